@@ -1,0 +1,44 @@
+"""Where things that can be made again are kept: prepared images, trained models."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def cache_dir() -> Path:
+    """Return the cache folder: ``$MIFSIM_CACHE_DIR``, else ``$XDG_CACHE_HOME/mifsim``, else ``~/.cache/mifsim``."""
+    if own := os.environ.get("MIFSIM_CACHE_DIR"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "mifsim"
+
+
+def digest(*facts: Any) -> str:
+    """Return 16 hex digits that depend on all facts (anything that JSON can write; bytes as they are)."""
+    sha = hashlib.sha256()
+    for fact in facts:
+        sha.update(fact if isinstance(fact, bytes) else json.dumps(fact, sort_keys=True).encode())
+        sha.update(b"\0")
+    return sha.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, renamed to it on success and removed on failure: what is there is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,25 @@
+"""Errors that a user can mend.
+
+Whatever derives from `UserError` ends the command line with its message alone and exit code 2. The message
+names the file, the key, the value and what would be accepted.
+"""
+
+
+class UserError(Exception):
+    """What the user gave cannot be used; the message says what, where, and what would be accepted."""
+
+
+class StudyError(UserError):
+    """A study file, or an override of one of its keys, is wrong."""
+
+
+class DataError(UserError):
+    """A data set is missing, truncated or not what it should be."""
+
+
+class VictimError(UserError):
+    """A model file cannot be loaded, or does not fit the data."""
+
+
+class RunError(UserError):
+    """A run folder is missing, not whole, or does not belong to the study."""
