@@ -9,6 +9,10 @@ class UserError(Exception):
     """What the user gave cannot be used; the message says what, where, and what would be accepted."""
 
 
+class ConfigError(UserError, ValueError):
+    """A filter's setting, or the TOML file it is kept in, is wrong."""
+
+
 class StudyError(UserError):
     """A study file, or an override of one of its keys, is wrong."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,10 +41,10 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tu
     """
     if not 0 <= successes <= trials:
         raise ValueError(f"need 0 <= successes <= trials, got {successes} of {trials}")
-    if trials == 0:
-        return 0.0, 1.0
-    interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="exact")
-    return float(interval.low), float(interval.high)
+    tail = _tail(confidence)
+    low = special.betaincinv(successes, trials - successes + 1, tail) if successes > 0 else 0.0
+    high = special.betainccinv(successes + 1, trials - successes, tail) if successes < trials else 1.0
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,12 @@ class Survival:
     Attributes
     ----------
     queries : ndarray of shape (n,)
-        Where the curve steps, ascending; 0 first.
+        Numbers of queries at which a session ended (blocked or censored), ascending; 0 first.
     open : ndarray of shape (n,)
-        The share still open after that query.
+        The share still open after that query: the curve is flat from one entry to the next.
     low, high : ndarray of shape (n,)
-        Pointwise band (log-log transform, as R's survfit with ``conf.type="log-log"``).
+        Pointwise band (log-log transform, as R's survfit with ``conf.type="log-log"``). That transform is
+        undefined where all or none are open; there the band has the exact binomial end for those at risk.
     """
 
     queries: Floats
@@ -69,11 +70,16 @@ class Survival:
     @property
     def median(self) -> float | None:
         """First query after which at most half are open, None where that never comes."""
-        below = np.flatnonzero(self.open <= 0.5)
+        below = np.flatnonzero(
+            self.open <= 0.5 + 1e-12
+        )  # the curve is a product, half of it may be off by a rounding
         return float(self.queries[below[0]]) if below.size else None
 
     def restricted_mean(self, limit: float) -> float:
-        """Mean queries to block, each counted as `limit` at most: the area under the curve up to `limit`."""
+        """Mean queries to block, each counted as `limit` at most: the area under the curve up to `limit`.
+
+        Where observation ended before `limit` for all, the last share still open is taken to stay so.
+        """
         inside = self.queries < limit
         edges = np.append(self.queries[inside], limit)
         return float(np.sum(np.diff(edges) * self.open[inside]))
@@ -85,11 +91,12 @@ def kaplan_meier(queries: npt.ArrayLike, blocked: npt.ArrayLike, confidence: flo
     Parameters
     ----------
     queries : array_like of shape (n,)
-        Queries until the block, or until observation ended.
+        Queries until the block, or until observation ended; at least 0.
     blocked : array_like of bool, shape (n,)
-        False where observation ended first (right-censored).
+        False where observation ended first (right-censored). A session censored at the query at which another
+        is blocked counts as at risk there.
     confidence : float
-        Of the pointwise band.
+        Of the pointwise band, in (0, 1).
 
     Returns
     -------
@@ -97,26 +104,60 @@ def kaplan_meier(queries: npt.ArrayLike, blocked: npt.ArrayLike, confidence: flo
 
     References
     ----------
-    Kaplan and Meier, JASA 53 (1958); scipy.stats.ecdf.
+    Kaplan and Meier, JASA 53 (1958); Greenwood's variance on the log-log scale, as in Kalbfleisch and
+    Prentice, *The Statistical Analysis of Failure Time Data*, section 1.4.
+
+    Examples
+    --------
+    >>> curve = kaplan_meier([4, 6, 6, 10], [True, True, False, False])
+    >>> curve.queries.tolist(), curve.open.tolist()
+    ([0.0, 4.0, 6.0, 10.0], [1.0, 0.75, 0.5, 0.5])
+    >>> curve.median, curve.restricted_mean(10)
+    (6.0, 7.5)
     """
     times = np.asarray(queries, dtype=np.float64)
     events = np.asarray(blocked, dtype=bool)
     if times.shape != events.shape or times.ndim != 1:
-        raise ValueError(f"queries and blocked must be one-dimensional and alike, got {times.shape} and {events.shape}")
+        raise ValueError(
+            f"queries and blocked must be one-dimensional and alike, got {times.shape} and {events.shape}"
+        )
     if times.size == 0:
         raise ValueError("no session: a survival curve needs at least one")
-    sample = stats.CensoredData(uncensored=times[events], right=times[~events])
-    survival = stats.ecdf(sample).sf
-    with np.errstate(divide="ignore", invalid="ignore"):
-        band = survival.confidence_interval(confidence, method="log-log")
-    open_ = np.asarray(survival.probabilities, dtype=np.float64)
-    # The transform is undefined where nothing or everything is open: there the band is the estimate itself.
-    low = np.where(np.isnan(band.low.probabilities), open_, band.low.probabilities)
-    high = np.where(np.isnan(band.high.probabilities), open_, band.high.probabilities)
-    start = np.array([0.0]), np.array([1.0])
-    return Survival(
-        queries=np.concatenate([start[0], np.asarray(survival.quantiles, dtype=np.float64)]),
-        open=np.concatenate([start[1], open_]),
-        low=np.concatenate([start[1], low]),
-        high=np.concatenate([start[1], high]),
-    )
+    if not (np.isfinite(times) & (times >= 0)).all():
+        raise ValueError("queries must be finite and at least 0")
+    steps = np.unique(np.append(times, 0.0))
+    place = np.searchsorted(steps, times)
+    ended = np.bincount(place, minlength=steps.size)
+    blocks = np.bincount(place[events], minlength=steps.size)
+    at_risk = times.size - np.concatenate([[0], np.cumsum(ended)[:-1]])
+    open_ = np.cumprod(1 - blocks / at_risk)
+    low, high = _log_log_band(open_, blocks, at_risk, confidence)
+    return Survival(queries=steps, open=open_, low=low, high=high)
+
+
+def _log_log_band(
+    open_: Floats, blocks: npt.NDArray[np.intp], at_risk: npt.NDArray[np.intp], confidence: float
+) -> tuple[Floats, Floats]:
+    tail = _tail(confidence)
+    low, high = np.empty_like(open_), np.empty_like(open_)
+    inner = (open_ > 0) & (open_ < 1)
+    greenwood = np.cumsum(blocks[inner] / (at_risk[inner] * (at_risk[inner] - blocks[inner])))
+    spread = special.ndtri(1 - tail) * np.sqrt(greenwood) / np.abs(np.log(open_[inner]))
+    low[inner] = open_[inner] ** np.exp(spread)
+    high[inner] = open_[inner] ** np.exp(-spread)
+    # None blocked yet: at worst what as many successes in as many trials leave possible.
+    everyone = open_ == 1
+    low[everyone], high[everyone] = tail ** (1 / at_risk[everyone]), 1.0
+    # All blocked: the band stays where it was; where it never was, all fell at one query.
+    nobody = np.flatnonzero(open_ == 0)
+    if nobody.size:
+        first = int(nobody[0])
+        before = high[first - 1] if inner.any() else 1.0
+        low[first:], high[first:] = 0.0, min(before, 1 - tail ** (1 / at_risk[first]))
+    return low, high
+
+
+def _tail(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    return (1 - confidence) / 2

@@ -1,1 +1,1 @@
-"""To be described."""
+"""What a run found, from its Parquet files alone: tables, figures, the page."""

@@ -1,1 +1,44 @@
-"""To be described."""
+"""Image sets, each split into what the victim, the attackers, the users and the evaluator may see."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from mifsim.data.base import PARTS, ArrayPool, DataSet, ImagePool, Part, SubsetPool
+from mifsim.data.config import SOURCES, DataConfig, Source
+
+
+def load_data(config: DataConfig) -> DataSet:
+    """Load the data set that `config` names.
+
+    Cheap after the first time: prepared pixels are memory-mapped from the cache folder, and CelebA's images
+    are read one by one when asked for.
+
+    Raises
+    ------
+    DataError
+        If files are missing, truncated or not what they should be, or too few images are there for the split.
+
+    Examples
+    --------
+    >>> data = load_data(DataConfig(set="mnist-5k"))
+    >>> data.shape, len(data.part("private"))
+    ((28, 28), 2500)
+    """
+    module, function = SOURCES[config.set].load.split(":")
+    data: DataSet = getattr(import_module(module), function)(config)
+    return data
+
+
+__all__ = [
+    "PARTS",
+    "SOURCES",
+    "ArrayPool",
+    "DataConfig",
+    "DataSet",
+    "ImagePool",
+    "Part",
+    "Source",
+    "SubsetPool",
+    "load_data",
+]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from mifsim.cache import digest
 from mifsim.errors import DataError
 
 Part = Literal["private", "auxiliary", "users", "evaluator"]
@@ -41,19 +43,52 @@ class ArrayPool:
     labels : ndarray of int64, shape (n,)
     """
 
-    pixels: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.uint8] = field(repr=False)
+    labels: npt.NDArray[np.int64] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def image(self, index: int) -> npt.NDArray[np.float32]:
         """Return one image, float32 in [0, 1]."""
-        return self.pixels[index].astype(np.float32) / np.float32(255)
+        image: npt.NDArray[np.float32] = self.pixels[index] / np.float32(255)
+        return image
 
     def images(self, indices: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Return several at once."""
-        return self.pixels[np.asarray(indices)].astype(np.float32) / np.float32(255)
+        images: npt.NDArray[np.float32] = self.pixels[np.asarray(indices, np.int64)] / np.float32(255)
+        return images
+
+
+@dataclass(frozen=True)
+class SubsetPool:
+    """Some of another pool's images, without a copy: a part of a split.
+
+    Attributes
+    ----------
+    pool : ImagePool
+    indices : ndarray of int64, shape (n,)
+        Which of the pool's images, in which order.
+    """
+
+    pool: ImagePool
+    indices: npt.NDArray[np.int64] = field(repr=False)
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """The class of each image, shape (n,)."""
+        return self.pool.labels[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def image(self, index: int) -> npt.NDArray[np.float32]:
+        """Return one image, float32 in [0, 1]."""
+        return self.pool.image(int(self.indices[index]))
+
+    def images(self, indices: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Return several at once."""
+        return self.pool.images(self.indices[np.asarray(indices, np.int64)])
 
 
 @dataclass(frozen=True)
@@ -67,9 +102,9 @@ class DataSet:
         Of one image: (H, W) or (H, W, 3).
     class_names : tuple of str
     parts : mapping from part to pool
-        ``private``: the victim's training images. ``auxiliary``: what attackers may hold. ``users``: what honest
-        users send, never trained on. ``evaluator``: what the evaluator is trained on beside the private part.
-        No image is in two parts.
+        ``private``: the victim's training images. ``auxiliary``: what attackers may hold. ``users``: what
+        honest users send, never trained on. ``evaluator``: what the evaluator is trained on beside the
+        private part. No image is in two parts.
     fingerprint : str
         A digest of the content and the split; equal digests mean equal images in equal parts.
     note : str
@@ -112,8 +147,95 @@ def split_by_class(
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         if len(members) < len(shares):
-            raise DataError(f"class {label} has {len(members)} images; a split into {len(shares)} parts needs at least as many")
+            raise DataError(
+                f"class {label} has {len(members)} images; "
+                f"a split into {len(shares)} parts needs at least as many"
+            )
         ends = np.round(np.cumsum(list(shares.values())) * len(members)).astype(int)
         for part, start, end in zip(shares, [0, *ends[:-1]], ends, strict=True):
             chosen[part].append(members[start:end])
     return {part: np.sort(np.concatenate(pieces)) for part, pieces in chosen.items()}
+
+
+def reduce_classes(
+    labels: npt.NDArray[np.int64],
+    parts: Mapping[Part, npt.NDArray[np.int64]],
+    images_per_class: int,
+    seed: int,
+    class_names: tuple[str, ...],
+) -> dict[Part, npt.NDArray[np.int64]]:
+    """Keep exactly so many images of each class, over all parts together (paper, Section 4.5: 800 per label).
+
+    Each part keeps its share of the class, to within one image.
+
+    Parameters
+    ----------
+    labels : ndarray of int64, shape (n,)
+        Of the whole set.
+    parts : mapping
+        Part to the indices that it holds.
+    images_per_class : int
+    seed : int
+    class_names : tuple of str
+
+    Returns
+    -------
+    dict
+        Part to sorted indices.
+
+    Raises
+    ------
+    DataError
+        If a class has fewer images, or so few would be kept that a part would be left without it.
+    """
+    rng = np.random.default_rng(seed)
+    kept: dict[Part, list[npt.NDArray[np.int64]]] = {part: [] for part in parts}
+    for label, name in enumerate(class_names):
+        members = {part: indices[labels[indices] == label] for part, indices in parts.items()}
+        total = sum(map(len, members.values()))
+        if total < images_per_class:
+            raise DataError(
+                f"images_per_class = {images_per_class}, but class {name!r} has {total} images; "
+                f"accepted: at most {total}"
+            )
+        # Rounding the running totals, not each part, makes them add up exactly.
+        running = np.cumsum([len(indices) for indices in members.values()])
+        ends = np.round(running * (images_per_class / total)).astype(int)
+        for (part, indices), size in zip(members.items(), np.diff(ends, prepend=0), strict=True):
+            if size == 0:
+                raise DataError(
+                    f"images_per_class = {images_per_class} leaves the {part} part without an image of "
+                    f"class {name!r}; accepted: a larger number, up to {total}"
+                )
+            kept[part].append(rng.permutation(indices)[:size])
+    return {part: np.sort(np.concatenate(pieces)) for part, pieces in kept.items()}
+
+
+def assemble(
+    *,
+    name: str,
+    shape: tuple[int, ...],
+    class_names: tuple[str, ...],
+    pool: ImagePool,
+    parts: Mapping[Part, npt.NDArray[np.int64]],
+    content: str,
+    note: str,
+    images_per_class: int | None = None,
+    seed: int = 0,
+) -> DataSet:
+    """Make a data set of one pool and the indices of its parts, reduced where `images_per_class` says so.
+
+    `content` is a digest of the pool's images and labels; with the indices it gives the fingerprint.
+    """
+    if images_per_class is not None:
+        parts = reduce_classes(pool.labels, parts, images_per_class, seed, class_names)
+        note = f"{note} Reduced to {images_per_class} images a class over all parts."
+    split = {part: digest(indices.tobytes()) for part, indices in parts.items()}
+    return DataSet(
+        name=name,
+        shape=shape,
+        class_names=class_names,
+        parts={part: SubsetPool(pool, indices) for part, indices in parts.items()},
+        fingerprint=digest(content, list(class_names), split),
+        note=note,
+    )

@@ -1,1 +1,25 @@
-"""To be described."""
+"""What stands before the model: the paper's filter, the measures it rests on, and guards that only look on.
+
+A server can embed this package as it is: it needs numpy, OpenCV and numba, and knows nothing of the rest of
+`mifsim`, of Ray or of TensorFlow. numba and OpenCV are loaded when the first guard is made.
+"""
+
+from mifsim.defense.config import CountRule, FilterConfig
+from mifsim.defense.filter import QueryFilter
+from mifsim.defense.guard import Guard, InvalidImage, Open, Verdict
+from mifsim.defense.similarity import Form, simple_hash, ssim
+from mifsim.defense.watch import Watch
+
+__all__ = [
+    "CountRule",
+    "FilterConfig",
+    "Form",
+    "Guard",
+    "InvalidImage",
+    "Open",
+    "QueryFilter",
+    "Verdict",
+    "Watch",
+    "simple_hash",
+    "ssim",
+]

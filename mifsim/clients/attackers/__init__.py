@@ -1,1 +1,1 @@
-"""To be described."""
+"""Attacks, one a file, each to be read against its paper."""

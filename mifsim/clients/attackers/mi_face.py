@@ -1,0 +1,125 @@
+"""MI-Face: gradient descent on an image until the model is sure of the target class.
+
+Fredrikson, Jha and Ristenpart, "Model Inversion Attacks that Exploit Confidence Information and Basic
+Countermeasures", CCS 2015, Algorithm 1; with the noise of Section 4.5 of the defence's paper.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from mifsim.clients.protocol import Answer, Attacker, Conversation, Image, Knowledge, Query, Refusal, World
+
+
+class MIFace(Attacker):
+    r"""Descend c(x) = 1 − f_target(x) from a black image; white-box.
+
+    ::
+
+        x_0 = 0
+        for i = 1 … α:
+            x_i = Process(x_{i−1} − λ · ∇c(x_{i−1})), clipped to [0, 1]
+            stop if the cost has not improved for β steps, or c(x_i) ≤ γ
+        return the x_i of least cost
+
+    One query a step: the answer to x_i brings its cost, and the gradient that the attacker works out from
+    the weights it holds (it costs no query of its own). α steps send α + 1 images, x_0 among them. The
+    gradient is that of the confidence itself, not of its logarithm: where the model is sure that a black
+    image is another class it vanishes, and the attack stands still until noise moves it.
+
+    Algorithm 1 stops where c(x_i) is no less than the *largest* of the last β costs, which ends nearly any
+    descent with noise on it at the same place; the paper's words, "fails to improve", are followed instead.
+    """
+
+    needs: ClassVar[Knowledge] = Knowledge.CONFIDENCE
+
+    step: float = Field(
+        0.1, gt=0, allow_inf_nan=False, description="length of a step along the gradient: the paper's λ"
+    )
+    alpha: int = Field(5000, ge=1, description="most steps: the paper's α")
+    beta: int = Field(
+        100, ge=0, description="steps without an improvement after which it gives up: the paper's β; 0: never"
+    )
+    gamma: float = Field(
+        0.01, ge=0, lt=1, description="cost (1 − confidence) at which it is content: the paper's γ; 0: never"
+    )
+    process: Literal["identity", "denoise-sharpen"] = Field(
+        "identity", description="what is done to the image after each step: the paper's Process"
+    )
+    noise: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="standard deviation of the Gaussian noise added before each submission (pixels: 0 to 1)",
+    )
+    noise_on: Literal["iterate", "copy"] = Field(
+        "iterate",
+        description="whether the next step starts from the image with its noise, or from the one without",
+    )
+
+    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+        """Start one attack on the class ``world.target``; returns the answered image of least cost."""
+        if world.target is None:
+            raise ValueError("an attacker needs a class to attack: world.target is None")
+        x = np.zeros(world.shape, np.float32)
+        best, least, steps_since = x, math.inf, 0
+        for _ in range(self.alpha + 1):
+            sent = self._with_noise(x, rng)
+            if self.noise_on == "iterate":
+                x = sent
+            reply = yield Query(sent, guess=best, gradient_of=world.target)
+            if isinstance(reply, Refusal):
+                break
+            cost = _cost(reply, world.target)
+            if cost < least:
+                best, least, steps_since = x, cost, 0
+            else:
+                steps_since += 1
+            # 0 switches a rule off: in float32 a sure model's cost *is* 0.
+            if (self.gamma and cost <= self.gamma) or (self.beta and steps_since >= self.beta):
+                break
+            x = self._processed(x + np.float32(self.step) * _gradient(reply))  # −∇c = ∇f
+        return best
+
+    def _with_noise(self, x: Image, rng: np.random.Generator) -> Image:
+        if not self.noise:
+            return x
+        noise = rng.standard_normal(x.shape, np.float32)
+        return np.clip(x + np.float32(self.noise) * noise, np.float32(0), np.float32(1))
+
+    def _processed(self, x: Image) -> Image:
+        if self.process == "denoise-sharpen":
+            x = _denoise_sharpen(x)
+        return np.clip(x, np.float32(0), np.float32(1))
+
+
+def _cost(answer: Answer, target: int) -> float:
+    """1 − f_target(x); a confidence that the server withholds counts as 0."""
+    confidence = math.nan if answer.confidence is None else float(answer.confidence[target])
+    return 1.0 if math.isnan(confidence) else 1.0 - confidence
+
+
+def _gradient(answer: Answer) -> Image:
+    if answer.gradient is None:
+        raise ValueError("MI-Face is white-box: the answer must bring the gradient that the query asked for")
+    return answer.gradient
+
+
+def _denoise_sharpen(x: Image) -> Image:
+    """Blur, then add back what a second blur takes away (unsharp masking).
+
+    With the same Gaussian and amount 1, frequencies of gain G come out with 1 − (1 − G)²: none above 1. A
+    stronger sharpening, repeated at every step, would blow the image up.
+    """
+    import cv2
+
+    def blur(image: Image) -> Image:
+        blurred: Image = cv2.GaussianBlur(image, (3, 3), 0.7, borderType=cv2.BORDER_REFLECT)
+        return blurred
+
+    smooth = blur(x)
+    return smooth + (smooth - blur(smooth))

@@ -1,0 +1,58 @@
+"""A user with a camera: several shots of one subject, then the next subject."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from pydantic import Field
+
+from mifsim.clients.protocol import Image, World
+from mifsim.clients.users.length import Length, Uniform
+from mifsim.clients.users.stream import ImageStream, shuffled
+
+
+class Bursts(ImageStream):
+    """Takes each image of the pool several times, every shot a little different.
+
+    A shot is the image moved by a hand that shakes (shift and rotation about the centre, bilinear, the border
+    replicated), under a light that varies (x · (1 + gain) + offset) and through a sensor's noise, clipped to
+    [0, 1]. Shots of one subject differ from it independently of each other; each of the five amounts is the
+    standard deviation of a normal distribution, and 0 leaves that part out.
+    """
+
+    shots: Length = Field(
+        Length(Uniform(min=2, max=6)),
+        description="shots of one subject: a number, {min, max} (each equally likely) or {mean} (geometric)",
+    )
+    shift_pixels: float = Field(
+        0.5, ge=0, allow_inf_nan=False, description="motion along each axis, in pixels (sd)"
+    )
+    rotation_degrees: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="rotation about the centre (sd)"
+    )
+    gain: float = Field(0.03, ge=0, allow_inf_nan=False, description="relative change of the light (sd)")
+    offset: float = Field(0.01, ge=0, allow_inf_nan=False, description="added light (sd; pixels: 0 to 1)")
+    noise: float = Field(
+        0.01, ge=0, allow_inf_nan=False, description="sensor noise of each pixel (sd; pixels: 0 to 1)"
+    )
+
+    def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
+        """Yield shots of one subject after the other, the subjects in random order."""
+        for index in shuffled(np.arange(len(world.pool)), rng):
+            subject = world.pool.image(index)
+            for _ in range(self.shots.draw(rng)):
+                yield self._shot(subject, rng)
+
+    def _shot(self, subject: Image, rng: np.random.Generator) -> Image:
+        import cv2
+
+        height, width = subject.shape[:2]
+        right, down, turn, brighter, lighter = rng.standard_normal(5)
+        centre = ((width - 1) / 2, (height - 1) / 2)
+        motion = cv2.getRotationMatrix2D(centre, self.rotation_degrees * turn, 1)
+        motion[:, 2] += self.shift_pixels * right, self.shift_pixels * down
+        shot: Image = cv2.warpAffine(subject, motion, (width, height), borderMode=cv2.BORDER_REPLICATE)
+        shot = shot * np.float32(1 + self.gain * brighter) + np.float32(self.offset * lighter)
+        shot += np.float32(self.noise) * rng.standard_normal(subject.shape, np.float32)
+        return np.clip(shot, np.float32(0), np.float32(1))

@@ -1,0 +1,21 @@
+"""The usual honest user of the papers, and the easiest: every image is another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mifsim.clients.protocol import Image, World
+from mifsim.clients.users.stream import ImageStream, shuffled
+
+
+class Independent(ImageStream):
+    """Sends distinct images, drawn uniformly from the pool without replacement.
+
+    A session longer than the pool goes through it again in the same order.
+    """
+
+    def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
+        """Yield the pool's images in random order."""
+        return map(world.pool.image, shuffled(np.arange(len(world.pool)), rng))

@@ -1,0 +1,24 @@
+"""A user who is interested in one thing only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mifsim.clients.protocol import Image, World
+from mifsim.clients.users.stream import ImageStream, shuffled
+
+
+class OneClass(ImageStream):
+    """Draws one class (each that the pool has equally likely), then sends distinct images of it alone.
+
+    Images of one class resemble each other, as an attacker's do. A session longer than the class goes through
+    it again in the same order.
+    """
+
+    def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
+        """Yield the images of one class in random order."""
+        labels = world.pool.labels
+        chosen = rng.choice(np.flatnonzero(np.bincount(labels)))
+        return map(world.pool.image, shuffled(np.flatnonzero(labels == chosen), rng))

@@ -1,0 +1,34 @@
+"""A user whose connection, program or patience fails: the same image again."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+from pydantic import Field
+
+from mifsim.clients.protocol import Image, World
+from mifsim.clients.users.stream import ImageStream, shuffled
+
+
+class Retries(ImageStream):
+    """Sends distinct images, but now and then one of its last ones once more, pixel for pixel.
+
+    Every query after the first is such a retry with the same probability, so one image may be sent several
+    times running. A retry counts as one of the session's `length` images.
+    """
+
+    probability: float = Field(0.05, ge=0, lt=1, description="chance that a query is a retry")
+    window: int = Field(
+        1, ge=1, description="how many of its last distinct images a retry chooses from, each equally likely"
+    )
+
+    def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
+        """Yield the pool's images in random order, and copies of recent ones between them."""
+        recent: deque[Image] = deque(maxlen=self.window)
+        for index in shuffled(np.arange(len(world.pool)), rng):
+            recent.append(world.pool.image(index))
+            yield recent[-1]
+            while rng.random() < self.probability:
+                yield recent[rng.integers(len(recent))]

@@ -1,0 +1,60 @@
+"""What all users share that send one image after the other and take the answer as it comes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from itertools import cycle
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from mifsim.clients.protocol import Conversation, Image, Query, Refusal, User, World
+from mifsim.clients.users.length import Length
+
+
+class ImageStream(User):
+    """A user who sends `length` images and leaves, or leaves when refused.
+
+    A subclass says which images, in `images`; whatever the answers are, they do not change them.
+    """
+
+    length: Length = Field(
+        Length(50),
+        description="images in a session: a number, {min, max} (each equally likely) or {mean} (geometric)",
+    )
+
+    @abstractmethod
+    def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
+        """Yield images without end, float32 in [0, 1] of ``world.shape``."""
+
+    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+        """Start one session; returns None."""
+        if not len(world.pool):
+            raise ValueError("a user needs images to send: the pool is empty")
+        length = self.length.draw(rng)
+        for _, image in zip(range(length), self.images(world, rng), strict=False):
+            if isinstance((yield Query(image)), Refusal):
+                break
+        return None
+
+
+def shuffled(items: npt.NDArray[np.int64], rng: np.random.Generator) -> Iterator[int]:
+    """Yield the items in random order, each once, then the same order again and again.
+
+    The same order, so that an item never comes back before all others have been: a fresh order could send one
+    image twice running, which "distinct images" must not.
+
+    Drawn lazily: a session of 50 images out of 60,000 does not shuffle 60,000.
+    """
+    return cycle(_each_once(items, rng))
+
+
+def _each_once(items: npt.NDArray[np.int64], rng: np.random.Generator) -> Iterable[int]:
+    moved: dict[int, int] = {}  # Fisher-Yates on positions, keeping only those that moved
+    last = len(items) - 1
+    for front in range(len(items)):
+        drawn = int(rng.integers(front, last, endpoint=True))
+        yield int(items[moved.get(drawn, drawn)])
+        moved[drawn] = moved.pop(front, front)

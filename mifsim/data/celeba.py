@@ -1,0 +1,191 @@
+"""CelebA (Liu et al. 2015) as four exclusive classes, in the layout in which it is published."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.cache import digest
+from mifsim.data.base import DataSet, Part, assemble, split_by_class
+from mifsim.data.config import DataConfig
+from mifsim.data.image_files import fit, read_image
+from mifsim.errors import DataError
+
+CLASSES = ("Male", "Female", "Bangs", "Eyeglasses")
+SIDE = 64
+CROP = 148
+"""Side of the centred square that is kept of the 178×218 image, as is usual in work on generative models."""
+
+_LAYOUT = (
+    "expected the published layout: img_align_celeba/*.jpg, list_attr_celeba.txt or .csv, "
+    "and list_eval_partition.txt or .csv"
+)
+
+
+def class_of(male: bool, bangs: bool, eyeglasses: bool) -> int:
+    """Return the one class of a face: Eyeglasses before Bangs before Male or Female.
+
+    The paper divides CelebA "into 4 distinct classes, by combining several features" (Section 4.3) and does
+    not say how; the rarer attribute first keeps every class large.
+    """
+    if eyeglasses:
+        return CLASSES.index("Eyeglasses")
+    if bangs:
+        return CLASSES.index("Bangs")
+    return CLASSES.index("Male" if male else "Female")
+
+
+@dataclass(frozen=True)
+class FilePool:
+    """Face images read from disk when asked for: 202,599 of them do not fit into memory.
+
+    Attributes
+    ----------
+    folder : Path
+    names : tuple of str
+        File names, one an image.
+    labels : ndarray of int64, shape (n,)
+    """
+
+    folder: Path
+    names: tuple[str, ...] = field(repr=False)
+    labels: npt.NDArray[np.int64] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def image(self, index: int) -> npt.NDArray[np.float32]:
+        """Read one image: the centred 148×148 square, averaged down to 64×64 RGB, float32 in [0, 1].
+
+        Raises
+        ------
+        DataError
+            If the file is missing or damaged.
+        """
+        photo = read_image(self.folder / self.names[index], "rgb")
+        side = min(CROP, *photo.shape[:2])
+        top, left = (photo.shape[0] - side) // 2, (photo.shape[1] - side) // 2
+        face = fit(photo[top : top + side, left : left + side], SIDE, SIDE)
+        image: npt.NDArray[np.float32] = face.astype(np.float32) / np.float32(255)
+        return image
+
+    def images(self, indices: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Read several."""
+        chosen = np.asarray(indices, np.int64)
+        if not len(chosen):
+            return np.empty((0, SIDE, SIDE, 3), np.float32)
+        return np.stack([self.image(int(index)) for index in chosen])
+
+
+def load(config: DataConfig) -> DataSet:
+    """Read the lists of CelebA and check that every image is there; the images themselves are read when used.
+
+    The official partition holds each person in one part only, so attackers and evaluator get images of people
+    whom the victim has not seen.
+    """
+    folder = config.folder
+    assert folder is not None  # DataConfig sees to it
+    images = folder / "img_align_celeba"
+    if (images / "img_align_celeba").is_dir():  # as some archives unpack
+        images = images / "img_align_celeba"
+    if not images.is_dir():
+        raise DataError(f"data.folder = {folder}: no folder img_align_celeba in it; {_LAYOUT}")
+    attributes_file = _one_of(folder, "list_attr_celeba")
+    partition_file = _one_of(folder, "list_eval_partition")
+    attributes = _read_list(attributes_file, ("Male", "Bangs", "Eyeglasses"))
+    partition = _read_list(partition_file, ("partition",))
+    names = tuple(sorted(attributes))
+    _check(names, partition, partition_file, images)
+    labels = np.array([class_of(*(value == 1 for value in attributes[name])) for name in names], np.int64)
+    official = np.array([partition[name][0] for name in names], np.int64)
+    validation = np.flatnonzero(official == 1)
+    halves = split_by_class(labels[validation], {"auxiliary": 0.5, "evaluator": 0.5}, config.split_seed)
+    parts: dict[Part, npt.NDArray[np.int64]] = {
+        "private": np.flatnonzero(official == 0),
+        "auxiliary": validation[halves["auxiliary"]],
+        "users": np.flatnonzero(official == 2),
+        "evaluator": validation[halves["evaluator"]],
+    }
+    for part, indices in parts.items():
+        for label, name in enumerate(CLASSES):
+            if not np.any(labels[indices] == label):
+                raise DataError(f"{partition_file}: leaves the {part} part without an image of class {name}")
+    return assemble(
+        name="celeba",
+        shape=(SIDE, SIDE, 3),
+        class_names=CLASSES,
+        pool=FilePool(images, names, labels),
+        parts=parts,
+        # Not the pixels: 1.4 GB would be read at every start. An altered image goes unnoticed here.
+        content=digest(names, labels.tobytes(), CROP, SIDE),
+        note=(
+            "CelebA's official partition: training set private, validation set half auxiliary and half "
+            "evaluator (class by class), test set the users'. Classes by attribute: Eyeglasses before Bangs "
+            "before Male or Female. Centred 148x148 square, averaged down to 64x64."
+        ),
+        images_per_class=config.images_per_class,
+        seed=config.split_seed,
+    )
+
+
+def _one_of(folder: Path, stem: str) -> Path:
+    for suffix in (".txt", ".csv"):
+        if (folder / (stem + suffix)).is_file():
+            return folder / (stem + suffix)
+    raise DataError(f"data.folder = {folder}: neither {stem}.txt nor {stem}.csv is there; {_LAYOUT}")
+
+
+def _read_list(path: Path, columns: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Return the named columns by file name, from the published text form or the CSV form."""
+    try:
+        lines = path.read_text(encoding="ascii").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as text: {error}") from error
+    separator = "," if path.suffix == ".csv" else None
+    rows = [(number, line.split(separator)) for number, line in enumerate(lines, start=1) if line.strip()]
+    places = [1]
+    if separator:  # a header that names the file's column too
+        rows, header = rows[1:], rows[0][1] if rows else []
+        places = _places(path, header, columns)
+    elif len(columns) > 1:  # a count, then a header that does not
+        rows, header = rows[2:], rows[1][1] if len(rows) > 1 else []
+        places = [place + 1 for place in _places(path, header, columns)]
+    table = {}
+    for number, row in rows:
+        try:
+            table[row[0]] = tuple([int(row[place]) for place in places])
+        except (IndexError, ValueError) as error:
+            raise DataError(
+                f"{path}, line {number}: expected a file name and whole numbers, got {row!r:.80}"
+            ) from error
+    return table
+
+
+def _places(path: Path, header: list[str], columns: tuple[str, ...]) -> list[int]:
+    header = [name.strip() for name in header]
+    for column in columns:
+        if column not in header:
+            raise DataError(f"{path}: no column {column!r} in its header")
+    return [header.index(column) for column in columns]
+
+
+def _check(
+    names: tuple[str, ...], partition: dict[str, tuple[int, ...]], partition_file: Path, images: Path
+) -> None:
+    """See that every listed image is on disk and in the partition; one look at the folder, not one a file."""
+    present = set(os.listdir(images))
+    missing = [name for name in names if name not in present]
+    if missing:
+        raise DataError(
+            f"{images / missing[0]}: listed but missing"
+            + (f", as {len(missing) - 1:,} others" if len(missing) > 1 else "")
+        )
+    for name in names:
+        if partition.get(name, (None,))[0] not in (0, 1, 2):
+            raise DataError(
+                f"{partition_file}: {name} must be in partition 0, 1 or 2, it is in {partition.get(name)}"
+            )

@@ -1,0 +1,98 @@
+"""Which data set a study uses, and how it is prepared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Source(NamedTuple):
+    """One data set that can be named in a study.
+
+    Attributes
+    ----------
+    load : str
+        ``"module:function"``, imported when the set is asked for; the function takes a `DataConfig` and
+        returns a `mifsim.data.base.DataSet`.
+    reads : frozenset of str
+        Which of the optional keys `folder`, `size` and `color` it reads; any other is refused.
+    needs : frozenset of str
+        Which of them it cannot do without.
+    """
+
+    load: str
+    reads: frozenset[str] = frozenset()
+    needs: frozenset[str] = frozenset()
+
+
+_FOLDER = frozenset({"folder"})
+
+SOURCES: dict[str, Source] = {
+    "mnist-5k": Source("mifsim.data.mnist_5k:load"),
+    "mnist": Source("mifsim.data.mnist:load", reads=_FOLDER),
+    "fashion-mnist": Source("mifsim.data.mnist:load", reads=_FOLDER),
+    "celeba": Source("mifsim.data.celeba:load", reads=_FOLDER, needs=_FOLDER),
+    "folder": Source("mifsim.data.folder:load", reads=_FOLDER | {"size", "color"}, needs=_FOLDER),
+    "faces": Source("mifsim.data.faces:load"),
+}
+"""All data sets by name. A new one is a file with a function, and a line here."""
+
+Side = Annotated[int, Field(ge=8, le=1024)]
+
+
+class DataConfig(BaseModel):
+    """The ``[data]`` section of a study.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        For an unknown set or key, a value out of range, a key that the set does not read, or a missing one
+        that it needs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    set: str = Field("mnist-5k", description="one of " + ", ".join(SOURCES))
+    folder: Path | None = Field(
+        None,
+        description="where the files are: needed by celeba and folder; mnist and fashion-mnist: own copy",
+    )
+    size: tuple[Side, Side] | None = Field(
+        None, description="folder only: height and width that images are brought to; one number for a square"
+    )
+    color: Literal["gray", "rgb"] | None = Field(
+        None, description="folder only: colour mode (rgb where absent)"
+    )
+    images_per_class: int | None = Field(
+        None,
+        ge=8,
+        le=1_000_000,
+        description="reduce to exactly so many images a class (faces: render so many, 1000 where absent)",
+    )
+    split_seed: int = Field(0, ge=0, lt=2**32, description="which images fall into which part")
+
+    @field_validator("set")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in SOURCES:
+            raise ValueError(f"unknown data set {name!r}; accepted: {', '.join(SOURCES)}")
+        return name
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _square(cls, size: object) -> object:
+        return (size, size) if isinstance(size, int) and not isinstance(size, bool) else size
+
+    @model_validator(mode="after")
+    def _only_what_is_read(self) -> DataConfig:
+        source = SOURCES[self.set]
+        for key in ("folder", "size", "color"):
+            given = getattr(self, key) is not None
+            if given and key not in source.reads:
+                readers = ", ".join(name for name, other in SOURCES.items() if key in other.reads)
+                raise ValueError(f"data set {self.set!r} does not read {key!r}; sets that do: {readers}")
+            if not given and key in source.needs:
+                raise ValueError(f"data set {self.set!r} needs {key!r}")
+        return self

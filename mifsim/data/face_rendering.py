@@ -1,0 +1,400 @@
+"""Faces drawn with OpenCV from a seed: a stand-in where CelebA is absent, with its four classes.
+
+A face is drawn three times as large as it is wanted, in coordinates of its own (the face is about one unit to
+each side of the origin, y pointing down), through a pose that turns, scales and shifts them; averaged down;
+then lit as a rounded body and given a camera's blur and noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+SIDE = 64
+CLASSES = ("Male", "Female", "Bangs", "Eyeglasses")
+
+_SCALE = 3  # supersampling
+_CANVAS = SIDE * _SCALE
+_SHIFT = 4  # fractional bits of OpenCV's coordinates
+
+Floats = npt.NDArray[np.float64]
+Canvas = npt.NDArray[np.uint8]
+Color = tuple[float, float, float]
+
+_SKIN: tuple[Color, ...] = (
+    (246, 214, 190),
+    (234, 192, 162),
+    (222, 172, 136),
+    (196, 142, 104),
+    (158, 106, 74),
+    (116, 76, 54),
+    (82, 54, 40),
+)
+_HAIR: tuple[Color, ...] = (
+    (24, 20, 20),
+    (46, 32, 26),
+    (84, 56, 38),
+    (122, 84, 52),
+    (176, 136, 86),
+    (214, 186, 132),
+    (140, 64, 36),
+    (150, 148, 146),
+)
+_IRIS: tuple[Color, ...] = ((70, 46, 30), (96, 70, 40), (60, 90, 120), (80, 110, 80))
+
+
+@dataclass(frozen=True)
+class Face:
+    """All that is drawn at random of one face, before pose, light and camera.
+
+    Attributes
+    ----------
+    masculinity : float
+        0 to 1: jaw, brows, lips, beard and length of hair follow it. The sexes overlap, as in photographs.
+    bangs, eyeglasses : bool
+    yaw, pitch : float
+        How far the features sit off the middle of the face, as it turns.
+    """
+
+    masculinity: float
+    bangs: bool
+    eyeglasses: bool
+    yaw: float
+    pitch: float
+    skin: Color
+    hair: Color
+    pose: Floats = field(repr=False)
+
+
+def render(label: int, rng: np.random.Generator) -> Canvas:
+    """Draw one face of a class.
+
+    Parameters
+    ----------
+    label : int
+        Into `CLASSES`. As under CelebA's rule, an Eyeglasses face may have bangs, and both classes have both
+        sexes.
+    rng : Generator
+        Everything random comes from it.
+
+    Returns
+    -------
+    ndarray of uint8, shape (64, 64, 3), RGB
+    """
+    face = _draw_lots(label, rng)
+    pencil = _Pencil(face.pose, _background(rng))
+    _draw_body(pencil, face, rng)
+    _draw_head(pencil, face, rng)
+    _draw_features(pencil, face, rng)
+    _draw_hair(pencil, face, rng)
+    if face.eyeglasses:
+        _draw_glasses(pencil, face, rng)
+    return _photograph(pencil.canvas, face, rng)
+
+
+def _draw_lots(label: int, rng: np.random.Generator) -> Face:
+    name = CLASSES[label]
+    male = name == "Male" if name in ("Male", "Female") else rng.random() < 0.5
+    angle, scale = rng.normal(0, 6), rng.uniform(0.92, 1.16)
+    x, y = rng.normal(0, 0.03, 2) * _CANVAS
+    unit = 0.30 * _CANVAS * scale
+    turn = np.deg2rad(angle)
+    across = unit * rng.uniform(0.92, 1.06)
+    pose = np.array(
+        [
+            [across * np.cos(turn), -unit * np.sin(turn), _CANVAS * 0.5 + x],
+            [across * np.sin(turn), unit * np.cos(turn), _CANVAS * 0.52 + y],
+        ]
+    )
+    return Face(
+        masculinity=float(rng.beta(9, 1.5) if male else rng.beta(1.5, 9)),
+        bangs=name == "Bangs" or (name == "Eyeglasses" and rng.random() < 0.2),
+        eyeglasses=name == "Eyeglasses",
+        yaw=float(rng.normal(0, 0.1)),
+        pitch=float(rng.normal(0, 0.05)),
+        skin=_vary(_SKIN[rng.integers(len(_SKIN))], 9, rng),
+        hair=_vary(_HAIR[rng.integers(len(_HAIR))], 9, rng),
+        pose=pose,
+    )
+
+
+def _vary(color: Color, spread: float, rng: np.random.Generator) -> Color:
+    r, g, b = np.clip(np.asarray(color) + rng.normal(0, 0.4 * spread, 3) + rng.normal(0, spread), 0, 255)
+    return float(r), float(g), float(b)
+
+
+def _tone(color: Color, factor: float) -> Color:
+    r, g, b = (min(255.0, part * factor) for part in color)
+    return r, g, b
+
+
+class _Pencil:
+    """Draws in the face's coordinates on a canvas, anti-aliased, with transparency and soft edges."""
+
+    def __init__(self, pose: Floats, canvas: Canvas) -> None:
+        self.pose = pose
+        self.canvas = canvas
+
+    def fill(self, points: Floats, color: Color, alpha: float = 1.0, blur: float = 0.0) -> None:
+        """Fill a polygon; `blur` softens its edge, in units of the face."""
+        at = self._place(points)
+        if alpha >= 1.0 and not blur:
+            cv2.fillPoly(self.canvas, [at], color, cv2.LINE_AA, _SHIFT)
+            return
+        part, corner = self._around(at, blur)
+        mask = np.zeros(self.canvas[part].shape[:2], np.uint8)
+        cv2.fillPoly(mask, [at - corner], 255, cv2.LINE_AA, _SHIFT)
+        self._blend(part, mask, color, alpha, blur)
+
+    def line(self, points: Floats, color: Color, width: float, alpha: float = 1.0, blur: float = 0.0) -> None:
+        """Draw an open line, `width` in units of the face."""
+        at, pixels = self._place(points), max(1, round(width * self._unit))
+        if alpha >= 1.0 and not blur:
+            cv2.polylines(self.canvas, [at], False, color, pixels, cv2.LINE_AA, _SHIFT)
+            return
+        part, corner = self._around(at, blur + width)
+        mask = np.zeros(self.canvas[part].shape[:2], np.uint8)
+        cv2.polylines(mask, [at - corner], False, 255, pixels, cv2.LINE_AA, _SHIFT)
+        self._blend(part, mask, color, alpha, blur)
+
+    @property
+    def _unit(self) -> float:
+        return float(np.hypot(self.pose[0, 1], self.pose[1, 1]))
+
+    def _place(self, points: Floats) -> npt.NDArray[np.int32]:
+        placed = points @ self.pose[:, :2].T + self.pose[:, 2]
+        fixed: npt.NDArray[np.int32] = np.round(placed * 2**_SHIFT).astype(np.int32)
+        return fixed
+
+    def _around(
+        self, at: npt.NDArray[np.int32], reach: float
+    ) -> tuple[tuple[slice, slice], npt.NDArray[np.int32]]:
+        """Return the piece of the canvas that a shape touches, and where its corner lies."""
+        margin = int(3 * reach * self._unit) + 2
+        low = np.clip((at.min(axis=0) >> _SHIFT) - margin, 0, _CANVAS - 1)
+        high = np.clip((at.max(axis=0) >> _SHIFT) + margin, 1, _CANVAS)
+        corner: npt.NDArray[np.int32] = (low << _SHIFT).astype(np.int32)
+        return np.s_[low[1] : high[1], low[0] : high[0]], corner
+
+    def _blend(
+        self, part: tuple[slice, slice], mask: Canvas, color: Color, alpha: float, blur: float
+    ) -> None:
+        soft = cv2.GaussianBlur(mask, (0, 0), blur * self._unit) if blur else mask
+        weight = soft[..., None].astype(np.float32) * np.float32(alpha / 255)
+        under = self.canvas[part].astype(np.float32)
+        self.canvas[part] = np.rint(under + weight * (np.asarray(color, np.float32) - under)).astype(np.uint8)
+
+
+def _ellipse(x: float, y: float, rx: float, ry: float, start: float = 0, end: float = 360) -> Floats:
+    """Points of an ellipse; 0 degrees is to the right, 90 below."""
+    angle = np.deg2rad(np.linspace(start, end, 40))
+    return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=1)
+
+
+def _outline(jaw: float, chin: float) -> Floats:
+    """Points of a face: round above, narrowing to a chin; the larger `jaw` (0.6 to 0.95), the squarer."""
+    angle = np.deg2rad(np.linspace(0, 360, 72, endpoint=False))
+    x, y = np.cos(angle), np.sin(angle)
+    below = np.clip(y, 0, 1)
+    x = 0.78 * x * (1 - (1 - jaw) * below**1.6)
+    return np.stack([x, np.where(y > 0, chin * y, 1.02 * y)], axis=1)
+
+
+def _background(rng: np.random.Generator) -> Canvas:
+    """Paint a blurred room: a few colours melting into one another, sometimes with an edge."""
+    base = rng.uniform(40, 215) + rng.normal(0, 26, 3)
+    rows, columns = rng.integers(2, 5, 2)
+    patches = base + rng.normal(0, 22, (rows, columns, 1)) + rng.normal(0, 9, (rows, columns, 3))
+    room = cv2.resize(patches.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    if rng.random() < 0.5:
+        left, width = rng.integers(SIDE), rng.integers(5, 30)
+        room[:, left : left + width] = base + rng.normal(0, 40) + rng.normal(0, 14, 3)
+        room = cv2.GaussianBlur(room, (0, 0), float(rng.uniform(0.5, 2.5)))
+    canvas: Canvas = cv2.resize(
+        np.clip(room, 0, 255).astype(np.uint8), (_CANVAS, _CANVAS), interpolation=cv2.INTER_LINEAR
+    )
+    return canvas
+
+
+def _draw_body(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
+    m = face.masculinity
+    # Hair behind the head: long for most women, short for most men.
+    length = np.clip(rng.normal(1.25 - 1.8 * m, 0.3), -0.2, 1.5)
+    if length > 0.1:
+        width = rng.uniform(0.95, 1.12)
+        back = np.concatenate(
+            [
+                _ellipse(0, -0.22, width, 1.02, 180, 360),
+                _ellipse(0, length - 0.25, width, 0.35, 0, 180),
+            ]
+        )
+        pencil.fill(back, _tone(face.hair, 0.8))
+    clothes = tuple(float(value) for value in rng.uniform(20, 235, 3))
+    neck = 0.36 + 0.16 * m
+    pencil.fill(
+        np.array([[-neck, 0.5], [neck, 0.5], [neck + 0.06, 1.5], [-neck - 0.06, 1.5]]), _tone(face.skin, 0.82)
+    )
+    broad = 1.25 + 0.5 * m
+    shoulders = np.array(
+        [
+            [-neck - 0.08, 1.22],
+            [neck + 0.08, 1.22],
+            [broad, 1.5],
+            [broad + 0.3, 3],
+            [-broad - 0.3, 3],
+            [-broad, 1.5],
+        ]
+    )
+    pencil.fill(shoulders, (clothes[0], clothes[1], clothes[2]))
+
+
+def _draw_head(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
+    m = face.masculinity
+    for side in (-1, 1):
+        pencil.fill(_ellipse(side * 0.79, 0.02, 0.1, 0.2), _tone(face.skin, 0.88))
+    jaw, chin = 0.66 + 0.26 * m + rng.normal(0, 0.03), 1.0 + 0.12 * m + rng.normal(0, 0.03)
+    outline = _outline(jaw, chin)
+    pencil.fill(outline, face.skin)
+    for side in (-1, 1):  # cheeks
+        blush = _vary((214, 120, 104), 10, rng)
+        pencil.fill(_ellipse(side * 0.42 + face.yaw, 0.3, 0.2, 0.14), blush, 0.22 * (1 - m), 0.08)
+    if rng.random() < 0.6 * (m - 0.35) / 0.65:  # beard, from stubble to full
+        beard = outline[outline[:, 1] > 0.3]
+        upper = _ellipse(face.yaw, 0.36, 0.56, 0.16, 180, 0)
+        pencil.fill(
+            np.concatenate([beard, upper]), _tone(face.hair, 0.9), float(rng.uniform(0.2, 0.85)), 0.03
+        )
+
+
+def _draw_features(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
+    m, x0, y0 = face.masculinity, face.yaw * 1.5, face.pitch * 2
+    dark = _tone(face.skin, 0.62)
+    iris = _vary(_IRIS[rng.integers(len(_IRIS))], 8, rng)
+    gap, open_, wide = rng.normal(0.33, 0.015), rng.uniform(0.055, 0.1), rng.normal(0.155, 0.012)
+    brow, lift = 0.04 + 0.07 * m + rng.normal(0, 0.01), rng.normal(0.02 * (1 - m), 0.02)
+    look = rng.normal(0, 0.025)
+    for side in (-1, 1):
+        near = 1 - 0.6 * side * face.yaw  # the far side of a turned face is narrower
+        x, y = x0 + side * gap * near, y0 - 0.1
+        pencil.fill(_ellipse(x, y - 0.02, wide * 1.35, open_ * 2.2), dark, 0.3, 0.05)
+        pencil.fill(_ellipse(x, y, wide * near, open_), (238, 234, 230))
+        pencil.fill(_ellipse(x + look, y, open_ * 0.95, open_ * 0.95), iris)
+        pencil.fill(_ellipse(x + look, y, open_ * 0.45, open_ * 0.45), (12, 10, 10))
+        pencil.line(
+            _ellipse(x, y, wide * near, open_, 180, 360), _tone(face.skin, 0.3), 0.03 + 0.02 * (1 - m)
+        )
+        arch = _ellipse(x, y - 0.15 - lift, wide * 1.25 * near, 0.07, 200, 340)
+        pencil.line(arch, _tone(face.hair, 0.75), max(0.025, brow), 0.85)
+    nose = np.array([[x0 * 0.9 + 0.03, y0 - 0.05], [x0 * 1.25 + 0.09, y0 + 0.3], [x0 * 1.25, y0 + 0.36]])
+    pencil.fill(nose, dark, 0.5, 0.03)
+    for side in (-1, 1):
+        pencil.fill(_ellipse(x0 * 1.25 + side * 0.075, y0 + 0.32, 0.045, 0.028), _tone(face.skin, 0.42), 0.8)
+    _draw_mouth(pencil, face, x0 * 1.1, y0 + 0.6, rng)
+
+
+def _draw_mouth(pencil: _Pencil, face: Face, x: float, y: float, rng: np.random.Generator) -> None:
+    m = face.masculinity
+    made_up = rng.random() < 0.7 * (1 - m)
+    lips = _vary((176, 44, 58), 14, rng) if made_up else _tone(_vary(face.skin, 5, rng), 0.72)
+    wide, full, smile = rng.normal(0.27, 0.03), 0.09 - 0.05 * m, rng.uniform(-0.02, 0.09)
+    t = np.linspace(-1, 1, 21)
+    middle = y + smile * (1 - t**2) - smile / 2
+    opening = rng.uniform(0.04, 0.11) if rng.random() < 0.4 else 0.0
+    curve = 1 - t**2
+    upper = np.stack([x + wide * t, middle - full * curve * (0.8 + 0.2 * np.abs(t))], axis=1)
+    lower = np.stack([x + wide * t, middle + (full + opening) * curve], axis=1)
+    pencil.fill(np.concatenate([upper, lower[::-1]]), lips)
+    if opening:
+        top, low = (np.stack([x + wide * 0.8 * t, middle + h * curve], axis=1) for h in (0.0, opening))
+        pencil.fill(np.concatenate([top, low[::-1]]), (232, 226, 218))
+    else:
+        pencil.line(np.stack([x + wide * t, middle], axis=1), _tone(lips, 0.55), 0.025)
+
+
+def _draw_hair(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
+    m, hair = face.masculinity, face.hair
+    # The hairline: an arc over the forehead, high where it recedes; hair lies between it and the skull.
+    line = np.clip(rng.normal(-0.62, 0.07) - 0.05 * m, -0.85, -0.45)
+    part, height = rng.uniform(-0.5, 0.5) + face.yaw, rng.uniform(1.12, 1.3)
+    skull = _ellipse(0, -0.12, 0.86, height - 0.12, 175, 365)
+    t = np.linspace(1, -1, 25)
+    edge = line + face.pitch + 0.38 * np.abs(t) ** 2.5 - 0.1 * np.exp(-(((t - part) / 0.25) ** 2))
+    cap = np.concatenate([skull, np.stack([0.8 * t, edge], axis=1)])
+    pencil.fill(cap, hair)
+    if face.bangs:
+        low = rng.normal(-0.22, 0.05) + face.pitch
+        slant, cover = rng.normal(0, 0.1), rng.uniform(0.55, 0.8)
+        left, right = (
+            (-cover, cover) if rng.random() < 0.65 else ((-cover, 0.25) if slant < 0 else (-0.25, cover))
+        )
+        across = np.linspace(right, left, 23)
+        tips = low + slant * across + rng.normal(0, 0.035, 23) + 0.08 * (across / cover) ** 2
+        top = line + face.pitch - 0.08
+        skull_width = 0.84 * (1 - min(1.0, (top + 0.12) / (height - 0.12)) ** 2) ** 0.5
+        ends = np.clip([left, right], -skull_width, skull_width)
+        fringe = np.concatenate([[[ends[0], top], [ends[1], top]], np.stack([across, tips], axis=1)])
+        pencil.fill(fringe, hair, float(rng.uniform(0.8, 1.0)), 0.012)
+    elif rng.random() < 0.15:  # a lock over part of the forehead that is not a fringe yet
+        side = 1 if part < 0 else -1
+        lock = np.array(
+            [[part, line - 0.3], [side * 0.62, line - 0.15], [side * 0.7, 0.0], [side * 0.5, -0.32]]
+        )
+        pencil.fill(lock, hair, 1.0, 0.02)
+    for _ in range(int(rng.integers(5, 12))):  # strands
+        x = rng.uniform(-0.7, 0.7)
+        strand = np.array([[part * 0.4 + 0.3 * x, -height * 0.93], [0.7 * x, -0.9], [x, line - 0.08]])
+        tone = _tone(hair, float(rng.uniform(0.7, 1.45)))
+        pencil.line(strand, tone, 0.035, 0.3)
+
+
+def _draw_glasses(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
+    x0, y0 = face.yaw * 1.5, face.pitch * 2 - 0.08
+    rx, ry, power = rng.uniform(0.22, 0.29), rng.uniform(0.15, 0.24), rng.uniform(2, 5)
+    thin = rng.random() < 0.25
+    width = rng.uniform(0.02, 0.035) if thin else rng.uniform(0.04, 0.075)
+    frame = _vary((150, 140, 120) if thin else (40, 34, 34), 22, rng)
+    strength = float(rng.uniform(0.55, 0.9)) if thin else 1.0
+    tint = float(rng.uniform(0.55, 0.9)) if rng.random() < 0.12 else float(rng.uniform(0.0, 0.12))
+    angle = np.linspace(0, 2 * np.pi, 49)
+    rim = np.stack(
+        [
+            rx * np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** (2 / power),
+            ry * np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** (2 / power),
+        ],
+        axis=1,
+    )
+    for side in (-1, 1):
+        center = np.array([x0 + side * 0.34 * (1 - 0.6 * side * face.yaw), y0])
+        pencil.fill(rim + center, (30, 30, 36), tint)
+        pencil.line(rim + center, frame, width, strength)
+        pencil.line(
+            np.array([[center[0] + side * rx, y0 - 0.05], [side * 0.8, y0 - 0.1]]), frame, width, strength
+        )
+        if rng.random() < 0.3:  # glare
+            glare = np.array([[-0.1, -0.1], [-0.02, -0.12], [-0.08, 0.1], [-0.14, 0.08]]) + center
+            pencil.fill(glare, (250, 250, 250), 0.45, 0.015)
+    pencil.line(_ellipse(x0, y0, 0.1, 0.05, 200, 340), frame, width, strength)
+
+
+def _photograph(canvas: Canvas, face: Face, rng: np.random.Generator) -> Canvas:
+    """Average down, light the head as a rounded body, and add what a camera adds."""
+    image = cv2.resize(canvas, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    pixel = (np.arange(SIDE) + 0.5) * _SCALE
+    across, down = np.meshgrid(pixel, pixel)
+    u, v = np.tensordot(
+        np.linalg.inv(face.pose[:, :2]), np.stack([across - face.pose[0, 2], down - face.pose[1, 2]]), axes=1
+    )
+    bulge = np.clip(1 - (u / 1.05) ** 2 - (v / 1.3) ** 2, 0, 1) ** 0.5
+    direction, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.45)
+    body = 0.9 + bulge * (0.15 + slope * (np.cos(direction) * u + 0.7 * np.sin(direction) * v))
+    room = 1 + rng.normal(0, 0.12) * (across / _CANVAS - 0.5) + rng.normal(0, 0.12) * (down / _CANVAS - 0.5)
+    warmth = 1 + rng.normal(0, 0.05) * np.array([1.0, 0.1, -1.0])
+    lit = image * np.clip(body * room, 0.3, 1.6)[..., None] * warmth
+    lit = np.clip(lit * rng.uniform(0.75, 1.15), 0, 1) ** rng.uniform(0.85, 1.2)
+    lit = cv2.GaussianBlur(lit.astype(np.float32), (0, 0), float(rng.uniform(0.3, 0.7)))
+    lit += rng.normal(0, rng.uniform(0.004, 0.018), lit.shape)
+    photo: Canvas = np.rint(np.clip(lit, 0, 1) * 255).astype(np.uint8)
+    return photo

@@ -1,0 +1,51 @@
+"""Rendered faces with CelebA's four classes: see `mifsim.data.face_rendering`. Not photographs of anyone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.cache import digest
+from mifsim.data.base import DataSet, Part, assemble, split_by_class
+from mifsim.data.config import DataConfig
+from mifsim.data.prepared import Raw, prepare
+
+CLASSES = ("Male", "Female", "Bangs", "Eyeglasses")
+SIDE = 64
+SHARES: dict[Part, float] = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
+IMAGES_PER_CLASS = 1000
+SEED = 2015
+"""Of all faces: face number i of a class is the same in every set, however many are rendered."""
+
+
+def load(config: DataConfig) -> DataSet:
+    """Render the faces (once; then they are in the cache folder) and split them by `SHARES`."""
+    count = config.images_per_class or IMAGES_PER_CLASS
+    labels = np.repeat(np.arange(len(CLASSES)), count).astype(np.int64)
+    program = Path(__file__).with_name("face_rendering.py").read_bytes()
+    prepared = prepare(
+        "faces", digest(program, SEED, count), lambda: Raw(labels, (SIDE, SIDE, 3), _faces(labels, count))
+    )
+    return assemble(
+        name="faces (rendered)",
+        shape=(SIDE, SIDE, 3),
+        class_names=CLASSES,
+        pool=prepared.pool,
+        parts=split_by_class(labels, SHARES, config.split_seed),
+        content=prepared.content,
+        note=(
+            f"Rendered faces, {count} a class, no photographs: a stand-in where CelebA is absent. Each class "
+            "split by chance: private 50%, auxiliary 10%, users 30%, evaluator 10%."
+        ),
+    )
+
+
+def _faces(labels: npt.NDArray[np.int64], count: int) -> Iterator[npt.NDArray[np.uint8]]:
+    from mifsim.data.face_rendering import render
+
+    for number, label in enumerate(labels):
+        seeds = np.random.SeedSequence(SEED, spawn_key=(int(label), number % count))
+        yield render(int(label), np.random.default_rng(seeds))

@@ -1,0 +1,100 @@
+"""A folder of the user's own images: a sub-folder a class, with PNG, JPEG or PGM files in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.cache import digest
+from mifsim.data.base import DataSet, Part, assemble, split_by_class
+from mifsim.data.config import DataConfig
+from mifsim.data.image_files import SUFFIXES, Color, fit, header_size, read_image
+from mifsim.data.prepared import Raw, prepare
+from mifsim.errors import DataError
+
+SHARES: dict[Part, float] = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
+FEWEST = 10
+"""Images a class: with fewer, a part of 10% could be empty."""
+
+
+def load(config: DataConfig) -> DataSet:
+    """Load the folder, split class by class by `SHARES`.
+
+    Sub-folders in the order of their names are the classes. Images are brought to one size (cut to its
+    aspect around the centre, then resized) and colour mode once, and kept in the cache folder; they are
+    prepared anew when a file's name, length or time of change differs.
+    """
+    assert config.folder is not None  # DataConfig sees to it
+    files = _files(config.folder)
+    class_names = tuple(files)
+    paths = [path for members in files.values() for path in members]
+    labels = np.repeat(np.arange(len(files)), [len(members) for members in files.values()]).astype(np.int64)
+    height, width = config.size or _common_size(paths)
+    color: Color = config.color or "rgb"
+    stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    key = digest(stamps, height, width, color)
+
+    def images() -> Iterator[npt.NDArray[np.uint8]]:
+        return (fit(read_image(path, color), height, width) for path in paths)
+
+    shape = (height, width) if color == "gray" else (height, width, 3)
+    prepared = prepare("folder", key, lambda: Raw(labels, shape, images()))
+    return assemble(
+        name=f"folder {config.folder.name}",
+        shape=shape,
+        class_names=class_names,
+        pool=prepared.pool,
+        parts=split_by_class(labels, SHARES, config.split_seed),
+        content=prepared.content,
+        note=(
+            f"{len(labels):,} images of a folder; each class split by chance: private 50%, auxiliary 10%, "
+            "users 30%, evaluator 10%. Images of one subject may be in several parts."
+        ),
+        images_per_class=config.images_per_class,
+        seed=config.split_seed,
+    )
+
+
+def _files(folder: Path) -> dict[str, list[Path]]:
+    """Return the image files of each class, in order of name; hidden files are passed over."""
+    if not folder.is_dir():
+        raise DataError(f"data.folder = {folder}: no such folder; expected one with a sub-folder a class")
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(classes) < 2:
+        raise DataError(
+            f"data.folder = {folder}: {len(classes)} sub-folders; expected at least 2, one for each class"
+        )
+    files = {}
+    for path in classes:
+        members = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+        for file in members:
+            if file.suffix.lower() not in SUFFIXES:
+                raise DataError(f"{file}: not an image file of a known kind; accepted: {', '.join(SUFFIXES)}")
+        if len(members) < FEWEST:
+            raise DataError(f"{path}: {len(members)} images; a class needs at least {FEWEST}")
+        files[path.name] = members
+    return files
+
+
+def _common_size(paths: list[Path]) -> tuple[int, int]:
+    """Return the size that all images have, from their headers alone."""
+    first: tuple[int, int] | None = None
+    for path in paths:
+        try:
+            size = header_size(path.read_bytes())
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
+        if first is None:
+            first = size
+        elif size != first:
+            raise DataError(
+                f"data.size is missing, and the images differ: {paths[0]} is {first[0]} high and {first[1]} "
+                f"wide, {path} is {size[0]} high and {size[1]} wide; expected size = [height, width]"
+            )
+    assert first is not None
+    return first

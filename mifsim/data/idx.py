@@ -1,0 +1,73 @@
+"""The IDX format of MNIST's files: a magic number, big-endian sizes, then bytes; gzipped or not."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.errors import DataError
+
+_UNSIGNED_BYTE = 0x08
+
+
+def read_idx(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.uint8]:
+    """Read an IDX file of unsigned bytes.
+
+    Parameters
+    ----------
+    path : Path
+        Gzipped if its name ends in ``.gz``.
+    shape : tuple of int or None
+        The sizes that the file must state; None where any will do.
+
+    Returns
+    -------
+    ndarray of uint8
+
+    Raises
+    ------
+    DataError
+        If the file is missing, has another magic number or other sizes, or is shorter or longer than it
+        states.
+    """
+    header = 4 + 4 * len(shape)
+    data = _read(path, header)
+    if len(data) < header:
+        raise DataError(f"{path}: truncated: {len(data)} bytes, the IDX header alone has {header}")
+    magic = bytes((0, 0, _UNSIGNED_BYTE, len(shape)))
+    if data[:4] != magic:
+        raise DataError(
+            f"{path}: not such an IDX file: it begins with {data[:4].hex()}, expected {magic.hex()}"
+        )
+    sizes = struct.unpack(f">{len(shape)}I", data[4:header])
+    if any(wanted not in (None, size) for size, wanted in zip(sizes, shape, strict=True)):
+        wanted = " x ".join("any" if side is None else str(side) for side in shape)
+        raise DataError(f"{path}: its sizes are {' x '.join(map(str, sizes))}, expected {wanted}")
+    stated = header + int(np.prod(sizes, dtype=object))
+    data = _read(path, stated + 1)
+    if len(data) < stated:
+        raise DataError(
+            f"{path}: truncated: {len(data):,} of {stated:,} bytes are there, "
+            f"{stated - len(data):,} are missing"
+        )
+    if len(data) > stated:
+        raise DataError(f"{path}: longer than the {stated:,} bytes that its header states")
+    return np.frombuffer(data, np.uint8, offset=header).reshape(sizes)
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """Return at most `limit` bytes of the (unpacked) content; of a truncated archive what can be had."""
+    try:
+        with path.open("rb") as file:
+            if path.suffix != ".gz":
+                return file.read(limit)
+            # Not `gzip.open`: it forgets what it has when the archive ends early, and the message names that.
+            return zlib.decompressobj(wbits=31).decompress(file.read(), limit)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except zlib.error as error:
+        raise DataError(f"{path}: not a sound gzip file ({error})") from error

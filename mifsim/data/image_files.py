@@ -1,0 +1,140 @@
+"""Reading PNG, JPEG and PGM files that may be damaged or hostile: the header is checked before decoding."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.errors import DataError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".pgm")
+MAX_PIXELS = 64 * 2**20
+"""More are refused: a file of a few kilobytes can state a size that takes gigabytes to decode."""
+
+Color = Literal["gray", "rgb"]
+
+
+def header_size(data: bytes) -> tuple[int, int]:
+    """Return height and width as the header states them, without decoding.
+
+    Raises
+    ------
+    ValueError
+        If the data is no PNG, JPEG or PGM, or ends before the image does.
+    """
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _png_size(data)
+    if data.startswith(b"\xff\xd8"):
+        return _jpeg_size(data)
+    if data[:2] in (b"P2", b"P5"):
+        return _pgm_size(data)
+    raise ValueError("neither PNG, JPEG nor PGM")
+
+
+def decode(data: bytes, color: Color) -> npt.NDArray[np.uint8]:
+    """Decode one image to (H, W) or (H, W, 3) RGB.
+
+    16-bit images are brought to 8 bits, transparency is dropped, and a JPEG is turned as its EXIF data say.
+
+    Raises
+    ------
+    ValueError
+        If the data is damaged, no image, or states more than `MAX_PIXELS`.
+    """
+    import cv2
+
+    height, width = header_size(data)
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels; accepted: at most {MAX_PIXELS:,} pixels")
+    mode = cv2.IMREAD_COLOR_RGB if color == "rgb" else cv2.IMREAD_GRAYSCALE
+    image: npt.NDArray[np.uint8] | None = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+    if image is None:
+        raise ValueError("cannot be decoded")
+    return image
+
+
+def read_image(path: Path, color: Color) -> npt.NDArray[np.uint8]:
+    """Read one image file; see `decode`.
+
+    Raises
+    ------
+    DataError
+        If it is missing or cannot be used; the message names the file.
+    """
+    try:
+        return decode(path.read_bytes(), color)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def fit(image: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Cut the largest centred piece of the wanted aspect, and resize it.
+
+    Shrinking averages over areas (``INTER_AREA``), which does not alias; enlarging is bilinear.
+    """
+    import cv2
+
+    rows, columns = image.shape[:2]
+    if (rows, columns) == (height, width):
+        return image
+    cut_rows, cut_columns = (
+        min(rows, columns * height // width or 1),
+        min(columns, rows * width // height or 1),
+    )
+    top, left = (rows - cut_rows) // 2, (columns - cut_columns) // 2
+    piece = image[top : top + cut_rows, left : left + cut_columns]
+    how = cv2.INTER_AREA if cut_rows >= height else cv2.INTER_LINEAR
+    fitted: npt.NDArray[np.uint8] = cv2.resize(piece, (width, height), interpolation=how)
+    return fitted
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    if len(data) < 33 or data[12:16] != b"IHDR" or b"IEND" not in data[-64:]:
+        raise ValueError("truncated PNG")
+    width, height = struct.unpack(">II", data[16:24])
+    return height, width
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # padding
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start-of-frame segment
+            # OpenCV fills what is missing of a cut file with grey, in silence. Only behind this segment: a
+            # thumbnail before it has an end marker of its own, and cameras append data after the image's.
+            if data.find(b"\xff\xd9", at) < 0:
+                raise ValueError("truncated JPEG")
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return height, width
+        else:
+            at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
+    raise ValueError("truncated JPEG, or one without a frame header")
+
+
+_PGM_HEADER = re.compile(
+    rb"P([25])(?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,5})\s"
+)
+
+
+def _pgm_size(data: bytes) -> tuple[int, int]:
+    header = _PGM_HEADER.match(data[:4096])
+    if header is None:
+        raise ValueError("PGM without a sound header")
+    kind, width, height, largest = (int(number) for number in header.groups())
+    there = len(data) - header.end()
+    if kind == 5:
+        stated = width * height * (1 if largest < 256 else 2)
+    else:
+        stated, there = width * height, len(data[header.end() :].split())
+    if there < stated:
+        raise ValueError(f"truncated PGM: {there:,} of {stated:,} {'bytes' if kind == 5 else 'values'}")
+    return height, width

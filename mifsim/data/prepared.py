@@ -1,0 +1,127 @@
+"""Pixels that were decoded, resized or rendered once, kept as ``.npy`` and memory-mapped by all readers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.cache import cache_dir, whole_file
+from mifsim.data.base import ArrayPool
+from mifsim.errors import DataError
+
+FORMAT = 1  # of the files below; part of their names
+
+
+class Raw(NamedTuple):
+    """What a data set's source holds.
+
+    Attributes
+    ----------
+    labels : ndarray of int64, shape (n,)
+    shape : tuple of int
+        Of one image.
+    images : iterable of n ndarrays of uint8
+        May be lazy: it is read once, an image at a time, so that the whole set never is in memory.
+    sections : tuple of int
+        Lengths of consecutive runs of images that the source keeps apart (training and test set), if any.
+    """
+
+    labels: npt.NDArray[np.int64]
+    shape: tuple[int, ...]
+    images: Iterable[npt.NDArray[np.uint8]]
+    sections: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A pool over memory-mapped pixels, the digest of its content, and the sections of its source."""
+
+    pool: ArrayPool
+    content: str
+    sections: tuple[int, ...]
+
+
+def prepare(name: str, key: str, read: Callable[[], Raw]) -> Prepared:
+    """Return the images that `read` gives, from the cache where they are there and whole.
+
+    Parameters
+    ----------
+    name : str
+        Of the data set, for the file names.
+    key : str
+        A digest of all that the result depends on: the source's content and how it is brought into shape.
+    read : callable
+        Called only where the cache has no whole copy. A copy that is truncated or altered is made again.
+
+    Raises
+    ------
+    DataError
+        If the cache folder cannot be written, or as `read` raises it.
+    """
+    stem = cache_dir() / "data" / f"{name}-{FORMAT}-{key}"
+    found = _load(stem)
+    if found is None:
+        raw = read()
+        try:
+            _store(stem, raw)
+        except OSError as error:
+            raise DataError(
+                f"cannot write prepared images to the cache folder {stem.parent}: {error.strerror or error}; "
+                "set MIFSIM_CACHE_DIR to a folder that can be written"
+            ) from error
+        found = _load(stem)
+        if found is None:
+            raise DataError(f"the prepared images {stem}.* cannot be read back; is the disk full or failing?")
+    return found
+
+
+def _files(stem: Path) -> tuple[Path, Path, Path]:
+    pixels, labels, facts = (
+        stem.with_name(stem.name + end) for end in (".pixels.npy", ".labels.npy", ".json")
+    )
+    return pixels, labels, facts
+
+
+def _store(stem: Path, raw: Raw) -> None:
+    pixels_file, labels_file, facts_file = _files(stem)
+    labels = np.ascontiguousarray(raw.labels, np.int64)
+    with whole_file(pixels_file) as temporary:
+        shape = (len(labels), *raw.shape)
+        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        for slot, image in zip(pixels, raw.images, strict=True):
+            slot[...] = image
+        pixels.flush()
+        content = _digest(pixels, labels)
+    with whole_file(labels_file) as temporary, temporary.open("wb") as file:
+        np.save(file, labels)
+    with whole_file(facts_file) as temporary:
+        temporary.write_text(json.dumps({"sha256": content, "sections": raw.sections}) + "\n")
+
+
+def _load(stem: Path) -> Prepared | None:
+    pixels_file, labels_file, facts_file = _files(stem)
+    try:
+        facts = json.loads(facts_file.read_text())
+        expected, sections = facts["sha256"], tuple(facts["sections"])
+        pixels = np.load(pixels_file, mmap_mode="r")
+        labels = np.load(labels_file)
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
+        return None
+    # 55 MB take some 40 ms: less than starting the process that asks, and nothing half-written gets through.
+    if pixels.dtype != np.uint8 or labels.dtype != np.int64 or _digest(pixels, labels) != expected:
+        return None
+    return Prepared(ArrayPool(pixels, labels), expected, sections)
+
+
+def _digest(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> str:
+    sha = hashlib.sha256(repr(pixels.shape).encode())
+    sha.update(np.ascontiguousarray(pixels).data)
+    sha.update(np.ascontiguousarray(labels).data)
+    return sha.hexdigest()

@@ -1,0 +1,288 @@
+"""What an attacker holds at the moment it is stopped: kept while it runs, scored when the run is over.
+
+An evaluator's accuracy alone over-reports: images that look like nothing pass. So each guess is scored both
+by an evaluator of another architecture than the victim's and by how close it comes to the private images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.data.base import ImagePool
+
+Images = npt.NDArray[np.float32]
+"""Several images: (n, H, W) or (n, H, W, 3), float32 in [0, 1]."""
+
+PSNR_CEILING_DB = 120.0
+"""What equal images score: beyond it, rounding in the sums below exceeds what the images differ by."""
+
+_BLOCK = 2**21
+"""Numbers in one float64 block (16 MiB) of the private images."""
+
+
+def snapshot_grid(limit: int, per_decade: int = 4) -> tuple[int, ...]:
+    """Return the numbers of answered queries at which a guess is kept: evenly spaced on a log scale.
+
+    Parameters
+    ----------
+    limit : int
+        No number is larger; at least 1.
+    per_decade : int
+        Numbers between 10^k and 10^(k+1); where rounding makes two equal, one of them.
+
+    Returns
+    -------
+    tuple of int
+        Increasing, from 1.
+
+    Examples
+    --------
+    >>> snapshot_grid(100)
+    (1, 2, 3, 6, 10, 18, 32, 56, 100)
+    """
+    steps = int(per_decade * math.log10(limit) + 1e-9) + 1
+    rounded = {round(10 ** (step / per_decade)) for step in range(steps)}
+    return tuple(sorted(number for number in rounded if number <= limit))
+
+
+class Snapshots:
+    """One session's guesses: those on a grid, and always the most recent.
+
+    The most recent is kept as it was given, the others as PNG: memory grows with the queries' logarithm.
+
+    Parameters
+    ----------
+    grid : collection of int
+        See `snapshot_grid`.
+
+    Examples
+    --------
+    >>> kept = Snapshots(snapshot_grid(100))
+    >>> for answered in range(8):
+    ...     kept.keep(answered, np.zeros((28, 28), np.float32))
+    >>> [(query, last) for query, last, png in kept.as_png()]
+    [(1, False), (2, False), (3, False), (6, False), (7, True)]
+    """
+
+    __slots__ = ("_grid", "_kept", "_recent")
+
+    def __init__(self, grid: Collection[int]) -> None:
+        self._grid = grid
+        self._kept: dict[int, bytes] = {}
+        self._recent: tuple[int, npt.NDArray[np.float32]] | None = None
+
+    def keep(self, answered: int, guess: npt.NDArray[np.float32]) -> None:
+        """Note what the attacker holds after so many answers.
+
+        A query carries what its sender holds *when it sends it*: after answer q that is the guess of query
+        q + 1 (also where that one is refused), or what the client returns.
+
+        Parameters
+        ----------
+        answered : int
+            Answers received so far, from 0; never less than the last time.
+        guess : ndarray, (H, W) or (H, W, 3), float32 in [0, 1]
+            Must not be written to afterwards.
+        """
+        if answered in self._grid:
+            self._kept[answered] = _png(guess)
+        self._recent = answered, guess
+
+    def as_png(self) -> Iterator[tuple[int, bool, bytes]]:
+        """Yield (answered queries, whether it is the most recent, PNG of 8 bits), in order."""
+        if self._recent is None:
+            return
+        last, guess = self._recent
+        yield from ((answered, False, png) for answered, png in self._kept.items() if answered != last)
+        yield last, True, _png(guess)
+
+
+def _png(image: npt.NDArray[np.float32]) -> bytes:
+    import cv2
+
+    pixels = np.rint(image * np.float32(255)).astype(np.uint8)
+    done, encoded = cv2.imencode(
+        ".png", pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    )
+    assert done, f"OpenCV could not encode an image of shape {image.shape}"
+    return bytes(encoded)
+
+
+class Evaluator(Protocol):
+    """A classifier of another architecture than the victim's, that was trained on more."""
+
+    def confidence(self, images: Images) -> npt.NDArray[np.floating[Any]]:
+        """Return the confidence in each class, shape (n, classes)."""
+
+    def features(self, images: Images) -> npt.NDArray[np.floating[Any]]:
+        """Return the activations before the last layer, shape (n, features)."""
+
+
+class ReadsImages(Protocol):
+    """Images read by index, in whatever portions are asked for (an `ImagePool` is one)."""
+
+    def images(self, indices: npt.ArrayLike) -> Images:
+        """Return several at once."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was scored, one number a guess; all arrays have shape (m,).
+
+    Attributes
+    ----------
+    evaluator_confidence : ndarray of float64
+        The evaluator's confidence in the target class, 0 to 1.
+    evaluator_hit : ndarray of bool
+        Whether the evaluator takes the guess for the target class.
+    feature_distance : ndarray of float64
+        Euclidean distance, in the evaluator's features, to the nearest private image of the target class.
+    ssim_nearest : ndarray of float64
+        The largest global SSIM (Eq. 1 of the paper; the mean over channels) to a private image of the class.
+    psnr_nearest_db : ndarray of float64
+        The largest peak signal-to-noise ratio to a private image of the class, in dB, at most
+        `PSNR_CEILING_DB`. Not necessarily the same image as for SSIM.
+    """
+
+    evaluator_confidence: npt.NDArray[np.float64]
+    evaluator_hit: npt.NDArray[np.bool_]
+    feature_distance: npt.NDArray[np.float64]
+    ssim_nearest: npt.NDArray[np.float64]
+    psnr_nearest_db: npt.NDArray[np.float64]
+
+
+class LeakageScorer:
+    """Scores guesses against an evaluator and the private images of the class that they are guesses of.
+
+    The private images are read in blocks, and those of a class once for each call of `score` that has guesses
+    of that class: give it many at a time. Their features (small) are kept.
+
+    Parameters
+    ----------
+    evaluator : Evaluator
+    private_images : ReadsImages
+        The victim's training images.
+    private_labels : ndarray of int64, shape (n,)
+        Their classes.
+    """
+
+    def __init__(
+        self, evaluator: Evaluator, private_images: ReadsImages, private_labels: npt.NDArray[np.int64]
+    ) -> None:
+        self._evaluator = evaluator
+        self._private = private_images
+        self._labels = np.asarray(private_labels)
+        self._features: dict[int, npt.NDArray[np.float64]] = {}
+
+    def score(self, guesses: Images, targets: npt.NDArray[np.int64]) -> Scores:
+        """Score guesses.
+
+        Parameters
+        ----------
+        guesses : ndarray, shape (m, H, W) or (m, H, W, 3), float32 in [0, 1]
+        targets : ndarray of int64, shape (m,)
+            The class that each is a guess of.
+
+        Raises
+        ------
+        ValueError
+            Where the lengths differ, or a target has no private image.
+        """
+        if len(guesses) != len(targets):
+            raise ValueError(f"{len(guesses)} guesses, but {len(targets)} targets")
+        confidence = np.asarray(self._evaluator.confidence(guesses), np.float64)
+        features = np.asarray(self._evaluator.features(guesses), np.float64)
+        distance, ssim, mse = (np.empty(len(guesses)) for _ in range(3))
+        for target in np.unique(targets):
+            rows = np.flatnonzero(targets == target)
+            distance[rows] = _nearest_distance(features[rows], self._private_features(int(target)))
+            ssim[rows], mse[rows] = self._nearest_pixels(guesses[rows], int(target))
+        return Scores(
+            evaluator_confidence=confidence[np.arange(len(guesses)), targets],
+            evaluator_hit=confidence.argmax(axis=1) == targets,
+            feature_distance=distance,
+            ssim_nearest=ssim,
+            psnr_nearest_db=-10 * np.log10(np.maximum(mse, 10 ** (-PSNR_CEILING_DB / 10))),
+        )
+
+    def _blocks(self, target: int, size: int) -> Iterator[Images]:
+        members = np.flatnonzero(self._labels == target)
+        if not len(members):
+            raise ValueError(f"class {target} has no private image to compare with")
+        for start in range(0, len(members), size):
+            yield self._private.images(members[start : start + size])
+
+    def _private_features(self, target: int) -> npt.NDArray[np.float64]:
+        if target not in self._features:
+            blocks = [np.asarray(self._evaluator.features(block)) for block in self._blocks(target, 1024)]
+            self._features[target] = np.concatenate(blocks).astype(np.float64)
+        return self._features[target]
+
+    def _nearest_pixels(
+        self, guesses: Images, target: int
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return the largest SSIM and the least mean squared error to the private images of a class."""
+        ours = _Planes.of(guesses)
+        ssim = np.full(len(guesses), -np.inf)
+        mse = np.full(len(guesses), np.inf)
+        for block in self._blocks(target, max(1, _BLOCK // max(guesses[0].size, len(guesses)))):
+            ssim_block, mse_block = ours.compare(_Planes.of(block))
+            np.maximum(ssim, ssim_block.max(axis=1), out=ssim)
+            np.minimum(mse, mse_block.min(axis=1), out=mse)
+        return ssim, mse
+
+
+@dataclass(frozen=True)
+class _Planes:
+    """Images by channel, less their means: so all covariances of two sets are one product a channel."""
+
+    centred: npt.NDArray[np.float64]  # (channels, n, pixels)
+    mean: npt.NDArray[np.float64]  # (channels, n)
+    variance: npt.NDArray[np.float64]  # (channels, n), over the population
+
+    @classmethod
+    def of(cls, images: Images) -> _Planes:
+        count, height, width = images.shape[:3]
+        planes = images.reshape(count, height * width, -1).transpose(2, 0, 1).astype(np.float64)
+        mean = planes.mean(axis=2)
+        planes -= mean[:, :, None]
+        return cls(planes, mean, np.einsum("cnp,cnp->cn", planes, planes) / planes.shape[2])
+
+    def compare(self, other: _Planes) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return the global SSIM (range 1, K1 = 0.01, K2 = 0.03) and the MSE of all pairs, (m, n) each."""
+        c1, c2 = 0.01**2, 0.03**2
+        mean, variance = self.mean[:, :, None], self.variance[:, :, None]
+        mean_, variance_ = other.mean[:, None, :], other.variance[:, None, :]
+        covariance = self.centred @ other.centred.transpose(0, 2, 1) / self.centred.shape[2]
+        ssim = (2 * mean * mean_ + c1) * (2 * covariance + c2)
+        ssim /= (mean**2 + mean_**2 + c1) * (variance + variance_ + c2)
+        mse = variance + variance_ - 2 * covariance + (mean - mean_) ** 2
+        return ssim.mean(axis=0), mse.mean(axis=0)
+
+
+def _nearest_distance(
+    ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the Euclidean distance of each row of `ours` (m, d) to the nearest row of `theirs` (n, d)."""
+    squared = (ours**2).sum(axis=1)[:, None] + (theirs**2).sum(axis=1) - 2 * ours @ theirs.T
+    return np.asarray(np.sqrt(np.maximum(squared.min(axis=1), 0)))
+
+
+def random_images(shape: tuple[int, ...], n: int, rng: np.random.Generator) -> Images:
+    """Return images of uniform noise, shape (n, *shape): the floor of an attacker who knows nothing."""
+    return rng.random((n, *shape), np.float32)
+
+
+def prior_images(pool: ImagePool, n: int, rng: np.random.Generator) -> Images:
+    """Return auxiliary images: the floor of an attacker who has them but has not asked the model once.
+
+    They are drawn regardless of class, since an auxiliary set need not have labels. No image twice, unless
+    there are fewer than n.
+    """
+    return pool.images(rng.choice(len(pool), n, replace=n > len(pool)))

@@ -1,0 +1,100 @@
+"""Progress with an ETA, on a terminal as a live bar, elsewhere as a line now and then."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+
+console = Console(stderr=True)
+"""Where progress and remarks go; standard output is for results."""
+
+LINE_SECONDS = 5.0
+"""Between two lines where there is no terminal."""
+
+
+class Bar:
+    """One piece of work whose size is known.
+
+    Parameters
+    ----------
+    title : str
+    total : int
+        In units of the work.
+    unit : str
+        What is counted.
+
+    Examples
+    --------
+    >>> with Bar("scoring", 3, "guesses") as bar:
+    ...     bar.update(3)
+    """
+
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._live = console.is_terminal
+        self._started = self._told = time.monotonic()
+        self._done = 0
+        self._note = ""
+
+    def __enter__(self) -> Bar:
+        if self._live:
+            self._progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=console,
+            )
+            self._task = self._progress.add_task(self._title, total=max(1, self._total), note="")
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._progress.stop()
+        elif kind is None and self._told > self._started:
+            self._tell()
+
+    def update(self, done: int, note: str = "") -> None:
+        """Say how much is done now; `note` is shown behind it."""
+        self._done, self._note = done, note
+        if self._live:
+            self._progress.update(self._task, completed=done, note=self._text())
+        elif time.monotonic() - self._told >= LINE_SECONDS:
+            self._told = time.monotonic()
+            self._tell()
+
+    def _text(self) -> str:
+        parts = [f"{self._done:,} of {self._total:,} {self._unit}", self._note, f"ETA {self.eta()}"]
+        return ", ".join(part for part in parts if part)
+
+    def _tell(self) -> None:
+        console.print(f"{self._title}: {self._text()}", highlight=False)
+
+    def eta(self) -> str:
+        """Return the time left at the pace so far."""
+        if not self._done:
+            return "unknown"
+        left = (time.monotonic() - self._started) * (self._total - self._done) / self._done
+        return duration(left)
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in words: 42 s, 3 min 5 s, 2 h 10 min."""
+    whole = round(max(0.0, seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def remark(text: str) -> None:
+    """Print a line about what happens."""
+    console.print(text, highlight=False)

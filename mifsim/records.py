@@ -1,0 +1,209 @@
+"""The Parquet tables of a run: their schemas, and writing them so that what is there is whole.
+
+Every table is a folder of part files. A schema is declared here and nowhere else; a writer refuses rows that do
+not fit it. Each field carries its description (see `describe`, or ``mifsim columns``), each file the schema's
+version and the run's facts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from mifsim.errors import RunError
+
+SCHEMA_VERSION = 1
+
+Words = pa.dictionary(pa.int32(), pa.string())
+"""Text of few distinct values; pandas reads it as a category."""
+
+
+def _schema(*fields: tuple[str, pa.DataType, str]) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, metadata={"description": text}) for name, kind, text in fields])
+
+
+_SETTING = (
+    ("t_ssim", pa.float64(), "SSIM above which a buffered image is similar; null without a filter"),
+    ("t_hash", pa.float64(), "difference of mean-intensity hashes below which a buffered image is similar"),
+    ("n_b", pa.int32(), "images that the buffer holds"),
+    ("l_sp", pa.int32(), "count of suspicious submissions at which the session ends"),
+    ("ssim", Words, "form of the SSIM: global, uniform or gaussian"),
+    ("hash_size", pa.int32(), "edge of the image that the hash averages, in pixels"),
+    ("count_rule", Words, "per_match (Algorithm 2) or per_query (Section 3.3)"),
+)
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "sessions": _schema(
+        ("session_id", pa.string(), "client_id@filter, with #2, #3 ... for the further sessions of one client"),
+        ("client_id", pa.string(), "population/class/trial or population/number: the same under every filter"),
+        ("role", Words, "attacker or user"),
+        ("population", Words, "name of the study's [[attacks]] or [[users]] table: a workload, for users"),
+        ("client", Words, "kind of client, as registered"),
+        ("target", pa.int16(), "class under attack; null for users"),
+        ("trial", pa.int32(), "number of the client within its population (and class)"),
+        ("filter", Words, "name of the study's [[filters]] table"),
+        *_SETTING,
+        ("budget_queries", pa.int64(), "queries after which an unblocked client is stopped"),
+        ("outcome", Words, "blocked, finished (the client was done), exhausted (its budget was), failed"),
+        ("queries", pa.int64(), "queries that the server received, bad and unsafe ones included"),
+        ("answered_queries", pa.int64(), "queries that the model answered"),
+        ("queries_to_block", pa.int64(), "the query at which UNSAFE came; null where it never did"),
+        ("suspicious_count", pa.int64(), "the filter's count at the end"),
+        ("error", pa.string(), "what a failed client raised; null otherwise"),
+    ),
+    "queries": _schema(
+        ("session_id", Words, "as in sessions"),
+        ("query", pa.int64(), "number of the query within its session, from 1"),
+        ("verdict", Words, "safe, unsafe, or invalid (not an image: refused, the session goes on)"),
+        ("suspicious_count", pa.int64(), "the filter's count after the query"),
+        ("label", pa.int16(), "class that the model gave; null where it was not asked"),
+        ("confidence", pa.float32(), "the model's confidence in that class; null where it was not asked"),
+        ("target_confidence", pa.float32(), "the model's confidence in the class under attack; null for users"),
+    ),
+    "snapshots": _schema(
+        ("session_id", pa.string(), "as in sessions"),
+        ("target", pa.int16(), "class under attack"),
+        ("query", pa.int64(), "answered query after which the attacker held this guess; 0: before the first"),
+        ("last", pa.bool_(), "whether it was the last answered query of the session: the leakage at block"),
+        ("guess_png", pa.binary(), "the attacker's best guess, 8 bits, as PNG"),
+    ),
+    "leakage": _schema(
+        ("kind", Words, "attack, or a floor: random (noise images), prior (auxiliary images, no query needed)"),
+        ("session_id", pa.string(), "as in sessions; null for floors"),
+        ("target", pa.int16(), "class under attack"),
+        ("query", pa.int64(), "answered query after which the attacker held this guess; 0 for floors"),
+        ("last", pa.bool_(), "whether it was the last answered query of the session"),
+        ("evaluator_confidence", pa.float32(), "confidence in the target by a model of another architecture"),
+        ("evaluator_hit", pa.bool_(), "whether that model takes the guess for the target"),
+        ("feature_distance", pa.float32(), "distance to the nearest private image of the class, in its features"),
+        ("ssim_nearest", pa.float32(), "SSIM (global) to the most similar private image of the class"),
+        ("psnr_nearest_db", pa.float32(), "PSNR to the closest private image of the class, in dB"),
+    ),
+}
+
+
+def describe(table: str | None = None) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (table, column, type, description) for one table or all."""
+    for name, schema in SCHEMAS.items():
+        if table in (None, name):
+            for field in schema:
+                kind = "text" if field.type in (Words, pa.string()) else str(field.type)
+                yield name, field.name, kind, (field.metadata or {})[b"description"].decode()
+
+
+class TableWriter:
+    """Write one Parquet file beside its place, row group by row group, and rename it when it is whole.
+
+    Parameters
+    ----------
+    path : Path
+        Where the file will be.
+    table : str
+        Which of `SCHEMAS` it has.
+    facts : mapping of str to str
+        Into the file's metadata, beside ``schema_version`` and ``table``.
+
+    Notes
+    -----
+    As a context manager: leaving it normally renames, leaving it by an exception removes.
+    """
+
+    def __init__(self, path: Path, table: str, facts: Mapping[str, str]) -> None:
+        self.path = path
+        metadata = {"schema_version": str(SCHEMA_VERSION), "table": table, **facts}
+        self.schema = SCHEMAS[table].with_metadata(metadata)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".partial", dir=path.parent)
+        os.close(handle)
+        self._temporary = Path(name)
+        self._writer = pq.ParquetWriter(name, self.schema, compression="zstd")
+        self.rows = 0
+
+    def write(self, columns: Mapping[str, Any]) -> None:
+        """Append rows: a column (array or list) for every field of the schema, no more and no fewer."""
+        if set(columns) != set(self.schema.names):
+            raise ValueError(f"columns {sorted(columns)} do not fit the schema {self.schema.names}")
+        arrays = [_array(columns[field.name], field.type) for field in self.schema]
+        table = pa.Table.from_arrays(arrays, schema=self.schema)
+        if table.num_rows:
+            self._writer.write_table(table)
+            self.rows += table.num_rows
+
+    def close(self, *, keep: bool) -> None:
+        """Finish the file: put it in its place, or throw it away."""
+        try:
+            self._writer.close()
+            if keep:
+                self._temporary.chmod(0o644)
+                self._temporary.replace(self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(keep=kind is None)
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    if isinstance(values, pa.Array):
+        return values if values.type == kind else values.cast(kind)
+    if pa.types.is_dictionary(kind):
+        return pa.array(values, type=kind.value_type).dictionary_encode().cast(kind)
+    return pa.array(values, type=kind)
+
+
+def open_table(run: Path, table: str) -> ds.Dataset:
+    """Return a table of a run as a pyarrow dataset, checked against the declared schema.
+
+    Raises
+    ------
+    RunError
+        Where the run has no such table, or a file of it has another schema version.
+    """
+    folder = run / table
+    files = sorted(str(path) for path in folder.glob("*.parquet"))
+    if not files:
+        raise RunError(f"{run}: has no {table}/*.parquet: not a run folder, or nothing of it is finished")
+    metadata = pq.read_schema(files[0]).metadata or {}
+    version = metadata.get(b"schema_version", b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise RunError(f"{files[0]}: schema_version is {version}, this mifsim reads {SCHEMA_VERSION}")
+    return ds.dataset(files, schema=SCHEMAS[table], format="parquet")
+
+
+def read_table(run: Path, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a whole table of a run, sorted as its first columns say, in memory."""
+    keys = {"sessions": ["session_id"], "queries": ["session_id", "query"], "snapshots": ["session_id", "query"]}
+    order = keys.get(table, ["kind", "session_id", "target", "query"])
+    wanted = None if columns is None else list(dict.fromkeys([*columns, *order]))
+    read = open_table(run, table).to_table(columns=wanted)
+    plain = pa.table(
+        {
+            name: read[name].cast(pa.string()) if name in order and read.schema.field(name).type == Words else read[name]
+            for name in read.column_names
+        }
+    )
+    ordered = plain.sort_by([(name, "ascending") for name in order])
+    return ordered if columns is None else ordered.select(list(columns))
+
+
+def sweep(run: Path) -> None:
+    """Remove what an interrupted writer left beside its place."""
+    for left in run.glob("*/.*.partial"):
+        with contextlib.suppress(FileNotFoundError):
+            left.unlink()

@@ -1,0 +1,71 @@
+"""Where sessions run: one interface, in one process or on Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from mifsim.server.scene import Counters, Scene
+from mifsim.server.shard_run import Reply, run_shard
+from mifsim.server.tickets import Shard
+from mifsim.study import Study
+
+Watch = Callable[[Counters], None]
+"""Called now and then with what all hosts have done so far."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a backend needs to run a study's sessions.
+
+    Attributes
+    ----------
+    study : Study
+    run : Path
+        The run folder, which every host can write to.
+    facts : dict of str to str
+        Into every file's metadata.
+    model : bytes
+        The victim, as a ``.keras`` file's content.
+    logits : bool
+        Whether the model's output still wants a softmax.
+    """
+
+    study: Study
+    run: Path
+    facts: dict[str, str]
+    model: bytes
+    logits: bool
+
+
+class Backend(Protocol):
+    """Run shards; the rows they leave do not depend on which backend did."""
+
+    def run(self, job: Job, shards: Iterator[Shard], watch: Watch) -> None:
+        """Run all shards to their ends; on KeyboardInterrupt, leave whole files only and let it through."""
+
+
+class InProcess:
+    """Everything in this process, one shard after another: for debugging."""
+
+    def run(self, job: Job, shards: Iterator[Shard], watch: Watch) -> None:
+        """Run all shards; see `Backend.run`."""
+        from mifsim.victims.engine import engine_from_bytes
+
+        scene = Scene.load(job.study, job.run, job.facts)
+        engine = engine_from_bytes(
+            job.model, scene.data.shape, len(scene.data.class_names), job.logits, job.study.server.batch_size
+        )
+        for shard in shards:
+            steps = run_shard(shard, scene)
+            try:
+                batch = next(steps)
+                while True:
+                    watch(scene.counters)
+                    batch = steps.send(Reply(*engine.predict(batch.images, batch.gradient_of)))
+            except StopIteration:
+                watch(scene.counters)
+            finally:
+                steps.close()

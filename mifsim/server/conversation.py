@@ -1,0 +1,165 @@
+"""One client and the session (or sessions) that it has with the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mifsim.clients.protocol import Answer, Client, Image, Query, Refusal, World
+from mifsim.defense import InvalidImage
+from mifsim.leakage import Snapshots
+from mifsim.server.session import Session
+from mifsim.server.tickets import Ticket, client_rng
+
+Outcome = Literal["blocked", "finished", "exhausted", "failed"]
+Noted = Callable[[int, str, int, int], None]
+"""Called for every query that the model does not see: (row of the session, verdict, query number, count)."""
+
+
+@dataclass
+class SessionRow:
+    """What is known of one session when it ends."""
+
+    session_id: str
+    ticket: Ticket
+    outcome: Outcome = "finished"
+    queries: int = 0
+    answered: int = 0
+    queries_to_block: int | None = None
+    count: int = 0
+    error: str | None = None
+    snapshots: Snapshots | None = None
+
+
+@dataclass
+class Conversation:
+    """A running client, advanced one answered query at a time.
+
+    Parameters
+    ----------
+    ticket : Ticket
+    client : Client
+    world : World
+    seed : int
+        The study's.
+    budget : int
+        Queries after which the client is stopped, over all its sessions.
+    name : str
+        ``client_id@filter``: what its sessions are called.
+    open_session : callable
+        Makes a session with a filter state of its own.
+    new_row : callable
+        Registers a session's row and returns its number.
+    new_snapshots : callable
+        Makes what keeps an attacker's guesses; returns None for users.
+    noted : callable
+        See `Noted`.
+    """
+
+    ticket: Ticket
+    client: Client
+    world: World
+    seed: int
+    budget: int
+    name: str
+    open_session: Callable[[], Session]
+    new_row: Callable[[SessionRow], int]
+    new_snapshots: Callable[[], Snapshots | None]
+    noted: Noted
+    row: SessionRow = field(init=False)
+    number: int = field(init=False)
+    session: Session = field(init=False)
+    query: Query = field(init=False)
+    _spent: int = 0
+    _opened: int = 0
+
+    def __post_init__(self) -> None:
+        self._talk = self.client.run(self.world, client_rng(self.seed, self.ticket.client_id))
+        self._open()
+
+    def _open(self) -> None:
+        self._opened += 1
+        suffix = "" if self._opened == 1 else f"#{self._opened}"
+        self.row = SessionRow(self.name + suffix, self.ticket, snapshots=self.new_snapshots())
+        self.number = self.new_row(self.row)
+        self.session = self.open_session()
+
+    def advance(self, answer: Answer | None) -> Image | None:
+        """Go on until the next image that the model must answer.
+
+        Parameters
+        ----------
+        answer : Answer or None
+            To the last query; None to start.
+
+        Returns
+        -------
+        Image or None
+            As it arrived at the server; None when the client is through, with `row` filled in.
+        """
+        answered = self.session.answered
+        try:
+            self.query = next(self._talk) if answer is None else self._talk.send(answer)
+            # The guess that comes with a query is what the attacker holds from the answers before it.
+            self._keep(answered, self.query.image if self.query.guess is None else self.query.guess)
+            return self._submit()
+        except StopIteration as done:
+            if done.value is not None:
+                self._keep(answered, done.value)
+            self._end("finished")
+        except Exception as error:  # a client is foreign code: whatever it raises ends its own session alone
+            self._fail(error)
+        return None
+
+    def _keep(self, answered: int, guess: Image) -> None:
+        if self.row.snapshots is not None:
+            self.row.snapshots.keep(answered, guess)
+
+    def _submit(self) -> Image | None:
+        """Send `query`, and those after it that the model never sees."""
+        while True:
+            if self._spent == self.budget:
+                self._talk.close()
+                self._end("exhausted")
+                return None
+            self._spent += 1
+            try:
+                arrived = self.session.receive(self.query.image)
+            except InvalidImage as error:
+                self.noted(self.number, "invalid", self.session.queries, self.session.guard.count)
+                self.query = self._talk.throw(error)
+                continue
+            if arrived is not None:
+                return arrived
+            self.noted(self.number, "unsafe", self.session.queries, self.session.guard.count)
+            self.row.queries_to_block = self.session.queries
+            self._end("blocked")
+            if not self._goes_on():
+                return None
+
+    def _goes_on(self) -> bool:
+        """Tell the client; a closed-loop one may have a next query, for a session of its own."""
+        try:
+            self.query = self._talk.send(Refusal())
+        except StopIteration:
+            return False
+        if not self.client.closed_loop:
+            raise RuntimeError("it went on after a refusal, but is not marked closed_loop: replay would be wrong")
+        if self._spent < self.budget:
+            self._open()
+            return True
+        self._talk.close()
+        return False
+
+    def _end(self, outcome: Outcome) -> None:
+        self.row.outcome = outcome
+        self.row.queries = self.session.queries
+        self.row.answered = self.session.answered
+        self.row.count = self.session.guard.count
+
+    def _fail(self, error: Exception) -> None:
+        self._end("failed")
+        self.row.error = f"{type(error).__name__}: {error}"
+
+

@@ -1,0 +1,184 @@
+"""Sessions on Ray: one model actor, several session hosts, shards handed out as hosts become free."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from mifsim.errors import RunError
+from mifsim.server.backend import Job, Watch
+from mifsim.server.model_server import ModelServer
+from mifsim.server.scene import Counters, Scene
+from mifsim.server.shard_run import Reply, run_shard
+from mifsim.server.tickets import Shard
+
+POLL_SECONDS = 0.5
+OBJECT_STORE_BYTES = 512 * 2**20
+"""For a local cluster: batches in flight are all that the store holds."""
+
+
+@ray.remote(max_restarts=-1, max_task_retries=-1)
+class ModelActor(ModelServer):  # type: ignore[misc]  # Ray's decorator is untyped
+    """The victim, asked by all hosts.
+
+    It restarts by itself; a call that was lost is made again, which is harmless: it has no state, and the server
+    side of a session counts a query before the model is asked.
+    """
+
+    def __init__(self, model: bytes, shape: tuple[int, ...], classes: int, logits: bool, batch_size: int) -> None:
+        from mifsim.victims.engine import engine_from_bytes
+
+        super().__init__(engine_from_bytes(model, shape, classes, logits, batch_size))
+
+
+@ray.remote(max_restarts=-1, max_task_retries=-1)
+class SessionHost:
+    """Runs shards of sessions; while one waits for the model, another goes on.
+
+    A host that dies is started again, and its shards run again from their seeds: they rewrite the same files.
+    """
+
+    def __init__(self, job: Job, model: Any) -> None:
+        # An actor without a GPU of its own sees all of them: hide them, an attacker may train a network here.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        self._scene = Scene.load(job.study, job.run, job.facts)
+        self._model = model
+
+    async def run_shard(self, shard: Shard) -> int:
+        """Run one shard; return its number when its files are whole."""
+        steps = run_shard(shard, self._scene)
+        try:
+            batch = next(steps)
+            while True:
+                confidence, gradients = await self._model.predict.remote(batch.images, batch.gradient_of)
+                batch = steps.send(Reply(confidence, gradients))
+        except StopIteration:
+            return shard.number
+        finally:
+            steps.close()
+
+    async def progress(self) -> Counters:
+        """Return what this host has done."""
+        return self._scene.counters
+
+    async def stop(self) -> None:
+        """Make the running shards give up at their next round."""
+        self._scene.stopping = True
+
+
+class OnRay:
+    """The Ray backend.
+
+    Parameters
+    ----------
+    address : str or None
+        Of a cluster; None starts a local one, with token authentication as Ray has it by default, listening on
+        loopback only.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self._address = address
+
+    def run(self, job: Job, shards: Iterator[Shard], watch: Watch) -> None:
+        """Run all shards; see `Backend.run`."""
+        ours = connect(self._address)
+        try:
+            model, hosts = _start_actors(job)
+            _hand_out(hosts, shards, watch, in_flight=2 if job.study.server.sessions_per_host > 1 else 1)
+        finally:
+            if ours:
+                ray.shutdown()
+
+
+
+def connect(address: str | None) -> bool:
+    """Connect to a cluster, or start a local one; return whether it was not there before."""
+    if ray.is_initialized():
+        return False
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    try:
+        if address is None:
+            ray.init(
+                address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet
+            )
+        else:
+            ray.init(address=address, **quiet)
+    except ConnectionError as error:
+        raise RunError(f"--address {address}: no Ray cluster answers there: {error}") from None
+    return True
+
+
+def _start_actors(job: Job) -> tuple[Any, list[Any]]:
+    study = job.study
+    resources = ray.cluster_resources()
+    cpus = resources.get("CPU", 0.0)
+    gpu = 1 if resources.get("GPU", 0.0) >= 1 else 0
+    wanted = study.server.hosts
+    hosts = max(1, math.floor(cpus) - 1) if wanted == "auto" else wanted
+    # With fewer CPUs than actors the actors share them: Ray would otherwise wait for ever, without a word.
+    share = min(1.0, math.floor(cpus / (hosts + 1) * 10_000) / 10_000)
+    if share < 0.01:
+        raise RunError(
+            f"server.hosts = {hosts}: the cluster has {cpus:g} CPUs; accepted here: 1 to {max(1, int(cpus * 100) - 1)}"
+        )
+    from mifsim.data import load_data
+
+    data = load_data(study.data)
+    model = ModelActor.options(num_cpus=share, num_gpus=gpu, max_concurrency=256).remote(  # type: ignore[attr-defined]
+        job.model, data.shape, len(data.class_names), job.logits, study.server.batch_size
+    )
+    started = [
+        SessionHost.options(num_cpus=share, max_concurrency=16).remote(job, model)  # type: ignore[attr-defined]
+        for _ in range(hosts)
+    ]
+    ray.get([model.facts.remote(), *(host.progress.remote() for host in started)])
+    return model, started
+
+
+def _hand_out(hosts: list[Any], shards: Iterator[Shard], watch: Watch, in_flight: int) -> None:
+    """Keep every host busy with `in_flight` shards; the queue is the iterator, so nothing piles up."""
+    free = deque(host for _ in range(in_flight) for host in hosts)
+    running: dict[Any, Any] = {}
+    asked = [host.progress.remote() for host in hosts]
+    try:
+        while True:
+            while free and (shard := next(shards, None)) is not None:
+                host = free.popleft()
+                running[host.run_shard.remote(shard)] = host
+            if not running:
+                break
+            done, _ = ray.wait(list(running), timeout=POLL_SECONDS)
+            for reference in done:
+                free.append(running.pop(reference))
+                ray.get(reference)
+            ready, _ = ray.wait(asked, num_returns=len(asked), timeout=0)
+            if len(ready) == len(asked):
+                watch(_sum(asked))
+                asked = [host.progress.remote() for host in hosts]
+        watch(_sum([host.progress.remote() for host in hosts]))
+    except RayTaskError as error:
+        raise error.as_instanceof_cause() from None
+    finally:
+        if running:  # interrupted, or a shard failed: the others give up without leaving part of a file
+            _stop(hosts, list(running))
+
+
+def _sum(references: list[Any]) -> Counters:
+    total = Counters()
+    for counters in ray.get(references):
+        total.add(counters)
+    return total
+
+
+def _stop(hosts: list[Any], running: list[Any]) -> None:
+    try:
+        ray.get([host.stop.remote() for host in hosts], timeout=5)
+        ray.wait(running, num_returns=len(running), timeout=5)
+    except (GetTimeoutError, RayActorError):
+        pass  # a host that does not answer is ended with the cluster; its part files are swept up by a resume

@@ -1,0 +1,105 @@
+"""What a session host holds: the study brought to life, without the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mifsim.clients.protocol import Client, World
+from mifsim.data import load_data
+from mifsim.data.base import DataSet
+from mifsim.defense import Guard, Open, QueryFilter
+from mifsim.leakage import Snapshots, snapshot_grid
+from mifsim.server.conversation import Conversation, Noted, SessionRow
+from mifsim.server.session import Session
+from mifsim.server.tickets import Ticket
+from mifsim.study import Study
+
+
+@dataclass
+class Counters:
+    """What a host has done so far, for whoever shows progress."""
+
+    sessions: int = 0
+    blocked: int = 0
+    failed: int = 0
+    queries: int = 0
+
+    def add(self, other: Counters) -> None:
+        """Add another host's."""
+        self.sessions += other.sessions
+        self.blocked += other.blocked
+        self.failed += other.failed
+        self.queries += other.queries
+
+
+@dataclass
+class Scene:
+    """A study with its data loaded, from which conversations start.
+
+    Attributes
+    ----------
+    study : Study
+    run : Path
+        The run folder.
+    facts : mapping of str to str
+        Into every file's metadata.
+    data : DataSet
+    counters : Counters
+    stopping : bool
+        Set when the run is interrupted: running shards give up at their next round.
+    """
+
+    study: Study
+    run: Path
+    facts: Mapping[str, str]
+    data: DataSet
+    counters: Counters = field(default_factory=Counters)
+    stopping: bool = False
+
+    @classmethod
+    def load(cls, study: Study, run: Path, facts: Mapping[str, str]) -> Scene:
+        """Load the study's data and make the scene."""
+        return cls(study, run, facts, load_data(study.data))
+
+    def __post_init__(self) -> None:
+        self._populations = list(self.study.populations)
+        self._clients: list[Client] = [population.client for population in self._populations]
+        self._grids = {
+            population.budget_queries: snapshot_grid(population.budget_queries, self.study.leakage.snapshots_per_decade)
+            for population in self.study.attacks
+        }
+
+    def start(self, ticket: Ticket, rows: list[SessionRow], noted: Noted) -> Conversation:
+        """Start one ticket's client; its sessions are appended to `rows`."""
+        population = self._populations[ticket.population]
+        client = self._clients[ticket.population]
+        part = "auxiliary" if client.role == "attacker" else "users"
+
+        def new_row(row: SessionRow) -> int:
+            rows.append(row)
+            return len(rows) - 1
+
+        def new_snapshots() -> Snapshots | None:
+            if client.role == "user" or not self.study.leakage.enabled:
+                return None
+            return Snapshots(self._grids[population.budget_queries])
+
+        return Conversation(
+            ticket=ticket,
+            client=client,
+            world=World(self.data.shape, len(self.data.class_names), self.data.part(part), ticket.target),
+            seed=self.study.seed,
+            budget=population.budget_queries,
+            name=f"{ticket.client_id}@{self.study.filters[ticket.filter].name}",
+            open_session=lambda: Session(self.guard(ticket), self.study.transport, self.data.shape),
+            new_row=new_row,
+            new_snapshots=new_snapshots,
+            noted=noted,
+        )
+
+    def guard(self, ticket: Ticket) -> Guard:
+        """Return a new filter state for one session."""
+        config = self.study.filters[ticket.filter].config
+        return Open() if config is None else QueryFilter(config)

@@ -1,0 +1,194 @@
+"""The rows of one shard, gathered and written: queries as they come, sessions and snapshots at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from mifsim.defense import FilterConfig
+from mifsim.records import TableWriter
+from mifsim.server.conversation import Conversation, SessionRow
+from mifsim.server.tickets import Shard
+from mifsim.study import Study, client_name
+
+if TYPE_CHECKING:
+    from mifsim.server.scene import Scene
+
+FLUSH_ROWS = 50_000
+"""Query rows held before they go to disk: the memory of a shard does not grow with the length of its sessions."""
+
+_SETTING = tuple(FilterConfig.__dataclass_fields__)
+_VERDICTS = ("safe", "unsafe", "invalid")
+
+
+@contextmanager
+def shard_files(scene: Scene, shard: Shard, rows: list[SessionRow]) -> Iterator[ShardFiles]:
+    """Open the part files of one shard; they appear together when the block is left without an exception.
+
+    ``sessions`` is renamed into its place last: where it is, the others are.
+
+    Parameters
+    ----------
+    scene : Scene
+    shard : Shard
+    rows : list of SessionRow
+        Filled in by the conversations while the block runs.
+    """
+    tables = ["sessions", "queries"]
+    if scene.study.leakage.enabled and scene.study.attacks:
+        tables.insert(1, "snapshots")
+    with ExitStack() as stack:  # closes in reverse: the table opened first is renamed last
+        writers = {
+            table: stack.enter_context(
+                TableWriter(scene.run / table / f"{shard.stem}.parquet", table, scene.facts)
+            )
+            for table in tables
+        }
+        files = ShardFiles(scene.study, writers, rows)
+        yield files
+        files.finish()
+
+
+class ShardFiles:
+    """The open part files of one shard; see `shard_files`."""
+
+    def __init__(self, study: Study, writers: Mapping[str, TableWriter], rows: list[SessionRow]) -> None:
+        self._study = study
+        self._writers = writers
+        self._rows = rows
+        self._parts: list[dict[str, npt.NDArray[np.generic]]] = []
+        self._held = 0
+        self._single: list[tuple[int, str, int, int]] = []
+
+    def finish(self) -> None:
+        """Write what is still held, and the rows of the sessions."""
+        self._flush()
+        self._write_sessions()
+        self._write_snapshots()
+
+    def unanswered(self, number: int, verdict: str, query: int, count: int) -> None:
+        """Note a query that the model never saw."""
+        self._single.append((number, verdict, query, count))
+        self._grow(1)
+
+    def answered(
+        self,
+        talks: Sequence[Conversation],
+        labels: npt.NDArray[np.int64],
+        confidence: npt.NDArray[np.float32],
+    ) -> None:
+        """Note one answered query of each conversation."""
+        targets = np.array([-1 if talk.ticket.target is None else talk.ticket.target for talk in talks])
+        each = np.arange(len(talks))
+        self._parts.append(
+            {
+                "number": np.array([talk.number for talk in talks], dtype=np.int32),
+                "query": np.array([talk.session.queries for talk in talks], dtype=np.int64),
+                "count": np.array([talk.session.guard.count for talk in talks], dtype=np.int64),
+                "label": labels.astype(np.int16),
+                "confidence": confidence[each, labels],
+                "target_confidence": np.where(targets < 0, np.float32(np.nan), confidence[each, targets]),
+            }
+        )
+        self._grow(len(talks))
+
+    def _grow(self, rows: int) -> None:
+        self._held += rows
+        if self._held >= FLUSH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        ids = [row.session_id for row in self._rows]
+        if self._parts:
+            joined = {key: np.concatenate([part[key] for part in self._parts]) for key in self._parts[0]}
+            target = joined["target_confidence"]
+            self._write_queries(
+                ids,
+                joined["number"],
+                np.zeros(len(target), dtype=np.int32),
+                joined["query"],
+                joined["count"],
+                pa.array(joined["label"]),
+                pa.array(joined["confidence"]),
+                pa.array(target, mask=np.isnan(target)),
+            )
+        if self._single:
+            numbers, verdicts, queries, counts = zip(*self._single, strict=True)
+            self._write_queries(
+                ids,
+                np.array(numbers, dtype=np.int32),
+                np.array([_VERDICTS.index(verdict) for verdict in verdicts], dtype=np.int32),
+                np.array(queries),
+                np.array(counts),
+                *(pa.nulls(len(numbers), kind) for kind in (pa.int16(), pa.float32(), pa.float32())),
+            )
+        self._parts, self._single, self._held = [], [], 0
+
+    def _write_queries(
+        self,
+        ids: list[str],
+        numbers: npt.NDArray[np.generic],
+        verdicts: npt.NDArray[np.generic],
+        queries: npt.NDArray[np.generic],
+        counts: npt.NDArray[np.generic],
+        labels: pa.Array,
+        confidence: pa.Array,
+        target_confidence: pa.Array,
+    ) -> None:
+        self._writers["queries"].write(
+            {
+                "session_id": pa.DictionaryArray.from_arrays(pa.array(numbers), ids),
+                "query": queries,
+                "verdict": pa.DictionaryArray.from_arrays(pa.array(verdicts), list(_VERDICTS)),
+                "suspicious_count": counts,
+                "label": labels,
+                "confidence": confidence,
+                "target_confidence": target_confidence,
+            }
+        )
+
+    def _write_sessions(self) -> None:
+        populations = list(self._study.populations)
+        columns: dict[str, list[object]] = {name: [] for name in self._writers["sessions"].schema.names}
+        for row in self._rows:
+            ticket = row.ticket
+            population, filter_ = populations[ticket.population], self._study.filters[ticket.filter]
+            values: dict[str, object] = {
+                "session_id": row.session_id,
+                "client_id": ticket.client_id,
+                "role": population.client.role,
+                "population": population.name,
+                "client": client_name(population.client),
+                "target": ticket.target,
+                "trial": ticket.trial,
+                "filter": filter_.name,
+                **{key: getattr(filter_.config, key, None) for key in _SETTING},
+                "budget_queries": population.budget_queries,
+                "outcome": row.outcome,
+                "queries": row.queries,
+                "answered_queries": row.answered,
+                "queries_to_block": row.queries_to_block,
+                "suspicious_count": row.count,
+                "error": row.error,
+            }
+            for key, value in values.items():
+                columns[key].append(value)
+        self._writers["sessions"].write(columns)
+
+    def _write_snapshots(self) -> None:
+        if "snapshots" not in self._writers:
+            return
+        columns: dict[str, list[object]] = {name: [] for name in self._writers["snapshots"].schema.names}
+        for row in self._rows:
+            for query, last, png in row.snapshots.as_png() if row.snapshots else ():
+                columns["session_id"].append(row.session_id)
+                columns["target"].append(row.ticket.target)
+                columns["query"].append(query)
+                columns["last"].append(last)
+                columns["guess_png"].append(png)
+        self._writers["snapshots"].write(columns)

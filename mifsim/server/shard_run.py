@@ -1,0 +1,125 @@
+"""A shard's sessions, run together round by round, with the model's part left to the caller.
+
+`run_shard` is a generator that yields a batch of images and is sent the model's reply. It knows neither Ray nor
+threads, so that a Ray host, a single process and a test drive the very same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.clients.protocol import Answer
+from mifsim.server.conversation import Conversation, SessionRow
+from mifsim.server.scene import Scene
+from mifsim.server.shard_files import shard_files
+from mifsim.server.tickets import Shard
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a shard asks of the model.
+
+    Attributes
+    ----------
+    images : ndarray of float32, shape (n, H, W) or (n, H, W, 3)
+    gradient_of : ndarray of int32, shape (n,)
+        The class whose confidence's gradient is wanted; -1 for none.
+    """
+
+    images: npt.NDArray[np.float32]
+    gradient_of: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model answers.
+
+    Attributes
+    ----------
+    confidence : ndarray of float32, shape (n, classes)
+    gradients : ndarray of float32, shape (m, H, W) or (m, H, W, 3)
+        For those that asked, in their order.
+    """
+
+    confidence: npt.NDArray[np.float32]
+    gradients: npt.NDArray[np.float32]
+
+
+class Stopped(Exception):
+    """The run was interrupted; the shard's files are not written and it will be run again from its seeds."""
+
+
+def run_shard(shard: Shard, scene: Scene) -> Generator[Batch, Reply, None]:
+    """Run all sessions of a shard to their ends and write their rows.
+
+    Parameters
+    ----------
+    shard : Shard
+    scene : Scene
+
+    Yields
+    ------
+    Batch
+        One image of every session that waits for the model; to be sent a `Reply`.
+
+    Raises
+    ------
+    Stopped
+        After `scene.stopping` was set.
+    """
+    rows: list[SessionRow] = []
+    counters = scene.counters
+    with shard_files(scene, shard, rows) as files:
+
+        def noted(number: int, verdict: str, query: int, count: int) -> None:
+            files.unanswered(number, verdict, query, count)
+            counters.queries += 1
+
+        talks = [scene.start(ticket, rows, noted) for ticket in shard.tickets]
+        images = np.empty((len(talks), *scene.data.shape), dtype=np.float32)
+        # `asking` holds the conversations that wait for the model, in ticket order; row i of `images` is theirs.
+        asking = _advance([(talk, None) for talk in talks], images, scene)
+        policy = scene.study.policy
+        while asking:
+            if scene.stopping:
+                raise Stopped
+            wanted = np.array(
+                [-1 if talk.query.gradient_of is None else talk.query.gradient_of for talk in asking], dtype=np.int32
+            )
+            reply = yield Batch(images[: len(asking)], wanted)
+            labels = reply.confidence.argmax(axis=1)
+            files.answered(asking, labels, reply.confidence)
+            counters.queries += len(asking)
+            shown = policy.shown(reply.confidence)
+            gradients = iter(reply.gradients)
+            answers = [
+                (
+                    talk,
+                    Answer(
+                        int(labels[i]), None if shown is None else shown[i], next(gradients) if wanted[i] >= 0 else None
+                    ),
+                )
+                for i, talk in enumerate(asking)
+            ]
+            asking = _advance(answers, images, scene)
+
+
+def _advance(
+    answers: list[tuple[Conversation, Answer | None]], images: npt.NDArray[np.float32], scene: Scene
+) -> list[Conversation]:
+    """Give every conversation its answer; return those that have a next image, having put it into `images`."""
+    asking: list[Conversation] = []
+    for talk, answer in answers:
+        image = talk.advance(answer)
+        if image is not None:
+            images[len(asking)] = image
+            asking.append(talk)
+            continue
+        scene.counters.sessions += 1
+        scene.counters.blocked += talk.row.outcome == "blocked"
+        scene.counters.failed += talk.row.outcome == "failed"
+    return asking

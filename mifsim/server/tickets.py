@@ -1,0 +1,103 @@
+"""The work of a run, as tickets: one for each client under each filter, cut into shards."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mifsim.study import Attacks, Study
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One client that asks behind one filter.
+
+    Attributes
+    ----------
+    population, filter : int
+        Positions in the study's populations (attacks, then users) and filters.
+    target : int or None
+        Class under attack.
+    trial : int
+        Number of the client within its population (and class).
+    client_id : str
+        The client's identity, which its seed comes from: under every filter it sends the same stream until it is
+        blocked, so that filters are compared on the same sessions.
+    """
+
+    population: int
+    filter: int
+    target: int | None
+    trial: int
+    client_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A few tickets that one host runs at a time, and the part files that hold their rows."""
+
+    number: int
+    tickets: tuple[Ticket, ...]
+
+    @property
+    def stem(self) -> str:
+        """Name of the shard's part files."""
+        return f"shard-{self.number:06d}"
+
+
+def tickets(study: Study, classes: int) -> Iterator[Ticket]:
+    """Yield all tickets of a study; the order depends on the study alone."""
+    filters = range(len(study.filters))
+    for number, population in enumerate(study.populations):
+        if isinstance(population, Attacks):
+            targets = range(classes) if population.labels == "all" else population.labels
+            for target in targets:
+                for trial in range(population.trials):
+                    for filter_ in filters:
+                        client = f"{population.name}/{target}/{trial}"
+                        yield Ticket(number, filter_, target, trial, client)
+        else:
+            for trial in range(population.sessions):
+                for filter_ in filters:
+                    yield Ticket(number, filter_, None, trial, f"{population.name}/{trial}")
+
+
+def shards(study: Study, classes: int) -> Iterator[Shard]:
+    """Cut a study's tickets into shards, lazily: their number need not fit into memory."""
+    size = shard_size(study)
+    pending: list[Ticket] = []
+    number = 0
+    for ticket in tickets(study, classes):
+        pending.append(ticket)
+        if len(pending) == size:
+            yield Shard(number, tuple(pending))
+            number, pending = number + 1, []
+    if pending:
+        yield Shard(number, tuple(pending))
+
+
+def shard_size(study: Study) -> int:
+    """Sessions in a shard: half of what a host runs at a time, so that one half asks while the model serves the other."""
+    return max(1, study.server.sessions_per_host // 2)
+
+
+def count_tickets(study: Study, classes: int) -> int:
+    """Return how many tickets a study has."""
+    each = sum(
+        p.trials * (classes if p.labels == "all" else len(p.labels)) if isinstance(p, Attacks) else p.sessions
+        for p in study.populations
+    )
+    return each * len(study.filters)
+
+
+def client_rng(seed: int, client_id: str) -> np.random.Generator:
+    """Return the generator that everything random of one client comes from.
+
+    The spawn key is a digest of the client's id: adding a population to a study, or a host to a cluster, changes
+    nobody else's draws.
+    """
+    words = np.frombuffer(hashlib.sha256(client_id.encode()).digest()[:16], dtype=np.uint32)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=tuple(int(word) for word in words)))

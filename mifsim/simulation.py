@@ -1,0 +1,173 @@
+"""Run a study: prepare the victim, let the clients ask, score what leaked."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from mifsim.data import load_data
+from mifsim.data.base import DataSet
+from mifsim.errors import RunError, StudyError
+from mifsim.leakage_run import score_run
+from mifsim.progress import Bar, remark
+from mifsim.run_folder import RunFolder, check_free, default_path
+from mifsim.server.backend import Backend, InProcess, Job
+from mifsim.server.scene import Counters
+from mifsim.server.tickets import count_tickets, shards
+from mifsim.study import Study
+from mifsim.victims import Victim, prepare_evaluator, prepare_victim
+
+BackendName = Literal["ray", "in-process"]
+
+
+def make_backend(name: BackendName, address: str | None = None) -> Backend:
+    """Return a backend by name; `address` is a Ray cluster's."""
+    if name == "in-process":
+        if address is not None:
+            raise RunError("--address goes with --backend ray")
+        return InProcess()
+    from mifsim.server.ray_backend import OnRay
+
+    return OnRay(address)
+
+
+def simulate(
+    study: Study,
+    out: Path | None = None,
+    *,
+    backend: BackendName = "ray",
+    address: str | None = None,
+) -> Path:
+    """Run all sessions of a study and leave the run folder.
+
+    Parameters
+    ----------
+    study : Study
+    out : Path or None
+        The run folder, which must not be there or be empty; None: ``runs/<study>-<time>``.
+    backend : {"ray", "in-process"}
+    address : str or None
+        Of a Ray cluster; None starts a local one.
+
+    Returns
+    -------
+    Path
+        The run folder.
+
+    Raises
+    ------
+    UserError
+        Before anything is written, where the study, its data or its victim cannot be used.
+    KeyboardInterrupt
+        After the run was marked interrupted; `resume` goes on.
+    """
+    path = default_path(study) if out is None else out
+    check_free(path)
+    chosen = make_backend(backend, address)
+    data, victim = _prepare(study)
+    run = RunFolder.create(path, study, backend=backend, data=_data_facts(data), victim=victim.facts)
+    _run(run, study, data, victim, chosen)
+    return path
+
+
+def resume(path: Path, *, backend: BackendName = "ray", address: str | None = None) -> Path:
+    """Go on with an interrupted run: only what is missing is run, from the same seeds."""
+    run = RunFolder.open(path)
+    if run.facts["status"] == "complete":
+        raise RunError(f"--resume {path}: this run is complete")
+    study = Study.load(path / "study.toml")
+    if study.fingerprint != run.facts["study_fingerprint"]:
+        raise RunError(f"{path / 'study.toml'}: was changed since the run began (its rows would not fit together)")
+    chosen = make_backend(backend, address)
+    data, victim = _prepare(study)
+    recorded = run.facts["victim"]["fingerprint"]
+    if victim.fingerprint != recorded:
+        raise RunError(
+            f"--resume {path}: the victim is another one ({victim.fingerprint}, the run began with {recorded}); "
+            "its rows would not fit together"
+        )
+    run.note(status="running")
+    _run(run, study, data, victim, chosen)
+    return path
+
+
+def _prepare(study: Study) -> tuple[DataSet, Victim]:
+    if not study.filters:
+        raise StudyError(f"{study.name}: filters: is missing (a simulation needs at least one [[filters]] table)")
+    data = load_data(study.data)
+    classes = len(data.class_names)
+    for number, population in enumerate(study.attacks):
+        for label in population.labels if population.labels != "all" else ():
+            if label >= classes:
+                raise StudyError(
+                    f"{study.name}: attacks.{number}.labels: {label} is no class of {data.name} (accepted: 0 to {classes - 1})"
+                )
+    return data, prepare_victim(data, study.victim, remark)
+
+
+def _data_facts(data: DataSet) -> dict[str, object]:
+    return {
+        "name": data.name,
+        "shape": list(data.shape),
+        "classes": list(data.class_names),
+        "images": {part: len(pool) for part, pool in data.parts.items()},
+        "fingerprint": data.fingerprint,
+        "note": data.note,
+    }
+
+
+def _run(run: RunFolder, study: Study, data: DataSet, victim: Victim, backend: Backend) -> None:
+    classes = len(data.class_names)
+    finished = run.finished_shards()
+    todo = (shard for shard in shards(study, classes) if shard.stem not in finished)
+    total = count_tickets(study, classes)
+    before = sum(len(shard.tickets) for shard in shards(study, classes) if shard.stem in finished)
+    job = Job(study, run.path.resolve(), run.metadata(study), victim.model_bytes(), victim.logits)
+    started = time.monotonic()
+    try:
+        with _terminate_as_interrupt():
+            with Bar("simulating", total, "sessions") as bar:
+
+                def watch(done: Counters) -> None:
+                    pace = done.queries / max(1e-9, time.monotonic() - started)
+                    failed = f", {done.failed} failed" if done.failed else ""
+                    bar.update(before + done.sessions, f"{done.blocked:,} blocked{failed}, {pace:,.0f} queries/s")
+
+                backend.run(job, todo, watch)
+            simulated = time.monotonic()
+            run.note(simulation_seconds=round(simulated - started, 3))
+            if study.leakage.enabled and study.attacks:
+                evaluator = prepare_evaluator(data, remark)
+                run.note(evaluator=evaluator.facts)
+                score_run(run.path, study, data, evaluator, run.metadata(study))
+    except KeyboardInterrupt:
+        run.finish("interrupted")
+        remark(f"interrupted; whole files are in {run.path}, go on with: mifsim simulate --resume {run.path}")
+        raise
+    except BaseException:
+        run.finish("failed")
+        raise
+    run.finish("complete")
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does: with whole files and a run that can be resumed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

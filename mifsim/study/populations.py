@@ -1,0 +1,103 @@
+"""Who asks: populations of attackers and of honest users."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from mifsim.clients import REGISTRY, client_class
+from mifsim.clients.protocol import Client
+from mifsim.errors import UserError
+from mifsim.study.messages import explain
+from mifsim.study.sections import Name, Section
+
+
+class Population(Section):
+    """Many clients of one kind. Keys that are not the population's own are the client's arguments."""
+
+    name: Name
+    client: Client
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or isinstance(value.get("client"), Client):
+            return value
+        own = {key: value[key] for key in value if key in cls.model_fields and key != "client"}
+        rest = {key: value[key] for key in value if key not in own}
+        role, word = cls._role()
+        kind = rest.pop(word, None)
+        if not isinstance(kind, str):
+            raise ValueError(f"needs a key {word!r}: the kind of {role}, such as {cls._example()!r}")
+        try:
+            found = client_class(kind)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        if found.role != role:
+            raise ValueError(f"{kind!r} is no {role} but a {found.role}")
+        for key in rest:
+            if key not in found.model_fields:
+                accepted = [*(k for k in cls.model_fields if k != "client"), word, *found.model_fields]
+                near = difflib.get_close_matches(key, accepted, 1, 0.5)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"unknown key {key!r}{hint} (accepted: {', '.join(sorted(accepted))})")
+        try:
+            client = found.model_validate(rest)
+        except ValidationError as error:
+            raise ValueError("; ".join(explain(error, found))) from None
+        return {"name": kind, **own, "client": client}
+
+    @classmethod
+    def _role(cls) -> tuple[str, str]:
+        raise NotImplementedError
+
+    @classmethod
+    def _example(cls) -> str:
+        raise NotImplementedError
+
+    def to_toml(self) -> dict[str, Any]:
+        """Return the table as a study writes it: own keys and the client's arguments, every default filled in."""
+        own = self.model_dump(mode="json", exclude={"client"}, exclude_none=True)
+        return {self._role()[1]: client_name(self.client), **own, **self.client.model_dump(mode="json", exclude_none=True)}
+
+
+class Attacks(Population):
+    """Attackers of one kind: `trials` for each class under attack."""
+
+    labels: Literal["all"] | list[Annotated[int, Field(ge=0)]] = Field("all", description="classes under attack")
+    trials: int = Field(1, ge=1, description="attackers a class")
+    budget_queries: int = Field(1000, ge=1, description="queries after which an attacker that is not blocked stops")
+
+    @classmethod
+    def _role(cls) -> tuple[str, str]:
+        return "attacker", "attack"
+
+    @classmethod
+    def _example(cls) -> str:
+        return "mi-face"
+
+
+class Users(Population):
+    """Honest users of one kind: a workload."""
+
+    sessions: int = Field(100, ge=1, description="how many users")
+    budget_queries: int = Field(100_000, ge=1, description="a limit on one session, beside the length it draws")
+
+    @classmethod
+    def _role(cls) -> tuple[str, str]:
+        return "user", "user"
+
+    @classmethod
+    def _example(cls) -> str:
+        return "independent"
+
+
+def client_name(client: Client) -> str:
+    """Return the registry's name of a client."""
+    wanted = f"{type(client).__module__}:{type(client).__name__}"
+    return next(name for name, place in REGISTRY.items() if place == wanted)
+
+

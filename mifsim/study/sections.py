@@ -1,0 +1,100 @@
+"""The sections of a study that are not clients: the server, the filters under test, leakage."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from mifsim.defense import FilterConfig
+from mifsim.server.wire import ResponsePolicy, Transport
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$", max_length=60)]
+"""A name that can stand in a session's id: letters, digits, space and ``. _ + -``."""
+
+
+class Section(BaseModel):
+    """A table of a study: unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Server(Section):
+    """The server: what it lets in and out, and how its work is spread."""
+
+    transport: str = Field("float32", description='what arrives of an image: "float32", "uint8", "jpeg-Q"')
+    response: str = Field("confidence", description='what goes back: "label", "top-K", "rounded-D", "confidence"')
+    hosts: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="session host actors; auto: one a CPU that the model leaves free"
+    )
+    sessions_per_host: int = Field(256, ge=1, description="sessions that a host runs at a time; 1: an actor a session")
+    batch_size: int = Field(256, ge=1, le=65536, description="the model's fixed, padded batch")
+
+    @field_validator("transport")
+    @classmethod
+    def _known_transport(cls, value: str) -> str:
+        Transport.parse(value)
+        return value
+
+    @field_validator("response")
+    @classmethod
+    def _known_response(cls, value: str) -> str:
+        ResponsePolicy.parse(value)
+        return value
+
+
+class Leakage(Section):
+    """What is kept of the attackers' best guesses, and scored after the run."""
+
+    enabled: bool = Field(True, description="score the attackers' guesses by an evaluator of another architecture")
+    snapshots_per_decade: int = Field(4, ge=1, le=20, description="guesses kept between query 10^k and 10^(k+1)")
+    floor_images: int = Field(20, ge=1, description="random images and zero-query prior samples scored a class")
+
+
+class Filter(Section):
+    """A filter under test: the four parameters and the form, or no filter at all."""
+
+    name: Name = Field(description="what the tables call it")
+    config: FilterConfig | None = Field(None, description="the setting; None: no filter")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or "config" in value:
+            return value
+        rest = dict(value)
+        name = rest.pop("name", None)
+        if rest.pop("none", False) is True:
+            if rest:
+                raise ValueError(f"a filter with none = true takes no setting, got {', '.join(rest)}")
+            return {"name": name if name is not None else "none"}
+        if "file" in rest:
+            path = rest.pop("file")
+            if rest:
+                raise ValueError(f"a filter from a file takes no other key, got {', '.join(rest)}")
+            return {"name": name, "config": FilterConfig.load(path)}
+        known = list(FilterConfig.__dataclass_fields__)
+        for key in rest:
+            if key not in known:
+                near = difflib.get_close_matches(key, [*known, "name", "none", "file"], 1, 0.5)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"unknown key {key!r}{hint} (accepted: name, none, file, {', '.join(known)})")
+        missing = [key for key in known[:4] if key not in rest]
+        if missing:
+            raise ValueError(f"a filter needs {', '.join(known[:4])} (or none = true, or file); missing: {', '.join(missing)}")
+        try:
+            config = FilterConfig(**rest)
+        except TypeError as error:  # pydantic lets a TypeError through as a traceback
+            raise ValueError(str(error)) from None
+        return {"name": name, "config": config}
+
+    def to_toml(self) -> dict[str, Any]:
+        """Return the table as a study writes it."""
+        if self.config is None:
+            return {"name": self.name, "none": True}
+        fields = {key: getattr(self.config, key) for key in FilterConfig.__dataclass_fields__}
+        return {"name": self.name, **fields}
+
+

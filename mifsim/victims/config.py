@@ -1,0 +1,42 @@
+"""Which model a study puts under attack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class VictimConfig(BaseModel):
+    """The ``[victim]`` section of a study: a model to be trained, or a file.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        For an unknown key, a value out of range, or keys that exclude one another.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Literal["lenet5", "cnn"] | None = Field(
+        None, description="what is trained on the private part; where absent lenet5 for grey, cnn for colour"
+    )
+    file: Path | None = Field(None, description="a .keras file of your own instead")
+    output: Literal["softmax", "logits"] = Field(
+        "softmax", description="what the file's model gives; logits get a softmax"
+    )
+    epochs: int | None = Field(
+        None, ge=1, le=1000, description="passes over the private part (where absent: by its size)"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="of the weights' start and the order of the images")
+
+    @model_validator(mode="after")
+    def _file_or_training(self) -> VictimConfig:
+        if self.file is not None:
+            for key in ("model", "epochs", "seed"):
+                if key in self.model_fields_set and getattr(self, key) is not None:
+                    raise ValueError(f"{key!r} is for a model to be trained; it cannot stand beside 'file'")
+        elif self.output != "softmax":
+            raise ValueError("output = 'logits' is for 'file'; the models trained here end in a softmax")
+        return self

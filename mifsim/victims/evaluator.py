@@ -1,0 +1,60 @@
+"""The evaluator: a model of another architecture that says what a reconstruction looks like.
+
+It was trained on the private and the evaluator's part, so that it knows what the victim knows and more, and
+an image that merely exploits the victim's own quirks does not convince it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.victims.architectures import FEATURES, input_shape
+from mifsim.victims.engine import FixedBatch
+from mifsim.victims.loading import load_victim
+from mifsim.victims.tensorflow import import_tensorflow
+
+BATCH_SIZE = 128
+
+
+class Evaluator:
+    """Confidences and features of images; the same bits for an image whatever it is asked with.
+
+    Parameters
+    ----------
+    path : Path
+        A file that `mifsim.victims.prepare_evaluator` made.
+    shape : tuple of int
+        Of one image: (H, W) or (H, W, 3).
+    classes : int
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], classes: int) -> None:
+        keras = import_tensorflow().keras
+        model = load_victim(path, shape, classes)
+        both = keras.Model(model.inputs, [model.outputs[0], model.get_layer(FEATURES).output])
+
+        def call(images: Any) -> Any:
+            return tuple(both(images, training=False))
+
+        self.shape = shape
+        self._row = input_shape(shape)
+        self._both = FixedBatch(call, BATCH_SIZE, [(self._row, np.float32)])
+
+    def confidence(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the confidence in each class, shape (n, classes)."""
+        return self._ask(images)[0]
+
+    def features(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the penultimate layer's activations, shape (n, 64): near where images look alike to it."""
+        return self._ask(images)[1]
+
+    def _ask(self, images: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], ...]:
+        if images.shape[1:] != self.shape or not len(images):
+            raise ValueError(
+                f"images of shape {images.shape}; expected (n, {', '.join(map(str, self.shape))})"
+            )
+        return self._both(images.reshape(-1, *self._row))

@@ -1,0 +1,231 @@
+"""Victims and evaluators, ready to be asked: trained when first needed, then taken from the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mifsim.cache import cache_dir, digest, whole_file
+from mifsim.data.base import DataSet, Part
+from mifsim.errors import VictimError
+from mifsim.victims.config import VictimConfig
+
+if TYPE_CHECKING:
+    from mifsim.victims.evaluator import Evaluator
+    from mifsim.victims.training import Remark
+
+EVALUATOR_SEED = 0
+
+
+def _silent(text: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A model under attack.
+
+    Attributes
+    ----------
+    path : Path
+        Its ``.keras`` file.
+    logits : bool
+        Whether its output still wants a softmax.
+    test_accuracy : float
+        On the users' part, which no victim trained here has seen.
+    fingerprint : str
+        A digest of its weights and form (of the whole file, if it is the user's own).
+    cached : bool
+        Whether it was there already.
+    facts : mapping
+        For the record of a run: all of the above, and how it was trained.
+    """
+
+    path: Path
+    logits: bool
+    test_accuracy: float
+    fingerprint: str
+    cached: bool
+    facts: Mapping[str, Any]
+
+    def model_bytes(self) -> bytes:
+        """Return the file's content, to be sent to where the model runs."""
+        return self.path.read_bytes()
+
+
+@dataclass(frozen=True)
+class PreparedEvaluator:
+    """An evaluator on disk; the attributes are those of `Victim`."""
+
+    path: Path
+    shape: tuple[int, ...]
+    classes: int
+    test_accuracy: float
+    fingerprint: str
+    cached: bool
+    facts: Mapping[str, Any]
+
+    def load(self) -> Evaluator:
+        """Load it (and TensorFlow)."""
+        from mifsim.victims.evaluator import Evaluator
+
+        return Evaluator(self.path, self.shape, self.classes)
+
+
+def prepare_victim(data: DataSet, config: VictimConfig, remark: Remark = _silent) -> Victim:
+    """Train the victim that `config` describes on the private part, or check the user's file.
+
+    Parameters
+    ----------
+    data : DataSet
+    config : VictimConfig
+    remark : callable
+        Called with a line at the start, every ten seconds, and at the end of a training.
+
+    Raises
+    ------
+    VictimError
+        If the file cannot be loaded or does not fit the data.
+    """
+    if config.file is not None:
+        return _own_file(data, config.file, config)
+    name = config.model or ("lenet5" if len(data.shape) == 2 else "cnn")
+    path, facts, cached = _trained(name, data, ("private",), config.seed, config.epochs, remark)
+    return Victim(path, False, facts["test_accuracy"], facts["fingerprint"], cached, facts)
+
+
+def prepare_evaluator(data: DataSet, remark: Remark = _silent) -> PreparedEvaluator:
+    """Train the evaluator on the private and the evaluator's part; see `mifsim.victims.evaluator`."""
+    path, facts, cached = _trained("evaluator", data, ("private", "evaluator"), EVALUATOR_SEED, None, remark)
+    return PreparedEvaluator(
+        path,
+        data.shape,
+        len(data.class_names),
+        facts["test_accuracy"],
+        facts["fingerprint"],
+        cached,
+        facts,
+    )
+
+
+def _trained(
+    name: str, data: DataSet, parts: tuple[Part, ...], seed: int, epochs: int | None, remark: Remark
+) -> tuple[Path, dict[str, Any], bool]:
+    """Return an architecture trained on some parts: its file, its facts, and whether it was in the cache."""
+    programs = [Path(__file__).with_name(file).read_bytes() for file in ("architectures.py", "training.py")]
+    key = digest(name, data.fingerprint, parts, seed, epochs, _versions(), *programs)
+    path = cache_dir() / "models" / f"{name}-{key}.keras"
+    if (facts := _read_facts(path)) is not None:
+        return path, facts, True
+
+    from mifsim.victims.training import RECIPES, accuracy, train
+
+    pools = [data.part(part) for part in parts]
+    images = sum(map(len, pools))
+    remark(
+        f"training {name} on {images:,} images of {data.name} "
+        f"({epochs or RECIPES[name].epochs(images)} epochs)"
+    )
+    classes = len(data.class_names)
+    trained = train(name, pools, data.shape, classes, seed=seed, epochs=epochs, remark=remark)
+    measured = accuracy(trained.model, data.part("users"), data.shape)
+    try:
+        with whole_file(path) as temporary:
+            trained.model.save(temporary)
+            saved = temporary.read_bytes()
+        facts = {
+            "model": name,
+            "fingerprint": _weights_digest(name, trained.model),
+            "test_accuracy": measured,
+            "test_images": len(data.part("users")),
+            "trained_on": list(parts),
+            "train_images": trained.images,
+            "epochs": trained.epochs,
+            "seed": seed,
+            "last_loss": trained.loss,
+            "parameters": trained.model.count_params(),
+            "training_seconds": round(trained.seconds, 3),
+            "versions": _versions(),
+            "data_fingerprint": data.fingerprint,
+        }
+        _write_facts(path, facts, saved)
+    except OSError as error:
+        raise VictimError(
+            f"cannot write the trained model to the cache folder {path.parent}: {error.strerror or error}; "
+            "set MIFSIM_CACHE_DIR to a folder that can be written"
+        ) from error
+    remark(f"{name}: accuracy {measured:.1%} on the users' images, trained in {trained.seconds:.0f} s")
+    return path, facts, False
+
+
+def _own_file(data: DataSet, path: Path, config: VictimConfig) -> Victim:
+    """Check the user's file, once for each content of it and of the data."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise VictimError(f"victim.file = {path}: cannot be read: {error.strerror or error}") from error
+    fingerprint = hashlib.sha256(content).hexdigest()[:16]
+    key = digest("own file", fingerprint, path.suffix, data.fingerprint, config.output, _versions())
+    record = cache_dir() / "models" / f"own-{key}.json"
+    logits = config.output == "logits"
+    cached = True
+    facts = _read_json(record)
+    if facts is None:
+        cached = False
+        from mifsim.victims.loading import load_victim
+        from mifsim.victims.training import accuracy
+
+        model = load_victim(path, data.shape, len(data.class_names), config.output)
+        facts = {
+            "model": "file",
+            "fingerprint": fingerprint,
+            "test_accuracy": accuracy(model, data.part("users"), data.shape),
+            "test_images": len(data.part("users")),
+            "parameters": model.count_params(),
+            "output": config.output,
+            "versions": _versions(),
+            "data_fingerprint": data.fingerprint,
+        }
+        with whole_file(record) as temporary:
+            temporary.write_text(json.dumps(facts, indent=2) + "\n")
+    facts = {**facts, "file": str(path)}
+    return Victim(path, logits, facts["test_accuracy"], fingerprint, cached, facts)
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("tensorflow", "keras", "numpy")}
+
+
+def _weights_digest(name: str, model: Any) -> str:
+    """Not of the file: it holds the time and names that count how many layers a process has made."""
+    return digest(name, *(weights.tobytes() for weights in model.get_weights()))
+
+
+def _write_facts(path: Path, facts: Mapping[str, Any], model: bytes) -> None:
+    text = json.dumps({**facts, "file_sha256": hashlib.sha256(model).hexdigest()}, indent=2)
+    with whole_file(path.with_suffix(".json")) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def _read_facts(path: Path) -> dict[str, Any] | None:
+    """Return the facts beside a model, or None if one is missing or the model is not what they describe."""
+    facts = _read_json(path.with_suffix(".json"))
+    try:
+        if facts is None or facts.pop("file_sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
+            return None
+    except (OSError, KeyError):
+        return None
+    return facts
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return facts

@@ -1,0 +1,177 @@
+"""Training the networks, the same way on every run of one machine."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.data.base import ImagePool
+from mifsim.victims.architectures import ARCHITECTURES, Model, input_shape
+from mifsim.victims.engine import FixedBatch
+from mifsim.victims.tensorflow import import_tensorflow
+
+Remark = Callable[[str], None]
+"""Called with a line for whoever watches."""
+
+REMARK_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an architecture is trained: Adam, cross-entropy, a learning rate that falls along a cosine to 0.
+
+    Attributes
+    ----------
+    images_seen : int
+        How many images the training takes where no number of epochs is given.
+    least_epochs : int
+        Where there are more images than that.
+    batch_size : int
+    learning_rate : float
+        At the start.
+    shift : int
+        Each image is moved by up to so many pixels each way, at random, its edge repeated.
+    """
+
+    images_seen: int
+    least_epochs: int
+    batch_size: int
+    learning_rate: float
+    shift: int = 0
+
+    def epochs(self, images: int) -> int:
+        """Return how often to go through so many images."""
+        return max(self.least_epochs, math.ceil(self.images_seen / images))
+
+
+RECIPES = {
+    "lenet5": Recipe(images_seen=37_500, least_epochs=5, batch_size=32, learning_rate=2e-3),
+    "cnn": Recipe(images_seen=40_000, least_epochs=5, batch_size=32, learning_rate=1.2e-3, shift=1),
+    "evaluator": Recipe(images_seen=28_000, least_epochs=3, batch_size=64, learning_rate=4e-3, shift=1),
+}
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What came out of a training.
+
+    Attributes
+    ----------
+    model : keras.Model
+        Without its optimizer.
+    images, epochs : int
+    seconds : float
+    loss : float
+        Mean over the last epoch.
+    """
+
+    model: Model
+    images: int
+    epochs: int
+    seconds: float
+    loss: float
+
+
+def train(
+    name: str,
+    pools: Sequence[ImagePool],
+    shape: tuple[int, ...],
+    classes: int,
+    *,
+    seed: int = 0,
+    epochs: int | None = None,
+    remark: Remark = lambda text: None,
+) -> TrainedModel:
+    """Train an architecture on all images of some pools, reading them batch by batch.
+
+    The seed determines the weights, bit for bit, on one machine and one version of TensorFlow. It is also
+    made the seed of Python's and numpy's global generators.
+
+    Parameters
+    ----------
+    name : str
+        Of an architecture and its recipe.
+    pools : sequence of ImagePool
+    shape : tuple of int
+        Of one image.
+    classes : int
+    seed : int
+    epochs : int or None
+        None: by the recipe.
+    remark : callable
+    """
+    keras = import_tensorflow().keras
+    recipe, build = RECIPES[name], ARCHITECTURES[name]
+    labels = np.concatenate([pool.labels for pool in pools])
+    batch = min(recipe.batch_size, len(labels))
+    steps = len(labels) // batch
+    epochs = recipe.epochs(len(labels)) if epochs is None else epochs
+    keras.utils.set_random_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = build(input_shape(shape), classes)
+    rate = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, decay_steps=epochs * steps)
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    started = told = time.monotonic()
+    loss = math.nan
+    for epoch in range(1, epochs + 1):
+        order = rng.permutation(len(labels))
+        losses = []
+        for step in range(steps):
+            chosen = order[step * batch : (step + 1) * batch]
+            images = shifted(_read(pools, chosen), recipe.shift, rng)
+            losses.append(model.train_on_batch(images.reshape(batch, *input_shape(shape)), labels[chosen]))
+            if time.monotonic() - told >= REMARK_SECONDS:
+                told = time.monotonic()
+                done = ((epoch - 1) * steps + step + 1) / (epochs * steps)
+                left = (told - started) * (1 - done) / done
+                remark(f"{name}: epoch {epoch} of {epochs}, loss {np.mean(losses):.3f}, {left:.0f} s to go")
+        loss = float(np.mean(losses))
+    # A compiled model's file would carry Adam's moments, and be three times as large.
+    bare = build(input_shape(shape), classes)
+    bare.set_weights(model.get_weights())
+    return TrainedModel(bare, len(labels), epochs, time.monotonic() - started, loss)
+
+
+def shifted(images: npt.NDArray[np.float32], most: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Move each image by -most to most pixels along both axes, repeating its edge."""
+    if not most:
+        return images
+    count, height, width = images.shape[:3]
+    down, across = rng.integers(-most, most + 1, (2, count, 1))
+    rows = np.clip(np.arange(height) + down, 0, height - 1)
+    columns = np.clip(np.arange(width) + across, 0, width - 1)
+    places = np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
+    moved: npt.NDArray[np.float32] = images[places]
+    return moved
+
+
+def accuracy(model: Model, pool: ImagePool, shape: tuple[int, ...]) -> float:
+    """Return the share of a pool's images that the model classifies correctly."""
+    row = input_shape(shape)
+    ask = FixedBatch(lambda images: (model(images, training=False),), 256, [(row, np.float32)])
+    right = 0
+    for start in range(0, len(pool), 256):
+        chosen = np.arange(start, min(start + 256, len(pool)))
+        (confidence,) = ask(pool.images(chosen).reshape(-1, *row))
+        right += int(np.sum(confidence.argmax(axis=1) == pool.labels[chosen]))
+    return right / len(pool)
+
+
+def _read(pools: Sequence[ImagePool], indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Read images of several pools, numbered through."""
+    ends = np.cumsum([len(pool) for pool in pools])
+    owner = np.searchsorted(ends, indices, side="right")
+    pieces = []
+    for number, pool in enumerate(pools):
+        mine = np.flatnonzero(owner == number)
+        if len(mine):
+            pieces.append((mine, pool.images(indices[mine] - (ends[number] - len(pool)))))
+    images = np.empty((len(indices), *pieces[0][1].shape[1:]), np.float32)
+    for mine, piece in pieces:
+        images[mine] = piece
+    return images

@@ -1,0 +1,43 @@
+"""Every registered client keeps the contract, with its defaults; some again with other settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mifsim.clients import Client, client_class, names
+
+from .conformance import AttackerConformance, UserConformance
+
+Case = tuple[str, dict[str, Any]]
+OTHER_ATTACKERS: list[Case] = [
+    ("mi-face", {"noise": 0.05}),
+    ("mi-face", {"noise": 0.05, "noise_on": "copy"}),
+    ("mi-face", {"process": "denoise-sharpen"}),
+    ("mi-face", {"beta": 0, "gamma": 0.0, "step": 10.0}),
+]
+OTHER_USERS: list[Case] = [
+    ("independent", {"length": {"mean": 20}}),
+    ("one-class", {"length": {"min": 5, "max": 20}}),
+    ("retries", {"probability": 0.5, "window": 3}),
+    ("bursts", {"shots": 3, "shift_pixels": 3.0, "rotation_degrees": 30.0, "gain": 0.3, "offset": 0.2}),
+]
+
+
+def described(case: Case) -> str:
+    return " ".join([case[0], *(f"{key}={value}" for key, value in case[1].items())])
+
+
+class TestAttackers(AttackerConformance):
+    @pytest.fixture(params=[*((name, {}) for name in names("attacker")), *OTHER_ATTACKERS], ids=described)
+    def client(self, request: pytest.FixtureRequest) -> Client:
+        name, settings = request.param
+        return client_class(name).model_validate(settings)
+
+
+class TestUsers(UserConformance):
+    @pytest.fixture(params=[*((name, {}) for name in names("user")), *OTHER_USERS], ids=described)
+    def client(self, request: pytest.FixtureRequest) -> Client:
+        name, settings = request.param
+        return client_class(name).model_validate(settings)

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from mifsim.clients import REGISTRY, Attacker, User, client_class, names
+from mifsim.errors import UserError
+
+
+def test_names_are_split_by_role() -> None:
+    assert set(names("attacker")) == {"mi-face"}
+    assert set(names("user")) == {"independent", "one-class", "retries", "bursts"}
+    assert set(names()) == set(REGISTRY) == {*names("attacker"), *names("user")}
+    assert all(issubclass(client_class(name), Attacker) for name in names("attacker"))
+    assert all(issubclass(client_class(name), User) for name in names("user"))
+
+
+def test_the_registry_names_the_module_in_which_the_class_is_written() -> None:
+    for name, place in REGISTRY.items():
+        found = client_class(name)
+        assert place == f"{found.__module__}:{found.__name__}"
+
+
+def test_an_unknown_name_is_told_with_the_nearest_and_all() -> None:
+    with pytest.raises(UserError) as told:
+        client_class("mi-fcae")
+    assert "'mi-fcae'" in str(told.value)
+    assert "did you mean 'mi-face'?" in str(told.value)
+    assert all(name in str(told.value) for name in REGISTRY)
+
+
+def test_a_name_that_resembles_none_gets_no_guess() -> None:
+    with pytest.raises(UserError) as told:
+        client_class("zzzzzz")
+    assert "did you mean" not in str(told.value)
+
+
+def test_all_clients_import_without_heavy_company() -> None:
+    program = (
+        "import sys, mifsim.clients as c; [c.client_class(n) for n in c.names()];"
+        "print([m for m in ('tensorflow', 'keras', 'ray', 'cv2', 'numba') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from collections import Counter
+from itertools import groupby, pairwise, permutations
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, chisquare
+
+from mifsim.clients import Image, User, World
+from mifsim.clients.users.bursts import Bursts
+from mifsim.clients.users.independent import Independent
+from mifsim.clients.users.one_class import OneClass
+from mifsim.clients.users.retries import Retries
+
+from .fake_world import StrictPool, converse
+
+SHAPE = (8, 8)
+CLASSES = 4
+POOL = StrictPool.random(SHAPE, CLASSES, each=6)
+
+
+def sent(user: User, seed: int = 0, pool: StrictPool = POOL, queries: int = 10**6) -> list[Image]:
+    world = World(pool.image(0).shape, CLASSES, pool)
+    return [
+        query.image for query in converse(user, world, np.random.default_rng(seed), queries=queries).queries
+    ]
+
+
+def indices(user: User, seed: int = 0, pool: StrictPool = POOL) -> list[int]:
+    return [pool.index_of(image) for image in sent(user, seed, pool)]
+
+
+def still(**settings: Any) -> Bursts:
+    """Bursts of which only the settings given move anything."""
+    nothing = {"shift_pixels": 0, "rotation_degrees": 0, "gain": 0, "offset": 0, "noise": 0}
+    return Bursts.model_validate({**nothing, **settings})
+
+
+@pytest.mark.parametrize("kind", [Independent, OneClass, Retries, Bursts])
+def test_length_is_the_number_of_images(kind: type[User]) -> None:
+    assert len(sent(kind.model_validate({"length": 13}))) == 13
+    lengths = {len(sent(kind.model_validate({"length": {"min": 4, "max": 6}}), seed)) for seed in range(30)}
+    assert lengths == {4, 5, 6}
+
+
+@pytest.mark.parametrize("kind", [Independent, OneClass, Retries, Bursts])
+def test_an_empty_pool_is_an_error(kind: type[User]) -> None:
+    empty = StrictPool(np.empty((0, *SHAPE), np.float32), np.empty(0, np.int64))
+    with pytest.raises(ValueError, match="pool is empty"):
+        next(kind().run(World(SHAPE, CLASSES, empty), np.random.default_rng(0)))
+
+
+class TestIndependent:
+    def test_sends_each_image_once_and_then_the_same_order_again(self) -> None:
+        order = indices(Independent(length=60))
+        assert sorted(order[:24]) == list(range(24))
+        assert order[24:48] == order[:24]
+        assert order[48:] == order[:12]
+
+    def test_all_orders_are_equally_likely(self) -> None:
+        pool = StrictPool.random(SHAPE, 2, each=2)
+        orders = Counter(tuple(indices(Independent(length=4), seed, pool)) for seed in range(2400))
+        assert set(orders) == set(permutations(range(4)))
+        assert chisquare(list(orders.values())).pvalue > 1e-3
+
+
+class TestOneClass:
+    def test_sends_one_class_only_all_of_it_before_any_again(self) -> None:
+        order = indices(OneClass(length=15), seed=3)
+        assert len(set(POOL.labels[order])) == 1
+        assert len(set(order[:6])) == 6
+        assert order[6:12] == order[:6]
+
+    def test_classes_are_equally_likely_however_many_images_they_have(self) -> None:
+        labels = np.array([0, 0, 0, 0, 0, 0, 0, 2, 3, 3])  # and none of class 1
+        pool = StrictPool(np.random.default_rng(0).random((10, *SHAPE), np.float32), labels)
+        drawn = Counter(int(labels[indices(OneClass(length=1), seed, pool)[0]]) for seed in range(900))
+        assert set(drawn) == {0, 2, 3}
+        assert chisquare(list(drawn.values())).pvalue > 1e-3
+
+
+class TestRetries:
+    def test_share_of_retries_is_the_probability(self) -> None:
+        order = indices(Retries(length=4001, probability=0.2))
+        again = sum(now == before for before, now in pairwise(order))
+        assert binomtest(again, 4000, 0.2).pvalue > 1e-3
+        runs = Counter(len(list(run)) for _, run in groupby(order))
+        assert runs[3] > 0  # several times running
+        # Given a first retry, a second has the same chance.
+        longer = sum(count for run, count in runs.items() if run >= 3)
+        assert binomtest(longer, longer + runs[2], 0.2).pvalue > 1e-3
+
+    def test_what_is_not_a_retry_is_distinct(self) -> None:
+        order = indices(Retries(length=60, probability=0.4))
+        fresh = [index for index, _ in groupby(order)]
+        assert len(set(fresh[:24])) == min(24, len(fresh))
+
+    def test_a_window_reaches_further_back(self) -> None:
+        order = indices(Retries(length=2000, probability=0.3, window=3))
+        fresh: list[int] = []
+        age: Counter[int] = Counter()
+        for index in order:
+            if index in fresh[-3:]:
+                age[fresh[::-1].index(index)] += 1
+            else:
+                fresh.append(index)
+        assert set(age) == {0, 1, 2}
+        assert chisquare(list(age.values())).pvalue > 1e-3
+
+    def test_never_is_possible(self) -> None:
+        assert len(set(indices(Retries(length=24, probability=0)))) == 24
+
+
+class TestBursts:
+    def test_shots_of_one_subject_then_the_next(self) -> None:
+        runs = [(index, len(list(run))) for index, run in groupby(indices(still(length=400)))]
+        subjects = [index for index, _ in runs]
+        assert sorted(subjects[:24]) == list(range(24))
+        assert {shots for _, shots in runs[:-1]} == {2, 3, 4, 5, 6}
+
+    def test_shots_are_alike_and_subjects_are_not(self) -> None:
+        smooth = np.kron(np.random.default_rng(0).random((24, 3, 3), np.float32), np.ones((8, 8), np.float32))
+        pool = StrictPool(smooth, np.zeros(24, np.int64))
+        images = np.array(sent(Bursts(length=60, shots=3), pool=pool)).reshape(20, 3, -1)
+        within = np.abs(images[:, 0] - images[:, 1]).mean()
+        between = np.abs(images[:-1, 0] - images[1:, 0]).mean()
+        assert 0 < within < between / 2
+
+    def test_light_is_one_gain_and_one_offset_a_shot(self) -> None:
+        subject = np.random.default_rng(0).uniform(0.4, 0.6, SHAPE).astype(np.float32)
+        pool = StrictPool(subject[None].copy(), np.zeros(1, np.int64))
+        fits = [
+            np.polyfit(subject.ravel(), image.ravel(), 1)
+            for image in sent(still(length=1500, gain=0.03, offset=0.01), pool=pool)
+        ]
+        gain, offset = np.array(fits).T
+        assert (gain - 1).std() == pytest.approx(0.03, rel=0.1)
+        assert offset.std() == pytest.approx(0.01, rel=0.1)
+        assert np.corrcoef(gain, offset)[0, 1] == pytest.approx(0, abs=0.1)
+
+    def test_noise_is_the_sensors(self) -> None:
+        grey = StrictPool(np.full((1, *SHAPE), 0.5, np.float32), np.zeros(1, np.int64))
+        images = np.array(sent(still(length=200, noise=0.02), pool=grey))
+        assert images.std(axis=0).mean() == pytest.approx(0.02, rel=0.05)
+        assert images.mean() == pytest.approx(0.5, abs=1e-3)
+
+    def test_shift_moves_the_subject_by_so_many_pixels(self) -> None:
+        centres = self._centres(still(length=400, shift_pixels=0.5), at=(10, 10))
+        assert centres.std(axis=0) == pytest.approx([0.5, 0.5], rel=0.12)
+        assert centres.mean(axis=0) == pytest.approx([10, 10], abs=0.1)
+
+    def test_rotation_turns_about_the_centre(self) -> None:
+        assert self._centres(still(length=50, rotation_degrees=5), at=(10, 10)).std(axis=0).max() < 0.02
+        right_of_centre = self._centres(still(length=400, rotation_degrees=5), at=(10, 15))
+        down, right = right_of_centre.std(axis=0)
+        assert down == pytest.approx(np.deg2rad(5) * 5, rel=0.12)  # arc = angle × radius
+        assert right < down / 5
+
+    @staticmethod
+    def _centres(user: Bursts, at: tuple[float, float]) -> np.ndarray:
+        """Return the centre of mass (row, column) of each shot of a blob on a black 21×21 image."""
+        rows, columns = np.mgrid[:21, :21]
+        blob = np.exp(-((rows - at[0]) ** 2 + (columns - at[1]) ** 2) / (2 * 1.2**2)).astype(np.float32)
+        images = np.array(sent(user, pool=StrictPool(blob[None], np.zeros(1, np.int64))), np.float64)
+        mass = images.sum(axis=(1, 2))
+        return np.stack([(images * rows).sum((1, 2)) / mass, (images * columns).sum((1, 2)) / mass], axis=1)
+
+    def test_the_border_is_replicated(self) -> None:
+        grey = StrictPool(np.full((1, *SHAPE), 0.5, np.float32), np.zeros(1, np.int64))
+        images = sent(still(length=30, shift_pixels=2, rotation_degrees=20), pool=grey)
+        np.testing.assert_allclose(images, 0.5, atol=1e-6)
+
+
+CHANGES: dict[type[User], dict[str, Any]] = {
+    Independent: {"length": 7},
+    OneClass: {"length": 7},
+    Retries: {"length": 7, "probability": 0.6, "window": 4},
+    Bursts: {"length": 7, "shots": 3, "shift_pixels": 1, "rotation_degrees": 9, "gain": 0.2, "offset": 0.1,
+             "noise": 0.1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"), [(kind, field) for kind in CHANGES for field in kind.model_fields]
+)
+def test_every_setting_has_an_effect(kind: type[User], field: str) -> None:
+    base = kind.model_validate({"probability": 0.3} if kind is Retries else {})
+    changed = kind.model_validate({**base.model_dump(mode="json"), field: CHANGES[kind][field]})
+    streams = [[image.tobytes() for image in sent(user)] for user in (base, changed)]
+    assert streams[0] != streams[1]

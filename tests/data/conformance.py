@@ -1,0 +1,35 @@
+"""What every data set must hold to; a test module calls it with its own small set."""
+
+import itertools
+
+import numpy as np
+
+from mifsim.data import PARTS
+
+
+def check_data_set(data):
+    assert set(data.parts) == set(PARTS)
+    for part in PARTS:
+        pool = data.part(part)
+        assert len(pool) == len(pool.labels)
+        assert set(pool.labels.tolist()) == set(range(len(data.class_names))), f"{part} lacks a class"
+        few = pool.images([0, len(pool) - 1])
+        assert few.shape == (2, *data.shape)
+        assert few.dtype == np.float32
+        assert few.min() >= 0
+        assert few.max() <= 1
+        np.testing.assert_array_equal(few[0], pool.image(0))
+        np.testing.assert_array_equal(few[1], pool.image(len(pool) - 1))
+        assert pool.images([]).shape == (0, *data.shape)
+    assert data.note
+
+
+def check_parts_share_no_image(data):
+    """For sets whose images all differ."""
+    seen = {part: {image.tobytes() for image in _all(data.part(part))} for part in PARTS}
+    for one, other in itertools.combinations(PARTS, 2):
+        assert not seen[one] & seen[other]
+
+
+def _all(pool):
+    return pool.images(np.arange(len(pool)))

@@ -1,0 +1,39 @@
+from importlib import import_module
+
+import pytest
+from pydantic import ValidationError
+
+from mifsim.data import SOURCES, DataConfig
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_source_names_a_function(name):
+    module, function = SOURCES[name].load.split(":")
+    assert callable(getattr(import_module(module), function))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"set": "cifar"}, "unknown data set 'cifar'; accepted: mnist-5k, mnist, fashion-mnist, celeba"),
+        ({"set": "mnist-5k", "folder": "x"}, "does not read 'folder'; sets that do: mnist, fashion-mnist"),
+        ({"set": "mnist", "size": 28}, "'mnist' does not read 'size'; sets that do: folder"),
+        ({"set": "faces", "color": "rgb"}, "'faces' does not read 'color'; sets that do: folder"),
+        ({"set": "celeba"}, "data set 'celeba' needs 'folder'"),
+        ({"set": "folder"}, "data set 'folder' needs 'folder'"),
+        ({"set": "folder", "folder": "x", "size": 2}, "greater than or equal to 8"),
+        ({"set": "folder", "folder": "x", "size": True}, "size"),
+        ({"set": "folder", "folder": "x", "color": "cmyk"}, "'gray' or 'rgb'"),
+        ({"images_per_class": 0}, "greater than or equal to 8"),
+        ({"split_seed": -1}, "greater than or equal to 0"),
+        ({"sett": "mnist"}, "Extra inputs"),
+    ],
+)
+def test_what_a_set_does_not_read_or_know_is_refused(keys, message):
+    with pytest.raises(ValidationError, match=message):
+        DataConfig(**keys)
+
+
+def test_one_number_is_a_square():
+    assert DataConfig(set="folder", folder="x", size=32).size == (32, 32)
+    assert DataConfig(set="folder", folder="x", size=[16, 24]).size == (16, 24)

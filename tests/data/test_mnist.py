@@ -1,0 +1,223 @@
+import gzip
+import struct
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from mifsim.data import PARTS, DataConfig, load_data
+from mifsim.errors import DataError
+from tests.data.conformance import check_data_set, check_parts_share_no_image
+
+TRAIN, TEST = 300, 40
+
+
+def digits(count, seed):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, 28, 28), np.uint8), (np.arange(count) % 10).astype(np.uint8)
+
+
+def idx(array, magic=None, sizes=None):
+    """An IDX file by the published description, written independently of the reader."""
+    magic = 0x0800 + array.ndim if magic is None else magic
+    sizes = array.shape if sizes is None else sizes
+    return struct.pack(f">I{len(sizes)}I", magic, *sizes) + array.tobytes()
+
+
+def files(separator="-"):
+    (x, y), (tx, ty) = digits(TRAIN, 0), digits(TEST, 1)
+    return {
+        f"train-images{separator}idx3-ubyte": idx(x),
+        f"train-labels{separator}idx1-ubyte": idx(y),
+        f"t10k-images{separator}idx3-ubyte": idx(tx),
+        f"t10k-labels{separator}idx1-ubyte": idx(ty),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "digits"
+    path.mkdir()
+    return path
+
+
+def write(folder, contents):
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+
+
+def load(folder, name="mnist"):
+    return load_data(DataConfig(set=name, folder=folder))
+
+
+@pytest.mark.parametrize("separator", "-.")
+@pytest.mark.parametrize("packed", [False, True])
+def test_idx_files_under_all_usual_names(folder, separator, packed):
+    for name, data in files(separator).items():
+        write(folder, {name + ".gz": gzip.compress(data)} if packed else {name: data})
+    data = load(folder)
+    check_data_set(data)
+    check_parts_share_no_image(data)
+    sizes = {part: len(data.part(part)) for part in PARTS}
+    assert sizes == {"private": 240, "auxiliary": 30, "users": 40, "evaluator": 30}
+    test_images, test_labels = digits(TEST, 1)
+    np.testing.assert_allclose(data.part("users").images(range(TEST)), test_images / 255, rtol=1e-6)
+    np.testing.assert_array_equal(data.part("users").labels, test_labels)
+
+
+def test_keras_archive_holds_the_same_set(folder, tmp_path):
+    write(folder, files())
+    (x, y), (tx, ty) = digits(TRAIN, 0), digits(TEST, 1)
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    np.savez(archive / "mnist.npz", x_train=x, y_train=y, x_test=tx, y_test=ty)
+    assert load(archive).fingerprint == load(folder).fingerprint
+
+
+def test_fashion_mnist_has_its_own_names(folder):
+    write(folder, files())
+    data = load(folder, "fashion-mnist")
+    assert data.name == "fashion-mnist"
+    assert data.class_names[0] == "T-shirt/top"
+    assert len(data.class_names) == 10
+
+
+def test_the_official_reduction_to_so_many_a_class(folder):
+    write(folder, files())
+    data = load_data(DataConfig(set="mnist", folder=folder, images_per_class=17))
+    check_data_set(data)
+    assert sum(np.sum(data.part(part).labels == 3) for part in PARTS) == 17
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        (
+            "train-images-idx3-ubyte",
+            lambda d: d[:-100],
+            "235,116 of 235,216 bytes are there, 100 are missing",
+        ),
+        ("train-images-idx3-ubyte", lambda d: d[:10], "truncated: 10 bytes, the IDX header alone has 16"),
+        ("train-images-idx3-ubyte", lambda d: d + b"x", "longer than the 235,216 bytes"),
+        ("train-images-idx3-ubyte", lambda d: b"GIF89a" + d, "begins with 47494638, expected 00000803"),
+        ("train-labels-idx1-ubyte", lambda d: d[:-1], "307 of 308 bytes are there, 1 are missing"),
+        (
+            "t10k-labels-idx1-ubyte",
+            lambda d: idx(np.arange(39, dtype=np.uint8) % 10),
+            "40 test images, but 39",
+        ),
+        ("t10k-labels-idx1-ubyte", lambda d: idx(np.full(40, 10, np.uint8)), "test labels must be 0 to 9"),
+        (
+            "t10k-images-idx3-ubyte",
+            lambda d: idx(np.zeros((40, 8, 8), np.uint8)),
+            "its sizes are 40 x 8 x 8, expected any x 28 x 28",
+        ),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_damaged_file_is_named_with_what_is_wrong(folder, name, damage, message, packed):
+    contents = files()
+    contents[name] = damage(contents[name])
+    if packed:
+        contents = {key + ".gz": gzip.compress(data) for key, data in contents.items()}
+    write(folder, contents)
+    with pytest.raises(DataError, match=message) as caught:
+        load(folder)
+    assert name in str(caught.value)
+
+
+def test_a_cut_archive_says_how_much_could_be_unpacked(folder):
+    contents = {key + ".gz": gzip.compress(data) for key, data in files().items()}
+    whole = contents["train-images-idx3-ubyte.gz"]
+    contents["train-images-idx3-ubyte.gz"] = whole[: len(whole) // 2]
+    write(folder, contents)
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: truncated: [\d,]+ of 235,216 bytes"):
+        load(folder)
+
+
+def test_an_archive_that_is_none(folder):
+    contents = {key + ".gz": data for key, data in files().items()}
+    write(folder, contents)
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: not a sound gzip file"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x_train": np.zeros((3, 28, 28), np.uint8)}, "y_train.*expected the arrays x_train, y_train"),
+        (
+            {
+                "x_train": np.zeros((3, 28, 28), np.float64),
+                "y_train": np.zeros(3, np.uint8),
+                "x_test": np.zeros((3, 28, 28), np.uint8),
+                "y_test": np.zeros(3, np.uint8),
+            },
+            r"x_train is float64 \(3, 28, 28\), expected uint8, n x 28 x 28",
+        ),
+        ({name: np.array([{}]) for name in ("x_train", "y_train", "x_test", "y_test")}, "without pickles"),
+    ],
+)
+def test_a_wrong_npz_is_named(folder, arrays, message):
+    np.savez(folder / "mnist.npz", **arrays)
+    with pytest.raises(DataError, match=message) as caught:
+        load(folder)
+    assert "mnist.npz" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"not a zip at all"])
+def test_an_npz_that_is_none(folder, content):
+    (folder / "mnist.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"mnist\.npz: not a sound \.npz archive"):
+        load(folder)
+
+
+def test_missing_files_and_folders_say_what_to_put_where(folder):
+    with pytest.raises(
+        DataError, match="not all files are there; expected the four IDX files train-images-idx3"
+    ):
+        load(folder)
+    with pytest.raises(DataError, match="no such folder"):
+        load(folder / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [("mnist", "keras/datasets"), ("fashion-mnist", "keras/datasets/fashion-mnist")]
+)
+def test_without_a_folder_keras_own_cache_is_used(tmp_path, name, place):
+    (tmp_path / place).mkdir(parents=True)
+    write(tmp_path / place, files())
+    check_data_set(load_data(DataConfig(set=name)))
+
+
+def test_without_a_folder_and_a_network_the_error_says_what_to_put_where(monkeypatch):
+    def load_data_offline():
+        raise Exception("URL fetch failure on https://example.invalid: None -- unreachable\nmore")
+
+    fake = types.ModuleType("keras")
+    fake.datasets = types.SimpleNamespace(mnist=types.SimpleNamespace(load_data=load_data_offline))
+    monkeypatch.setitem(sys.modules, "keras", fake)
+    with pytest.raises(DataError) as caught:
+        load_data(DataConfig(set="mnist"))
+    message = str(caught.value)
+    for piece in (
+        "URL fetch failure",
+        "keras/datasets",
+        "train-images-idx3-ubyte",
+        "mnist.npz",
+        "data.folder",
+    ):
+        assert piece in message
+    assert "\n" not in message
+
+
+def test_what_keras_downloads_is_used(monkeypatch, tmp_path):
+    def download():
+        (tmp_path / "keras" / "datasets").mkdir(parents=True)
+        write(tmp_path / "keras" / "datasets", files())
+
+    fake = types.ModuleType("keras")
+    fake.datasets = types.SimpleNamespace(mnist=types.SimpleNamespace(load_data=download))
+    monkeypatch.setitem(sys.modules, "keras", fake)
+    check_data_set(load_data(DataConfig(set="mnist")))

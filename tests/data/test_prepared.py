@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from mifsim.data.prepared import Raw, prepare
+from mifsim.errors import DataError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), np.uint8)
+LABELS = np.array([0, 1, 2, 0, 1, 2])
+
+
+class Source:
+    """Counts how often it is read."""
+
+    def __init__(self):
+        self.reads = 0
+
+    def __call__(self):
+        self.reads += 1
+        return Raw(LABELS, (4, 5, 3), iter(PIXELS), sections=(4, 2))
+
+
+def check(prepared):
+    np.testing.assert_array_equal(prepared.pool.pixels, PIXELS)
+    np.testing.assert_array_equal(prepared.pool.labels, LABELS)
+    assert prepared.sections == (4, 2)
+
+
+def test_the_second_time_the_pixels_are_mapped_from_the_cache():
+    source = Source()
+    first, second = prepare("set", "key", source), prepare("set", "key", source)
+    check(first)
+    check(second)
+    assert source.reads == 1
+    assert isinstance(second.pool.pixels, np.memmap)
+    assert first.content == second.content
+    prepare("set", "other key", source)
+    assert source.reads == 2
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, remove])
+@pytest.mark.parametrize("ending", [".pixels.npy", ".labels.npy", ".json"])
+def test_a_damaged_copy_is_made_again(own_cache, ending, damage):
+    source = Source()
+    prepare("set", "key", source)
+    (path,) = (own_cache / "data").glob("set-*" + ending)
+    damage(path)
+    check(prepare("set", "key", source))
+    assert source.reads == 2
+    prepare("set", "key", source)
+    assert source.reads == 2
+
+
+def test_a_failure_half_way_leaves_nothing(own_cache):
+    def images():
+        yield from PIXELS[:3]
+        raise DataError("the fourth is broken")
+
+    with pytest.raises(DataError, match="the fourth is broken"):
+        prepare("set", "key", lambda: Raw(LABELS, (4, 5, 3), images()))
+    assert list((own_cache / "data").iterdir()) == []
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"cache folder .*file.*set MIFSIM_CACHE_DIR"):
+        prepare("set", "key", Source())

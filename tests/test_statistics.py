@@ -1,0 +1,168 @@
+"""Against textbook tables, R's documented output, closed forms, and scipy's own implementations."""
+
+import doctest
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+import mifsim.statistics
+from mifsim.statistics import clopper_pearson, kaplan_meier
+
+# Freireich et al. (1963), remission of leukaemia in weeks: the data set of every survival textbook.
+SIX_MP = [6, 6, 6, 6, 7, 9, 10, 10, 11, 13, 16, 17, 19, 20, 22, 23, 25, 32, 32, 34, 35]
+SIX_MP_ENDED = [1, 1, 1, 0, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0]
+PLACEBO = [1, 1, 2, 2, 3, 4, 4, 5, 5, 8, 8, 8, 8, 11, 11, 12, 12, 15, 17, 22, 23]
+# As Stata's `sts list` prints them (it uses the log-log band): week, share, lower, upper.
+SIX_MP_TABLE = [
+    (6, 0.8571, 0.6197, 0.9516),
+    (7, 0.8067, 0.5631, 0.9228),
+    (10, 0.7529, 0.5032, 0.8894),
+    (13, 0.6902, 0.4316, 0.8491),
+    (16, 0.6275, 0.3675, 0.8049),
+    (22, 0.5378, 0.2678, 0.7468),
+    (23, 0.4482, 0.1881, 0.6801),
+]
+
+outcomes = st.lists(st.tuples(st.integers(1, 30), st.booleans()), min_size=1, max_size=40)
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "confidence", "low", "high"),
+    [
+        (682, 925, 0.95, 0.7076683, 0.7654066),  # the example of R's help page of binom.test
+        (0, 10, 0.95, 0.0, 0.3084971),  # R: binom.test(0, 10)
+        (10, 10, 0.95, 0.6915029, 1.0),
+        (5, 20, 0.95, 0.0865715, 0.4910459),  # R: binom.test(5, 20)
+        (0, 299, 0.90, 0.0, 1 - 0.05 ** (1 / 299)),  # below 1%: why 299 sessions show that
+    ],
+)
+def test_clopper_pearson_equals_published_values(successes, trials, confidence, low, high):
+    assert clopper_pearson(successes, trials, confidence) == pytest.approx((low, high), abs=1e-7)
+
+
+@given(st.integers(1, 500), st.data(), st.sampled_from([0.5, 0.9, 0.99]))
+def test_clopper_pearson_inverts_the_binomial_tails(trials, data, confidence):
+    successes = data.draw(st.integers(0, trials))
+    low, high = clopper_pearson(successes, trials, confidence)
+    tail = (1 - confidence) / 2
+    assert 0 <= low <= successes / trials <= high <= 1
+    if successes > 0:
+        assert stats.binom.sf(successes - 1, trials, low) == pytest.approx(tail, rel=1e-6)
+    if successes < trials:
+        assert stats.binom.cdf(successes, trials, high) == pytest.approx(tail, rel=1e-6)
+
+
+def test_clopper_pearson_without_trials_knows_nothing():
+    assert clopper_pearson(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(-1, 10), (11, 10), (1, 0)])
+def test_clopper_pearson_refuses_impossible_counts(successes, trials):
+    with pytest.raises(ValueError, match=f"got {successes} of {trials}"):
+        clopper_pearson(successes, trials)
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 95, math.nan])
+def test_confidence_is_a_probability(confidence):
+    with pytest.raises(ValueError, match="confidence"):
+        clopper_pearson(1, 10, confidence)
+    with pytest.raises(ValueError, match="confidence"):
+        kaplan_meier([1], [True], confidence)
+
+
+def test_kaplan_meier_equals_the_textbook_table():
+    curve = kaplan_meier(SIX_MP, SIX_MP_ENDED)
+    rows = {q: row for q, *row in zip(curve.queries, curve.open, curve.low, curve.high, strict=True)}
+    for week, *expected in SIX_MP_TABLE:
+        assert rows[week] == pytest.approx(expected, abs=5e-5)
+    assert curve.median == 23
+
+
+def test_kaplan_meier_without_censoring_is_the_empirical_share():
+    curve = kaplan_meier(PLACEBO, [True] * 21)
+    assert curve.open == pytest.approx([sum(t > q for t in PLACEBO) / 21 for q in curve.queries])
+    assert curve.median == 8
+    assert curve.restricted_mean(23) == pytest.approx(np.mean(PLACEBO))
+    assert curve.restricted_mean(10) == pytest.approx(np.minimum(PLACEBO, 10).mean())
+
+
+@given(outcomes)
+def test_kaplan_meier_equals_scipy(sessions):
+    times, blocked = np.array([s[0] for s in sessions]), np.array([s[1] for s in sessions])
+    curve = kaplan_meier(times, blocked)
+    reference = stats.ecdf(stats.CensoredData(uncensored=times[blocked], right=times[~blocked])).sf
+    assert curve.queries[0] == 0
+    assert curve.open[0] == 1
+    assert curve.queries[1:] == pytest.approx(reference.quantiles)
+    assert curve.open[1:] == pytest.approx(reference.probabilities)
+    assert (curve.low <= curve.open + 1e-12).all()
+    assert (curve.open <= curve.high + 1e-12).all()
+    inner = (curve.open[1:] > 0) & (curve.open[1:] < 1)
+    if inner.any():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scipy warns of the shares 0 and 1, which are not compared
+            band = reference.confidence_interval(0.95, method="log-log")
+        assert curve.low[1:][inner] == pytest.approx(band.low.probabilities[inner])
+        assert curve.high[1:][inner] == pytest.approx(band.high.probabilities[inner])
+
+
+@given(outcomes, st.integers(30, 60))
+def test_restricted_mean_with_one_budget_counts_the_unblocked_as_the_budget(sessions, budget):
+    """With censoring at the budget alone the area under the curve is a plain mean."""
+    times = np.array([queries if blocked else budget for queries, blocked in sessions])
+    curve = kaplan_meier(times, [blocked for _, blocked in sessions])
+    assert curve.restricted_mean(budget) == pytest.approx(times.mean())
+
+
+def test_median_survives_rounding():
+    """The product of nine tenths, eight ninths, ... is half but for a rounding."""
+    for half in range(1, 60):
+        assert kaplan_meier(range(1, 2 * half + 1), [True] * (2 * half)).median == half
+
+
+def test_ten_never_blocked_are_no_certainty():
+    """Ten of ten still open: the lower end is the exact binomial's, as R's binom.test(10, 10) gives it."""
+    curve = kaplan_meier([50] * 10, [False] * 10)
+    assert curve.median is None
+    assert curve.restricted_mean(50) == 50
+    assert curve.open.tolist() == [1, 1]
+    assert curve.low == pytest.approx([0.6915029] * 2, abs=1e-7)
+    assert curve.high.tolist() == [1, 1]
+
+
+def test_ten_blocked_at_once_are_no_certainty():
+    curve = kaplan_meier([4] * 10, [True] * 10)
+    assert curve.open.tolist() == [1, 0]
+    assert curve.low[1] == 0
+    assert curve.high[1] == pytest.approx(0.3084971, abs=1e-7)
+
+
+def test_band_stays_where_it_was_when_the_last_session_falls():
+    curve = kaplan_meier(PLACEBO, [True] * 21)
+    assert curve.open[-1] == 0
+    assert curve.low[-1] == 0
+    assert curve.high[-1] == curve.high[-2]
+
+
+@pytest.mark.parametrize(
+    ("queries", "blocked", "message"),
+    [
+        ([], [], "at least one"),
+        ([1, 2], [True], "alike"),
+        ([[1]], [[True]], "one-dimensional"),
+        ([-1], [True], "at least 0"),
+        ([math.nan], [True], "finite"),
+    ],
+)
+def test_kaplan_meier_refuses(queries, blocked, message):
+    with pytest.raises(ValueError, match=message):
+        kaplan_meier(queries, blocked)
+
+
+def test_examples_in_the_docstrings_run():
+    assert doctest.testmod(mifsim.statistics).failed == 0

@@ -1,0 +1,93 @@
+"""Populations whose true false-positive rates are known, and calibrations on them again and again."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+from mifsim.defense import FilterConfig
+from tests.tuning.worlds import trace_set
+from tuning.certify import Method, certify
+from tuning.tracedata import TraceSet
+
+LIMIT, DELTA = 0.05, 0.05
+GROUPS = ("attack", "users", "lookalikes")
+SHAPES = {1: (2.0, 8.0), 2: (5.0, 5.0)}
+"""Beta laws of the similarity of the second query to the first, of the honest workloads."""
+
+
+def two_query_sessions(similarity: np.ndarray, gap: np.ndarray, group: np.ndarray, **more) -> TraceSet:
+    """Sessions of two queries: `l_sp` = 1 blocks where the second is similar to the first, and close."""
+    tables = np.full((len(group), 2, 1), np.nan)
+    tables[:, 1, 0] = similarity
+    given = {"group": group, "groups": GROUPS, "budget": np.full(len(group), 10)}
+    return trace_set(list(tables), list(np.column_stack([np.zeros(len(group)), gap])), **{**given, **more})
+
+
+def draw(rng: np.random.Generator, sessions: int, part: int) -> TraceSet:
+    """Draw honest sessions of both workloads, and attackers whose queries resemble each other more."""
+    group = np.repeat([0, 1, 2], sessions)
+    similarity = np.concatenate(
+        [
+            rng.beta(8, 2, sessions),
+            *(rng.beta(*shape, sessions).astype(np.float32) for shape in SHAPES.values()),
+        ]
+    )
+    clients = np.array([f"{part}-{s}" for s in range(3 * sessions)])
+    gap = rng.random(3 * sessions)
+    return two_query_sessions(similarity, gap, group, clients=clients, part=np.full(3 * sessions, part))
+
+
+def true_rate(config: FilterConfig) -> float:
+    """The false-positive rate of the worse workload: similarity and gap (uniform) are independent."""
+    return max(float(stats.beta.sf(config.t_ssim, *shape)) for shape in SHAPES.values()) * config.t_hash
+
+
+def candidates(rates: np.ndarray) -> list[FilterConfig]:
+    """Settings of the given true rates that block different sessions: some by similarity, some by gap."""
+    settings = []
+    for rate, t_hash in zip(rates, np.resize([1.0, 0.4, 0.7, 0.25], len(rates)), strict=True):
+        t_ssim = max(float(stats.beta.isf(rate / t_hash, *shape)) for shape in SHAPES.values())
+        settings.append(FilterConfig(t_ssim, float(t_hash), n_b=1, l_sp=1))
+    return settings
+
+
+NEAR_THE_LIMIT = candidates(LIMIT * np.geomspace(0.1, 4, 24))
+JUST_ABOVE = candidates(np.full(8, LIMIT * 1.001))
+"""The hardest case: whatever is certified is wrong."""
+
+
+def broken_shares(
+    settings: list[FilterConfig], repeats: int, method: Method = "fixed_sequence", seed: int = 0
+) -> tuple[float, float, float]:
+    """Calibrate again and again on new sessions.
+
+    Returns
+    -------
+    broken : float
+        Share of calibrations whose choice truly exceeds the limit: what is promised to be at most `DELTA`.
+    chosen : float
+        Share that chose anything.
+    naive : float
+        Share broken by the fastest setting whose rate was at most the limit on the search part.
+    """
+    broken = chosen = naive = 0
+    for repeat in range(repeats):
+        rng = np.random.default_rng([seed, repeat])
+        search, held_out = draw(rng, 100, part=0), draw(rng, 150, part=1)
+        certificate = certify(search, held_out, settings, LIMIT, delta=DELTA, method=method)
+        if certificate.chosen is not None:
+            chosen += 1
+            broken += true_rate(settings[certificate.chosen]) > LIMIT
+        rates = [_worst_rate(search, config) for config in settings]
+        allowed = [j for j, rate in enumerate(rates) if rate <= LIMIT]
+        if allowed:
+            naive += true_rate(settings[min(allowed, key=lambda j: certificate.queries[j])]) > LIMIT
+    return broken / repeats, chosen / repeats, naive / repeats
+
+
+def _worst_rate(traces: TraceSet, config: FilterConfig) -> float:
+    """Without the project's replay: the last row of each session tells all."""
+    rows = traces.offsets[1:] - 1
+    hit = (traces.similarity["global"][rows, 0] > config.t_ssim) & (traces.hashes[rows] < config.t_hash)
+    return max(float(hit[traces.group == g].mean()) for g in SHAPES)

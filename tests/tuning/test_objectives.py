@@ -1,0 +1,81 @@
+"""Objectives of hand-worked sessions."""
+
+import numpy as np
+import pytest
+
+from mifsim.defense import FilterConfig
+from tests.tuning.worlds import trace_set
+from tuning.objectives import attack_budget, objectives, score
+from tuning.replay import replay_all
+
+CONFIG = FilterConfig(t_ssim=0.5, t_hash=0.5, n_b=1, l_sp=1)
+
+
+def sessions(blocked_at: list[int], length: int = 6) -> list[np.ndarray]:
+    """Make similarity tables of sessions that `CONFIG` blocks at the given query (0: never)."""
+    tables = []
+    for at in blocked_at:
+        table = np.full((length, 1), 0.25)
+        table[0] = np.nan
+        if at:
+            table[at - 1] = 0.75
+        tables.append(table)
+    return tables
+
+
+def two_attacks_two_workloads(**more):
+    """Attacks blocked at 2 and never (of 10), and at 4 and 6; 1 of 3 and 1 of 2 honest sessions blocked."""
+    group = [0, 0, 1, 1, 2, 2, 2, 3, 3]
+    tables = sessions([2, 0, 4, 6, 0, 0, 3, 5, 0])
+    given = {
+        "group": np.array(group),
+        "groups": ("a", "b", "users", "others"),
+        "is_attack": np.array(group) < 2,
+        "budget": np.array([10] * 9),
+    }
+    return trace_set(tables, [np.full(6, 0.5)] * 9, **{**given, **more})
+
+
+def test_worst_and_mean():
+    traces = two_attacks_two_workloads()
+    worst, mean = score(traces, CONFIG, "worst"), score(traces, CONFIG, "mean")
+    assert worst.false_positive_rate == mean.false_positive_rate == 0.5
+    assert worst.queries == (2 + 10) / 2
+    assert mean.queries == ((2 + 10) / 2 + (4 + 6) / 2) / 2
+    assert worst.leak is None
+    assert worst.totals.blocked.tolist() == [1, 2, 1, 1]
+    assert attack_budget(traces) == 10
+
+
+def test_leakage_is_that_of_the_worst_attack_or_their_mean():
+    """q/8 after query q: blocked at 2 leaks 1/8, never 6/8; blocked at 4 and 6 leaks 3/8 and 5/8."""
+    traces = two_attacks_two_workloads(leak=np.tile(np.arange(1, 7) / 8, 9))
+    assert score(traces, CONFIG, "worst").leak == (3 + 5) / 16
+    assert score(traces, CONFIG, "mean").leak == ((1 + 6) / 16 + (3 + 5) / 16) / 2
+
+
+def test_many_settings_at_once():
+    traces = two_attacks_two_workloads()
+    sums = replay_all(traces, form="global", rule="per_match", t_ssim=0.5, t_hash=0.5, n_b_max=1, l_sp_max=2)
+    np.testing.assert_array_equal(objectives(traces, sums), [[[0.5, 0.0]], [[6.0, 10.0]]])
+
+
+def test_a_workload_of_which_there_is_no_session_counts_for_nothing():
+    traces = two_attacks_two_workloads().subset(np.array([True] * 7 + [False] * 2))
+    assert score(traces, CONFIG).false_positive_rate == 1 / 3
+
+
+@pytest.mark.parametrize(("keep", "missing"), [(slice(0, 4), "honest"), (slice(4, 9), "attack")])
+def test_there_must_be_two_sides(keep, missing):
+    mask = np.zeros(9, dtype=bool)
+    mask[keep] = True
+    with pytest.raises(ValueError, match=f"no {missing} session"):
+        score(two_attacks_two_workloads().subset(mask), CONFIG)
+
+
+def test_unknown_choices_are_refused():
+    traces = two_attacks_two_workloads()
+    with pytest.raises(ValueError, match="worst or mean"):
+        score(traces, CONFIG, "best")
+    with pytest.raises(ValueError, match="do not say what leaked"):
+        objectives(traces, score(traces, CONFIG).totals, leakage=True)

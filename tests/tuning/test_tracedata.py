@@ -1,0 +1,94 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from tests.tuning.worlds import random_traces, trace_set
+from tuning.tracedata import PARTS, TraceSet
+
+
+def two_sessions(**more) -> TraceSet:
+    nothing = [np.full((length, 2), np.nan) for length in (3, 2)]
+    return trace_set(nothing, [np.array([0.1, 0.2, 0.3]), np.array([0.4, 0.5])], **{"group": [0, 1], **more})
+
+
+def test_subset_keeps_whole_sessions_in_order():
+    traces = two_sessions(leak=np.array([0.1, 0.2, 0.3, 0.4, 0.5]), part=np.array([0, 2]))
+    second = traces.subset(np.array([False, True]))
+    assert second.offsets.tolist() == [0, 2]
+    assert second.hashes.tolist() == [0.4, 0.5]
+    assert second.leak.tolist() == [0.4, 0.5]
+    assert second.clients.tolist() == ["client 1"]
+    assert second.groups == traces.groups
+    assert second.honest_groups == (1,)
+    assert second.attack_groups == ()
+    assert traces.of_part("test").clients.tolist() == ["client 1"]
+    assert traces.of_part("certify").sessions == 0
+
+
+def test_subsets_partition_the_sessions():
+    rng = np.random.default_rng(3)
+    traces = random_traces(rng)
+    mask = rng.random(traces.sessions) < 0.5
+    halves = traces.subset(mask), traces.subset(~mask)
+    assert sum(half.sessions for half in halves) == traces.sessions
+    for half, wanted in zip(halves, (mask, ~mask), strict=True):
+        for s, old in enumerate(np.flatnonzero(wanted)):
+            rows = slice(*half.offsets[s : s + 2])
+            before = slice(*traces.offsets[old : old + 2])
+            np.testing.assert_array_equal(
+                half.similarity["global"][rows], traces.similarity["global"][before]
+            )
+            np.testing.assert_array_equal(half.hashes[rows], traces.hashes[before])
+
+
+def test_subset_takes_a_mask_not_indices():
+    with pytest.raises(ValueError, match="mask of 2 bools"):
+        two_sessions().subset(np.array([0, 1]))
+
+
+def test_arrays_are_read_only_also_in_another_process():
+    for traces in (two_sessions(), pickle.loads(pickle.dumps(two_sessions()))):
+        with pytest.raises(ValueError, match="read-only"):
+            traces.hashes[0] = 1
+        with pytest.raises(ValueError, match="read-only"):
+            traces.similarity["global"][0, 0] = 1
+
+
+def test_the_caller_keeps_a_writable_array():
+    hashes = np.array([0.1, 0.2, 0.3])
+    trace_set([np.full((3, 1), np.nan)], [hashes])
+    hashes[0] = 0.5
+    assert hashes[0] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"offsets": np.array([0, 3, 4])}, "number of queries, 5"),
+        ({"offsets": np.array([1, 3, 5])}, "rise from 0"),
+        ({"offsets": np.array([0, 6, 5])}, "rise from 0"),
+        ({"budget": np.array([5])}, "budget has shape"),
+        ({"budget": np.array([2, 2])}, "more queries than its budget"),
+        ({"budget": np.array([5, 0]), "offsets": np.array([0, 5, 5])}, "budget below 1"),
+        ({"similarity": {}}, "no SSIM form"),
+        ({"similarity": {"global": np.zeros((4, 2))}}, r"\(5, n_b_max\)"),
+        ({"similarity": {"global": np.zeros((5, 2)), "uniform": np.zeros((5, 3))}}, r"\(5, n_b_max\)"),
+        ({"similarity": {"global": np.zeros((5, 0))}}, r"\(5, n_b_max\)"),
+        ({"leak": np.zeros(4)}, "leak has shape"),
+        ({"group": np.array([0, 2])}, "index the 2 groups"),
+        ({"part": np.array([0, len(PARTS)])}, "part must index"),
+        ({"is_attack": np.array([True, False]), "group": np.array([0, 0])}, "'attack' holds both"),
+        (
+            {"clients": np.array(["a", "a"]), "part": np.array([0, 1])},
+            "client 'a' has sessions in more than one",
+        ),
+    ],
+)
+def test_inconsistent_traces_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        two_sessions(**change)
+
+
+def test_one_client_may_have_many_sessions_in_one_part():
+    assert two_sessions(clients=np.array(["a", "a"])).sessions == 2

@@ -1,0 +1,268 @@
+"""From settings that looked good to one with a guarantee: Learn then Test.
+
+Every candidate stands for a null hypothesis: *for some workload, its false-positive rate exceeds that
+workload's limit*. On sessions that the search never saw, the blocked ones of a workload are binomial; that
+gives an exact p-value for each workload, and the greatest of them is one for the hypothesis, which is true as
+soon as one rate is too high. A procedure that controls the family-wise error at delta certifies no candidate
+wrongly, with probability 1 - delta, however dependent the tests are (they share the sessions). The same then
+holds of whatever is chosen among the certified, by whatever data: only the order must come from elsewhere.
+
+Holm's procedure asks each of J candidates for a p-value near delta / J, and so for far more sessions than the
+299 that one test at 1% and 95% needs. The fixed sequence tests each at the whole of delta, but ends at the
+first that fails: its order decides. Here it is the most cautious first, each next one faster: `safest_first`.
+
+References
+----------
+Angelopoulos, Bates, Candes, Jordan and Lei, *Learn then Test: Calibrating Predictive Algorithms to Achieve
+Risk Control* (2021).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from mifsim.defense import FilterConfig
+from tuning.hypotheses import SessionsNeeded, fixed_sequence, holm, p_values, sessions_needed
+from tuning.objectives import Attack, score
+from tuning.replay import replay
+from tuning.tracedata import Bools, Floats, Ints, TraceSet
+
+Method = Literal["fixed_sequence", "holm"]
+
+_STEPS = (1.1, 1.25, 1.5, 2.0, 3.0)
+"""By how much thresholds are moved: to make more cautious copies, and to see how close to the edge one is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """What was tested, and what passed; J candidates, W workloads.
+
+    Attributes
+    ----------
+    settings : tuple of FilterConfig
+        The candidates, as given.
+    workloads : tuple of str
+        Whose false-positive rates are guarded.
+    limits : ndarray of shape (W,)
+        The rates that must not be exceeded.
+    delta : float
+        Chance that a certified setting exceeds one all the same, at most.
+    method : {"fixed_sequence", "holm"}
+        How that is controlled.
+    sessions : ndarray of int64, shape (W,)
+        Of the certification part.
+    blocked : ndarray of int64, shape (J, W)
+        How many of them each candidate blocks.
+    p : ndarray of shape (J,)
+        P-value of each candidate, also of those that are not tested.
+    order : tuple of int
+        Which candidates were tested, in order.
+    certified : ndarray of bool, shape (J,)
+        Which of them passed.
+    queries : ndarray of shape (J,)
+        Restricted mean queries to block, on the search part.
+    """
+
+    settings: tuple[FilterConfig, ...]
+    workloads: tuple[str, ...]
+    limits: Floats
+    delta: float
+    method: Method
+    sessions: Ints
+    blocked: Ints
+    p: Floats
+    order: tuple[int, ...]
+    certified: Bools
+    queries: Floats
+
+    @property
+    def chosen(self) -> int | None:
+        """Index of the fastest certified candidate, of equals the first tested; None where none is.
+
+        Speed is that of the search part. The guarantee would allow any data; these have the attacks that the
+        order was learned on, and leave those of the test part for unbiased figures.
+        """
+        passed = [j for j in self.order if self.certified[j]]
+        return min(passed, key=lambda j: self.queries[j]) if passed else None
+
+    @property
+    def sessions_needed(self) -> dict[str, SessionsNeeded]:
+        """How many sessions of each workload, in all, the first candidate of the sequence needs to pass.
+
+        Under Holm's procedure: the one with the least p-value.
+        """
+        nearest, level = self.order[0], self.delta
+        if self.method == "holm":
+            nearest, level = min(self.order, key=lambda j: self.p[j]), self.delta / len(self.order)
+        return {
+            name: sessions_needed(int(blocked), int(sessions), float(limit), level)
+            for name, blocked, sessions, limit in zip(
+                self.workloads, self.blocked[nearest], self.sessions, self.limits, strict=True
+            )
+        }
+
+
+def certify(
+    search: TraceSet,
+    held_out: TraceSet,
+    settings: Sequence[FilterConfig],
+    limits: float | Mapping[str, float],
+    *,
+    delta: float = 0.05,
+    method: Method = "fixed_sequence",
+    attack: Attack = "worst",
+) -> Certificate:
+    """Test candidates on sessions that the search never saw.
+
+    Parameters
+    ----------
+    search, held_out : TraceSet
+        The search and the certification part: no client has sessions in both.
+    settings : sequence of FilterConfig
+        Candidates; see `cautious`: a frontier alone has hardly any that can pass.
+    limits : float, or mapping of workload to float
+        The greatest false-positive rate that is accepted, in (0, 1), for all workloads or for each.
+    delta : float
+        In (0, 1): 0.05 for 95% confidence.
+    method : {"fixed_sequence", "holm"}
+        How the family-wise error is controlled.
+    attack : {"worst", "mean"}
+        By which attack speed is judged.
+
+    Raises
+    ------
+    ValueError
+        Where there is no candidate, a limit is missing or has no workload, or the parts are not apart.
+
+    Notes
+    -----
+    The sessions of a workload are taken for independent draws from those that the filter will meet: the
+    guarantee is about sessions like them, and sessions of one client that resemble each other say less than
+    their number.
+    """
+    if not settings:
+        raise ValueError("there is no setting to certify")
+    if not 0 < delta < 1:
+        raise ValueError(f"delta = {delta}: must lie between 0 and 1")
+    if method not in ("fixed_sequence", "holm"):
+        raise ValueError(f"method = {method!r}: must be fixed_sequence or holm")
+    if search.groups != held_out.groups:
+        raise ValueError(f"the parts have other groups: {search.groups} and {held_out.groups}")
+    if (both := np.intersect1d(search.clients, held_out.clients)).size:
+        raise ValueError(f"client {str(both[0])!r} has sessions in both parts")
+    honest = sorted({*search.honest_groups, *held_out.honest_groups})
+    bounds = _limits(limits, tuple(search.groups[g] for g in honest))
+    order, queries = safest_first(search, settings, dict(zip(honest, bounds, strict=True)), attack)
+    sessions = np.bincount(held_out.group, minlength=len(held_out.groups))[honest]
+    blocked = np.stack([_blocked(held_out, setting)[honest] for setting in settings])
+    p = p_values(blocked, sessions, bounds)
+    certified = np.zeros(len(settings), dtype=np.bool_)
+    certified[list(order)] = (fixed_sequence if method == "fixed_sequence" else holm)(p[list(order)], delta)
+    return Certificate(
+        settings=tuple(settings),
+        workloads=tuple(search.groups[g] for g in honest),
+        limits=bounds,
+        delta=delta,
+        method=method,
+        sessions=sessions,
+        blocked=blocked,
+        p=p,
+        order=order,
+        certified=certified,
+        queries=queries,
+    )
+
+
+def cautious(settings: Sequence[FilterConfig]) -> tuple[FilterConfig, ...]:
+    """Return the settings, and after them more cautious copies: tighter thresholds, or a higher limit.
+
+    The fastest setting without a false positive among those that a search tried is so by luck in part: on new
+    sessions it often has some. Behind the frontier there are settings that cost little speed and do hold.
+    """
+    copies = [
+        copy
+        for setting in settings
+        for copy in (
+            *(_move_thresholds(setting, 1 / step) for step in _STEPS),
+            *(replace(setting, l_sp=setting.l_sp + more) for more in (1, 2, 3, 5, 8)),
+        )
+    ]
+    return tuple(dict.fromkeys([*settings, *copies]))
+
+
+def safest_first(
+    search: TraceSet, settings: Sequence[FilterConfig], limits: Mapping[int, float], attack: Attack = "worst"
+) -> tuple[tuple[int, ...], Floats]:
+    """Learn on the search part in which order to test: the most cautious first, each next one faster.
+
+    Candidates are sorted by what tells most about the false-positive rate on new sessions: the p-value on the
+    search part; where equal (many block no session there) by the nearest miss, the share of `l_sp` that one
+    more match would have brought an honest session to; where equal by the rates of looser and looser copies;
+    then the slower first. A candidate no faster than one before it is left out: it could only end the
+    sequence.
+
+    Parameters
+    ----------
+    search : TraceSet
+        The search part.
+    settings : sequence of FilterConfig
+    limits : mapping of int to float
+        The limit of each honest group, by its index.
+    attack : {"worst", "mean"}
+        By which attack speed is judged.
+
+    Returns
+    -------
+    order : tuple of int
+        Indices of those to test.
+    queries : ndarray of shape (J,)
+        Restricted mean queries to block of all candidates.
+    """
+    groups, bounds = list(limits), np.array(list(limits.values()))
+    sessions = np.bincount(search.group, minlength=len(search.groups))[groups]
+    scores = [score(search, setting, attack) for setting in settings]
+    queries = np.array([found.queries for found in scores])
+
+    def risk(j: int) -> tuple[float, ...]:
+        outcome = replay(search, settings[j])
+        spared = ~search.is_attack & (outcome.blocked_at == 0)
+        nearest_miss = (outcome.count[spared].max(initial=0) + 1) / settings[j].l_sp
+        excess = []
+        for step in _STEPS:
+            looser = replace(_move_thresholds(settings[j], step), l_sp=math.ceil(settings[j].l_sp / step))
+            excess.append(float((_blocked(search, looser)[groups] / np.maximum(sessions, 1) / bounds).max()))
+        p = float(p_values(scores[j].totals.blocked[groups], sessions, bounds))
+        return p, nearest_miss, *excess, -queries[j]
+
+    order: list[int] = []
+    for j in sorted(range(len(settings)), key=risk):
+        if not order or queries[j] < queries[order[-1]]:
+            order.append(j)
+    return tuple(order), queries
+
+
+def _move_thresholds(setting: FilterConfig, step: float) -> FilterConfig:
+    """Scale the distances that still count as similar: a step above 1 is looser, below 1 tighter."""
+    return replace(
+        setting, t_ssim=max(-1.0, 1 - step * (1 - setting.t_ssim)), t_hash=min(1.0, step * setting.t_hash)
+    )
+
+
+def _blocked(traces: TraceSet, setting: FilterConfig) -> Ints:
+    return np.bincount(traces.group[replay(traces, setting).blocked_at > 0], minlength=len(traces.groups))
+
+
+def _limits(limits: float | Mapping[str, float], workloads: tuple[str, ...]) -> Floats:
+    if not isinstance(limits, Mapping):
+        limits = dict.fromkeys(workloads, limits)
+    if set(limits) != set(workloads):
+        raise ValueError(f"limits are for {', '.join(limits)}; the workloads are {', '.join(workloads)}")
+    for name, limit in limits.items():
+        if not 0 < limit < 1:
+            raise ValueError(f"the limit for {name} is {limit}: it must lie between 0 and 1")
+    return np.array([limits[name] for name in workloads], dtype=np.float64)

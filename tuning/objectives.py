@@ -1,0 +1,100 @@
+"""What a setting scores.
+
+Two numbers are minimised. *False-positive rate*: the share of honest sessions blocked, of the worst workload.
+*Queries to block*: the restricted mean over the sessions of an attack, each counted as its budget where it
+was never blocked; of the worst attack, or the mean over the attacks. A third may be asked for: *leakage at
+block*.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mifsim.defense import FilterConfig
+from tuning.replay import Totals, replay, totals
+from tuning.tracedata import Floats, Ints, TraceSet
+
+Attack = Literal["worst", "mean"]
+"""Which attack a setting is judged by: the one it stops last, or the mean, each attack of the same weight."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one setting does.
+
+    Attributes
+    ----------
+    false_positive_rate : float
+        Of the worst honest workload, in [0, 1].
+    queries : float
+        Restricted mean queries to block, at least 1.
+    leak : float or None
+        Mean leakage at block, in [0, 1]; None where the traces do not say.
+    totals : Totals
+        The sums over each group from which these follow.
+    """
+
+    false_positive_rate: float
+    queries: float
+    leak: float | None
+    totals: Totals
+
+
+def score(traces: TraceSet, config: FilterConfig, attack: Attack = "worst") -> Score:
+    """Replay one setting and return what it does.
+
+    Raises
+    ------
+    ValueError
+        Where the traces hold no attack or no honest session, or not what the setting needs.
+    """
+    sums = totals(traces, replay(traces, config))
+    rate, queries, *leak = objectives(traces, sums, attack, leakage=traces.leak is not None)
+    return Score(float(rate), float(queries), float(leak[0]) if leak else None, sums)
+
+
+def objectives(traces: TraceSet, sums: Totals, attack: Attack = "worst", *, leakage: bool = False) -> Floats:
+    """Return what is minimised, from the sums over each group.
+
+    Parameters
+    ----------
+    traces : TraceSet
+        Of which `sums` are.
+    sums : Totals
+        Arrays of shape (G, ...).
+    attack : {"worst", "mean"}
+        See `Attack`; for the leakage too.
+    leakage : bool
+        Whether leakage at block is the third objective.
+
+    Returns
+    -------
+    ndarray of shape (2 or 3, ...)
+        False-positive rate, queries to block and, if asked for, leakage at block.
+    """
+    honest, attacks = list(traces.honest_groups), list(traces.attack_groups)
+    if not honest or not attacks:
+        missing = "honest" if attacks else "attack"
+        raise ValueError(f"the traces hold no {missing} session: there is nothing to trade")
+    if attack not in ("worst", "mean"):
+        raise ValueError(f"attack = {attack!r}: must be worst or mean")
+
+    def mean(values: Ints | Floats, groups: list[int]) -> Floats:
+        sessions: Floats = sums.sessions[groups].astype(np.float64)
+        return values[groups] / sessions.reshape(-1, *(1 for _ in values.shape[1:]))
+
+    of_attacks = np.max if attack == "worst" else np.mean
+    found = [mean(sums.blocked, honest).max(axis=0), of_attacks(mean(sums.queries, attacks), axis=0)]
+    if leakage:
+        if sums.leak is None:
+            raise ValueError("the traces do not say what leaked")
+        found.append(of_attacks(mean(sums.leak, attacks), axis=0))
+    return np.stack(found)
+
+
+def attack_budget(traces: TraceSet) -> int:
+    """Return the largest budget of an attack session: the scale of queries to block."""
+    return int(traces.budget[traces.is_attack].max())
