@@ -76,7 +76,9 @@ def _add_simulate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of all commands that run sessions."""
     parser.add_argument("--backend", choices=["ray", "in-process"], default="ray", help="where sessions run")
-    parser.add_argument("--address", help="of a Ray cluster, such as auto or ray://host:10001 (default: start one here)")
+    parser.add_argument(
+        "--address", help="of a Ray cluster, such as auto or ray://host:10001 (default: start one here)"
+    )
     parser.add_argument("--seed", type=_seed, help="in place of the study's")
     parser.add_argument(
         "--set",

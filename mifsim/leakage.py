@@ -107,9 +107,7 @@ def _png(image: npt.NDArray[np.float32]) -> bytes:
     import cv2
 
     pixels = np.rint(image * np.float32(255)).astype(np.uint8)
-    done, encoded = cv2.imencode(
-        ".png", pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    )
+    done, encoded = cv2.imencode(".png", pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
     assert done, f"OpenCV could not encode an image of shape {image.shape}"
     return bytes(encoded)
 
@@ -224,9 +222,7 @@ class LeakageScorer:
             self._features[target] = np.concatenate(blocks).astype(np.float64)
         return self._features[target]
 
-    def _nearest_pixels(
-        self, guesses: Images, target: int
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def _nearest_pixels(self, guesses: Images, target: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return the largest SSIM and the least mean squared error to the private images of a class."""
         ours = _Planes.of(guesses)
         ssim = np.full(len(guesses), -np.inf)
@@ -266,9 +262,7 @@ class _Planes:
         return ssim.mean(axis=0), mse.mean(axis=0)
 
 
-def _nearest_distance(
-    ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def _nearest_distance(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the Euclidean distance of each row of `ours` (m, d) to the nearest row of `theirs` (n, d)."""
     squared = (ours**2).sum(axis=1)[:, None] + (theirs**2).sum(axis=1) - 2 * ours @ theirs.T
     return np.asarray(np.sqrt(np.maximum(squared.min(axis=1), 0)))

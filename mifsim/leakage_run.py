@@ -20,9 +20,7 @@ from mifsim.victims import PreparedEvaluator
 CHUNK_ROWS = 512
 
 
-def score_run(
-    run: Path, study: Study, data: DataSet, evaluator: PreparedEvaluator, facts: Mapping[str, str]
-) -> None:
+def score_run(run: Path, study: Study, data: DataSet, evaluator: PreparedEvaluator, facts: Mapping[str, str]) -> None:
     """Write ``leakage/scores.parquet`` from ``snapshots/``, a chunk at a time.
 
     Parameters
@@ -97,7 +95,7 @@ def _columns(scores: Scores) -> dict[str, npt.NDArray[np.generic]]:
 
 def decode(png: bytes) -> npt.NDArray[np.float32]:
     """Return the image in a ``guess_png`` cell, float32 in [0, 1]."""
-    pixels = cv2.imdecode(np.frombuffer(png, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels: npt.NDArray[np.uint8] = np.asarray(cv2.imdecode(np.frombuffer(png, dtype=np.uint8), cv2.IMREAD_UNCHANGED))
     if pixels.ndim == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+        pixels = pixels[..., ::-1]
     return np.asarray(pixels, dtype=np.float32) / np.float32(255)

@@ -25,6 +25,8 @@ class Bar:
         In units of the work.
     unit : str
         What is counted.
+    work : float or None
+        The same in a measure that time goes by, where units differ in size; None: the units themselves.
 
     Examples
     --------
@@ -32,8 +34,10 @@ class Bar:
     ...     bar.update(3)
     """
 
-    def __init__(self, title: str, total: int, unit: str) -> None:
+    def __init__(self, title: str, total: int, unit: str, work: float | None = None) -> None:
         self._title, self._total, self._unit = title, total, unit
+        self._work = float(total if work is None else work)
+        self._worked = self._before = 0.0
         self._live = console.is_terminal
         self._started = self._told = time.monotonic()
         self._done = 0
@@ -61,9 +65,22 @@ class Bar:
         elif kind is None and self._told > self._started:
             self._tell()
 
-    def update(self, done: int, note: str = "") -> None:
-        """Say how much is done now; `note` is shown behind it."""
+    def update(self, done: int, note: str = "", work: float | None = None, before: float = 0.0) -> None:
+        """Say how much is done now.
+
+        Parameters
+        ----------
+        done : int
+            Units, those done before this bar started included.
+        note : str
+            Shown behind it.
+        work : float or None
+            Work done since the bar started; None: `done`.
+        before : float
+            Work done before it started (by a run that is resumed).
+        """
         self._done, self._note = done, note
+        self._worked, self._before = float(done if work is None else work), before
         if self._live:
             self._progress.update(self._task, completed=done, note=self._text())
         elif time.monotonic() - self._told >= LINE_SECONDS:
@@ -79,9 +96,9 @@ class Bar:
 
     def eta(self) -> str:
         """Return the time left at the pace so far."""
-        if not self._done:
+        if not self._worked:
             return "unknown"
-        left = (time.monotonic() - self._started) * (self._total - self._done) / self._done
+        left = (time.monotonic() - self._started) * (self._work - self._before - self._worked) / self._worked
         return duration(left)
 
 

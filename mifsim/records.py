@@ -43,8 +43,16 @@ _SETTING = (
 
 SCHEMAS: dict[str, pa.Schema] = {
     "sessions": _schema(
-        ("session_id", pa.string(), "client_id@filter, with #2, #3 ... for the further sessions of one client"),
-        ("client_id", pa.string(), "population/class/trial or population/number: the same under every filter"),
+        (
+            "session_id",
+            pa.string(),
+            "client_id@filter, with #2, #3 ... for the further sessions of one client",
+        ),
+        (
+            "client_id",
+            pa.string(),
+            "population/class/trial or population/number: the same under every filter",
+        ),
         ("role", Words, "attacker or user"),
         ("population", Words, "name of the study's [[attacks]] or [[users]] table: a workload, for users"),
         ("client", Words, "kind of client, as registered"),
@@ -58,6 +66,11 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("answered_queries", pa.int64(), "queries that the model answered"),
         ("queries_to_block", pa.int64(), "the query at which UNSAFE came; null where it never did"),
         ("suspicious_count", pa.int64(), "the filter's count at the end"),
+        (
+            "target_confidence",
+            pa.float32(),
+            "the victim's confidence in the target at the last answered query",
+        ),
         ("error", pa.string(), "what a failed client raised; null otherwise"),
     ),
     "queries": _schema(
@@ -67,7 +80,11 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("suspicious_count", pa.int64(), "the filter's count after the query"),
         ("label", pa.int16(), "class that the model gave; null where it was not asked"),
         ("confidence", pa.float32(), "the model's confidence in that class; null where it was not asked"),
-        ("target_confidence", pa.float32(), "the model's confidence in the class under attack; null for users"),
+        (
+            "target_confidence",
+            pa.float32(),
+            "the model's confidence in the class under attack; null for users",
+        ),
     ),
     "snapshots": _schema(
         ("session_id", pa.string(), "as in sessions"),
@@ -77,14 +94,22 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("guess_png", pa.binary(), "the attacker's best guess, 8 bits, as PNG"),
     ),
     "leakage": _schema(
-        ("kind", Words, "attack, or a floor: random (noise images), prior (auxiliary images, no query needed)"),
+        (
+            "kind",
+            Words,
+            "attack, or a floor: random (noise images), prior (auxiliary images, no query needed)",
+        ),
         ("session_id", pa.string(), "as in sessions; null for floors"),
         ("target", pa.int16(), "class under attack"),
         ("query", pa.int64(), "answered query after which the attacker held this guess; 0 for floors"),
         ("last", pa.bool_(), "whether it was the last answered query of the session"),
         ("evaluator_confidence", pa.float32(), "confidence in the target by a model of another architecture"),
         ("evaluator_hit", pa.bool_(), "whether that model takes the guess for the target"),
-        ("feature_distance", pa.float32(), "distance to the nearest private image of the class, in its features"),
+        (
+            "feature_distance",
+            pa.float32(),
+            "distance to the nearest private image of the class, in its features",
+        ),
         ("ssim_nearest", pa.float32(), "SSIM (global) to the most similar private image of the class"),
         ("psnr_nearest_db", pa.float32(), "PSNR to the closest private image of the class, in dB"),
     ),
@@ -188,13 +213,19 @@ def open_table(run: Path, table: str) -> ds.Dataset:
 
 def read_table(run: Path, table: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a whole table of a run, sorted as its first columns say, in memory."""
-    keys = {"sessions": ["session_id"], "queries": ["session_id", "query"], "snapshots": ["session_id", "query"]}
+    keys = {
+        "sessions": ["session_id"],
+        "queries": ["session_id", "query"],
+        "snapshots": ["session_id", "query"],
+    }
     order = keys.get(table, ["kind", "session_id", "target", "query"])
     wanted = None if columns is None else list(dict.fromkeys([*columns, *order]))
     read = open_table(run, table).to_table(columns=wanted)
     plain = pa.table(
         {
-            name: read[name].cast(pa.string()) if name in order and read.schema.field(name).type == Words else read[name]
+            name: read[name].cast(pa.string())
+            if name in order and read.schema.field(name).type == Words
+            else read[name]
             for name in read.column_names
         }
     )

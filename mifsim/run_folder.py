@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -20,7 +19,17 @@ from mifsim.records import SCHEMA_VERSION, sweep
 from mifsim.study import Study
 
 Status = Literal["running", "interrupted", "failed", "complete"]
-_PACKAGES = ("ray", "tensorflow", "keras", "numpy", "numba", "opencv-python-headless", "pandas", "pyarrow", "optuna")
+_PACKAGES = (
+    "ray",
+    "tensorflow",
+    "keras",
+    "numpy",
+    "numba",
+    "opencv-python-headless",
+    "pandas",
+    "pyarrow",
+    "optuna",
+)
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ def check_free(path: Path) -> None:
         raise RunError(f"--out {path}: is there already and not empty (accepted: a new folder; or --resume {path})")
 
 
-def read_facts(path: Path) -> Mapping[str, Any] | Any:
+def read_facts(path: Path) -> dict[str, Any]:
     """Return ``run.json`` of a run folder.
 
     Raises
@@ -123,7 +132,8 @@ def read_facts(path: Path) -> Mapping[str, Any] | Any:
     """
     file = path / "run.json"
     try:
-        return json.loads(file.read_text())
+        facts: dict[str, Any] = json.loads(file.read_text())
+        return facts
     except FileNotFoundError:
         raise RunError(f"{path}: is no run folder: it has no run.json") from None
     except (OSError, json.JSONDecodeError) as error:
@@ -154,7 +164,7 @@ def machine() -> dict[str, Any]:
 def git_revision() -> str | None:
     """Return the revision of the checkout that this code runs from, None outside of one."""
     try:
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             ["git", "rev-parse", "HEAD"],  # noqa: S607
             cwd=Path(__file__).parent,
             capture_output=True,

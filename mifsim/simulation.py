@@ -17,9 +17,9 @@ from mifsim.errors import RunError, StudyError
 from mifsim.leakage_run import score_run
 from mifsim.progress import Bar, remark
 from mifsim.run_folder import RunFolder, check_free, default_path
-from mifsim.server.backend import Backend, InProcess, Job
+from mifsim.server.backend import Backend, InProcess, Job, ModelFile
 from mifsim.server.scene import Counters
-from mifsim.server.tickets import count_tickets, shards
+from mifsim.server.tickets import expected_queries, shards
 from mifsim.study import Study
 from mifsim.victims import Victim, prepare_evaluator, prepare_victim
 
@@ -106,7 +106,8 @@ def _prepare(study: Study) -> tuple[DataSet, Victim]:
         for label in population.labels if population.labels != "all" else ():
             if label >= classes:
                 raise StudyError(
-                    f"{study.name}: attacks.{number}.labels: {label} is no class of {data.name} (accepted: 0 to {classes - 1})"
+                    f"{study.name}: attacks.{number}.labels: {label} is no class of {data.name} "
+                    f"(accepted: 0 to {classes - 1})"
                 )
     return data, prepare_victim(data, study.victim, remark)
 
@@ -126,20 +127,21 @@ def _run(run: RunFolder, study: Study, data: DataSet, victim: Victim, backend: B
     classes = len(data.class_names)
     finished = run.finished_shards()
     todo = (shard for shard in shards(study, classes) if shard.stem not in finished)
-    total = count_tickets(study, classes)
-    before = sum(len(shard.tickets) for shard in shards(study, classes) if shard.stem in finished)
-    job = Job(study, run.path.resolve(), run.metadata(study), victim.model_bytes(), victim.logits)
+    total, before = _sizes(study, classes, finished)
+    job = Job(study, run.path.resolve(), run.metadata(study))
+    model = ModelFile(victim.model_bytes(), victim.logits)
     started = time.monotonic()
     try:
         with _terminate_as_interrupt():
-            with Bar("simulating", total, "sessions") as bar:
+            with Bar("simulating", total.sessions, "sessions", total.work) as bar:
 
                 def watch(done: Counters) -> None:
                     pace = done.queries / max(1e-9, time.monotonic() - started)
                     failed = f", {done.failed} failed" if done.failed else ""
-                    bar.update(before + done.sessions, f"{done.blocked:,} blocked{failed}, {pace:,.0f} queries/s")
+                    note = f"{done.blocked:,} blocked{failed}, {pace:,.0f} queries/s"
+                    bar.update(before.sessions + done.sessions, note, done.work, before.work)
 
-                backend.run(job, todo, watch)
+                backend.run(job, model, todo, watch)
             simulated = time.monotonic()
             run.note(simulation_seconds=round(simulated - started, 3))
             if study.leakage.enabled and study.attacks:
@@ -154,6 +156,19 @@ def _run(run: RunFolder, study: Study, data: DataSet, victim: Victim, backend: B
         run.finish("failed")
         raise
     run.finish("complete")
+
+
+def _sizes(study: Study, classes: int, finished: set[str]) -> tuple[Counters, Counters]:
+    """Return how much there is to do in all, and how much of it a resumed run has done already."""
+    populations = list(study.populations)
+    total, before = Counters(), Counters()
+    for shard in shards(study, classes):
+        work = sum(expected_queries(populations[ticket.population]) for ticket in shard.tickets)
+        size = Counters(sessions=len(shard.tickets), work=work)
+        total.add(size)
+        if shard.stem in finished:
+            before.add(size)
+    return total, before
 
 
 @contextmanager

@@ -70,9 +70,7 @@ class Survival:
     @property
     def median(self) -> float | None:
         """First query after which at most half are open, None where that never comes."""
-        below = np.flatnonzero(
-            self.open <= 0.5 + 1e-12
-        )  # the curve is a product, half of it may be off by a rounding
+        below = np.flatnonzero(self.open <= 0.5 + 1e-12)  # the curve is a product, half of it may be off by a rounding
         return float(self.queries[below[0]]) if below.size else None
 
     def restricted_mean(self, limit: float) -> float:
@@ -118,9 +116,7 @@ def kaplan_meier(queries: npt.ArrayLike, blocked: npt.ArrayLike, confidence: flo
     times = np.asarray(queries, dtype=np.float64)
     events = np.asarray(blocked, dtype=bool)
     if times.shape != events.shape or times.ndim != 1:
-        raise ValueError(
-            f"queries and blocked must be one-dimensional and alike, got {times.shape} and {events.shape}"
-        )
+        raise ValueError(f"queries and blocked must be one-dimensional and alike, got {times.shape} and {events.shape}")
     if times.size == 0:
         raise ValueError("no session: a survival curve needs at least one")
     if not (np.isfinite(times) & (times >= 0)).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from reports.tables import attack_table, facts, failures, floor_table, user_tabl
 
 def print_summary(run: Path, console: Console | None = None) -> None:
     """Print who was blocked, when, what they held, and which honest users were thrown out."""
-    out = console or Console()
+    # Without a terminal there is no width to keep to: a table in a log file must not be broken at 80 columns.
+    out = console or Console(width=None if sys.stdout.isatty() else 120)
     known = facts(run)
     _print_attacks(run, out)
     _print_users(run, out)
@@ -23,7 +25,10 @@ def print_summary(run: Path, console: Console | None = None) -> None:
     failed = failures(run)
     if len(failed):
         first = failed.iloc[0]
-        out.print(f"[bold]{len(failed)} sessions failed[/], the first: {first.session_id}: {first.error}", highlight=False)
+        out.print(
+            f"[bold]{len(failed)} sessions failed[/], the first: {first.session_id}: {first.error}",
+            highlight=False,
+        )
     out.print(f"the tables are in {run}", highlight=False)
 
 
@@ -34,30 +39,48 @@ def _print_attacks(run: Path, out: Console) -> None:
     table = Table(title="Attackers", title_justify="left")
     for name in ("filter", "attack"):
         table.add_column(name)
-    for name in ("blocked", "median queries to block", "restricted mean", "evaluator hit", "confidence", "distance"):
+    for name in (
+        "blocked",
+        "queries to block: median",
+        "mean",
+        "at the end: victim's confidence",
+        "evaluator's",
+        "hit",
+        "distance",
+    ):
         table.add_column(name, justify="right")
     previous = None
-    for row in frame.itertuples():
-        if previous not in (None, row.filter):
+    for row in frame.to_dict("records"):
+        if previous not in (None, row["filter"]):
             table.add_section()
-        median = "-" if np.isnan(row.median_queries_to_block) else f"{row.median_queries_to_block:.0f}"
-        mean = f"{row.restricted_mean_queries:.0f}" + (" (budget)" if row.blocked == 0 else "")
+        median = "-" if np.isnan(row["median_queries_to_block"]) else f"{row['median_queries_to_block']:.0f}"
+        mean = ("> " if row["blocked"] < row["sessions"] else "") + f"{row['restricted_mean_queries']:.0f}"
         held = (
-            (f"{row.evaluator_hit_share:.0%}", f"{row.evaluator_confidence:.2f}", f"{row.feature_distance:.2f}")
-            if hasattr(row, "evaluator_hit_share")
+            (
+                f"{row['evaluator_confidence']:.2f}",
+                f"{row['evaluator_hit_share']:.0%}",
+                f"{row['feature_distance']:.1f}",
+            )
+            if "evaluator_hit_share" in row
             else ("-", "-", "-")
         )
         table.add_row(
-            row.filter if row.filter != previous else "", row.attack, f"{row.blocked}/{row.sessions}", median, mean, *held
+            row["filter"] if row["filter"] != previous else "",
+            row["attack"],
+            f"{row['blocked']}/{row['sessions']}",
+            median,
+            mean,
+            f"{row['victim_confidence']:.2f}",
+            *held,
         )
-        previous = row.filter
+        previous = row["filter"]
     out.print(table)
     floors = floor_table(run)
     if floors is not None:
-        for floor in floors.itertuples():
+        for floor in floors.to_dict("records"):
             out.print(
-                f"without a query ({floor.kind}): evaluator hit {floor.evaluator_hit:.0%}, "
-                f"confidence {floor.evaluator_confidence:.2f}, distance {floor.feature_distance:.2f}",
+                f"without a query ({floor['kind']}): evaluator hit {floor['evaluator_hit']:.0%}, "
+                f"confidence {floor['evaluator_confidence']:.2f}, distance {floor['feature_distance']:.2f}",
                 highlight=False,
             )
 
@@ -72,16 +95,16 @@ def _print_users(run: Path, out: Console) -> None:
     for name in ("blocked", "false positive rate", "95% interval", "mean queries"):
         table.add_column(name, justify="right")
     previous = None
-    for row in frame.itertuples():
-        if previous not in (None, row.filter):
+    for row in frame.to_dict("records"):
+        if previous not in (None, row["filter"]):
             table.add_section()
         table.add_row(
-            row.filter if row.filter != previous else "",
-            row.workload + (" (worst)" if row.worst else ""),
-            f"{row.blocked}/{row.sessions}",
-            f"{row.false_positive_rate:.1%}",
-            f"{row.low:.1%} to {row.high:.1%}",
-            f"{row.mean_queries:.0f}",
+            row["filter"] if row["filter"] != previous else "",
+            row["workload"] + (" (worst)" if row["worst"] else ""),
+            f"{row['blocked']}/{row['sessions']}",
+            f"{row['false_positive_rate']:.1%}",
+            f"{row['low']:.1%} to {row['high']:.1%}",
+            f"{row['mean_queries']:.0f}",
         )
-        previous = row.filter
+        previous = row["filter"]
     out.print(table)

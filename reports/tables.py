@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mifsim.records import read_table
+from mifsim.records import open_table, read_table
 from mifsim.statistics import clopper_pearson, kaplan_meier
 
 
 def sessions(run: Path) -> pd.DataFrame:
-    """Return one row a session, attacks and users."""
-    return read_table(run, "sessions").to_pandas()
+    """Return one row a session, attacks and users, filters and populations in the order of the study."""
+    frame: pd.DataFrame = open_table(run, "sessions").to_table().to_pandas()
+    return frame
 
 
 def leakage(run: Path) -> pd.DataFrame | None:
@@ -32,7 +33,8 @@ def attack_table(run: Path) -> pd.DataFrame:
     DataFrame
         Columns ``filter``, ``attack``, ``sessions``, ``blocked``, ``median_queries_to_block`` (Kaplan-Meier; NaN
         where fewer than half were blocked), ``restricted_mean_queries`` (each session counted as its budget at
-        most), ``budget_queries``, ``failed``, and at the last answered query ``evaluator_hit_share``,
+        most), ``budget_queries``, ``failed``, and at the last answered query ``victim_confidence``,
+        ``evaluator_hit_share``,
         ``evaluator_confidence``, ``feature_distance`` (means).
     """
     rows = sessions(run)
@@ -40,7 +42,8 @@ def attack_table(run: Path) -> pd.DataFrame:
     scores = leakage(run)
     last = None if scores is None else scores[scores["last"]].set_index("session_id")
     table = [
-        {"filter": filter_, "attack": attack, **_attack_row(group, last)} for (filter_, attack), group in _groups(attacks)
+        {"filter": filter_, "attack": attack, **_attack_row(group, last)}
+        for (filter_, attack), group in _groups(attacks)
     ]
     return pd.DataFrame(table)
 
@@ -66,6 +69,7 @@ def _attack_row(group: pd.DataFrame, last: pd.DataFrame | None) -> dict[str, Any
         "median_queries_to_block": np.nan if median is None else median,
         "restricted_mean_queries": survival.restricted_mean(budget),
         "budget_queries": budget,
+        "victim_confidence": float(group["target_confidence"].mean()),
         "failed": failed,
     }
     if last is not None:

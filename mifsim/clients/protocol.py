@@ -130,6 +130,11 @@ class Client(BaseModel, ABC):
     closed_loop: ClassVar[bool] = False
     """Whether its queries depend on having been refused: such a client cannot be replayed from a trace."""
 
+    @property
+    def expected_queries(self) -> float | None:
+        """How many queries it makes on the average, for an ETA; None: as many as its budget allows."""
+        return None
+
     @abstractmethod
     def run(self, world: World, rng: np.random.Generator) -> Conversation:
         """Start one client; see `Conversation`."""

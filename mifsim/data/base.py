@@ -51,12 +51,13 @@ class ArrayPool:
 
     def image(self, index: int) -> npt.NDArray[np.float32]:
         """Return one image, float32 in [0, 1]."""
-        image: npt.NDArray[np.float32] = self.pixels[index] / np.float32(255)
+        image: npt.NDArray[np.float32] = self.pixels[index].astype(np.float32) / np.float32(255)
         return image
 
     def images(self, indices: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Return several at once."""
-        images: npt.NDArray[np.float32] = self.pixels[np.asarray(indices, np.int64)] / np.float32(255)
+        chosen = self.pixels[np.asarray(indices, np.int64)]
+        images: npt.NDArray[np.float32] = chosen.astype(np.float32) / np.float32(255)
         return images
 
 

@@ -17,13 +17,14 @@ covariance::
 What is kept of an image beside its pixels is its mean and its contrast c(x, x): two float64 numbers a
 channel for the global form, a map of each for the windowed ones. There, a float32 mean would be too coarse
 (in a flat bright window the covariance is a small difference of numbers near 1, held against C2), so means
-are fixed-point int32 in steps of 2**-32; contrasts are float32, and c(x, y) is rounded alike, so that equal
-images give exactly 1.
+are fixed-point int32 in steps of 2**-32. Contrasts are float32, rounded down: equal images come out at 1 or a
+hair above, and what is above 1 is 1.
 
 Maps are as wide as the image. Their last ``window - 1`` columns are windows that wrap around to the next
 row: computed and never counted, because one long loop over all rows beats a short one for each. What bounds
-the speed then is about 20 float64 additions a pixel and pair, and loads across cache lines; the division
-hides behind them. (Fused multiply-add would gain 5%, and bits would differ between machines.)
+the speed then, at about 1 ns a pixel and pair, are float64 additions and conversions, and loads that straddle
+cache lines; the division hides behind them. (Fused multiply-add would gain 5%, and bits would differ between
+machines.)
 """
 
 from __future__ import annotations
@@ -41,14 +42,15 @@ C2 = 0.03**2
 
 _ROOT2 = 2.0**0.5
 _STEPS = 2.0**32 - 2.0  # fixed-point steps from a mean of 0 to a mean of 1, all of int32
+_DOWN = 1.0 - 2.0**-24  # makes rounding to the nearest float32 a rounding down
 _LANES = 64  # partial sums of a reduction: a multiple of any machine's vector length
 
 _g = np.exp(-0.5 * (np.arange(6) / 1.5) ** 2)  # sigma 1.5, cut at 3.5 sigma; from the middle outwards
 _G0, _G1, _G2, _G3, _G4, _G5 = (float(w) for w in _g / (2.0 * _g.sum() - _g[0]))
 
 
-# A new image is described once, as (planes, means, contrasts, roots, lights) with a row a channel; the last
-# two are derived from the means and not kept. It is compared with what is: (planes, means, contrasts).
+# A new image is described once, as (planes, means, contrasts, roots) with a row a channel; the roots derive
+# from the means and are not kept. It is compared with what is: (planes, means, contrasts).
 
 
 @inner
@@ -73,7 +75,7 @@ def _dot(x: Any, y: Any, lanes: Any) -> Any:
 
 @inner
 def _describe_global(image: Any, lanes: Any) -> None:
-    planes, means, contrasts, _, _ = image
+    planes, means, contrasts, _ = image
     n = planes.shape[1]
     ones = np.ones(n, np.float32)
     for c in range(len(planes)):
@@ -84,7 +86,7 @@ def _describe_global(image: Any, lanes: Any) -> None:
 
 @inner
 def _compare_global(image: Any, kept: Any, lanes: Any) -> Any:
-    x, x_means, x_contrasts, _, _ = image
+    x, x_means, x_contrasts, _ = image
     y, y_means, y_contrasts = kept
     total = 0.0
     for c in range(len(x)):
@@ -148,28 +150,20 @@ def _root2_mean(fixed: int) -> Any:
 def _windowed(down: Any, across: Any, window: int, weight: float, correction: float) -> tuple[Any, Any]:
     """Make the two kernels of a windowed form: one describes an image, one compares it with another.
 
-    Parameters
-    ----------
-    down, across : compiled functions
-        The vertical and the horizontal pass.
-    window : int
-        Height and width.
-    weight : float
-        Takes a window's sum to its mean.
-    correction : float
-        Of the covariance: N / (N - 1) for the sample's, 1 for the population's.
+    `down` and `across` are the vertical and the horizontal pass over a square of side `window`. `weight` takes
+    the sum over a window to its mean; `correction` is the covariance's: N / (N - 1) for a sample's.
     """
     gain = 2.0 * correction * weight
 
     @inner
     def contrast_of(total: Any, twice_means: Any) -> Any:
-        return np.float32((total * gain + C2) - twice_means * correction)
+        return (total * gain + C2) - twice_means * correction
 
     @inner
     def describe(image: Any, width: int, scratch: Any) -> None:
         products, sums, _, _ = scratch
         for c in range(len(image[0])):
-            x, mean, contrast, root, light = image[0][c], image[1][c], image[2][c], image[3][c], image[4][c]
+            x, mean, contrast, root = image[0][c], image[1][c], image[2][c], image[3][c]
             places = len(mean) - window + 1
             mean[places:] = 0
             contrast[places:] = 0.0
@@ -183,9 +177,8 @@ def _windowed(down: Any, across: Any, window: int, weight: float, correction: fl
             down(products, width, sums)
             for j in range(places):
                 r = _root2_mean(mean[j])
-                contrast[j] = contrast_of(across(sums, j), r * r)
+                contrast[j] = np.float32(contrast_of(across(sums, j), r * r) * _DOWN)
                 root[j] = r
-                light[j] = r * r + 2.0 * C1
 
     @inner
     def compare(image: Any, kept: Any, width: int, scratch: Any) -> Any:
@@ -193,7 +186,7 @@ def _windowed(down: Any, across: Any, window: int, weight: float, correction: fl
         counted = width - window + 1
         total = 0.0
         for c in range(len(image[0])):
-            x, x_contrast, x_root, x_light = image[0][c], image[2][c], image[3][c], image[4][c]
+            x, x_contrast, x_root = image[0][c], image[2][c], image[3][c]
             y, y_mean, y_contrast = kept[0][c], kept[1][c], kept[2][c]
             for j in range(len(x)):
                 products[j] = np.float64(x[j]) * np.float64(y[j])
@@ -201,9 +194,10 @@ def _windowed(down: Any, across: Any, window: int, weight: float, correction: fl
             for j in range(len(terms) - window + 1):
                 r = _root2_mean(y_mean[j])
                 both = x_root[j] * r
-                contrast = (across(sums, j) * gain + C2) - both * correction
+                contrast = contrast_of(across(sums, j), both)
                 contrasts = np.float64(x_contrast[j]) + np.float64(y_contrast[j])
-                terms[j] = (both + C1) * contrast / ((x_light[j] + r * r) * contrasts)
+                lights = (x_root[j] * x_root[j] + r * r) + 2.0 * C1
+                terms[j] = (both + C1) * contrast / (lights * contrasts)
             columns[:] = 0.0
             for start in range(0, len(terms), width):
                 row = terms[start : start + width]
@@ -224,12 +218,12 @@ _describe_gaussian, _compare_gaussian = _windowed(_down_gaussian, _across_gaussi
 def _describe(form: int, planes: Any, width: int, means: Any, contrasts: Any) -> Any:
     """Fill in an image's means and contrasts; return its description, and scratch space for `_compare`."""
     if form == GLOBAL:
-        image = (planes, means, contrasts, np.empty((0, 0)), np.empty((0, 0)))
+        image = (planes, means, contrasts, np.empty((0, 0)))
         scratch = (np.empty(0), np.empty(0), np.empty(0), np.empty(_LANES))
         _describe_global(image, scratch[3])
         return image, scratch
     places = means.shape[1]
-    image = (planes, means, contrasts, np.empty(means.shape), np.empty(means.shape))
+    image = (planes, means, contrasts, np.empty(means.shape))
     # Zeros: the last terms are never set, but are added to columns that are not counted.
     scratch = (np.empty(planes.shape[1]), np.empty(places), np.zeros(places), np.empty(width))
     if form == UNIFORM:

@@ -18,7 +18,7 @@ Watch = Callable[[Counters], None]
 
 @dataclass(frozen=True)
 class Job:
-    """All that a backend needs to run a study's sessions.
+    """What the hosts need to run a study's sessions.
 
     Attributes
     ----------
@@ -27,36 +27,50 @@ class Job:
         The run folder, which every host can write to.
     facts : dict of str to str
         Into every file's metadata.
-    model : bytes
-        The victim, as a ``.keras`` file's content.
-    logits : bool
-        Whether the model's output still wants a softmax.
     """
 
     study: Study
     run: Path
     facts: dict[str, str]
-    model: bytes
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """The victim, on its way to where it runs.
+
+    Attributes
+    ----------
+    content : bytes
+        Of the ``.keras`` file.
+    logits : bool
+        Whether the model's output still wants a softmax.
+    """
+
+    content: bytes
     logits: bool
 
 
 class Backend(Protocol):
     """Run shards; the rows they leave do not depend on which backend did."""
 
-    def run(self, job: Job, shards: Iterator[Shard], watch: Watch) -> None:
+    def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], watch: Watch) -> None:
         """Run all shards to their ends; on KeyboardInterrupt, leave whole files only and let it through."""
 
 
 class InProcess:
     """Everything in this process, one shard after another: for debugging."""
 
-    def run(self, job: Job, shards: Iterator[Shard], watch: Watch) -> None:
+    def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], watch: Watch) -> None:
         """Run all shards; see `Backend.run`."""
         from mifsim.victims.engine import engine_from_bytes
 
         scene = Scene.load(job.study, job.run, job.facts)
         engine = engine_from_bytes(
-            job.model, scene.data.shape, len(scene.data.class_names), job.logits, job.study.server.batch_size
+            model.content,
+            scene.data.shape,
+            len(scene.data.class_names),
+            model.logits,
+            job.study.server.batch_size,
         )
         for shard in shards:
             steps = run_shard(shard, scene)

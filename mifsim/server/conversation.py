@@ -28,6 +28,7 @@ class SessionRow:
     answered: int = 0
     queries_to_block: int | None = None
     count: int = 0
+    target_confidence: float | None = None
     error: str | None = None
     snapshots: Snapshots | None = None
 
@@ -161,5 +162,3 @@ class Conversation:
     def _fail(self, error: Exception) -> None:
         self._end("failed")
         self.row.error = f"{type(error).__name__}: {error}"
-
-

@@ -12,29 +12,31 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from mifsim.errors import RunError
-from mifsim.server.backend import Job, Watch
+from mifsim.server.backend import Job, ModelFile, Watch
 from mifsim.server.model_server import ModelServer
 from mifsim.server.scene import Counters, Scene
 from mifsim.server.shard_run import Reply, run_shard
 from mifsim.server.tickets import Shard
 
 POLL_SECONDS = 0.5
+PIECE_BYTES = 64 * 2**10
+"""Of the model in one argument: small ones travel inside the actor's description, and so survive its restart."""
 OBJECT_STORE_BYTES = 512 * 2**20
 """For a local cluster: batches in flight are all that the store holds."""
 
 
 @ray.remote(max_restarts=-1, max_task_retries=-1)
-class ModelActor(ModelServer):  # type: ignore[misc]  # Ray's decorator is untyped
+class ModelActor(ModelServer):
     """The victim, asked by all hosts.
 
     It restarts by itself; a call that was lost is made again, which is harmless: it has no state, and the server
     side of a session counts a query before the model is asked.
     """
 
-    def __init__(self, model: bytes, shape: tuple[int, ...], classes: int, logits: bool, batch_size: int) -> None:
+    def __init__(self, shape: tuple[int, ...], classes: int, logits: bool, batch_size: int, *pieces: bytes) -> None:
         from mifsim.victims.engine import engine_from_bytes
 
-        super().__init__(engine_from_bytes(model, shape, classes, logits, batch_size))
+        super().__init__(engine_from_bytes(b"".join(pieces), shape, classes, logits, batch_size))
 
 
 @ray.remote(max_restarts=-1, max_task_retries=-1)
@@ -85,16 +87,15 @@ class OnRay:
     def __init__(self, address: str | None = None) -> None:
         self._address = address
 
-    def run(self, job: Job, shards: Iterator[Shard], watch: Watch) -> None:
+    def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], watch: Watch) -> None:
         """Run all shards; see `Backend.run`."""
         ours = connect(self._address)
         try:
-            model, hosts = _start_actors(job)
+            hosts = _start_actors(job, model)
             _hand_out(hosts, shards, watch, in_flight=2 if job.study.server.sessions_per_host > 1 else 1)
         finally:
             if ours:
                 ray.shutdown()
-
 
 
 def connect(address: str | None) -> bool:
@@ -104,9 +105,7 @@ def connect(address: str | None) -> bool:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     try:
         if address is None:
-            ray.init(
-                address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet
-            )
+            ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         else:
             ray.init(address=address, **quiet)
     except ConnectionError as error:
@@ -114,7 +113,7 @@ def connect(address: str | None) -> bool:
     return True
 
 
-def _start_actors(job: Job) -> tuple[Any, list[Any]]:
+def _start_actors(job: Job, model: ModelFile) -> list[Any]:
     study = job.study
     resources = ray.cluster_resources()
     cpus = resources.get("CPU", 0.0)
@@ -130,15 +129,16 @@ def _start_actors(job: Job) -> tuple[Any, list[Any]]:
     from mifsim.data import load_data
 
     data = load_data(study.data)
-    model = ModelActor.options(num_cpus=share, num_gpus=gpu, max_concurrency=256).remote(  # type: ignore[attr-defined]
-        job.model, data.shape, len(data.class_names), job.logits, study.server.batch_size
+    pieces = [model.content[start : start + PIECE_BYTES] for start in range(0, len(model.content), PIECE_BYTES)]
+    actor = ModelActor.options(num_cpus=share, num_gpus=gpu, max_concurrency=256).remote(  # type: ignore[attr-defined]
+        data.shape, len(data.class_names), model.logits, study.server.batch_size, *pieces
     )
     started = [
-        SessionHost.options(num_cpus=share, max_concurrency=16).remote(job, model)  # type: ignore[attr-defined]
+        SessionHost.options(num_cpus=share, max_concurrency=16).remote(job, actor)  # type: ignore[attr-defined]
         for _ in range(hosts)
     ]
-    ray.get([model.facts.remote(), *(host.progress.remote() for host in started)])
-    return model, started
+    ray.get([actor.facts.remote(), *(host.progress.remote() for host in started)])
+    return started
 
 
 def _hand_out(hosts: list[Any], shards: Iterator[Shard], watch: Watch, in_flight: int) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from mifsim.clients.protocol import Client, World
 from mifsim.data import load_data
-from mifsim.data.base import DataSet
+from mifsim.data.base import DataSet, Part
 from mifsim.defense import Guard, Open, QueryFilter
 from mifsim.leakage import Snapshots, snapshot_grid
 from mifsim.server.conversation import Conversation, Noted, SessionRow
 from mifsim.server.session import Session
-from mifsim.server.tickets import Ticket
+from mifsim.server.tickets import Ticket, expected_queries
 from mifsim.study import Study
 
 
@@ -25,6 +25,8 @@ class Counters:
     blocked: int = 0
     failed: int = 0
     queries: int = 0
+    work: float = 0.0
+    """Queries that the finished sessions were expected to need: what an ETA goes by."""
 
     def add(self, other: Counters) -> None:
         """Add another host's."""
@@ -32,6 +34,7 @@ class Counters:
         self.blocked += other.blocked
         self.failed += other.failed
         self.queries += other.queries
+        self.work += other.work
 
 
 @dataclass
@@ -75,7 +78,7 @@ class Scene:
         """Start one ticket's client; its sessions are appended to `rows`."""
         population = self._populations[ticket.population]
         client = self._clients[ticket.population]
-        part = "auxiliary" if client.role == "attacker" else "users"
+        part: Part = "auxiliary" if client.role == "attacker" else "users"
 
         def new_row(row: SessionRow) -> int:
             rows.append(row)
@@ -98,6 +101,10 @@ class Scene:
             new_snapshots=new_snapshots,
             noted=noted,
         )
+
+    def weight(self, ticket: Ticket) -> float:
+        """Return how many queries a ticket is expected to need."""
+        return expected_queries(self._populations[ticket.population])
 
     def guard(self, ticket: Ticket) -> Guard:
         """Return a new filter state for one session."""

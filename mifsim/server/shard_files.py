@@ -44,9 +44,7 @@ def shard_files(scene: Scene, shard: Shard, rows: list[SessionRow]) -> Iterator[
         tables.insert(1, "snapshots")
     with ExitStack() as stack:  # closes in reverse: the table opened first is renamed last
         writers = {
-            table: stack.enter_context(
-                TableWriter(scene.run / table / f"{shard.stem}.parquet", table, scene.facts)
-            )
+            table: stack.enter_context(TableWriter(scene.run / table / f"{shard.stem}.parquet", table, scene.facts))
             for table in tables
         }
         files = ShardFiles(scene.study, writers, rows)
@@ -174,6 +172,7 @@ class ShardFiles:
                 "answered_queries": row.answered,
                 "queries_to_block": row.queries_to_block,
                 "suspicious_count": row.count,
+                "target_confidence": row.target_confidence,
                 "error": row.error,
             }
             for key, value in values.items():

@@ -88,19 +88,25 @@ def run_shard(shard: Shard, scene: Scene) -> Generator[Batch, Reply, None]:
             if scene.stopping:
                 raise Stopped
             wanted = np.array(
-                [-1 if talk.query.gradient_of is None else talk.query.gradient_of for talk in asking], dtype=np.int32
+                [-1 if talk.query.gradient_of is None else talk.query.gradient_of for talk in asking],
+                dtype=np.int32,
             )
             reply = yield Batch(images[: len(asking)], wanted)
             labels = reply.confidence.argmax(axis=1)
             files.answered(asking, labels, reply.confidence)
             counters.queries += len(asking)
+            for talk, shares in zip(asking, reply.confidence, strict=True):
+                if talk.ticket.target is not None:
+                    talk.row.target_confidence = float(shares[talk.ticket.target])
             shown = policy.shown(reply.confidence)
             gradients = iter(reply.gradients)
-            answers = [
+            answers: list[tuple[Conversation, Answer | None]] = [
                 (
                     talk,
                     Answer(
-                        int(labels[i]), None if shown is None else shown[i], next(gradients) if wanted[i] >= 0 else None
+                        int(labels[i]),
+                        None if shown is None else shown[i],
+                        next(gradients) if wanted[i] >= 0 else None,
                     ),
                 )
                 for i, talk in enumerate(asking)
@@ -120,6 +126,7 @@ def _advance(
             asking.append(talk)
             continue
         scene.counters.sessions += 1
+        scene.counters.work += scene.weight(talk.ticket)
         scene.counters.blocked += talk.row.outcome == "blocked"
         scene.counters.failed += talk.row.outcome == "failed"
     return asking

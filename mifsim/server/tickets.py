@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mifsim.study import Attacks, Study
+from mifsim.study import Attacks, Population, Study
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +80,14 @@ def shards(study: Study, classes: int) -> Iterator[Shard]:
 
 
 def shard_size(study: Study) -> int:
-    """Sessions in a shard: half of what a host runs at a time, so that one half asks while the model serves the other."""
+    """Sessions in a shard: half of what a host runs at a time, so that one half asks while the other is served."""
     return max(1, study.server.sessions_per_host // 2)
 
 
-def count_tickets(study: Study, classes: int) -> int:
-    """Return how many tickets a study has."""
-    each = sum(
-        p.trials * (classes if p.labels == "all" else len(p.labels)) if isinstance(p, Attacks) else p.sessions
-        for p in study.populations
-    )
-    return each * len(study.filters)
+def expected_queries(population: Population) -> float:
+    """Return how many queries one client of a population makes on the average, as far as is known beforehand."""
+    expected = population.client.expected_queries
+    return population.budget_queries if expected is None else min(expected, population.budget_queries)
 
 
 def client_rng(seed: int, client_id: str) -> np.random.Generator:

@@ -57,7 +57,11 @@ def _model_at(model: type[BaseModel], path: list[int | str]) -> type[BaseModel]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and not isinstance(annotation, types.GenericAlias):
+    if (
+        isinstance(annotation, type)
+        and issubclass(annotation, BaseModel)
+        and not isinstance(annotation, types.GenericAlias)
+    ):
         return annotation
     for argument in typing.get_args(annotation):
         if found := _model_in(argument):

@@ -20,6 +20,7 @@ class Population(Section):
 
     name: Name
     client: Client
+    budget_queries: int
 
     @model_validator(mode="before")
     @classmethod
@@ -61,7 +62,11 @@ class Population(Section):
     def to_toml(self) -> dict[str, Any]:
         """Return the table as a study writes it: own keys and the client's arguments, every default filled in."""
         own = self.model_dump(mode="json", exclude={"client"}, exclude_none=True)
-        return {self._role()[1]: client_name(self.client), **own, **self.client.model_dump(mode="json", exclude_none=True)}
+        return {
+            self._role()[1]: client_name(self.client),
+            **own,
+            **self.client.model_dump(mode="json", exclude_none=True),
+        }
 
 
 class Attacks(Population):
@@ -99,5 +104,3 @@ def client_name(client: Client) -> str:
     """Return the registry's name of a client."""
     wanted = f"{type(client).__module__}:{type(client).__name__}"
     return next(name for name, place in REGISTRY.items() if place == wanted)
-
-

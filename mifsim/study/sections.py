@@ -83,7 +83,9 @@ class Filter(Section):
                 raise ValueError(f"unknown key {key!r}{hint} (accepted: name, none, file, {', '.join(known)})")
         missing = [key for key in known[:4] if key not in rest]
         if missing:
-            raise ValueError(f"a filter needs {', '.join(known[:4])} (or none = true, or file); missing: {', '.join(missing)}")
+            raise ValueError(
+                f"a filter needs {', '.join(known[:4])} (or none = true, or file); missing: {', '.join(missing)}"
+            )
         try:
             config = FilterConfig(**rest)
         except TypeError as error:  # pydantic lets a TypeError through as a traceback
@@ -96,5 +98,3 @@ class Filter(Section):
             return {"name": self.name, "none": True}
         fields = {key: getattr(self.config, key) for key in FilterConfig.__dataclass_fields__}
         return {"name": self.name, **fields}
-
-

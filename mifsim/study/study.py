@@ -36,10 +36,10 @@ class Study(Section):
     name: Name = Field(description="what the run is called")
     description: str = Field("", description="what it is for")
     seed: int = Field(0, ge=0, lt=2**63, description="everything random follows from it")
-    data: DataConfig = Field(default_factory=DataConfig)
-    victim: VictimConfig = Field(default_factory=VictimConfig)
-    server: Server = Field(default_factory=Server)
-    leakage: Leakage = Field(default_factory=Leakage)
+    data: DataConfig = DataConfig()
+    victim: VictimConfig = VictimConfig()
+    server: Server = Server()
+    leakage: Leakage = Leakage()
     filters: list[Filter] = Field(default_factory=list)
     attacks: list[Attacks] = Field(default_factory=list)
     users: list[Users] = Field(default_factory=list)
@@ -142,9 +142,11 @@ class Study(Section):
 
 
 def _in_words(knowledge: Knowledge) -> str:
-    return {Knowledge.LABEL: "the label", Knowledge.TOP_K: "top-k confidences", Knowledge.CONFIDENCE: "the confidence vector"}[
-        knowledge
-    ]
+    return {
+        Knowledge.LABEL: "the label",
+        Knowledge.TOP_K: "top-k confidences",
+        Knowledge.CONFIDENCE: "the confidence vector",
+    }[knowledge]
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -191,13 +193,15 @@ def _override(table: dict[str, Any], text: str) -> None:
 
 def _index(place: list[Any], step: str, text: str) -> int:
     if not step.isdigit() or int(step) >= len(place):
-        raise StudyError(f"--set {text}: {step!r} is no position in a list of {len(place)} (accepted: 0 to {len(place) - 1})")
+        raise StudyError(
+            f"--set {text}: {step!r} is no position in a list of {len(place)} (accepted: 0 to {len(place) - 1})"
+        )
     return int(step)
 
 
 def _rooted(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
     """Make relative paths in a study start at the study's folder, as a reader of the file expects."""
-    rooted = {key: value for key, value in table.items()}
+    rooted = dict(table)
     for section, key in (("data", "folder"), ("victim", "file")):
         part = rooted.get(section)
         if isinstance(part, dict) and isinstance(part.get(key), str):

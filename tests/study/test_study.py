@@ -78,7 +78,10 @@ def test_every_shipped_study_loads_and_survives_a_round_trip(name: str, tmp_path
         ("[sever]\nhosts = 1", ["sever", "did you mean 'server'"]),
         ("[[attacks]]\nattack = 'mi-fce'\nname='b'", ["attacks.1", "mi-fce", "mi-face"]),
         ("[[attacks]]\nattack = 'retries'\nname='b'", ["attacks.1", "retries", "no attacker"]),
-        ("[[attacks]]\nattack = 'mi-face'\nname='b'\nnoice = 1", ["attacks.1", "noice", "did you mean 'noise'"]),
+        (
+            "[[attacks]]\nattack = 'mi-face'\nname='b'\nnoice = 1",
+            ["attacks.1", "noice", "did you mean 'noise'"],
+        ),
         ("[[attacks]]\nattack = 'mi-face'\nname='b'\nnoise = -1.0", ["attacks.1", "noise", "-1.0"]),
         ("[[attacks]]\nattack = 'mi-face'\nname='b'\ntrials = 0", ["attacks.1.trials", "0"]),
         ("[[attacks]]\nname='b'", ["attacks.1", "'attack'"]),
@@ -86,10 +89,16 @@ def test_every_shipped_study_loads_and_survives_a_round_trip(name: str, tmp_path
         ("[[users]]\nuser='retries'\nname='a/b'", ["users.1.name", "'a/b'"]),
         ("[[filters]]\nname='x'\nt_ssim=2.0\nt_hash=0.1\nn_b=1\nl_sp=1", ["filters.2", "t_ssim", "2.0"]),
         ("[[filters]]\nname='x'\nt_ssim=0.5\nt_hash=0.1\nn_b=1", ["filters.2", "missing", "l_sp"]),
-        ("[[filters]]\nname='x'\nt_sim=0.5\nt_hash=0.1\nn_b=1\nl_sp=1", ["filters.2", "did you mean 't_ssim'"]),
+        (
+            "[[filters]]\nname='x'\nt_sim=0.5\nt_hash=0.1\nn_b=1\nl_sp=1",
+            ["filters.2", "did you mean 't_ssim'"],
+        ),
         ("[[filters]]\nname='x'\nt_ssim='a'\nt_hash=0.1\nn_b=1\nl_sp=1", ["filters.2", "t_ssim", "'a'"]),
         ("[data]\nset = 'mnist-6k'", ["data.set", "mnist-6k", "mnist-5k"]),
-        ("[server]\nresponse = 'label'", ["'mi-face' needs the confidence vector", "server.response = 'label'"]),
+        (
+            "[server]\nresponse = 'label'",
+            ["'mi-face' needs the confidence vector", "server.response = 'label'"],
+        ),
         ("[server\n", ["is not TOML"]),
     ],
 )

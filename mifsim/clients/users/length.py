@@ -69,6 +69,17 @@ class Length(RootModel[Annotated[int, Field(ge=1, strict=True)] | Uniform | Geom
                 {"value": repr(value)},
             ) from None
 
+    @property
+    def mean(self) -> float:
+        """What `draw` returns on the average."""
+        match self.root:
+            case Uniform(min=low, max=high):
+                return (low + high) / 2
+            case Geometric(mean=mean):
+                return mean
+            case fixed:
+                return float(fixed)
+
     def draw(self, rng: np.random.Generator) -> int:
         """Return the number, from `rng` where it is drawn."""
         match self.root:

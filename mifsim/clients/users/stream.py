@@ -25,6 +25,11 @@ class ImageStream(User):
         description="images in a session: a number, {min, max} (each equally likely) or {mean} (geometric)",
     )
 
+    @property
+    def expected_queries(self) -> float | None:
+        """The mean length of a session that is not refused."""
+        return self.length.mean
+
     @abstractmethod
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield images without end, float32 in [0, 1] of ``world.shape``."""

@@ -1,0 +1,94 @@
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from mifsim.data import DataConfig, load_data
+from mifsim.errors import DataError
+from tests.data.conformance import check_data_set, check_parts_share_no_image
+
+
+def write(path, seed, size=(12, 14), grey=False):
+    shape = size if grey else (*size, 3)
+    cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 256, shape, np.uint8))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "pets"
+    for label, (name, ending) in enumerate([("cats", ".png"), ("dogs", ".jpg"), ("fish", ".pgm")]):
+        (root / name).mkdir(parents=True)
+        for number in range(20):
+            write(root / name / f"{number:03}{ending}", 100 * label + number, grey=ending == ".pgm")
+    (root / ".hidden").mkdir()
+    (root / "cats" / ".DS_Store").write_text("")
+    return root
+
+
+def load(folder, **keys):
+    return load_data(DataConfig(set="folder", folder=folder, **keys))
+
+
+def test_a_sub_folder_is_a_class(folder):
+    data = load(folder)
+    check_data_set(data)
+    check_parts_share_no_image(data)
+    assert data.class_names == ("cats", "dogs", "fish")
+    assert data.shape == (12, 14, 3)
+    assert [len(data.part(part)) for part in ("private", "auxiliary", "users", "evaluator")] == [30, 6, 18, 6]
+
+
+def test_size_and_colour_are_the_studys(folder):
+    data = load(folder, size=(10, 8), color="gray")
+    check_data_set(data)
+    assert data.shape == (10, 8)
+    assert load(folder, size=9).shape == (9, 9, 3)
+
+
+def test_pixels_are_those_of_the_files(folder):
+    data = load(folder)
+    pixels = {cv2.imread(str(path))[..., ::-1].tobytes() for path in (folder / "cats").glob("*.png")}
+    private = data.part("private")
+    cats = private.images(np.flatnonzero(private.labels == 0))
+    assert {np.rint(image * 255).astype(np.uint8).tobytes() for image in cats} <= pixels
+
+
+def test_a_changed_file_is_read_again(folder):
+    before = load(folder)
+    assert load(folder).fingerprint == before.fingerprint
+    write(folder / "cats" / "000.png", 999)
+    os.utime(folder / "cats" / "000.png", ns=(1, 1))
+    assert load(folder).fingerprint != before.fingerprint
+
+
+def test_images_of_several_sizes_need_one_from_the_study(folder):
+    write(folder / "cats" / "odd.png", 5, size=(9, 9))
+    with pytest.raises(DataError, match=r"data\.size is missing.*odd\.png is 9 high and 9 wide"):
+        load(folder)
+    assert load(folder, size=12).shape == (12, 12, 3)
+
+
+@pytest.mark.parametrize("size", [None, 12])
+def test_a_damaged_image_is_named(folder, size):
+    whole = (folder / "dogs" / "007.jpg").read_bytes()
+    (folder / "dogs" / "007.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"dogs.007\.jpg: truncated JPEG"):
+        load(folder, size=size)
+
+
+def test_what_is_no_image_is_named(folder):
+    (folder / "dogs" / "notes.txt").write_text("hello")
+    with pytest.raises(DataError, match=r"notes\.txt: not an image file of a known kind; accepted: \.png"):
+        load(folder)
+
+
+def test_too_few_classes_or_images(folder, tmp_path):
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: 0 images; a class needs at least 10"):
+        load(folder)
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(DataError, match="0 sub-folders; expected at least 2"):
+        load(tmp_path / "bare")
+    with pytest.raises(DataError, match=r"data\.folder = .*nowhere: no such folder"):
+        load(tmp_path / "nowhere")

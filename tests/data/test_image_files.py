@@ -1,0 +1,120 @@
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mifsim.data.image_files import decode, fit, header_size, read_image
+from mifsim.errors import DataError
+
+COLOR = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+
+
+def encode(ending, image=COLOR):
+    done, data = cv2.imencode(ending, image[..., ::-1] if image.ndim == 3 else image)
+    assert done
+    return data.tobytes()
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".pgm"])
+def test_the_header_gives_the_size(ending):
+    assert header_size(encode(ending, COLOR if ending != ".pgm" else COLOR[..., 0])) == (30, 40)
+
+
+def test_colours_come_back_in_the_order_red_green_blue():
+    np.testing.assert_array_equal(decode(encode(".png"), "rgb"), COLOR)
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 255
+    assert decode(encode(".jpg", red), "rgb")[8, 8] == pytest.approx([255, 0, 0], abs=3)
+
+
+def test_grey_is_read_as_grey_and_spread_over_three_channels_for_rgb():
+    grey = COLOR[..., 0]
+    np.testing.assert_array_equal(decode(encode(".pgm", grey), "gray"), grey)
+    np.testing.assert_array_equal(decode(encode(".pgm", grey), "rgb"), np.stack([grey] * 3, axis=-1))
+
+
+def test_a_plain_text_pgm_with_comments():
+    text = b"P2\n# made by hand\n3 2\n# and more\n255\n0 10 20\n30 40 50\n"
+    assert decode(text, "gray").tolist() == [[0, 10, 20], [30, 40, 50]]
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".pgm"])
+@pytest.mark.parametrize("kept", [0.3, 0.9, 0.99])
+def test_a_truncated_file_is_refused(ending, kept):
+    whole = encode(ending, COLOR if ending != ".pgm" else COLOR[..., 0])
+    with pytest.raises(ValueError, match="truncated"):
+        decode(whole[: int(len(whole) * kept)], "rgb")
+
+
+def test_a_thumbnails_end_marker_does_not_pass_for_the_images():
+    whole = encode(".jpg")
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 2 + 6) + b"xx\xff\xd9yy"
+    cut = whole[:2] + thumbnail + whole[2 : len(whole) // 2]
+    with pytest.raises(ValueError, match="truncated"):
+        decode(cut, "rgb")
+
+
+def png_stating(width, height):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes(100))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def test_a_decompression_bomb_is_refused_by_its_header():
+    bomb = png_stating(100_000, 100_000)
+    assert len(bomb) < 200
+    with pytest.raises(ValueError, match="100000 x 100000 pixels; accepted: at most 67,108,864"):
+        decode(bomb, "rgb")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"hello", b"GIF89a" + bytes(50), b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"P5 x"]
+)
+def test_what_is_no_image_is_refused(data, tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"picture\.png"):
+        read_image(path, "rgb")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.png: cannot be read: No such file"):
+        read_image(tmp_path / "gone.png", "rgb")
+
+
+@given(
+    st.binary(max_size=60),
+    st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\xff\xd8\xff\xe0", b"P5 ", b"P2 "]),
+)
+def test_no_bytes_do_anything_but_decode_or_be_refused(tail, magic):
+    try:
+        image = decode(magic + tail, "rgb")
+    except ValueError:
+        return
+    assert image.ndim == 3
+
+
+@given(
+    rows=st.integers(1, 50),
+    columns=st.integers(1, 50),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+)
+def test_fitting_always_gives_the_wanted_size_and_leaves_a_flat_image_flat(rows, columns, height, width):
+    fitted = fit(np.full((rows, columns, 3), 77, np.uint8), height, width)
+    assert fitted.shape == (height, width, 3)
+    assert (fitted == 77).all()
+
+
+def test_fitting_cuts_around_the_centre_and_averages():
+    wide = np.zeros((2, 6), np.uint8)
+    wide[:, 2:4] = [[10, 20], [30, 40]]
+    wide[:, :2] = wide[:, 4:] = 255
+    assert fit(wide, 1, 1).tolist() == [[25]]

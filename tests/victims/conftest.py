@@ -1,0 +1,55 @@
+"""Small separable data sets, and a cache folder of the session's own."""
+
+import numpy as np
+import pytest
+
+from mifsim.data.base import ArrayPool, assemble, split_by_class
+
+SHARES = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
+
+
+def blobs(shape, per_class=60, seed=0):
+    """Noise with something bright in it: a square, an upright bar or a lying bar."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([0, 1, 2], per_class)
+    pixels = rng.integers(0, 60, (len(labels), *shape), np.uint8)
+    for image, label in zip(pixels, labels, strict=True):
+        height, width = [(4, 4), (8, 2), (2, 8)][label]
+        row, column = rng.integers(1, shape[0] - height), rng.integers(1, shape[1] - width)
+        image[row : row + height, column : column + width] += 180
+    return assemble(
+        name="blobs",
+        shape=shape,
+        class_names=("square", "upright", "lying"),
+        pool=ArrayPool(pixels, labels),
+        parts=split_by_class(labels, SHARES, 0),
+        content=f"{shape} {per_class} {seed}",
+        note="made up",
+    )
+
+
+@pytest.fixture(scope="session")
+def cache_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache_folder, monkeypatch):
+    monkeypatch.setenv("MIFSIM_CACHE_DIR", str(cache_folder))
+
+
+@pytest.fixture(scope="session")
+def grey():
+    return blobs((12, 14))
+
+
+@pytest.fixture(scope="session")
+def colour():
+    return blobs((16, 16, 3))
+
+
+@pytest.fixture(scope="session")
+def keras():
+    from mifsim.victims.tensorflow import import_tensorflow
+
+    return import_tensorflow().keras

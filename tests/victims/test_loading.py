@@ -1,0 +1,140 @@
+import zipfile
+
+import numpy as np
+import pytest
+
+from mifsim.errors import VictimError
+from mifsim.victims.loading import load_victim
+
+GREY, CLASSES = (8, 9), 3
+
+
+def dense(keras, shape, classes=CLASSES, activation="softmax"):
+    return keras.Sequential(
+        [
+            keras.layers.Input(shape),
+            keras.layers.Flatten(),
+            keras.layers.Dense(classes, activation=activation, name="last"),
+        ]
+    )
+
+
+def save(model, tmp_path):
+    path = tmp_path / "own.keras"
+    model.save(path)
+    return path
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).random((5, *GREY, 1), np.float32)
+
+
+def test_a_fitting_model_is_used_as_it_is(keras, tmp_path, images):
+    model = dense(keras, (*GREY, 1))
+    loaded = load_victim(save(model, tmp_path), GREY, CLASSES)
+    np.testing.assert_allclose(loaded(images), model(images), atol=1e-6)
+
+
+def test_a_grey_model_without_a_channel_axis_gets_one(keras, tmp_path, images):
+    model = dense(keras, GREY)
+    loaded = load_victim(save(model, tmp_path), GREY, CLASSES)
+    np.testing.assert_allclose(loaded(images), model(images[..., 0]), atol=1e-6)
+
+
+def test_logits_get_a_softmax(keras, tmp_path, images):
+    model = dense(keras, (*GREY, 1), activation=None)
+    loaded = load_victim(save(model, tmp_path), GREY, CLASSES, "logits")
+    raised = np.exp(model(images).numpy().astype(float))
+    np.testing.assert_allclose(loaded(images), raised / raised.sum(axis=1, keepdims=True), atol=1e-6)
+
+
+def test_sides_of_any_length_are_accepted(keras, tmp_path):
+    inputs = keras.layers.Input((None, None, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(CLASSES, activation="softmax")(pooled))
+    assert load_victim(save(model, tmp_path), (8, 9, 3), CLASSES) is not None
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "activation", "output", "message"),
+    [
+        ((28, 28, 1), 3, "softmax", "softmax", r"takes images of shape \(28, 28, 1\); the data has \(8, 9\)"),
+        ((8, 9, 3), 3, "softmax", "softmax", r"must take \(8, 9, 1\) or \(8, 9\)"),
+        ((72,), 3, "softmax", "softmax", r"takes images of shape \(72\)"),
+        ((8, 9, 1), 10, "softmax", "softmax", r"gives \(10\) for an image; the data has 3 classes"),
+        ((8, 9, 1), 3, None, "softmax", "does not add up to 1.*say output = 'logits'"),
+        ((8, 9, 1), 3, "sigmoid", "softmax", "does not add up to 1"),
+        ((8, 9, 1), 3, "softmax", "logits", "adds up to 1, so it is no logits; say output = 'softmax'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_both_sides(keras, tmp_path, shape, classes, activation, output, message):
+    path = save(dense(keras, shape, classes, activation), tmp_path)
+    with pytest.raises(VictimError, match=message) as caught:
+        load_victim(path, GREY, CLASSES, output)
+    assert str(path) in str(caught.value)
+
+
+def test_a_model_that_gives_nan_is_refused(keras, tmp_path):
+    model = dense(keras, (*GREY, 1))
+    model.get_layer("last").bias.assign([np.nan, 0, 0])
+    with pytest.raises(VictimError, match="NaN or infinite"):
+        load_victim(save(model, tmp_path), GREY, CLASSES)
+
+
+def test_several_inputs_or_outputs_are_refused(keras, tmp_path):
+    inputs = keras.layers.Input((*GREY, 1))
+    flat = keras.layers.Flatten()(inputs)
+    two = keras.Model(inputs, [keras.layers.Dense(CLASSES)(flat), keras.layers.Dense(CLASSES)(flat)])
+    with pytest.raises(VictimError, match="must have one output of known shape"):
+        load_victim(save(two, tmp_path), GREY, CLASSES)
+
+
+def test_python_code_in_a_file_is_not_run(keras, tmp_path):
+    witness = tmp_path / "it ran"
+    code = keras.layers.Lambda(lambda x, path=str(witness): (open(path, "w").close(), x)[1])
+    model = keras.Sequential([keras.layers.Input((*GREY, 1)), code, keras.layers.Flatten()])
+    path = save(model, tmp_path)
+    witness.unlink(missing_ok=True)
+    with pytest.raises(VictimError, match=r"holds Python code .such as a Lambda layer., which is not run"):
+        load_victim(path, GREY, CLASSES)
+    assert not witness.exists()
+
+
+def not_there(path):
+    pass
+
+
+def text(path):
+    path.write_text("this is no model")
+
+
+def other_archive(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(not_there, "no such file"), (text, "not a .keras archive"), (other_archive, "keras cannot load it")],
+)
+def test_files_that_are_no_models(tmp_path, make, message):
+    path = tmp_path / "own.keras"
+    make(path)
+    with pytest.raises(VictimError, match=message) as caught:
+        load_victim(path, GREY, CLASSES)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_model_is_refused(keras, tmp_path):
+    path = save(dense(keras, (*GREY, 1)), tmp_path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(VictimError, match="truncated"):
+        load_victim(path, GREY, CLASSES)
+
+
+def test_other_endings_are_refused(tmp_path):
+    (tmp_path / "model.h5").write_text("")
+    with pytest.raises(VictimError, match=r"model\.h5: accepted: a \.keras file"):
+        load_victim(tmp_path / "model.h5", GREY, CLASSES)

@@ -1,0 +1,185 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from mifsim.data import DataConfig, load_data
+from mifsim.errors import VictimError
+from mifsim.victims import VictimConfig, prepare_evaluator, prepare_victim
+from mifsim.victims.engine import engine_from_bytes
+
+
+def weights(path, keras):
+    return keras.saving.load_model(path, compile=False).get_weights()
+
+
+def test_a_victim_is_trained_once_and_recorded(grey, keras):
+    lines = []
+    victim = prepare_victim(grey, VictimConfig(epochs=12), lines.append)
+    assert not victim.cached
+    assert "training lenet5 on 90 images of blobs (12 epochs)" in lines[0]
+    assert f"accuracy {victim.test_accuracy:.1%}" in lines[-1]
+    again = prepare_victim(grey, VictimConfig(epochs=12), lines.append)
+    assert again.cached
+    assert len(lines) == 2  # silent the second time
+    assert again.facts == victim.facts
+    assert again.fingerprint == victim.fingerprint
+    assert json.loads(json.dumps(victim.facts)) == victim.facts
+    for key, value in {
+        "model": "lenet5",
+        "train_images": 90,
+        "epochs": 12,
+        "seed": 0,
+        "test_images": 54,
+    }.items():
+        assert victim.facts[key] == value
+
+
+def test_the_recorded_accuracy_is_that_of_the_file_on_the_users_part(grey):
+    victim = prepare_victim(grey, VictimConfig(epochs=12))
+    engine = engine_from_bytes(victim.model_bytes(), grey.shape, 3, victim.logits)
+    users = grey.part("users")
+    confidence, _ = engine.predict(users.images(np.arange(len(users))), np.full(len(users), -1, np.int32))
+    assert np.mean(confidence.argmax(axis=1) == users.labels) == pytest.approx(victim.test_accuracy)
+
+
+def test_colour_gets_the_cnn_unless_the_study_says_otherwise(colour):
+    assert prepare_victim(colour, VictimConfig(epochs=1)).facts["model"] == "cnn"
+    assert prepare_victim(colour, VictimConfig(model="lenet5", epochs=1)).facts["model"] == "lenet5"
+
+
+def test_another_seed_length_or_data_is_another_victim(grey, colour):
+    prints = [
+        prepare_victim(data, VictimConfig(model="lenet5", **keys)).fingerprint
+        for data, keys in [
+            (grey, {"epochs": 1}),
+            (grey, {"epochs": 1, "seed": 1}),
+            (grey, {"epochs": 2}),
+            (colour, {"epochs": 1}),
+        ]
+    ]
+    assert len(set(prints)) == 4
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-10], lambda data: b"", lambda data: data[:-1] + b"x"])
+def test_a_damaged_copy_is_trained_again_to_the_same_weights(grey, keras, damage):
+    config = VictimConfig(epochs=1, seed=3)
+    first = prepare_victim(grey, config)
+    before = weights(first.path, keras)
+    first.path.write_bytes(damage(first.path.read_bytes()))
+    second = prepare_victim(grey, config)
+    assert not second.cached
+    assert second.fingerprint == first.fingerprint
+    for one, two in zip(before, weights(second.path, keras), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named(grey, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(VictimError, match=r"cache folder .*set MIFSIM_CACHE_DIR"):
+        prepare_victim(grey, VictimConfig(epochs=1))
+
+
+def own_model(keras, path, activation):
+    model = keras.Sequential(
+        [
+            keras.layers.Input((12, 14, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3, activation=activation),
+        ]
+    )
+    model.save(path)
+
+
+def test_a_file_of_the_users_own_is_checked_once(grey, keras, tmp_path):
+    path = tmp_path / "own.keras"
+    own_model(keras, path, None)
+    config = VictimConfig(file=path, output="logits")
+    first, second = prepare_victim(grey, config), prepare_victim(grey, config)
+    assert (first.cached, second.cached) == (False, True)
+    assert first.logits
+    assert first.path == path
+    assert 0 <= first.test_accuracy == second.test_accuracy <= 1
+    assert first.facts["file"] == str(path)
+    with pytest.raises(VictimError, match="say output = 'logits'"):
+        prepare_victim(grey, VictimConfig(file=path))
+    own_model(keras, path, "softmax")  # the file changes under the same name
+    changed = prepare_victim(grey, VictimConfig(file=path))
+    assert changed.fingerprint != first.fingerprint
+    with pytest.raises(VictimError, match=r"gone\.keras: cannot be read"):
+        prepare_victim(grey, VictimConfig(file=tmp_path / "gone.keras"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"file": "m.keras", "model": "cnn"}, "'model' is for a model to be trained"),
+        ({"file": "m.keras", "epochs": 3}, "'epochs' is for a model to be trained"),
+        ({"output": "logits"}, "output = 'logits' is for 'file'"),
+        ({"model": "vgg"}, "'lenet5' or 'cnn'"),
+        ({"epochs": 0}, "greater than or equal to 1"),
+        ({"epoch": 3}, "Extra inputs"),
+    ],
+)
+def test_keys_that_do_not_go_together(keys, message):
+    with pytest.raises(ValidationError, match=message):
+        VictimConfig(**keys)
+
+
+def test_a_prepared_victim_is_found_without_tensorflow(cache_folder):
+    prepare_victim(load_data(DataConfig(images_per_class=20)), VictimConfig(epochs=1))
+    code = (
+        "import sys; from mifsim.data import *; from mifsim.victims import *; "
+        "victim = prepare_victim(load_data(DataConfig(images_per_class=20)), VictimConfig(epochs=1)); "
+        "print(victim.cached, len(victim.model_bytes()) > 1000, 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True", "False"]
+
+
+def test_the_evaluator_gives_confidences_and_features_that_tell_classes_apart(colour):
+    prepared = prepare_evaluator(colour)
+    assert prepared.facts["trained_on"] == ["private", "evaluator"]
+    assert prepared.test_accuracy > 0.9
+    evaluator = prepared.load()
+    users = colour.part("users")
+    images = users.images(np.arange(len(users)))
+    confidence, features = evaluator.confidence(images), evaluator.features(images)
+    assert np.mean(confidence.argmax(axis=1) == users.labels) == pytest.approx(prepared.test_accuracy)
+    np.testing.assert_allclose(confidence.sum(axis=1), 1, atol=1e-5)
+    distance = np.linalg.norm(features[:, None] - features[None], axis=2)
+    alike = users.labels[:, None] == users.labels[None]
+    assert distance[alike].mean() < 0.5 * distance[~alike].mean()
+    with pytest.raises(ValueError, match="expected"):
+        evaluator.features(images[..., 0])
+
+
+def test_the_evaluators_bits_do_not_depend_on_company(colour):
+    evaluator = prepare_evaluator(colour).load()
+    images = colour.part("users").images(np.arange(40))
+    alone = evaluator.features(images[17:18])
+    crowd = np.concatenate([images] * 8)
+    np.testing.assert_array_equal(evaluator.features(crowd)[40 * 5 + 17], alone[0])
+    np.testing.assert_array_equal(evaluator.confidence(crowd)[17], evaluator.confidence(images[17:18])[0])
+
+
+def test_lenet5_reaches_its_accuracy_on_real_digits():
+    """At least 93% on the users' 1,500 digits, trained on the private 2,500."""
+    victim = prepare_victim(load_data(DataConfig()), VictimConfig())
+    assert victim.facts["train_images"] == 2500
+    assert victim.test_accuracy >= 0.93
+
+
+def test_the_evaluator_reaches_its_accuracy_on_real_digits():
+    """At least 96%, trained on the private and the evaluator's part."""
+    assert prepare_evaluator(load_data(DataConfig())).test_accuracy >= 0.96
+
+
+@pytest.mark.slow
+def test_rendered_faces_are_hard_enough_and_not_too_hard():
+    accuracy = prepare_victim(load_data(DataConfig(set="faces")), VictimConfig()).test_accuracy
+    assert 0.85 <= accuracy <= 0.97
