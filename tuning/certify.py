@@ -248,9 +248,7 @@ def safest_first(
 
 def _move_thresholds(setting: FilterConfig, step: float) -> FilterConfig:
     """Scale the distances that still count as similar: a step above 1 is looser, below 1 tighter."""
-    return replace(
-        setting, t_ssim=max(-1.0, 1 - step * (1 - setting.t_ssim)), t_hash=min(1.0, step * setting.t_hash)
-    )
+    return replace(setting, t_ssim=max(-1.0, 1 - step * (1 - setting.t_ssim)), t_hash=min(1.0, step * setting.t_hash))
 
 
 def _blocked(traces: TraceSet, setting: FilterConfig) -> Ints:

@@ -209,8 +209,7 @@ def exact_frontier(
         kept = non_dominated(points)
         places = np.column_stack(np.unravel_index(inside[kept], table.shape[1:])).tolist()
         return points[kept], [
-            FilterConfig(t_ssim, hashes[h], n_b[0] + n, l_sp[1] - m, form, traces.hash_size, rule)
-            for h, n, m in places
+            FilterConfig(t_ssim, hashes[h], n_b[0] + n, l_sp[1] - m, form, traces.hash_size, rule) for h, n, m in places
         ]
 
     points, settings = np.empty((0, 3 if leakage else 2)), list[FilterConfig]()

@@ -150,7 +150,7 @@ def replay_all(
     fixed = _fixed_leak(traces)
     shape = (len(traces.groups), n_b_max, l_sp_max + 1)
     blocked, spared = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    leak = np.zeros(0, np.int64) if fixed is None else fixed
+    leak = frozen([], np.int64) if fixed is None else fixed
     withheld = np.zeros((0, 0, 0) if fixed is None else shape, np.int64)
     kernels.follow_all(
         prepare(traces, form), _round_down(t_ssim), float(t_hash), _most_per_query(rule), traces.group,

@@ -89,25 +89,16 @@ class TraceSet:
 
     def _check(self) -> None:
         sessions, queries = self.offsets.size - 1, self.hashes.size
-        if (
-            sessions < 0
-            or self.offsets[0] != 0
-            or self.offsets[-1] != queries
-            or (np.diff(self.offsets) < 0).any()
-        ):
+        if sessions < 0 or self.offsets[0] != 0 or self.offsets[-1] != queries or (np.diff(self.offsets) < 0).any():
             raise ValueError(f"offsets must rise from 0 to the number of queries, {queries}")
         for name in ("budget", "group", "is_attack", "part", "clients"):
             if getattr(self, name).shape != (sessions,):
-                raise ValueError(
-                    f"{name} has shape {getattr(self, name).shape}, there are {sessions} sessions"
-                )
+                raise ValueError(f"{name} has shape {getattr(self, name).shape}, there are {sessions} sessions")
         if not self.similarity:
             raise ValueError("similarity holds no SSIM form")
         shapes = {form: table.shape for form, table in self.similarity.items()}
         alike = len(set(shapes.values())) == 1
-        if not alike or any(
-            len(shape) != 2 or shape[0] != queries or shape[1] < 1 for shape in shapes.values()
-        ):
+        if not alike or any(len(shape) != 2 or shape[0] != queries or shape[1] < 1 for shape in shapes.values()):
             raise ValueError(f"similarity must have shape ({queries}, n_b_max) for every form, got {shapes}")
         if self.leak is not None and self.leak.shape != (queries,):
             raise ValueError(f"leak has shape {self.leak.shape}, there are {queries} queries")
@@ -164,10 +155,7 @@ class TraceSet:
             similarity={form: table[rows] for form, table in self.similarity.items()},
             hashes=self.hashes[rows],
             leak=None if self.leak is None else self.leak[rows],
-            **{
-                name: getattr(self, name)[mask]
-                for name in ("budget", "group", "is_attack", "part", "clients")
-            },
+            **{name: getattr(self, name)[mask] for name in ("budget", "group", "is_attack", "part", "clients")},
         )
 
     def of_part(self, part: str) -> TraceSet:

@@ -51,7 +51,7 @@ class ArrayPool:
 
     def image(self, index: int) -> npt.NDArray[np.float32]:
         """Return one image, float32 in [0, 1]."""
-        image: npt.NDArray[np.float32] = self.pixels[index].astype(np.float32) / np.float32(255)
+        image: npt.NDArray[np.float32] = np.divide(self.pixels[index], np.float32(255), dtype=np.float32)
         return image
 
     def images(self, indices: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -149,8 +149,7 @@ def split_by_class(
         members = rng.permutation(np.flatnonzero(labels == label))
         if len(members) < len(shares):
             raise DataError(
-                f"class {label} has {len(members)} images; "
-                f"a split into {len(shares)} parts needs at least as many"
+                f"class {label} has {len(members)} images; a split into {len(shares)} parts needs at least as many"
             )
         ends = np.round(np.cumsum(list(shares.values())) * len(members)).astype(int)
         for part, start, end in zip(shares, [0, *ends[:-1]], ends, strict=True):

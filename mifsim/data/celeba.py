@@ -173,9 +173,7 @@ def _places(path: Path, header: list[str], columns: tuple[str, ...]) -> list[int
     return [header.index(column) for column in columns]
 
 
-def _check(
-    names: tuple[str, ...], partition: dict[str, tuple[int, ...]], partition_file: Path, images: Path
-) -> None:
+def _check(names: tuple[str, ...], partition: dict[str, tuple[int, ...]], partition_file: Path, images: Path) -> None:
     """See that every listed image is on disk and in the partition; one look at the folder, not one a file."""
     present = set(os.listdir(images))
     missing = [name for name in names if name not in present]
@@ -186,6 +184,4 @@ def _check(
         )
     for name in names:
         if partition.get(name, (None,))[0] not in (0, 1, 2):
-            raise DataError(
-                f"{partition_file}: {name} must be in partition 0, 1 or 2, it is in {partition.get(name)}"
-            )
+            raise DataError(f"{partition_file}: {name} must be in partition 0, 1 or 2, it is in {partition.get(name)}")

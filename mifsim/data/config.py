@@ -62,9 +62,7 @@ class DataConfig(BaseModel):
     size: tuple[Side, Side] | None = Field(
         None, description="folder only: height and width that images are brought to; one number for a square"
     )
-    color: Literal["gray", "rgb"] | None = Field(
-        None, description="folder only: colour mode (rgb where absent)"
-    )
+    color: Literal["gray", "rgb"] | None = Field(None, description="folder only: colour mode (rgb where absent)")
     images_per_class: int | None = Field(
         None,
         ge=8,

@@ -169,9 +169,7 @@ class _Pencil:
         fixed: npt.NDArray[np.int32] = np.round(placed * 2**_SHIFT).astype(np.int32)
         return fixed
 
-    def _around(
-        self, at: npt.NDArray[np.int32], reach: float
-    ) -> tuple[tuple[slice, slice], npt.NDArray[np.int32]]:
+    def _around(self, at: npt.NDArray[np.int32], reach: float) -> tuple[tuple[slice, slice], npt.NDArray[np.int32]]:
         """Return the piece of the canvas that a shape touches, and where its corner lies."""
         margin = int(3 * reach * self._unit) + 2
         low = np.clip((at.min(axis=0) >> _SHIFT) - margin, 0, _CANVAS - 1)
@@ -179,9 +177,7 @@ class _Pencil:
         corner: npt.NDArray[np.int32] = (low << _SHIFT).astype(np.int32)
         return np.s_[low[1] : high[1], low[0] : high[0]], corner
 
-    def _blend(
-        self, part: tuple[slice, slice], mask: Canvas, color: Color, alpha: float, blur: float
-    ) -> None:
+    def _blend(self, part: tuple[slice, slice], mask: Canvas, color: Color, alpha: float, blur: float) -> None:
         soft = cv2.GaussianBlur(mask, (0, 0), blur * self._unit) if blur else mask
         weight = soft[..., None].astype(np.float32) * np.float32(alpha / 255)
         under = self.canvas[part].astype(np.float32)
@@ -234,9 +230,7 @@ def _draw_body(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
         pencil.fill(back, _tone(face.hair, 0.8))
     clothes = tuple(float(value) for value in rng.uniform(20, 235, 3))
     neck = 0.36 + 0.16 * m
-    pencil.fill(
-        np.array([[-neck, 0.5], [neck, 0.5], [neck + 0.06, 1.5], [-neck - 0.06, 1.5]]), _tone(face.skin, 0.82)
-    )
+    pencil.fill(np.array([[-neck, 0.5], [neck, 0.5], [neck + 0.06, 1.5], [-neck - 0.06, 1.5]]), _tone(face.skin, 0.82))
     broad = 1.25 + 0.5 * m
     shoulders = np.array(
         [
@@ -264,9 +258,7 @@ def _draw_head(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
     if rng.random() < 0.6 * (m - 0.35) / 0.65:  # beard, from stubble to full
         beard = outline[outline[:, 1] > 0.3]
         upper = _ellipse(face.yaw, 0.36, 0.56, 0.16, 180, 0)
-        pencil.fill(
-            np.concatenate([beard, upper]), _tone(face.hair, 0.9), float(rng.uniform(0.2, 0.85)), 0.03
-        )
+        pencil.fill(np.concatenate([beard, upper]), _tone(face.hair, 0.9), float(rng.uniform(0.2, 0.85)), 0.03)
 
 
 def _draw_features(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
@@ -283,9 +275,7 @@ def _draw_features(pencil: _Pencil, face: Face, rng: np.random.Generator) -> Non
         pencil.fill(_ellipse(x, y, wide * near, open_), (238, 234, 230))
         pencil.fill(_ellipse(x + look, y, open_ * 0.95, open_ * 0.95), iris)
         pencil.fill(_ellipse(x + look, y, open_ * 0.45, open_ * 0.45), (12, 10, 10))
-        pencil.line(
-            _ellipse(x, y, wide * near, open_, 180, 360), _tone(face.skin, 0.3), 0.03 + 0.02 * (1 - m)
-        )
+        pencil.line(_ellipse(x, y, wide * near, open_, 180, 360), _tone(face.skin, 0.3), 0.03 + 0.02 * (1 - m))
         arch = _ellipse(x, y - 0.15 - lift, wide * 1.25 * near, 0.07, 200, 340)
         pencil.line(arch, _tone(face.hair, 0.75), max(0.025, brow), 0.85)
     nose = np.array([[x0 * 0.9 + 0.03, y0 - 0.05], [x0 * 1.25 + 0.09, y0 + 0.3], [x0 * 1.25, y0 + 0.36]])
@@ -327,9 +317,7 @@ def _draw_hair(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
     if face.bangs:
         low = rng.normal(-0.22, 0.05) + face.pitch
         slant, cover = rng.normal(0, 0.1), rng.uniform(0.55, 0.8)
-        left, right = (
-            (-cover, cover) if rng.random() < 0.65 else ((-cover, 0.25) if slant < 0 else (-0.25, cover))
-        )
+        left, right = (-cover, cover) if rng.random() < 0.65 else ((-cover, 0.25) if slant < 0 else (-0.25, cover))
         across = np.linspace(right, left, 23)
         tips = low + slant * across + rng.normal(0, 0.035, 23) + 0.08 * (across / cover) ** 2
         top = line + face.pitch - 0.08
@@ -339,9 +327,7 @@ def _draw_hair(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
         pencil.fill(fringe, hair, float(rng.uniform(0.8, 1.0)), 0.012)
     elif rng.random() < 0.15:  # a lock over part of the forehead that is not a fringe yet
         side = 1 if part < 0 else -1
-        lock = np.array(
-            [[part, line - 0.3], [side * 0.62, line - 0.15], [side * 0.7, 0.0], [side * 0.5, -0.32]]
-        )
+        lock = np.array([[part, line - 0.3], [side * 0.62, line - 0.15], [side * 0.7, 0.0], [side * 0.5, -0.32]])
         pencil.fill(lock, hair, 1.0, 0.02)
     for _ in range(int(rng.integers(5, 12))):  # strands
         x = rng.uniform(-0.7, 0.7)
@@ -370,9 +356,7 @@ def _draw_glasses(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None
         center = np.array([x0 + side * 0.34 * (1 - 0.6 * side * face.yaw), y0])
         pencil.fill(rim + center, (30, 30, 36), tint)
         pencil.line(rim + center, frame, width, strength)
-        pencil.line(
-            np.array([[center[0] + side * rx, y0 - 0.05], [side * 0.8, y0 - 0.1]]), frame, width, strength
-        )
+        pencil.line(np.array([[center[0] + side * rx, y0 - 0.05], [side * 0.8, y0 - 0.1]]), frame, width, strength)
         if rng.random() < 0.3:  # glare
             glare = np.array([[-0.1, -0.1], [-0.02, -0.12], [-0.08, 0.1], [-0.14, 0.08]]) + center
             pencil.fill(glare, (250, 250, 250), 0.45, 0.015)

@@ -64,9 +64,7 @@ def _files(folder: Path) -> dict[str, list[Path]]:
         raise DataError(f"data.folder = {folder}: no such folder; expected one with a sub-folder a class")
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(classes) < 2:
-        raise DataError(
-            f"data.folder = {folder}: {len(classes)} sub-folders; expected at least 2, one for each class"
-        )
+        raise DataError(f"data.folder = {folder}: {len(classes)} sub-folders; expected at least 2, one for each class")
     files = {}
     for path in classes:
         members = sorted(file for file in path.iterdir() if not file.name.startswith("."))

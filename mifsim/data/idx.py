@@ -40,9 +40,7 @@ def read_idx(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.uint8]
         raise DataError(f"{path}: truncated: {len(data)} bytes, the IDX header alone has {header}")
     magic = bytes((0, 0, _UNSIGNED_BYTE, len(shape)))
     if data[:4] != magic:
-        raise DataError(
-            f"{path}: not such an IDX file: it begins with {data[:4].hex()}, expected {magic.hex()}"
-        )
+        raise DataError(f"{path}: not such an IDX file: it begins with {data[:4].hex()}, expected {magic.hex()}")
     sizes = struct.unpack(f">{len(shape)}I", data[4:header])
     if any(wanted not in (None, size) for size, wanted in zip(sizes, shape, strict=True)):
         wanted = " x ".join("any" if side is None else str(side) for side in shape)
@@ -51,8 +49,7 @@ def read_idx(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.uint8]
     data = _read(path, stated + 1)
     if len(data) < stated:
         raise DataError(
-            f"{path}: truncated: {len(data):,} of {stated:,} bytes are there, "
-            f"{stated - len(data):,} are missing"
+            f"{path}: truncated: {len(data):,} of {stated:,} bytes are there, {stated - len(data):,} are missing"
         )
     if len(data) > stated:
         raise DataError(f"{path}: longer than the {stated:,} bytes that its header states")

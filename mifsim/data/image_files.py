@@ -120,9 +120,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
     raise ValueError("truncated JPEG, or one without a frame header")
 
 
-_PGM_HEADER = re.compile(
-    rb"P([25])(?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,5})\s"
-)
+_PGM_HEADER = re.compile(rb"P([25])(?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,5})\s")
 
 
 def _pgm_size(data: bytes) -> tuple[int, int]:

@@ -162,9 +162,7 @@ def _read(sources: Sources) -> Raw:
 
 
 def _read_idx_files(sources: Sources) -> list[npt.NDArray[np.uint8]]:
-    return [
-        read_idx(path, (None, SIDE, SIDE) if kind % 2 == 0 else (None,)) for kind, path in enumerate(sources)
-    ]
+    return [read_idx(path, (None, SIDE, SIDE) if kind % 2 == 0 else (None,)) for kind, path in enumerate(sources)]
 
 
 def _read_archive(path: Path) -> list[npt.NDArray[np.uint8]]:

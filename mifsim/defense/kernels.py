@@ -104,6 +104,14 @@ def _compare_global(image: Any, kept: Any, lanes: Any) -> Any:
 @inner
 def _down_uniform(products: Any, width: int, sums: Any) -> None:
     """Sum 7 rows, and so on: the last sum, less the row that leaves, plus the row that enters."""
+    if width > 0:
+        n, w = len(sums), width
+        a, b, c = products[:n], products[w : w + n], products[2 * w : 2 * w + n]
+        d, e, f = products[3 * w : 3 * w + n], products[4 * w : 4 * w + n], products[5 * w : 5 * w + n]
+        g = products[6 * w : 6 * w + n]
+        for j in range(n):
+            sums[j] = ((a[j] + b[j]) + (c[j] + d[j])) + ((e[j] + f[j]) + g[j])
+        return
     first = sums[:width]
     first[:] = 0.0
     for r in range(7):

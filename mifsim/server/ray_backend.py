@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import uuid
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -46,11 +47,12 @@ class SessionHost:
     A host that dies is started again, and its shards run again from their seeds: they rewrite the same files.
     """
 
-    def __init__(self, job: Job, model: Any) -> None:
+    def __init__(self, job: Job, model_name: str) -> None:
         # An actor without a GPU of its own sees all of them: hide them, an attacker may train a network here.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._scene = Scene.load(job.study, job.run, job.facts)
-        self._model = model
+        # By name: a handle among the arguments would lie in the object store, and be lost with its owner.
+        self._model = ray.get_actor(model_name)
 
     async def run_shard(self, shard: Shard) -> int:
         """Run one shard; return its number when its files are whole."""
@@ -130,11 +132,12 @@ def _start_actors(job: Job, model: ModelFile) -> list[Any]:
 
     data = load_data(study.data)
     pieces = [model.content[start : start + PIECE_BYTES] for start in range(0, len(model.content), PIECE_BYTES)]
-    actor = ModelActor.options(num_cpus=share, num_gpus=gpu, max_concurrency=256).remote(  # type: ignore[attr-defined]
+    name = f"model-{uuid.uuid4().hex}"
+    actor = ModelActor.options(name=name, num_cpus=share, num_gpus=gpu, max_concurrency=256).remote(  # type: ignore[attr-defined]
         data.shape, len(data.class_names), model.logits, study.server.batch_size, *pieces
     )
     started = [
-        SessionHost.options(num_cpus=share, max_concurrency=16).remote(job, actor)  # type: ignore[attr-defined]
+        SessionHost.options(num_cpus=share, max_concurrency=16).remote(job, name)  # type: ignore[attr-defined]
         for _ in range(hosts)
     ]
     ray.get([actor.facts.remote(), *(host.progress.remote() for host in started)])

@@ -78,8 +78,7 @@ class FixedBatch:
                 buffer[rows:] = 0
             arrays = self._buffers
         constants = [
-            self._tf.constant(array, dtype=buffer.dtype)
-            for array, buffer in zip(arrays, self._buffers, strict=True)
+            self._tf.constant(array, dtype=buffer.dtype) for array, buffer in zip(arrays, self._buffers, strict=True)
         ]
         return tuple(output.numpy()[:rows] for output in self._call(*constants))
 
@@ -140,9 +139,7 @@ class BatchedModel:
         self.batch_size = batch_size
         self.gradient_batch_size = gradient_batch_size
         self._forward = FixedBatch(forward, batch_size, [(row, np.float32)])
-        self._with_gradient = FixedBatch(
-            with_gradient, gradient_batch_size, [(row, np.float32), ((), np.int32)]
-        )
+        self._with_gradient = FixedBatch(with_gradient, gradient_batch_size, [(row, np.float32), ((), np.int32)])
         self._check_rows()
 
     def predict(self, images: Floats, gradient_of: Ints) -> tuple[Floats, Floats]:

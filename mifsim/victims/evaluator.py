@@ -54,7 +54,5 @@ class Evaluator:
 
     def _ask(self, images: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], ...]:
         if images.shape[1:] != self.shape or not len(images):
-            raise ValueError(
-                f"images of shape {images.shape}; expected (n, {', '.join(map(str, self.shape))})"
-            )
+            raise ValueError(f"images of shape {images.shape}; expected (n, {', '.join(map(str, self.shape))})")
         return self._both(images.reshape(-1, *self._row))

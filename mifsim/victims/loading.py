@@ -97,9 +97,7 @@ def _shape_of(path: Path, model: Model, end: Literal["input", "output"]) -> tupl
 
 
 def _fits(takes: tuple[int | None, ...], wanted: tuple[int, ...]) -> bool:
-    return len(takes) == len(wanted) and all(
-        side in (None, size) for side, size in zip(takes, wanted, strict=True)
-    )
+    return len(takes) == len(wanted) and all(side in (None, size) for side, size in zip(takes, wanted, strict=True))
 
 
 def _text(shape: tuple[int | None, ...]) -> str:

@@ -127,10 +127,7 @@ def _trained(
 
     pools = [data.part(part) for part in parts]
     images = sum(map(len, pools))
-    remark(
-        f"training {name} on {images:,} images of {data.name} "
-        f"({epochs or RECIPES[name].epochs(images)} epochs)"
-    )
+    remark(f"training {name} on {images:,} images of {data.name} ({epochs or RECIPES[name].epochs(images)} epochs)")
     classes = len(data.class_names)
     trained = train(name, pools, data.shape, classes, seed=seed, epochs=epochs, remark=remark)
     measured = accuracy(trained.model, data.part("users"), data.shape)

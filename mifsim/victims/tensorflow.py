@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 
 from mifsim.errors import VictimError
 
-_CHATTER = re.compile(
-    rb"(?:[IWE]\d{4} .*|WARNING: All log messages before absl.*|\d{4}-\d\d-\d\d .*: [IWE] .*)\n?"
-)
+_CHATTER = re.compile(rb"(?:[IWE]\d{4} .*|WARNING: All log messages before absl.*|\d{4}-\d\d-\d\d .*: [IWE] .*)\n?")
 
 
 class Frameworks(NamedTuple):

@@ -50,9 +50,9 @@ class Recipe:
 
 
 RECIPES = {
-    "lenet5": Recipe(images_seen=37_500, least_epochs=5, batch_size=32, learning_rate=2e-3),
+    "lenet5": Recipe(images_seen=30_000, least_epochs=5, batch_size=32, learning_rate=2e-3),
     "cnn": Recipe(images_seen=40_000, least_epochs=5, batch_size=32, learning_rate=1.2e-3, shift=1),
-    "evaluator": Recipe(images_seen=28_000, least_epochs=3, batch_size=64, learning_rate=4e-3, shift=1),
+    "evaluator": Recipe(images_seen=21_000, least_epochs=3, batch_size=64, learning_rate=4e-3, shift=1),
 }
 
 

@@ -107,9 +107,7 @@ def test_all_at_once(ratio, traces, rule):
 
     def every_buffer_and_limit() -> None:
         for t_ssim, t_hash in thresholds:
-            replay_all(
-                traces, form="global", rule=rule, t_ssim=t_ssim, t_hash=t_hash, n_b_max=N_B, l_sp_max=L_SP
-            )
+            replay_all(traces, form="global", rule=rule, t_ssim=t_ssim, t_hash=t_hash, n_b_max=N_B, l_sp_max=L_SP)
 
     ratio(
         f"replay of every buffer and limit at once ({rule}), against 200,000 settings a second",

@@ -46,9 +46,7 @@ def write_lists(root, ending):
         path.unlink()
     if ending == ".txt":
         rows = [str(COUNT), " ".join(COLUMNS) + " "]
-        rows += [
-            file_name(n) + "  " + "  ".join(f"{attributes(n)[c]:2}" for c in COLUMNS) for n in range(COUNT)
-        ]
+        rows += [file_name(n) + "  " + "  ".join(f"{attributes(n)[c]:2}" for c in COLUMNS) for n in range(COUNT)]
         partition = [f"{file_name(n)} {part_of(n)}" for n in range(COUNT)]
     else:
         rows = ["image_id," + ",".join(COLUMNS)]

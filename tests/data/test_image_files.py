@@ -74,9 +74,7 @@ def test_a_decompression_bomb_is_refused_by_its_header():
         decode(bomb, "rgb")
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"hello", b"GIF89a" + bytes(50), b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"P5 x"]
-)
+@pytest.mark.parametrize("data", [b"", b"hello", b"GIF89a" + bytes(50), b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"P5 x"])
 def test_what_is_no_image_is_refused(data, tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(data)

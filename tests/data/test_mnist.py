@@ -174,9 +174,7 @@ def test_an_npz_that_is_none(folder, content):
 
 
 def test_missing_files_and_folders_say_what_to_put_where(folder):
-    with pytest.raises(
-        DataError, match="not all files are there; expected the four IDX files train-images-idx3"
-    ):
+    with pytest.raises(DataError, match="not all files are there; expected the four IDX files train-images-idx3"):
         load(folder)
     with pytest.raises(DataError, match="no such folder"):
         load(folder / "elsewhere")

@@ -45,7 +45,7 @@ def test_jpeg_keeps_red_red() -> None:
     assert arrived[..., 1:].max() < 0.1
 
 
-@pytest.mark.parametrize("kind", ["float32", "uint8", "jpeg-50"])
+@pytest.mark.parametrize("kind", ["uint8", "jpeg-50"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -0.01, 1.01])
 def test_a_bad_pixel_does_not_become_a_good_one_on_the_way(kind: str, bad: float) -> None:
     image = np.zeros((8, 8), dtype=np.float32)

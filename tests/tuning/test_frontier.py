@@ -124,9 +124,7 @@ def test_exact_frontier_is_a_plain_search_through_every_setting(seed, attack, le
         point = (done.false_positive_rate, done.queries, *([done.leak] if leakage else []))
         if done.false_positive_rate <= 0.5:
             best.setdefault(point, config)
-    expected = {
-        p: c for p, c in best.items() if not any(q != p and all(map(float.__le__, q, p)) for q in best)
-    }
+    expected = {p: c for p, c in best.items() if not any(q != p and all(map(float.__le__, q, p)) for q in best)}
     assert dict(zip(map(tuple, found.points.tolist()), found.settings, strict=True)) == expected
     assert found.points.tolist() == sorted(found.points.tolist())
     budget = traces.budget[traces.is_attack].max()

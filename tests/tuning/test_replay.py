@@ -142,10 +142,7 @@ def literal(traces: TraceSet, session: int, config: FilterConfig) -> tuple[int, 
             continue
         before = count
         for k, old in enumerate(buffer[: config.n_b]):
-            if (
-                float(traces.similarity[config.ssim][q, k]) > config.t_ssim
-                and abs(hash_ - old) < config.t_hash
-            ):
+            if float(traces.similarity[config.ssim][q, k]) > config.t_ssim and abs(hash_ - old) < config.t_hash:
                 count = before + 1 if config.count_rule == "per_query" else count + 1
                 if count >= config.l_sp:
                     return number, count
@@ -158,9 +155,7 @@ coarse_t_ssim = st.integers(-1, 11).map(lambda tenths: float(np.clip(np.float32(
 coarse_t_hash = st.integers(1, 21).map(lambda twentieths: min(twentieths / 20, 1.0))
 
 
-@given(
-    seeds, coarse_t_ssim, coarse_t_hash, st.integers(1, 7), st.integers(1, 20), st.sampled_from(COUNT_RULES)
-)
+@given(seeds, coarse_t_ssim, coarse_t_hash, st.integers(1, 7), st.integers(1, 20), st.sampled_from(COUNT_RULES))
 @settings(max_examples=100, deadline=None)
 def test_replay_of_many_sessions_is_the_algorithm_to_the_letter(seed, t_ssim, t_hash, n_b, l_sp, rule):
     traces = random_traces(np.random.default_rng(seed))
@@ -174,9 +169,7 @@ def test_replay_of_many_sessions_is_the_algorithm_to_the_letter(seed, t_ssim, t_
         assert not len(count) or count[-1] == final
 
 
-@given(
-    seeds, coarse_t_ssim, coarse_t_hash, st.integers(1, 7), st.integers(1, 20), st.sampled_from(COUNT_RULES)
-)
+@given(seeds, coarse_t_ssim, coarse_t_hash, st.integers(1, 7), st.integers(1, 20), st.sampled_from(COUNT_RULES))
 @settings(max_examples=50, deadline=None)
 def test_all_at_once_is_replay_of_every_buffer_and_limit(seed, t_ssim, t_hash, n_b_max, l_sp_max, rule):
     """Every session its own group, so that the sums are the outcomes themselves."""
@@ -193,9 +186,7 @@ def test_all_at_once_is_replay_of_every_buffer_and_limit(seed, t_ssim, t_hash, n
             blocked_at = replay(traces, config).blocked_at
             place = (slice(None), n_b - 1, l_sp - 1)
             assert everything.blocked[place].tolist() == (blocked_at > 0).tolist()
-            assert (
-                everything.queries[place].tolist() == np.where(blocked_at, blocked_at, traces.budget).tolist()
-            )
+            assert everything.queries[place].tolist() == np.where(blocked_at, blocked_at, traces.budget).tolist()
             assert everything.leak[place].tolist() == totals(traces, replay(traces, config)).leak.tolist()
 
 
@@ -259,9 +250,7 @@ def test_what_the_traces_do_not_hold_is_refused():
 
 @pytest.mark.parametrize("leak", [[-0.1], [1.1], [np.nan]])
 def test_leak_is_a_share(leak):
-    traces = trace_set(
-        [np.full((1, 1), np.nan)], [np.array([0.5])], group=np.array([ATTACK]), leak=np.array(leak)
-    )
+    traces = trace_set([np.full((1, 1), np.nan)], [np.array([0.5])], group=np.array([ATTACK]), leak=np.array(leak))
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         totals(traces, replay(traces, FilterConfig(0.5, 0.5, 1, 1)))
 

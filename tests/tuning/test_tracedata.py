@@ -36,9 +36,7 @@ def test_subsets_partition_the_sessions():
         for s, old in enumerate(np.flatnonzero(wanted)):
             rows = slice(*half.offsets[s : s + 2])
             before = slice(*traces.offsets[old : old + 2])
-            np.testing.assert_array_equal(
-                half.similarity["global"][rows], traces.similarity["global"][before]
-            )
+            np.testing.assert_array_equal(half.similarity["global"][rows], traces.similarity["global"][before])
             np.testing.assert_array_equal(half.hashes[rows], traces.hashes[before])
 
 

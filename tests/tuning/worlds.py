@@ -31,9 +31,7 @@ def trace_set(similarity: Sequence[np.ndarray], hashes: Sequence[np.ndarray], /,
     return TraceSet(**{**given, **more})
 
 
-def record(
-    streams: Sequence[Sequence[object]], n_b_max: int, forms: Sequence[str] = ("global",), **more
-) -> TraceSet:
+def record(streams: Sequence[Sequence[object]], n_b_max: int, forms: Sequence[str] = ("global",), **more) -> TraceSet:
     """Show each stream of images to a `Watch`, and keep what it tells."""
     tables, hashes = {form: [] for form in forms}, []
     for stream in streams:
@@ -55,9 +53,7 @@ def record(
     return trace_set([], hashes, similarity=similarity, **more)
 
 
-def random_traces(
-    rng: np.random.Generator, sessions: int = 30, n_b_max: int = 7, longest: int = 25
-) -> TraceSet:
+def random_traces(rng: np.random.Generator, sessions: int = 30, n_b_max: int = 7, longest: int = 25) -> TraceSet:
     """Sessions of all lengths (0 among honest ones), values so coarse that thresholds are hit exactly."""
     similarity, hashes = [], []
     group = rng.integers(0, 4, sessions)

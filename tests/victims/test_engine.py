@@ -66,7 +66,7 @@ def test_gradients_of_the_victims_against_finite_differences(engine):
     image = rng.random((1, *engine.image_shape), np.float32)
     label, step = 1, 0.01
     _, (gradient,) = engine.predict(image, np.array([label], np.int32))
-    length = np.linalg.norm(gradient)
+    length = float(np.linalg.norm(gradient))
     across = rng.normal(size=engine.image_shape)
     across -= gradient * np.sum(across * gradient) / length**2
     for direction, slope in ((gradient / length, length), (across / np.linalg.norm(across), 0)):

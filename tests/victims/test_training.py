@@ -13,7 +13,7 @@ def test_every_architecture_learns_both_shapes(grey, colour, name):
         trained = train(name, [data.part("private")], data.shape, 3, epochs=60)
         assert trained.images == 90
         assert trained.epochs == 60
-        assert accuracy(trained.model, data.part("users"), data.shape) > 0.9
+        assert accuracy(trained.model, data.part("users"), data.shape) > 0.85
 
 
 def test_the_seed_determines_the_weights_bit_for_bit(colour):

@@ -58,8 +58,10 @@ def shuffled(items: npt.NDArray[np.int64], rng: np.random.Generator) -> Iterator
 
 def _each_once(items: npt.NDArray[np.int64], rng: np.random.Generator) -> Iterable[int]:
     moved: dict[int, int] = {}  # Fisher-Yates on positions, keeping only those that moved
-    last = len(items) - 1
+    shares: list[float] = []  # drawn in blocks: a call of the generator costs more than a number
     for front in range(len(items)):
-        drawn = int(rng.integers(front, last, endpoint=True))
+        if not shares:
+            shares = rng.random(min(64, len(items) - front)).tolist()
+        drawn = front + int(shares.pop() * (len(items) - front))
         yield int(items[moved.get(drawn, drawn)])
         moved[drawn] = moved.pop(front, front)

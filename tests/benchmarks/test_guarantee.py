@@ -1,0 +1,22 @@
+"""The guarantee put to the test: how often a thousand calibrations break the limit, where the truth is known."""
+
+from __future__ import annotations
+
+import pytest
+from scipy import stats
+
+from tests.tuning.guarantee import DELTA, JUST_ABOVE, NEAR_THE_LIMIT, broken_shares
+
+REPEATS = 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "candidates"), [("near the limit", NEAR_THE_LIMIT), ("all just above it", JUST_ABOVE)]
+)
+def test_share_of_calibrations_that_break_the_limit(request, name, candidates):
+    broken, chosen, naive = broken_shares(candidates, REPEATS)
+    request.config.get_terminal_writer().line(
+        f"\n{REPEATS} calibrations, candidates {name}: {broken:.1%} broke the limit (promised: at most {DELTA:.0%}), "
+        f"{chosen:.1%} chose a setting; without certification {naive:.1%} would have broken it"
+    )
+    assert broken * REPEATS <= stats.binom.isf(1e-4, REPEATS, DELTA)
