@@ -72,9 +72,7 @@ def whole_image_ssim(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -
     channel_axis = 2 if x.ndim == 3 else None
     x, y = x.astype(np.float64), y.astype(np.float64)
     return float(
-        structural_similarity(
-            x, y, win_size=15, data_range=1, use_sample_covariance=False, channel_axis=channel_axis
-        )
+        structural_similarity(x, y, win_size=15, data_range=1, use_sample_covariance=False, channel_axis=channel_axis)
     )
 
 
@@ -93,10 +91,7 @@ def test_scores_are_those_of_a_loop_over_the_class_with_scikit_image(shape: tupl
             max(whole_image_ssim(guess, member) for member in members), abs=1e-9
         )
         assert scores.psnr_nearest_db[row] == pytest.approx(
-            max(
-                peak_signal_noise_ratio(member.astype(float), guess.astype(float), data_range=1)
-                for member in members
-            )
+            max(peak_signal_noise_ratio(member.astype(float), guess.astype(float), data_range=1) for member in members)
         )
         confidence = evaluator.confidence(guess[None])[0]
         assert scores.evaluator_confidence[row] == pytest.approx(confidence[target])
@@ -250,9 +245,7 @@ def test_random_images_are_uniform_noise() -> None:
 def test_prior_images_are_distinct_images_of_the_pool_of_any_class(count: int, distinct: int | None) -> None:
     pool = private_pool((15, 15))
     images = prior_images(pool, count, np.random.default_rng(0))
-    rows: list[Any] = [
-        np.flatnonzero((pool.images(range(36)) == image).all(axis=(1, 2)))[0] for image in images
-    ]
+    rows: list[Any] = [np.flatnonzero((pool.images(range(36)) == image).all(axis=(1, 2)))[0] for image in images]
     assert len(images) == count
     if distinct is not None:
         assert len(set(rows)) == distinct

@@ -11,18 +11,12 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-SIDE = 64
-CLASSES = ("Male", "Female", "Bangs", "Eyeglasses")
+from mifsim.data.celeba import CLASSES, SIDE
+from mifsim.data.pencil import Canvas, Color, Floats, Pencil, ellipse
 
 _SCALE = 3  # supersampling
 _CANVAS = SIDE * _SCALE
-_SHIFT = 4  # fractional bits of OpenCV's coordinates
-
-Floats = npt.NDArray[np.float64]
-Canvas = npt.NDArray[np.uint8]
-Color = tuple[float, float, float]
 
 _SKIN: tuple[Color, ...] = (
     (246, 214, 190),
@@ -85,7 +79,7 @@ def render(label: int, rng: np.random.Generator) -> Canvas:
     ndarray of uint8, shape (64, 64, 3), RGB
     """
     face = _draw_lots(label, rng)
-    pencil = _Pencil(face.pose, _background(rng))
+    pencil = Pencil(face.pose, _background(rng))
     _draw_body(pencil, face, rng)
     _draw_head(pencil, face, rng)
     _draw_features(pencil, face, rng)
@@ -131,65 +125,6 @@ def _tone(color: Color, factor: float) -> Color:
     return r, g, b
 
 
-class _Pencil:
-    """Draws in the face's coordinates on a canvas, anti-aliased, with transparency and soft edges."""
-
-    def __init__(self, pose: Floats, canvas: Canvas) -> None:
-        self.pose = pose
-        self.canvas = canvas
-
-    def fill(self, points: Floats, color: Color, alpha: float = 1.0, blur: float = 0.0) -> None:
-        """Fill a polygon; `blur` softens its edge, in units of the face."""
-        at = self._place(points)
-        if alpha >= 1.0 and not blur:
-            cv2.fillPoly(self.canvas, [at], color, cv2.LINE_AA, _SHIFT)
-            return
-        part, corner = self._around(at, blur)
-        mask = np.zeros(self.canvas[part].shape[:2], np.uint8)
-        cv2.fillPoly(mask, [at - corner], 255, cv2.LINE_AA, _SHIFT)
-        self._blend(part, mask, color, alpha, blur)
-
-    def line(self, points: Floats, color: Color, width: float, alpha: float = 1.0, blur: float = 0.0) -> None:
-        """Draw an open line, `width` in units of the face."""
-        at, pixels = self._place(points), max(1, round(width * self._unit))
-        if alpha >= 1.0 and not blur:
-            cv2.polylines(self.canvas, [at], False, color, pixels, cv2.LINE_AA, _SHIFT)
-            return
-        part, corner = self._around(at, blur + width)
-        mask = np.zeros(self.canvas[part].shape[:2], np.uint8)
-        cv2.polylines(mask, [at - corner], False, 255, pixels, cv2.LINE_AA, _SHIFT)
-        self._blend(part, mask, color, alpha, blur)
-
-    @property
-    def _unit(self) -> float:
-        return float(np.hypot(self.pose[0, 1], self.pose[1, 1]))
-
-    def _place(self, points: Floats) -> npt.NDArray[np.int32]:
-        placed = points @ self.pose[:, :2].T + self.pose[:, 2]
-        fixed: npt.NDArray[np.int32] = np.round(placed * 2**_SHIFT).astype(np.int32)
-        return fixed
-
-    def _around(self, at: npt.NDArray[np.int32], reach: float) -> tuple[tuple[slice, slice], npt.NDArray[np.int32]]:
-        """Return the piece of the canvas that a shape touches, and where its corner lies."""
-        margin = int(3 * reach * self._unit) + 2
-        low = np.clip((at.min(axis=0) >> _SHIFT) - margin, 0, _CANVAS - 1)
-        high = np.clip((at.max(axis=0) >> _SHIFT) + margin, 1, _CANVAS)
-        corner: npt.NDArray[np.int32] = (low << _SHIFT).astype(np.int32)
-        return np.s_[low[1] : high[1], low[0] : high[0]], corner
-
-    def _blend(self, part: tuple[slice, slice], mask: Canvas, color: Color, alpha: float, blur: float) -> None:
-        soft = cv2.GaussianBlur(mask, (0, 0), blur * self._unit) if blur else mask
-        weight = soft[..., None].astype(np.float32) * np.float32(alpha / 255)
-        under = self.canvas[part].astype(np.float32)
-        self.canvas[part] = np.rint(under + weight * (np.asarray(color, np.float32) - under)).astype(np.uint8)
-
-
-def _ellipse(x: float, y: float, rx: float, ry: float, start: float = 0, end: float = 360) -> Floats:
-    """Points of an ellipse; 0 degrees is to the right, 90 below."""
-    angle = np.deg2rad(np.linspace(start, end, 40))
-    return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=1)
-
-
 def _outline(jaw: float, chin: float) -> Floats:
     """Points of a face: round above, narrowing to a chin; the larger `jaw` (0.6 to 0.95), the squarer."""
     angle = np.deg2rad(np.linspace(0, 360, 72, endpoint=False))
@@ -215,7 +150,7 @@ def _background(rng: np.random.Generator) -> Canvas:
     return canvas
 
 
-def _draw_body(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
+def _draw_body(pencil: Pencil, face: Face, rng: np.random.Generator) -> None:
     m = face.masculinity
     # Hair behind the head: long for most women, short for most men.
     length = np.clip(rng.normal(1.25 - 1.8 * m, 0.3), -0.2, 1.5)
@@ -223,8 +158,8 @@ def _draw_body(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
         width = rng.uniform(0.95, 1.12)
         back = np.concatenate(
             [
-                _ellipse(0, -0.22, width, 1.02, 180, 360),
-                _ellipse(0, length - 0.25, width, 0.35, 0, 180),
+                ellipse(0, -0.22, width, 1.02, 180, 360),
+                ellipse(0, length - 0.25, width, 0.35, 0, 180),
             ]
         )
         pencil.fill(back, _tone(face.hair, 0.8))
@@ -245,23 +180,23 @@ def _draw_body(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
     pencil.fill(shoulders, (clothes[0], clothes[1], clothes[2]))
 
 
-def _draw_head(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
+def _draw_head(pencil: Pencil, face: Face, rng: np.random.Generator) -> None:
     m = face.masculinity
     for side in (-1, 1):
-        pencil.fill(_ellipse(side * 0.79, 0.02, 0.1, 0.2), _tone(face.skin, 0.88))
+        pencil.fill(ellipse(side * 0.79, 0.02, 0.1, 0.2), _tone(face.skin, 0.88))
     jaw, chin = 0.66 + 0.26 * m + rng.normal(0, 0.03), 1.0 + 0.12 * m + rng.normal(0, 0.03)
     outline = _outline(jaw, chin)
     pencil.fill(outline, face.skin)
     for side in (-1, 1):  # cheeks
         blush = _vary((214, 120, 104), 10, rng)
-        pencil.fill(_ellipse(side * 0.42 + face.yaw, 0.3, 0.2, 0.14), blush, 0.22 * (1 - m), 0.08)
+        pencil.fill(ellipse(side * 0.42 + face.yaw, 0.3, 0.2, 0.14), blush, 0.22 * (1 - m), 0.08)
     if rng.random() < 0.6 * (m - 0.35) / 0.65:  # beard, from stubble to full
         beard = outline[outline[:, 1] > 0.3]
-        upper = _ellipse(face.yaw, 0.36, 0.56, 0.16, 180, 0)
+        upper = ellipse(face.yaw, 0.36, 0.56, 0.16, 180, 0)
         pencil.fill(np.concatenate([beard, upper]), _tone(face.hair, 0.9), float(rng.uniform(0.2, 0.85)), 0.03)
 
 
-def _draw_features(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
+def _draw_features(pencil: Pencil, face: Face, rng: np.random.Generator) -> None:
     m, x0, y0 = face.masculinity, face.yaw * 1.5, face.pitch * 2
     dark = _tone(face.skin, 0.62)
     iris = _vary(_IRIS[rng.integers(len(_IRIS))], 8, rng)
@@ -271,21 +206,21 @@ def _draw_features(pencil: _Pencil, face: Face, rng: np.random.Generator) -> Non
     for side in (-1, 1):
         near = 1 - 0.6 * side * face.yaw  # the far side of a turned face is narrower
         x, y = x0 + side * gap * near, y0 - 0.1
-        pencil.fill(_ellipse(x, y - 0.02, wide * 1.35, open_ * 2.2), dark, 0.3, 0.05)
-        pencil.fill(_ellipse(x, y, wide * near, open_), (238, 234, 230))
-        pencil.fill(_ellipse(x + look, y, open_ * 0.95, open_ * 0.95), iris)
-        pencil.fill(_ellipse(x + look, y, open_ * 0.45, open_ * 0.45), (12, 10, 10))
-        pencil.line(_ellipse(x, y, wide * near, open_, 180, 360), _tone(face.skin, 0.3), 0.03 + 0.02 * (1 - m))
-        arch = _ellipse(x, y - 0.15 - lift, wide * 1.25 * near, 0.07, 200, 340)
+        pencil.fill(ellipse(x, y - 0.02, wide * 1.35, open_ * 2.2), dark, 0.3, 0.05)
+        pencil.fill(ellipse(x, y, wide * near, open_), (238, 234, 230))
+        pencil.fill(ellipse(x + look, y, open_ * 0.95, open_ * 0.95), iris)
+        pencil.fill(ellipse(x + look, y, open_ * 0.45, open_ * 0.45), (12, 10, 10))
+        pencil.line(ellipse(x, y, wide * near, open_, 180, 360), _tone(face.skin, 0.3), 0.03 + 0.02 * (1 - m))
+        arch = ellipse(x, y - 0.15 - lift, wide * 1.25 * near, 0.07, 200, 340)
         pencil.line(arch, _tone(face.hair, 0.75), max(0.025, brow), 0.85)
     nose = np.array([[x0 * 0.9 + 0.03, y0 - 0.05], [x0 * 1.25 + 0.09, y0 + 0.3], [x0 * 1.25, y0 + 0.36]])
     pencil.fill(nose, dark, 0.5, 0.03)
     for side in (-1, 1):
-        pencil.fill(_ellipse(x0 * 1.25 + side * 0.075, y0 + 0.32, 0.045, 0.028), _tone(face.skin, 0.42), 0.8)
+        pencil.fill(ellipse(x0 * 1.25 + side * 0.075, y0 + 0.32, 0.045, 0.028), _tone(face.skin, 0.42), 0.8)
     _draw_mouth(pencil, face, x0 * 1.1, y0 + 0.6, rng)
 
 
-def _draw_mouth(pencil: _Pencil, face: Face, x: float, y: float, rng: np.random.Generator) -> None:
+def _draw_mouth(pencil: Pencil, face: Face, x: float, y: float, rng: np.random.Generator) -> None:
     m = face.masculinity
     made_up = rng.random() < 0.7 * (1 - m)
     lips = _vary((176, 44, 58), 14, rng) if made_up else _tone(_vary(face.skin, 5, rng), 0.72)
@@ -304,12 +239,12 @@ def _draw_mouth(pencil: _Pencil, face: Face, x: float, y: float, rng: np.random.
         pencil.line(np.stack([x + wide * t, middle], axis=1), _tone(lips, 0.55), 0.025)
 
 
-def _draw_hair(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
+def _draw_hair(pencil: Pencil, face: Face, rng: np.random.Generator) -> None:
     m, hair = face.masculinity, face.hair
     # The hairline: an arc over the forehead, high where it recedes; hair lies between it and the skull.
     line = np.clip(rng.normal(-0.62, 0.07) - 0.05 * m, -0.85, -0.45)
     part, height = rng.uniform(-0.5, 0.5) + face.yaw, rng.uniform(1.12, 1.3)
-    skull = _ellipse(0, -0.12, 0.86, height - 0.12, 175, 365)
+    skull = ellipse(0, -0.12, 0.86, height - 0.12, 175, 365)
     t = np.linspace(1, -1, 25)
     edge = line + face.pitch + 0.38 * np.abs(t) ** 2.5 - 0.1 * np.exp(-(((t - part) / 0.25) ** 2))
     cap = np.concatenate([skull, np.stack([0.8 * t, edge], axis=1)])
@@ -336,7 +271,7 @@ def _draw_hair(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
         pencil.line(strand, tone, 0.035, 0.3)
 
 
-def _draw_glasses(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None:
+def _draw_glasses(pencil: Pencil, face: Face, rng: np.random.Generator) -> None:
     x0, y0 = face.yaw * 1.5, face.pitch * 2 - 0.08
     rx, ry, power = rng.uniform(0.22, 0.29), rng.uniform(0.15, 0.24), rng.uniform(2, 5)
     thin = rng.random() < 0.25
@@ -360,7 +295,7 @@ def _draw_glasses(pencil: _Pencil, face: Face, rng: np.random.Generator) -> None
         if rng.random() < 0.3:  # glare
             glare = np.array([[-0.1, -0.1], [-0.02, -0.12], [-0.08, 0.1], [-0.14, 0.08]]) + center
             pencil.fill(glare, (250, 250, 250), 0.45, 0.015)
-    pencil.line(_ellipse(x0, y0, 0.1, 0.05, 200, 340), frame, width, strength)
+    pencil.line(ellipse(x0, y0, 0.1, 0.05, 200, 340), frame, width, strength)
 
 
 def _photograph(canvas: Canvas, face: Face, rng: np.random.Generator) -> Canvas:

@@ -10,11 +10,10 @@ import numpy.typing as npt
 
 from mifsim.cache import digest
 from mifsim.data.base import DataSet, Part, assemble, split_by_class
+from mifsim.data.celeba import CLASSES, SIDE
 from mifsim.data.config import DataConfig
 from mifsim.data.prepared import Raw, prepare
 
-CLASSES = ("Male", "Female", "Bangs", "Eyeglasses")
-SIDE = 64
 SHARES: dict[Part, float] = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
 IMAGES_PER_CLASS = 1000
 SEED = 2015
@@ -25,9 +24,9 @@ def load(config: DataConfig) -> DataSet:
     """Render the faces (once; then they are in the cache folder) and split them by `SHARES`."""
     count = config.images_per_class or IMAGES_PER_CLASS
     labels = np.repeat(np.arange(len(CLASSES)), count).astype(np.int64)
-    program = Path(__file__).with_name("face_rendering.py").read_bytes()
+    programs = [Path(__file__).with_name(name).read_bytes() for name in ("face_rendering.py", "pencil.py")]
     prepared = prepare(
-        "faces", digest(program, SEED, count), lambda: Raw(labels, (SIDE, SIDE, 3), _faces(labels, count))
+        "faces", digest(*programs, SEED, count), lambda: Raw(labels, (SIDE, SIDE, 3), _faces(labels, count))
     )
     return assemble(
         name="faces (rendered)",

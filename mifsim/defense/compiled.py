@@ -28,7 +28,5 @@ def entry(function: F) -> F:
     """
     try:
         return cast(F, numba.njit(cache=True, **_OPTIONS)(function))
-    except (
-        RuntimeError
-    ):  # neither the source's folder nor the user's cache can be written: compile in each process
+    except RuntimeError:  # neither the source's folder nor the user's cache can be written: compile in each process
         return inner(function)

@@ -71,9 +71,7 @@ class FilterConfig:
         # Plain Python numbers, whatever came (numpy's, TOML's 1 for 1.0): what is written is what is read
         # back.
         set_ = object.__setattr__
-        set_(
-            self, "t_ssim", _real("t_ssim", self.t_ssim, -1.0 <= _number(self.t_ssim) <= 1.0, "from -1 to 1")
-        )
+        set_(self, "t_ssim", _real("t_ssim", self.t_ssim, -1.0 <= _number(self.t_ssim) <= 1.0, "from -1 to 1"))
         set_(
             self,
             "t_hash",
@@ -85,9 +83,7 @@ class FilterConfig:
         _one_of("ssim", self.ssim, FORMS)
         _one_of("count_rule", self.count_rule, COUNT_RULES)
 
-    def save(
-        self, path: str | os.PathLike[str], extra: Mapping[str, Mapping[str, Any]] | None = None
-    ) -> None:
+    def save(self, path: str | os.PathLike[str], extra: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Write the setting as the table ``[filter]`` of a TOML file.
 
         The file is written beside its place and renamed: what is there is whole.

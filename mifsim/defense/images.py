@@ -20,17 +20,16 @@ Pixels = npt.NDArray[np.float32]
 Planes = npt.NDArray[np.float32]
 """The same pixels channel by channel, shape (C, H * W): the layout that the kernels work on."""
 
-ACCEPTED = (
-    "an image is a numpy array of shape (H, W), (H, W, 1) or (H, W, 3), of uint8 or of floats in [0, 1]"
-)
+ACCEPTED = "an image is a numpy array of shape (H, W), (H, W, 1) or (H, W, 3), of uint8 or of floats in [0, 1]"
 
 
 @entry
 def _in_unit_interval(values: Any) -> bool:
     """Whether all are in [0, 1]. NaN is not: it compares false with everything."""
+    flat = values.reshape(values.size)
     inside = True
-    for i in range(len(values)):
-        inside &= (values[i] >= 0.0) & (values[i] <= 1.0)  # no branch, so that it is vectorised
+    for i in range(len(flat)):
+        inside &= (flat[i] >= 0.0) & (flat[i] <= 1.0)  # no branch, so that it is vectorised
     return inside
 
 
@@ -47,12 +46,12 @@ def _split_colours(pixels: Any) -> Any:
 
 
 @entry
-def _mean(values: Any) -> float:
+def _mean(values: Any) -> Any:
     """Mean in float64, added up from first to last."""
     total = 0.0
-    for value in values:
+    for value in values.reshape(values.size):
         total += np.float64(value)
-    return total / len(values)
+    return total / values.size
 
 
 def admit(image: object, shape: tuple[int, ...] | None = None, smallest: int = 1) -> Pixels:
@@ -90,16 +89,18 @@ def admit(image: object, shape: tuple[int, ...] | None = None, smallest: int = 1
             raise InvalidImage(
                 f"got shape {image.shape}; this form of SSIM needs at least {smallest} x {smallest} pixels"
             )
+    pixels: Pixels
     kind, size = image.dtype.kind, image.dtype.itemsize
     if kind == "u" and size == 1:
-        pixels: Pixels = np.divide(np.asarray(image), np.float32(255), dtype=np.float32, order="C")
+        pixels = np.divide(np.asarray(image), np.float32(255), dtype=np.float32, order="C")
         return pixels
     if kind != "f" or size not in (2, 4, 8):
         raise InvalidImage(f"got dtype {image.dtype}; {ACCEPTED}")
-    values = np.array(image, dtype=np.float64 if size == 8 else np.float32, order="C")
-    if not _in_unit_interval(values.reshape(-1)):
+    values: npt.NDArray[Any] = np.array(image, dtype=np.float64 if size == 8 else np.float32, order="C")
+    if not _in_unit_interval(values):
         raise InvalidImage(f"got {_fault(values)}; {ACCEPTED}")
-    return values.astype(np.float32, copy=False)
+    pixels = values if size < 8 else values.astype(np.float32)
+    return pixels
 
 
 def _fault(values: npt.NDArray[Any]) -> str:
@@ -125,5 +126,5 @@ def from_planes(planes: Planes, shape: tuple[int, ...]) -> Pixels:
 
 def hash_of(pixels: Pixels, size: int) -> float:
     """Return the hash of an admitted image; see `mifsim.defense.simple_hash`."""
-    small = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
-    return _mean(small.reshape(-1))
+    mean: float = _mean(cv2.resize(pixels, (size, size), None, 0, 0, cv2.INTER_AREA))
+    return mean

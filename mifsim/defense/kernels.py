@@ -43,6 +43,7 @@ C2 = 0.03**2
 _ROOT2 = 2.0**0.5
 _STEPS = 2.0**32 - 2.0  # fixed-point steps from a mean of 0 to a mean of 1, all of int32
 _DOWN = 1.0 - 2.0**-24  # makes rounding to the nearest float32 a rounding down
+_NARROW = 48  # pixels
 _LANES = 64  # partial sums of a reduction: a multiple of any machine's vector length
 
 _g = np.exp(-0.5 * (np.arange(6) / 1.5) ** 2)  # sigma 1.5, cut at 3.5 sigma; from the middle outwards
@@ -103,25 +104,21 @@ def _compare_global(image: Any, kept: Any, lanes: Any) -> Any:
 
 @inner
 def _down_uniform(products: Any, width: int, sums: Any) -> None:
-    """Sum 7 rows, and so on: the last sum, less the row that leaves, plus the row that enters."""
-    if width > 0:
-        n, w = len(sums), width
-        a, b, c = products[:n], products[w : w + n], products[2 * w : 2 * w + n]
-        d, e, f = products[3 * w : 3 * w + n], products[4 * w : 4 * w + n], products[5 * w : 5 * w + n]
-        g = products[6 * w : 6 * w + n]
+    n, w = len(sums), width
+    if w < _NARROW:  # rows do not fill enough vectors to work row by row: 6 additions in one long loop
+        a, b, c, d = products[:n], products[w : w + n], products[2 * w : 2 * w + n], products[3 * w : 3 * w + n]
+        e, f, g = products[4 * w : 4 * w + n], products[5 * w : 5 * w + n], products[6 * w : 6 * w + n]
         for j in range(n):
             sums[j] = ((a[j] + b[j]) + (c[j] + d[j])) + ((e[j] + f[j]) + g[j])
         return
-    first = sums[:width]
-    first[:] = 0.0
-    for r in range(7):
-        row = products[r * width : (r + 1) * width]
-        for j in range(width):
-            first[j] += row[j]
-    for r in range(1, len(sums) // width):
-        leaving, entering = products[(r - 1) * width : r * width], products[(r + 6) * width : (r + 7) * width]
-        above, here = sums[(r - 1) * width : r * width], sums[r * width : (r + 1) * width]
-        for j in range(width):
+    sums[:w] = 0.0
+    for start in range(0, 7 * w, w):
+        for j in range(w):
+            sums[j] += products[start + j]
+    for start in range(w, n, w):  # 2 additions: the row that enters, less the row that leaves
+        above, here = sums[start - w : start], sums[start : start + w]
+        leaving, entering = products[start - w : start], products[start + 6 * w : start + 7 * w]
+        for j in range(w):
             here[j] = above[j] + (entering[j] - leaving[j])
 
 
@@ -158,8 +155,8 @@ def _root2_mean(fixed: int) -> Any:
 def _windowed(down: Any, across: Any, window: int, weight: float, correction: float) -> tuple[Any, Any]:
     """Make the two kernels of a windowed form: one describes an image, one compares it with another.
 
-    `down` and `across` are the vertical and the horizontal pass over a square of side `window`. `weight` takes
-    the sum over a window to its mean; `correction` is the covariance's: N / (N - 1) for a sample's.
+    `down` and `across` are the vertical and the horizontal pass over a square of side `window`. `weight`
+    takes the sum over a window to its mean; `correction` is the covariance's: N / (N - 1) for a sample's.
     """
     gain = 2.0 * correction * weight
 

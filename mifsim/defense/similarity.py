@@ -54,12 +54,17 @@ def ssim(x: object, y: object, kind: Form = "global") -> float:
     (1.0, 0.0001)
     """
     from mifsim.defense.buffer import Buffer
+    from mifsim.defense.guard import InvalidImage
+    from mifsim.defense.images import admit
 
     if kind not in FORMS:
         raise ValueError(f"kind = {kind!r}: must be one of {', '.join(FORMS)}")
+    new, old = admit(x, smallest=WINDOW[kind]), admit(y, smallest=WINDOW[kind])
+    if new.shape != old.shape:
+        raise InvalidImage(f"got shapes {new.shape} and {old.shape}; both images must have the same")
     pair = Buffer(1, (kind,))
-    pair.push(*pair.admit(y), compare=False)
-    return float(pair.push(*pair.admit(x))[kind][0])
+    pair.push(*pair.admit(old), compare=False)
+    return float(pair.push(*pair.admit(new))[kind][0])
 
 
 def simple_hash(image: object, size: int = 8) -> float:

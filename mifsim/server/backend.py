@@ -10,6 +10,7 @@ from typing import Protocol
 from mifsim.server.scene import Counters, Scene
 from mifsim.server.shard_run import Reply, run_shard
 from mifsim.server.tickets import Shard
+from mifsim.server.watching import Watching
 from mifsim.study import Study
 
 Watch = Callable[[Counters], None]
@@ -27,11 +28,14 @@ class Job:
         The run folder, which every host can write to.
     facts : dict of str to str
         Into every file's metadata.
+    watching : Watching or None
+        Sessions are watched, not filtered, and leave a table ``similarities``.
     """
 
     study: Study
     run: Path
     facts: dict[str, str]
+    watching: Watching | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class InProcess:
         """Run all shards; see `Backend.run`."""
         from mifsim.victims.engine import engine_from_bytes
 
-        scene = Scene.load(job.study, job.run, job.facts)
+        scene = Scene.load(job.study, job.run, job.facts, job.watching)
         engine = engine_from_bytes(
             model.content,
             scene.data.shape,

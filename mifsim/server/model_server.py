@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -76,8 +77,8 @@ class ModelServer:
         return await call.future
 
     async def facts(self) -> dict[str, Any]:
-        """Return counts of calls, batches and rows so far."""
-        return {"calls": self.calls, "batches": self.batches, "rows": self.rows}
+        """Return its process, and counts of calls, batches and rows so far."""
+        return {"pid": os.getpid(), "calls": self.calls, "batches": self.batches, "rows": self.rows}
 
     async def _serve(self, queue: asyncio.Queue[_Call]) -> None:
         held: _Call | None = None

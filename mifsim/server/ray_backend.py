@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import uuid
 from collections import deque
 from collections.abc import Iterator
@@ -50,7 +51,7 @@ class SessionHost:
     def __init__(self, job: Job, model_name: str) -> None:
         # An actor without a GPU of its own sees all of them: hide them, an attacker may train a network here.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        self._scene = Scene.load(job.study, job.run, job.facts)
+        self._scene = Scene.load(job.study, job.run, job.facts, job.watching)
         # By name: a handle among the arguments would lie in the object store, and be lost with its owner.
         self._model = ray.get_actor(model_name)
 
@@ -70,6 +71,10 @@ class SessionHost:
     async def progress(self) -> Counters:
         """Return what this host has done."""
         return self._scene.counters
+
+    async def loaded_modules(self) -> list[str]:
+        """Return the top-level modules of this process: a host must have started without TensorFlow."""
+        return sorted({name.partition(".")[0] for name in sys.modules})
 
     async def stop(self) -> None:
         """Make the running shards give up at their next round."""
@@ -93,7 +98,8 @@ class OnRay:
         """Run all shards; see `Backend.run`."""
         ours = connect(self._address)
         try:
-            hosts = _start_actors(job, model)
+            # The driver's handle keeps the model alive: the hosts look it up by name, which does not count.
+            _model, hosts = _start_actors(job, model)
             _hand_out(hosts, shards, watch, in_flight=2 if job.study.server.sessions_per_host > 1 else 1)
         finally:
             if ours:
@@ -115,7 +121,7 @@ def connect(address: str | None) -> bool:
     return True
 
 
-def _start_actors(job: Job, model: ModelFile) -> list[Any]:
+def _start_actors(job: Job, model: ModelFile) -> tuple[Any, list[Any]]:
     study = job.study
     resources = ray.cluster_resources()
     cpus = resources.get("CPU", 0.0)
@@ -141,7 +147,7 @@ def _start_actors(job: Job, model: ModelFile) -> list[Any]:
         for _ in range(hosts)
     ]
     ray.get([actor.facts.remote(), *(host.progress.remote() for host in started)])
-    return started
+    return actor, started
 
 
 def _hand_out(hosts: list[Any], shards: Iterator[Shard], watch: Watch, in_flight: int) -> None:

@@ -14,6 +14,7 @@ from mifsim.leakage import Snapshots, snapshot_grid
 from mifsim.server.conversation import Conversation, Noted, SessionRow
 from mifsim.server.session import Session
 from mifsim.server.tickets import Ticket, expected_queries
+from mifsim.server.watching import Watching
 from mifsim.study import Study
 
 
@@ -49,6 +50,8 @@ class Scene:
     facts : mapping of str to str
         Into every file's metadata.
     data : DataSet
+    watching : Watching or None
+        How sessions are watched, in place of the filters; None where they are not.
     counters : Counters
     stopping : bool
         Set when the run is interrupted: running shards give up at their next round.
@@ -58,13 +61,14 @@ class Scene:
     run: Path
     facts: Mapping[str, str]
     data: DataSet
+    watching: Watching | None = None
     counters: Counters = field(default_factory=Counters)
     stopping: bool = False
 
     @classmethod
-    def load(cls, study: Study, run: Path, facts: Mapping[str, str]) -> Scene:
+    def load(cls, study: Study, run: Path, facts: Mapping[str, str], watching: Watching | None = None) -> Scene:
         """Load the study's data and make the scene."""
-        return cls(study, run, facts, load_data(study.data))
+        return cls(study, run, facts, load_data(study.data), watching)
 
     def __post_init__(self) -> None:
         self._populations = list(self.study.populations)
@@ -108,5 +112,7 @@ class Scene:
 
     def guard(self, ticket: Ticket) -> Guard:
         """Return a new filter state for one session."""
+        if self.watching is not None:
+            return self.watching.guard()
         config = self.study.filters[ticket.filter].config
         return Open() if config is None else QueryFilter(config)

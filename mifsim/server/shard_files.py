@@ -14,6 +14,7 @@ from mifsim.defense import FilterConfig
 from mifsim.records import TableWriter
 from mifsim.server.conversation import Conversation, SessionRow
 from mifsim.server.tickets import Shard
+from mifsim.server.watching import SimilarityRows
 from mifsim.study import Study, client_name
 
 if TYPE_CHECKING:
@@ -42,12 +43,17 @@ def shard_files(scene: Scene, shard: Shard, rows: list[SessionRow]) -> Iterator[
     tables = ["sessions", "queries"]
     if scene.study.leakage.enabled and scene.study.attacks:
         tables.insert(1, "snapshots")
+    if scene.watching is not None:
+        tables.append("similarities")
     with ExitStack() as stack:  # closes in reverse: the table opened first is renamed last
         writers = {
             table: stack.enter_context(TableWriter(scene.run / table / f"{shard.stem}.parquet", table, scene.facts))
             for table in tables
         }
-        files = ShardFiles(scene.study, writers, rows)
+        watched = None
+        if scene.watching is not None:
+            watched = SimilarityRows(writers["similarities"], scene.watching.forms)
+        files = ShardFiles(scene.study, writers, rows, watched)
         yield files
         files.finish()
 
@@ -55,8 +61,15 @@ def shard_files(scene: Scene, shard: Shard, rows: list[SessionRow]) -> Iterator[
 class ShardFiles:
     """The open part files of one shard; see `shard_files`."""
 
-    def __init__(self, study: Study, writers: Mapping[str, TableWriter], rows: list[SessionRow]) -> None:
+    def __init__(
+        self,
+        study: Study,
+        writers: Mapping[str, TableWriter],
+        rows: list[SessionRow],
+        watched: SimilarityRows | None = None,
+    ) -> None:
         self._study = study
+        self._watched = watched
         self._writers = writers
         self._rows = rows
         self._parts: list[dict[str, npt.NDArray[np.generic]]] = []
@@ -66,12 +79,16 @@ class ShardFiles:
     def finish(self) -> None:
         """Write what is still held, and the rows of the sessions."""
         self._flush()
+        if self._watched is not None:
+            self._watched.flush([row.session_id for row in self._rows])
         self._write_sessions()
         self._write_snapshots()
 
     def unanswered(self, number: int, verdict: str, query: int, count: int) -> None:
         """Note a query that the model never saw."""
         self._single.append((number, verdict, query, count))
+        if self._watched is not None:  # whoever only watches refuses nothing but what is no image
+            self._watched.add_invalid(number, query)
         self._grow(1)
 
     def answered(
@@ -93,6 +110,8 @@ class ShardFiles:
                 "target_confidence": np.where(targets < 0, np.float32(np.nan), confidence[each, targets]),
             }
         )
+        if self._watched is not None:
+            self._watched.add(talks, [row.session_id for row in self._rows])
         self._grow(len(talks))
 
     def _grow(self, rows: int) -> None:

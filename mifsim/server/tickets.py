@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,12 +65,12 @@ def tickets(study: Study, classes: int) -> Iterator[Ticket]:
                     yield Ticket(number, filter_, None, trial, f"{population.name}/{trial}")
 
 
-def shards(study: Study, classes: int) -> Iterator[Shard]:
-    """Cut a study's tickets into shards, lazily: their number need not fit into memory."""
+def shards(study: Study, classes: int, wanted: Callable[[Ticket], bool] | None = None) -> Iterator[Shard]:
+    """Cut a study's tickets, or those that are wanted, into shards, lazily: their number need not fit into memory."""
     size = shard_size(study)
     pending: list[Ticket] = []
     number = 0
-    for ticket in tickets(study, classes):
+    for ticket in filter(wanted, tickets(study, classes)):
         pending.append(ticket)
         if len(pending) == size:
             yield Shard(number, tuple(pending))

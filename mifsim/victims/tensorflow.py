@@ -31,7 +31,7 @@ def import_tensorflow() -> Frameworks:
       for; set ``TF_CPP_MIN_LOG_LEVEL=0`` to see it all.
     - A GPU's memory is taken as needed, not all of it.
     - Operations are deterministic and float32 is float32 (no TF32): the same seed gives the same weights, and
-      the same image the same answer. On a CPU this costs no speed (measured: 0 to 3%).
+      the same image the same answer. On a CPU this costs no speed that could be measured.
 
     Raises
     ------
