@@ -92,7 +92,7 @@ class Bar:
         return ", ".join(part for part in parts if part)
 
     def _tell(self) -> None:
-        console.print(f"{self._title}: {self._text()}", highlight=False)
+        remark(f"{self._title}: {self._text()}")
 
     def eta(self) -> str:
         """Return the time left at the pace so far."""
@@ -114,4 +114,4 @@ def duration(seconds: float) -> str:
 
 def remark(text: str) -> None:
     """Print a line about what happens."""
-    console.print(text, highlight=False)
+    console.print(text, highlight=False, soft_wrap=True, markup=False)

@@ -72,6 +72,10 @@ class SessionHost:
         """Return what this host has done."""
         return self._scene.counters
 
+    async def pid(self) -> int:
+        """Return this host's process."""
+        return os.getpid()
+
     async def loaded_modules(self) -> list[str]:
         """Return the top-level modules of this process: a host must have started without TensorFlow."""
         return sorted({name.partition(".")[0] for name in sys.modules})

@@ -1,0 +1,134 @@
+"""The whole simulation through Ray against the bare model, and what a start costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mifsim.data import load_data
+from mifsim.server.backend import Job, ModelFile
+from mifsim.server.tickets import shards
+from mifsim.study import Study
+from mifsim.victims import prepare_victim
+from mifsim.victims.engine import engine_from_bytes
+
+SESSIONS, QUERIES = 1000, 50
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    """A thousand honest sessions behind the paper's third setting."""
+    return Study.parse(
+        {
+            "name": "bench",
+            "filters": [{"name": "paper 3", "t_ssim": 0.999, "t_hash": 0.001, "n_b": 10, "l_sp": 4}],
+            "users": [{"user": "independent", "sessions": SESSIONS, "length": QUERIES}],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def model(study: Study) -> ModelFile:
+    victim = prepare_victim(load_data(study.data), study.victim)
+    return ModelFile(victim.model_bytes(), victim.logits)
+
+
+@pytest.fixture(scope="module")
+def actors(study: Study, model: ModelFile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, list[Any]]]:
+    """The model and the hosts, started."""
+    import ray
+
+    from mifsim.server import ray_backend
+
+    ray_backend.connect(None)
+    job = Job(study, tmp_path_factory.mktemp("run"), {})
+    yield ray_backend._start_actors(job, model)
+    assert len(list(job.run.glob("sessions/*.parquet"))) == len(list(shards(study, 10)))
+    ray.shutdown()
+
+
+@pytest.fixture
+def simulate_all(study: Study, actors: tuple[Any, list[Any]]) -> Callable[[], None]:
+    """All sessions, from seeds to Parquet files, on actors that are there already."""
+    from mifsim.server import ray_backend
+
+    return lambda: ray_backend._hand_out(actors[1], shards(study, 10), lambda done: None, in_flight=2)
+
+
+@pytest.fixture
+def hosts_memory(actors: tuple[Any, list[Any]]) -> Callable[[], int]:
+    """Resident memory of all hosts, in pages."""
+    import ray
+
+    pids = ray.get([host.pid.remote() for host in actors[1]])
+    return lambda: sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
+
+
+def test_simulation_against_the_bare_model(
+    study: Study, model: ModelFile, simulate_all: Callable[[], None], ratio: Callable[..., float]
+) -> None:
+    data = load_data(study.data)
+    engine = engine_from_bytes(model.content, data.shape, 10, model.logits, study.server.batch_size)
+    images = data.part("users").images(np.arange(SESSIONS))
+    none = np.full(len(images), -1, np.int32)
+
+    def bare() -> None:
+        for _ in range(QUERIES):
+            engine.predict(images, none)
+
+    ratio(f"simulation through Ray, {SESSIONS} sessions of {QUERIES}: share of the bare model", bare, simulate_all, 0.4)
+
+
+def test_the_model_server_against_the_bare_model(study: Study, model: ModelFile, ratio: Callable[..., float]) -> None:
+    """What gathering calls of 128 costs, without Ray."""
+    import asyncio
+
+    from mifsim.server.model_server import ModelServer
+
+    data = load_data(study.data)
+    engine = engine_from_bytes(model.content, data.shape, 10, model.logits, study.server.batch_size)
+    images = data.part("users").images(np.arange(1024))
+    none = np.full(len(images), -1, np.int32)
+
+    async def gathered() -> None:
+        server = ModelServer(engine)
+        calls = [server.predict(images[k : k + 128], none[k : k + 128]) for k in range(0, 1024, 128)]
+        await asyncio.gather(*calls)
+
+    ratio(
+        "model server, calls of 128: share of the bare model",
+        lambda: engine.predict(images, none),
+        lambda: asyncio.run(gathered()),
+    )
+
+
+def test_import(measured: Callable[..., None]) -> None:
+    def seconds(code: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return time.perf_counter() - started
+
+    bare = min(seconds("pass") for _ in range(3))
+    measured(
+        "import mifsim, beyond the interpreter's start",
+        min(seconds("import mifsim") for _ in range(5)) - bare,
+        0.5,
+        "s",
+    )
+
+
+def test_memory_of_a_host_does_not_grow_with_finished_sessions(
+    simulate_all: Callable[[], None], hosts_memory: Callable[[], int], measured: Callable[..., None]
+) -> None:
+    simulate_all()
+    after_1000 = hosts_memory()
+    for _ in range(3):
+        simulate_all()
+    measured("memory of the hosts after 4,000 sessions, by that after 1,000", hosts_memory() / after_1000, 1.05)
