@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No deadline: kernels compile at their first call, and nothing here asserts a time.
+settings.register_profile("mifsim", deadline=None)
+settings.load_profile("mifsim")
 
 
 @pytest.fixture(scope="session", autouse=True)

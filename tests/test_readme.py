@@ -1,0 +1,33 @@
+"""What the README shows runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from mifsim.study import Study
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_filter_in_your_own_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = (block for block in blocks("python") if "QueryFilter" in block)
+    exec(compile(code, "README.md", "exec"), {})
+    # By hand: the second copy matches one image (count 1), the third two more (3), the fourth reaches 4.
+    assert capsys.readouterr().out.split("\n")[:4] == ["1 SAFE 0", "2 SAFE 1", "3 SAFE 3", "4 UNSAFE 4"]
+
+
+def test_the_study_in_the_readme_is_one() -> None:
+    (text,) = blocks("toml")
+    study = Study.parse(tomllib.loads(text))
+    assert study.users[0].sessions == 300
