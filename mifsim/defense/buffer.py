@@ -50,7 +50,7 @@ class Buffer:
         self._size = 0
         self._planes: Planes = np.empty((0, 0, 0), dtype=np.float32)
         self._hashes: npt.NDArray[np.float64] = np.empty(0)
-        self._kept: dict[Form, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = {}
+        self._kept: dict[Form, tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.bool_]]] = {}
 
     def __len__(self) -> int:
         return self._size
@@ -58,7 +58,7 @@ class Buffer:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        kept = sum(means.nbytes + contrasts.nbytes for means, contrasts in self._kept.values())
+        kept = sum(array.nbytes for arrays in self._kept.values() for array in arrays)
         return self._planes.nbytes + self._hashes.nbytes + kept
 
     def admit(self, image: object) -> tuple[Planes, float]:
@@ -81,14 +81,13 @@ class Buffer:
         self._planes = np.empty((self.capacity, channels, height * width), dtype=np.float32)
         self._hashes = np.empty(self.capacity)
         for form in self.forms:
+            described = np.zeros(self.capacity, dtype=np.bool_)
             if form == "global":
-                self._kept[form] = (
-                    np.zeros((self.capacity, channels, 1)),
-                    np.zeros((self.capacity, channels, 1)),
-                )
+                kept = np.empty((self.capacity, channels)), np.empty((self.capacity, channels)), described
             else:
                 places = self.capacity, channels, (height - WINDOW[form] + 1) * width
-                self._kept[form] = np.zeros(places, dtype=np.int32), np.zeros(places, dtype=np.float32)
+                kept = np.empty(places, dtype=np.int32), np.empty(places, dtype=np.float32), described
+            self._kept[form] = kept
         self.shape = shape
 
     def check(self, config: FilterConfig, count: int, planes: Planes, hash_: float) -> int:
@@ -100,12 +99,12 @@ class Buffer:
             The new count. The image has been enqueued unless that is ``config.l_sp``.
         """
         assert self.shape is not None
-        means, contrasts = self._kept[config.ssim]
+        means, contrasts, described = self._kept[config.ssim]
         # fmt: off
         count = kernels.check(
             _CODE[config.ssim], config.t_ssim, config.t_hash, config.l_sp, config.count_rule == "per_query",
             count, planes, self.shape[1], hash_,
-            self._planes, means, contrasts, self._hashes, self._start, self._size
+            self._planes, means, contrasts, described, self._hashes, self._start, self._size
         )
         # fmt: on
         if count < config.l_sp:
@@ -122,16 +121,19 @@ class Buffer:
         """
         assert self.shape is not None
         similarities = {}
-        for form, (means, contrasts) in self._kept.items():
-            row = np.empty(self._size if compare else 0, dtype=np.float32)
-            # fmt: off
-            kernels.compare_all(
-                _CODE[form], planes, self.shape[1],
-                self._planes, means, contrasts, self._start, self._size, row
-            )
-            # fmt: on
-            similarities[form] = row
         slot = (self._start + self._size) % self.capacity
+        for form, (means, contrasts, described) in self._kept.items():
+            row = np.empty(self._size if compare else 0, dtype=np.float32)
+            if compare:
+                # fmt: off
+                kernels.compare_all(
+                    _CODE[form], planes, self.shape[1],
+                    self._planes, means, contrasts, described, self._start, self._size, row
+                )
+                # fmt: on
+            else:
+                described[slot] = False
+            similarities[form] = row
         self._planes[slot] = planes
         self._hashes[slot] = hash_
         self._advance()

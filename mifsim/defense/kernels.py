@@ -50,8 +50,11 @@ _g = np.exp(-0.5 * (np.arange(6) / 1.5) ** 2)  # sigma 1.5, cut at 3.5 sigma; fr
 _G0, _G1, _G2, _G3, _G4, _G5 = (float(w) for w in _g / (2.0 * _g.sum() - _g[0]))
 
 
-# A new image is described once, as (planes, means, contrasts, roots) with a row a channel; the roots derive
-# from the means and are not kept. It is compared with what is: (planes, means, contrasts).
+# What is compared is (planes, means, contrasts), a row or a number a channel. Means and contrasts are filled in
+# when an image is first compared: rarely, where hashes seldom match.
+#
+# Means are a vector in the global form and a matrix in the windowed ones. Where a function asks for an argument's
+# ndim, numba drops the branch not taken before it compiles: each form compiles its own arithmetic only.
 
 
 @inner
@@ -75,26 +78,24 @@ def _dot(x: Any, y: Any, lanes: Any) -> Any:
 
 
 @inner
-def _describe_global(image: Any, lanes: Any) -> None:
-    planes, means, contrasts, _ = image
+def _describe_global(planes: Any, means: Any, contrasts: Any, lanes: Any) -> None:
     n = planes.shape[1]
     ones = np.ones(n, np.float32)
     for c in range(len(planes)):
         mean = _dot(planes[c], ones, lanes) / n
-        means[c, 0] = mean
-        contrasts[c, 0] = 2.0 * (_dot(planes[c], planes[c], lanes) / n - mean * mean) + C2
+        means[c] = mean
+        contrasts[c] = 2.0 * (_dot(planes[c], planes[c], lanes) / n - mean * mean) + C2
 
 
 @inner
-def _compare_global(image: Any, kept: Any, lanes: Any) -> Any:
-    x, x_means, x_contrasts, _ = image
-    y, y_means, y_contrasts = kept
+def _compare_global(x: Any, x_means: Any, x_contrasts: Any, other: Any, lanes: Any) -> Any:
+    y, y_means, y_contrasts = other
     total = 0.0
     for c in range(len(x)):
-        mx, my = x_means[c, 0], y_means[c, 0]
+        mx, my = x_means[c], y_means[c]
         contrast = 2.0 * (_dot(x[c], y[c], lanes) / x.shape[1] - mx * my) + C2
         lights = (2.0 * (mx * mx) + C1) + (2.0 * (my * my) + C1)
-        contrasts = x_contrasts[c, 0] + y_contrasts[c, 0]
+        contrasts = x_contrasts[c] + y_contrasts[c]
         total += 4.0 * ((2.0 * (mx * my) + C1) * contrast / (lights * contrasts))
     return total / len(x)
 
@@ -165,13 +166,11 @@ def _windowed(down: Any, across: Any, window: int, weight: float, correction: fl
         return (total * gain + C2) - twice_means * correction
 
     @inner
-    def describe(image: Any, width: int, scratch: Any) -> None:
+    def describe(planes: Any, means: Any, contrasts: Any, width: int, scratch: Any) -> None:
         products, sums, _, _ = scratch
-        for c in range(len(image[0])):
-            x, mean, contrast, root = image[0][c], image[1][c], image[2][c], image[3][c]
+        for c in range(len(planes)):
+            x, mean, contrast = planes[c], means[c], contrasts[c]
             places = len(mean) - window + 1
-            mean[places:] = 0
-            contrast[places:] = 0.0
             for j in range(len(x)):
                 products[j] = np.float64(x[j])
             down(products, width, sums)
@@ -183,16 +182,16 @@ def _windowed(down: Any, across: Any, window: int, weight: float, correction: fl
             for j in range(places):
                 r = _root2_mean(mean[j])
                 contrast[j] = np.float32(contrast_of(across(sums, j), r * r) * _DOWN)
-                root[j] = r
 
     @inner
-    def compare(image: Any, kept: Any, width: int, scratch: Any) -> Any:
+    def compare(planes: Any, contrasts: Any, roots: Any, other: Any, width: int, scratch: Any) -> Any:
         products, sums, terms, columns = scratch
         counted = width - window + 1
+        terms[len(terms) - window + 1 :] = 0.0  # never set, but added to columns that are not counted
         total = 0.0
-        for c in range(len(image[0])):
-            x, x_contrast, x_root = image[0][c], image[2][c], image[3][c]
-            y, y_mean, y_contrast = kept[0][c], kept[1][c], kept[2][c]
+        for c in range(len(planes)):
+            x, x_contrast, x_root = planes[c], contrasts[c], roots[c]
+            y, y_contrast, y_mean = other[0][c], other[2][c], other[1][c]
             for j in range(len(x)):
                 products[j] = np.float64(x[j]) * np.float64(y[j])
             down(products, width, sums)
@@ -200,9 +199,9 @@ def _windowed(down: Any, across: Any, window: int, weight: float, correction: fl
                 r = _root2_mean(y_mean[j])
                 both = x_root[j] * r
                 contrast = contrast_of(across(sums, j), both)
-                contrasts = np.float64(x_contrast[j]) + np.float64(y_contrast[j])
+                spread = np.float64(x_contrast[j]) + np.float64(y_contrast[j])
                 lights = (x_root[j] * x_root[j] + r * r) + 2.0 * C1
-                terms[j] = (both + C1) * contrast / (lights * contrasts)
+                terms[j] = (both + C1) * contrast / (lights * spread)
             columns[:] = 0.0
             for start in range(0, len(terms), width):
                 row = terms[start : start + width]
@@ -210,7 +209,7 @@ def _windowed(down: Any, across: Any, window: int, weight: float, correction: fl
                     columns[j] += row[j]
             for j in range(counted):
                 total += columns[j]
-        return 4.0 * total / (len(image[0]) * (len(terms) // width) * counted)
+        return 4.0 * total / (len(planes) * (len(terms) // width) * counted)
 
     return describe, compare
 
@@ -220,60 +219,80 @@ _describe_gaussian, _compare_gaussian = _windowed(_down_gaussian, _across_gaussi
 
 
 @inner
-def _describe(form: int, planes: Any, width: int, means: Any, contrasts: Any) -> Any:
-    """Fill in an image's means and contrasts; return its description, and scratch space for `_compare`."""
-    if form == GLOBAL:
-        image = (planes, means, contrasts, np.empty((0, 0)))
-        scratch = (np.empty(0), np.empty(0), np.empty(0), np.empty(_LANES))
-        _describe_global(image, scratch[3])
-        return image, scratch
+def _room(means: Any, pixels: int, width: int) -> Any:
+    """Return room for the roots of means, and scratch space for the rest."""
+    if means.ndim == 1:
+        return None, np.empty(_LANES)
     places = means.shape[1]
-    image = (planes, means, contrasts, np.empty(means.shape))
-    # Zeros: the last terms are never set, but are added to columns that are not counted.
-    scratch = (np.empty(planes.shape[1]), np.empty(places), np.zeros(places), np.empty(width))
-    if form == UNIFORM:
-        _describe_uniform(image, width, scratch)
-    else:
-        _describe_gaussian(image, width, scratch)
-    return image, scratch
+    return np.empty(means.shape), (np.empty(pixels), np.empty(places), np.empty(places), np.empty(width))
 
 
 @inner
-def _compare(form: int, image: Any, kept: Any, width: int, scratch: Any) -> Any:
-    """SSIM, float32."""
-    if form == GLOBAL:
-        value = _compare_global(image, kept, scratch[3])
+def _describe(form: int, planes: Any, means: Any, contrasts: Any, width: int, scratch: Any) -> None:
+    """Fill in means and contrasts."""
+    if means.ndim == 1:
+        _describe_global(planes, means, contrasts, scratch)
     elif form == UNIFORM:
-        value = _compare_uniform(image, kept, width, scratch)
+        _describe_uniform(planes, means, contrasts, width, scratch)
     else:
-        value = _compare_gaussian(image, kept, width, scratch)
+        _describe_gaussian(planes, means, contrasts, width, scratch)
+
+
+@inner
+def _take_roots(means: Any, roots: Any) -> None:
+    """Prepare the image that is compared with many."""
+    if means.ndim == 2:
+        for c in range(len(roots)):
+            root, mean = roots[c], means[c]
+            for j in range(len(mean)):
+                root[j] = _root2_mean(mean[j])
+
+
+@inner
+def _compare(
+    form: int, planes: Any, means: Any, contrasts: Any, roots: Any, other: Any, width: int, scratch: Any
+) -> Any:
+    """SSIM, float32."""
+    if means.ndim == 1:
+        value = _compare_global(planes, means, contrasts, other, scratch)
+    elif form == UNIFORM:
+        value = _compare_uniform(planes, contrasts, roots, other, width, scratch)
+    else:
+        value = _compare_gaussian(planes, contrasts, roots, other, width, scratch)
     return np.float32(min(1.0, max(-1.0, value)))
 
 
-# A ring (planes, means, contrasts, hashes) holds `size` images, the oldest at `start`. The next one goes to
-# (start + size) modulo its capacity: the oldest's place, once it is full. The caller moves start and size.
+# A ring (planes, means, contrasts, described, hashes) holds `size` images, the oldest at `start`. The next one
+# goes to (start + size) modulo its capacity: the oldest's place, once it is full. The caller moves start and size.
 
 
 # fmt: off
 @entry
 def compare_all(
     form: int, planes: Any, width: int,
-    ring_planes: Any, ring_means: Any, ring_contrasts: Any, start: int, size: int, similarities: Any
+    ring_planes: Any, ring_means: Any, ring_contrasts: Any, ring_described: Any, start: int, size: int,
+    similarities: Any
 ) -> None:
     # fmt: on
-    """Compare an image with the newest in the ring, the newest first; then keep its means and contrasts.
+    """Compare an image with all in the ring, the newest first; then keep its means and contrasts.
 
     Its planes and hash are for the caller to keep, once all forms have seen the image whose place they take.
     """
     means, contrasts = np.empty_like(ring_means[0]), np.empty_like(ring_contrasts[0])
-    image, scratch = _describe(form, planes, width, means, contrasts)
-    for lag in range(len(similarities)):
+    roots, scratch = _room(means, planes.shape[1], width)
+    _describe(form, planes, means, contrasts, width, scratch)
+    _take_roots(means, roots)
+    for lag in range(size):
         i = (start + size - 1 - lag) % len(ring_planes)
-        kept = (ring_planes[i], ring_means[i], ring_contrasts[i])
-        similarities[lag] = _compare(form, image, kept, width, scratch)
+        other = (ring_planes[i], ring_means[i], ring_contrasts[i])
+        if not ring_described[i]:
+            _describe(form, ring_planes[i], ring_means[i], ring_contrasts[i], width, scratch)
+            ring_described[i] = True
+        similarities[lag] = _compare(form, planes, means, contrasts, roots, other, width, scratch)
     i = (start + size) % len(ring_planes)
     ring_means[i] = means
     ring_contrasts[i] = contrasts
+    ring_described[i] = True
 
 
 # fmt: off
@@ -281,7 +300,8 @@ def compare_all(
 def check(
     form: int, t_ssim: float, t_hash: float, l_sp: int, per_query: bool, count: int,
     planes: Any, width: int, hash_: float,
-    ring_planes: Any, ring_means: Any, ring_contrasts: Any, ring_hashes: Any, start: int, size: int
+    ring_planes: Any, ring_means: Any, ring_contrasts: Any, ring_described: Any, ring_hashes: Any,
+    start: int, size: int
 ) -> int:
     # fmt: on
     """Run lines 4 to 12 of Algorithm 2: return the new count, the image enqueued unless that is `l_sp`.
@@ -289,12 +309,21 @@ def check(
     A similarity is computed only where the hash is near: ``and`` commutes, so the outcome is the same.
     """
     means, contrasts = np.empty_like(ring_means[0]), np.empty_like(ring_contrasts[0])
-    image, scratch = _describe(form, planes, width, means, contrasts)
+    roots, scratch = _room(means, planes.shape[1], width)
+    described = False
     for age in range(size):
         i = (start + age) % len(ring_planes)
         if abs(ring_hashes[i] - hash_) < t_hash:
-            kept = (ring_planes[i], ring_means[i], ring_contrasts[i])
-            if np.float64(_compare(form, image, kept, width, scratch)) > t_ssim:
+            other = (ring_planes[i], ring_means[i], ring_contrasts[i])
+            if not ring_described[i]:
+                _describe(form, ring_planes[i], ring_means[i], ring_contrasts[i], width, scratch)
+                ring_described[i] = True
+            if not described:
+                _describe(form, planes, means, contrasts, width, scratch)
+                _take_roots(means, roots)
+                described = True
+            value = _compare(form, planes, means, contrasts, roots, other, width, scratch)
+            if np.float64(value) > t_ssim:
                 count += 1
                 if count >= l_sp:
                     return count
@@ -302,7 +331,9 @@ def check(
                     break
     i = (start + size) % len(ring_planes)
     ring_planes[i] = planes
-    ring_means[i] = means
-    ring_contrasts[i] = contrasts
     ring_hashes[i] = hash_
+    ring_described[i] = described
+    if described:
+        ring_means[i] = means
+        ring_contrasts[i] = contrasts
     return count

@@ -53,11 +53,11 @@ class PlainFilter:
         size = self.config.hash_size
         hash_ = float(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA).mean(dtype=np.float64))
         for other, other_hash in zip(self.images, self.hashes, strict=True):
-            if abs(hash_ - other_hash) < self.config.t_hash:
-                if self.similarity(image, other) > self.config.t_ssim:
-                    self.count += 1
-                    if self.count >= self.config.l_sp:
-                        return Verdict.UNSAFE
+            near = abs(hash_ - other_hash) < self.config.t_hash
+            if near and self.similarity(image, other) > self.config.t_ssim:
+                self.count += 1
+                if self.count >= self.config.l_sp:
+                    return Verdict.UNSAFE
         self.images.append(image)
         self.hashes.append(hash_)
         del self.images[: -self.config.n_b], self.hashes[: -self.config.n_b]
@@ -65,7 +65,7 @@ class PlainFilter:
 
 
 def stream(shape, sd, length=4 * N_B):
-    """Return noisy copies of one image: so near that every hash passes, and no SSIM ends early."""
+    """Return noisy copies of one image: similar throughout."""
     rng = np.random.default_rng(0)
     image = rng.random(shape)
     return [np.clip(image + rng.normal(0, sd, shape), 0, 1).astype(np.float32) for _ in range(length)]

@@ -1,0 +1,57 @@
+"""The filter as one would write it on a blackboard, and SSIM from elsewhere: what the real ones are held against."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from skimage.metrics import structural_similarity
+
+FORMS = ("global", "uniform", "gaussian")
+FLAGS = {
+    "uniform": {},
+    "gaussian": {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False},
+}
+
+
+def reference_ssim(x, y, form):
+    """Scikit-image's SSIM, or Eq. (1) in plain numpy, of two float32 images, in float64."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    if form != "global":
+        channels = -1 if x.ndim == 3 else None
+        return structural_similarity(x, y, data_range=1.0, channel_axis=channels, **FLAGS[form])
+    values = []
+    for a, b in zip(np.atleast_3d(x).T, np.atleast_3d(y).T, strict=True):
+        covariance = ((a - a.mean()) * (b - b.mean())).mean()
+        luminance = (2 * a.mean() * b.mean() + 1e-4) / (a.mean() ** 2 + b.mean() ** 2 + 1e-4)
+        values.append(luminance * (2 * covariance + 9e-4) / (a.var() + b.var() + 9e-4))
+    return float(np.mean(values))
+
+
+def reference_hash(image, size=8):
+    """OpenCV's resize and a mean."""
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA).mean(dtype=np.float64)
+
+
+class ReferenceFilter:
+    """Algorithm 2, line by line, over any two measures; `margin` is how near a comparison came to a tie."""
+
+    def __init__(self, config, similarity, hash_):
+        self.config, self.similarity, self.hash = config, similarity, hash_
+        self.buffer, self.count, self.margin = [], 0, np.inf
+
+    def check(self, image):
+        if self.count >= self.config.l_sp:
+            return "UNSAFE"
+        for other in self.buffer:
+            similarity = self.similarity(image, other)
+            gap = abs(self.hash(image) - self.hash(other))
+            self.margin = min(self.margin, abs(similarity - self.config.t_ssim), abs(gap - self.config.t_hash))
+            if similarity > self.config.t_ssim and gap < self.config.t_hash:
+                self.count += 1
+                if self.count >= self.config.l_sp:
+                    return "UNSAFE"
+                if self.config.count_rule == "per_query":
+                    break
+        self.buffer.append(image)
+        self.buffer = self.buffer[-self.config.n_b :]
+        return "SAFE"

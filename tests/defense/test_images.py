@@ -1,0 +1,157 @@
+"""What is an image and what is not, and that a bad one leaves no trace."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mifsim.defense import FilterConfig, InvalidImage, Open, QueryFilter, Verdict, Watch, simple_hash
+
+GUARDS = {
+    "filter": lambda: QueryFilter(FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=3, l_sp=3)),
+    "windowed filter": lambda: QueryFilter(FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=3, l_sp=3, ssim="gaussian")),
+    "watch": lambda: Watch(3, ("global", "uniform")),
+    "open": Open,
+}
+
+
+@pytest.fixture(params=GUARDS)
+def guard(request):
+    return GUARDS[request.param]()
+
+
+def good(dtype=np.float32, shape=(12, 12)):
+    image = np.random.default_rng(0).random(shape)
+    return (255 * image).astype(np.uint8) if dtype == np.uint8 else image.astype(dtype)
+
+
+def spoilt(value, dtype):
+    image = good(dtype)
+    image[5, 7] = value
+    return image
+
+
+def trace(guard):
+    """Return all that a guard lets be seen of its state."""
+    if isinstance(guard, QueryFilter):
+        state = guard.state_dict()
+        return guard.count, state["shape"], state["images"].tolist()
+    if isinstance(guard, Watch):
+        return guard.last_hash, [row.tolist() for row in guard.last_similarities.values()], repr(guard)
+    return guard._shape
+
+
+FLOATS = [np.float16, np.float32, np.float64]
+OUT_OF_RANGE = [np.nan, np.inf, -np.inf, -1e-3, 1.001, 255.0]
+NO_IMAGES = {
+    "None": None,
+    "list": [[0.0] * 12] * 12,
+    "text": "image",
+    "scalar": np.float32(0.5),
+    "0-d": np.array(0.5),
+    "1-d": np.zeros(144),
+    "4-d": np.zeros((1, 12, 12, 3)),
+    "channels first": np.zeros((3, 12, 12)),
+    "2 channels": np.zeros((12, 12, 2)),
+    "4 channels": np.zeros((12, 12, 4)),
+    "empty": np.zeros((0, 12)),
+    "empty colour": np.zeros((12, 0, 3)),
+    "bool": np.zeros((12, 12), dtype=bool),
+    "int64": np.zeros((12, 12), dtype=np.int64),
+    "int8": np.zeros((12, 12), dtype=np.int8),
+    "uint16": np.zeros((12, 12), dtype=np.uint16),
+    "complex": np.zeros((12, 12), dtype=np.complex64),
+    "object": np.zeros((12, 12), dtype=object),
+    "str": np.full((12, 12), "0.5"),
+    "masked": np.ma.masked_array(np.zeros((12, 12)), mask=np.eye(12)),
+}
+if np.dtype(np.longdouble).itemsize > 8:
+    NO_IMAGES["longdouble"] = np.zeros((12, 12), dtype=np.longdouble)
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, np.uint8])
+@pytest.mark.parametrize("shape", [(12, 12), (12, 12, 1), (12, 12, 3)], ids=str)
+def test_good_ones(guard, dtype, shape):
+    assert guard.check(good(dtype, shape)) is Verdict.SAFE
+    assert guard.check(np.zeros(shape, dtype)) is Verdict.SAFE
+    assert guard.check(np.ones(shape, dtype)) is Verdict.SAFE
+
+
+@pytest.mark.parametrize("value", OUT_OF_RANGE)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_bad_values_leave_no_trace(guard, dtype, value):
+    for already in range(3):
+        before = trace(guard)
+        with pytest.raises(InvalidImage, match=r"got .*; an image is a numpy array of shape .* floats in \[0, 1\]"):
+            guard.check(spoilt(value, dtype))
+        assert trace(guard) == before
+        guard.check(np.full((12, 12), already / 2, dtype=dtype))
+        assert trace(guard) != before or isinstance(guard, Open)
+
+
+@pytest.mark.parametrize("name", NO_IMAGES)
+def test_no_images_at_all(guard, name):
+    for _ in range(2):
+        before = trace(guard)
+        with pytest.raises(InvalidImage, match=r"^got "):
+            guard.check(NO_IMAGES[name])
+        assert trace(guard) == before
+        guard.check(good())
+
+
+def test_each_message_says_what_came():
+    filter_ = GUARDS["filter"]()
+    for image, words in (
+        (None, "got NoneType"),
+        (spoilt(np.nan, np.float32), "got 1 NaN of 144 values"),
+        (spoilt(-np.inf, np.float16), "got 1 infinite of 144 values"),
+        (spoilt(1.5, np.float64), r"got values from 0\.\d+ to 1\.5;"),
+        (np.zeros((3, 12, 12)), r"got shape \(3, 12, 12\)"),
+        (np.zeros((12, 12), dtype=np.int64), "got dtype int64"),
+    ):
+        with pytest.raises(InvalidImage, match=words):
+            filter_.check(image)
+
+
+def test_the_least_excess_of_a_double_is_seen():
+    """Rounded to float32 first, it would be 1."""
+    with pytest.raises(InvalidImage, match=r"to 1\.0000000000000002"):
+        simple_hash(spoilt(np.nextafter(1.0, 2), np.float64))
+    with pytest.raises(InvalidImage, match="from -5e-324"):
+        simple_hash(spoilt(-5e-324, np.float64))
+
+
+@pytest.mark.parametrize("other", [(12, 13), (13, 12), (12, 12, 1), (12, 12, 3), (24, 6)], ids=str)
+def test_the_first_image_fixes_the_shape(guard, other):
+    guard.check(good())
+    before = trace(guard)
+    with pytest.raises(InvalidImage, match=r"this session's first image had shape \(12, 12\)"):
+        guard.check(good(shape=other))
+    assert trace(guard) == before
+
+
+def test_an_image_too_small_for_the_window_does_not_fix_the_shape():
+    guard = GUARDS["windowed filter"]()
+    for shape in ((10, 40), (40, 10), (10, 10, 3)):
+        with pytest.raises(InvalidImage, match="at least 11 x 11"):
+            guard.check(np.zeros(shape))
+    assert guard.check(np.zeros((11, 11))) is Verdict.SAFE
+
+
+def test_a_watch_needs_the_largest_of_its_windows():
+    with pytest.raises(InvalidImage, match="at least 7 x 7"):
+        GUARDS["watch"]().check(np.zeros((6, 9)))
+
+
+def test_layout_and_byte_order_do_not_matter():
+    image = good(np.float32, (12, 12, 3))
+    expected = simple_hash(image)
+    frozen = np.frombuffer(image.tobytes(), dtype=np.float32).reshape(image.shape)
+    wide = np.zeros((24, 12, 6), dtype=np.float32)
+    wide[::2, :, ::2] = image
+    variants = [frozen, wide[::2, :, ::2], np.asfortranarray(image), image.astype(">f4"), image[::-1][::-1]]
+    assert not frozen.flags.writeable
+    for variant in variants:
+        assert simple_hash(variant) == expected
+    codes = good(np.uint8)
+    assert simple_hash(np.asfortranarray(codes)) == simple_hash(codes)
