@@ -33,6 +33,10 @@ class ImagePool(Protocol):
         """Return several at once, shape (n, H, W) or (n, H, W, 3)."""
 
 
+SMALL_BYTES = 16 * 2**20
+"""Of 8-bit pixels: a pool up to this size is also held as floats, four times as large."""
+
+
 @dataclass(frozen=True)
 class ArrayPool:
     """Images held as one uint8 array (which may be memory-mapped).
@@ -50,9 +54,20 @@ class ArrayPool:
         return len(self.labels)
 
     def image(self, index: int) -> npt.NDArray[np.float32]:
-        """Return one image, float32 in [0, 1]."""
+        """Return one image, float32 in [0, 1]; not to be written to."""
+        if self._floats is not None:
+            return self._floats[index]
         image: npt.NDArray[np.float32] = np.divide(self.pixels[index], np.float32(255), dtype=np.float32)
         return image
+
+    @cached_property
+    def _floats(self) -> npt.NDArray[np.float32] | None:
+        """All images as floats, where they are few: users draw the same ones again and again."""
+        if self.pixels.nbytes > SMALL_BYTES:
+            return None
+        floats: npt.NDArray[np.float32] = np.divide(self.pixels, np.float32(255), dtype=np.float32)
+        floats.setflags(write=False)
+        return floats
 
     def images(self, indices: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Return several at once."""
