@@ -56,7 +56,8 @@ class ArrayPool:
     def image(self, index: int) -> npt.NDArray[np.float32]:
         """Return one image, float32 in [0, 1]; not to be written to."""
         if self._floats is not None:
-            return self._floats[index]
+            held: npt.NDArray[np.float32] = self._floats[index]
+            return held
         image: npt.NDArray[np.float32] = np.divide(self.pixels[index], np.float32(255), dtype=np.float32)
         return image
 
