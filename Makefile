@@ -21,7 +21,7 @@ $(STAMP): requirements/lock.txt pyproject.toml
 setup: $(STAMP)  ## create .venv with the pinned dependencies
 
 demo: setup  ## run the main job on real MNIST digits and say where the results are
-	$(BIN)/mifsim simulate digits
+	$(BIN)/mifsim tune calibrate-digits
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest

@@ -8,14 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mifsim._version import __version__
+from mifsim.cli_report import add_report
+from mifsim.cli_tune import add_tune
 from mifsim.errors import UserError
 
 _EXAMPLES = """\
 examples:
   mifsim studies                              list the studies that come with mifsim
   mifsim studies digits > mine.toml           start a study of your own from one of them
-  mifsim simulate digits                      run one on this machine
+  mifsim tune calibrate-digits                find, certify and confirm a setting: the main job
+  mifsim simulate digits                      run one study's sessions on this machine
   mifsim simulate mine.toml --set server.transport=uint8
+  mifsim tune calibrate-digits                find a filter setting with a guarantee
+  mifsim report runs/mine                     build a run's page again, from its files
+  mifsim compare runs/mine runs/other         put runs side by side
   mifsim columns                              say what each column of the Parquet tables means
 """
 
@@ -49,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mifsim {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_simulate(commands)
+    add_tune(commands, add_run_options)
+    add_report(commands)
     _add_studies(commands)
     _add_columns(commands)
     return parser
@@ -110,9 +118,11 @@ def _simulate(options: argparse.Namespace) -> None:
         seed = [] if options.seed is None else [f"seed={options.seed}"]
         study = Study.load(options.study, [*options.overrides, *seed])
         path = simulate(study, options.out, backend=options.backend, address=options.address)
+    from reports.page import write_page
     from reports.summary import print_summary
 
     print_summary(path)
+    print(f"the page is {write_page(path)}")
 
 
 def _add_studies(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

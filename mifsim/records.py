@@ -93,6 +93,19 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("last", pa.bool_(), "whether it was the last answered query of the session: the leakage at block"),
         ("guess_png", pa.binary(), "the attacker's best guess, 8 bits, as PNG"),
     ),
+    "similarities": _schema(
+        ("session_id", Words, "as in sessions"),
+        ("query", pa.int64(), "number of the query within its session, from 1"),
+        ("hash", pa.float64(), "mean-intensity hash, in [0, 1]; null for an invalid query"),
+        *(
+            (f"ssim_{form}", pa.list_(pa.float32()), f"{form} SSIM to the valid queries before, newest first; {rest}")
+            for form, rest in (
+                ("global", "as many as were watched; null where this form was not"),
+                ("uniform", "likewise"),
+                ("gaussian", "likewise"),
+            )
+        ),
+    ),
     "trials": _schema(
         ("trial", pa.int64(), "number of the trial, in the order of the search's proposals, from 0"),
         *_SETTING,
@@ -103,7 +116,12 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("elapsed_seconds", pa.float64(), "since the search began (its parts added up, where it was resumed)"),
     ),
     "frontier": _schema(
-        ("source", Words, "search (found by trials), exact (exhaustive grid), given (in the study)"),
+        (
+            "source",
+            Words,
+            "search (found by trials), cautious (a careful copy of a found one, tested too), "
+            "exact (exhaustive grid), given (in the study)",
+        ),
         *_SETTING,
         ("name", pa.string(), "of the filter, where it has one; null otherwise"),
         ("queries_to_block", pa.float64(), "restricted mean on the search part"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,7 @@ from mifsim.progress import Bar, remark
 from mifsim.run_folder import RunFolder, check_free, default_path
 from mifsim.server.backend import Backend, InProcess, Job, ModelFile
 from mifsim.server.scene import Counters
-from mifsim.server.tickets import expected_queries, shards
+from mifsim.server.tickets import Shard, Ticket, expected_queries, shards
 from mifsim.study import Study
 from mifsim.victims import Victim, prepare_evaluator, prepare_victim
 
@@ -70,8 +70,9 @@ def simulate(
     path = default_path(study) if out is None else out
     check_free(path)
     chosen = make_backend(backend, address)
-    data, victim = _prepare(study)
-    run = RunFolder.create(path, study, backend=backend, data=_data_facts(data), victim=victim.facts)
+    _needs_filters(study)
+    data, victim = prepare(study)
+    run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts)
     _run(run, study, data, victim, chosen)
     return path
 
@@ -79,27 +80,46 @@ def simulate(
 def resume(path: Path, *, backend: BackendName = "ray", address: str | None = None) -> Path:
     """Go on with an interrupted run: only what is missing is run, from the same seeds."""
     run = RunFolder.open(path)
-    if run.facts["status"] == "complete":
-        raise RunError(f"--resume {path}: this run is complete")
-    study = Study.load(path / "study.toml")
-    if study.fingerprint != run.facts["study_fingerprint"]:
-        raise RunError(f"{path / 'study.toml'}: was changed since the run began (its rows would not fit together)")
+    if "tuning" in run.facts:
+        raise RunError(f"--resume {path}: this run calibrates; go on with: mifsim tune --resume {path}")
+    study = study_to_resume(run)
     chosen = make_backend(backend, address)
-    data, victim = _prepare(study)
-    recorded = run.facts["victim"]["fingerprint"]
-    if victim.fingerprint != recorded:
-        raise RunError(
-            f"--resume {path}: the victim is another one ({victim.fingerprint}, the run began with {recorded}); "
-            "its rows would not fit together"
-        )
+    _needs_filters(study)
+    data, victim = prepare(study)
+    check_victim(run, victim)
     run.note(status="running")
     _run(run, study, data, victim, chosen)
     return path
 
 
-def _prepare(study: Study) -> tuple[DataSet, Victim]:
+def study_to_resume(run: RunFolder) -> Study:
+    """Return the study of a run that was begun; refuse where the run is complete or the study was changed."""
+    facts = run.facts
+    if facts["status"] == "complete":
+        raise RunError(f"--resume {run.path}: this run is complete")
+    study = Study.load(run.path / "study.toml")
+    if study.fingerprint != facts["study_fingerprint"]:
+        raise RunError(f"{run.path / 'study.toml'}: was changed since the run began (its rows would not fit together)")
+    return study
+
+
+def check_victim(run: RunFolder, victim: Victim) -> None:
+    """Refuse to go on with another victim than the run began with."""
+    recorded = run.facts["victim"]["fingerprint"]
+    if victim.fingerprint != recorded:
+        raise RunError(
+            f"--resume {run.path}: the victim is another one ({victim.fingerprint}, the run began with {recorded}); "
+            "its rows would not fit together"
+        )
+
+
+def _needs_filters(study: Study) -> None:
     if not study.filters:
         raise StudyError(f"{study.name}: filters: is missing (a simulation needs at least one [[filters]] table)")
+
+
+def prepare(study: Study) -> tuple[DataSet, Victim]:
+    """Load a study's data and make its victim; refuse classes that the data do not have."""
     data = load_data(study.data)
     classes = len(data.class_names)
     for number, population in enumerate(study.attacks):
@@ -112,7 +132,8 @@ def _prepare(study: Study) -> tuple[DataSet, Victim]:
     return data, prepare_victim(data, study.victim, remark)
 
 
-def _data_facts(data: DataSet) -> dict[str, object]:
+def data_facts(data: DataSet) -> dict[str, object]:
+    """Return what ``run.json`` says of the data."""
     return {
         "name": data.name,
         "shape": list(data.shape),
@@ -124,33 +145,31 @@ def _data_facts(data: DataSet) -> dict[str, object]:
 
 
 def _run(run: RunFolder, study: Study, data: DataSet, victim: Victim, backend: Backend) -> None:
-    classes = len(data.class_names)
-    finished = run.finished_shards()
-    todo = (shard for shard in shards(study, classes) if shard.stem not in finished)
-    total, before = _sizes(study, classes, finished)
-    job = Job(study, run.path.resolve(), run.metadata(study))
-    model = ModelFile(victim.model_bytes(), victim.logits)
-    started = time.monotonic()
+    with run_to_its_end(run, f"mifsim simulate --resume {run.path}"):
+        job = Job(study, run.path.resolve(), run.metadata(study))
+        run_sessions("simulating", run, job, victim, backend, len(data.class_names))
+        if study.leakage.enabled and study.attacks:
+            evaluator = prepare_evaluator(data, remark)
+            run.note(evaluator=evaluator.facts)
+            score_run(run.path, study, data, evaluator, run.metadata(study))
+
+
+@contextmanager
+def run_to_its_end(run: RunFolder, go_on: str) -> Iterator[None]:
+    """Note in ``run.json`` how the block ended: complete, interrupted (SIGTERM too) or failed.
+
+    Parameters
+    ----------
+    run : RunFolder
+    go_on : str
+        The command that goes on with it, for the user.
+    """
     try:
         with _terminate_as_interrupt():
-            with Bar("simulating", total.sessions, "sessions", total.work) as bar:
-
-                def watch(done: Counters) -> None:
-                    pace = done.queries / max(1e-9, time.monotonic() - started)
-                    failed = f", {done.failed} failed" if done.failed else ""
-                    note = f"{done.blocked:,} blocked{failed}, {pace:,.0f} queries/s"
-                    bar.update(before.sessions + done.sessions, note, done.work, before.work)
-
-                backend.run(job, model, todo, watch)
-            simulated = time.monotonic()
-            run.note(simulation_seconds=round(simulated - started, 3))
-            if study.leakage.enabled and study.attacks:
-                evaluator = prepare_evaluator(data, remark)
-                run.note(evaluator=evaluator.facts)
-                score_run(run.path, study, data, evaluator, run.metadata(study))
+            yield
     except KeyboardInterrupt:
         run.finish("interrupted")
-        remark(f"interrupted; whole files are in {run.path}, go on with: mifsim simulate --resume {run.path}")
+        remark(f"interrupted; whole files are in {run.path}, go on with: {go_on}")
         raise
     except BaseException:
         run.finish("failed")
@@ -158,11 +177,52 @@ def _run(run: RunFolder, study: Study, data: DataSet, victim: Victim, backend: B
     run.finish("complete")
 
 
-def _sizes(study: Study, classes: int, finished: set[str]) -> tuple[Counters, Counters]:
+def run_sessions(
+    title: str,
+    run: RunFolder,
+    job: Job,
+    victim: Victim,
+    backend: Backend,
+    classes: int,
+    wanted: Callable[[Ticket], bool] | None = None,
+) -> None:
+    """Run what is missing of a job's sessions, with progress, and note how long it took.
+
+    Parameters
+    ----------
+    title : str
+        Of the progress bar.
+    run : RunFolder
+    job : Job
+    victim : Victim
+    backend : Backend
+    classes : int
+        Of the data.
+    wanted : callable, optional
+        Which tickets to run; None: all.
+    """
+    finished = run.finished_shards()
+    todo = (shard for shard in shards(job.study, classes, wanted) if shard.stem not in finished)
+    total, before = _sizes(job.study, shards(job.study, classes, wanted), finished)
+    started = time.monotonic()
+    with Bar(title, total.sessions, "sessions", total.work) as bar:
+
+        def watch(done: Counters) -> None:
+            pace = done.queries / max(1e-9, time.monotonic() - started)
+            failed = f", {done.failed} failed" if done.failed else ""
+            note = f"{done.blocked:,} blocked{failed}, {pace:,.0f} queries/s"
+            bar.update(before.sessions + done.sessions, note, done.work, before.work)
+
+        if total.sessions > before.sessions:
+            backend.run(job, ModelFile(victim.model_bytes(), victim.logits), todo, watch)
+    run.note(simulation_seconds=round(time.monotonic() - started, 3))
+
+
+def _sizes(study: Study, cut: Iterator[Shard], finished: set[str]) -> tuple[Counters, Counters]:
     """Return how much there is to do in all, and how much of it a resumed run has done already."""
     populations = list(study.populations)
     total, before = Counters(), Counters()
-    for shard in shards(study, classes):
+    for shard in cut:
         work = sum(expected_queries(populations[ticket.population]) for ticket in shard.tickets)
         size = Counters(sessions=len(shard.tickets), work=work)
         total.add(size)

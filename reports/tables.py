@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
-from mifsim.records import open_table, read_table
-from mifsim.statistics import clopper_pearson, kaplan_meier
+from mifsim.errors import RunError
+from mifsim.records import SCHEMA_VERSION, SCHEMAS, open_table, read_table
+from mifsim.statistics import Survival, clopper_pearson, kaplan_meier
 
 
 def sessions(run: Path) -> pd.DataFrame:
@@ -56,16 +60,13 @@ def _groups(rows: pd.DataFrame) -> Iterable[tuple[tuple[str, str], pd.DataFrame]
 
 
 def _attack_row(group: pd.DataFrame, last: pd.DataFrame | None) -> dict[str, Any]:
-    blocked = group["outcome"].eq("blocked").to_numpy()
     failed = int(group["outcome"].eq("failed").sum())
     budget = int(group["budget_queries"].iloc[0])
-    # An attacker that finished, or ran out of its budget, was never blocked: censored at the budget.
-    queries = np.where(blocked, group["queries_to_block"].fillna(budget), budget).astype(float)
-    survival = kaplan_meier(queries, blocked)
+    survival = survival_of(group)
     median = survival.median
     row: dict[str, Any] = {
         "sessions": len(group),
-        "blocked": int(blocked.sum()),
+        "blocked": int(group["outcome"].eq("blocked").sum()),
         "median_queries_to_block": np.nan if median is None else median,
         "restricted_mean_queries": survival.restricted_mean(budget),
         "budget_queries": budget,
@@ -78,6 +79,17 @@ def _attack_row(group: pd.DataFrame, last: pd.DataFrame | None) -> dict[str, Any
         row["evaluator_confidence"] = float(held["evaluator_confidence"].mean())
         row["feature_distance"] = float(held["feature_distance"].mean())
     return row
+
+
+def survival_of(group: pd.DataFrame) -> Survival:
+    """Return the survival curve of some attack sessions (rows of ``sessions``) of one budget.
+
+    An attacker that finished, or ran out of its budget, was never blocked: censored at the budget.
+    """
+    blocked = group["outcome"].eq("blocked").to_numpy()
+    budget = int(group["budget_queries"].iloc[0])
+    queries = np.where(blocked, group["queries_to_block"].fillna(budget), budget).astype(float)
+    return kaplan_meier(queries, blocked)
 
 
 def user_table(run: Path, confidence: float = 0.95) -> pd.DataFrame:
@@ -127,8 +139,19 @@ def floor_table(run: Path) -> pd.DataFrame | None:
 
 
 def facts(run: Path) -> dict[str, Any]:
-    """Return what ``run.json`` says."""
-    found: dict[str, Any] = json.loads((run / "run.json").read_text())
+    """Return what ``run.json`` says.
+
+    Raises
+    ------
+    RunError
+        Where there is none, or it is not whole.
+    """
+    try:
+        found: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{run}: is no run folder: it has no run.json") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{run / 'run.json'}: cannot be read: {error}") from None
     return found
 
 
@@ -136,3 +159,73 @@ def failures(run: Path) -> pd.DataFrame:
     """Return the sessions whose client raised, with the message."""
     rows = sessions(run)
     return rows.loc[rows["outcome"] == "failed", ["session_id", "error"]]
+
+
+def filter_table(run: Path) -> pd.DataFrame:
+    """Return one row a filter: its name (the index) and its setting, NaN where nothing is filtered."""
+    columns = ["filter", "t_ssim", "t_hash", "n_b", "l_sp", "ssim", "hash_size", "count_rule"]
+    table = _plain(open_table(run, "sessions").to_table(columns=columns)).drop_duplicates("filter")
+    whole = dict.fromkeys(("n_b", "l_sp", "hash_size"), "Int64")  # not 10.0, where another filter has none
+    return table.astype(whole).set_index("filter")
+
+
+def trial_table(run: Path) -> pd.DataFrame | None:
+    """Return the search's trials in the order of their proposals; None where the run searched nothing."""
+    if not (run / "trials").is_dir():
+        return None
+    return _plain(open_table(run, "trials").to_table()).sort_values("trial", ignore_index=True)
+
+
+def frontier_table(run: Path) -> pd.DataFrame | None:
+    """Return the settings that no other beats, and those given; None where the run has no frontier."""
+    return _single_file(run, "frontier")
+
+
+def certification_table(run: Path) -> pd.DataFrame | None:
+    """Return what each candidate did on the certification part, by workload; None where nothing was tested."""
+    return _single_file(run, "certification")
+
+
+def last_guesses(run: Path) -> pd.DataFrame | None:
+    """Return what attackers held at their last answered query; None where the run kept no snapshot.
+
+    Returns
+    -------
+    DataFrame
+        One row a session: the columns of ``snapshots``, and of ``sessions`` ``population``, ``filter``, ``trial``,
+        ``outcome``, ``queries``. Of each population, target and filter the first trial alone.
+    """
+    if not (run / "snapshots").is_dir():
+        return None
+    rows = sessions(run)
+    attacks = rows[rows["role"] == "attacker"].sort_values("trial", kind="stable")
+    firsts = attacks.drop_duplicates(["population", "target", "filter"])
+    found = _plain(open_table(run, "snapshots").to_table(filter=ds.field("last")))
+    facts_of = firsts[["session_id", "population", "filter", "trial", "outcome", "queries"]]
+    return found.merge(facts_of, on="session_id", how="inner")
+
+
+def _single_file(run: Path, table: str) -> pd.DataFrame | None:
+    path = run / f"{table}.parquet"
+    if not path.is_file():
+        return None
+    try:
+        found = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from None
+    version = (found.schema.metadata or {}).get(b"schema_version", b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise RunError(f"{path}: schema_version is {version}, this mifsim reads {SCHEMA_VERSION}")
+    if missing := [name for name in SCHEMAS[table].names if name not in found.column_names]:
+        raise RunError(f"{path}: has no column {', '.join(missing)}")
+    return _plain(found)
+
+
+def _plain(table: pa.Table) -> pd.DataFrame:
+    """Return a table for pandas with words as text, not as categories: groups are then those that occur."""
+    columns = {
+        name: table[name].cast(pa.string()) if pa.types.is_dictionary(table[name].type) else table[name]
+        for name in table.column_names
+    }
+    frame: pd.DataFrame = pa.table(columns).to_pandas()
+    return frame

@@ -7,6 +7,7 @@ values out of range with a `StudyError`; `Study.save` writes it with every defau
 from mifsim.study.populations import Attacks, Population, Users, client_name
 from mifsim.study.sections import Filter, Leakage, Server
 from mifsim.study.study import Study, find_study, shipped_studies
+from mifsim.study.tuning import Tuning
 
 __all__ = [
     "Attacks",
@@ -15,6 +16,7 @@ __all__ = [
     "Population",
     "Server",
     "Study",
+    "Tuning",
     "Users",
     "client_name",
     "find_study",

@@ -20,6 +20,7 @@ from mifsim.server.wire import ResponsePolicy, Transport
 from mifsim.study.messages import explain
 from mifsim.study.populations import Attacks, Users
 from mifsim.study.sections import Filter, Leakage, Name, Section, Server
+from mifsim.study.tuning import Tuning
 from mifsim.victims import VictimConfig
 
 
@@ -40,6 +41,7 @@ class Study(Section):
     victim: VictimConfig = VictimConfig()
     server: Server = Server()
     leakage: Leakage = Leakage()
+    tuning: Tuning = Tuning()
     filters: list[Filter] = Field(default_factory=list)
     attacks: list[Attacks] = Field(default_factory=list)
     users: list[Users] = Field(default_factory=list)
@@ -54,6 +56,12 @@ class Study(Section):
         ):
             if twice := {name for name in names if names.count(name) > 1}:
                 raise ValueError(f"{what} need names of their own; used twice: {', '.join(sorted(twice))}")
+        limits, workloads = self.tuning.false_positive_limit, {users.name for users in self.users}
+        if isinstance(limits, dict) and set(limits) != workloads:
+            raise ValueError(
+                f"tuning.false_positive_limit names {', '.join(sorted(limits))}; "
+                f"it must name each workload: {', '.join(sorted(workloads))}"
+            )
         gives = self.policy.gives
         for population in (*self.attacks, *self.users):
             needs = type(population.client).needs

@@ -72,9 +72,7 @@ class ClientConformance:
             assert query.guess is None or query.guess.tobytes() == held
 
     @pytest.mark.parametrize("refuse_at", [1, 2])
-    def test_a_refusal_ends_it_unless_it_is_closed_loop(
-        self, client: Client, world: World, refuse_at: int
-    ) -> None:
+    def test_a_refusal_ends_it_unless_it_is_closed_loop(self, client: Client, world: World, refuse_at: int) -> None:
         transcript = converse(client, world, np.random.default_rng(1), refuse_at=refuse_at)
         if client.closed_loop:
             assert len(transcript.queries) >= refuse_at

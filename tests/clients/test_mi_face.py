@@ -23,9 +23,7 @@ def answer(confidence: float, gradient: Image | None = FLAT) -> Answer:
     return Answer(0, np.array([1 - confidence, confidence], np.float32), gradient)
 
 
-def play(
-    client: MIFace, replies: Sequence[Answer | Refusal], seed: int = 0
-) -> tuple[list[Query], Image | None]:
+def play(client: MIFace, replies: Sequence[Answer | Refusal], seed: int = 0) -> tuple[list[Query], Image | None]:
     """Give scripted replies; return the queries that came, and what was returned (None: it would go on)."""
     running = client.run(WORLD, np.random.default_rng(seed))
     queries = [next(running)]

@@ -23,9 +23,7 @@ POOL = StrictPool.random(SHAPE, CLASSES, each=6)
 
 def sent(user: User, seed: int = 0, pool: StrictPool = POOL, queries: int = 10**6) -> list[Image]:
     world = World(pool.image(0).shape, CLASSES, pool)
-    return [
-        query.image for query in converse(user, world, np.random.default_rng(seed), queries=queries).queries
-    ]
+    return [query.image for query in converse(user, world, np.random.default_rng(seed), queries=queries).queries]
 
 
 def indices(user: User, seed: int = 0, pool: StrictPool = POOL) -> list[int]:
@@ -182,9 +180,7 @@ CHANGES: dict[type[User], dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("kind", "field"), [(kind, field) for kind in CHANGES for field in kind.model_fields]
-)
+@pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind in CHANGES for field in kind.model_fields])
 def test_every_setting_has_an_effect(kind: type[User], field: str) -> None:
     base = kind.model_validate({"probability": 0.3} if kind is Retries else {})
     changed = kind.model_validate({**base.model_dump(mode="json"), field: CHANGES[kind][field]})

@@ -25,17 +25,11 @@ class Bursts(ImageStream):
         Length(Uniform(min=2, max=6)),
         description="shots of one subject: a number, {min, max} (each equally likely) or {mean} (geometric)",
     )
-    shift_pixels: float = Field(
-        0.5, ge=0, allow_inf_nan=False, description="motion along each axis, in pixels (sd)"
-    )
-    rotation_degrees: float = Field(
-        1.0, ge=0, allow_inf_nan=False, description="rotation about the centre (sd)"
-    )
+    shift_pixels: float = Field(0.5, ge=0, allow_inf_nan=False, description="motion along each axis, in pixels (sd)")
+    rotation_degrees: float = Field(1.0, ge=0, allow_inf_nan=False, description="rotation about the centre (sd)")
     gain: float = Field(0.03, ge=0, allow_inf_nan=False, description="relative change of the light (sd)")
     offset: float = Field(0.01, ge=0, allow_inf_nan=False, description="added light (sd; pixels: 0 to 1)")
-    noise: float = Field(
-        0.01, ge=0, allow_inf_nan=False, description="sensor noise of each pixel (sd; pixels: 0 to 1)"
-    )
+    noise: float = Field(0.01, ge=0, allow_inf_nan=False, description="sensor noise of each pixel (sd; pixels: 0 to 1)")
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield shots of one subject after the other, the subjects in random order."""

@@ -1,0 +1,268 @@
+"""The charts of the page, as Plotly figures in plain data (`data` and `layout`): no clock, no chance.
+
+Colours of text and grid are left to the page, which knows whether the reader's screen is light or dark. All names
+are escaped: Plotly reads markup in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mifsim.statistics import Survival
+from reports.styles import CHOSEN, OTHER, Style
+from reports.wording import limit, percent, queries, setting
+
+Figure = dict[str, Any]
+
+_RATES = (0.0, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+_GREY = "#868c96"
+_FOUND = "#7d6bd0"
+_LIMIT = {"color": "#d55e00", "width": 1.5, "dash": "4px,3px"}
+
+
+def frontier_figure(
+    frontier: pd.DataFrame, trials: pd.DataFrame | None, allowed: float | None, look: Mapping[str, Style]
+) -> Figure:
+    """Return false-positive rate against queries to block: trials, frontiers, what was given, certified, chosen."""
+    data = []
+    if trials is not None and len(trials):
+        data.append({**_points(trials, "tried", _GREY, "circle", 4), "opacity": 0.35, "hoverinfo": "skip"})
+    exact = frontier[frontier["source"] == "exact"].sort_values("false_positive_rate")
+    if len(exact):
+        line = {"color": _GREY, "width": 1.5, "shape": "hv"}
+        data.append({**_points(exact, "exact frontier", _GREY, "circle", 4), "mode": "lines+markers", "line": line})
+    open_ = frontier[~frontier["chosen"].eq(True)]
+    certified = open_["certified"].eq(True)
+    for rows, name, symbol, size in (
+        (open_[(open_["source"] == "search") & ~certified], "found by the search", "circle-open", 9),
+        (open_[(open_["source"] == "cautious") & ~certified], "more cautious, not certified", "diamond-open", 9),
+        (open_[certified], "certified", "circle", 10),
+    ):
+        if len(rows):
+            data.append(_points(rows, name, _FOUND, symbol, size))
+    given = frontier[frontier["source"] == "given"]
+    places = given.groupby(["false_positive_rate", "queries_to_block"])["name"]
+    labels = {names.index[0]: escape(", ".join(map(str, names))) for _, names in places}  # one for all at a place
+    for index, row in given.iterrows():
+        style = look.get(str(row["name"]), OTHER)
+        name = escape(str(row["name"]))
+        points = _points(row.to_frame().T.infer_objects(), name, style.colour, style.symbol, 11)
+        side = "middle left" if row["false_positive_rate"] > 0.1 else "middle right"
+        data.append({**points, "mode": "markers+text", "text": [labels.get(index, "")], "textposition": side})
+    chosen = frontier[frontier["chosen"].eq(True)]
+    if len(chosen):
+        points = _points(chosen.iloc[:1], "chosen", CHOSEN.colour, CHOSEN.symbol, 18)
+        data.append({**points, "mode": "markers+text", "text": ["<b>chosen</b>"], "textposition": "top right"})
+    largest = float(frontier["false_positive_rate"].max())
+    rates = _rate_axis("false-positive rate of the worst workload, on the search part", max(largest, allowed or 0.0))
+    layout = {
+        "height": 440,
+        "xaxis": rates,
+        "yaxis": _log_axis("mean queries to block", frontier["queries_to_block"].min(), frontier["queries_to_block"]),
+        "showlegend": True,
+        "shapes": [] if allowed is None else [_upright(allowed)],
+        "annotations": [] if allowed is None else [_limit_label(allowed)],
+    }
+    return {"data": data, "layout": layout}
+
+
+def _points(rows: pd.DataFrame, name: str, colour: str, symbol: str, size: int) -> Figure:
+    hover = [
+        f"{name}<br>{percent(row['false_positive_rate'])} false positives, "
+        f"{queries(row['queries_to_block'])} queries to block<br>{escape(setting(row))}" + _p_value(row.get("p_value"))
+        for _, row in rows.iterrows()
+    ]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": _rounded(np.sqrt(rows["false_positive_rate"].to_numpy(dtype=float))),
+        "y": _rounded(rows["queries_to_block"].to_numpy(dtype=float)),
+        "marker": {"color": colour, "symbol": symbol, "size": size},
+        "hovertext": hover,
+        "hoverinfo": "text",
+    }
+
+
+def _p_value(value: float | None) -> str:
+    return "" if value is None or np.isnan(value) else f"<br>certification: p = {value:.3g}"
+
+
+def survival_figure(curves: Mapping[str, Survival], look: Mapping[str, Style], budget: int) -> Figure:
+    """Return, for one attack, the share of its sessions still open after so many queries.
+
+    With pointwise 95% bands, each from the filter's first block on.
+    """
+    data: list[Figure] = []
+    first = 0.8  # where the logarithmic axis begins: query 0 has no place on it
+    for name, curve in curves.items():
+        style = look[name]
+        until = np.append(np.maximum(curve.queries, first), max(budget, curve.queries[-1]))
+        open_, low, high = (np.append(part, part[-1]) for part in (curve.open, curve.low, curve.high))
+        flat = {"type": "scatter", "mode": "lines", "x": _rounded(until), "hoverinfo": "skip", "showlegend": False}
+        fallen = open_ < 1  # before, all bands are the same, and would hide each other
+        if fallen.any():
+            edge = {**flat, "x": _rounded(until[fallen]), "line": {"width": 0, "shape": "hv"}}
+            data.append({**edge, "y": _rounded(low[fallen])})
+            data.append({**edge, "y": _rounded(high[fallen]), "fill": "tonexty", "fillcolor": style.faint(0.15)})
+        line = {"color": style.colour, "width": style.width, "dash": style.dash, "shape": "hv"}
+        hover = [
+            f"{escape(name)}: {percent(share)} open after {queries(x)} queries ({percent(below)} to {percent(above)})"
+            for x, share, below, above in zip(curve.queries, curve.open, curve.low, curve.high, strict=True)
+        ]
+        data.append({**flat, "y": _rounded(open_), "line": line, "hovertext": [*hover, hover[-1]], "hoverinfo": "text"})
+    layout = {
+        "height": 280,
+        "xaxis": _log_axis("queries sent", first, [budget]),
+        "yaxis": {"range": [-0.03, 1.03], "tickformat": ".0%", "title": {"text": "still open"}},
+    }
+    return {"data": data, "layout": layout}
+
+
+def false_positive_figure(users: pd.DataFrame, look: Mapping[str, Style], limits: Mapping[str, float]) -> Figure:
+    """Return, for each workload and filter, the share of honest sessions blocked, with its exact interval.
+
+    Parameters
+    ----------
+    users : DataFrame
+        As `reports.tables.user_table` gives it, without filters that block nobody by definition.
+    look : mapping of filter to Style
+    limits : mapping of workload to float
+        What the certification allowed; empty where nothing was certified against a limit.
+    """
+    workloads = list(dict.fromkeys(users["workload"]))
+    filters = list(dict.fromkeys(users["filter"]))
+    middle = {name: -float(place) for place, name in enumerate(workloads)}
+    step = 0.7 / max(1, len(filters) - 1) if len(filters) > 1 else 0.0
+    data = []
+    for place, name in enumerate(filters):
+        rows = users[users["filter"] == name]
+        rate = np.sqrt(rows["false_positive_rate"].to_numpy(dtype=float))
+        low, high = (np.sqrt(rows[end].to_numpy(dtype=float)) for end in ("low", "high"))
+        offset = step * ((len(filters) - 1) / 2 - place)
+        hover = [
+            f"{escape(name)}, {escape(row['workload'])}: {row['blocked']} of {row['sessions']} blocked, "
+            f"{percent(row['false_positive_rate'])} ({percent(row['low'])} to {percent(row['high'])})"
+            for row in rows.to_dict("records")
+        ]
+        bars = {"type": "data", "symmetric": False, "array": _rounded(high - rate), "arrayminus": _rounded(rate - low)}
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": _rounded(rate),
+                "y": [round(middle[workload] + offset, 4) for workload in rows["workload"]],
+                "error_x": {**bars, "color": look[name].colour, "thickness": 2, "width": 4},
+                "marker": {"color": look[name].colour, "symbol": look[name].symbol, "size": 10},
+                "hovertext": hover,
+                "hoverinfo": "text",
+                "showlegend": False,
+            }
+        )
+    shapes = [
+        {**_upright(rate), "yref": "y", "y0": middle[workload] - 0.48, "y1": middle[workload] + 0.48}
+        for workload, rate in limits.items()
+        if workload in middle
+    ]
+    layout = {
+        "height": 90 + 24 * len(workloads) * max(2, len(filters)),
+        "xaxis": _rate_axis("share of honest sessions blocked", float(users["high"].max())),
+        "yaxis": {
+            "tickvals": [middle[name] for name in workloads],
+            "ticktext": [escape(name) for name in workloads],
+            "range": [-len(workloads) + 0.45, 0.55],
+            "showgrid": False,
+            "zeroline": False,
+        },
+        "shapes": shapes,
+        "annotations": [_limit_label(max(limits.values()))] if shapes else [],
+    }
+    return {"data": data, "layout": layout}
+
+
+def progress_figure(steps: Sequence[float], best: Sequence[float | None], title: str, *, share: bool) -> Figure:
+    """Return how a search went on: the best value by number of trials (None: nothing yet)."""
+    shown = [None if value is None else round(value, 5) for value in best]
+    known = [value for value in shown if value is not None]
+    line = {"color": CHOSEN.colour, "width": 2.5, "shape": "hv"}
+    unit = "%{y:.1%}" if share else "%{y:,.1f} queries"
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": list(steps),
+            "y": shown,
+            "line": line,
+            "hovertemplate": f"after %{{x}} trials: {unit}<extra></extra>",
+            "showlegend": False,
+        }
+    ]
+    upright = (
+        {"range": [0, 1.03], "tickformat": ".0%", "title": {"text": title}}
+        if share
+        else _log_axis(title, min(known, default=1.0), known or [10.0])
+    )
+    layout = {"height": 280, "xaxis": {"title": {"text": "trials"}, "rangemode": "tozero"}, "yaxis": upright}
+    return {"data": data, "layout": layout}
+
+
+def _rate_axis(title: str, largest: float) -> Figure:
+    """Return an axis of square roots of rates: it has a place for 0, and room where limits are, near 1%."""
+    end = min(1.0, max(0.02, largest * 1.15))
+    shown: list[float] = []
+    for rate in _RATES:  # as many as a narrow screen has room for
+        if (
+            rate <= end
+            and (end <= 0.15 or not 0 < rate < 0.01)
+            and (not shown or np.sqrt(rate) - np.sqrt(shown[-1]) > 0.075 * np.sqrt(end))
+        ):
+            shown.append(rate)
+    return {
+        "title": {"text": f"{title}<br>(square-root scale)"},
+        "range": [-0.03 * np.sqrt(end), round(float(np.sqrt(end)) * 1.03, 5)],
+        "tickvals": _rounded(np.sqrt(shown)),
+        "ticktext": ["0" if rate == 0 else limit(rate) for rate in shown],
+        "tickangle": 0,
+        "zeroline": False,
+    }
+
+
+def _log_axis(title: str, least: float, values: Sequence[float] | pd.Series) -> Figure:
+    low, high = np.log10(least) - 0.08, np.log10(max(values)) + 0.08
+    ticks = [m * 10**d for d in range(7) for m in (1, 2, 5) if low <= np.log10(m * 10**d) <= high]
+    if len(ticks) > 7:
+        ticks = [tick for tick in ticks if str(tick)[0] == "1"]
+    return {
+        "type": "log",
+        "title": {"text": f"{title} (log scale)"},
+        "range": _rounded(np.array([low, high])),
+        "tickvals": ticks,
+        "ticktext": [f"{tick:,}" for tick in ticks],
+    }
+
+
+def _upright(rate: float) -> Figure:
+    x = round(float(np.sqrt(rate)), 5)
+    return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": _LIMIT}
+
+
+def _limit_label(rate: float) -> Figure:
+    return {
+        "x": round(float(np.sqrt(rate)), 5),
+        "xanchor": "left",
+        "xshift": 3,
+        "y": 1,
+        "yref": "paper",
+        "yanchor": "top",
+        "text": f"limit {limit(rate)}",
+        "showarrow": False,
+    }
+
+
+def _rounded(values: Any) -> list[float]:
+    return [float(value) for value in np.round(np.asarray(values, dtype=float), 5)]

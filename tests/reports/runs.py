@@ -1,0 +1,189 @@
+"""Small run folders, written as a run writes them, whose numbers can be worked out by hand."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mifsim.records import SCHEMAS, TableWriter
+
+PAPER = {"t_ssim": 0.999, "t_hash": 1e-3, "n_b": 10, "l_sp": 4, "ssim": "global", "hash_size": 8}
+CHOSEN = {"t_ssim": 0.85, "t_hash": 0.05, "n_b": 12, "l_sp": 3, "ssim": "global", "hash_size": 8}
+SETTINGS = {
+    "calibrated": {**CHOSEN, "count_rule": "per_match"},
+    "paper 3": {**PAPER, "count_rule": "per_match"},
+    "no filter": dict.fromkeys([*PAPER, "count_rule"]),
+}
+BUDGET = 100
+BLOCKED_AT = {  # of four attack sessions, on two labels; None: never
+    "calibrated": [4, 6, 8, 10],
+    "paper 3": [40, 60, None, None],
+    "no filter": [None] * 4,
+}
+HONEST_BLOCKED = {"calibrated": 1, "paper 3": 5, "no filter": 0}
+HONEST = 20
+
+
+def write_simulation(
+    run, *, filters=("paper 3", "no filter"), attack="mi-face", users="bursts", leakage=True, snapshots=True, **facts
+):
+    """Write a plain simulation: one attack of four sessions and one workload of twenty, under each filter."""
+    run.mkdir(parents=True)
+    versions = {"mifsim": "0.1.0", "ray": "2.60.0"}
+    known = {
+        "run_id": "r-20261124-0a1b2c3d",
+        "study": "small",
+        "study_fingerprint": "0123456789abcdef",
+        "seed": 7,
+        "status": "complete",
+        "started": "2026-11-24T01:00:00+00:00",
+        "finished": "2026-11-24T01:02:00+00:00",
+        "versions": versions,
+        "machine": {"cpus": 2},
+        "backend": "ray",
+        "data": {"name": "tiny", "classes": ["zero", "one"]},
+        **facts,
+    }
+    (run / "run.json").write_text(json.dumps(known))
+    (run / "study.toml").write_text(f'name = "small"\ndescription = "four attackers"\n# {attack}\n')
+    attacks = [_attack_row(name, attack, number) for name in filters for number in range(4)]
+    honest = [_user_row(name, users, number) for name in filters for number in range(HONEST)]
+    write(run / "sessions" / "shard-000000.parquet", "sessions", [*attacks, *honest])
+    held = [
+        {"session_id": row["session_id"], "target": row["target"], "query": row["answered_queries"], "last": True}
+        for row in attacks
+    ]
+    if snapshots:
+        rows = [{**row, "guess_png": _png(row["query"])} for row in held]
+        write(run / "snapshots" / "shard-000000.parquet", "snapshots", rows)
+    if leakage:
+        scored = [
+            {
+                **row,
+                "kind": "attack",
+                "evaluator_confidence": row["query"] / 200,
+                "evaluator_hit": row["query"] == BUDGET,
+                "feature_distance": 20 - row["query"] / 10,
+                "ssim_nearest": 0.5,
+                "psnr_nearest_db": 10.0,
+            }
+            for row in held
+        ]
+        floors = [
+            {
+                **dict.fromkeys(SCHEMAS["leakage"].names),
+                "kind": kind,
+                "target": 0,
+                "query": 0,
+                "last": False,
+                "evaluator_confidence": confidence,
+                "evaluator_hit": False,
+                "feature_distance": distance,
+                "ssim_nearest": 0.1,
+                "psnr_nearest_db": 5.0,
+            }
+            for kind, confidence, distance in (("random", 0.11, 25.0), ("prior", 0.13, 15.0))
+        ]
+        write(run / "leakage" / "scores.parquet", "leakage", [*scored, *floors])
+    return run
+
+
+def write_calibration(run, *, certified=True, users="bursts", **facts):
+    """Write a calibration, with a setting that is certified or with none."""
+    filters = list(SETTINGS) if certified else ["paper 3", "no filter"]
+    outcome = {"trials": 6, "chosen": SETTINGS["calibrated"] if certified else None}
+    write_simulation(run, filters=filters, users=users, **{"tuning": outcome, **facts})
+    tried = [(0.2, 3.0, 100), (0.0, 50.0, 100), (0.0, 2.0, 10), (0.005, 20.0, 100), (0.0, 30.0, 100), (0.05, 5.0, 100)]
+    trials = [
+        {
+            **SETTINGS["calibrated"],
+            "trial": number,
+            "false_positive_rate": rate,
+            "queries_to_block": queries,
+            "leakage_at_block": None,
+            "sessions_replayed": sessions,
+            "elapsed_seconds": float(number),
+        }
+        for number, (rate, queries, sessions) in enumerate(tried)
+    ]
+    write(run / "trials" / "part-000000.parquet", "trials", trials)
+    untested = {"name": None, "p_value": None, "certified": None, "chosen": False}
+    other = {**SETTINGS["calibrated"], "l_sp": 9}
+    frontier = [
+        {"source": "exact", **SETTINGS["calibrated"], **untested, "queries_to_block": 10.0, "false_positive_rate": 0.0},
+        {"source": "given", **SETTINGS["paper 3"], **untested, "name": "paper 3"}
+        | {"queries_to_block": 75.0, "false_positive_rate": 0.25},
+        {"source": "search", **SETTINGS["calibrated"], **untested, "p_value": 0.01 if certified else 0.2}
+        | {"certified": certified, "chosen": certified, "queries_to_block": 20.0, "false_positive_rate": 0.005},
+        {"source": "search", **other, **untested, "queries_to_block": 30.0, "false_positive_rate": 0.0},
+    ]
+    write(run / "frontier.parquet", "frontier", frontier)
+    sessions, blocked = (299, 0) if certified else (200, 1)
+    tested = [
+        {**SETTINGS["calibrated"], "workload": users, "limit": 0.01, "sessions": sessions, "blocked": blocked}
+        | {"p_value": 0.0495 if certified else 0.4, "chosen": certified},
+        {**other, "workload": users, "limit": 0.01, "sessions": sessions, "blocked": blocked + 2}
+        | {"p_value": 0.6, "chosen": False},
+    ]
+    write(run / "certification.parquet", "certification", tested)
+    if certified:
+        setting = "\n".join(f"{key} = {json.dumps(value)}" for key, value in SETTINGS["calibrated"].items())
+        (run / "filter.toml").write_text(f"[filter]\n{setting}\n\n[guarantee]\nconfidence = 0.95\nlimit = 0.01\n")
+    return run
+
+
+def write(path: Path, table, rows):
+    columns = {name: [row[name] for row in rows] for name in SCHEMAS[table].names}
+    with TableWriter(path, table, {"run_id": "r-20261124-0a1b2c3d"}) as writer:
+        writer.write(columns)
+
+
+def _attack_row(filter_, attack, number):
+    at = BLOCKED_AT[filter_][number]
+    target, trial = number % 2, number // 2
+    return {
+        "session_id": f"{attack}/{target}/{trial}@{filter_}",
+        "client_id": f"{attack}/{target}/{trial}",
+        "role": "attacker",
+        "population": attack,
+        "client": "mi-face",
+        "target": target,
+        "trial": trial,
+        "filter": filter_,
+        **SETTINGS[filter_],
+        "budget_queries": BUDGET,
+        "outcome": "exhausted" if at is None else "blocked",
+        "queries": at or BUDGET,
+        "answered_queries": BUDGET if at is None else at - 1,
+        "queries_to_block": at,
+        "suspicious_count": 0,
+        "target_confidence": 0.9 if at is None else 0.25,
+        "error": None,
+    }
+
+
+def _user_row(filter_, workload, number):
+    blocked = number < HONEST_BLOCKED[filter_]
+    return {
+        **_attack_row(filter_, workload, 0),
+        "session_id": f"{workload}/{number}@{filter_}",
+        "client_id": f"{workload}/{number}",
+        "role": "user",
+        "client": "bursts",
+        "target": None,
+        "trial": number,
+        "outcome": "blocked" if blocked else "finished",
+        "queries": 10 if blocked else 30,
+        "answered_queries": 9 if blocked else 30,
+        "queries_to_block": 10 if blocked else None,
+        "target_confidence": None,
+    }
+
+
+def _png(level):
+    image = Image.fromarray(np.full((4, 4), level, dtype=np.uint8))
+    held = io.BytesIO()
+    image.save(held, format="PNG")
+    return held.getvalue()

@@ -1,0 +1,63 @@
+import io
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from mifsim.cli import main
+from mifsim.errors import RunError
+from reports.compare import compare_runs, print_comparison, write_csv
+
+
+def test_runs_stand_beside_each_other(certified, simulation):
+    table = compare_runs([certified, simulation])
+    # Of a calibration the setting that it chose; of a simulation what filters.
+    assert table[["run", "filter"]].drop_duplicates().values.tolist() == [
+        ["certified", "calibrated"],
+        ["simulation", "paper 3"],
+    ]
+    attacks = table[table["role"] == "attacker"].set_index("run")
+    assert attacks["restricted_mean_queries"].to_dict() == {"certified": 7.0, "simulation": 75.0}
+    assert attacks["evaluator_hit_share"].to_dict() == {"certified": 0.0, "simulation": 0.5}
+    users = table[table["role"] == "user"].set_index("run")
+    assert users["false_positive_rate"].to_dict() == {"certified": 0.05, "simulation": 0.25}
+    assert users["low"]["simulation"] == pytest.approx(0.0866, abs=1e-4)
+    assert set(table["ray"]) == {"2.60.0"}
+
+
+def test_it_is_printed_with_every_run(certified, bare):
+    out = io.StringIO()
+    print_comparison(compare_runs([certified, bare]), Console(file=out, width=120))
+    printed = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in out.getvalue().splitlines() if "│" in line}
+    assert [cell.strip() for cell in printed["queries to block, mean"]] == ["7", "> 75"]
+    assert [cell.strip() for cell in printed["evaluator's hits"]] == ["0.00", "–"]
+    assert [cell.strip() for cell in printed["95% interval"]] == ["0.13% to 24.9%", "8.66% to 49.1%"]
+
+
+def test_csv_holds_what_was_compared(tmp_path, certified, uncertified):
+    table = compare_runs([certified, uncertified])
+    write_csv(table, tmp_path / "runs.csv")
+    back = pd.read_csv(tmp_path / "runs.csv")
+    assert list(back.columns) == list(table.columns)
+    assert back["n_b"].tolist() == [12, 12, 10, 10]
+    assert back["median_queries_to_block"].dropna().tolist() == [6.0, 60.0]
+
+
+def test_a_run_given_twice_and_a_folder_that_is_none_are_refused(tmp_path, certified):
+    with pytest.raises(RunError, match="twice"):
+        compare_runs([certified, certified])
+    with pytest.raises(RunError, match="no run folder"):
+        compare_runs([certified, tmp_path])
+
+
+def test_the_command_line(tmp_path, capsys, certified, simulation):
+    main(["compare", str(certified), str(simulation), "--out", str(tmp_path / "runs.csv")])
+    assert "Runs side by side" in capsys.readouterr().out
+    assert (tmp_path / "runs.csv").is_file()
+    main(["report", str(simulation)])
+    assert capsys.readouterr().out.strip() == str(simulation / "report.html")
+    (simulation / "report.html").unlink()
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "no run folder" in capsys.readouterr().err

@@ -1,0 +1,220 @@
+import base64
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mifsim.errors import RunError
+from reports.page import render, write_page
+from tests.reports.reading import Page
+from tests.reports.runs import write_calibration, write_simulation
+
+KINDS = ["certified", "uncertified", "simulation", "bare"]
+
+
+@pytest.fixture(scope="module")
+def pages(certified, uncertified, simulation, bare):
+    runs = dict(zip(KINDS, (certified, uncertified, simulation, bare), strict=True))
+    return {name: Page(render(run)) for name, run in runs.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_asks_for_nothing_from_outside(pages, kind):
+    references = [
+        found[key]
+        for _, found in pages[kind].tags
+        for key in ("src", "href", "action", "data", "poster", "srcset")
+        if key in found
+    ]
+    assert all(reference.startswith("data:image/png;base64,") for reference in references)
+    assert not [tag for tag, _ in pages[kind].tags if tag in ("link", "iframe", "object", "embed", "base")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plotly_is_there_once_and_every_chart_has_its_figure(pages, kind):
+    page = pages[kind]
+    assert sum("plotly.js v" in "".join(parts) for _, parts in page.scripts) == 1
+    for _, found in page.tags:
+        if "data-figure" in found:
+            assert page.figure(found["id"])["data"]
+            assert found["aria-label"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_has_one_heading_and_pictures_in_words(pages, kind):
+    assert pages[kind].heading() == 1
+    assert all(picture["alt"] for picture in pages[kind].pictures)
+
+
+def test_the_answer_comes_first(pages):
+    page = pages["certified"]
+    assert "blocked after 7 queries on average, against more than 75 under paper 3" in page.text
+    assert "With 95% confidence, it blocks at most 1% of the sessions of each honest workload (bursts)" in page.text
+    assert "tested on 299 sessions of each that the search never saw; the largest p-value is 0.0495" in page.text
+    assert page.text.index("With 95% confidence") < page.text.index("Detection speed")
+    for value in ("0.85", "0.05", "12", "3"):
+        assert value in page.words
+
+
+def test_numbers_against_an_attack_are_those_worked_out_by_hand(pages):
+    # Calibrated: blocked at 4, 6, 8, 10. Paper 3: at 40, 60, and twice never in 100.
+    rows = {row[0]: row[1:] for row in pages["certified"].tables["attacks"]}
+    assert rows["calibrated"] == ["▲4 of 4 (100%)", "▲6", "▲7", "▲0.25", "▲0.03", "▲0%", "▲19.4"]
+    assert rows["paper 3"] == ["2 of 4 (50%)", "60", "> 75", "0.57", "0.37", "50%", "12.6"]
+    assert rows["no filter (undefended)"] == ["0 of 4 (0%)", "–", "> 100", "0.90", "0.50", "100%", "10.0"]
+    assert rows["an auxiliary image (prior)"] == ["", "", "", "", "0.13", "0%", "15.0"]
+
+
+def test_numbers_of_honest_users_are_those_worked_out_by_hand(pages):
+    rows = {row[0]: row[1:] for row in pages["certified"].tables["users"]}
+    # The exact interval of 1 in 20, and of 5 in 20, from a table of Clopper-Pearson limits.
+    assert rows["bursts (20 sessions)"] == ["▲5.00% (0.13% to 24.9%)", "25.0% (8.66% to 49.1%)"]
+
+
+def test_a_lost_cell_is_as_visible_as_one_that_is_won(tmp_path, monkeypatch):
+    from tests.reports import runs
+
+    monkeypatch.setitem(runs.BLOCKED_AT, "calibrated", [50, 70, 90, None])
+    monkeypatch.setitem(runs.HONEST_BLOCKED, "calibrated", 6)
+    page = Page(render(write_calibration(tmp_path / "run")))
+    rows = {row[0]: row[1:] for row in page.tables["attacks"]}
+    assert rows["calibrated"][:3] == ["▲3 of 4 (75%)", "▼70", "▼> 77.5"]
+    assert page.tables["users"][1][1].startswith("▼30.0%")
+    assert "behind in" in page.text
+    assert "That is above the limit of 1%; so is the whole interval." in page.text
+
+
+def test_without_a_certified_setting_it_says_so_on_top(pages):
+    page = pages["uncertified"]
+    assert page.text.index("No setting could be certified") < page.text.index("Attack by attack")
+    # 1 of 200 is blocked: 473 sessions in all would pass at 1% and 95%, by the exact binomial test.
+    assert page.tables["shortfall"][1] == ["bursts", "1%", "1 of 200", "473", "273"]
+    assert "273 more honest sessions" in page.text
+    assert "FilterConfig.load" not in page.text
+
+
+def test_a_calibration_that_has_not_come_to_its_end_claims_nothing(tmp_path):
+    run = write_calibration(tmp_path / "early", tuning={}, status="interrupted")
+    (run / "certification.parquet").unlink()
+    (run / "filter.toml").unlink()
+    text = Page(render(run)).text
+    assert "This calibration has not come to its end" in text
+    assert "certified, so none" not in text
+    assert "run is interrupted" in text
+    run = write_calibration(tmp_path / "late", status="failed")
+    (run / "filter.toml").unlink()
+    text = Page(render(run)).text
+    assert "It is not confirmed: there is no filter.toml" in text
+    assert "With 95% confidence" in text
+
+
+@pytest.mark.parametrize(
+    ("role", "absent"), [("user", "How long attackers last"), ("attacker", "Honest users blocked")]
+)
+def test_a_run_of_one_role_alone(tmp_path, role, absent):
+    from tests.reports import runs
+
+    run = write_simulation(tmp_path / "run", snapshots=False, leakage=False)
+    rows = pq.read_table(run / "sessions" / "shard-000000.parquet").to_pylist()
+    runs.write(run / "sessions" / "shard-000000.parquet", "sessions", [row for row in rows if row["role"] == role])
+    assert absent not in Page(render(run)).text
+
+
+def test_a_plain_simulation_has_the_sections_that_apply(pages):
+    for kind in ("simulation", "bare"):
+        text = pages[kind].text
+        assert "Of 2 filters, paper 3 blocked the most: 2 of 4 attack sessions" in text
+        assert "How long attackers last" in text
+        assert "Detection speed" not in text
+        assert "How the search went" not in text
+        assert "certified" not in text
+        assert "mifsim simulate" in text
+    assert "What the attacker held" in pages["simulation"].text
+    assert "What the attacker held" not in pages["bare"].text
+    assert len(pages["bare"].tables["attacks"][0]) == 5
+
+
+def test_pictures_are_the_last_guesses_of_the_first_trials(pages):
+    pictures = pages["certified"].pictures
+    assert len(pictures) == 6  # two labels, three filters
+    assert pictures[0]["alt"].startswith("Guess at zero under calibrated, blocked at query 4, held after 3 answered")
+    assert pictures[2]["class"] == "free"
+    assert all(base64.b64decode(picture["src"].split(",")[1]).startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_the_survival_chart_draws_the_kaplan_meier_curve(pages):
+    data = pages["certified"].figure("survival-0")["data"]
+    [line] = [trace for trace in data if str(trace.get("hovertext", [""])[0]).startswith("calibrated")]
+    assert line["x"] == [0.8, 4, 6, 8, 10, 100]
+    assert line["y"] == [1, 0.75, 0.5, 0.25, 0, 0]
+    assert line["line"]["shape"] == "hv"
+
+
+def test_the_frontier_chart_tells_its_points_apart(pages):
+    traces = {trace["name"]: trace for trace in pages["certified"].figure("frontier")["data"]}
+    assert set(traces) == {"tried", "exact frontier", "found by the search", "paper 3", "chosen"}
+    assert traces["chosen"]["y"] == [20]
+    np.testing.assert_allclose(traces["paper 3"]["x"], [0.5])  # the root of a quarter
+    assert traces["found by the search"]["y"] == [30]
+
+
+def test_the_false_positive_chart_has_the_interval_and_the_limit(pages):
+    figure = pages["certified"].figure("false-positives")
+    calibrated = figure["data"][0]
+    np.testing.assert_allclose(np.square(calibrated["x"]), [0.05], rtol=1e-3)
+    upper = np.square(calibrated["x"][0] + calibrated["error_x"]["array"][0])
+    np.testing.assert_allclose(upper, 0.2487, atol=1e-3)
+    assert [shape["x0"] for shape in figure["layout"]["shapes"]] == [0.1]  # the root of 1%
+
+
+def test_names_are_escaped_wherever_they_stand(tmp_path):
+    hostile = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+    run = write_calibration(
+        tmp_path / "run", users=hostile, study=hostile, data={"name": hostile, "classes": [hostile]}
+    )
+    (run / "study.toml").write_text(f'description = "{hostile}"\n')
+    text = render(run)
+    page = Page(text)
+    assert "<script>alert" not in text
+    assert not [found for tag, found in page.tags if "onerror" in found]
+    assert hostile in page.text
+    # Plotly reads markup in labels: what it gets is escaped once more.
+    [label] = page.figure("false-positives")["layout"]["yaxis"]["ticktext"]
+    assert label.startswith("&lt;/script&gt;")
+
+
+def test_the_same_files_give_the_same_page(certified):
+    assert render(certified) == render(certified)
+
+
+def test_it_is_written_into_the_run_and_leaves_nothing_beside_it(tmp_path):
+    run = write_simulation(tmp_path / "run")
+    before = {path.name for path in run.iterdir()}
+    path = write_page(run)
+    assert path == run / "report.html"
+    assert {path.name for path in run.iterdir()} == before | {"report.html"}
+    first = path.read_bytes()
+    assert write_page(run).read_bytes() == first
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match="no run folder"):
+        write_page(tmp_path)
+    with pytest.raises(RunError, match="no run folder"):
+        write_page(tmp_path / "absent")
+
+
+def test_a_run_without_sessions_is_refused(tmp_path):
+    run = write_simulation(tmp_path / "run")
+    (run / "sessions" / "shard-000000.parquet").unlink()
+    with pytest.raises(RunError, match="no sessions"):
+        write_page(run)
+    assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["frontier.parquet", "certification.parquet", "filter.toml", "run.json", "study.toml"])
+def test_a_damaged_file_is_named(tmp_path, name):
+    run = write_calibration(tmp_path / "run")
+    (run / name).write_bytes(b"PAR1 = [cut short")
+    with pytest.raises(RunError, match=name):
+        render(run)

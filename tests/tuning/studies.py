@@ -1,0 +1,115 @@
+"""A study small enough to calibrate in a test, and a backend whose model is a formula."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mifsim.clients.protocol import Conversation, Query, Refusal, User, World
+from mifsim.data import load_data
+from mifsim.defense import InvalidImage
+from mifsim.server.backend import Job, ModelFile, Watch
+from mifsim.server.scene import Scene
+from mifsim.server.shard_run import Reply, run_shard
+from mifsim.server.tickets import Shard
+from mifsim.study import Study
+from mifsim.victims import Victim
+from tests.clients.fake_world import SoftmaxLinear
+from tests.small import small_study
+from tuning.proposals import Proposals
+from tuning.tracedata import TraceSet
+from tuning.trials import Journal, Scorer, Trial
+
+
+def tiny_study(**changes: Any) -> Study:
+    """Three trials a class and a dozen users: something for every part."""
+    table: dict[str, Any] = {
+        "leakage": {"enabled": False},
+        "tuning": {"trials": 12, "n_b": {"max": 10}, "ssim": ["global", "uniform"], "grid": {"t_ssim": 6, "t_hash": 6}},
+        "attacks": [
+            {
+                "attack": "mi-face", "noise": 0.01, "labels": [0, 3], "trials": 3, "budget_queries": 25, "beta": 0,
+                "gamma": 0.0,
+            },
+        ],
+        "users": [
+            {"user": "independent", "sessions": 12, "length": {"min": 3, "max": 9}},
+            {"user": "retries", "sessions": 12, "length": 8, "probability": 0.3},
+        ],
+    }  # fmt: skip
+    return small_study(**{**table, **changes})
+
+
+class Prober(User):
+    """Would go on after a refusal."""
+
+    closed_loop: ClassVar[bool] = True
+
+    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+        yield Query(world.pool.image(0))
+        return None
+
+
+class Spoilt(User):
+    """Sends one image again and again, and before each time something that is none."""
+
+    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+        for _ in range(8):
+            with contextlib.suppress(InvalidImage):
+                yield Query(np.full(world.shape, np.nan, np.float32))
+            if isinstance((yield Query(world.pool.image(0))), Refusal):
+                break
+        return None
+
+
+class Formula:
+    """Runs shards in this process on a linear softmax model; counts them, and can be made to stop."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.shards: list[int] = []
+        self._stop_after = stop_after
+
+    def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], watch: Watch) -> None:
+        scene = Scene.load(job.study, job.run, job.facts, job.watching)
+        victim = SoftmaxLinear(scene.data.shape, len(scene.data.class_names))
+        for shard in shards:
+            if len(self.shards) == self._stop_after:
+                raise KeyboardInterrupt
+            steps = run_shard(shard, scene)
+            try:
+                batch = next(steps)
+                while True:
+                    asked = zip(batch.images, batch.gradient_of, strict=True)
+                    gradients = [victim.gradient(image, label) for image, label in asked if label >= 0]
+                    confidence = [victim.confidence(image) for image in batch.images]
+                    batch = steps.send(Reply(np.float32(confidence), np.float32(gradients)))
+            except StopIteration:
+                self.shards.append(shard.number)
+            watch(scene.counters)
+
+
+def formula_victim(folder: Path, fingerprint: str = "formula") -> Victim:
+    file = folder / "victim.keras"
+    file.write_bytes(b"none: the backend has a formula")
+    return Victim(file, False, 1.0, fingerprint, False, {"fingerprint": fingerprint})
+
+
+def digits(study: Study) -> Any:
+    return load_data(study.data)
+
+
+def serial_search(traces: TraceSet, study: Study, journal: Journal, address: str | None = None) -> list[Trial]:
+    """The search without Ray, one trial after another."""
+    proposals, scorer = Proposals(study.tuning, study.seed), Scorer(traces, study.tuning)
+    trials: list[Trial] = []
+    for number in range(study.tuning.trials):
+        setting = proposals.ask()
+        assert setting is not None
+        trials.append(Trial(number, setting, scorer.score(setting), 0.0))
+        proposals.tell(number, trials[-1].scored)
+    journal.finish(trials)
+    return trials

@@ -1,0 +1,268 @@
+"""The search: proposals depend on results alone, no finished trial is lost, and a resumed search is the same."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mifsim.defense import FilterConfig
+from mifsim.errors import RunError, StudyError
+from mifsim.study import Tuning
+from tests.tuning.studies import serial_search, tiny_study
+from tests.tuning.worlds import ATTACK, USER, random_traces, record, trace_set
+from tuning.frontier import Frontier, threshold_grid
+from tuning.objectives import score
+from tuning.outcome import found_frontier, measure
+from tuning.proposals import POPULATION, STARTUP_TRIALS, Proposals
+from tuning.search import FromProposals, search
+from tuning.space import inside
+from tuning.trials import Journal, Scored, Scorer, Trial
+from tuning.yardstick import between, yardstick
+
+WIDE = Tuning(ssim=["global", "uniform"], count_rule=["per_match", "per_query"])
+
+
+def landscape(setting: FilterConfig) -> Scored:
+    """A made-up trade: loose settings block early and throw users out."""
+    loose = (1 - setting.t_ssim) * setting.t_hash**0.25 * math.sqrt(setting.n_b) / setting.l_sp
+    return Scored(1 + 500 / (1 + 200 * loose), min(1.0, loose), None, 10)
+
+
+def run(proposals: Proposals, trials: int, order: np.random.Generator | None = None) -> list[FilterConfig]:
+    """Keep trials under way until none more can start; finish one of them, at random or the oldest; and so on."""
+    settings_, under_way = [], []
+    while len(settings_) < trials or under_way:
+        while len(settings_) < trials and (setting := proposals.ask()) is not None:
+            under_way.append(len(settings_))
+            settings_.append(setting)
+        number = under_way.pop(0 if order is None else int(order.integers(len(under_way))))
+        proposals.tell(number, landscape(settings_[number]))
+    return settings_
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_proposals_do_not_depend_on_who_finishes_first(sampler: str) -> None:
+    tuning = WIDE.model_copy(update={"sampler": sampler})
+    trials = max(STARTUP_TRIALS, POPULATION) + 15  # beyond those that are drawn blindly
+    straight = run(Proposals(tuning, 3), trials)
+    for seed in range(3):
+        assert run(Proposals(tuning, 3), trials, np.random.default_rng(seed)) == straight
+    assert run(Proposals(tuning, 4), trials) != straight
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_the_search_learns(sampler: str) -> None:
+    tuning = Tuning(sampler=sampler)
+    found = [landscape(setting) for setting in run(Proposals(tuning, 0), 250)]
+    queries = np.array([one.queries if one.false_positive_rate <= 0.1 else 501 for one in found])
+    assert np.median(queries[-100:]) < 0.75 * np.median(queries[:24])  # the first 24 are drawn blindly
+
+
+def test_no_more_trials_are_under_way_than_the_study_says() -> None:
+    proposals = Proposals(Tuning(concurrent=3), 0)
+    assert [proposals.ask() is None for _ in range(5)] == [False, False, False, True, True]
+    proposals.tell(1, landscape(FilterConfig(0.9, 0.1, 1, 1)))
+    assert proposals.ask() is None  # trial 3 waits for the result of trial 0
+    proposals.tell(0, landscape(FilterConfig(0.9, 0.1, 1, 1)))
+    assert proposals.ask() is not None
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_every_proposal_is_within_the_bounds(data: st.DataObject) -> None:
+    def bounds(low: float, high: float, **more: bool) -> dict[str, float]:
+        ends = sorted(data.draw(st.lists(st.floats(low, high, **more), min_size=2, max_size=2)))
+        return {"min": ends[0], "max": ends[1]}
+
+    def whole(high: int) -> dict[str, int]:
+        ends = sorted(data.draw(st.lists(st.integers(1, high), min_size=2, max_size=2)))
+        return {"min": ends[0], "max": ends[1]}
+
+    tuning = Tuning.model_validate(
+        {"t_ssim": bounds(-0.9, 0.9999), "t_hash": bounds(1e-6, 1.0), "n_b": whole(64), "l_sp": whole(200)}
+    )
+    for setting in run(Proposals(tuning, data.draw(st.integers(0, 2**63 - 1))), 6):
+        assert inside(setting, tuning)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("t_ssim", {"min": 0.9, "max": 0.5}, "max = 0.5 is less than min = 0.9"),
+        ("t_ssim", {"max": 1.0}, "less than 1"),
+        ("t_hash", {"min": 0.0}, "greater than 0"),
+        ("n_b", {"min": 5, "max": 4}, "max = 4 is less than min = 5"),
+        ("l_sp", {"min": 0}, "greater than or equal to 1"),
+        ("ssim", [], "at least 1 item"),
+        ("ssim", ["global", "global"], "each may be given once"),
+        ("parts", {"search": 0.5, "certify": 0.5, "test": 0.5}, "add up to 1.5"),
+        ("false_positive_limit", 0.0, "greater than 0"),
+        ("false_positive_limit", {"retries": 0.01}, "it must name each workload: independent, retries"),
+        ("trails", 7, "did you mean 'trials'"),
+    ],
+)
+def test_bad_bounds_are_refused(key: str, value: object, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        tiny_study(tuning={key: value})
+
+
+def test_a_trial_scores_what_replay_scores() -> None:
+    traces = random_traces(np.random.default_rng(0), sessions=80)
+    scorer = Scorer(traces, Tuning(false_positive_budget=1.0))
+    setting = FilterConfig(0.6, 0.2, 4, 3)
+    expected = score(traces, setting)
+    assert scorer.score(setting) == Scored(expected.queries, expected.false_positive_rate, None, 80)
+    with_leak = Scorer(traces, Tuning(false_positive_budget=1.0, leakage=True)).score(setting)
+    assert with_leak.leak == expected.leak
+
+
+def test_a_hopeless_setting_is_given_up_on_a_quarter_of_the_sessions() -> None:
+    rng = np.random.default_rng(1)
+    images = [rng.random((3, 8, 8)) for _ in range(400)]
+    traces = record(images, 2, group=np.repeat([ATTACK, USER], 200))
+    scorer = Scorer(traces, Tuning())
+    blocks_all = scorer.score(FilterConfig(-1.0, 1.0, 1, 1))
+    assert (blocks_all.false_positive_rate, blocks_all.sessions) == (1.0, 100)
+    blocks_none = scorer.score(FilterConfig(0.99999, 1e-5, 1, 64))
+    assert (blocks_none.false_positive_rate, blocks_none.sessions) == (0.0, 400)
+
+
+def trial(number: int) -> Trial:
+    setting = FilterConfig(1 - 0.1 / (number + 3), 1e-3 / 7, 2, number + 1)
+    return Trial(number, setting, Scored(100 / (number + 1), number / 10, None, 5), number / 3)
+
+
+def test_a_killed_journal_keeps_every_whole_line(tmp_path: Path) -> None:
+    with Journal(tmp_path, {}) as journal:
+        for number in (0, 2, 1):
+            journal.append(trial(number))
+    lines = tmp_path / "trials" / "journal.jsonl"
+    with lines.open("ab") as file:
+        file.write(b'{"number": 3, "sett')  # the kill came here
+    assert Journal(tmp_path, {}).read() == [trial(0), trial(1), trial(2)]
+    with Journal(tmp_path, {}) as journal:
+        journal.append(trial(3))
+    assert Journal(tmp_path, {}).read() == [trial(n) for n in range(4)]
+
+
+def test_a_finished_journal_is_a_table_that_reads_back_the_same(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, {"run_id": "r-1"})
+    with journal:
+        journal.append(trial(0))
+    journal.finish([trial(0), trial(1)])
+    assert [path.name for path in (tmp_path / "trials").iterdir()] == ["trials.parquet"]
+    assert Journal(tmp_path, {}).read() == [trial(0), trial(1)]
+
+
+def test_a_spoilt_journal_is_named(tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "trials" / "journal.jsonl").write_text('{"number": 0}\n')
+    with pytest.raises(RunError, match=r"journal.jsonl: line 1 is no trial"):
+        Journal(tmp_path, {}).read()
+
+
+def test_the_journal_of_another_search_is_refused() -> None:
+    seen: list[int] = []
+    searcher = FromProposals(Proposals(Tuning(), 0), {0: trial(0)}, lambda number, setting, scored: seen.append(number))
+    assert searcher.suggest("a") == FromProposals.FINISHED
+    assert searcher.failed is not None
+    assert "cannot be gone on with" in searcher.failed
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_search_through_ray_tune_is_resumed_to_the_same_table(tmp_path: Path) -> None:
+    """Whole; and once more after a kill that left seven trials, out of order, and part of a line."""
+    study = tiny_study(tuning={"trials": 30, "n_b": {"max": 7}, "false_positive_budget": 0.5})
+    traces = random_traces(np.random.default_rng(2), sessions=60)
+    whole = search(traces, study, Journal(tmp_path / "whole", {}))
+    alone = serial_search(traces, study, Journal(tmp_path / "alone", {}))
+    assert [(one.number, one.setting, one.scored) for one in whole] == [
+        (one.number, one.setting, one.scored) for one in alone
+    ]
+
+    killed = tmp_path / "killed"
+    with Journal(killed, {}) as journal:
+        for number in (1, 0, 2, 4, 3, 5, 8):
+            journal.append(whole[number])
+    with (killed / "trials" / "journal.jsonl").open("ab") as file:
+        file.write(json.dumps({"number": 6}).encode()[:5])
+    again = search(traces, study, Journal(killed, {}))
+    assert [(one.number, one.setting, one.scored) for one in again] == [
+        (one.number, one.setting, one.scored) for one in whole
+    ]
+    kept = {one.number: one.elapsed_seconds for one in again}
+    assert all(kept[number] == whole[number].elapsed_seconds for number in (0, 1, 2, 3, 4, 5, 8))
+    assert min(kept[number] for number in (6, 7, 9)) > whole[8].elapsed_seconds
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_failing_trial_ends_the_search_with_its_setting(tmp_path: Path) -> None:
+    study = tiny_study(tuning={"trials": 4, "n_b": {"min": 9, "max": 10}})
+    traces = random_traces(np.random.default_rng(3), n_b_max=7)  # too short a buffer for what is asked
+    with pytest.raises(RunError, match=r"trial \d failed: FilterConfig"):
+        search(traces, study, Journal(tmp_path, {}))
+
+
+def test_the_frontier_leaves_out_what_was_given_up_or_is_above_the_budget() -> None:
+    study = tiny_study()
+    rows = [(9.0, 0.0, 40), (5.0, 0.05, 40), (7.0, 0.05, 40), (1.0, 0.5, 40), (2.0, 0.0, 10)]
+    trials = [
+        Trial(n, FilterConfig(0.9, 0.1, 1, n + 1), Scored(queries, rate, None, sessions), 0.0)
+        for n, (queries, rate, sessions) in enumerate(rows)
+    ]
+    assert [one.number for one in found_frontier(trials, 40, study)] == [0, 1]
+    assert found_frontier(trials[3:4], 40, study) == []
+
+
+def test_the_finer_grid_fills_the_cells_beside_the_best() -> None:
+    grid = np.array([1.0, 4.0, 16.0, 64.0, 256.0])
+    assert between(grid, [4.0], 2).tolist() == pytest.approx([1, 2, 4, 8, 16])
+    assert between(grid, [1.0], 1).tolist() == pytest.approx([1, 2, 4])
+    assert between(grid, [256.0, 64.0], 2).tolist() == pytest.approx([16, 32, 64, 128, 256])
+
+
+def test_no_setting_on_the_grids_beats_the_yardstick() -> None:
+    traces = random_traces(np.random.default_rng(5), sessions=60)
+    tuning = Tuning.model_validate(
+        {"n_b": {"max": 3}, "l_sp": {"max": 4}, "grid": {"t_ssim": 4, "t_hash": 4}, "false_positive_budget": 0.8}
+    )
+    done: list[tuple[int, int]] = []
+    found = yardstick(traces, tuning, lambda *told: done.append(told))
+    coarse = threshold_grid(traces, "global", t_ssim=(0.3, 0.99999), t_hash=(1e-5, 0.3), steps=(4, 4))
+    for setting, point in zip(found.settings, found.points, strict=True):
+        scored = score(traces, setting)
+        assert (scored.false_positive_rate, scored.queries) == tuple(point)
+    for t_ssim, t_hash, n_b, l_sp in itertools.product(*coarse, range(1, 4), range(1, 5)):
+        scored = score(traces, FilterConfig(t_ssim, t_hash, n_b, l_sp))
+        if scored.false_positive_rate <= 0.8:
+            assert (found.points <= [scored.false_positive_rate, scored.queries]).all(axis=1).any()
+    assert done[-1][0] == done[-1][1] == found.tried // (3 * 4)
+    assert found.tried > 16 * 3 * 4
+
+
+def test_progress_counts_the_trials_to_98_percent() -> None:
+    """One attack of budget 100: from 10 queries at no false positive, half of the region (1 of 2 decades)."""
+    study = tiny_study()
+    traces = trace_set(
+        [np.full((1, 1), np.nan, np.float32)] * 2, [np.zeros(1)] * 2, group=[ATTACK, USER],
+        groups=("attack", "users"), budget=[100, 1],
+    )  # fmt: skip
+    exact = Frontier((FilterConfig(0.9, 0.1, 1, 1),), np.array([[0.0, 10.0]]), 0.5, 1)
+    setting = FilterConfig(0.9, 0.1, 1, 1)
+    trials = [
+        Trial(n, setting, Scored(queries, 0.0, None, 2), 0.0) for n, queries in enumerate([100.0, 50.0, 10.0, 10.0])
+    ]
+    progress = measure(trials, exact, traces, study)
+    assert progress.trials_to_98 == 3
+    assert progress.share == pytest.approx(1.0)
+    assert progress.exact_hypervolume == pytest.approx(0.5)
+    early = measure(trials[:2], exact, traces, study)
+    assert early.trials_to_98 is None
+    assert early.share == pytest.approx((1 - math.log(50) / math.log(100)) / 0.5)

@@ -1,0 +1,201 @@
+"""Recording: what is recorded is what a filter would have seen; recorded once, found again, gone on with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mifsim.clients import REGISTRY
+from mifsim.errors import RunError, StudyError
+from mifsim.records import TableWriter, read_table
+from mifsim.run_folder import RunFolder
+from mifsim.server.backend import Job
+from mifsim.server.tickets import shards
+from mifsim.simulation import run_sessions
+from mifsim.study.tuning import Parts
+from tests.tuning.studies import Formula, Prober, digits, formula_victim, tiny_study
+from tuning.confirm import compare, predicted
+from tuning.parts import check_parts, split
+from tuning.tracedata import PARTS
+from tuning.traces import _leak, load, record
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def recorded(study, tmp_path, backend=None):
+    return record(study, digits(study), formula_victim(tmp_path), backend or Formula())
+
+
+def test_replay_of_a_recording_is_what_the_filters_do_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REGISTRY, "spoilt", "tests.tuning.studies:Spoilt")
+    users = [*tiny_study().to_toml()["users"], {"user": "spoilt", "sessions": 3}]
+    study = tiny_study(users=users)
+    traces = load(recorded(study, tmp_path).path, study)
+    assert np.isnan(traces.hashes).sum() == 3 * 8
+    expected = predicted(traces, study.filters)
+    run = RunFolder.create(tmp_path / "live", study)
+    job = Job(study, run.path, run.metadata(study))
+    run_sessions("live", run, job, formula_victim(tmp_path), Formula(), 10)
+
+    assert compare(run.path, expected) == len(expected) == 3 * 33
+    by_filter = Counter(name.partition("@")[2] for name, query in expected.items() if query is not None)
+    assert 0 < by_filter["strict"] < 33  # something is blocked, and not everything
+    assert by_filter["none"] == 0
+
+
+def test_a_recording_is_found_again_whatever_is_tuned(tmp_path: Path) -> None:
+    first = recorded(tiny_study(), tmp_path)
+    assert not first.cached
+    for changed in (
+        tiny_study(tuning={"trials": 99, "n_b": {"max": 10}, "ssim": ["global", "uniform"], "sampler": "nsga2"}),
+        tiny_study(tuning={"n_b": {"max": 4}, "ssim": ["global"]}),  # needs less than there is
+        tiny_study(name="other", filters=tiny_study().to_toml()["filters"][:1]),
+        tiny_study(server={"hosts": 7}),
+    ):
+        backend = Formula()
+        again = recorded(changed, tmp_path, backend)
+        assert again.cached
+        assert again.path == first.path
+        assert backend.shards == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"seed": 6},
+        {"server": {"transport": "uint8"}},
+        {"users": [{"user": "retries", "sessions": 11, "length": 8, "probability": 0.3}]},
+        {"tuning": {"n_b": {"max": 11}, "ssim": ["global", "uniform"]}},
+        {"tuning": {"n_b": {"max": 10}, "ssim": ["global", "gaussian", "uniform"]}},
+    ],
+    ids=["seed", "transport", "users", "a longer buffer", "another form"],
+)
+def test_another_recording_for_what_matters(tmp_path: Path, changed: dict) -> None:
+    first = recorded(tiny_study(), tmp_path)
+    second = recorded(tiny_study(**changed), tmp_path)
+    assert not second.cached
+    assert second.path != first.path
+
+
+def test_only_what_the_study_can_use_is_loaded(tmp_path: Path) -> None:
+    wide = tiny_study(filters=[])
+    whole = load(recorded(wide, tmp_path).path, wide)
+    narrow = tiny_study(filters=[], tuning={"n_b": {"max": 4}, "ssim": ["uniform"]})
+    found = recorded(narrow, tmp_path)
+    traces = load(found.path, narrow)
+    assert found.cached
+    assert list(traces.similarity) == ["uniform"]
+    np.testing.assert_array_equal(traces.similarity["uniform"], whole.similarity["uniform"][:, :4])
+
+
+def test_an_interrupted_recording_is_gone_on_with(tmp_path: Path) -> None:
+    study = tiny_study()
+    every = len(list(shards(study.model_copy(update={"filters": study.filters[:1]}), 10)))
+    with pytest.raises(KeyboardInterrupt):
+        recorded(study, tmp_path, Formula(stop_after=2))
+    rest = Formula()
+    found = recorded(study, tmp_path, rest)
+    assert not found.cached
+    assert rest.shards == list(range(2, every))
+    assert load(found.path, study).sessions == 30
+
+
+def test_a_recording_with_a_missing_file_is_refused(tmp_path: Path) -> None:
+    study = tiny_study()
+    found = recorded(study, tmp_path)
+    next((found.path / "similarities").glob("*.parquet")).unlink()
+    with pytest.raises(RunError, match="not whole"):
+        load(found.path, study)
+
+
+def test_clients_that_react_cannot_be_replayed(tmp_path: Path) -> None:
+    study = tiny_study()
+    prober = study.users[0].model_copy(update={"client": Prober(), "name": "prober"})
+    with pytest.raises(StudyError, match=r"'prober' reacts to being refused"):
+        recorded(study.model_copy(update={"users": [prober]}), tmp_path)
+
+
+def test_one_recording_holds_one_kind_of_hash(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"filter 'third' has hash_size = 8, tuning.hash_size is 4"):
+        recorded(tiny_study(tuning={"hash_size": 4}), tmp_path)
+
+
+def test_parts_hold_whole_clients_of_every_kind(tmp_path: Path) -> None:
+    study = tiny_study()
+    traces = load(recorded(study, tmp_path).path, study)
+    check_parts(traces, study)
+    for part in PARTS:
+        clients = set(traces.of_part(part).clients.tolist())
+        assert len([name for name in clients if name.startswith("mi-face/0/")]) == 1
+        assert len([name for name in clients if name.startswith("mi-face/3/")]) == 1
+    sizes = np.bincount(traces.part[traces.group == traces.groups.index("retries")])
+    assert sizes.tolist() == [5, 5, 2]
+
+
+def test_too_few_sessions_for_a_part_are_refused(tmp_path: Path) -> None:
+    study = tiny_study(users=[{"user": "independent", "sessions": 2, "length": 3}])
+    traces = load(recorded(study, tmp_path).path, study)
+    with pytest.raises(StudyError, match=r"'independent': of its 2 sessions none falls into the test part"):
+        check_parts(traces, study)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), max_size=60, unique=True),
+    st.integers(0, 2**63 - 1),
+    st.randoms(use_true_random=False),
+)
+def test_a_part_is_a_matter_of_the_client_alone(pairs, seed, random) -> None:
+    clients, strata = [f"{s}/{c}" for c, s in pairs], [s for _, s in pairs]
+    shares = Parts(search=0.5, certify=0.3, test=0.2)
+    parts = split(clients * 2, strata * 2, shares, seed)
+    assert parts[: len(clients)].tolist() == parts[len(clients) :].tolist()
+
+    shuffled = list(range(len(clients)))
+    random.shuffle(shuffled)
+    again = split([clients[i] for i in shuffled], [strata[i] for i in shuffled], shares, seed)
+    assert again.tolist() == parts[shuffled].tolist()
+
+    for stratum in set(strata):
+        mine = parts[: len(clients)][np.array(strata) == stratum]
+        for index, share in enumerate((0.5, 0.3, 0.2)):
+            assert abs((mine == index).sum() - share * len(mine)) <= 1
+
+
+def test_leak_is_the_last_score_by_then(tmp_path: Path) -> None:
+    """Session a: 4 queries, the second invalid; scored after 1 and 3 answers. Session b is an honest one."""
+    rows = [("attack", "a", 1, 0.25), ("attack", "a", 3, 0.75), ("prior", None, 0, 0.9)]
+    with TableWriter(tmp_path / "leakage" / "scores.parquet", "leakage", {}) as writer:
+        writer.write(
+            {
+                "kind": [row[0] for row in rows],
+                "session_id": [row[1] for row in rows],
+                "target": [0] * 3,
+                "query": [row[2] for row in rows],
+                "last": [False] * 3,
+                "evaluator_confidence": [row[3] for row in rows],
+                "evaluator_hit": [False] * 3,
+                "feature_distance": [0.0] * 3,
+                "ssim_nearest": [0.0] * 3,
+                "psnr_nearest_db": [0.0] * 3,
+            }
+        )
+    hashes = np.array([0.1, np.nan, 0.1, 0.1, 0.5, 0.5])
+    leak = _leak(tmp_path, ["a", "b"], np.array([0, 4, 6]), hashes)
+    # After the queries of a: 1, 1, 2 and 3 answers.
+    assert leak.tolist() == [0.25, 0.25, 0.25, 0.75, 0.0, 0.0]
+
+
+def test_watched_sessions_are_whole_and_never_blocked(tmp_path: Path) -> None:
+    study = tiny_study()
+    sessions = read_table(recorded(study, tmp_path).path, "sessions", ["session_id", "outcome", "queries_to_block"])
+    assert sessions.num_rows == 30
+    assert set(sessions["outcome"].to_pylist()) == {"finished", "exhausted"}
+    assert sessions["queries_to_block"].null_count == 30

@@ -1,0 +1,219 @@
+"""A whole calibration, small: what it leaves, what it promises, and what it refuses to promise."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mifsim.cli import main
+from mifsim.defense import FilterConfig
+from mifsim.errors import RunError, StudyError
+from mifsim.records import SCHEMAS
+from mifsim.simulation import resume as resume_simulation
+from mifsim.study import Study
+from tests.tuning.studies import Formula, digits, formula_victim, serial_search, tiny_study
+from tuning import tune as calibration
+from tuning.confirm import compare
+
+LENIENT = {"trials": 20, "n_b": {"max": 10}, "l_sp": {"min": 2, "max": 8}, "t_ssim": {"max": 0.9},
+           "t_hash": {"min": 0.003}, "ssim": ["global", "uniform"], "grid": {"t_ssim": 6, "t_hash": 6},
+           "false_positive_limit": 0.6, "false_positive_budget": 0.9, "confidence": 0.8}  # fmt: skip
+
+
+class Backends:
+    """What `make_backend` hands out, one after the other; the last one for ever."""
+
+    def __init__(self, *backends: Formula) -> None:
+        self.left = list(backends)
+
+    def __call__(self, name: str, address: str | None = None) -> Formula:
+        return self.left.pop(0) if len(self.left) > 1 else self.left[0]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+World = Callable[..., None]
+
+
+@pytest.fixture
+def world(home: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Calibrate with a formula for a victim and without Ray; backends may be given, in order."""
+    enter(home, monkeypatch)
+    monkeypatch.setattr("tuning.search.search", serial_search)
+
+    def use(*backends: Formula) -> None:
+        monkeypatch.setattr(calibration, "make_backend", Backends(*backends))
+
+    return use
+
+
+def enter(home: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("MIFSIM_CACHE_DIR", str(home / "cache"))  # traces are shared by the tests of this file
+    patch.setattr(calibration, "prepare", lambda study: (digits(study), formula_victim(home)))
+    patch.setattr(calibration, "make_backend", Backends(Formula()))
+
+
+@pytest.fixture(scope="module")
+def whole(home: Path, local_ray: None) -> Path:
+    """One calibration whose search goes through Ray Tune."""
+    with pytest.MonkeyPatch.context() as patch:
+        enter(home, patch)
+        return calibration.tune(tiny_study(tuning=LENIENT), home / "whole")
+
+
+def facts(run: Path) -> dict[str, Any]:
+    return json.loads((run / "run.json").read_text())
+
+
+def trials_of(run: Path) -> list[dict[str, Any]]:
+    rows = pq.read_table(run / "trials" / "trials.parquet").to_pylist()
+    return [{key: value for key, value in row.items() if key != "elapsed_seconds"} for row in rows]
+
+
+def test_a_calibration_leaves_a_certified_confirmed_setting(whole: Path) -> None:
+    run = whole
+    known = facts(run)
+    found = known["tuning"]
+    assert known["status"] == "complete"
+
+    chosen = FilterConfig.load(run / "filter.toml")
+    assert {key: getattr(chosen, key) for key in found["chosen"]} == found["chosen"]
+    document = tomllib.loads((run / "filter.toml").read_text())
+    assert document["guarantee"]["text"] == found["guarantee"]
+    assert [row["name"] for row in document["guarantee"]["workloads"]] == ["independent", "retries"]
+    assert {row["sessions"] for row in document["guarantee"]["workloads"]} == {5}
+    assert document["guarantee"]["p_value"] <= 1 - 0.8
+    assert document["data"]["transport"] == "float32"
+
+    for table in ("frontier", "certification"):
+        assert pq.read_schema(run / f"{table}.parquet").equals(SCHEMAS[table])
+    frontier = pq.read_table(run / "frontier.parquet").to_pandas()
+    assert {"search", "exact", "given"} <= set(frontier["source"])
+    assert frontier["chosen"].sum() == 1
+    certification = pq.read_table(run / "certification.parquet").to_pandas()
+    mine = certification[certification["chosen"]]
+    assert sorted(mine["workload"]) == ["independent", "retries"]
+    assert (mine["blocked"] <= mine["sessions"]).all()
+    assert len(trials_of(run)) == 20
+
+    # Live: the chosen setting and the three given ones, on the test part alone.
+    sessions = pq.read_table(run / "sessions").to_pandas()
+    assert set(sessions["filter"]) == {"calibrated", "third", "strict", "none"}
+    assert found["confirmed_sessions"] == len(sessions) == 4 * sum(found["sessions"]["test"].values())
+    blocked = sessions[sessions["filter"] == "calibrated"].groupby("population", observed=True)["queries_to_block"]
+    for row in found["test"]["calibrated"]:
+        assert row["blocked"] == blocked.count()[row["group"]]
+    for part in ("search", "certify", "test"):
+        assert sum(found["sessions"][part].values()) > 0
+    assert sum(sum(counts.values()) for counts in found["sessions"].values()) == 30
+    assert 0 < found["hypervolume_share"] <= 1
+
+
+def test_where_nothing_can_be_certified_nothing_is_chosen(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Five sessions a workload can never prove 1% at 95%: that takes 299, even if none is blocked."""
+    strict = {**LENIENT, "false_positive_limit": 0.01, "confidence": 0.95, "l_sp": {"min": 30, "max": 60}}
+    monkeypatch.setattr(Study, "load", lambda source, overrides: tiny_study(tuning=strict))
+    run = tmp_path / "run"
+    main(["tune", "tiny", "--out", str(run)])  # no exit code but 0
+    found = facts(run)["tuning"]
+    assert facts(run)["status"] == "complete"
+    assert found["chosen"] is None
+    assert found["guarantee"] is None
+    assert "independent: 299 at this rate, 299 if no more are blocked (there are 5)" in found["why_none"]
+    assert not (run / "filter.toml").exists()
+    assert not pq.read_table(run / "frontier.parquet")["chosen"].to_pandas().any()
+    assert set(pq.read_table(run / "sessions").to_pandas()["filter"]) == {"third", "strict", "none"}
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "No setting was chosen" in shown
+    assert "299" in shown
+
+
+def test_an_interrupted_calibration_goes_on_to_the_same_outcome(world: World, whole: Path, tmp_path: Path) -> None:
+    study = tiny_study(tuning=LENIENT)
+    # The traces are there by now, so the first shard to be stopped is one of the confirmation.
+    world(Formula(stop_after=3), Formula())
+    with pytest.raises(KeyboardInterrupt):
+        calibration.tune(study, tmp_path / "cut")
+    assert facts(tmp_path / "cut")["status"] == "interrupted"
+    assert not (tmp_path / "cut" / "filter.toml").exists()
+    with pytest.raises(RunError, match="mifsim tune --resume"):
+        resume_simulation(tmp_path / "cut")
+    calibration.resume(tmp_path / "cut")
+
+    assert facts(tmp_path / "cut")["status"] == "complete"
+    assert facts(tmp_path / "cut")["tuning"]["recording_cached"]
+    assert trials_of(tmp_path / "cut") == trials_of(whole)
+    assert FilterConfig.load(tmp_path / "cut" / "filter.toml") == FilterConfig.load(whole / "filter.toml")
+    for table in ("frontier", "certification"):
+        one, other = (pq.read_table(run / f"{table}.parquet") for run in (whole, tmp_path / "cut"))
+        assert one.to_pylist() == other.to_pylist()
+    with pytest.raises(RunError, match="is complete"):
+        calibration.resume(tmp_path / "cut")
+
+
+def test_a_replay_that_lies_is_found_out(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tuning.confirm
+
+    honest = tuning.confirm.replay
+
+    def lying(traces: Any, config: FilterConfig) -> Any:
+        outcome = honest(traces, config)
+        outcome.blocked_at[np.flatnonzero(traces.is_attack)[0]] += 1
+        return outcome
+
+    monkeypatch.setattr(tuning.confirm, "replay", lying)
+    run = tmp_path / "run"
+    with pytest.raises(RunError, match=r"confirmation failed: \d+ of \d+ sessions differ") as error:
+        calibration.tune(tiny_study(tuning=LENIENT), run)
+    assert "mi-face/0/" in str(error.value)
+    assert "@strict: blocked at query" in str(error.value) or "@strict: never blocked live" in str(error.value)
+    assert facts(run)["status"] == "failed"
+    assert not (run / "filter.toml").exists()
+
+
+def test_a_comparison_names_at_most_ten_sessions(whole: Path) -> None:
+    nobody = {f"x/{n:02}@none": None for n in range(3)}
+    live = facts(whole)["tuning"]["confirmed_sessions"]
+    with pytest.raises(RunError) as error:
+        compare(whole, nobody)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 12
+    assert lines[-1].strip() == f"and {live + 3 - 10} more"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"users": []}, "users: is missing"),
+        ({"attacks": []}, "attacks: is missing"),
+        ({"tuning": {"leakage": True}}, "tuning.leakage = true needs leakage.enabled = true"),
+        (
+            {"filters": [{"name": "calibrated", "none": True}]},
+            "the name 'calibrated' is kept for the setting that is found",
+        ),
+    ],
+)
+def test_studies_that_cannot_be_calibrated_are_refused_before_anything_is_written(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(StudyError, match=message):
+        calibration.tune(tiny_study(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_simulation_is_no_calibration(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"run_id": "r-1", "status": "interrupted"}))
+    with pytest.raises(RunError, match="does not calibrate; go on with: mifsim simulate --resume"):
+        calibration.resume(tmp_path)

@@ -1,0 +1,85 @@
+"""Confirmation: the chosen setting runs live on the test sessions, and must do what replay said it would."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from mifsim.errors import RunError
+from mifsim.records import read_table
+from mifsim.server.tickets import Ticket
+from mifsim.study import Filter
+from tuning.replay import replay
+from tuning.tracedata import TraceSet
+
+_SHOWN = 10
+
+
+class OfClients:
+    """Which tickets to run: those of the given clients."""
+
+    def __init__(self, traces: TraceSet) -> None:
+        self._clients = frozenset(traces.clients.tolist())
+
+    def __call__(self, ticket: Ticket) -> bool:
+        """Return whether it is one of them."""
+        return ticket.client_id in self._clients
+
+
+def predicted(traces: TraceSet, filters: Sequence[Filter]) -> dict[str, int | None]:
+    """Return for each session, by its id, the query at which replay has it blocked; None for never.
+
+    Parameters
+    ----------
+    traces : TraceSet
+        The test part.
+    filters : sequence of Filter
+        Those that run live.
+    """
+    found: dict[str, int | None] = {}
+    for item in filters:
+        if item.config is None:
+            blocked_at = np.zeros(traces.sessions, dtype=np.int64)
+        else:
+            blocked_at = replay(traces, item.config).blocked_at
+        for client, query in zip(traces.clients.tolist(), blocked_at.tolist(), strict=True):
+            found[f"{client}@{item.name}"] = query or None
+    return found
+
+
+def compare(run: Path, expected: dict[str, int | None]) -> int:
+    """Compare the sessions of a run with what replay predicted; return how many were compared.
+
+    Raises
+    ------
+    RunError
+        Where a session ended otherwise, is missing or was not expected; the message lists the first ten.
+    """
+    rows = read_table(run, "sessions", ["session_id", "outcome", "queries_to_block"])
+    live = dict(zip(rows["session_id"].to_pylist(), rows["queries_to_block"].to_pylist(), strict=True))
+    outcomes = dict(zip(rows["session_id"].to_pylist(), rows["outcome"].cast(pa.string()).to_pylist(), strict=True))
+    differences = []
+    for session in sorted(live.keys() | expected.keys()):
+        if session not in live:
+            differences.append(f"{session}: did not run")
+        elif session not in expected:
+            differences.append(f"{session}: ran, but is none of the test part")
+        elif outcomes[session] == "failed":
+            differences.append(f"{session}: failed")
+        elif live[session] != expected[session]:
+            differences.append(f"{session}: {_when(live[session])} live, {_when(expected[session])} in replay")
+    if differences:
+        more = f"\n  and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        shown = "".join(f"\n  {line}" for line in differences[:_SHOWN])
+        raise RunError(
+            f"{run}: confirmation failed: {len(differences)} of {len(expected)} sessions differ from replay:"
+            f"{shown}{more}"
+        )
+    return len(expected)
+
+
+def _when(query: int | None) -> str:
+    return "never blocked" if query is None else f"blocked at query {query}"

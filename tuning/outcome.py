@@ -1,0 +1,238 @@
+"""What a calibration leaves behind: the frontier, the certification, the chosen setting with its promise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mifsim._version import __version__
+from mifsim.defense import FilterConfig
+from mifsim.records import TableWriter
+from mifsim.study import Study
+from tuning.assess import assess
+from tuning.certify import Certificate
+from tuning.frontier import Frontier, hypervolume, non_dominated
+from tuning.objectives import attack_budget, score
+from tuning.tracedata import Floats, TraceSet
+from tuning.trials import SETTING, Trial
+
+SHARE_WANTED = 0.98
+"""Of the exact frontier's hypervolume: a run says after how many trials the search had it."""
+
+
+def points_of(trials: Sequence[Trial], *, leakage: bool) -> Floats:
+    """Return the objectives of trials; shape (n, 2), or (n, 3) with the leakage."""
+    rows = [
+        (t.scored.false_positive_rate, t.scored.queries, *((t.scored.leak or 0.0,) if leakage else ())) for t in trials
+    ]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), 3 if leakage else 2)
+
+
+def found_frontier(trials: Sequence[Trial], sessions: int, study: Study) -> list[Trial]:
+    """Return the trials that no other beats, within the budget, among those scored on all sessions."""
+    tuning = study.tuning
+    whole = [
+        trial
+        for trial in trials
+        if trial.scored.sessions == sessions and trial.scored.false_positive_rate <= tuning.false_positive_budget
+    ]
+    kept = non_dominated(points_of(whole, leakage=tuning.leakage))
+    best = [trial for trial, keep in zip(whole, kept, strict=True) if keep]
+    return sorted(best, key=lambda trial: (trial.scored.false_positive_rate, trial.scored.queries))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How much of the exact frontier the search found.
+
+    Attributes
+    ----------
+    hypervolume, exact_hypervolume : float
+        See `tuning.frontier.hypervolume`; the exact one is that of the grid and the found settings together, as a
+        grid is only so fine.
+    trials_to_98 : int or None
+        Trials after which 98% of it were found; None where they never were.
+    """
+
+    hypervolume: float
+    exact_hypervolume: float
+    trials_to_98: int | None
+
+    @property
+    def share(self) -> float:
+        """Of the exact hypervolume."""
+        return self.hypervolume / self.exact_hypervolume if self.exact_hypervolume else 1.0
+
+
+def measure(trials: Sequence[Trial], exact: Frontier, traces: TraceSet, study: Study) -> Progress:
+    """Compare what the trials found with the exact frontier."""
+    tuning, budget = study.tuning, attack_budget(traces)
+    points = points_of(trials, leakage=tuning.leakage)
+
+    def volume(some: Floats) -> float:
+        return hypervolume(some, budget=budget, fpr_limit=tuning.false_positive_budget)
+
+    yardstick = volume(np.concatenate([exact.points, points]))
+    # The volume only grows with the trials: bisect.
+    low, high = 0, len(points) + 1
+    while low + 1 < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if volume(points[:middle]) >= SHARE_WANTED * yardstick else (middle, high)
+    return Progress(volume(points), yardstick, high if high <= len(points) else None)
+
+
+def write_frontier(
+    run: Path,
+    facts: Mapping[str, str],
+    study: Study,
+    search: TraceSet,
+    found: Sequence[Trial],
+    exact: Frontier,
+    certificate: Certificate | None,
+) -> None:
+    """Write ``frontier.parquet``: what was found, what was tested, what was given, and the yardstick."""
+    tested: dict[FilterConfig, int] = {}
+    chosen = None
+    if certificate is not None:
+        tested = {certificate.settings[j]: j for j in certificate.order}
+        chosen = certificate.settings[certificate.chosen] if certificate.chosen is not None else None
+    rows: list[dict[str, Any]] = []
+
+    def add(source: str, config: FilterConfig, name: str | None, rate: float, queries: float) -> None:
+        j = tested.get(config) if source in ("search", "cautious") else None
+        rows.append(
+            {
+                "source": source,
+                **{key: getattr(config, key) for key in SETTING},
+                "name": name,
+                "queries_to_block": queries,
+                "false_positive_rate": rate,
+                "p_value": None if j is None or certificate is None else float(certificate.p[j]),
+                "certified": None if j is None or certificate is None else bool(certificate.certified[j]),
+                "chosen": j is not None and config == chosen,
+            }
+        )
+
+    for trial in found:
+        add("search", trial.setting, None, trial.scored.false_positive_rate, trial.scored.queries)
+    for config in tested.keys() - {trial.setting for trial in found}:
+        scored = score(search, config, study.tuning.attack)
+        add("cautious", config, None, scored.false_positive_rate, scored.queries)
+    for config, (rate, queries, *_) in zip(exact.settings, exact.points.tolist(), strict=True):
+        add("exact", config, None, rate, queries)
+    for item in study.filters:
+        if item.config is not None:
+            scored = score(search, item.config, study.tuning.attack)
+            add("given", item.config, item.name, scored.false_positive_rate, scored.queries)
+    rows.sort(key=lambda row: (row["source"], row["false_positive_rate"], row["queries_to_block"]))
+    with TableWriter(run / "frontier.parquet", "frontier", facts) as writer:
+        writer.write({key: [row[key] for row in rows] for key in writer.schema.names})
+
+
+def write_certification(run: Path, facts: Mapping[str, str], certificate: Certificate) -> None:
+    """Write ``certification.parquet``: every tested setting on every workload, in the order of testing."""
+    from tuning.hypotheses import p_values
+
+    pairs = [(j, w) for j in certificate.order for w in range(len(certificate.workloads))]
+    configs = [certificate.settings[j] for j, _ in pairs]
+    blocked = [int(certificate.blocked[j, w]) for j, w in pairs]
+    sessions = [int(certificate.sessions[w]) for _, w in pairs]
+    limits = [float(certificate.limits[w]) for _, w in pairs]
+    with TableWriter(run / "certification.parquet", "certification", facts) as writer:
+        writer.write(
+            {
+                **{key: [getattr(config, key) for config in configs] for key in SETTING},
+                "workload": [certificate.workloads[w] for _, w in pairs],
+                "limit": limits,
+                "sessions": sessions,
+                "blocked": blocked,
+                "p_value": [
+                    float(p_values([b], [n], [limit])) for b, n, limit in zip(blocked, sessions, limits, strict=True)
+                ],
+                "chosen": [j == certificate.chosen for j, _ in pairs],
+            }
+        )
+
+
+def guarantee(certificate: Certificate) -> str:
+    """Return the promise that the chosen setting comes with, in words."""
+    promises = ", ".join(
+        f"{limit:.3g} for {name}" for name, limit in zip(certificate.workloads, certificate.limits, strict=True)
+    )
+    sessions = ", ".join(
+        f"{count} of {name}" for name, count in zip(certificate.workloads, certificate.sessions, strict=True)
+    )
+    return (
+        f"With {1 - certificate.delta:.3g} confidence, this setting blocks at most this share of honest sessions: "
+        f"{promises}. Tested on sessions that its search never saw ({sessions}), by exact binomial tests with "
+        f"{certificate.method.replace('_', '-')} control of the family-wise error (Learn then Test). It is a promise "
+        "about sessions like these, for these data, this victim and this transport."
+    )
+
+
+def sessions_missing(certificate: Certificate) -> str:
+    """Return why no setting was certified, and how many sessions it would take, in words."""
+    lines = []
+    for name, need in certificate.sessions_needed.items():
+        there = int(certificate.sessions[certificate.workloads.index(name)])
+        rate = "no number at this rate" if need.same_rate is None else f"{need.same_rate:,} at this rate"
+        lines.append(f"{name}: {rate}, {need.same_count:,} if no more are blocked (there are {there:,})")
+    return "no setting can be certified; certification sessions that it would take: " + "; ".join(lines)
+
+
+def save_filter(
+    path: Path, study: Study, certificate: Certificate, data: Mapping[str, Any], versions: Mapping[str, str]
+) -> None:
+    """Write ``filter.toml``: the setting, its promise in words and numbers, the data and the versions behind it."""
+    chosen = certificate.chosen
+    assert chosen is not None
+    numbers = zip(
+        certificate.workloads, certificate.limits, certificate.sessions, certificate.blocked[chosen], strict=True
+    )
+    certificate.settings[chosen].save(
+        path,
+        extra={
+            "guarantee": {
+                "text": guarantee(certificate),
+                "confidence": 1 - certificate.delta,
+                "procedure": certificate.method,
+                "p_value": float(certificate.p[chosen]),
+                "workloads": [
+                    {
+                        "name": name,
+                        "false_positive_limit": float(limit),
+                        "sessions": int(sessions),
+                        "blocked": int(blocked),
+                    }
+                    for name, limit, sessions, blocked in numbers
+                ],
+            },
+            "data": {
+                "name": data["name"],
+                "shape": data["shape"],
+                "fingerprint": data["fingerprint"],
+                "transport": study.server.transport,
+            },
+            "versions": {**versions, "mifsim": __version__},
+        },
+    )
+
+
+def figures(test: TraceSet, config: FilterConfig, confidence: float) -> list[dict[str, Any]]:
+    """Return what a setting does to each group of the test part, as plain numbers."""
+    return [
+        {
+            "group": found.group,
+            "role": "attacker" if found.is_attack else "user",
+            "sessions": found.sessions,
+            "blocked": found.blocked,
+            "blocked_low": found.low,
+            "blocked_high": found.high,
+            "queries_to_block": found.queries if found.is_attack else None,
+        }
+        for found in assess(test, config, confidence)
+    ]

@@ -1,0 +1,72 @@
+"""Which sessions the search sees, which the certification, and which are left for unbiased figures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.errors import StudyError
+from mifsim.study import Study
+from mifsim.study.tuning import Parts
+from tuning.tracedata import PARTS, TraceSet
+
+
+def split(clients: Sequence[str], strata: Sequence[Hashable], shares: Parts, seed: int) -> npt.NDArray[np.int8]:
+    """Deal the clients of each stratum to the parts.
+
+    Parameters
+    ----------
+    clients : sequence of str
+        Who ran each session.
+    strata : sequence
+        The population (and class under attack) of each session: each is dealt out in the study's shares.
+    shares : Parts
+    seed : int
+        The study's.
+
+    Returns
+    -------
+    ndarray of int8, shape (S,)
+        Index into `PARTS` for each session; all sessions of a client are in one part.
+
+    Notes
+    -----
+    The order within a stratum is that of a digest of seed and client: it depends neither on other strata nor on
+    the order in which sessions are given, and no seed that a client draws from has a part in it.
+    """
+    members: dict[Hashable, set[str]] = defaultdict(set)
+    for client, stratum in zip(clients, strata, strict=True):
+        members[stratum].add(client)
+    part_of: dict[str, int] = {}
+    for found in members.values():
+        ordered = sorted(found, key=lambda client: hashlib.sha256(f"{seed}\0part\0{client}".encode()).digest())
+        first = round(shares.search * len(ordered))
+        second = round((shares.search + shares.certify) * len(ordered))
+        for position, client in enumerate(ordered):
+            part_of[client] = (position >= first) + (position >= second)
+    return np.array([part_of[client] for client in clients], dtype=np.int8)
+
+
+def check_parts(traces: TraceSet, study: Study) -> None:
+    """Refuse traces of which a part has too few sessions to be of any use.
+
+    Raises
+    ------
+    StudyError
+        Where an attack has no session in the search or the test part, or a workload none in some part.
+    """
+    for number, name in enumerate(traces.groups):
+        mine = traces.group == number
+        is_attack = bool(traces.is_attack[mine].any())
+        for index, part in enumerate(PARTS):
+            if (is_attack and part == "certify") or (mine & (traces.part == index)).any():
+                continue
+            key = "trials" if is_attack else "sessions"
+            raise StudyError(
+                f"{study.name}: {name!r}: of its {int(mine.sum())} sessions none falls into the {part} part; "
+                f"give it more {key}, or the part a larger share in [tuning.parts]"
+            )

@@ -1,0 +1,223 @@
+"""The search: Ray Tune runs the trials, `Proposals` says which, the journal keeps them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from mifsim.defense import FilterConfig
+from mifsim.errors import RunError
+from mifsim.progress import Bar
+from mifsim.server.ray_backend import connect
+from mifsim.study import Study, Tuning
+from tuning.proposals import Proposals
+from tuning.tracedata import TraceSet
+from tuning.trials import Journal, Scored, Scorer, Trial
+
+_QUIET = {
+    # Tune writes result.json, CSV and TensorBoard files for every trial unless told otherwise.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Its handler would swallow the first Ctrl-C; ours marks the run as interrupted.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # The journal is what a search is resumed from, not Tune's own checkpoint.
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    # Its newer output prints a heading even at verbose=0.
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+class ReplayTrial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
+    """One setting, replayed. Tune keeps the actor for the next trial: traces are mapped and prepared once."""
+
+    def setup(self, config: dict[str, Any], traces: TraceSet, tuning: Tuning) -> None:
+        """Take the first setting; `traces` come out of the object store, not copied."""
+        self._scorer = Scorer(traces, tuning)
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next setting."""
+        self._setting = FilterConfig(**new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Score the setting."""
+        return {**asdict(self._scorer.score(self._setting)), "done": True}
+
+
+class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
+    """What Tune asks for settings: `Proposals`, past those trials that an earlier part of the run has finished.
+
+    Parameters
+    ----------
+    proposals : Proposals
+    finished : mapping of int to Trial
+        Trials that need not run again: their results are told to the sampler as if they had just come.
+    done : callable
+        Called with number, setting and result of each trial as it finishes.
+    """
+
+    def __init__(
+        self,
+        proposals: Proposals,
+        finished: Mapping[int, Trial],
+        done: Callable[[int, FilterConfig, Scored], None],
+    ) -> None:
+        super().__init__()
+        self._proposals = proposals
+        self._finished = finished
+        self._done = done
+        self._running: dict[str, tuple[int, FilterConfig]] = {}
+        self.failed: str | None = None
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the next setting; None for "not yet"."""
+        while self.failed is None:
+            number = self._proposals.asked
+            setting = self._proposals.ask()
+            if setting is None:
+                return None
+            before = self._finished.get(number)
+            if before is None:
+                self._running[trial_id] = number, setting
+                return asdict(setting)
+            if before.setting != setting:
+                self.failed = (
+                    f"trial {number} of the journal is {before.setting}, but {setting} is proposed now: "
+                    "the run was begun with another version of Optuna, and its search cannot be gone on with"
+                )
+                break
+            self._proposals.tell(number, before.scored)
+        return Searcher.FINISHED  # type: ignore[no-any-return]
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Take a trial's result."""
+        number, setting = self._running.pop(trial_id)
+        if error or result is None:
+            self.failed = f"trial {number} failed: {setting}"
+            return
+        scored = Scored(**{key: result[key] for key in Scored.__dataclass_fields__})
+        self._proposals.tell(number, scored)
+        self._done(number, setting, scored)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal has it all."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing; see `save`."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its whole configuration for a `Tuner.restore` that is never called; what it must not meet
+        # is the progress bar's lock and the open journal behind `done`.
+        return {}
+
+
+def search(traces: TraceSet, study: Study, journal: Journal, address: str | None = None) -> list[Trial]:
+    """Try the study's number of settings, without those that the journal holds already.
+
+    Parameters
+    ----------
+    traces : TraceSet
+        The search part.
+    study : Study
+    journal : Journal
+        Each trial is written into it as soon as it is finished, and it is turned into a table at the end.
+    address : str or None
+        Of a Ray cluster; None starts a local one.
+
+    Returns
+    -------
+    list of Trial
+        In the order in which they were proposed.
+
+    Raises
+    ------
+    RunError
+        Where a trial fails, or what the journal holds does not belong to this search.
+    """
+    tuning = study.tuning
+    before = {trial.number: trial for trial in journal.read() if trial.number < tuning.trials}
+    if len(before) < tuning.trials:
+        with journal:
+            _run(traces, study, journal, before, address)
+    trials = journal.read()[: tuning.trials]
+    journal.finish(trials)
+    return trials
+
+
+def _run(traces: TraceSet, study: Study, journal: Journal, before: Mapping[int, Trial], address: str | None) -> None:
+    tuning = study.tuning
+    limit = min(tuning.limit(users.name) for users in study.users)
+    best = min(
+        (t.scored.queries for t in before.values() if t.scored.false_positive_rate <= limit), default=float("inf")
+    )
+    elapsed = max((trial.elapsed_seconds for trial in before.values()), default=0.0)
+    count = len(before)
+    ours = connect(address)
+    try:
+        _check_resources()
+        with Bar("searching", tuning.trials, "trials", tuning.trials - count) as bar:
+            started = time.monotonic()
+
+            def done(number: int, setting: FilterConfig, scored: Scored) -> None:
+                nonlocal best, count
+                count += 1
+                journal.append(Trial(number, setting, scored, elapsed + time.monotonic() - started))
+                if scored.false_positive_rate <= limit:
+                    best = min(best, scored.queries)
+                note = f"best so far blocks after {best:.1f} queries" if best < float("inf") else "none below the limit"
+                bar.update(count, note, count - len(before))
+
+            searcher = FromProposals(Proposals(tuning, study.seed), before, done)
+            _fit(traces, tuning, searcher, tuning.trials - len(before))
+            if searcher.failed is not None:
+                raise RunError(searcher.failed)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _fit(traces: TraceSet, tuning: Tuning, searcher: FromProposals, trials: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="mifsim-tune-") as scratch, _environment(_QUIET):
+        trainable = tune.with_parameters(ReplayTrial, traces=traces, tuning=tuning)
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": 1}),
+            tune_config=tune.TuneConfig(search_alg=searcher, num_samples=trials, reuse_actors=True),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=scratch,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=1),  # an actor may die with its node
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+        tuner.fit()
+
+
+def _check_resources() -> None:
+    """Refuse what Tune would wait for without a word."""
+    cpus = ray.cluster_resources().get("CPU", 0.0)
+    if cpus < 1:
+        raise RunError(f"the search needs 1 CPU of the Ray cluster, which has {cpus:g}")
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value

@@ -1,0 +1,184 @@
+"""A trial: one setting scored by replay; and the journal that loses none."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from mifsim.defense import FilterConfig
+from mifsim.errors import RunError
+from mifsim.records import TableWriter
+from mifsim.statistics import clopper_pearson
+from mifsim.study import Tuning
+from tuning.objectives import score
+from tuning.tracedata import TraceSet
+
+FIRST_SHARE = 4
+"""A trial sees one session in so many first."""
+GIVE_UP_CONFIDENCE = 0.998
+"""How sure it must be from those that a setting is above the budget before the others are not looked at."""
+
+SETTING = tuple(FilterConfig.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a trial found.
+
+    Attributes
+    ----------
+    queries : float
+        Restricted mean queries to block.
+    false_positive_rate : float
+        Of the worst workload.
+    leak : float or None
+        Mean leakage at block, where it is an objective.
+    sessions : int
+        How many were replayed.
+    """
+
+    queries: float
+    false_positive_rate: float
+    leak: float | None
+    sessions: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finished trial: a row of ``trials``."""
+
+    number: int
+    setting: FilterConfig
+    scored: Scored
+    elapsed_seconds: float
+
+
+class Scorer:
+    """Scores settings on the search part, a fixed share of its sessions first.
+
+    Parameters
+    ----------
+    traces : TraceSet
+        The search part.
+    tuning : Tuning
+    """
+
+    def __init__(self, traces: TraceSet, tuning: Tuning) -> None:
+        self._all = traces if tuning.leakage else replace(traces, leak=None)
+        # Every so-many-th session of each group: sessions are ordered by who ran them, not by what became of them.
+        first = np.zeros(traces.sessions, dtype=np.bool_)
+        for group in range(len(traces.groups)):
+            first[np.flatnonzero(traces.group == group)[::FIRST_SHARE]] = True
+        self._first = self._all.subset(first)
+        self._tuning = tuning
+
+    def score(self, setting: FilterConfig) -> Scored:
+        """Return what a setting does; from the first share alone where that leaves no hope."""
+        found = self._score(self._first, setting)
+        if found.false_positive_rate > self._tuning.false_positive_budget and self._hopeless(setting):
+            return found
+        return self._score(self._all, setting)
+
+    def _score(self, traces: TraceSet, setting: FilterConfig) -> Scored:
+        found = score(traces, setting, self._tuning.attack)
+        return Scored(found.queries, found.false_positive_rate, found.leak, traces.sessions)
+
+    def _hopeless(self, setting: FilterConfig) -> bool:
+        """Return whether some workload's rate is surely above the budget."""
+        sums = score(self._first, setting, self._tuning.attack).totals
+        return any(
+            clopper_pearson(int(sums.blocked[g]), int(sums.sessions[g]), GIVE_UP_CONFIDENCE)[0]
+            > self._tuning.false_positive_budget
+            for g in self._first.honest_groups
+        )
+
+
+class Journal:
+    """The finished trials of a run, each on disk as soon as it is finished.
+
+    While the search runs they are lines of ``trials/journal.jsonl``; a process that is killed leaves at most a
+    torn last line. When it is over they become one Parquet file.
+
+    Parameters
+    ----------
+    run : Path
+        The run folder.
+    facts : mapping of str to str
+        Into the Parquet file's metadata.
+    """
+
+    def __init__(self, run: Path, facts: Mapping[str, str]) -> None:
+        self._lines = run / "trials" / "journal.jsonl"
+        self._table = run / "trials" / "trials.parquet"
+        self._facts = facts
+
+    def __enter__(self) -> Journal:
+        self._lines.parent.mkdir(parents=True, exist_ok=True)
+        # A torn line would swallow the next one.
+        whole = self._lines.read_bytes().rpartition(b"\n") if self._lines.is_file() else (b"", b"", b"")
+        self._file = self._lines.open("ab")
+        self._file.truncate(len(whole[0]) + len(whole[1]))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def append(self, trial: Trial) -> None:
+        """Write a finished trial down."""
+        self._file.write(json.dumps(asdict(trial)).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def read(self) -> list[Trial]:
+        """Return the finished trials in the order of their numbers."""
+        found = {trial.number: trial for trial in (self._from_table() if self._table.is_file() else self._from_lines())}
+        return [found[number] for number in sorted(found)]
+
+    def finish(self, trials: Sequence[Trial]) -> None:
+        """Turn the journal into a table."""
+        with TableWriter(self._table, "trials", self._facts) as writer:
+            writer.write(
+                {
+                    "trial": [trial.number for trial in trials],
+                    **{key: [getattr(trial.setting, key) for trial in trials] for key in SETTING},
+                    "queries_to_block": [trial.scored.queries for trial in trials],
+                    "false_positive_rate": [trial.scored.false_positive_rate for trial in trials],
+                    "leakage_at_block": [trial.scored.leak for trial in trials],
+                    "sessions_replayed": [trial.scored.sessions for trial in trials],
+                    "elapsed_seconds": [trial.elapsed_seconds for trial in trials],
+                }
+            )
+        self._lines.unlink(missing_ok=True)
+
+    def _from_table(self) -> Iterator[Trial]:
+        for row in pq.read_table(self._table, partitioning=None).to_pylist():
+            yield Trial(
+                row["trial"],
+                FilterConfig(**{key: row[key] for key in SETTING}),
+                Scored(
+                    row["queries_to_block"],
+                    row["false_positive_rate"],
+                    row["leakage_at_block"],
+                    row["sessions_replayed"],
+                ),
+                row["elapsed_seconds"],
+            )
+
+    def _from_lines(self) -> Iterator[Trial]:
+        lines = self._lines.read_bytes().split(b"\n")[:-1] if self._lines.is_file() else []
+        for number, line in enumerate(lines):
+            try:
+                row = json.loads(line)
+                setting, scored = FilterConfig(**row["setting"]), Scored(**row["scored"])
+                yield Trial(row["number"], setting, scored, row["elapsed_seconds"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise RunError(f"{self._lines}: line {number + 1} is no trial: {error}") from None

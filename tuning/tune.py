@@ -1,0 +1,247 @@
+"""Calibrate a filter: traces, search, frontier, certification, confirmation, outcome."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from mifsim.data.base import DataSet
+from mifsim.errors import RunError, StudyError
+from mifsim.leakage_run import score_run
+from mifsim.progress import Bar, remark
+from mifsim.run_folder import RunFolder, check_free, default_path, versions
+from mifsim.server.backend import Backend, Job
+from mifsim.simulation import (
+    BackendName,
+    check_victim,
+    data_facts,
+    make_backend,
+    prepare,
+    run_sessions,
+    run_to_its_end,
+    study_to_resume,
+)
+from mifsim.study import Filter, Study
+from mifsim.victims import Victim, prepare_evaluator
+from tuning.certify import Certificate, cautious, certify
+from tuning.confirm import OfClients, compare, predicted
+from tuning.frontier import Frontier
+from tuning.outcome import (
+    figures,
+    found_frontier,
+    guarantee,
+    measure,
+    save_filter,
+    sessions_missing,
+    write_certification,
+    write_frontier,
+)
+from tuning.parts import check_parts
+from tuning.space import inside
+from tuning.tracedata import PARTS, TraceSet
+from tuning.traces import load, record
+from tuning.trials import Journal, Trial
+from tuning.yardstick import yardstick
+
+CALIBRATED = "calibrated"
+"""What the tables call the chosen setting."""
+
+
+def tune(study: Study, out: Path | None = None, *, backend: BackendName = "ray", address: str | None = None) -> Path:
+    """Calibrate a filter for a study and leave the run folder.
+
+    Parameters
+    ----------
+    study : Study
+        Its ``[tuning]`` section says how; its ``[[filters]]`` are run for comparison.
+    out : Path or None
+        The run folder, which must not be there or be empty; None: ``runs/<study>-<time>``.
+    backend : {"ray", "in-process"}
+        Where sessions run; the search runs on Ray in any case.
+    address : str or None
+        Of a Ray cluster; None starts a local one.
+
+    Returns
+    -------
+    Path
+        The run folder. It holds ``filter.toml`` if and only if a setting could be certified.
+
+    Raises
+    ------
+    UserError
+        Before anything is written, where the study, its data or its victim cannot be used; afterwards, with the run
+        marked failed, where sessions failed or the confirmation differs from replay.
+    KeyboardInterrupt
+        After the run was marked interrupted; `resume` goes on.
+    """
+    _check(study)
+    path = default_path(study) if out is None else out
+    check_free(path)
+    chosen = make_backend(backend, address)
+    data, victim = prepare(study)
+    run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts, tuning={})
+    _Calibration(run, study, data, victim, chosen, address).run_all()
+    return path
+
+
+def resume(path: Path, *, backend: BackendName = "ray", address: str | None = None) -> Path:
+    """Go on with an interrupted calibration: finished trials and sessions are kept, and the outcome is the same."""
+    run = RunFolder.open(path)
+    if "tuning" not in run.facts:
+        raise RunError(f"--resume {path}: this run does not calibrate; go on with: mifsim simulate --resume {path}")
+    study = study_to_resume(run)
+    chosen = make_backend(backend, address)
+    data, victim = prepare(study)
+    check_victim(run, victim)
+    run.note(status="running")
+    _Calibration(run, study, data, victim, chosen, address).run_all()
+    return path
+
+
+def _check(study: Study) -> None:
+    for what, there in (("attacks", study.attacks), ("users", study.users)):
+        if not there:
+            raise StudyError(f"{study.name}: {what}: is missing (a calibration trades attacks against honest users)")
+    if any(item.name == CALIBRATED for item in study.filters):
+        raise StudyError(f"{study.name}: filters: the name {CALIBRATED!r} is kept for the setting that is found")
+    if study.tuning.leakage and not study.leakage.enabled:
+        raise StudyError(f"{study.name}: tuning.leakage = true needs leakage.enabled = true")
+
+
+class _Calibration:
+    """One run, step by step; each step notes in ``run.json`` what it found."""
+
+    def __init__(
+        self, run: RunFolder, study: Study, data: DataSet, victim: Victim, backend: Backend, address: str | None
+    ) -> None:
+        self._run = run
+        self._study = study
+        self._data = data
+        self._victim = victim
+        self._backend = backend
+        self._address = address
+        self._facts = run.metadata(study)
+
+    def run_all(self) -> None:
+        with run_to_its_end(self._run, f"mifsim tune --resume {self._run.path}"):
+            traces = self._traces()
+            search, held_out, test = (traces.of_part(part) for part in PARTS)
+            trials = self._search(search)
+            found, exact = self._frontier(search, trials)
+            certificate = self._certify(search, held_out, found)
+            write_frontier(self._run.path, self._facts, self._study, search, found, exact, certificate)
+            self._confirm(test, certificate)
+
+    def _note(self, **facts: Any) -> None:
+        self._run.note(tuning={**self._run.facts["tuning"], **facts})
+
+    def _traces(self) -> TraceSet:
+        started = time.monotonic()
+        recording = record(self._study, self._data, self._victim, self._backend)
+        if recording.cached:
+            remark("the sessions of this study are recorded already")
+        traces = load(recording.path, self._study)
+        check_parts(traces, self._study)
+        counts = {
+            part: {name: int(((traces.group == g) & (traces.part == p)).sum()) for g, name in enumerate(traces.groups)}
+            for p, part in enumerate(PARTS)
+        }
+        self._note(
+            recording_seconds=round(time.monotonic() - started, 3),
+            recording_cached=recording.cached,
+            sessions=counts,
+            queries=int(traces.offsets[-1]),
+        )
+        return traces
+
+    def _search(self, search: TraceSet) -> list[Trial]:
+        from tuning.search import search as run_search  # loads Ray
+
+        started = time.monotonic()
+        trials = run_search(search, self._study, Journal(self._run.path, self._facts), self._address)
+        self._note(search_seconds=round(time.monotonic() - started, 3), trials=len(trials))
+        return trials
+
+    def _frontier(self, search: TraceSet, trials: list[Trial]) -> tuple[list[Trial], Frontier]:
+        tuning, started = self._study.tuning, time.monotonic()
+        # The first grid's pairs; the second's are known only when it is done.
+        first = tuning.grid.t_ssim * tuning.grid.t_hash * len(tuning.ssim) * len(tuning.count_rule)
+        with Bar("exact frontier", 2 * first, "pairs of thresholds") as bar:
+            exact = yardstick(search, tuning, lambda done, _: bar.update(min(done, 2 * first)))
+        progress = measure(trials, exact, search, self._study)
+        found = found_frontier(trials, search.sessions, self._study)
+        self._note(
+            exact_seconds=round(time.monotonic() - started, 3),
+            exact_settings_tried=exact.tried,
+            hypervolume=progress.hypervolume,
+            exact_hypervolume=progress.exact_hypervolume,
+            hypervolume_share=progress.share,
+            trials_to_98_percent=progress.trials_to_98,
+            frontier_settings=len(found),
+        )
+        return found, exact
+
+    def _certify(self, search: TraceSet, held_out: TraceSet, found: list[Trial]) -> Certificate | None:
+        tuning = self._study.tuning
+        started = time.monotonic()
+        candidates = [config for config in cautious([trial.setting for trial in found]) if inside(config, tuning)]
+        if not candidates:
+            self._note(
+                chosen=None,
+                guarantee=None,
+                why_none=f"the search found no setting with at most {tuning.false_positive_budget:.3g} false positives",
+            )
+            return None
+        certificate = certify(
+            search,
+            held_out,
+            candidates,
+            {users.name: tuning.limit(users.name) for users in self._study.users},
+            delta=1 - tuning.confidence,
+            method=tuning.procedure,
+            attack=tuning.attack,
+        )
+        write_certification(self._run.path, self._facts, certificate)
+        chosen = certificate.chosen
+        self._note(
+            certify_seconds=round(time.monotonic() - started, 3),
+            candidates=len(candidates),
+            tested=len(certificate.order),
+            certified=int(certificate.certified.sum()),
+            chosen=None if chosen is None else _plain(Filter(name=CALIBRATED, config=certificate.settings[chosen])),
+            guarantee=None if chosen is None else guarantee(certificate),
+            why_none=None if chosen is not None else sessions_missing(certificate),
+        )
+        return certificate
+
+    def _confirm(self, test: TraceSet, certificate: Certificate | None) -> None:
+        study, run = self._study, self._run
+        filters = list(study.filters)
+        if certificate is not None and certificate.chosen is not None:
+            filters.insert(0, Filter(name=CALIBRATED, config=certificate.settings[certificate.chosen]))
+        if filters:
+            live = study.model_copy(update={"filters": filters})
+            expected = predicted(test, filters)
+            job = Job(live, run.path.resolve(), self._facts)
+            classes = len(self._data.class_names)
+            run_sessions("confirming", run, job, self._victim, self._backend, classes, OfClients(test))
+            compared = compare(run.path, expected)
+            if study.leakage.enabled:
+                evaluator = prepare_evaluator(self._data, remark)
+                run.note(evaluator=evaluator.facts)
+                score_run(run.path, live, self._data, evaluator, self._facts)
+            self._note(
+                confirmed_sessions=compared,
+                test={
+                    item.name: figures(test, item.config, study.tuning.confidence)
+                    for item in filters
+                    if item.config is not None
+                },
+            )
+        if certificate is not None and certificate.chosen is not None:
+            save_filter(run.path / "filter.toml", study, certificate, data_facts(self._data), versions())
+
+
+def _plain(item: Filter) -> dict[str, Any]:
+    return {key: value for key, value in item.to_toml().items() if key != "name"}
