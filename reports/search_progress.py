@@ -90,7 +90,7 @@ def hypervolume(points: list[tuple[float, float]], budget: float, rate: float) -
 
     Examples
     --------
-    >>> round(hypervolume([(0.05, 10.0)], budget=1000), 6)  # half of the rates, two thirds of the decades
+    >>> round(hypervolume([(0.05, 10.0)], budget=1000, rate=0.1), 6)  # half of the rates, two thirds of the decades
     0.333333
     """
     volume, reached = 0.0, 1.0  # in the unit square, where a setting dominates what is above it and to its right

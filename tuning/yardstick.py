@@ -82,7 +82,7 @@ def between(grid: Floats, best: Sequence[float], steps: int) -> Floats:
 
     Examples
     --------
-    >>> between(np.array([1.0, 4.0, 16.0, 64.0]), [16.0], 2).tolist()
+    >>> between(np.array([1.0, 4.0, 16.0, 64.0]), [16.0], 2).round(9).tolist()
     [4.0, 8.0, 16.0, 32.0, 64.0]
     """
     places = {int(np.abs(grid - value).argmin()) for value in best}
