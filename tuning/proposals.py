@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mifsim.defense import FilterConfig
 from mifsim.study import Tuning
+from tuning.frontier import hypervolume, non_dominated
 from tuning.space import distributions, setting
+from tuning.tracedata import Floats
 from tuning.trials import Scored
 
 if TYPE_CHECKING:
@@ -26,6 +30,10 @@ STARTUP_TRIALS = 24
 """Drawn at random before TPE begins to learn."""
 
 
+LOOK_ELSEWHERE = 4
+"""One trial in so many is drawn at random all the time: what a sampler has settled on need not be the best."""
+
+
 class Proposals:
     """A multi-objective search that is asked and told.
 
@@ -33,11 +41,19 @@ class Proposals:
     block and, where the study wants it, the leakage at block. A false-positive rate above the study's budget is a
     violated constraint: both samplers then prefer any setting within the budget, and of two outside the nearer.
 
+    A sampler sees one setting a trial, but a replay of one pair of thresholds shows all buffer sizes and limits.
+    So every other trial, once the sampler has begun to learn, follows the best of the trials' hints: it replays,
+    with thresholds that were tried, the buffer size and limit that promise the greatest gain in hypervolume. The
+    sampler learns from these trials as from its own. Without them it often stays with the first kind of setting that
+    does well (a long buffer, say) where another (a short one) does better.
+
     Parameters
     ----------
     tuning : Tuning
     seed : int
         The study's.
+    budget : float
+        Of an attack's queries: the scale on which a gain is measured.
 
     Attributes
     ----------
@@ -45,7 +61,7 @@ class Proposals:
         Trials proposed so far: the next one's number.
     """
 
-    def __init__(self, tuning: Tuning, seed: int) -> None:
+    def __init__(self, tuning: Tuning, seed: int, budget: float) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -54,9 +70,17 @@ class Proposals:
         self._results: dict[int, Scored] = {}
         self._told = 0
         self.asked = 0
+        small = seed % 2**32  # numpy's legacy generator, which the samplers use, takes no larger seed
+        self._sampler = _sampler(tuning, small)
+        self._random = optuna.samplers.RandomSampler(seed=(small + 1) % 2**32)
         directions = ["minimize"] * (3 if tuning.leakage else 2)
-        self._study = optuna.create_study(directions=directions, sampler=_sampler(tuning, seed))
+        self._study = optuna.create_study(directions=directions, sampler=self._sampler)
         self._trials: list[optuna.trial.Trial] = []
+        self._budget = budget
+        self._proposed: set[FilterConfig] = set()
+        self._points: list[tuple[float, ...]] = []
+        # What hints promise, none beaten by another: objectives, and the parameters to try.
+        self._promises: list[tuple[tuple[float, ...], dict[str, Any]]] = []
 
     def ask(self) -> FilterConfig | None:
         """Propose the next trial's setting; None as long as a result that it depends on is missing."""
@@ -64,10 +88,16 @@ class Proposals:
             if self._told not in self._results:
                 return None
             self._tell(self._results.pop(self._told))
+        if self.asked >= STARTUP_TRIALS and self.asked % 2 and (params := self._most_promising()) is not None:
+            self._study.enqueue_trial(params)
+        elsewhere = self.asked % LOOK_ELSEWHERE == LOOK_ELSEWHERE // 2
+        self._study.sampler = self._random if elsewhere else self._sampler
         trial = self._study.ask(self._space)
         self._trials.append(trial)
         self.asked += 1
-        return setting(trial.params, self._tuning)
+        proposed = setting(trial.params, self._tuning)
+        self._proposed.add(proposed)
+        return proposed
 
     def tell(self, number: int, scored: Scored) -> None:
         """Take the result of a trial, in whatever order they come."""
@@ -81,15 +111,36 @@ class Proposals:
             values.append(scored.leak)
         self._study.tell(trial, values)
         self._told += 1
+        leak = () if scored.leak is None else (scored.leak,)
+        self._points.append((scored.false_positive_rate, scored.queries, *leak))
+        for n_b, l_sp, *objectives in scored.hints:
+            self._promises.append((tuple(objectives), {**trial.params, "n_b": int(n_b), "l_sp": int(l_sp)}))
+        kept = non_dominated(np.array([promise for promise, _ in self._promises]))
+        self._promises = [promise for promise, keep in zip(self._promises, kept, strict=True) if keep]
+
+    def _most_promising(self) -> dict[str, Any] | None:
+        """Return the parameters whose promise adds most to what was found; None where none adds anything."""
+        found = np.array(self._points)
+        front = found[non_dominated(found)]
+        best, most = None, self._volume(front)
+        for promise, params in self._promises:
+            if setting(params, self._tuning) in self._proposed:
+                continue
+            volume = self._volume(np.vstack([front, promise]))
+            if volume > most:
+                best, most = params, volume
+        return best
+
+    def _volume(self, points: Floats) -> float:
+        return hypervolume(points, budget=self._budget, fpr_limit=self._tuning.false_positive_budget)
 
 
 def _sampler(tuning: Tuning, seed: int) -> BaseSampler:
     from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import NSGAIISampler, TPESampler
 
-    small = seed % 2**32  # numpy's legacy generator, which the samplers use, takes no larger seed
     if tuning.sampler == "nsga2":
-        return NSGAIISampler(population_size=POPULATION, seed=small)
+        return NSGAIISampler(population_size=POPULATION, seed=seed)
     with warnings.catch_warnings():  # learning the parameters' joint density counts as experimental
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return TPESampler(multivariate=True, n_startup_trials=STARTUP_TRIALS, seed=small)
+        return TPESampler(multivariate=True, n_startup_trials=STARTUP_TRIALS, seed=seed)

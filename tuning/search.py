@@ -19,6 +19,7 @@ from mifsim.errors import RunError
 from mifsim.progress import Bar
 from mifsim.server.ray_backend import connect
 from mifsim.study import Study, Tuning
+from tuning.objectives import attack_budget
 from tuning.proposals import Proposals
 from tuning.tracedata import TraceSet
 from tuning.trials import Journal, Scored, Scorer, Trial
@@ -176,7 +177,7 @@ def _run(traces: TraceSet, study: Study, journal: Journal, before: Mapping[int, 
                 note = f"best so far blocks after {best:.1f} queries" if best < float("inf") else "none below the limit"
                 bar.update(count, note, count - len(before))
 
-            searcher = FromProposals(Proposals(tuning, study.seed), before, done)
+            searcher = FromProposals(Proposals(tuning, study.seed, attack_budget(traces)), before, done)
             _fit(traces, tuning, searcher, tuning.trials - len(before))
             if searcher.failed is not None:
                 raise RunError(searcher.failed)

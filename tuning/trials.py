@@ -17,11 +17,13 @@ from mifsim.errors import RunError
 from mifsim.records import TableWriter
 from mifsim.statistics import clopper_pearson
 from mifsim.study import Tuning
-from tuning.objectives import score
+from tuning.frontier import non_dominated
+from tuning.objectives import objectives, score
+from tuning.replay import replay_all
 from tuning.tracedata import TraceSet
 
 FIRST_SHARE = 4
-"""A trial sees one session in so many first."""
+"""A trial sees all attacks and one honest session in so many first."""
 GIVE_UP_CONFIDENCE = 0.998
 """How sure it must be from those that a setting is above the budget before the others are not looked at."""
 
@@ -42,12 +44,16 @@ class Scored:
         Mean leakage at block, where it is an objective.
     sessions : int
         How many were replayed.
+    hints : tuple of tuples
+        With the same thresholds, form and rule: the buffer sizes and limits that no other beats, as
+        ``(n_b, l_sp, false-positive rate, queries[, leak])``, from the sessions that a trial sees first.
     """
 
     queries: float
     false_positive_rate: float
     leak: float | None
     sessions: int
+    hints: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Trial:
 
 
 class Scorer:
-    """Scores settings on the search part, a fixed share of its sessions first.
+    """Scores settings on the search part, a fixed share of its honest sessions first.
 
     Parameters
     ----------
@@ -72,9 +78,9 @@ class Scorer:
 
     def __init__(self, traces: TraceSet, tuning: Tuning) -> None:
         self._all = traces if tuning.leakage else replace(traces, leak=None)
-        # Every so-many-th session of each group: sessions are ordered by who ran them, not by what became of them.
-        first = np.zeros(traces.sessions, dtype=np.bool_)
-        for group in range(len(traces.groups)):
+        # Every so-many-th session of each workload: they are ordered by who ran them, not by what became of them.
+        first = traces.is_attack.copy()
+        for group in traces.honest_groups:
             first[np.flatnonzero(traces.group == group)[::FIRST_SHARE]] = True
         self._first = self._all.subset(first)
         self._tuning = tuning
@@ -82,13 +88,36 @@ class Scorer:
     def score(self, setting: FilterConfig) -> Scored:
         """Return what a setting does; from the first share alone where that leaves no hope."""
         found = self._score(self._first, setting)
-        if found.false_positive_rate > self._tuning.false_positive_budget and self._hopeless(setting):
-            return found
-        return self._score(self._all, setting)
+        if found.false_positive_rate <= self._tuning.false_positive_budget or not self._hopeless(setting):
+            found = self._score(self._all, setting)
+        return replace(found, hints=self._hints(setting))
 
     def _score(self, traces: TraceSet, setting: FilterConfig) -> Scored:
         found = score(traces, setting, self._tuning.attack)
         return Scored(found.queries, found.false_positive_rate, found.leak, traces.sessions)
+
+    def _hints(self, setting: FilterConfig) -> tuple[tuple[float, ...], ...]:
+        """Look at all buffer sizes and limits at once: for a pair of thresholds that is one pass over the traces."""
+        tuning = self._tuning
+        sums = replay_all(
+            self._first,
+            form=setting.ssim,
+            rule=setting.count_rule,
+            t_ssim=setting.t_ssim,
+            t_hash=setting.t_hash,
+            n_b_max=tuning.n_b.max,
+            l_sp_max=tuning.l_sp.max,
+        )
+        table = objectives(self._first, sums, tuning.attack, leakage=tuning.leakage)
+        table = table[:, tuning.n_b.min - 1 :, tuning.l_sp.min - 1 :]
+        inside = np.flatnonzero(table[0] <= tuning.false_positive_budget)
+        points = table.reshape(len(table), -1)[:, inside].T
+        kept = non_dominated(points)
+        places = np.column_stack(np.unravel_index(inside[kept], table.shape[1:])).tolist()
+        return tuple(
+            (tuning.n_b.min + n, tuning.l_sp.min + m, *point)
+            for (n, m), point in zip(places, points[kept].tolist(), strict=True)
+        )
 
     def _hopeless(self, setting: FilterConfig) -> bool:
         """Return whether some workload's rate is surely above the budget."""
@@ -178,7 +207,8 @@ class Journal:
         for number, line in enumerate(lines):
             try:
                 row = json.loads(line)
-                setting, scored = FilterConfig(**row["setting"]), Scored(**row["scored"])
+                hints = tuple(tuple(hint) for hint in row["scored"].pop("hints"))
+                setting, scored = FilterConfig(**row["setting"]), Scored(**row["scored"], hints=hints)
                 yield Trial(row["number"], setting, scored, row["elapsed_seconds"])
             except (ValueError, KeyError, TypeError) as error:
                 raise RunError(f"{self._lines}: line {number + 1} is no trial: {error}") from None

@@ -18,7 +18,7 @@ from mifsim.server.backend import Job, ModelFile, Watch
 from mifsim.server.model_server import ModelServer
 from mifsim.server.scene import Counters, Scene
 from mifsim.server.shard_run import Reply, run_shard
-from mifsim.server.tickets import Shard
+from mifsim.server.tickets import SHARDS_AT_A_TIME, Shard
 
 POLL_SECONDS = 0.5
 PIECE_BYTES = 64 * 2**10
@@ -104,7 +104,7 @@ class OnRay:
         try:
             # The driver's handle keeps the model alive: the hosts look it up by name, which does not count.
             _model, hosts = _start_actors(job, model)
-            _hand_out(hosts, shards, watch, in_flight=2 if job.study.server.sessions_per_host > 1 else 1)
+            _hand_out(hosts, shards, watch, in_flight=min(SHARDS_AT_A_TIME, job.study.server.sessions_per_host))
         finally:
             if ours:
                 ray.shutdown()

@@ -11,6 +11,10 @@ import numpy as np
 from mifsim.study import Attacks, Population, Study
 
 
+SHARDS_AT_A_TIME = 4
+"""That a host runs: with two, it and the model wait for one another."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ticket:
     """One client that asks behind one filter.
@@ -80,8 +84,8 @@ def shards(study: Study, classes: int, wanted: Callable[[Ticket], bool] | None =
 
 
 def shard_size(study: Study) -> int:
-    """Sessions in a shard: half of what a host runs at a time, so that one half asks while the other is served."""
-    return max(1, study.server.sessions_per_host // 2)
+    """Sessions in a shard: a quarter of what a host runs at a time, so that some ask while others are served."""
+    return max(1, study.server.sessions_per_host // SHARDS_AT_A_TIME)
 
 
 def expected_queries(population: Population) -> float:

@@ -29,7 +29,9 @@ class Server(Section):
     hosts: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto", description="session host actors; auto: one a CPU that the model leaves free"
     )
-    sessions_per_host: int = Field(512, ge=1, description="sessions that a host runs at a time; 1: an actor a session")
+    sessions_per_host: int = Field(
+        1024, ge=1, description="sessions that a host runs at a time, each with n_b images; 1: an actor a session"
+    )
     batch_size: int = Field(256, ge=1, le=65536, description="the model's fixed, padded batch")
 
     @field_validator("transport")

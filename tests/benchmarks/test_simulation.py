@@ -59,7 +59,7 @@ def simulate_all(study: Study, actors: tuple[Any, list[Any]]) -> Callable[[], No
     """All sessions, from seeds to Parquet files, on actors that are there already."""
     from mifsim.server import ray_backend
 
-    return lambda: ray_backend._hand_out(actors[1], shards(study, 10), lambda done: None, in_flight=2)
+    return lambda: ray_backend._hand_out(actors[1], shards(study, 10), lambda done: None, in_flight=4)
 
 
 @pytest.fixture

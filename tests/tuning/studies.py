@@ -20,6 +20,7 @@ from mifsim.study import Study
 from mifsim.victims import Victim
 from tests.clients.fake_world import SoftmaxLinear
 from tests.small import small_study
+from tuning.objectives import attack_budget
 from tuning.proposals import Proposals
 from tuning.tracedata import TraceSet
 from tuning.trials import Journal, Scorer, Trial
@@ -104,7 +105,7 @@ def digits(study: Study) -> Any:
 
 def serial_search(traces: TraceSet, study: Study, journal: Journal, address: str | None = None) -> list[Trial]:
     """The search without Ray, one trial after another."""
-    proposals, scorer = Proposals(study.tuning, study.seed), Scorer(traces, study.tuning)
+    proposals, scorer = Proposals(study.tuning, study.seed, attack_budget(traces)), Scorer(traces, study.tuning)
     trials: list[Trial] = []
     for number in range(study.tuning.trials):
         setting = proposals.ask()

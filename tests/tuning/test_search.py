@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError, StudyError
 from mifsim.study import Tuning
+from mifsim.study.tuning import BufferRange
 from tests.tuning.studies import serial_search, tiny_study
 from tests.tuning.worlds import ATTACK, USER, random_traces, record, trace_set
 from tuning.frontier import Frontier, threshold_grid
@@ -51,22 +53,22 @@ def run(proposals: Proposals, trials: int, order: np.random.Generator | None = N
 def test_proposals_do_not_depend_on_who_finishes_first(sampler: str) -> None:
     tuning = WIDE.model_copy(update={"sampler": sampler})
     trials = max(STARTUP_TRIALS, POPULATION) + 15  # beyond those that are drawn blindly
-    straight = run(Proposals(tuning, 3), trials)
+    straight = run(Proposals(tuning, 3, 501), trials)
     for seed in range(3):
-        assert run(Proposals(tuning, 3), trials, np.random.default_rng(seed)) == straight
-    assert run(Proposals(tuning, 4), trials) != straight
+        assert run(Proposals(tuning, 3, 501), trials, np.random.default_rng(seed)) == straight
+    assert run(Proposals(tuning, 4, 501), trials) != straight
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_the_search_learns(sampler: str) -> None:
     tuning = Tuning(sampler=sampler)
-    found = [landscape(setting) for setting in run(Proposals(tuning, 0), 250)]
+    found = [landscape(setting) for setting in run(Proposals(tuning, 0, 501), 250)]
     queries = np.array([one.queries if one.false_positive_rate <= 0.1 else 501 for one in found])
     assert np.median(queries[-100:]) < 0.75 * np.median(queries[:24])  # the first 24 are drawn blindly
 
 
 def test_no_more_trials_are_under_way_than_the_study_says() -> None:
-    proposals = Proposals(Tuning(concurrent=3), 0)
+    proposals = Proposals(Tuning(concurrent=3), 0, 501)
     assert [proposals.ask() is None for _ in range(5)] == [False, False, False, True, True]
     proposals.tell(1, landscape(FilterConfig(0.9, 0.1, 1, 1)))
     assert proposals.ask() is None  # trial 3 waits for the result of trial 0
@@ -88,7 +90,7 @@ def test_every_proposal_is_within_the_bounds(data: st.DataObject) -> None:
     tuning = Tuning.model_validate(
         {"t_ssim": bounds(-0.9, 0.9999), "t_hash": bounds(1e-6, 1.0), "n_b": whole(64), "l_sp": whole(200)}
     )
-    for setting in run(Proposals(tuning, data.draw(st.integers(0, 2**63 - 1))), 6):
+    for setting in run(Proposals(tuning, data.draw(st.integers(0, 2**63 - 1)), 501), 6):
         assert inside(setting, tuning)
 
 
@@ -115,21 +117,22 @@ def test_bad_bounds_are_refused(key: str, value: object, message: str) -> None:
 
 def test_a_trial_scores_what_replay_scores() -> None:
     traces = random_traces(np.random.default_rng(0), sessions=80)
-    scorer = Scorer(traces, Tuning(false_positive_budget=1.0))
+    scorer = Scorer(traces, Tuning(n_b=BufferRange(max=7), false_positive_budget=1.0))
     setting = FilterConfig(0.6, 0.2, 4, 3)
     expected = score(traces, setting)
-    assert scorer.score(setting) == Scored(expected.queries, expected.false_positive_rate, None, 80)
-    with_leak = Scorer(traces, Tuning(false_positive_budget=1.0, leakage=True)).score(setting)
+    found = scorer.score(setting)
+    assert replace(found, hints=()) == Scored(expected.queries, expected.false_positive_rate, None, 80)
+    with_leak = Scorer(traces, Tuning(n_b=BufferRange(max=7), false_positive_budget=1.0, leakage=True)).score(setting)
     assert with_leak.leak == expected.leak
 
 
-def test_a_hopeless_setting_is_given_up_on_a_quarter_of_the_sessions() -> None:
+def test_a_hopeless_setting_is_given_up_on_a_quarter_of_the_users() -> None:
     rng = np.random.default_rng(1)
     images = [rng.random((3, 8, 8)) for _ in range(400)]
     traces = record(images, 2, group=np.repeat([ATTACK, USER], 200))
-    scorer = Scorer(traces, Tuning())
+    scorer = Scorer(traces, Tuning(n_b=BufferRange(max=2)))
     blocks_all = scorer.score(FilterConfig(-1.0, 1.0, 1, 1))
-    assert (blocks_all.false_positive_rate, blocks_all.sessions) == (1.0, 100)
+    assert (blocks_all.false_positive_rate, blocks_all.sessions) == (1.0, 250)
     blocks_none = scorer.score(FilterConfig(0.99999, 1e-5, 1, 64))
     assert (blocks_none.false_positive_rate, blocks_none.sessions) == (0.0, 400)
 
@@ -137,6 +140,42 @@ def test_a_hopeless_setting_is_given_up_on_a_quarter_of_the_sessions() -> None:
 def trial(number: int) -> Trial:
     setting = FilterConfig(1 - 0.1 / (number + 3), 1e-3 / 7, 2, number + 1)
     return Trial(number, setting, Scored(100 / (number + 1), number / 10, None, 5), number / 3)
+
+
+def test_hints_are_what_the_sessions_seen_first_show_of_other_buffers_and_limits() -> None:
+    traces = random_traces(np.random.default_rng(6), sessions=80)
+    tuning = Tuning.model_validate(
+        {"n_b": {"min": 2, "max": 5}, "l_sp": {"min": 2, "max": 6}, "false_positive_budget": 0.7}
+    )
+    setting = FilterConfig(0.6, 0.2, 4, 3)
+    hints = Scorer(traces, tuning).score(setting).hints
+    first = traces.is_attack.copy()
+    for group in (1, 2, 3):
+        first[np.flatnonzero(traces.group == group)[::4]] = True
+    seen = traces.subset(first)
+    found = {}
+    for n_b, l_sp in itertools.product(range(2, 6), range(2, 7)):
+        scored = score(seen, replace(setting, n_b=n_b, l_sp=l_sp))
+        if scored.false_positive_rate <= 0.7:
+            found[n_b, l_sp] = scored.false_positive_rate, scored.queries
+    assert hints
+    for n_b, l_sp, *promise in hints:
+        assert found[n_b, l_sp] == tuple(promise)
+    for rate, queries in found.values():  # nothing is better than all hints
+        assert any(hint[2] <= rate and hint[3] <= queries for hint in hints)
+
+
+def test_a_promising_hint_is_followed_with_the_thresholds_it_came_from() -> None:
+    proposals = Proposals(Tuning(concurrent=1), 0, 501)
+    settings_ = []
+    for number in range(STARTUP_TRIALS + 2):
+        setting = proposals.ask()
+        assert setting is not None
+        settings_.append(setting)
+        hints = ((7, 9, 0.01, 20.0), (3, 5, 0.01, 30.0)) if number == 5 else ()
+        proposals.tell(number, Scored(400.0, 0.05, None, 10, hints))
+    assert replace(settings_[5], n_b=7, l_sp=9) in settings_[STARTUP_TRIALS:]
+    assert replace(settings_[5], n_b=3, l_sp=5) not in settings_  # beaten by the other hint
 
 
 def test_a_killed_journal_keeps_every_whole_line(tmp_path: Path) -> None:
@@ -170,7 +209,9 @@ def test_a_spoilt_journal_is_named(tmp_path: Path) -> None:
 
 def test_the_journal_of_another_search_is_refused() -> None:
     seen: list[int] = []
-    searcher = FromProposals(Proposals(Tuning(), 0), {0: trial(0)}, lambda number, setting, scored: seen.append(number))
+    searcher = FromProposals(
+        Proposals(Tuning(), 0, 501), {0: trial(0)}, lambda number, setting, scored: seen.append(number)
+    )
     assert searcher.suggest("a") == FromProposals.FINISHED
     assert searcher.failed is not None
     assert "cannot be gone on with" in searcher.failed
