@@ -10,7 +10,6 @@ import numpy as np
 
 from mifsim.study import Attacks, Population, Study
 
-
 SHARDS_AT_A_TIME = 4
 """That a host runs: with two, it and the model wait for one another."""
 
