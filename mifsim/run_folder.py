@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,10 +42,13 @@ class RunFolder:
     path : Path
     run_id : str
         Text that no reader takes for a number, such as ``r-20261124-0a1b2c3d``.
+    new : bool
+        Whether this process made it.
     """
 
     path: Path
     run_id: str
+    new: bool = False
 
     @classmethod
     def create(cls, path: Path, study: Study, **facts: Any) -> RunFolder:
@@ -62,7 +66,7 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{path}: cannot be written: {error.strerror}") from None
         now = datetime.now(UTC)
-        run = cls(path, f"r-{now:%Y%m%d}-{os.urandom(4).hex()}")
+        run = cls(path, f"r-{now:%Y%m%d}-{os.urandom(4).hex()}", new=True)
         run.note(
             run_id=run.run_id,
             schema_version=SCHEMA_VERSION,
@@ -100,6 +104,10 @@ class RunFolder:
         """Say how the run ended, and remove what writers left half done."""
         sweep(self.path)
         self.note(status=status, finished=datetime.now(UTC).isoformat(timespec="seconds"), **facts)
+
+    def discard(self) -> None:
+        """Remove the folder, made for a run that could not begin."""
+        shutil.rmtree(self.path)
 
     def metadata(self, study: Study) -> dict[str, str]:
         """Return the facts that every Parquet file of the run carries."""

@@ -13,7 +13,7 @@ from typing import Literal
 
 from mifsim.data import load_data
 from mifsim.data.base import DataSet
-from mifsim.errors import RunError, StudyError
+from mifsim.errors import RunError, StudyError, UserError
 from mifsim.leakage_run import score_run
 from mifsim.progress import Bar, remark
 from mifsim.run_folder import RunFolder, check_free, default_path
@@ -170,6 +170,12 @@ def run_to_its_end(run: RunFolder, go_on: str) -> Iterator[None]:
     except KeyboardInterrupt:
         run.finish("interrupted")
         remark(f"interrupted; whole files are in {run.path}, go on with: {go_on}")
+        raise
+    except UserError:
+        if run.new and not any(run.path.glob("*/*")):
+            run.discard()  # what the user gave cannot be used: nothing was done, and nothing is left
+        else:
+            run.finish("failed")
         raise
     except BaseException:
         run.finish("failed")

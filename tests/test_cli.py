@@ -112,6 +112,15 @@ def test_an_address_where_no_cluster_answers(capsys: pytest.CaptureFixture[str],
     assert "--address goes with --backend ray" in said
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "somewhere"])
+def test_an_address_of_no_cluster_leaves_no_run(
+    address: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said = fails(capsys, "simulate", write_study(tmp_path), "--address", address, "--out", tmp_path / "run")
+    assert f"--address {address}: " in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_resume_takes_no_study(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "--resume RUN takes its study" in fails(capsys, "simulate", "digits", "--resume", tmp_path)
     assert "no run.json" in fails(capsys, "simulate", "--resume", tmp_path)

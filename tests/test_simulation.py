@@ -184,6 +184,12 @@ def test_the_model_may_die_without_a_row_changing(
     assert killed
 
 
+def test_more_hosts_than_the_cluster_can_hold_are_refused_and_leave_no_run(cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"server\.hosts = 100000: the cluster has .* CPUs; accepted here: 1 to"):
+        simulation.simulate(small_study(server={"hosts": 100_000}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_session_hosts_start_without_tensorflow(cluster: None, tmp_path: Path) -> None:
     import ray
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import socket
 import sys
 import uuid
 from collections import deque
@@ -21,6 +23,7 @@ from mifsim.server.shard_run import Reply, run_shard
 from mifsim.server.tickets import SHARDS_AT_A_TIME, Shard
 
 POLL_SECONDS = 0.5
+KNOCK_SECONDS = 5.0
 PIECE_BYTES = 64 * 2**10
 """Of the model in one argument: small ones travel inside the actor's description, and so survive its restart."""
 OBJECT_STORE_BYTES = 512 * 2**20
@@ -97,6 +100,8 @@ class OnRay:
 
     def __init__(self, address: str | None = None) -> None:
         self._address = address
+        if address is not None:  # before anything is written: a wrong address must not leave half a run
+            connect(address)
 
     def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], watch: Watch) -> None:
         """Run all shards; see `Backend.run`."""
@@ -114,6 +119,8 @@ def connect(address: str | None) -> bool:
     """Connect to a cluster, or start a local one; return whether it was not there before."""
     if ray.is_initialized():
         return False
+    if address is not None:
+        _knock(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     try:
         if address is None:
@@ -123,6 +130,19 @@ def connect(address: str | None) -> bool:
     except ConnectionError as error:
         raise RunError(f"--address {address}: no Ray cluster answers there: {error}") from None
     return True
+
+
+def _knock(address: str) -> None:
+    """See whether anything listens at host:port: Ray itself would try for minutes before it says so."""
+    match = re.fullmatch(r"(?:ray://)?(\[[^]]+\]|[^:/]+):(\d{1,5})", address)
+    if match is None:
+        if address != "auto":
+            raise RunError(f"--address {address}: is none (accepted: auto, host:port or ray://host:port)")
+        return
+    try:
+        socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=KNOCK_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise RunError(f"--address {address}: no Ray cluster answers there: {error}") from None
 
 
 def _start_actors(job: Job, model: ModelFile) -> tuple[Any, list[Any]]:
