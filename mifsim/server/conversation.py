@@ -103,7 +103,8 @@ class Conversation:
         try:
             self.query = next(self._talk) if answer is None else self._talk.send(answer)
             # The guess that comes with a query is what the attacker holds from the answers before it.
-            self._keep(answered, self.query.image if self.query.guess is None else self.query.guess)
+            if self.row.snapshots is not None:
+                self._keep(answered, self.query.image if self.query.guess is None else self.query.guess)
             return self._submit()
         except StopIteration as done:
             if done.value is not None:
