@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -18,6 +18,11 @@ from mifsim.study.sections import Name, Section
 class Population(Section):
     """Many clients of one kind. Keys that are not the population's own are the client's arguments."""
 
+    ROLE: ClassVar[str]
+    WORD: ClassVar[str]
+    """The key of a study's table that names the kind of client."""
+    EXAMPLE: ClassVar[str]
+
     name: Name
     client: Client
     budget_queries: int
@@ -29,10 +34,10 @@ class Population(Section):
             return value
         own = {key: value[key] for key in value if key in cls.model_fields and key != "client"}
         rest = {key: value[key] for key in value if key not in own}
-        role, word = cls._role()
+        role, word = cls.ROLE, cls.WORD
         kind = rest.pop(word, None)
         if not isinstance(kind, str):
-            raise ValueError(f"needs a key {word!r}: the kind of {role}, such as {cls._example()!r}")
+            raise ValueError(f"needs a key {word!r}: the kind of {role}, such as {cls.EXAMPLE!r}")
         try:
             found = client_class(kind)
         except UserError as error:
@@ -51,19 +56,11 @@ class Population(Section):
             raise ValueError("; ".join(explain(error, found))) from None
         return {"name": kind, **own, "client": client}
 
-    @classmethod
-    def _role(cls) -> tuple[str, str]:
-        raise NotImplementedError
-
-    @classmethod
-    def _example(cls) -> str:
-        raise NotImplementedError
-
     def to_toml(self) -> dict[str, Any]:
         """Return the table as a study writes it: own keys and the client's arguments, every default filled in."""
         own = self.model_dump(mode="json", exclude={"client"}, exclude_none=True)
         return {
-            self._role()[1]: client_name(self.client),
+            self.WORD: client_name(self.client),
             **own,
             **self.client.model_dump(mode="json", exclude_none=True),
         }
@@ -76,13 +73,9 @@ class Attacks(Population):
     trials: int = Field(1, ge=1, description="attackers a class")
     budget_queries: int = Field(1000, ge=1, description="queries after which an attacker that is not blocked stops")
 
-    @classmethod
-    def _role(cls) -> tuple[str, str]:
-        return "attacker", "attack"
-
-    @classmethod
-    def _example(cls) -> str:
-        return "mi-face"
+    ROLE: ClassVar[str] = "attacker"
+    WORD: ClassVar[str] = "attack"
+    EXAMPLE: ClassVar[str] = "mi-face"
 
 
 class Users(Population):
@@ -91,13 +84,9 @@ class Users(Population):
     sessions: int = Field(100, ge=1, description="how many users")
     budget_queries: int = Field(100_000, ge=1, description="a limit on one session, beside the length it draws")
 
-    @classmethod
-    def _role(cls) -> tuple[str, str]:
-        return "user", "user"
-
-    @classmethod
-    def _example(cls) -> str:
-        return "independent"
+    ROLE: ClassVar[str] = "user"
+    WORD: ClassVar[str] = "user"
+    EXAMPLE: ClassVar[str] = "independent"
 
 
 def client_name(client: Client) -> str:
