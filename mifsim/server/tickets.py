@@ -10,8 +10,8 @@ import numpy as np
 
 from mifsim.study import Attacks, Population, Study
 
-SHARDS_AT_A_TIME = 4
-"""That a host runs: with two, it and the model wait for one another."""
+SHARDS_AT_A_TIME = 3
+"""That a host runs: one with the model, one on its way, one at work. With two, host and model wait for one another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def shards(study: Study, classes: int, wanted: Callable[[Ticket], bool] | None =
 
 
 def shard_size(study: Study) -> int:
-    """Sessions in a shard: a quarter of what a host runs at a time, so that some ask while others are served."""
+    """Sessions in a shard: its part of what a host runs at a time, so that some ask while others are served."""
     return max(1, study.server.sessions_per_host // SHARDS_AT_A_TIME)
 
 

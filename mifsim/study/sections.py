@@ -30,7 +30,7 @@ class Server(Section):
         "auto", description="session host actors; auto: one a CPU that the model leaves free"
     )
     sessions_per_host: int = Field(
-        1024, ge=1, description="sessions that a host runs at a time, each with n_b images; 1: an actor a session"
+        1536, ge=1, description="sessions that a host runs at a time, each with n_b images; 1: an actor a session"
     )
     batch_size: int = Field(256, ge=1, le=65536, description="the model's fixed, padded batch")
 
