@@ -5,6 +5,7 @@ The session is the unit of all of them: queries inside one session are not indep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,3 +158,29 @@ def _tail(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     return (1 - confidence) / 2
+
+
+def queries_until_stopped(sessions: Sequence[tuple[str, int]], budget: int) -> int | None:
+    """Return after how many queries, over all its sessions, a client was stopped; None where it never was.
+
+    A client that was refused and opened another session was not stopped by that: only when it gave up, in its last
+    session. Nor was one whose budget ended with a refusal: it was through anyway.
+
+    Parameters
+    ----------
+    sessions : sequence of (outcome, queries)
+        Of one client under one filter, in the order in which they were opened; at least one.
+    budget : int
+        Queries that the client had in all.
+
+    Examples
+    --------
+    >>> queries_until_stopped([("blocked", 30), ("blocked", 12)], budget=100)
+    42
+    >>> queries_until_stopped([("blocked", 30), ("exhausted", 70)], budget=100) is None
+    True
+    """
+    spent = sum(queries for _, queries in sessions)
+    if sessions[-1][0] != "blocked" or (len(sessions) > 1 and spent >= budget):
+        return None
+    return spent

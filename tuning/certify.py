@@ -28,7 +28,7 @@ import numpy as np
 
 from mifsim.defense import FilterConfig
 from tuning.hypotheses import SessionsNeeded, fixed_sequence, holm, p_values, sessions_needed
-from tuning.objectives import Attack, score
+from tuning.objectives import NO_LIVE, Attack, score
 from tuning.replay import replay
 from tuning.tracedata import Bools, Floats, Ints, TraceSet
 
@@ -116,6 +116,7 @@ def certify(
     delta: float = 0.05,
     method: Method = "fixed_sequence",
     attack: Attack = "worst",
+    live: Floats | None = None,
 ) -> Certificate:
     """Test candidates on sessions that the search never saw.
 
@@ -133,6 +134,8 @@ def certify(
         How the family-wise error is controlled.
     attack : {"worst", "mean"}
         By which attack speed is judged.
+    live : ndarray of shape (J, L), optional
+        Of each candidate: see `tuning.objectives.objectives`.
 
     Raises
     ------
@@ -157,7 +160,7 @@ def certify(
         raise ValueError(f"client {str(both[0])!r} has sessions in both parts")
     honest = sorted({*search.honest_groups, *held_out.honest_groups})
     bounds = _limits(limits, tuple(search.groups[g] for g in honest))
-    order, queries = safest_first(search, settings, dict(zip(honest, bounds, strict=True)), attack)
+    order, queries = safest_first(search, settings, dict(zip(honest, bounds, strict=True)), attack, live)
     sessions = np.bincount(held_out.group, minlength=len(held_out.groups))[honest]
     blocked = np.stack([_blocked(held_out, setting)[honest] for setting in settings])
     p = p_values(blocked, sessions, bounds)
@@ -196,7 +199,11 @@ def cautious(settings: Sequence[FilterConfig]) -> tuple[FilterConfig, ...]:
 
 
 def safest_first(
-    search: TraceSet, settings: Sequence[FilterConfig], limits: Mapping[int, float], attack: Attack = "worst"
+    search: TraceSet,
+    settings: Sequence[FilterConfig],
+    limits: Mapping[int, float],
+    attack: Attack = "worst",
+    live: Floats | None = None,
 ) -> tuple[tuple[int, ...], Floats]:
     """Learn on the search part in which order to test: the most cautious first, each next one faster.
 
@@ -215,6 +222,8 @@ def safest_first(
         The limit of each honest group, by its index.
     attack : {"worst", "mean"}
         By which attack speed is judged.
+    live : ndarray of shape (J, L), optional
+        See `certify`.
 
     Returns
     -------
@@ -225,7 +234,8 @@ def safest_first(
     """
     groups, bounds = list(limits), np.array(list(limits.values()))
     sessions = np.bincount(search.group, minlength=len(search.groups))[groups]
-    scores = [score(search, setting, attack) for setting in settings]
+    beside = [NO_LIVE] * len(settings) if live is None else live
+    scores = [score(search, setting, attack, own) for setting, own in zip(settings, beside, strict=True)]
     queries = np.array([found.queries for found in scores])
 
     def risk(j: int) -> tuple[float, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mifsim.errors import RunError
 from mifsim.records import read_table
@@ -21,8 +22,8 @@ _SHOWN = 10
 class OfClients:
     """Which tickets to run: those of the given clients."""
 
-    def __init__(self, traces: TraceSet) -> None:
-        self._clients = frozenset(traces.clients.tolist())
+    def __init__(self, clients: Iterable[str]) -> None:
+        self._clients = frozenset(clients)
 
     def __call__(self, ticket: Ticket) -> bool:
         """Return whether it is one of them."""
@@ -50,25 +51,36 @@ def predicted(traces: TraceSet, filters: Sequence[Filter]) -> dict[str, int | No
     return found
 
 
-def compare(run: Path, expected: dict[str, int | None]) -> int:
+def compare(run: Path, expected: dict[str, int | None], live_clients: Collection[str] = ()) -> int:
     """Compare the sessions of a run with what replay predicted; return how many were compared.
+
+    Parameters
+    ----------
+    run : Path
+    expected : dict
+        See `predicted`.
+    live_clients : collection of str
+        Closed-loop clients, of whom nothing was predicted: their sessions must not have failed, and that is all.
 
     Raises
     ------
     RunError
         Where a session ended otherwise, is missing or was not expected; the message lists the first ten.
     """
-    rows = read_table(run, "sessions", ["session_id", "outcome", "queries_to_block"])
+    rows = read_table(run, "sessions", ["session_id", "client_id", "outcome", "queries_to_block"])
+    unforeseen = pc.is_in(rows["client_id"], pa.array(sorted(live_clients), pa.string()))
+    failed = pc.equal(rows["outcome"].cast(pa.string()), "failed")
+    rows = rows.filter(pc.or_(pc.invert(unforeseen), failed))
     live = dict(zip(rows["session_id"].to_pylist(), rows["queries_to_block"].to_pylist(), strict=True))
     outcomes = dict(zip(rows["session_id"].to_pylist(), rows["outcome"].cast(pa.string()).to_pylist(), strict=True))
     differences = []
     for session in sorted(live.keys() | expected.keys()):
         if session not in live:
             differences.append(f"{session}: did not run")
-        elif session not in expected:
-            differences.append(f"{session}: ran, but is none of the test part")
         elif outcomes[session] == "failed":
             differences.append(f"{session}: failed")
+        elif session not in expected:
+            differences.append(f"{session}: ran, but is none of the test part")
         elif live[session] != expected[session]:
             differences.append(f"{session}: {_when(live[session])} live, {_when(expected[session])} in replay")
     if differences:

@@ -21,6 +21,9 @@ Attack = Literal["worst", "mean"]
 """Which attack a setting is judged by: the one it stops last, or the mean, each attack of the same weight."""
 
 
+NO_LIVE: Floats = np.empty(0)
+
+
 @dataclass(frozen=True)
 class Score:
     """What one setting does.
@@ -43,8 +46,8 @@ class Score:
     totals: Totals
 
 
-def score(traces: TraceSet, config: FilterConfig, attack: Attack = "worst") -> Score:
-    """Replay one setting and return what it does.
+def score(traces: TraceSet, config: FilterConfig, attack: Attack = "worst", live: Floats = NO_LIVE) -> Score:
+    """Replay one setting and return what it does; `live` as in `objectives`.
 
     Raises
     ------
@@ -52,11 +55,13 @@ def score(traces: TraceSet, config: FilterConfig, attack: Attack = "worst") -> S
         Where the traces hold no attack or no honest session, or not what the setting needs.
     """
     sums = totals(traces, replay(traces, config))
-    rate, queries, *leak = objectives(traces, sums, attack, leakage=traces.leak is not None)
+    rate, queries, *leak = objectives(traces, sums, attack, leakage=traces.leak is not None, live=live)
     return Score(float(rate), float(queries), float(leak[0]) if leak else None, sums)
 
 
-def objectives(traces: TraceSet, sums: Totals, attack: Attack = "worst", *, leakage: bool = False) -> Floats:
+def objectives(
+    traces: TraceSet, sums: Totals, attack: Attack = "worst", *, leakage: bool = False, live: Floats = NO_LIVE
+) -> Floats:
     """Return what is minimised, from the sums over each group.
 
     Parameters
@@ -69,6 +74,8 @@ def objectives(traces: TraceSet, sums: Totals, attack: Attack = "worst", *, leak
         See `Attack`; for the leakage too.
     leakage : bool
         Whether leakage at block is the third objective.
+    live : ndarray of shape (L,)
+        Restricted mean queries to block of attacks that are not in the traces: closed-loop ones, see `tuning.live`.
 
     Returns
     -------
@@ -76,8 +83,8 @@ def objectives(traces: TraceSet, sums: Totals, attack: Attack = "worst", *, leak
         False-positive rate, queries to block and, if asked for, leakage at block.
     """
     honest, attacks = list(traces.honest_groups), list(traces.attack_groups)
-    if not honest or not attacks:
-        missing = "honest" if attacks else "attack"
+    if not honest or not (attacks or live.size):
+        missing = "attack" if honest else "honest"
         raise ValueError(f"the traces hold no {missing} session: there is nothing to trade")
     if attack not in ("worst", "mean"):
         raise ValueError(f"attack = {attack!r}: must be worst or mean")
@@ -87,7 +94,9 @@ def objectives(traces: TraceSet, sums: Totals, attack: Attack = "worst", *, leak
         return values[groups] / sessions.reshape(-1, *(1 for _ in values.shape[1:]))
 
     of_attacks = np.max if attack == "worst" else np.mean
-    found = [mean(sums.blocked, honest).max(axis=0), of_attacks(mean(sums.queries, attacks), axis=0)]
+    replayed = mean(sums.queries, attacks)
+    beside = np.broadcast_to(live.reshape(-1, *(1 for _ in replayed.shape[1:])), (live.size, *replayed.shape[1:]))
+    found = [mean(sums.blocked, honest).max(axis=0), of_attacks(np.concatenate([replayed, beside]), axis=0)]
     if leakage:
         if sums.leak is None:
             raise ValueError("the traces do not say what leaked")

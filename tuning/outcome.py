@@ -16,7 +16,8 @@ from mifsim.study import Study
 from tuning.assess import assess
 from tuning.certify import Certificate
 from tuning.frontier import Frontier, hypervolume, non_dominated
-from tuning.objectives import attack_budget, score
+from tuning.live import longest_budget
+from tuning.objectives import NO_LIVE, score
 from tuning.tracedata import Floats, TraceSet
 from tuning.trials import SETTING, Trial
 
@@ -68,9 +69,9 @@ class Progress:
         return self.hypervolume / self.exact_hypervolume if self.exact_hypervolume else 1.0
 
 
-def measure(trials: Sequence[Trial], exact: Frontier, traces: TraceSet, study: Study) -> Progress:
+def measure(trials: Sequence[Trial], exact: Frontier, study: Study) -> Progress:
     """Compare what the trials found with the exact frontier."""
-    tuning, budget = study.tuning, attack_budget(traces)
+    tuning, budget = study.tuning, longest_budget(study)
     points = points_of(trials, leakage=tuning.leakage)
 
     def volume(some: Floats) -> float:
@@ -91,10 +92,15 @@ def write_frontier(
     study: Study,
     search: TraceSet,
     found: Sequence[Trial],
-    exact: Frontier,
+    exact: Frontier | None,
     certificate: Certificate | None,
+    live: Floats | None = None,
 ) -> None:
-    """Write ``frontier.parquet``: what was found, what was tested, what was given, and the yardstick."""
+    """Write ``frontier.parquet``: what was found, what was tested, what was given, and the yardstick.
+
+    `exact` is None where there is no yardstick; `live` is what closed-loop attackers do under the given filters (see
+    `tuning.objectives.objectives`), one row for each that has a setting.
+    """
     tested: dict[FilterConfig, int] = {}
     chosen = None
     if certificate is not None:
@@ -120,14 +126,18 @@ def write_frontier(
     for trial in found:
         add("search", trial.setting, None, trial.scored.false_positive_rate, trial.scored.queries)
     for config in tested.keys() - {trial.setting for trial in found}:
-        scored = score(search, config, study.tuning.attack)
-        add("cautious", config, None, scored.false_positive_rate, scored.queries)
-    for config, (rate, queries, *_) in zip(exact.settings, exact.points.tolist(), strict=True):
-        add("exact", config, None, rate, queries)
-    for item in study.filters:
-        if item.config is not None:
-            scored = score(search, item.config, study.tuning.attack)
-            add("given", item.config, item.name, scored.false_positive_rate, scored.queries)
+        assert certificate is not None
+        queries = certificate.queries[[tested[config]]]  # closed-loop attackers counted in
+        scored = score(search, config, study.tuning.attack, queries)
+        add("cautious", config, None, scored.false_positive_rate, float(queries[0]))
+    if exact is not None:
+        for config, (rate, queries, *_) in zip(exact.settings, exact.points.tolist(), strict=True):
+            add("exact", config, None, rate, queries)
+    given = [(item.name, item.config) for item in study.filters if item.config is not None]
+    for number, (name, config) in enumerate(given):
+        beside = NO_LIVE if live is None else live[number]
+        scored = score(search, config, study.tuning.attack, beside)
+        add("given", config, name, scored.false_positive_rate, scored.queries)
     rows.sort(key=lambda row: (row["source"], row["false_positive_rate"], row["queries_to_block"]))
     with TableWriter(run / "frontier.parquet", "frontier", facts) as writer:
         writer.write({key: [row[key] for row in rows] for key in writer.schema.names})

@@ -17,9 +17,10 @@ from ray.tune.search import Searcher
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError
 from mifsim.progress import Bar
-from mifsim.server.ray_backend import connect
-from mifsim.study import Study, Tuning
-from tuning.objectives import attack_budget
+from mifsim.server.backend import ModelFile
+from mifsim.server.ray_backend import connect, start_model
+from mifsim.study import Study
+from tuning.live import Ask, Images, Labels, LiveAttackers, longest_budget
 from tuning.proposals import Proposals
 from tuning.tracedata import TraceSet
 from tuning.trials import Journal, Scored, Scorer, Trial
@@ -39,9 +40,17 @@ _QUIET = {
 class ReplayTrial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
     """One setting, replayed. Tune keeps the actor for the next trial: traces are mapped and prepared once."""
 
-    def setup(self, config: dict[str, Any], traces: TraceSet, tuning: Tuning) -> None:
-        """Take the first setting; `traces` come out of the object store, not copied."""
-        self._scorer = Scorer(traces, tuning)
+    def setup(self, config: dict[str, Any], traces: TraceSet, study: Study, model: str | None) -> None:
+        """Take the first setting; `traces` come out of the object store, not copied.
+
+        `model` is the name of the model's actor: closed-loop attackers ask it, in this very process. None: there are
+        none of them.
+        """
+        if model is None:
+            self._scorer = Scorer(traces, study.tuning)
+        else:
+            attackers = LiveAttackers(study, _model_of_actor(model))
+            self._scorer = Scorer(traces, study.tuning, lambda setting: attackers.queries([setting])[0])
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -121,7 +130,21 @@ class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
         return {}
 
 
-def search(traces: TraceSet, study: Study, journal: Journal, address: str | None = None) -> list[Trial]:
+def _model_of_actor(name: str) -> Ask:
+    # An actor without a GPU of its own sees all of them: hide them, an attacker may train a network here.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    actor = ray.get_actor(name)
+
+    def ask(images: Images, gradient_of: Labels) -> tuple[Images, Images]:
+        answer: tuple[Images, Images] = ray.get(actor.predict.remote(images, gradient_of))
+        return answer
+
+    return ask
+
+
+def search(
+    traces: TraceSet, study: Study, journal: Journal, address: str | None = None, model: ModelFile | None = None
+) -> list[Trial]:
     """Try the study's number of settings, without those that the journal holds already.
 
     Parameters
@@ -133,6 +156,8 @@ def search(traces: TraceSet, study: Study, journal: Journal, address: str | None
         Each trial is written into it as soon as it is finished, and it is turned into a table at the end.
     address : str or None
         Of a Ray cluster; None starts a local one.
+    model : ModelFile, optional
+        The victim: needed where the study has closed-loop attackers, who run live in every trial.
 
     Returns
     -------
@@ -148,13 +173,20 @@ def search(traces: TraceSet, study: Study, journal: Journal, address: str | None
     before = {trial.number: trial for trial in journal.read() if trial.number < tuning.trials}
     if len(before) < tuning.trials:
         with journal:
-            _run(traces, study, journal, before, address)
+            _run(traces, study, journal, before, address, model)
     trials = journal.read()[: tuning.trials]
     journal.finish(trials)
     return trials
 
 
-def _run(traces: TraceSet, study: Study, journal: Journal, before: Mapping[int, Trial], address: str | None) -> None:
+def _run(
+    traces: TraceSet,
+    study: Study,
+    journal: Journal,
+    before: Mapping[int, Trial],
+    address: str | None,
+    model: ModelFile | None,
+) -> None:
     tuning = study.tuning
     limit = min(tuning.limit(users.name) for users in study.users)
     best = min(
@@ -165,6 +197,8 @@ def _run(traces: TraceSet, study: Study, journal: Journal, before: Mapping[int, 
     ours = connect(address)
     try:
         _check_resources()
+        # The driver's handle keeps the model alive: the trials look it up by name, which does not count.
+        actor, name = (None, None) if model is None else start_model(study, model, _left_over())
         with Bar("searching", tuning.trials, "trials", tuning.trials - count) as bar:
             started = time.monotonic()
 
@@ -177,18 +211,19 @@ def _run(traces: TraceSet, study: Study, journal: Journal, before: Mapping[int, 
                 note = f"best so far blocks after {best:.1f} queries" if best < float("inf") else "none below the limit"
                 bar.update(count, note, count - len(before))
 
-            searcher = FromProposals(Proposals(tuning, study.seed, attack_budget(traces)), before, done)
-            _fit(traces, tuning, searcher, tuning.trials - len(before))
+            searcher = FromProposals(Proposals(tuning, study.seed, longest_budget(study)), before, done)
+            _fit(traces, study, name, searcher, tuning.trials - len(before))
             if searcher.failed is not None:
                 raise RunError(searcher.failed)
+        del actor
     finally:
         if ours:
             ray.shutdown()
 
 
-def _fit(traces: TraceSet, tuning: Tuning, searcher: FromProposals, trials: int) -> None:
+def _fit(traces: TraceSet, study: Study, model: str | None, searcher: FromProposals, trials: int) -> None:
     with tempfile.TemporaryDirectory(prefix="mifsim-tune-") as scratch, _environment(_QUIET):
-        trainable = tune.with_parameters(ReplayTrial, traces=traces, tuning=tuning)
+        trainable = tune.with_parameters(ReplayTrial, traces=traces, study=study, model=model)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1}),
             tune_config=tune.TuneConfig(search_alg=searcher, num_samples=trials, reuse_actors=True),
@@ -208,6 +243,12 @@ def _check_resources() -> None:
     cpus = ray.cluster_resources().get("CPU", 0.0)
     if cpus < 1:
         raise RunError(f"the search needs 1 CPU of the Ray cluster, which has {cpus:g}")
+
+
+def _left_over() -> float:
+    """Return the CPUs that the model may take up, so that a trial still has its own."""
+    cpus: float = ray.cluster_resources().get("CPU", 0.0)
+    return min(1.0, cpus - 1)
 
 
 @contextmanager

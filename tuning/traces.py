@@ -81,15 +81,16 @@ def record(study: Study, data: DataSet, victim: Victim, backend: Backend) -> Rec
     Raises
     ------
     StudyError
-        Where a client is closed-loop: what it sends depends on being refused, so it cannot be replayed.
+        Where a client is closed-loop: what it sends depends on being refused, so it cannot be replayed. The study
+        without such clients (see `tuning.live.open_loop`) can be recorded.
     RunError
         Where a client failed.
     """
     for population in study.populations:
-        if population.client.closed_loop:
+        if population.closed_loop:
             raise StudyError(
-                f"{study.name}: {population.name!r} reacts to being refused (closed-loop): its sessions cannot be "
-                "replayed, so a filter cannot be calibrated on them; leave it out, or use mifsim simulate"
+                f"{study.name}: {population.name!r} reacts to being refused (closed-loop): "
+                "its sessions cannot be replayed"
             )
     wanted = watching(study)
     # One virtual filter: each client runs once. Its name is all that the sessions' ids need of it.

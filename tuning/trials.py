@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -18,9 +18,9 @@ from mifsim.records import TableWriter
 from mifsim.statistics import clopper_pearson
 from mifsim.study import Tuning
 from tuning.frontier import non_dominated
-from tuning.objectives import objectives, score
-from tuning.replay import replay_all
-from tuning.tracedata import TraceSet
+from tuning.objectives import NO_LIVE, objectives, score
+from tuning.replay import replay, replay_all, totals
+from tuning.tracedata import Floats, TraceSet
 
 FIRST_SHARE = 4
 """A trial sees all attacks and one honest session in so many first."""
@@ -74,9 +74,15 @@ class Scorer:
     traces : TraceSet
         The search part.
     tuning : Tuning
+    live : callable, optional
+        Runs the closed-loop attackers: from a setting to the restricted mean queries to block of each attack, shape
+        (L,). See `tuning.live`.
     """
 
-    def __init__(self, traces: TraceSet, tuning: Tuning) -> None:
+    def __init__(
+        self, traces: TraceSet, tuning: Tuning, live: Callable[[FilterConfig], Floats] = lambda setting: NO_LIVE
+    ) -> None:
+        self._live = live
         self._all = traces if tuning.leakage else replace(traces, leak=None)
         # Every so-many-th session of each workload: they are ordered by who ran them, not by what became of them.
         first = traces.is_attack.copy()
@@ -87,17 +93,21 @@ class Scorer:
 
     def score(self, setting: FilterConfig) -> Scored:
         """Return what a setting does; from the first share alone where that leaves no hope."""
-        found = self._score(self._first, setting)
+        live = self._live(setting)
+        found = self._score(self._first, setting, live)
         if found.false_positive_rate <= self._tuning.false_positive_budget or not self._hopeless(setting):
-            found = self._score(self._all, setting)
-        return replace(found, hints=self._hints(setting))
+            found = self._score(self._all, setting, live)
+        return replace(found, hints=self._hints(setting, live))
 
-    def _score(self, traces: TraceSet, setting: FilterConfig) -> Scored:
-        found = score(traces, setting, self._tuning.attack)
+    def _score(self, traces: TraceSet, setting: FilterConfig, live: Floats) -> Scored:
+        found = score(traces, setting, self._tuning.attack, live)
         return Scored(found.queries, found.false_positive_rate, found.leak, traces.sessions)
 
-    def _hints(self, setting: FilterConfig) -> tuple[tuple[float, ...], ...]:
-        """Look at all buffer sizes and limits at once: for a pair of thresholds that is one pass over the traces."""
+    def _hints(self, setting: FilterConfig, live: Floats) -> tuple[tuple[float, ...], ...]:
+        """Look at all buffer sizes and limits at once: for a pair of thresholds that is one pass over the traces.
+
+        What closed-loop attackers would do is not known of them all: they are taken to do as they did in this trial.
+        """
         tuning = self._tuning
         sums = replay_all(
             self._first,
@@ -108,7 +118,7 @@ class Scorer:
             n_b_max=tuning.n_b.max,
             l_sp_max=tuning.l_sp.max,
         )
-        table = objectives(self._first, sums, tuning.attack, leakage=tuning.leakage)
+        table = objectives(self._first, sums, tuning.attack, leakage=tuning.leakage, live=live)
         table = table[:, tuning.n_b.min - 1 :, tuning.l_sp.min - 1 :]
         inside = np.flatnonzero(table[0] <= tuning.false_positive_budget)
         points = table.reshape(len(table), -1)[:, inside].T
@@ -121,7 +131,7 @@ class Scorer:
 
     def _hopeless(self, setting: FilterConfig) -> bool:
         """Return whether some workload's rate is surely above the budget."""
-        sums = score(self._first, setting, self._tuning.attack).totals
+        sums = totals(self._first, replay(self._first, setting))
         return any(
             clopper_pearson(int(sums.blocked[g]), int(sums.sessions[g]), GIVE_UP_CONFIDENCE)[0]
             > self._tuning.false_positive_budget

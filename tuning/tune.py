@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mifsim.data.base import DataSet
+from mifsim.defense import FilterConfig
 from mifsim.errors import RunError, StudyError
 from mifsim.leakage_run import score_run
 from mifsim.progress import Bar, remark
 from mifsim.run_folder import RunFolder, check_free, default_path, versions
-from mifsim.server.backend import Backend, Job
+from mifsim.server.backend import Backend, Job, ModelFile
 from mifsim.simulation import (
     BackendName,
     check_victim,
@@ -27,6 +29,7 @@ from mifsim.victims import Victim, prepare_evaluator
 from tuning.certify import Certificate, cautious, certify
 from tuning.confirm import OfClients, compare, predicted
 from tuning.frontier import Frontier
+from tuning.live import LiveAttackers, clients_of, model_here, open_loop
 from tuning.outcome import (
     figures,
     found_frontier,
@@ -39,7 +42,7 @@ from tuning.outcome import (
 )
 from tuning.parts import check_parts
 from tuning.space import inside
-from tuning.tracedata import PARTS, TraceSet
+from tuning.tracedata import PARTS, Floats, TraceSet
 from tuning.traces import load, record
 from tuning.trials import Journal, Trial
 from tuning.yardstick import yardstick
@@ -107,6 +110,17 @@ def _check(study: Study) -> None:
         raise StudyError(f"{study.name}: filters: the name {CALIBRATED!r} is kept for the setting that is found")
     if study.tuning.leakage and not study.leakage.enabled:
         raise StudyError(f"{study.name}: tuning.leakage = true needs leakage.enabled = true")
+    for users in study.users:
+        if users.closed_loop:
+            raise StudyError(
+                f"{study.name}: {users.name!r} reacts to being refused (closed-loop): its false positives cannot be "
+                "counted by replay; leave it out, or use mifsim simulate"
+            )
+    if study.tuning.leakage and (names := [attack.name for attack in study.attacks if attack.closed_loop]):
+        raise StudyError(
+            f"{study.name}: tuning.leakage = true: what leaks to {', '.join(names)} is not known before the end, as "
+            "closed-loop attackers run live in every trial; accepted: false, or a study without them"
+        )
 
 
 class _Calibration:
@@ -122,26 +136,39 @@ class _Calibration:
         self._backend = backend
         self._address = address
         self._facts = run.metadata(study)
+        self._live: LiveAttackers | None = None
 
     def run_all(self) -> None:
         with run_to_its_end(self._run, f"mifsim tune --resume {self._run.path}"):
+            self._prepare_live()
             traces = self._traces()
             search, held_out, test = (traces.of_part(part) for part in PARTS)
             trials = self._search(search)
             found, exact = self._frontier(search, trials)
             certificate = self._certify(search, held_out, found)
-            write_frontier(self._run.path, self._facts, self._study, search, found, exact, certificate)
+            given = [item.config for item in self._study.filters if item.config is not None]
+            live = self._run_live(given)
+            write_frontier(self._run.path, self._facts, self._study, search, found, exact, certificate, live)
             self._confirm(test, certificate)
 
     def _note(self, **facts: Any) -> None:
         self._run.note(tuning={**self._run.facts["tuning"], **facts})
 
+    def _prepare_live(self) -> None:
+        names = [attack.name for attack in self._study.attacks if attack.closed_loop]
+        if names:
+            remark(f"closed-loop, run live under every setting that is tried: {', '.join(names)}")
+            model = model_here(self._study, self._data, self._victim)
+            self._live = LiveAttackers(self._study, model, self._data)
+        self._note(closed_loop=names)
+
     def _traces(self) -> TraceSet:
         started = time.monotonic()
-        recording = record(self._study, self._data, self._victim, self._backend)
+        replayed = open_loop(self._study)
+        recording = record(replayed, self._data, self._victim, self._backend)
         if recording.cached:
             remark("the sessions of this study are recorded already")
-        traces = load(recording.path, self._study)
+        traces = load(recording.path, replayed)
         check_parts(traces, self._study)
         counts = {
             part: {name: int(((traces.group == g) & (traces.part == p)).sum()) for g, name in enumerate(traces.groups)}
@@ -159,18 +186,29 @@ class _Calibration:
         from tuning.search import search as run_search  # loads Ray
 
         started = time.monotonic()
-        trials = run_search(search, self._study, Journal(self._run.path, self._facts), self._address)
+        model = ModelFile(self._victim.model_bytes(), self._victim.logits) if self._live else None
+        trials = run_search(search, self._study, Journal(self._run.path, self._facts), self._address, model)
         self._note(search_seconds=round(time.monotonic() - started, 3), trials=len(trials))
         return trials
 
-    def _frontier(self, search: TraceSet, trials: list[Trial]) -> tuple[list[Trial], Frontier]:
+    def _run_live(self, settings: Sequence[FilterConfig]) -> Floats | None:
+        """Run the closed-loop attackers, if there are any, under some settings; shape (J, L)."""
+        if self._live is None or not settings:
+            return None
+        with Bar("closed-loop attackers", len(settings), "settings") as bar:
+            return self._live.queries(settings, bar.update)
+
+    def _frontier(self, search: TraceSet, trials: list[Trial]) -> tuple[list[Trial], Frontier | None]:
         tuning, started = self._study.tuning, time.monotonic()
+        found = found_frontier(trials, search.sessions, self._study)
+        if self._live is not None:  # every setting of a fine grid run live: that would take days
+            self._note(frontier_settings=len(found))
+            return found, None
         # The first grid's pairs; the second's are known only when it is done.
         first = tuning.grid.t_ssim * tuning.grid.t_hash * len(tuning.ssim) * len(tuning.count_rule)
         with Bar("exact frontier", 2 * first, "pairs of thresholds") as bar:
             exact = yardstick(search, tuning, lambda done, _: bar.update(min(done, 2 * first)))
-        progress = measure(trials, exact, search, self._study)
-        found = found_frontier(trials, search.sessions, self._study)
+        progress = measure(trials, exact, self._study)
         self._note(
             exact_seconds=round(time.monotonic() - started, 3),
             exact_settings_tried=exact.tried,
@@ -201,6 +239,7 @@ class _Calibration:
             delta=1 - tuning.confidence,
             method=tuning.procedure,
             attack=tuning.attack,
+            live=self._run_live(candidates),
         )
         write_certification(self._run.path, self._facts, certificate)
         chosen = certificate.chosen
@@ -221,16 +260,18 @@ class _Calibration:
         if certificate is not None and certificate.chosen is not None:
             filters.insert(0, Filter(name=CALIBRATED, config=certificate.settings[certificate.chosen]))
         if filters:
-            live = study.model_copy(update={"filters": filters})
+            confirmed = study.model_copy(update={"filters": filters})
             expected = predicted(test, filters)
-            job = Job(live, run.path.resolve(), self._facts)
+            job = Job(confirmed, run.path.resolve(), self._facts)
             classes = len(self._data.class_names)
-            run_sessions("confirming", run, job, self._victim, self._backend, classes, OfClients(test))
-            compared = compare(run.path, expected)
+            live_clients = {ticket.client_id for ticket in clients_of(study, "test", classes)}
+            wanted = OfClients({*test.clients.tolist(), *live_clients})
+            run_sessions("confirming", run, job, self._victim, self._backend, classes, wanted)
+            compared = compare(run.path, expected, live_clients)
             if study.leakage.enabled:
                 evaluator = prepare_evaluator(self._data, remark)
                 run.note(evaluator=evaluator.facts)
-                score_run(run.path, live, self._data, evaluator, self._facts)
+                score_run(run.path, confirmed, self._data, evaluator, self._facts)
             self._note(
                 confirmed_sessions=compared,
                 test={

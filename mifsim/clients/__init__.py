@@ -1,6 +1,7 @@
 """Who asks: attackers and honest users, all generators that speak `mifsim.clients.protocol`.
 
-A new client is one file that derives from `Attacker` or `User`, and one line in `REGISTRY`; the conformance
+A new client is one file that derives from `Attacker` or `User`, and one line in `REGISTRY`; a new evasion, which
+bends any attacker's stream, is one file that derives from `Evasion`, and one line in `EVASIONS`. The conformance
 tests then cover it without another word.
 """
 
@@ -8,8 +9,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import Literal
+from typing import Any, Literal
 
+from mifsim.clients.evasion import Evasion
 from mifsim.clients.protocol import (
     Answer,
     Attacker,
@@ -26,11 +28,13 @@ from mifsim.clients.protocol import (
 from mifsim.errors import UserError
 
 __all__ = [
+    "EVASIONS",
     "REGISTRY",
     "Answer",
     "Attacker",
     "Client",
     "Conversation",
+    "Evasion",
     "Image",
     "ImagePool",
     "Knowledge",
@@ -39,6 +43,7 @@ __all__ = [
     "User",
     "World",
     "client_class",
+    "evasion_class",
     "names",
 ]
 
@@ -50,6 +55,19 @@ REGISTRY: dict[str, str] = {
     "bursts": "mifsim.clients.users.bursts:Bursts",
 }
 """What a study calls a client, and where it lives (``module:class``); imported when first asked for."""
+
+EVASIONS: dict[str, str] = {
+    "noise": "mifsim.clients.evasions.altered:Noise",
+    "brightness": "mifsim.clients.evasions.altered:Brightness",
+    "contrast": "mifsim.clients.evasions.altered:Contrast",
+    "motion": "mifsim.clients.evasions.altered:Motion",
+    "decoys": "mifsim.clients.evasions.decoys:Decoys",
+    "interleave": "mifsim.clients.evasions.interleave:Interleave",
+    "deduplicate": "mifsim.clients.evasions.deduplicate:Deduplicate",
+    "rotate": "mifsim.clients.evasions.rotate:Rotate",
+    "probe": "mifsim.clients.evasions.probe:Probe",
+}
+"""What a study calls an evasion, and where it lives."""
 
 
 def client_class(name: str) -> type[Client]:
@@ -65,14 +83,31 @@ def client_class(name: str) -> type[Client]:
     >>> client_class("mi-face")(step=0.05).step
     0.05
     """
-    if name not in REGISTRY:
-        near = difflib.get_close_matches(name, REGISTRY, 1, 0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"no client is called {name!r}{hint} (known: {', '.join(REGISTRY)})")
-    module, _, attribute = REGISTRY[name].partition(":")
-    found: type[Client] = getattr(importlib.import_module(module), attribute)
+    found: type[Client] = _load(name, REGISTRY, "client")
     assert issubclass(found, Client), f"{REGISTRY[name]} is not a Client"
     return found
+
+
+def evasion_class(name: str) -> type[Evasion]:
+    """Return the evasion that a study calls `name`; see `client_class`.
+
+    Examples
+    --------
+    >>> evasion_class("decoys")().between
+    10
+    """
+    found: type[Evasion] = _load(name, EVASIONS, "evasion")
+    assert issubclass(found, Evasion), f"{EVASIONS[name]} is not an Evasion"
+    return found
+
+
+def _load(name: str, registry: dict[str, str], what: str) -> Any:
+    if name not in registry:
+        near = difflib.get_close_matches(name, registry, 1, 0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"no {what} is called {name!r}{hint} (known: {', '.join(registry)})")
+    module, _, attribute = registry[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def names(role: Literal["attacker", "user"] | None = None) -> tuple[str, ...]:

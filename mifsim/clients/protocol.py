@@ -42,11 +42,20 @@ class Query(NamedTuple):
     gradient_of : int or None
         For white-box attackers, who hold the weights: the gradient of this class's confidence with respect to
         the image comes back with the answer. It costs no query of its own.
+    new_session : bool
+        The client leaves its session, and opens another with this query. Only a closed-loop client may: a trace
+        holds one session a client.
     """
 
     image: Image
     guess: Image | None = None
     gradient_of: int | None = None
+    new_session: bool = False
+
+    @property
+    def held(self) -> Image:
+        """What the attacker holds when it sends this: the guess, or the image itself."""
+        return self.image if self.guess is None else self.guess
 
 
 class Answer(NamedTuple):

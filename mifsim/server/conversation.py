@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mifsim.clients.protocol import Answer, Client, Image, Query, Refusal, World
+from mifsim.clients.protocol import Answer, Image, Query, Refusal
+from mifsim.clients.protocol import Conversation as Talk
 from mifsim.defense import InvalidImage
 from mifsim.leakage import Snapshots
 from mifsim.server.session import Session
-from mifsim.server.tickets import Ticket, client_rng
+from mifsim.server.tickets import Ticket
 
 Outcome = Literal["blocked", "finished", "exhausted", "failed"]
 Noted = Callable[[int, str, int, int], None]
@@ -40,10 +41,10 @@ class Conversation:
     Parameters
     ----------
     ticket : Ticket
-    client : Client
-    world : World
-    seed : int
-        The study's.
+    talk : Conversation
+        The client, started.
+    closed_loop : bool
+        Whether it may go on after a refusal, or leave a session.
     budget : int
         Queries after which the client is stopped, over all its sessions.
     name : str
@@ -59,9 +60,8 @@ class Conversation:
     """
 
     ticket: Ticket
-    client: Client
-    world: World
-    seed: int
+    talk: Talk
+    closed_loop: bool
     budget: int
     name: str
     open_session: Callable[[], Session]
@@ -76,7 +76,6 @@ class Conversation:
     _opened: int = 0
 
     def __post_init__(self) -> None:
-        self._talk = self.client.run(self.world, client_rng(self.seed, self.ticket.client_id))
         self._open()
 
     def _open(self) -> None:
@@ -101,10 +100,10 @@ class Conversation:
         """
         answered = self.session.answered
         try:
-            self.query = next(self._talk) if answer is None else self._talk.send(answer)
+            self.query = next(self.talk) if answer is None else self.talk.send(answer)
             # The guess that comes with a query is what the attacker holds from the answers before it.
             if self.row.snapshots is not None:
-                self._keep(answered, self.query.image if self.query.guess is None else self.query.guess)
+                self._keep(answered, self.query.held)
             return self._submit()
         except StopIteration as done:
             if done.value is not None:
@@ -122,15 +121,17 @@ class Conversation:
         """Send `query`, and those after it that the model never sees."""
         while True:
             if self._spent == self.budget:
-                self._talk.close()
+                self.talk.close()
                 self._end("exhausted")
                 return None
+            if self.query.new_session and self.session.queries:
+                self._leave()
             self._spent += 1
             try:
                 arrived = self.session.receive(self.query.image)
             except InvalidImage as error:
                 self.noted(self.number, "invalid", self.session.queries, self.session.guard.count)
-                self.query = self._talk.throw(error)
+                self.query = self.talk.throw(error)
                 continue
             if arrived is not None:
                 return arrived
@@ -140,18 +141,26 @@ class Conversation:
             if not self._goes_on():
                 return None
 
+    def _leave(self) -> None:
+        if not self.closed_loop:
+            raise RuntimeError("it left its session, but is not marked closed_loop: replay would be wrong")
+        self._end("finished")
+        self._open()
+        self._keep(0, self.query.held)
+
     def _goes_on(self) -> bool:
         """Tell the client; a closed-loop one may have a next query, for a session of its own."""
         try:
-            self.query = self._talk.send(Refusal())
+            self.query = self.talk.send(Refusal())
         except StopIteration:
             return False
-        if not self.client.closed_loop:
+        if not self.closed_loop:
             raise RuntimeError("it went on after a refusal, but is not marked closed_loop: replay would be wrong")
         if self._spent < self.budget:
             self._open()
+            self._keep(0, self.query.held)
             return True
-        self._talk.close()
+        self.talk.close()
         return False
 
     def _end(self, outcome: Outcome) -> None:

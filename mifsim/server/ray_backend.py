@@ -21,6 +21,7 @@ from mifsim.server.model_server import ModelServer
 from mifsim.server.scene import Counters, Scene
 from mifsim.server.shard_run import Reply, run_shard
 from mifsim.server.tickets import SHARDS_AT_A_TIME, Shard
+from mifsim.study import Study
 
 POLL_SECONDS = 0.5
 KNOCK_SECONDS = 5.0
@@ -145,11 +146,38 @@ def _knock(address: str) -> None:
         raise RunError(f"--address {address}: no Ray cluster answers there: {error}") from None
 
 
+def start_model(study: Study, model: ModelFile, cpus: float) -> tuple[Any, str]:
+    """Start the model's actor, on a GPU where the cluster has one.
+
+    Parameters
+    ----------
+    study : Study
+    model : ModelFile
+    cpus : float
+        That it takes up.
+
+    Returns
+    -------
+    actor : handle
+        Keeps it alive: looking it up by name does not.
+    name : str
+        Under which other actors of the job find it.
+    """
+    from mifsim.data import load_data
+
+    data = load_data(study.data)
+    pieces = [model.content[start : start + PIECE_BYTES] for start in range(0, len(model.content), PIECE_BYTES)]
+    name = f"model-{uuid.uuid4().hex}"
+    gpus = 1 if ray.cluster_resources().get("GPU", 0.0) >= 1 else 0
+    actor = ModelActor.options(name=name, num_cpus=cpus, num_gpus=gpus, max_concurrency=256).remote(  # type: ignore[attr-defined]
+        data.shape, len(data.class_names), model.logits, study.server.batch_size, *pieces
+    )
+    return actor, name
+
+
 def _start_actors(job: Job, model: ModelFile) -> tuple[Any, list[Any]]:
     study = job.study
-    resources = ray.cluster_resources()
-    cpus = resources.get("CPU", 0.0)
-    gpu = 1 if resources.get("GPU", 0.0) >= 1 else 0
+    cpus = ray.cluster_resources().get("CPU", 0.0)
     wanted = study.server.hosts
     hosts = max(1, math.floor(cpus) - 1) if wanted == "auto" else wanted
     # With fewer CPUs than actors the actors share them: Ray would otherwise wait for ever, without a word.
@@ -158,14 +186,7 @@ def _start_actors(job: Job, model: ModelFile) -> tuple[Any, list[Any]]:
         raise RunError(
             f"server.hosts = {hosts}: the cluster has {cpus:g} CPUs; accepted here: 1 to {max(1, int(cpus * 100) - 1)}"
         )
-    from mifsim.data import load_data
-
-    data = load_data(study.data)
-    pieces = [model.content[start : start + PIECE_BYTES] for start in range(0, len(model.content), PIECE_BYTES)]
-    name = f"model-{uuid.uuid4().hex}"
-    actor = ModelActor.options(name=name, num_cpus=share, num_gpus=gpu, max_concurrency=256).remote(  # type: ignore[attr-defined]
-        data.shape, len(data.class_names), model.logits, study.server.batch_size, *pieces
-    )
+    actor, name = start_model(study, model, share)
     started = [
         SessionHost.options(num_cpus=share, max_concurrency=16).remote(job, name)  # type: ignore[attr-defined]
         for _ in range(hosts)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mifsim.clients.protocol import Client, World
+from mifsim.clients.protocol import World
 from mifsim.data import load_data
 from mifsim.data.base import DataSet, Part
 from mifsim.defense import Guard, Open, QueryFilter
 from mifsim.leakage import Snapshots, snapshot_grid
 from mifsim.server.conversation import Conversation, Noted, SessionRow
 from mifsim.server.session import Session
-from mifsim.server.tickets import Ticket, expected_queries
+from mifsim.server.tickets import Ticket, client_rng, expected_queries
 from mifsim.server.watching import Watching
 from mifsim.study import Study
 
@@ -72,7 +72,6 @@ class Scene:
 
     def __post_init__(self) -> None:
         self._populations = list(self.study.populations)
-        self._clients: list[Client] = [population.client for population in self._populations]
         self._grids = {
             population.budget_queries: snapshot_grid(population.budget_queries, self.study.leakage.snapshots_per_decade)
             for population in self.study.attacks
@@ -81,23 +80,23 @@ class Scene:
     def start(self, ticket: Ticket, rows: list[SessionRow], noted: Noted) -> Conversation:
         """Start one ticket's client; its sessions are appended to `rows`."""
         population = self._populations[ticket.population]
-        client = self._clients[ticket.population]
-        part: Part = "auxiliary" if client.role == "attacker" else "users"
+        role = population.client.role
+        part: Part = "auxiliary" if role == "attacker" else "users"
+        world = World(self.data.shape, len(self.data.class_names), self.data.part(part), ticket.target)
 
         def new_row(row: SessionRow) -> int:
             rows.append(row)
             return len(rows) - 1
 
         def new_snapshots() -> Snapshots | None:
-            if client.role == "user" or not self.study.leakage.enabled:
+            if role == "user" or not self.study.leakage.enabled:
                 return None
             return Snapshots(self._grids[population.budget_queries])
 
         return Conversation(
             ticket=ticket,
-            client=client,
-            world=World(self.data.shape, len(self.data.class_names), self.data.part(part), ticket.target),
-            seed=self.study.seed,
+            talk=population.run(world, client_rng(self.study.seed, ticket.client_id)),
+            closed_loop=population.closed_loop,
             budget=population.budget_queries,
             name=f"{ticket.client_id}@{self.study.filters[ticket.filter].name}",
             open_session=lambda: Session(self.guard(ticket), self.study.transport, self.data.shape),

@@ -6,8 +6,9 @@ threads, so that a Ray host, a single process and a test drive the very same cod
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from mifsim.clients.protocol import Answer
 from mifsim.server.conversation import Conversation, SessionRow
 from mifsim.server.scene import Scene
 from mifsim.server.shard_files import shard_files
-from mifsim.server.tickets import Shard
+from mifsim.server.tickets import Shard, Ticket
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,46 +73,77 @@ def run_shard(shard: Shard, scene: Scene) -> Generator[Batch, Reply, None]:
         After `scene.stopping` was set.
     """
     rows: list[SessionRow] = []
-    counters = scene.counters
     with shard_files(scene, shard, rows) as files:
+        yield from run_tickets(shard.tickets, scene, rows, files)
 
-        def noted(number: int, verdict: str, query: int, count: int) -> None:
-            files.unanswered(number, verdict, query, count)
-            counters.queries += 1
 
-        talks = [scene.start(ticket, rows, noted) for ticket in shard.tickets]
-        images = np.empty((len(talks), *scene.data.shape), dtype=np.float32)
-        # `asking` holds the conversations that wait for the model, in ticket order; row i of `images` is theirs.
-        asking = _advance([(talk, None) for talk in talks], images, scene)
-        policy = scene.study.policy
-        while asking:
-            if scene.stopping:
-                raise Stopped
-            wanted = np.array(
-                [-1 if talk.query.gradient_of is None else talk.query.gradient_of for talk in asking],
-                dtype=np.int32,
+class Sink(Protocol):
+    """Where the rows of queries go."""
+
+    def answered(
+        self, talks: Sequence[Conversation], labels: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32]
+    ) -> None:
+        """Note one answered query of each conversation."""
+
+    def unanswered(self, number: int, verdict: str, query: int, count: int) -> None:
+        """Note a query that the model never saw."""
+
+
+class Nowhere:
+    """A sink for those who want the sessions alone."""
+
+    def answered(
+        self, talks: Sequence[Conversation], labels: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32]
+    ) -> None:
+        """Drop them."""
+
+    def unanswered(self, number: int, verdict: str, query: int, count: int) -> None:
+        """Drop it."""
+
+
+def run_tickets(
+    tickets: Sequence[Ticket], scene: Scene, rows: list[SessionRow], sink: Sink
+) -> Generator[Batch, Reply, None]:
+    """Run some tickets' sessions to their ends; `rows` is filled with them. See `run_shard`."""
+    counters = scene.counters
+
+    def noted(number: int, verdict: str, query: int, count: int) -> None:
+        sink.unanswered(number, verdict, query, count)
+        counters.queries += 1
+
+    talks = [scene.start(ticket, rows, noted) for ticket in tickets]
+    images = np.empty((len(talks), *scene.data.shape), dtype=np.float32)
+    # `asking` holds the conversations that wait for the model, in ticket order; row i of `images` is theirs.
+    asking = _advance([(talk, None) for talk in talks], images, scene)
+    policy = scene.study.policy
+    while asking:
+        if scene.stopping:
+            raise Stopped
+        wanted = np.array(
+            [-1 if talk.query.gradient_of is None else talk.query.gradient_of for talk in asking],
+            dtype=np.int32,
+        )
+        reply = yield Batch(images[: len(asking)], wanted)
+        labels = reply.confidence.argmax(axis=1)
+        sink.answered(asking, labels, reply.confidence)
+        counters.queries += len(asking)
+        for talk, shares in zip(asking, reply.confidence, strict=True):
+            if talk.ticket.target is not None:
+                talk.row.target_confidence = float(shares[talk.ticket.target])
+        shown = policy.shown(reply.confidence)
+        gradients = iter(reply.gradients)
+        answers: list[tuple[Conversation, Answer | None]] = [
+            (
+                talk,
+                Answer(
+                    int(labels[i]),
+                    None if shown is None else shown[i],
+                    next(gradients) if wanted[i] >= 0 else None,
+                ),
             )
-            reply = yield Batch(images[: len(asking)], wanted)
-            labels = reply.confidence.argmax(axis=1)
-            files.answered(asking, labels, reply.confidence)
-            counters.queries += len(asking)
-            for talk, shares in zip(asking, reply.confidence, strict=True):
-                if talk.ticket.target is not None:
-                    talk.row.target_confidence = float(shares[talk.ticket.target])
-            shown = policy.shown(reply.confidence)
-            gradients = iter(reply.gradients)
-            answers: list[tuple[Conversation, Answer | None]] = [
-                (
-                    talk,
-                    Answer(
-                        int(labels[i]),
-                        None if shown is None else shown[i],
-                        next(gradients) if wanted[i] >= 0 else None,
-                    ),
-                )
-                for i, talk in enumerate(asking)
-            ]
-            asking = _advance(answers, images, scene)
+            for i, talk in enumerate(asking)
+        ]
+        asking = _advance(answers, images, scene)
 
 
 def _advance(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, model_validator
+import numpy as np
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
-from mifsim.clients import REGISTRY, client_class
-from mifsim.clients.protocol import Client
+from mifsim.clients import EVASIONS, REGISTRY, client_class, evasion_class
+from mifsim.clients.evasion import Evasion, Start
+from mifsim.clients.protocol import Client, Conversation, World
 from mifsim.errors import UserError
 from mifsim.study.messages import explain
 from mifsim.study.sections import Name, Section
@@ -54,11 +57,25 @@ class Population(Section):
             client = found.model_validate(rest)
         except ValidationError as error:
             raise ValueError("; ".join(explain(error, found))) from None
-        return {"name": kind, **own, "client": client}
+        return {"name": cls.default_name(kind, own), **own, "client": client}
+
+    @classmethod
+    def default_name(cls, kind: str, own: Mapping[str, Any]) -> str:
+        """Return what a population is called that has no name of its own."""
+        return kind
+
+    @property
+    def closed_loop(self) -> bool:
+        """Whether what its clients send depends on having been refused: no trace of them can be replayed."""
+        return self.client.closed_loop
+
+    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+        """Start one client."""
+        return self.client.run(world, rng)
 
     def to_toml(self) -> dict[str, Any]:
         """Return the table as a study writes it: own keys and the client's arguments, every default filled in."""
-        own = self.model_dump(mode="json", exclude={"client"}, exclude_none=True)
+        own = self.model_dump(mode="json", exclude={"client", "evasions"}, exclude_none=True)
         return {
             self.WORD: client_name(self.client),
             **own,
@@ -67,8 +84,11 @@ class Population(Section):
 
 
 class Attacks(Population):
-    """Attackers of one kind: `trials` for each class under attack."""
+    """Attackers of one kind: `trials` for each class under attack, all bent by the same evasions."""
 
+    evasions: tuple[SerializeAsAny[Evasion], ...] = Field(
+        (), description="what stands between attack and server, the first nearest to the attack: {decoys = 10}, ..."
+    )
     labels: Literal["all"] | list[Annotated[int, Field(ge=0)]] = Field("all", description="classes under attack")
     trials: int = Field(1, ge=1, description="attackers a class")
     budget_queries: int = Field(1000, ge=1, description="queries after which an attacker that is not blocked stops")
@@ -76,6 +96,41 @@ class Attacks(Population):
     ROLE: ClassVar[str] = "attacker"
     WORD: ClassVar[str] = "attack"
     EXAMPLE: ClassVar[str] = "mi-face"
+
+    @field_validator("evasions", mode="before")
+    @classmethod
+    def _named_evasions(cls, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("must be a list of tables of one key each, such as [{decoys = 10}, {rotate = {}}]")
+        return tuple(item if isinstance(item, Evasion) else read_evasion(item) for item in value)
+
+    @classmethod
+    def default_name(cls, kind: str, own: Mapping[str, Any]) -> str:
+        """Return the attack's name with those of its evasions: ``mi-face+decoys+rotate``."""
+        given = own.get("evasions", ())
+        bends = [str(next(iter(item))) for item in given if isinstance(item, Mapping) and item]
+        return "+".join([kind, *bends])
+
+    @property
+    def closed_loop(self) -> bool:
+        """Whether its clients react to a refusal, or leave sessions."""
+        return self.client.closed_loop or any(evasion.closed_loop for evasion in self.evasions)
+
+    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+        """Start one client."""
+        start: Start = self.client.run
+        for evasion in self.evasions:
+            start = partial(evasion.run, start)
+        return start(world, rng)
+
+    def to_toml(self) -> dict[str, Any]:
+        """Return the table as a study writes it; see `Population.to_toml`."""
+        plain = super().to_toml()
+        if self.evasions:
+            plain["evasions"] = [
+                {evasion_name(evasion): evasion.model_dump(mode="json", exclude_none=True)} for evasion in self.evasions
+            ]
+        return plain
 
 
 class Users(Population):
@@ -87,6 +142,33 @@ class Users(Population):
     ROLE: ClassVar[str] = "user"
     WORD: ClassVar[str] = "user"
     EXAMPLE: ClassVar[str] = "independent"
+
+
+def read_evasion(table: object) -> Evasion:
+    """Read one entry of ``evasions``; raises ValueError that says what is accepted."""
+    if not isinstance(table, Mapping) or len(table) != 1:
+        raise ValueError(
+            f"each must be a table of one key, such as {{decoys = 10}} or {{rotate = {{}}}}; got {table!r}"
+        )
+    ((kind, given),) = table.items()
+    try:
+        found = evasion_class(str(kind))
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(given, Mapping):
+        if found.main is None:
+            raise ValueError(f"{kind}: takes a table of arguments (accepted: {', '.join(found.model_fields)})")
+        given = {found.main: given}
+    try:
+        return found.model_validate(given)
+    except ValidationError as error:
+        raise ValueError("; ".join(f"{kind}.{line}" for line in explain(error, found))) from None
+
+
+def evasion_name(evasion: Evasion) -> str:
+    """Return the registry's name of an evasion."""
+    wanted = f"{type(evasion).__module__}:{type(evasion).__name__}"
+    return next(name for name, place in EVASIONS.items() if place == wanted)
 
 
 def client_name(client: Client) -> str:

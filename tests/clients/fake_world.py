@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.clients import Answer, Client, Image, Knowledge, Query, Refusal, World
+from mifsim.clients import Answer, Conversation, Image, Knowledge, Query, Refusal, World
 
 
 class StrictPool:
@@ -87,8 +88,14 @@ class Transcript:
     returned: Image | None = None
 
 
+class Runs(Protocol):
+    """A client, or a population that starts clients."""
+
+    def run(self, world: World, rng: np.random.Generator) -> Conversation: ...
+
+
 def converse(
-    client: Client,
+    client: Runs,
     world: World,
     rng: np.random.Generator,
     *,
@@ -99,6 +106,7 @@ def converse(
     model = SoftmaxLinear(world.shape, world.classes)
     transcript = Transcript()
     running = client.run(world, rng)
+    needs = getattr(client, "client", client).needs
     try:
         query = next(running)
         while True:
@@ -110,7 +118,7 @@ def converse(
                 running.close()
                 return transcript
             refused = number == refuse_at
-            query = running.send(Refusal() if refused else model.answer(query, client.needs))
+            query = running.send(Refusal() if refused else model.answer(query, needs))
     except StopIteration as stop:
         transcript.ended = True
         transcript.returned = stop.value

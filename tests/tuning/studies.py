@@ -20,7 +20,7 @@ from mifsim.study import Study
 from mifsim.victims import Victim
 from tests.clients.fake_world import SoftmaxLinear
 from tests.small import small_study
-from tuning.objectives import attack_budget
+from tuning.live import LiveAttackers, longest_budget
 from tuning.proposals import Proposals
 from tuning.tracedata import TraceSet
 from tuning.trials import Journal, Scorer, Trial
@@ -103,9 +103,28 @@ def digits(study: Study) -> Any:
     return load_data(study.data)
 
 
-def serial_search(traces: TraceSet, study: Study, journal: Journal, address: str | None = None) -> list[Trial]:
+def formula_here(study: Study, data: Any, victim: Victim | None) -> Any:
+    """The same formula, asked as `tuning.live.model_here` lets a victim be asked."""
+    model = SoftmaxLinear(data.shape, len(data.class_names))
+
+    def ask(images: Any, gradient_of: Any) -> tuple[Any, Any]:
+        gradients = [
+            model.gradient(image, label) for image, label in zip(images, gradient_of, strict=True) if label >= 0
+        ]
+        return np.float32([model.confidence(image) for image in images]), np.float32(gradients)
+
+    return ask
+
+
+def serial_search(
+    traces: TraceSet, study: Study, journal: Journal, address: str | None = None, model: ModelFile | None = None
+) -> list[Trial]:
     """The search without Ray, one trial after another."""
-    proposals, scorer = Proposals(study.tuning, study.seed, attack_budget(traces)), Scorer(traces, study.tuning)
+    proposals, scorer = Proposals(study.tuning, study.seed, longest_budget(study)), Scorer(traces, study.tuning)
+    if model is not None:
+        data = digits(study)
+        live = LiveAttackers(study, formula_here(study, data, None), data)
+        scorer = Scorer(traces, study.tuning, lambda setting: live.queries([setting])[0])
     trials: list[Trial] = []
     for number in range(study.tuning.trials):
         setting = proposals.ask()

@@ -18,7 +18,7 @@ from mifsim.errors import RunError, StudyError
 from mifsim.study import Tuning
 from mifsim.study.tuning import BufferRange
 from tests.tuning.studies import serial_search, tiny_study
-from tests.tuning.worlds import ATTACK, USER, random_traces, record, trace_set
+from tests.tuning.worlds import ATTACK, USER, random_traces, record
 from tuning.frontier import Frontier, threshold_grid
 from tuning.objectives import score
 from tuning.outcome import found_frontier, measure
@@ -290,20 +290,17 @@ def test_no_setting_on_the_grids_beats_the_yardstick() -> None:
 
 def test_progress_counts_the_trials_to_98_percent() -> None:
     """One attack of budget 100: from 10 queries at no false positive, half of the region (1 of 2 decades)."""
-    study = tiny_study()
-    traces = trace_set(
-        [np.full((1, 1), np.nan, np.float32)] * 2, [np.zeros(1)] * 2, group=[ATTACK, USER],
-        groups=("attack", "users"), budget=[100, 1],
-    )  # fmt: skip
+    attack = {"attack": "mi-face", "budget_queries": 100}
+    study = tiny_study(attacks=[attack])
     exact = Frontier((FilterConfig(0.9, 0.1, 1, 1),), np.array([[0.0, 10.0]]), 0.5, 1)
     setting = FilterConfig(0.9, 0.1, 1, 1)
     trials = [
         Trial(n, setting, Scored(queries, 0.0, None, 2), 0.0) for n, queries in enumerate([100.0, 50.0, 10.0, 10.0])
     ]
-    progress = measure(trials, exact, traces, study)
+    progress = measure(trials, exact, study)
     assert progress.trials_to_98 == 3
     assert progress.share == pytest.approx(1.0)
     assert progress.exact_hypervolume == pytest.approx(0.5)
-    early = measure(trials[:2], exact, traces, study)
+    early = measure(trials[:2], exact, study)
     assert early.trials_to_98 is None
     assert early.share == pytest.approx((1 - math.log(50) / math.log(100)) / 0.5)

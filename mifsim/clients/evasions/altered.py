@@ -1,0 +1,92 @@
+"""Evasions that alter each submitted copy: the attack goes on from its own image and takes the answer as its own."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from mifsim.clients.evasion import Evasion, Start
+from mifsim.clients.protocol import Conversation, Image, World
+
+
+class Altered(Evasion):
+    """Every query's image is altered afresh; the attacker's guess is not.
+
+    The answer, and a white-box attacker's gradient with it, are those of the altered image.
+    """
+
+    @abstractmethod
+    def alter(self, image: Image, rng: np.random.Generator) -> Image:
+        """Return an altered copy, float32 of the same shape; values outside [0, 1] are clipped afterwards."""
+
+    def run(self, attack: Start, world: World, rng: np.random.Generator) -> Conversation:
+        """Start the bent attack; see `Evasion.run`."""
+        own = rng.spawn(1)[0]
+        running = attack(world, rng)
+        try:
+            query = next(running)
+            while True:
+                sent = np.clip(self.alter(query.image, own), np.float32(0), np.float32(1))
+                query = running.send((yield query._replace(image=sent, guess=query.held)))
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+
+
+class Noise(Altered):
+    """Gaussian noise on the submitted copy."""
+
+    main: ClassVar[str | None] = "sd"
+
+    sd: float = Field(0.02, gt=0, le=1, description="standard deviation, in pixel values (0 to 1)")
+
+    def alter(self, image: Image, rng: np.random.Generator) -> Image:
+        """Add the noise."""
+        return image + np.float32(self.sd) * rng.standard_normal(image.shape, np.float32)
+
+
+class Brightness(Altered):
+    """All pixels up or down by one amount: against the mean-intensity hash."""
+
+    main: ClassVar[str | None] = "most"
+
+    most: float = Field(0.1, gt=0, le=1, description="amounts are uniform from -most to most, in pixel values")
+
+    def alter(self, image: Image, rng: np.random.Generator) -> Image:
+        """Shift all pixels."""
+        return image + np.float32(rng.uniform(-self.most, self.most))
+
+
+class Contrast(Altered):
+    """Differences from the image's mean stretched or shrunk: against SSIM's contrast term, not against the hash."""
+
+    main: ClassVar[str | None] = "most"
+
+    most: float = Field(0.3, gt=0, lt=1, description="factors are uniform from 1 - most to 1 + most")
+
+    def alter(self, image: Image, rng: np.random.Generator) -> Image:
+        """Scale around the mean."""
+        mean = image.mean(dtype=np.float32)
+        altered: Image = mean + np.float32(rng.uniform(1 - self.most, 1 + self.most)) * (image - mean)
+        return altered
+
+
+class Motion(Altered):
+    """A small shift and rotation, edges repeated: against SSIM's structure term."""
+
+    main: ClassVar[str | None] = "pixels"
+
+    pixels: float = Field(1.0, ge=0, le=64, description="shifts along each axis are uniform from -pixels to pixels")
+    degrees: float = Field(5.0, ge=0, le=180, description="angles are uniform from -degrees to degrees")
+
+    def alter(self, image: Image, rng: np.random.Generator) -> Image:
+        """Move the image."""
+        import cv2
+
+        height, width = image.shape[:2]
+        matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), rng.uniform(-1, 1) * self.degrees, 1.0)
+        matrix[:, 2] += rng.uniform(-1, 1, 2) * self.pixels
+        moved: Image = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
+        return moved

@@ -1,0 +1,37 @@
+"""Asking nothing twice: an attack that stands still sends one image again and again, which gives it away."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+
+import numpy as np
+from pydantic import Field
+
+from mifsim.clients.evasion import Evasion, Start
+from mifsim.clients.protocol import Answer, Conversation, World
+
+
+class Deduplicate(Evasion):
+    """A query that was answered before is answered by the client itself, from memory, and not sent."""
+
+    memory: int = Field(1000, ge=1, description="answers that are remembered, the oldest forgotten first")
+
+    def run(self, attack: Start, world: World, rng: np.random.Generator) -> Conversation:
+        """Start the bent attack; see `Evasion.run`."""
+        running = attack(world, rng)
+        known: OrderedDict[tuple[bytes, int | None], Answer] = OrderedDict()
+        try:
+            query = next(running)
+            while True:
+                key = hashlib.blake2b(query.image.tobytes(), digest_size=16).digest(), query.gradient_of
+                reply: object = known.get(key)
+                if reply is None:
+                    reply = yield query._replace(guess=query.held)
+                    if isinstance(reply, Answer):
+                        known[key] = reply
+                        if len(known) > self.memory:
+                            known.popitem(last=False)
+                query = running.send(reply)  # type: ignore[arg-type]
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]

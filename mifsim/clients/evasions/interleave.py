@@ -1,0 +1,54 @@
+"""Several targets in one session: consecutive queries belong to different attacks, and do not resemble each other."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from mifsim.clients.evasion import Evasion, Start
+from mifsim.clients.protocol import Conversation, Query, Refusal, World
+
+
+class Interleave(Evasion):
+    """Attacks on several classes take turns; what is recorded and returned is the one on ``world.target``.
+
+    With at least `n_b` targets no query meets one of its own attack in the buffer. It is not dearer than the attacks
+    one after the other: the attacker wants the other classes too.
+    """
+
+    main: ClassVar[str | None] = "targets"
+
+    targets: int = Field(
+        5, ge=2, le=1000, description="attacks at a time, on the target and the classes after it (again from the first)"
+    )
+
+    def run(self, attack: Start, world: World, rng: np.random.Generator) -> Conversation:
+        """Start the bent attack; see `Evasion.run`."""
+        if world.target is None:
+            raise ValueError("an attacker needs a class to attack: world.target is None")
+        generators = [rng, *rng.spawn(self.targets - 1)]
+        worlds = [replace(world, target=(world.target + k) % world.classes) for k in range(self.targets)]
+        first, *others = [attack(other, own) for other, own in zip(worlds, generators, strict=True)]
+        # What each will send next; an attack that is through has no entry.
+        pending: dict[Conversation, Query] = {}
+        for other in others:
+            with suppress(StopIteration):
+                pending[other] = next(other)
+        try:
+            query = next(first)
+            while True:
+                reply = yield query._replace(guess=query.held)
+                query = first.send(reply)
+                for other in list(pending):
+                    reply = yield pending.pop(other)._replace(guess=query.held)
+                    with suppress(StopIteration):
+                        pending[other] = other.send(reply)
+                    if isinstance(reply, Refusal) and other not in pending:
+                        # The session is over, and this attack does not open another: perhaps the first does.
+                        query = first.send(reply)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]

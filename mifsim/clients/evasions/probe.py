@@ -1,0 +1,72 @@
+"""Finding out what the filter lets pass, at the price of a few sessions, and staying just beyond it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from mifsim.clients.evasion import Evasion, Start
+from mifsim.clients.protocol import Answer, Conversation, Image, Query, Refusal, World
+
+_RAISE = 1.5
+"""By how much the noise grows when the attack is refused all the same."""
+
+
+class Probe(Evasion):
+    """Search for the least noise that is not refused, then attack with that much on every submitted copy.
+
+    Each probing session sends one auxiliary image again and again with noise on it: refused before `patience` queries,
+    the next session tries more noise; not refused, less. After the last one the attack begins, in a session of its
+    own; where it is refused it goes on in another, with more noise.
+    """
+
+    main: ClassVar[str | None] = "sessions"
+    closed_loop: ClassVar[bool] = True
+
+    sessions: int = Field(6, ge=1, le=100, description="probing sessions")
+    patience: int = Field(30, ge=2, description="queries of a probing session that must pass")
+    least: float = Field(0.002, gt=0, le=1, description="standard deviation from which the search starts")
+    most: float = Field(0.3, gt=0, le=1, description="and up to which it goes")
+
+    def run(self, attack: Start, world: World, rng: np.random.Generator) -> Conversation:
+        """Start the bent attack; see `Evasion.run`."""
+        own = rng.spawn(1)[0]
+        running = attack(world, rng)
+        try:
+            query = next(running)
+            image = world.pool.image(int(own.integers(len(world.pool))))
+            low, high = math.log(min(self.least, self.most)), math.log(max(self.least, self.most))
+            for _ in range(self.sessions):
+                middle = (low + high) / 2
+                refused = yield from self._refused(image, math.exp(middle), query.held, own)
+                low, high = (middle, high) if refused else (low, middle)
+            sd, leaves = math.exp(high), True
+            while True:
+                sent = _noisy(query.image, sd, own)
+                reply = yield query._replace(image=sent, guess=query.held, new_session=query.new_session or leaves)
+                leaves = False
+                if isinstance(reply, Refusal):
+                    sd = min(1.0, _RAISE * sd)
+                else:
+                    query = running.send(reply)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+
+    def _refused(
+        self, image: Image, sd: float, held: Image, rng: np.random.Generator
+    ) -> Generator[Query, Answer | Refusal, bool]:
+        """Spend one session; return whether it was ended."""
+        for number in range(self.patience):
+            reply = yield Query(_noisy(image, sd, rng), guess=held, new_session=number == 0)
+            if isinstance(reply, Refusal):
+                return True
+        return False
+
+
+def _noisy(image: Image, sd: float, rng: np.random.Generator) -> Image:
+    noise = np.float32(sd) * rng.standard_normal(image.shape, np.float32)
+    return np.clip(image + noise, np.float32(0), np.float32(1))

@@ -1,0 +1,161 @@
+"""Closed-loop attackers in a calibration: they run live, and what they do is what a simulation has them do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from mifsim import simulation
+from mifsim.defense import FilterConfig
+from mifsim.errors import StudyError
+from mifsim.study import Study
+from tests.tuning.studies import Formula, Prober, digits, formula_here, formula_victim, serial_search, tiny_study
+from tuning import tune as calibration
+from tuning.live import LiveAttackers, clients_of, open_loop
+from tuning.objectives import NO_LIVE, objectives, score
+from tuning.replay import replay_all
+from tuning.traces import load, record
+
+STRICT = FilterConfig(0.3, 0.1, 5, 6, ssim="uniform")
+LOOSE = FilterConfig(0.9, 0.01, 5, 2)
+PLAIN: dict[str, Any] = {
+    "attack": "mi-face", "name": "plain", "noise": 0.01, "labels": [0, 3], "trials": 3, "budget_queries": 25,
+    "beta": 0, "gamma": 0.0,
+}  # fmt: skip
+
+
+def mixed(rotate: dict[str, Any] | int, **changes: Any) -> Study:
+    attacks = [PLAIN, {**PLAIN, "name": "rotating", "evasions": [{"rotate": rotate}]}]
+    return tiny_study(**{"attacks": attacks, **changes})
+
+
+def live_of(study: Study) -> LiveAttackers:
+    return LiveAttackers(study, formula_here(study, digits(study), None))
+
+
+@pytest.fixture
+def calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Study], Path]:
+    """Calibrate with a formula for a victim and without Ray."""
+    monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(calibration, "prepare", lambda study: (digits(study), formula_victim(tmp_path)))
+    monkeypatch.setattr(calibration, "make_backend", lambda name, address=None: Formula())
+    monkeypatch.setattr(calibration, "model_here", formula_here)
+    monkeypatch.setattr("tuning.search.search", serial_search)
+    return lambda study: calibration.tune(study, tmp_path / "run")
+
+
+def test_a_trial_has_them_do_what_a_simulation_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = mixed(
+        {}, filters=[{"name": "strict", "t_ssim": 0.3, "t_hash": 0.1, "n_b": 5, "l_sp": 6, "ssim": "uniform"}]
+    )
+    monkeypatch.setattr(simulation, "prepare", lambda study: (digits(study), formula_victim(tmp_path)))
+    monkeypatch.setattr(simulation, "make_backend", lambda name, address=None: Formula())
+    run = simulation.simulate(study, tmp_path / "run")
+    rows = pq.read_table(run / "sessions").to_pandas()
+    rows = rows[rows["population"] == "rotating"]
+    mine = {ticket.client_id for ticket in clients_of(study, "search", 10)}
+    assert len(mine) == 2  # of three trials for each of two classes
+    rows = rows[rows["client_id"].isin(mine)]
+    assert rows.groupby("client_id", observed=True).size().min() > 1  # each needed several sessions
+    spent = rows.groupby("client_id", observed=True)["queries"].sum()
+    assert live_of(study).queries([STRICT]).tolist() == [[spent.mean()]]
+
+
+def test_with_one_session_it_is_what_replay_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attacker that may rotate, but has one session only, is the open-loop attacker of the same name."""
+    monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path))
+    closed = tiny_study(attacks=[{**PLAIN, "evasions": [{"rotate": {"sessions": 1}}]}])
+    replayed = tiny_study(attacks=[PLAIN])
+    recording = record(replayed, digits(replayed), formula_victim(tmp_path), Formula())
+    traces = load(recording.path, replayed).of_part("search")
+    settings = [STRICT, LOOSE, FilterConfig(0.99, 1e-3, 3, 1)]
+    expected = [score(traces, setting).queries for setting in settings]
+    assert len(set(expected)) > 1
+    assert live_of(closed).queries(settings)[:, 0].tolist() == expected
+
+
+def test_settings_do_not_depend_on_which_run_beside_them() -> None:
+    live = live_of(mixed(4))
+    together = live_of(mixed(4)).queries([STRICT, LOOSE, STRICT])
+    assert together[0] == together[2]
+    assert np.array_equal(np.vstack([live.queries([STRICT]), live.queries([LOOSE])]), together[:2])
+
+
+def test_they_count_beside_the_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path))
+    study = open_loop(mixed({}))
+    traces = load(record(study, digits(study), formula_victim(tmp_path), Formula()).path, study)
+    alone = score(traces, STRICT).queries
+    assert score(traces, STRICT, "worst", np.array([alone + 3])).queries == alone + 3
+    assert score(traces, STRICT, "worst", np.array([alone - 3])).queries == alone
+    assert score(traces, STRICT, "mean", np.array([alone + 3, alone])).queries == pytest.approx(alone + 1)
+    sums = replay_all(traces, form="uniform", rule="per_match", t_ssim=0.3, t_hash=0.1, n_b_max=5, l_sp_max=6)
+    plain, beside = objectives(traces, sums), objectives(traces, sums, live=np.array([alone]))
+    assert np.array_equal(beside[0], plain[0])
+    assert np.array_equal(beside[1], np.maximum(plain[1], alone))
+    honest = traces.subset(~traces.is_attack)
+    assert score(honest, STRICT, "worst", np.array([7.0])).queries == 7
+    with pytest.raises(ValueError, match="no attack session"):
+        score(honest, STRICT, "worst", NO_LIVE)
+
+
+@pytest.mark.parametrize("with_open_loop", [True, False])
+def test_a_calibration_with_closed_loop_attackers(calibrate: Callable[[Study], Path], with_open_loop: bool) -> None:
+    tuning = {"trials": 10, "n_b": {"max": 10}, "l_sp": {"min": 2, "max": 8}, "t_ssim": {"max": 0.9},
+              "t_hash": {"min": 0.003}, "false_positive_limit": 0.6, "false_positive_budget": 0.9, "confidence": 0.8,
+              "grid": {"t_ssim": 6, "t_hash": 6}}  # fmt: skip
+    study = mixed({"sessions": 2}, tuning=tuning)
+    if not with_open_loop:
+        study = study.model_copy(update={"attacks": study.attacks[1:]})
+    run = calibrate(study)
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["status"] == "complete"
+    found = facts["tuning"]
+    assert found["closed_loop"] == ["rotating"]
+    assert found["chosen"] is not None
+    assert "hypervolume_share" not in found  # there is no exact frontier to measure by
+    frontier = pq.read_table(run / "frontier.parquet").to_pandas()
+    assert "exact" not in set(frontier["source"])
+
+    # What the tables say of a setting is what it does: its worst attack, closed-loop ones counted by client.
+    chosen = FilterConfig(**found["chosen"])
+    live = float(live_of(study).queries([chosen])[0, 0])
+    row = frontier[frontier["chosen"]].iloc[0]
+    assert row["queries_to_block"] == live if not with_open_loop else row["queries_to_block"] >= live
+    given = frontier[frontier["name"] == "strict"].iloc[0]
+    assert given["queries_to_block"] >= float(live_of(study).queries([STRICT])[0, 0])
+
+    # They were confirmed live too, in sessions of which nothing was foretold.
+    sessions: pd.DataFrame = pq.read_table(run / "sessions").to_pandas()
+    rotating = sessions[sessions["population"] == "rotating"]
+    assert set(rotating["client_id"]) == {ticket.client_id for ticket in clients_of(study, "test", 10)}
+    assert found["confirmed_sessions"] == len(sessions) - len(rotating)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tuning": {"leakage": True}, "leakage": {"enabled": True}}, "what leaks to rotating is not known"),
+        ({"attacks": [{**PLAIN, "trials": 1, "evasions": [{"rotate": {}}]}]}, "'plain': of its 2 clients none falls"),
+    ],
+)
+def test_what_cannot_be_calibrated_leaves_nothing(
+    calibrate: Callable[[Study], Path], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(StudyError, match=message):
+        calibrate(mixed({}, **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_users_that_react_are_refused(calibrate: Callable[[Study], Path]) -> None:
+    study = tiny_study()
+    prober = study.users[0].model_copy(update={"client": Prober(), "name": "prober"})
+    with pytest.raises(StudyError, match=r"'prober' reacts to being refused"):
+        calibrate(study.model_copy(update={"users": [prober]}))
