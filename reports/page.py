@@ -25,6 +25,7 @@ from reports.pictures import galleries
 from reports.search_progress import search_progress
 from reports.styles import CALIBRATED, Style, styles
 from reports.tables import (
+    attackers,
     certification_table,
     facts,
     failures,
@@ -180,7 +181,7 @@ def _frontier_chart(
 
 
 def _survival_charts(rows: pd.DataFrame, filters: Sequence[str], look: Mapping[str, Style]) -> list[Chart]:
-    attacks = rows[rows["role"] == "attacker"]
+    attacks = attackers(rows)
     charts = []
     for place, attack in enumerate(attacks["population"].unique()):
         of_attack = attacks[attacks["population"] == attack]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -29,7 +31,34 @@ def print_summary(run: Path, console: Console | None = None) -> None:
             f"[bold]{len(failed)} sessions failed[/], the first: {first.session_id}: {first.error}",
             highlight=False,
         )
+    if "tuning" in known:
+        _print_calibration(known["tuning"], run, out)
     out.print(f"the tables are in {run}", highlight=False)
+
+
+def _print_calibration(found: Mapping[str, Any], run: Path, out: Console) -> None:
+    """Print how the search did, the setting and its promise."""
+    if found.get("closed_loop"):
+        out.print(
+            f"closed-loop, run live under every setting that was tried: {', '.join(found['closed_loop'])}; "
+            "no exact frontier to measure the search by",
+            highlight=False,
+        )
+    if "hypervolume_share" in found:
+        reached = found.get("trials_to_98_percent")
+        out.print(
+            f"the search found {found['hypervolume_share']:.1%} of the exact hypervolume in {found['trials']} trials"
+            + (f" (98% after {reached})" if reached else ""),
+            highlight=False,
+        )
+    if found.get("chosen") is None:
+        out.print(f"[bold]No setting was chosen[/]: {found.get('why_none') or 'the run ended before'}", highlight=False)
+        return
+    chosen = ", ".join(f"{key} = {value}" for key, value in found["chosen"].items())
+    out.print(f"[bold]{chosen}[/]\n{found['guarantee']}", highlight=False)
+    if "confirmed_sessions" in found:
+        out.print(f"live, {found['confirmed_sessions']:,} sessions did what replay foretold", highlight=False)
+    out.print(f"the setting is in {run / 'filter.toml'}", highlight=False)
 
 
 def _print_attacks(run: Path, out: Console) -> None:
@@ -39,7 +68,9 @@ def _print_attacks(run: Path, out: Console) -> None:
     table = Table(title="Attackers", title_justify="left")
     for name in ("filter", "attack"):
         table.add_column(name)
+    several = frame["sessions_used"].gt(1).any()
     for name in (
+        *(("sessions used",) if several else ()),
         "blocked",
         "queries to block: median",
         "mean",
@@ -67,6 +98,7 @@ def _print_attacks(run: Path, out: Console) -> None:
         table.add_row(
             row["filter"] if row["filter"] != previous else "",
             row["attack"],
+            *((f"{row['sessions_used']:.1f}",) if several else ()),
             f"{row['blocked']}/{row['sessions']}",
             median,
             mean,

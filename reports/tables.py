@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from mifsim.errors import RunError
 from mifsim.records import SCHEMA_VERSION, SCHEMAS, open_table, read_table
-from mifsim.statistics import Survival, clopper_pearson, kaplan_meier
+from mifsim.statistics import Survival, clopper_pearson, kaplan_meier, queries_until_stopped
 
 
 def sessions(run: Path) -> pd.DataFrame:
@@ -35,14 +35,14 @@ def attack_table(run: Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns ``filter``, ``attack``, ``sessions``, ``blocked``, ``median_queries_to_block`` (Kaplan-Meier; NaN
-        where fewer than half were blocked), ``restricted_mean_queries`` (each session counted as its budget at
-        most), ``budget_queries``, ``failed``, and at the last answered query ``victim_confidence``,
-        ``evaluator_hit_share``,
-        ``evaluator_confidence``, ``feature_distance`` (means).
+        One row a filter and attack. Its unit is the attacker: see `attackers`. Columns ``filter``, ``attack``,
+        ``sessions`` (attackers), ``sessions_used`` (mean of one attacker), ``blocked``,
+        ``median_queries_to_block`` (Kaplan-Meier; NaN where fewer than half were blocked),
+        ``restricted_mean_queries`` (each attacker counted as its budget at most), ``budget_queries``, ``failed``, and
+        at the last answered query ``victim_confidence``, ``evaluator_hit_share``, ``evaluator_confidence``,
+        ``feature_distance`` (means).
     """
-    rows = sessions(run)
-    attacks = rows[rows["role"] == "attacker"]
+    attacks = attackers(sessions(run))
     scores = leakage(run)
     last = None if scores is None else scores[scores["last"]].set_index("session_id")
     table = [
@@ -50,6 +50,38 @@ def attack_table(run: Path) -> pd.DataFrame:
         for (filter_, attack), group in _groups(attacks)
     ]
     return pd.DataFrame(table)
+
+
+def attackers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one row an attacker and filter, of `sessions` rows: the last session of each, with what all cost.
+
+    An attacker that is refused may go on in another session. It counts as blocked where it gave up, at the sum of its
+    sessions' queries; see `mifsim.statistics.queries_until_stopped`.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `rows`, ``outcome``, ``queries`` and ``queries_to_block`` being the attacker's, and
+        ``sessions_used``.
+    """
+    attacks = rows[rows["role"] == "attacker"].reset_index(drop=True)
+    of_one = attacks.groupby(["filter", "client_id"], observed=True, sort=False)
+    attacks["sessions_used"] = of_one["session_id"].transform("size")
+    attacks["outcome"] = attacks["outcome"].astype(str)  # a category that nobody had yet may come in
+    for places in of_one.indices.values():
+        if len(places) == 1:
+            continue
+        group, last = attacks.loc[places], places[-1]
+        spent = list(zip(group["outcome"].astype(str), group["queries"], strict=True))
+        stopped = queries_until_stopped(spent, int(group["budget_queries"].iloc[0]))
+        if stopped is None and group.at[last, "outcome"] == "blocked":
+            attacks.at[last, "outcome"] = "exhausted"
+        # In the place of its first session: what is shown is in the study's order.
+        attacks.loc[places[0]] = attacks.loc[last].to_dict() | {
+            "queries": group["queries"].sum(),
+            "queries_to_block": np.nan if stopped is None else stopped,
+        }
+    return attacks[~attacks.duplicated(["filter", "client_id"])]
 
 
 def _groups(rows: pd.DataFrame) -> Iterable[tuple[tuple[str, str], pd.DataFrame]]:
@@ -66,6 +98,7 @@ def _attack_row(group: pd.DataFrame, last: pd.DataFrame | None) -> dict[str, Any
     median = survival.median
     row: dict[str, Any] = {
         "sessions": len(group),
+        "sessions_used": float(group["sessions_used"].mean()),
         "blocked": int(group["outcome"].eq("blocked").sum()),
         "median_queries_to_block": np.nan if median is None else median,
         "restricted_mean_queries": survival.restricted_mean(budget),
@@ -82,7 +115,7 @@ def _attack_row(group: pd.DataFrame, last: pd.DataFrame | None) -> dict[str, Any
 
 
 def survival_of(group: pd.DataFrame) -> Survival:
-    """Return the survival curve of some attack sessions (rows of ``sessions``) of one budget.
+    """Return the survival curve of some attackers (rows of `attackers`) of one budget.
 
     An attacker that finished, or ran out of its budget, was never blocked: censored at the budget.
     """

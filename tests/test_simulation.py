@@ -156,6 +156,20 @@ def test_the_rows_are_the_same_with_an_actor_a_session(alone: Path, cluster: Non
     assert_same_rows(alone, simulation.simulate(study, tmp_path / "run"))
 
 
+def test_clients_of_several_sessions_are_the_same_everywhere(cluster: None, tmp_path: Path) -> None:
+    plain = {"attack": "mi-face", "noise": 0.002, "labels": [0, 3], "budget_queries": 30, "beta": 0, "gamma": 0.0}
+    bends = [[{"rotate": 4}, {"decoys": 1}], [{"interleave": 3}, {"noise": 0.05}], [{"probe": 2}]]
+    attacks = [{**plain, "evasions": evasions} for evasions in bends]
+    here = simulation.simulate(small_study(attacks=attacks), tmp_path / "here", backend="in-process")
+    sessions = read_table(here, "sessions").to_pandas()
+    assert not sessions["outcome"].eq("failed").any()
+    spent = sessions[sessions["role"] == "attacker"].groupby(["filter", "client_id"], observed=True)
+    assert spent["queries"].sum().le(30).all()
+    assert spent.size().max() > 5  # rotation, every 4 of 30 queries at least
+    on_ray = simulation.simulate(small_study(attacks=attacks, server={"hosts": 2}), tmp_path / "ray")
+    assert_same_rows(here, on_ray)
+
+
 def test_the_model_may_die_without_a_row_changing(
     alone: Path, cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

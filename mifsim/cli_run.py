@@ -1,0 +1,104 @@
+"""The subcommands that run a study's sessions: `mifsim simulate` and `mifsim tune`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mifsim.errors import UserError
+
+Commands = argparse._SubParsersAction
+
+
+def add_run(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add both subcommands."""
+    simulate = commands.add_parser(
+        "simulate",
+        help="run the sessions of a study and leave Parquet tables",
+        description="Let a study's attackers and users query its victim through each of its filters.",
+        epilog="examples:\n"
+        "  mifsim simulate digits\n"
+        "  mifsim simulate mine.toml --out runs/mine --seed 7 --set server.hosts=4\n"
+        "  mifsim simulate mine.toml --backend in-process --set attacks.0.trials=1\n"
+        "  mifsim simulate --resume runs/mine\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_options(simulate)
+    simulate.set_defaults(run=_simulate)
+    tune = commands.add_parser(
+        "tune",
+        help="find the best filter setting, certify it and confirm it live",
+        description="Record a study's sessions, search the filter's parameters by replaying them, certify the "
+        "false-positive rate of what was found on sessions that the search never saw, and run the chosen setting live.",
+        epilog="examples:\n"
+        "  mifsim tune calibrate-digits\n"
+        "  mifsim tune mine.toml --out runs/mine --set tuning.trials=1000 --set tuning.sampler=nsga2\n"
+        "  mifsim tune mine.toml --set tuning.false_positive_limit=0.02\n"
+        "  mifsim tune --resume runs/mine\n"
+        "\n"
+        "RUN/filter.toml holds the chosen setting. Where none can be certified there is none, the exit code is 0 all\n"
+        "the same (the calibration did its work), and the summary says how many more sessions it would take.\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_options(tune)
+    tune.set_defaults(run=_tune)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", nargs="?", metavar="STUDY", help="a study file, or the name of a shipped study")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the run folder (default: runs/<study>-<time>)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run")
+    parser.add_argument("--backend", choices=["ray", "in-process"], default="ray", help="where sessions run")
+    parser.add_argument(
+        "--address", help="of a Ray cluster, such as auto or ray://host:10001 (default: start one here)"
+    )
+    parser.add_argument("--seed", type=_seed, help="in place of the study's")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change a key of the study, as in attacks.0.noise=0.02 (may be given several times)",
+    )
+
+
+def _seed(text: str) -> int:
+    if not text.isdigit() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed (accepted: 0 to {2**63 - 1})")
+    return int(text)
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    from mifsim.simulation import resume, simulate
+
+    _run(options, "simulate", simulate, resume)
+
+
+def _tune(options: argparse.Namespace) -> None:
+    from tuning.tune import resume, tune
+
+    _run(options, "tune", tune, resume)
+
+
+def _run(options: argparse.Namespace, command: str, start: Callable[..., Path], go_on: Callable[..., Path]) -> None:
+    """Start a run or go on with one, then print its answer and write its page."""
+    from mifsim.study import Study
+
+    where: dict[str, Any] = {"backend": options.backend, "address": options.address}
+    if options.resume is not None:
+        if options.study or options.out or options.overrides or options.seed is not None:
+            raise UserError("--resume RUN takes its study from the run: no STUDY, --out, --seed or --set beside it")
+        path = go_on(options.resume, **where)
+    else:
+        if options.study is None:
+            raise UserError(f"{command}: which study? (accepted: a file, or a name that `mifsim studies` lists)")
+        seed = [] if options.seed is None else [f"seed={options.seed}"]
+        path = start(Study.load(options.study, [*options.overrides, *seed]), options.out, **where)
+    from reports.page import write_page
+    from reports.summary import print_summary
+
+    print_summary(path)
+    print(f"the page is {write_page(path)}")

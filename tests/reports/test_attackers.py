@@ -1,0 +1,62 @@
+"""An attacker that goes on in another session is one attacker, in every table and curve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from reports.tables import attackers, survival_of
+
+
+def session(client: str, number: int, outcome: str, queries: int, **more: Any) -> dict[str, Any]:
+    return {
+        "session_id": f"{client}@f" + ("" if number == 1 else f"#{number}"),
+        "client_id": client,
+        "role": "attacker",
+        "filter": "f",
+        "population": client.partition("/")[0],
+        "outcome": outcome,
+        "queries": queries,
+        "queries_to_block": queries if outcome == "blocked" else None,
+        "budget_queries": 100,
+        "target_confidence": number / 10,
+        **more,
+    }
+
+
+def frame(*rows: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame(rows).astype({"queries_to_block": float, "outcome": "category", "filter": "category"})
+
+
+def test_sessions_of_one_attacker_are_one_row() -> None:
+    found = attackers(
+        frame(
+            session("rotate/0", 1, "blocked", 30),
+            session("rotate/0", 2, "blocked", 12),  # and gave up
+            session("rotate/1", 1, "blocked", 30),
+            session("rotate/1", 2, "blocked", 70),  # its budget ended there: nobody stopped it
+            session("plain/0", 1, "finished", 50),
+            session("plain/1", 1, "blocked", 100),
+            session("user/0", 1, "finished", 9, role="user"),
+        )
+    )
+    assert found["client_id"].tolist() == ["rotate/0", "rotate/1", "plain/0", "plain/1"]
+    assert found["sessions_used"].tolist() == [2, 2, 1, 1]
+    assert found["outcome"].tolist() == ["blocked", "exhausted", "finished", "blocked"]
+    assert found["queries"].tolist() == [42, 100, 50, 100]
+    assert found["queries_to_block"].fillna(-1).tolist() == [42, -1, -1, 100]
+    assert found["session_id"].tolist()[0] == "rotate/0@f#2"  # what it held at the end is its last session's
+    assert found["target_confidence"].tolist()[0] == 0.2
+    curve = survival_of(found[found["population"] == "rotate"])
+    assert curve.restricted_mean(100) == (42 + 100) / 2
+
+
+def test_later_sessions_stand_where_the_first_one_stood() -> None:
+    """A run writes a client's second session after the first of others."""
+    found = attackers(
+        frame(session("a/0", 1, "blocked", 3), session("b/0", 1, "finished", 5), session("a/0", 2, "exhausted", 97))
+    )
+    assert found["client_id"].tolist() == ["a/0", "b/0"]
+    assert found["outcome"].tolist() == ["exhausted", "finished"]
+    assert found["queries"].tolist() == [100, 5]
