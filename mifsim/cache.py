@@ -31,7 +31,13 @@ def digest(*facts: Any) -> str:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, renamed to it on success and removed on failure: what is there is whole."""
+    """Give a temporary path beside `path`, renamed to it on success and removed on failure: what is there is whole.
+
+    Raises
+    ------
+    OSError
+        Where it cannot be written, with `path` in the message.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
@@ -40,5 +46,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o644)
         temporary.replace(path)
+    except OSError as error:  # a full disk is noticed while writing, where Python no longer knows the name
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -101,4 +101,10 @@ def _run(options: argparse.Namespace, command: str, start: Callable[..., Path], 
     from reports.summary import print_summary
 
     print_summary(path)
-    print(f"the page is {write_page(path)}")
+    try:
+        print(f"the page is {write_page(path)}")
+    except OSError as error:
+        raise UserError(
+            f"{path}: the run is complete, but its page cannot be written: {error.strerror or error}; "
+            f"with that out of the way: mifsim report {path}"
+        ) from None

@@ -206,18 +206,28 @@ class TableWriter:
         arrays = [_array(columns[field.name], field.type) for field in self.schema]
         table = pa.Table.from_arrays(arrays, schema=self.schema)
         if table.num_rows:
-            self._writer.write_table(table)
+            with self._named():
+                self._writer.write_table(table)
             self.rows += table.num_rows
 
     def close(self, *, keep: bool) -> None:
         """Finish the file: put it in its place, or throw it away."""
         try:
-            self._writer.close()
+            with self._named() if keep else contextlib.suppress(OSError):
+                self._writer.close()
             if keep:
                 self._temporary.chmod(0o644)
                 self._temporary.replace(self.path)
         finally:
             self._temporary.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Let an error of the file system say which file it was: a full disk is noticed while writing."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, str(error), str(self.path)) from error
 
     def __enter__(self) -> TableWriter:
         return self
@@ -244,16 +254,20 @@ def open_table(run: Path, table: str) -> ds.Dataset:
     Raises
     ------
     RunError
-        Where the run has no such table, or a file of it has another schema version.
+        Where the run has no such table, or a file of it is damaged or has another schema version.
     """
     folder = run / table
     files = sorted(str(path) for path in folder.glob("*.parquet"))
     if not files:
         raise RunError(f"{run}: has no {table}/*.parquet: not a run folder, or nothing of it is finished")
-    metadata = pq.read_schema(files[0]).metadata or {}
-    version = metadata.get(b"schema_version", b"none").decode()
-    if version != str(SCHEMA_VERSION):
-        raise RunError(f"{files[0]}: schema_version is {version}, this mifsim reads {SCHEMA_VERSION}")
+    for file in files:
+        try:
+            metadata = pq.read_schema(file).metadata or {}
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunError(f"{file}: cannot be read: {error}") from None
+        version = metadata.get(b"schema_version", b"none").decode()
+        if version != str(SCHEMA_VERSION):
+            raise RunError(f"{file}: schema_version is {version}, this mifsim reads {SCHEMA_VERSION}")
     return ds.dataset(files, schema=SCHEMAS[table], format="parquet")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -176,6 +177,11 @@ def run_to_its_end(run: RunFolder, go_on: str) -> Iterator[None]:
             run.discard()  # what the user gave cannot be used: nothing was done, and nothing is left
         else:
             run.finish("failed")
+        raise
+    except OSError:
+        with contextlib.suppress(OSError):  # the disk may be full
+            run.finish("failed")
+        remark(f"whole files are in {run.path}, go on with: {go_on}")
         raise
     except BaseException:
         run.finish("failed")

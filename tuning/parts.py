@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
@@ -44,11 +45,48 @@ def split(clients: Sequence[str], strata: Sequence[Hashable], shares: Parts, see
     part_of: dict[str, int] = {}
     for found in members.values():
         ordered = sorted(found, key=lambda client: hashlib.sha256(f"{seed}\0part\0{client}".encode()).digest())
-        first = round(shares.search * len(ordered))
-        second = round((shares.search + shares.certify) * len(ordered))
+        first, second = cuts(shares, len(ordered))
         for position, client in enumerate(ordered):
             part_of[client] = (position >= first) + (position >= second)
     return np.array([part_of[client] for client in clients], dtype=np.int8)
+
+
+def check_reach(study: Study) -> None:
+    """Refuse limits that could not be certified even if no honest session were blocked.
+
+    Raises
+    ------
+    StudyError
+        Saying how many sessions it takes, or which limit those can certify.
+    """
+    tuning = study.tuning
+    delta = 1 - tuning.confidence
+    for number, users in enumerate(study.users):
+        limit = tuning.limit(users.name)
+        first, last = cuts(tuning.parts, users.sessions)
+        # n sessions of which none is blocked have the p-value (1 - limit)^n.
+        needed = math.ceil(math.log(delta) / math.log1p(-limit))
+        if (there := last - first) < needed:
+            least = 1 - delta ** (1 / there) if there else 1.0
+            raise StudyError(
+                f"{study.name}: users.{number}.sessions = {users.sessions}: {there:,} of them certify (tuning.parts), "
+                f"and a false-positive rate of at most {limit:g} takes {needed:,} at {tuning.confidence:g} confidence "
+                f"even if none is blocked; accepted: {sessions_for(tuning.parts, needed):,} sessions of "
+                f"{users.name!r} or more, or a tuning.false_positive_limit above {least:.4g}"
+            )
+
+
+def sessions_for(shares: Parts, certify: int) -> int:
+    """Return the least number of sessions of which at least `certify` fall into the certification part."""
+    sessions = max(1, math.floor(certify / shares.certify) - 2)
+    while (part := cuts(shares, sessions))[1] - part[0] < certify:
+        sessions += 1
+    return sessions
+
+
+def cuts(shares: Parts, clients: int) -> tuple[int, int]:
+    """Return where a stratum of so many clients is cut: before these are the search and the certification part."""
+    return round(shares.search * clients), round((shares.search + shares.certify) * clients)
 
 
 def check_parts(traces: TraceSet, study: Study) -> None:

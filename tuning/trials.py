@@ -173,9 +173,12 @@ class Journal:
 
     def append(self, trial: Trial) -> None:
         """Write a finished trial down."""
-        self._file.write(json.dumps(asdict(trial)).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.write(json.dumps(asdict(trial)).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:  # a full disk, of which the message does not say where
+            raise OSError(error.errno, error.strerror, str(self._lines)) from error
 
     def read(self) -> list[Trial]:
         """Return the finished trials in the order of their numbers."""

@@ -40,7 +40,7 @@ from tuning.outcome import (
     write_certification,
     write_frontier,
 )
-from tuning.parts import check_parts
+from tuning.parts import check_parts, check_reach
 from tuning.space import inside
 from tuning.tracedata import PARTS, Floats, TraceSet
 from tuning.traces import load, record
@@ -110,6 +110,7 @@ def _check(study: Study) -> None:
         raise StudyError(f"{study.name}: filters: the name {CALIBRATED!r} is kept for the setting that is found")
     if study.tuning.leakage and not study.leakage.enabled:
         raise StudyError(f"{study.name}: tuning.leakage = true needs leakage.enabled = true")
+    check_reach(study)
     for users in study.users:
         if users.closed_loop:
             raise StudyError(

@@ -118,10 +118,10 @@ class OnRay:
 
 def connect(address: str | None) -> bool:
     """Connect to a cluster, or start a local one; return whether it was not there before."""
-    if ray.is_initialized():
-        return False
     if address is not None:
         _knock(address)
+    if ray.is_initialized():
+        return False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     try:
         if address is None:
@@ -217,7 +217,7 @@ def _hand_out(hosts: list[Any], shards: Iterator[Shard], watch: Watch, in_flight
                 asked = [host.progress.remote() for host in hosts]
         watch(_sum([host.progress.remote() for host in hosts]))
     except RayTaskError as error:
-        raise error.as_instanceof_cause() from None
+        raise error.cause from None
     finally:
         if running:  # interrupted, or a shard failed: the others give up without leaving part of a file
             _stop(hosts, list(running))

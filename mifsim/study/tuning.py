@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from mifsim.defense import CountRule, Form
 from mifsim.study.sections import Name, Section
@@ -112,6 +113,19 @@ class Tuning(Section):
     procedure: Literal["fixed_sequence", "holm"] = Field("fixed_sequence", description="how settings are tested")
     parts: Parts = Parts()
     grid: Grid = Grid()
+
+    @field_validator("false_positive_limit", mode="wrap")
+    @classmethod
+    def _told_once(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        """Say what is accepted in one line: pydantic would report each branch of the union by itself."""
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError(
+                "limit",
+                "must lie between 0 and 1, or be a table of such a number for each workload; got {value}",
+                {"value": repr(value)},
+            ) from None
 
     @model_validator(mode="after")
     def _choices_once(self) -> Tuning:

@@ -126,10 +126,14 @@ def serial_search(
         live = LiveAttackers(study, formula_here(study, data, None), data)
         scorer = Scorer(traces, study.tuning, lambda setting: live.queries([setting])[0])
     trials: list[Trial] = []
-    for number in range(study.tuning.trials):
-        setting = proposals.ask()
-        assert setting is not None
-        trials.append(Trial(number, setting, scorer.score(setting), 0.0))
-        proposals.tell(number, trials[-1].scored)
+    before = {trial.number: trial for trial in journal.read()}
+    with journal:
+        for number in range(study.tuning.trials):
+            setting = proposals.ask()
+            assert setting is not None
+            trials.append(before.get(number) or Trial(number, setting, scorer.score(setting), 0.0))
+            proposals.tell(number, trials[-1].scored)
+            if number not in before:
+                journal.append(trials[-1])
     journal.finish(trials)
     return trials

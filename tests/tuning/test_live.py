@@ -25,6 +25,8 @@ from tuning.traces import load, record
 
 STRICT = FilterConfig(0.3, 0.1, 5, 6, ssim="uniform")
 LOOSE = FilterConfig(0.9, 0.01, 5, 2)
+REACHABLE = {"false_positive_limit": 0.6, "confidence": 0.8}
+"""With a handful of sessions."""
 PLAIN: dict[str, Any] = {
     "attack": "mi-face", "name": "plain", "noise": 0.01, "labels": [0, 3], "trials": 3, "budget_queries": 25,
     "beta": 0, "gamma": 0.0,
@@ -109,8 +111,8 @@ def test_they_count_beside_the_replayed(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("with_open_loop", [True, False])
 def test_a_calibration_with_closed_loop_attackers(calibrate: Callable[[Study], Path], with_open_loop: bool) -> None:
     tuning = {"trials": 10, "n_b": {"max": 10}, "l_sp": {"min": 2, "max": 8}, "t_ssim": {"max": 0.9},
-              "t_hash": {"min": 0.003}, "false_positive_limit": 0.6, "false_positive_budget": 0.9, "confidence": 0.8,
-              "grid": {"t_ssim": 6, "t_hash": 6}}  # fmt: skip
+              "t_hash": {"min": 0.003}, "false_positive_budget": 0.9, "grid": {"t_ssim": 6, "t_hash": 6},
+              **REACHABLE}  # fmt: skip
     study = mixed({"sessions": 2}, tuning=tuning)
     if not with_open_loop:
         study = study.model_copy(update={"attacks": study.attacks[1:]})
@@ -142,8 +144,14 @@ def test_a_calibration_with_closed_loop_attackers(calibrate: Callable[[Study], P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tuning": {"leakage": True}, "leakage": {"enabled": True}}, "what leaks to rotating is not known"),
-        ({"attacks": [{**PLAIN, "trials": 1, "evasions": [{"rotate": {}}]}]}, "'plain': of its 2 clients none falls"),
+        (
+            {"tuning": {**REACHABLE, "leakage": True}, "leakage": {"enabled": True}},
+            "what leaks to rotating is not known",
+        ),
+        (
+            {"tuning": REACHABLE, "attacks": [{**PLAIN, "trials": 1, "evasions": [{"rotate": {}}]}]},
+            "'plain': of its 2 clients none falls",
+        ),
     ],
 )
 def test_what_cannot_be_calibrated_leaves_nothing(
@@ -155,7 +163,7 @@ def test_what_cannot_be_calibrated_leaves_nothing(
 
 
 def test_users_that_react_are_refused(calibrate: Callable[[Study], Path]) -> None:
-    study = tiny_study()
+    study = tiny_study(tuning=REACHABLE)
     prober = study.users[0].model_copy(update={"client": Prober(), "name": "prober"})
     with pytest.raises(StudyError, match=r"'prober' reacts to being refused"):
         calibrate(study.model_copy(update={"users": [prober]}))

@@ -105,7 +105,7 @@ def test_every_proposal_is_within_the_bounds(data: st.DataObject) -> None:
         ("ssim", [], "at least 1 item"),
         ("ssim", ["global", "global"], "each may be given once"),
         ("parts", {"search": 0.5, "certify": 0.5, "test": 0.5}, "add up to 1.5"),
-        ("false_positive_limit", 0.0, "greater than 0"),
+        ("false_positive_limit", 0.0, "must lie between 0 and 1, or be a table of such a number"),
         ("false_positive_limit", {"retries": 0.01}, "it must name each workload: independent, retries"),
         ("trails", 7, "did you mean 'trials'"),
     ],

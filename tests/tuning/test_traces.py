@@ -116,6 +116,16 @@ def test_a_recording_with_a_missing_file_is_refused(tmp_path: Path) -> None:
         load(found.path, study)
 
 
+@pytest.mark.parametrize("table", ["sessions", "similarities"])
+def test_a_damaged_file_is_named(tmp_path: Path, table: str) -> None:
+    study = tiny_study()
+    found = recorded(study, tmp_path)
+    file = next((found.path / table).glob("*.parquet"))
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(RunError, match=f"{file}: cannot be read"):
+        load(found.path, study)
+
+
 def test_clients_that_react_cannot_be_replayed(tmp_path: Path) -> None:
     study = tiny_study()
     prober = study.users[0].model_copy(update={"client": Prober(), "name": "prober"})
