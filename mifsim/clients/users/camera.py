@@ -1,0 +1,55 @@
+"""What befalls an image on its way to a client's query: a camera's motion, light and noise, and the file it is kept in.
+
+All take and return float32 images in [0, 1], (H, W) or (H, W, 3), and leave what they are given as it was.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mifsim.clients.protocol import Image
+from mifsim.data.image_files import through_jpeg
+
+
+def moved(image: Image, right: float, down: float, degrees: float = 0.0, zoom: float = 1.0) -> Image:
+    """Shift by pixels, turn and zoom about the centre (bilinear, the border replicated)."""
+    import cv2
+
+    height, width = image.shape[:2]
+    motion = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, zoom)
+    motion[:, 2] += right, down
+    shot: Image = cv2.warpAffine(image, motion, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    return shot
+
+
+def exposed(image: Image, gain: float, offset: float, noise: float, rng: np.random.Generator) -> Image:
+    """Return image · (1 + gain) + offset, plus normal noise of sd `noise` in each pixel, clipped to [0, 1]."""
+    shot = image * np.float32(1 + gain) + np.float32(offset)
+    shot += np.float32(noise) * rng.standard_normal(image.shape, np.float32)
+    return clipped(shot)
+
+
+def as_jpeg(image: Image, quality: int) -> Image:
+    """Return what is left of it in a JPEG file: 8 bits, and JPEG's loss."""
+    pixels = np.rint(image * np.float32(255)).astype(np.uint8)
+    return through_jpeg(pixels, quality).astype(np.float32) / np.float32(255)
+
+
+def resized(image: Image, height: int, width: int) -> Image:
+    """Resize: averaging over areas to shrink, which does not alias, bilinear to enlarge."""
+    import cv2
+
+    how = cv2.INTER_AREA if height <= image.shape[0] and width <= image.shape[1] else cv2.INTER_LINEAR
+    return clipped(cv2.resize(image, (width, height), interpolation=how))
+
+
+def coarsened(image: Image, scale: float) -> Image:
+    """Shrink both sides to so much of themselves, and enlarge to the old size again."""
+    height, width = image.shape[:2]
+    small = resized(image, max(1, round(scale * height)), max(1, round(scale * width)))
+    return resized(small, height, width)
+
+
+def clipped(image: Image) -> Image:
+    """Clip to [0, 1], in place."""
+    return np.clip(image, np.float32(0), np.float32(1), out=image)
