@@ -16,6 +16,7 @@ from typing import Any, Literal
 from mifsim._version import __version__
 from mifsim.cache import whole_file
 from mifsim.errors import RunError
+from mifsim.log_run import log_facts, write_log_tables
 from mifsim.records import SCHEMA_VERSION, sweep
 from mifsim.study import Study
 
@@ -63,6 +64,7 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             study.save(path / "study.toml")
+            write_log_tables(path, study)
         except OSError as error:
             raise RunError(f"{path}: cannot be written: {error.strerror}") from None
         now = datetime.now(UTC)
@@ -78,6 +80,7 @@ class RunFolder:
             versions=versions(),
             machine=machine(),
             git_revision=git_revision(),
+            logs=log_facts(study),
             **facts,
         )
         return run

@@ -55,6 +55,7 @@ REGISTRY: dict[str, str] = {
     "borders": "mifsim.clients.users.borders:Borders",
     "long-sessions": "mifsim.clients.users.long_sessions:LongSessions",
     "mixture": "mifsim.clients.users.mixture:Mixture",
+    "log": "mifsim.clients.users.log:Log",
 }
 """What a study calls a client, and where it lives (``module:class``); imported when first asked for."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mifsim.clients.protocol import Client, World
+from mifsim.clients.protocol import Client, ImagePool, World
 from mifsim.data import load_data
 from mifsim.data.base import DataSet, Part
 from mifsim.defense import Guard, Open, QueryFilter
@@ -15,7 +15,7 @@ from mifsim.server.conversation import Conversation, Noted, SessionRow
 from mifsim.server.session import Session
 from mifsim.server.tickets import Ticket, expected_queries
 from mifsim.server.watching import Watching
-from mifsim.study import Study
+from mifsim.study import Study, Users
 
 
 @dataclass
@@ -73,6 +73,13 @@ class Scene:
     def __post_init__(self) -> None:
         self._populations = list(self.study.populations)
         self._clients: list[Client] = [population.client for population in self._populations]
+        self._weights = [expected_queries(population) for population in self._populations]
+        # A log's images are brought to the data set's shape once, and are in the cache from then on.
+        self._logs = {
+            number: log.pools(self.data.shape)
+            for number, population in enumerate(self._populations)
+            if isinstance(population, Users) and (log := population.log()) is not None
+        }
         self._grids = {
             population.budget_queries: snapshot_grid(population.budget_queries, self.study.leakage.snapshots_per_decade)
             for population in self.study.attacks
@@ -83,6 +90,9 @@ class Scene:
         population = self._populations[ticket.population]
         client = self._clients[ticket.population]
         part: Part = "auxiliary" if client.role == "attacker" else "users"
+        pool: ImagePool = self.data.part(part)
+        if ticket.population in self._logs:
+            pool = self._logs[ticket.population][ticket.trial]
 
         def new_row(row: SessionRow) -> int:
             rows.append(row)
@@ -96,7 +106,7 @@ class Scene:
         return Conversation(
             ticket=ticket,
             client=client,
-            world=World(self.data.shape, len(self.data.class_names), self.data.part(part), ticket.target),
+            world=World(self.data.shape, len(self.data.class_names), pool, ticket.target),
             seed=self.study.seed,
             budget=population.budget_queries,
             name=f"{ticket.client_id}@{self.study.filters[ticket.filter].name}",
@@ -108,7 +118,7 @@ class Scene:
 
     def weight(self, ticket: Ticket) -> float:
         """Return how many queries a ticket is expected to need."""
-        return expected_queries(self._populations[ticket.population])
+        return self._weights[ticket.population]
 
     def guard(self, ticket: Ticket) -> Guard:
         """Return a new filter state for one session."""

@@ -5,10 +5,17 @@ All take and return float32 images in [0, 1], (H, W) or (H, W, 3), and leave wha
 
 from __future__ import annotations
 
+import math
+from functools import cache
+
 import numpy as np
+import numpy.typing as npt
 
 from mifsim.clients.protocol import Image
 from mifsim.data.image_files import through_jpeg
+
+NOISE_TABLE = 2**20
+"""Normal numbers drawn once a process, which small images take their noise from: most of a shot's cost otherwise."""
 
 
 def moved(image: Image, right: float, down: float, degrees: float = 0.0, zoom: float = 1.0) -> Image:
@@ -25,8 +32,27 @@ def moved(image: Image, right: float, down: float, degrees: float = 0.0, zoom: f
 def exposed(image: Image, gain: float, offset: float, noise: float, rng: np.random.Generator) -> Image:
     """Return image · (1 + gain) + offset, plus normal noise of sd `noise` in each pixel, clipped to [0, 1]."""
     shot = image * np.float32(1 + gain) + np.float32(offset)
-    shot += np.float32(noise) * rng.standard_normal(image.shape, np.float32)
+    shot += sensor_noise(image.shape, noise, rng)
     return clipped(shot)
+
+
+def sensor_noise(shape: tuple[int, ...], sd: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Return normal noise of mean 0, independent from pixel to pixel.
+
+    An image of less than a sixteenth of `NOISE_TABLE` takes a piece of that table, from a place that `rng` draws;
+    two pieces are as good as independent unless they start at the same place. A larger one is drawn number by number.
+    """
+    size = math.prod(shape)
+    if size > NOISE_TABLE // 16:
+        return np.float32(sd) * rng.standard_normal(shape, np.float32)
+    start = int(rng.integers(NOISE_TABLE - size))
+    piece = _noise_table()[start : start + size].reshape(shape)
+    return np.float32(sd) * piece
+
+
+@cache
+def _noise_table() -> npt.NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal(NOISE_TABLE, np.float32)
 
 
 def as_jpeg(image: Image, quality: int) -> Image:

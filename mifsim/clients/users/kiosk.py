@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from mifsim.clients.protocol import Image, World
-from mifsim.clients.users.camera import clipped, moved
+from mifsim.clients.users.camera import clipped, moved, sensor_noise
 from mifsim.clients.users.length import Length, Uniform
 from mifsim.clients.users.stream import ImageStream, shuffled
 
@@ -69,7 +69,7 @@ class Kiosk(ImageStream):
                     zoom=math.exp(self.zoom * larger),
                 )
                 shot = (mask * seen + wall) * np.float32(1 + self.light * brighter) + pattern
-                shot += np.float32(self.noise) * rng.standard_normal(shape, np.float32)
+                shot += sensor_noise(shape, self.noise, rng)
                 yield clipped(shot)
 
 
