@@ -1,4 +1,4 @@
-"""The logs that a study replays: checked before a run, noted in its folder, and what is wrong in them told at its end."""
+"""The logs that a study replays: checked before a run, noted in its folder; bad rows told at its end."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ def check_logs(run: Path, facts: Mapping[str, Any], study: Study) -> None:
         began = facts.get("logs", {}).get(users.name, {}).get("content")
         if log.content != began:
             raise RunError(
-                f"--resume {run}: {log.path} holds other queries than when the run began ({log.content}, then {began}); "
+                f"--resume {run}: {log.path} holds other queries ({log.content}) than when the run began ({began}); "
                 "its rows would not fit together"
             )
 
 
-def write_log_tables(run: Path, study: Study) -> None:
+def write_log_tables(run: Path, study: Study, facts: Mapping[str, str]) -> None:
     """Write ``log_clients.parquet`` (whose sessions they are) and ``bad_rows.parquet``, where a study replays logs."""
     found = list(_logs(study))
     if not found:
         return
-    with TableWriter(run / "log_clients.parquet", "log_clients", {}) as writer:
+    with TableWriter(run / "log_clients.parquet", "log_clients", facts) as writer:
         for users, log in found:
             numbers = range(users.count)
             writer.write(
@@ -76,7 +76,7 @@ def write_log_tables(run: Path, study: Study) -> None:
                     "images": (log.offsets[1:] - log.offsets[:-1])[: len(numbers)],
                 }
             )
-    with TableWriter(run / "bad_rows.parquet", "bad_rows", {}) as writer:
+    with TableWriter(run / "bad_rows.parquet", "bad_rows", facts) as writer:
         for users, log in found:
             writer.write(
                 {

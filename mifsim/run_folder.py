@@ -64,11 +64,11 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             study.save(path / "study.toml")
-            write_log_tables(path, study)
         except OSError as error:
             raise RunError(f"{path}: cannot be written: {error.strerror}") from None
         now = datetime.now(UTC)
         run = cls(path, f"r-{now:%Y%m%d}-{os.urandom(4).hex()}", new=True)
+        write_log_tables(path, study, run.metadata(study))
         run.note(
             run_id=run.run_id,
             schema_version=SCHEMA_VERSION,

@@ -217,12 +217,8 @@ def _checked(
     if client is None:
         return Row(file, row, None, problem="no client")
     if len(client) > MAX_CLIENT_CHARACTERS:
-        return Row(
-            file,
-            row,
-            None,
-            problem=f"a client's id of {len(client):,} characters; accepted: at most {MAX_CLIENT_CHARACTERS}",
-        )
+        problem = f"a client's id of {len(client):,} characters; accepted: at most {MAX_CLIENT_CHARACTERS}"
+        return Row(file, row, None, problem=problem)
     if time is None or time != time:
         return Row(file, row, client, problem="no time")
     if image is None:
