@@ -32,7 +32,7 @@ class Kiosk(ImageStream):
         Length(Uniform(min=1, max=2)),
         description="shots of one subject: a number, {min, max} (each equally likely) or {mean} (geometric)",
     )
-    subject: float = Field(0.8, ge=0.1, le=1.5, description="height and width of the oval, as a share of the frame's")
+    subject: float = Field(0.8, ge=0.1, le=2, description="height and width of the oval, as a share of the frame's")
     shift_pixels: float = Field(
         1.0, ge=0, allow_inf_nan=False, description="subject's place along each axis, in pixels (sd)"
     )

@@ -59,7 +59,7 @@ class Span(RootModel[Finite | Ends]):
         except ValidationError:
             raise PydanticCustomError(
                 "span",
-                "must be a number, or {{min = 0.2, max = 0.6}} with min <= max (drawn uniformly); got {value}",
+                "must be a number, or {min = 0.2, max = 0.6} with min <= max (drawn uniformly); got {value}",
                 {"value": repr(value)},
             ) from None
 
