@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class TestMixture:
         (table,) = mixture.model_dump(mode="json")["of"]
         assert table == {"user": "retries", "weight": 2.0, "probability": 0.9, "window": 1}
         order = indices(mixture.model_copy(update={"length": mixture.length.model_validate(400)}))
-        again = sum(now == before for before, now in zip(order, order[1:], strict=False))
+        again = sum(now == before for before, now in pairwise(order))
         assert binomtest(again, 399, 0.9).pvalue > 1e-3
 
     @pytest.mark.parametrize(
