@@ -104,13 +104,17 @@ class QueryLog:
     def _images(self, shape: tuple[int, ...]) -> Iterator[npt.NDArray[np.uint8]]:
         color: Color = "gray" if len(shape) == 2 else "rgb"
         bad = set(self.bad_at.tolist())
+        sha = hashlib.sha256()
         for number, row in enumerate(log_rows(self.path, self.columns)):
             if number in bad:
                 continue
+            _note(row, sha)
             try:
                 yield fit(decode(row.image, color), *shape[:2])
-            except ValueError as error:
-                raise DataError(f"log {self.path}: was changed while it was read: {error}") from None
+            except ValueError:
+                break
+        if sha.hexdigest()[:16] != self.content:  # nothing of it may be kept under the digest of what it was
+            raise DataError(f"log {self.path}: was changed while it was read; start again")
 
 
 @dataclass(frozen=True)
@@ -171,8 +175,7 @@ def _read(path: Path, columns: Columns) -> QueryLog:
         assert row.client is not None
         of_row.append(codes.setdefault(row.client, len(codes)))
         times.append(row.time)
-        sha.update(repr((row.client, row.time, len(row.image))).encode())
-        sha.update(row.image)
+        _note(row, sha)
     if not codes:
         why = f"none of its {number + 1:,} rows can be used, the first: {bad[0]}" if bad else "it holds no rows"
         raise DataError(f"log {path}: {why}")
@@ -191,6 +194,11 @@ def _read(path: Path, columns: Columns) -> QueryLog:
         bad_at=np.array(bad_at, np.int64),
         content=sha.hexdigest()[:16],
     )
+
+
+def _note(row: Row, sha: hashlib._Hash) -> None:
+    sha.update(repr((row.client, row.time, len(row.image))).encode())
+    sha.update(row.image)
 
 
 def _problem(row: Row) -> str | None:
