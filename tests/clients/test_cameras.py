@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import kstest
 
 from mifsim.clients import Image, User, World
-from mifsim.clients.users.camera import NOISE_TABLE, sensor_noise
+from mifsim.clients.users.camera import NOISE_TABLE, add_noise
 from mifsim.clients.users.kiosk import Kiosk
 from mifsim.clients.users.video import Video
 
@@ -37,7 +37,9 @@ class TestNoise:
     def test_it_is_normal_white_and_new_each_time(self, shape: tuple[int, ...]) -> None:
         rng = np.random.default_rng(1)
         assert (np.prod(shape) > NOISE_TABLE // 16) == (shape[0] == 160)
-        one, other = (sensor_noise(shape, 0.02, rng) for _ in range(2))
+        one, other = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        add_noise(one, 0.02, rng)
+        add_noise(other, 0.02, rng)
         assert one.dtype == np.float32
         assert one.shape == shape
         assert kstest(one.ravel()[:20000] / 0.02, "norm").pvalue > 1e-3
@@ -45,10 +47,11 @@ class TestNoise:
         assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < bound
         assert abs(correlation(one.ravel(), 1)) < bound
 
-    def test_what_is_given_can_be_written_to(self) -> None:
-        rng = np.random.default_rng(1)
-        sensor_noise((4, 4), 1.0, rng)[...] = 7
-        assert np.abs(sensor_noise((200, 200), 1.0, rng)).max() < 6.5
+    def test_it_comes_on_top_of_what_is_there(self) -> None:
+        plain, grey = np.zeros((8, 8, 3), np.float32), np.full((8, 8, 3), 0.25, np.float32)
+        for image in (plain, grey):
+            add_noise(image, 0.02, np.random.default_rng(3))
+        np.testing.assert_allclose(grey - 0.25, plain, atol=1e-7)
 
 
 def video(**settings: Any) -> Video:

@@ -5,7 +5,6 @@ All take and return float32 images in [0, 1], (H, W) or (H, W, 3), and leave wha
 
 from __future__ import annotations
 
-import math
 from functools import cache
 
 import numpy as np
@@ -30,24 +29,27 @@ def moved(image: Image, right: float, down: float, degrees: float = 0.0, zoom: f
 
 
 def exposed(image: Image, gain: float, offset: float, noise: float, rng: np.random.Generator) -> Image:
-    """Return image · (1 + gain) + offset, plus normal noise of sd `noise` in each pixel, clipped to [0, 1]."""
-    shot = image * np.float32(1 + gain) + np.float32(offset)
-    shot += sensor_noise(image.shape, noise, rng)
+    """Return image · (1 + gain) + offset, with noise of sd `noise` in each pixel, clipped to [0, 1]."""
+    shot = image * np.float32(1 + gain)
+    shot += np.float32(offset)
+    add_noise(shot, noise, rng)
     return clipped(shot)
 
 
-def sensor_noise(shape: tuple[int, ...], sd: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Return normal noise of mean 0, independent from pixel to pixel.
+def add_noise(shot: Image, sd: float, rng: np.random.Generator) -> None:
+    """Add normal noise of mean 0, independent from pixel to pixel, in place.
 
     An image of less than a sixteenth of `NOISE_TABLE` takes a piece of that table, from a place that `rng` draws;
     two pieces are as good as independent unless they start at the same place. A larger one is drawn number by number.
     """
-    size = math.prod(shape)
-    if size > NOISE_TABLE // 16:
-        return np.float32(sd) * rng.standard_normal(shape, np.float32)
-    start = int(rng.integers(NOISE_TABLE - size))
-    piece = _noise_table()[start : start + size].reshape(shape)
-    return np.float32(sd) * piece
+    import cv2
+
+    if shot.size > NOISE_TABLE // 16:
+        shot += np.float32(sd) * rng.standard_normal(shot.shape, np.float32)
+        return
+    start = int(rng.integers(NOISE_TABLE - shot.size))
+    piece = _noise_table()[start : start + shot.size].reshape(shot.shape)
+    cv2.scaleAdd(piece, sd, shot, dst=shot)
 
 
 @cache

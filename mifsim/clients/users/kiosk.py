@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from mifsim.clients.protocol import Image, World
-from mifsim.clients.users.camera import clipped, moved, sensor_noise
+from mifsim.clients.users.camera import add_noise, clipped, moved
 from mifsim.clients.users.length import Length, Uniform
 from mifsim.clients.users.stream import ImageStream, shuffled
 
@@ -68,9 +68,12 @@ class Kiosk(ImageStream):
                     self.shift_pixels * down,
                     zoom=math.exp(self.zoom * larger),
                 )
-                shot = (mask * seen + wall) * np.float32(1 + self.light * brighter) + pattern
-                shot += sensor_noise(shape, self.noise, rng)
-                yield clipped(shot)
+                seen *= mask
+                seen += wall
+                seen *= np.float32(1 + self.light * brighter)
+                seen += pattern
+                add_noise(seen, self.noise, rng)
+                yield clipped(seen)
 
 
 def _oval(shape: tuple[int, ...], share: float) -> npt.NDArray[np.float32]:
