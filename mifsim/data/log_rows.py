@@ -99,6 +99,8 @@ def stamps(path: Path, columns: Columns) -> Iterator[tuple[str, int, int, int]]:
 
     The last of them cannot be set by a program: a log that has the stamps that it had has not been changed.
     """
+    import pyarrow as pa
+
     parts = _parquet_files(path)
     for part in parts:
         yield _stamp(part)
@@ -106,7 +108,7 @@ def stamps(path: Path, columns: Columns) -> Iterator[tuple[str, int, int, int]]:
             image = _kinds(part, file.schema_arrow, columns)[2]
             if _is_text(image):
                 for batch in file.iter_batches(4096, columns=[columns.image]):
-                    for text in batch.column(0).to_pylist():
+                    for text in _texts(batch.column(0).cast(pa.string())):
                         if text is not None and (found := _inside(part.parent, text)) is not None:
                             yield _stamp(found)
     if not parts:
@@ -183,14 +185,16 @@ def _words(kinds: tuple[pa.DataType, ...]) -> str:
 def _parquet_rows(path: Path, file: pq.ParquetFile, columns: Columns) -> Iterator[Row]:
     import pyarrow as pa
 
-    name, at = str(path), 0
+    name, at = _shown(path), 0
+    as_paths = _is_text(_kinds(path, file.schema_arrow, columns)[2])
     for group in range(file.num_row_groups):
         end = at + file.metadata.row_group(group).num_rows
         try:
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=list(columns), use_threads=False):
-                clients = batch.column(columns.client).cast(pa.string()).to_pylist()
+                clients = _texts(batch.column(columns.client).cast(pa.string()))
                 times = _plain_times(batch.column(columns.time)).to_pylist()
-                images = batch.column(columns.image).to_pylist()
+                images = batch.column(columns.image)
+                images = _texts(images.cast(pa.string())) if as_paths else images.to_pylist()
                 for client, time, image in zip(clients, times, images, strict=True):
                     yield _checked(name, at, client, time, image, path.parent)
                     at += 1
@@ -198,6 +202,14 @@ def _parquet_rows(path: Path, file: pq.ParquetFile, columns: Columns) -> Iterato
             for lost in range(at, end):
                 yield Row(name, lost, None, problem=f"the file is damaged: {_one_line(error)}")
         at = end
+
+
+def _texts(column: pa.Array) -> list[str | None]:
+    """Return a column of text; what is no UTF-8 in it is spelt out instead of raising an error for all rows."""
+    import pyarrow as pa
+
+    raw = column.cast(pa.binary()).to_pylist()
+    return [None if text is None else text.decode("utf-8", "backslashreplace") for text in raw]
 
 
 def _plain_times(times: pa.Array) -> pa.Array:
@@ -244,11 +256,11 @@ def _inside(folder: Path, text: str) -> Path | None:
 def _read(row: Row, path: Path) -> Row:
     try:
         if not path.is_file():  # a pipe or a device would never end
-            return row._replace(problem=f"{path}: no such file")
+            return row._replace(problem=f"{_shown(path)[:200]!r}: no such file")
         with path.open("rb") as file:
             return _measured(row._replace(image=file.read(MAX_IMAGE_BYTES + 1)))
     except OSError as error:
-        return row._replace(problem=f"{path}: cannot be read: {error.strerror or error}")
+        return row._replace(problem=f"{_shown(path)[:200]!r}: cannot be read: {error.strerror or error}")
 
 
 def _measured(row: Row) -> Row:
@@ -259,7 +271,7 @@ def _measured(row: Row) -> Row:
 
 def _folder_rows(path: Path) -> Iterator[Row]:
     for number, (client, member) in enumerate(_members(path)):
-        row = Row(str(member), None, client, number)
+        row = Row(_shown(member), None, client, number)
         if client is None:
             yield row._replace(problem="not in a client's sub-folder")
         elif member.suffix.lower() not in SUFFIXES:
@@ -273,9 +285,14 @@ def _members(path: Path) -> Iterator[tuple[str | None, Path]]:
     for entry in sorted(found for found in path.iterdir() if not found.name.startswith(".")):
         if entry.is_dir():
             for member in sorted(found for found in entry.iterdir() if not found.name.startswith(".")):
-                yield entry.name, member
+                yield _shown(entry.name), member
         else:
             yield None, entry
+
+
+def _shown(name: Path | str) -> str:
+    """Return a file's name as text that can be stored: names need not be UTF-8."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def _one_line(error: Exception) -> str:

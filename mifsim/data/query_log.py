@@ -41,8 +41,8 @@ class BadRow(NamedTuple):
     problem: str
 
     def __str__(self) -> str:
-        place = self.file if self.row is None else f"{self.file}, row {self.row:,}"
-        return f"{place}: {self.problem}"
+        file = self.file if self.file.isprintable() else repr(self.file)  # it may go to a terminal
+        return f"{file}: {self.problem}" if self.row is None else f"{file}, row {self.row:,}: {self.problem}"
 
 
 @dataclass(frozen=True)

@@ -242,6 +242,29 @@ class TestBadRows:
             ("notes.txt", None, None),
         }
 
+    def test_names_that_are_no_text_are_spelt_out(self, tmp_path: Path) -> None:
+        good = png(picture(9))
+        table = pa.table(
+            {
+                "client": pa.array([b"caf\xe9", b"plain"], pa.binary()).cast(pa.binary()),
+                "time": [0, 1],
+                "image": [good, good],
+            }
+        )
+        text = pa.Array.from_buffers(pa.string(), 2, table["client"].chunk(0).buffers())
+        pq.write_table(table.set_column(0, "client", text), tmp_path / "log.parquet")
+        assert streams(open_log(tmp_path / "log.parquet")) == {r"caf\xe9": [9], "plain": [9]}
+
+        home = os.fsencode(tmp_path / "folder")
+        os.makedirs(home + b"/caf\xe9")
+        for name, data in ((b"1.png", good), (b"\xff\x1b[31m.png", b"")):
+            with open(home + b"/caf\xe9/" + name, "wb") as file:
+                file.write(data)
+        log = open_log(tmp_path / "folder")
+        assert streams(log) == {r"caf\udce9": [9]}
+        assert r"\udcff" in log.bad[0].file
+        assert "\x1b" not in str(log.bad[0])
+
     def test_a_page_that_is_damaged_costs_its_row_group_alone(self, tmp_path: Path) -> None:
         noise = np.random.default_rng(0)
         rows = [("a", n, png(noise.integers(0, 256, (40, 40), np.uint8))) for n in range(30)]
