@@ -1,7 +1,7 @@
 """What honest users cost: the making of their images, and the slowest kind through the whole simulation.
 
 The target is 5,000 queries a second on 2 cores. On 2 cores one session host makes all images, beside the model: so
-the first rows give a kind's images one core, and have the others' work to spare.
+the first rows give a kind's images one core. A log's images were decoded before, once: that has rows of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 
 from mifsim.clients import Answer, Client, ImagePool, Query, World, client_class, names
 from mifsim.clients.users.log import Log
-from mifsim.data import DataConfig, load_data
+from mifsim.data import DataConfig, load_data, query_log
 from mifsim.server.backend import Job, ModelFile
 from mifsim.server.tickets import client_rng, shards
 from mifsim.study import Study
@@ -86,6 +86,23 @@ def test_images_are_made_fast_enough(kind: str, world: World, tmp_path: Path, ra
         lambda: take(stream, 1000),
         target=1,
     )
+
+
+def test_a_log_is_read_fast_enough(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ratio: Callable[..., float]
+) -> None:
+    """Both passes, each of which decodes every image; a log that was read before costs neither."""
+    client, fresh = log_of(world.pool, tmp_path), itertools.count()
+
+    def read() -> None:
+        monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / f"cache-{next(fresh)}"))
+        query_log._opened.cache_clear()
+        log = client.log()
+        assert log is not None
+        log.pools(world.shape)
+
+    size = "x".join(map(str, world.shape))
+    ratio(f"reading a log of PNG ({size}) once, against 5,000 a second", at_the_target(2 * len(world.pool)), read, 1)
 
 
 @pytest.fixture
