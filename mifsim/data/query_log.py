@@ -10,13 +10,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import zipfile
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +27,12 @@ import numpy.typing as npt
 from mifsim.cache import cache_dir, digest, whole_file
 from mifsim.data.base import ArrayPool, SubsetPool
 from mifsim.data.image_files import Color, decode, fit
-from mifsim.data.log_rows import Columns, Row, log_rows, stamps
+from mifsim.data.log_rows import BATCH_ROWS, Columns, Row, log_rows, stamps
 from mifsim.data.prepared import Raw, prepare
 from mifsim.errors import DataError
 from mifsim.progress import remark
+
+T = TypeVar("T")
 
 FORMAT = 1  # of the index in the cache folder; part of its name
 
@@ -105,14 +110,19 @@ class QueryLog:
         color: Color = "gray" if len(shape) == 2 else "rgb"
         bad = set(self.bad_at.tolist())
         sha = hashlib.sha256()
-        for number, row in enumerate(log_rows(self.path, self.columns)):
-            if number in bad:
-                continue
-            _note(row, sha)
+        rows = (row for number, row in enumerate(log_rows(self.path, self.columns)) if number not in bad)
+
+        def shaped(row: Row) -> npt.NDArray[np.uint8] | None:
             try:
-                yield fit(decode(row.image, color), *shape[:2])
+                return fit(decode(row.image, color), *shape[:2])
             except ValueError:
+                return None
+
+        for row, image in _in_threads(shaped, rows):
+            _note(row, sha)
+            if image is None:
                 break
+            yield image
         if sha.hexdigest()[:16] != self.content:  # nothing of it may be kept under the digest of what it was
             raise DataError(f"log {self.path}: was changed while it was read; start again")
 
@@ -167,8 +177,8 @@ def _read(path: Path, columns: Columns) -> QueryLog:
     of_row, bad_at, bad = array("q"), array("q"), []
     times: list[int | float] = []
     number = -1
-    for number, row in enumerate(log_rows(path, columns)):
-        if (problem := _problem(row)) is not None:
+    for number, (row, problem) in enumerate(_in_threads(_problem, log_rows(path, columns))):
+        if problem is not None:
             bad.append(BadRow(row.file, row.row, row.client, problem))
             bad_at.append(number)
             continue
@@ -194,6 +204,13 @@ def _read(path: Path, columns: Columns) -> QueryLog:
         bad_at=np.array(bad_at, np.int64),
         content=sha.hexdigest()[:16],
     )
+
+
+def _in_threads(work: Callable[[Row], T], rows: Iterator[Row]) -> Iterator[tuple[Row, T]]:
+    """Yield each row with what `work` makes of it, in order, a few rows ahead: OpenCV decodes without Python's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while some := list(islice(rows, BATCH_ROWS)):
+            yield from zip(some, pool.map(work, some), strict=True)
 
 
 def _note(row: Row, sha: hashlib._Hash) -> None:
