@@ -139,6 +139,19 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("p_value", pa.float64(), "exact binomial: chance of so few, were the rate at its limit"),
         ("chosen", pa.bool_(), "whether it is the setting in filter.toml"),
     ),
+    "log_clients": _schema(
+        ("client_id", pa.string(), "as in sessions"),
+        ("population", Words, "name of the study's [[users]] table"),
+        ("log_client", pa.string(), "the client's id in the log"),
+        ("images", pa.int64(), "of this client in the log that can be used"),
+    ),
+    "bad_rows": _schema(
+        ("population", Words, "name of the study's [[users]] table"),
+        ("file", Words, "Parquet file of the log, or image file"),
+        ("row", pa.int64(), "number of the row in a Parquet file, from 0; null in a folder of images"),
+        ("log_client", pa.string(), "the client's id in the log; null where there is none"),
+        ("problem", pa.string(), "why the row cannot be used"),
+    ),
     "leakage": _schema(
         (
             "kind",

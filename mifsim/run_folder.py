@@ -16,6 +16,7 @@ from typing import Any, Literal
 from mifsim._version import __version__
 from mifsim.cache import whole_file
 from mifsim.errors import RunError
+from mifsim.log_run import log_facts, write_log_tables
 from mifsim.records import SCHEMA_VERSION, sweep
 from mifsim.study import Study
 
@@ -67,6 +68,7 @@ class RunFolder:
             raise RunError(f"{path}: cannot be written: {error.strerror}") from None
         now = datetime.now(UTC)
         run = cls(path, f"r-{now:%Y%m%d}-{os.urandom(4).hex()}", new=True)
+        write_log_tables(path, study, run.metadata(study))
         run.note(
             run_id=run.run_id,
             schema_version=SCHEMA_VERSION,
@@ -78,6 +80,7 @@ class RunFolder:
             versions=versions(),
             machine=machine(),
             git_revision=git_revision(),
+            logs=log_facts(study),
             **facts,
         )
         return run

@@ -16,6 +16,7 @@ from mifsim.data import load_data
 from mifsim.data.base import DataSet
 from mifsim.errors import RunError, StudyError, UserError
 from mifsim.leakage_run import score_run
+from mifsim.log_run import bad_row_remarks, check_logs, prepare_logs
 from mifsim.progress import Bar, remark
 from mifsim.run_folder import RunFolder, check_free, default_path
 from mifsim.server.backend import Backend, InProcess, Job, ModelFile
@@ -99,6 +100,7 @@ def study_to_resume(run: RunFolder) -> Study:
     if facts["status"] == "complete":
         raise RunError(f"--resume {run.path}: this run is complete")
     study = Study.load(run.path / "study.toml")
+    check_logs(run.path, facts, study)
     if study.fingerprint != facts["study_fingerprint"]:
         raise RunError(f"{run.path / 'study.toml'}: was changed since the run began (its rows would not fit together)")
     return study
@@ -120,7 +122,7 @@ def _needs_filters(study: Study) -> None:
 
 
 def prepare(study: Study) -> tuple[DataSet, Victim]:
-    """Load a study's data and make its victim; refuse classes that the data do not have."""
+    """Load a study's data and logs and make its victim; refuse classes and clients that there are not."""
     data = load_data(study.data)
     classes = len(data.class_names)
     for number, population in enumerate(study.attacks):
@@ -130,6 +132,7 @@ def prepare(study: Study) -> tuple[DataSet, Victim]:
                     f"{study.name}: attacks.{number}.labels: {label} is no class of {data.name} "
                     f"(accepted: 0 to {classes - 1})"
                 )
+    prepare_logs(study, data.shape)
     return data, prepare_victim(data, study.victim, remark)
 
 
@@ -187,6 +190,8 @@ def run_to_its_end(run: RunFolder, go_on: str) -> Iterator[None]:
         run.finish("failed")
         raise
     run.finish("complete")
+    for line in bad_row_remarks(run.path, run.facts):
+        remark(line)
 
 
 def run_sessions(
@@ -232,10 +237,10 @@ def run_sessions(
 
 def _sizes(study: Study, cut: Iterator[Shard], finished: set[str]) -> tuple[Counters, Counters]:
     """Return how much there is to do in all, and how much of it a resumed run has done already."""
-    populations = list(study.populations)
+    weights = [expected_queries(population) for population in study.populations]
     total, before = Counters(), Counters()
     for shard in cut:
-        work = sum(expected_queries(populations[ticket.population]) for ticket in shard.tickets)
+        work = sum(weights[ticket.population] for ticket in shard.tickets)
         size = Counters(sessions=len(shard.tickets), work=work)
         total.add(size)
         if shard.stem in finished:

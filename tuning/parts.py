@@ -63,14 +63,14 @@ def check_reach(study: Study) -> None:
     delta = 1 - tuning.confidence
     for number, users in enumerate(study.users):
         limit = tuning.limit(users.name)
-        first, last = cuts(tuning.parts, users.sessions)
+        first, last = cuts(tuning.parts, users.count)
         # n sessions of which none is blocked have the p-value (1 - limit)^n.
         needed = math.ceil(math.log(delta) / math.log1p(-limit))
         if (there := last - first) < needed:
             least = 1 - delta ** (1 / there) if there else 1.0
             raise StudyError(
-                f"{study.name}: users.{number}.sessions = {users.sessions}: {there:,} of them certify (tuning.parts), "
-                f"and a false-positive rate of at most {limit:g} takes {needed:,} at {tuning.confidence:g} confidence "
+                f"{study.name}: users.{number}.sessions = {users.sessions!r}: {there:,} of them certify "
+                f"(tuning.parts), and a false-positive rate of at most {limit:g} takes {needed:,} at {tuning.confidence:g} confidence "
                 f"even if none is blocked; accepted: {sessions_for(tuning.parts, needed):,} sessions of "
                 f"{users.name!r} or more, or a tuning.false_positive_limit above {least:.4g}"
             )

@@ -53,6 +53,14 @@ REGISTRY: dict[str, str] = {
     "one-class": "mifsim.clients.users.one_class:OneClass",
     "retries": "mifsim.clients.users.retries:Retries",
     "bursts": "mifsim.clients.users.bursts:Bursts",
+    "re-uploads": "mifsim.clients.users.reuploads:ReUploads",
+    "video": "mifsim.clients.users.video:Video",
+    "augmentation": "mifsim.clients.users.augmentation:Augmentation",
+    "kiosk": "mifsim.clients.users.kiosk:Kiosk",
+    "borders": "mifsim.clients.users.borders:Borders",
+    "long-sessions": "mifsim.clients.users.long_sessions:LongSessions",
+    "mixture": "mifsim.clients.users.mixture:Mixture",
+    "log": "mifsim.clients.users.log:Log",
 }
 """What a study calls a client, and where it lives (``module:class``); imported when first asked for."""
 
@@ -115,7 +123,7 @@ def names(role: Literal["attacker", "user"] | None = None) -> tuple[str, ...]:
 
     Examples
     --------
-    >>> names("user")
+    >>> names("user")[:4]
     ('independent', 'one-class', 'retries', 'bursts')
     """
     return tuple(name for name in REGISTRY if role is None or client_class(name).role == role)

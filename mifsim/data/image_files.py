@@ -1,4 +1,4 @@
-"""Reading PNG, JPEG and PGM files that may be damaged or hostile: the header is checked before decoding."""
+"""Reading PNG, JPEG and PGM files that may be damaged or hostile (headers are checked before decoding); JPEG's loss."""
 
 from __future__ import annotations
 
@@ -93,6 +93,18 @@ def fit(image: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np
     how = cv2.INTER_AREA if cut_rows >= height else cv2.INTER_LINEAR
     fitted: npt.NDArray[np.uint8] = cv2.resize(piece, (width, height), interpolation=how)
     return fitted
+
+
+def through_jpeg(image: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
+    """Return what is left of an (H, W) or (H, W, 3) RGB image after a JPEG file of this quality (1 to 100)."""
+    import cv2
+
+    colour = image.ndim == 3
+    ordered = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if colour else image
+    done, encoded = cv2.imencode(".jpg", ordered, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise RuntimeError(f"OpenCV could not encode an image of shape {image.shape} as JPEG")
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB if colour else cv2.IMREAD_GRAYSCALE))
 
 
 def _png_size(data: bytes) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mifsim.clients.protocol import World
+from mifsim.clients.protocol import ImagePool, World
 from mifsim.data import load_data
 from mifsim.data.base import DataSet, Part
 from mifsim.defense import Guard, Open, QueryFilter
@@ -15,7 +15,7 @@ from mifsim.server.conversation import Conversation, Noted, SessionRow
 from mifsim.server.session import Session
 from mifsim.server.tickets import Ticket, client_rng, expected_queries
 from mifsim.server.watching import Watching
-from mifsim.study import Study
+from mifsim.study import Study, Users
 
 
 @dataclass
@@ -72,6 +72,13 @@ class Scene:
 
     def __post_init__(self) -> None:
         self._populations = list(self.study.populations)
+        self._weights = [expected_queries(population) for population in self._populations]
+        # A log's images are brought to the data set's shape once, and are in the cache from then on.
+        self._logs = {
+            number: log.pools(self.data.shape)
+            for number, population in enumerate(self._populations)
+            if isinstance(population, Users) and (log := population.log()) is not None
+        }
         self._grids = {
             population.budget_queries: snapshot_grid(population.budget_queries, self.study.leakage.snapshots_per_decade)
             for population in self.study.attacks
@@ -82,7 +89,10 @@ class Scene:
         population = self._populations[ticket.population]
         role = population.client.role
         part: Part = "auxiliary" if role == "attacker" else "users"
-        world = World(self.data.shape, len(self.data.class_names), self.data.part(part), ticket.target)
+        pool: ImagePool = self.data.part(part)
+        if ticket.population in self._logs:
+            pool = self._logs[ticket.population][ticket.trial]
+        world = World(self.data.shape, len(self.data.class_names), pool, ticket.target)
 
         def new_row(row: SessionRow) -> int:
             rows.append(row)
@@ -107,7 +117,7 @@ class Scene:
 
     def weight(self, ticket: Ticket) -> float:
         """Return how many queries a ticket is expected to need."""
-        return expected_queries(self._populations[ticket.population])
+        return self._weights[ticket.population]
 
     def guard(self, ticket: Ticket) -> Guard:
         """Return a new filter state for one session."""

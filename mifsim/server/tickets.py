@@ -63,7 +63,7 @@ def tickets(study: Study, classes: int) -> Iterator[Ticket]:
                         client = f"{population.name}/{target}/{trial}"
                         yield Ticket(number, filter_, target, trial, client)
         else:
-            for trial in range(population.sessions):
+            for trial in range(population.count):
                 for filter_ in filters:
                     yield Ticket(number, filter_, None, trial, f"{population.name}/{trial}")
 

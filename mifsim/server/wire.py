@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.clients.protocol import Image, Knowledge
+from mifsim.data.image_files import through_jpeg
 from mifsim.defense.images import admit
 
 TRANSPORTS = '"float32", "uint8" or "jpeg-Q" with Q from 1 to 100'
@@ -60,21 +61,8 @@ class Transport:
         # Rounds half to even, as numpy does; the step of 1/255 is what an 8-bit file format costs.
         rounded: npt.NDArray[np.uint8] = np.rint(pixels * np.float32(255)).astype(np.uint8)
         if self.kind == "jpeg":
-            rounded = _through_jpeg(rounded, self.quality)
+            rounded = through_jpeg(rounded, self.quality)
         return rounded.astype(np.float32) / np.float32(255)
-
-
-def _through_jpeg(pixels: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
-    import cv2
-
-    flags = [cv2.IMREAD_GRAYSCALE, cv2.IMREAD_COLOR]
-    colour = pixels.ndim == 3
-    ordered = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if colour else pixels
-    done, encoded = cv2.imencode(".jpg", ordered, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise RuntimeError(f"OpenCV could not encode an image of shape {pixels.shape} as JPEG")
-    decoded = cv2.imdecode(encoded, flags[colour])
-    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB) if colour else decoded)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 from mifsim.clients import EVASIONS, REGISTRY, client_class, evasion_class
 from mifsim.clients.evasion import Evasion, Start
 from mifsim.clients.protocol import Client, Conversation, World
+from mifsim.clients.users.log import Log
+from mifsim.data.query_log import QueryLog
 from mifsim.errors import UserError
 from mifsim.study.messages import explain
 from mifsim.study.sections import Name, Section
@@ -136,12 +138,42 @@ class Attacks(Population):
 class Users(Population):
     """Honest users of one kind: a workload."""
 
-    sessions: int = Field(100, ge=1, description="how many users")
+    sessions: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
+        100, description='how many users; "all": every client of a log'
+    )
     budget_queries: int = Field(100_000, ge=1, description="a limit on one session, beside the length it draws")
 
     ROLE: ClassVar[str] = "user"
     WORD: ClassVar[str] = "user"
     EXAMPLE: ClassVar[str] = "independent"
+
+    @model_validator(mode="after")
+    def _whose_sessions(self) -> Users:
+        if isinstance(self.client, Log):
+            if not self.client.path:
+                raise ValueError("user = 'log' needs a key 'path': a Parquet file, or a folder")
+        elif self.sessions == "all":
+            raise ValueError("sessions = 'all' goes with user = 'log'; accepted here: a number of at least 1")
+        return self
+
+    def log(self) -> QueryLog | None:
+        """Return the log that these users replay; None where they draw on the data set.
+
+        Raises
+        ------
+        DataError
+            Where it cannot be used.
+        """
+        return self.client.log() if isinstance(self.client, Log) else None
+
+    @property
+    def count(self) -> int:
+        """How many sessions there are, counted where it is all of a log."""
+        if self.sessions != "all":
+            return self.sessions
+        log = self.log()
+        assert log is not None, "checked when the study was read"
+        return len(log)
 
 
 def read_evasion(table: object) -> Evasion:

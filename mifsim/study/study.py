@@ -213,5 +213,16 @@ def _rooted(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
     for section, key in (("data", "folder"), ("victim", "file")):
         part = rooted.get(section)
         if isinstance(part, dict) and isinstance(part.get(key), str):
-            rooted[section] = {**part, key: str((base / Path(part[key]).expanduser()).resolve())}
+            rooted[section] = {**part, key: _absolute(part[key], base)}
+    if isinstance(users := rooted.get("users"), list):
+        rooted["users"] = [
+            {**item, "path": _absolute(item["path"], base)}
+            if isinstance(item, dict) and item.get("path") and isinstance(item["path"], str)
+            else item
+            for item in users
+        ]
     return rooted
+
+
+def _absolute(path: str, base: Path) -> str:
+    return str((base / Path(path).expanduser()).resolve())

@@ -22,6 +22,13 @@ OTHER_USERS: list[Case] = [
     ("one-class", {"length": {"min": 5, "max": 20}}),
     ("retries", {"probability": 0.5, "window": 3}),
     ("bursts", {"shots": 3, "shift_pixels": 3.0, "rotation_degrees": 30.0, "gain": 0.3, "offset": 0.2}),
+    ("re-uploads", {"probability": 0.7, "scale": 0.2, "quality": 40}),
+    ("video", {"scene": 4, "memory_frames": 1.0, "zoom": 0.5, "gain": 0.5, "noise": 0.3}),
+    ("augmentation", {"crops": 30, "crop": 0.05, "qualities": [1, 100], "scales": []}),
+    ("kiosk", {"subject": 2.0, "light": 1.0, "response": 0.5, "pattern": 0.5}),
+    ("borders", {"style": "frame", "border": 0.45, "detail": 2.0}),
+    ("mixture", {"of": [{"user": "video", "weight": 0.5}, {"user": "mixture", "turn": 3}], "turn": {"mean": 4}}),
+    ("long-sessions", {"length": 60, "turn": 7}),
 ]
 
 

@@ -11,7 +11,10 @@ from mifsim.errors import UserError
 
 def test_names_are_split_by_role() -> None:
     assert set(names("attacker")) == {"mi-face"}
-    assert set(names("user")) == {"independent", "one-class", "retries", "bursts"}
+    assert set(names("user")) == {
+        "independent", "one-class", "retries", "bursts", "re-uploads", "video", "augmentation", "kiosk", "borders",
+        "long-sessions", "mixture", "log",
+    }  # fmt: skip
     assert set(names()) == set(REGISTRY) == {*names("attacker"), *names("user")}
     assert all(issubclass(client_class(name), Attacker) for name in names("attacker"))
     assert all(issubclass(client_class(name), User) for name in names("user"))

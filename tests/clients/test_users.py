@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, chisquare
 
-from mifsim.clients import Image, User, World
+from mifsim.clients import Image, User, World, client_class, names
+from mifsim.clients.users.augmentation import Augmentation
+from mifsim.clients.users.borders import Borders
 from mifsim.clients.users.bursts import Bursts
 from mifsim.clients.users.independent import Independent
+from mifsim.clients.users.kiosk import Kiosk
+from mifsim.clients.users.long_sessions import LongSessions
+from mifsim.clients.users.mixture import Mixture
 from mifsim.clients.users.one_class import OneClass
 from mifsim.clients.users.retries import Retries
+from mifsim.clients.users.reuploads import ReUploads
+from mifsim.clients.users.stream import ImageStream
+from mifsim.clients.users.video import Video
 
 from .fake_world import StrictPool, converse
 
@@ -30,20 +38,24 @@ def indices(user: User, seed: int = 0, pool: StrictPool = POOL) -> list[int]:
     return [pool.index_of(image) for image in sent(user, seed, pool)]
 
 
+STREAMS = [found for name in names("user") if issubclass(found := client_class(name), ImageStream)]
+"""Every kind of user but a log, which has no images to choose from."""
+
+
 def still(**settings: Any) -> Bursts:
     """Bursts of which only the settings given move anything."""
     nothing = {"shift_pixels": 0, "rotation_degrees": 0, "gain": 0, "offset": 0, "noise": 0}
     return Bursts.model_validate({**nothing, **settings})
 
 
-@pytest.mark.parametrize("kind", [Independent, OneClass, Retries, Bursts])
+@pytest.mark.parametrize("kind", STREAMS)
 def test_length_is_the_number_of_images(kind: type[User]) -> None:
     assert len(sent(kind.model_validate({"length": 13}))) == 13
     lengths = {len(sent(kind.model_validate({"length": {"min": 4, "max": 6}}), seed)) for seed in range(30)}
     assert lengths == {4, 5, 6}
 
 
-@pytest.mark.parametrize("kind", [Independent, OneClass, Retries, Bursts])
+@pytest.mark.parametrize("kind", STREAMS)
 def test_an_empty_pool_is_an_error(kind: type[User]) -> None:
     empty = StrictPool(np.empty((0, *SHAPE), np.float32), np.empty(0, np.int64))
     with pytest.raises(ValueError, match="pool is empty"):
@@ -177,7 +189,20 @@ CHANGES: dict[type[User], dict[str, Any]] = {
     Retries: {"length": 7, "probability": 0.6, "window": 4},
     Bursts: {"length": 7, "shots": 3, "shift_pixels": 1, "rotation_degrees": 9, "gain": 0.2, "offset": 0.1,
              "noise": 0.1},
+    ReUploads: {"length": 7, "probability": 0.6, "window": 2, "scale": 0.3, "quality": 20},
+    Video: {"length": 7, "scene": 3, "memory_frames": 2, "shift_pixels": 0.5, "rotation_degrees": 9, "zoom": 0.2,
+            "gain": 0.2, "noise": 0.1},
+    Augmentation: {"length": 7, "flip": False, "crops": 1, "crop": 0.5, "qualities": [10], "scales": [0.1]},
+    Kiosk: {"length": 7, "shots": 3, "subject": 0.5, "shift_pixels": 2, "zoom": 0.2, "light": 0.3, "memory_shots": 3,
+            "pattern": 0.1, "response": 0.1, "noise": 0.1},
+    Borders: {"length": 7, "style": "frame", "border": 0.4, "level": 0.1, "detail": 0.3},
+    LongSessions: {"length": 7, "of": [{"user": "independent"}], "turn": 2},
+    Mixture: {"length": 7, "of": [{"user": "independent"}], "turn": 9},
 }  # fmt: skip
+
+
+def test_the_table_above_is_complete() -> None:
+    assert set(CHANGES) == set(STREAMS)
 
 
 @pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind in CHANGES for field in kind.model_fields])

@@ -18,6 +18,7 @@ from mifsim.server.backend import Job
 from mifsim.server.tickets import shards
 from mifsim.simulation import run_sessions
 from mifsim.study.tuning import Parts
+from tests.logs import digit_log, log_users
 from tests.tuning.studies import Formula, Prober, digits, formula_victim, tiny_study
 from tuning.confirm import compare, predicted
 from tuning.parts import check_parts, split
@@ -83,6 +84,26 @@ def test_another_recording_for_what_matters(tmp_path: Path, changed: dict) -> No
     second = recorded(tiny_study(**changed), tmp_path)
     assert not second.cached
     assert second.path != first.path
+
+
+def test_a_log_is_known_by_what_it_holds(tmp_path: Path) -> None:
+    path = digit_log(tmp_path / "log.parquet", clients=3)
+    study = tiny_study(users=[log_users(path)])
+    first = recorded(study, tmp_path)
+    traces = load(first.path, study)
+    assert (
+        np.diff(traces.offsets)[~traces.is_attack].tolist().count(10) == 1
+    )  # the client that sends one digit so often
+    assert recorded(study, tmp_path).cached
+
+    moved = tmp_path / "moved.parquet"
+    path.rename(moved)
+    assert recorded(tiny_study(users=[log_users(moved)]), tmp_path).path == first.path
+
+    digit_log(moved, clients=3, last=51)
+    changed = recorded(tiny_study(users=[log_users(moved)]), tmp_path)
+    assert not changed.cached
+    assert changed.path != first.path
 
 
 def test_only_what_the_study_can_use_is_loaded(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from mifsim.clients.protocol import Image, World
+from mifsim.clients.users.camera import exposed, moved
 from mifsim.clients.users.length import Length, Uniform
 from mifsim.clients.users.stream import ImageStream, shuffled
 
@@ -39,14 +40,6 @@ class Bursts(ImageStream):
                 yield self._shot(subject, rng)
 
     def _shot(self, subject: Image, rng: np.random.Generator) -> Image:
-        import cv2
-
-        height, width = subject.shape[:2]
         right, down, turn, brighter, lighter = rng.standard_normal(5)
-        centre = ((width - 1) / 2, (height - 1) / 2)
-        motion = cv2.getRotationMatrix2D(centre, self.rotation_degrees * turn, 1)
-        motion[:, 2] += self.shift_pixels * right, self.shift_pixels * down
-        shot: Image = cv2.warpAffine(subject, motion, (width, height), borderMode=cv2.BORDER_REPLICATE)
-        shot = shot * np.float32(1 + self.gain * brighter) + np.float32(self.offset * lighter)
-        shot += np.float32(self.noise) * rng.standard_normal(subject.shape, np.float32)
-        return np.clip(shot, np.float32(0), np.float32(1))
+        still = moved(subject, self.shift_pixels * right, self.shift_pixels * down, self.rotation_degrees * turn)
+        return exposed(still, self.gain * brighter, self.offset * lighter, self.noise, rng)

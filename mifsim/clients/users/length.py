@@ -64,8 +64,8 @@ class Length(RootModel[Annotated[int, Field(ge=1, strict=True)] | Uniform | Geom
         except ValidationError:
             raise PydanticCustomError(
                 "length",
-                "must be a whole number of at least 1, {{min = 2, max = 6}} with 1 <= min <= max "
-                "(each equally likely), or {{mean = 50}} of at least 1 (geometric); got {value}",
+                "must be a whole number of at least 1, {min = 2, max = 6} with 1 <= min <= max "
+                "(each equally likely), or {mean = 50} of at least 1 (geometric); got {value}",
                 {"value": repr(value)},
             ) from None
 

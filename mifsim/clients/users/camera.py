@@ -1,0 +1,83 @@
+"""What befalls an image on its way to a client's query: a camera's motion, light and noise, and the file it is kept in.
+
+All take and return float32 images in [0, 1], (H, W) or (H, W, 3), and leave what they are given as it was.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.clients.protocol import Image
+from mifsim.data.image_files import through_jpeg
+
+NOISE_TABLE = 2**20
+"""Normal numbers drawn once a process, which small images take their noise from: most of a shot's cost otherwise."""
+
+
+def moved(image: Image, right: float, down: float, degrees: float = 0.0, zoom: float = 1.0) -> Image:
+    """Shift by pixels, turn and zoom about the centre (bilinear, the border replicated)."""
+    import cv2
+
+    height, width = image.shape[:2]
+    motion = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, zoom)
+    motion[:, 2] += right, down
+    shot: Image = cv2.warpAffine(image, motion, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    return shot
+
+
+def exposed(image: Image, gain: float, offset: float, noise: float, rng: np.random.Generator) -> Image:
+    """Return image · (1 + gain) + offset, with noise of sd `noise` in each pixel, clipped to [0, 1]."""
+    shot = image * np.float32(1 + gain)
+    shot += np.float32(offset)
+    add_noise(shot, noise, rng)
+    return clipped(shot)
+
+
+def add_noise(shot: Image, sd: float, rng: np.random.Generator) -> None:
+    """Add normal noise of mean 0, independent from pixel to pixel, in place.
+
+    An image of less than a sixteenth of `NOISE_TABLE` takes a piece of that table, from a place that `rng` draws;
+    two pieces are as good as independent unless they start at the same place. A larger one is drawn number by number.
+    """
+    import cv2
+
+    if shot.size > NOISE_TABLE // 16:
+        shot += np.float32(sd) * rng.standard_normal(shot.shape, np.float32)
+        return
+    start = int(rng.integers(NOISE_TABLE - shot.size))
+    piece = _noise_table()[start : start + shot.size].reshape(shot.shape)
+    cv2.scaleAdd(piece, sd, shot, dst=shot)
+
+
+@cache
+def _noise_table() -> npt.NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal(NOISE_TABLE, np.float32)
+
+
+def as_jpeg(image: Image, quality: int) -> Image:
+    """Return what is left of it in a JPEG file: 8 bits, and JPEG's loss."""
+    pixels = np.rint(image * np.float32(255)).astype(np.uint8)
+    return through_jpeg(pixels, quality).astype(np.float32) / np.float32(255)
+
+
+def resized(image: Image, height: int, width: int) -> Image:
+    """Resize: averaging over areas to shrink, which does not alias, bilinear to enlarge."""
+    import cv2
+
+    how = cv2.INTER_AREA if height <= image.shape[0] and width <= image.shape[1] else cv2.INTER_LINEAR
+    return clipped(cv2.resize(image, (width, height), interpolation=how))
+
+
+def coarsened(image: Image, scale: float) -> Image:
+    """Shrink both sides to so much of themselves, and enlarge to the old size again."""
+    height, width = image.shape[:2]
+    small = resized(image, max(1, round(scale * height)), max(1, round(scale * width)))
+    return resized(small, height, width)
+
+
+def clipped(image: Image) -> Image:
+    """Clip to [0, 1], in place."""
+    return np.clip(image, np.float32(0), np.float32(1), out=image)

@@ -1,0 +1,94 @@
+"""A camera that is fixed to a wall: one background, one sensor, and whoever comes by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from mifsim.clients.protocol import Image, World
+from mifsim.clients.users.camera import add_noise, clipped, moved
+from mifsim.clients.users.length import Length, Uniform
+from mifsim.clients.users.stream import ImageStream, shuffled
+
+EDGE = 0.15
+"""Width of the oval's soft edge, as a share of its radius."""
+
+
+class Kiosk(ImageStream):
+    """Takes shots of one subject after the other, in front of the same background and through the same camera.
+
+    The frame shows an evenly painted wall, lit from one side (level and slope drawn once a session, for each
+    colour channel its own level); an image of the pool covers an oval in its middle, with a soft edge. A subject
+    stands a little off the centre and nearer or farther away. The light drifts slowly over the session. The
+    sensor adds its fixed pattern, drawn once a session: an offset (DSNU) and a relative sensitivity (PRNU) of each
+    pixel, in the terms of the standard EMVA 1288; and noise, drawn anew in every shot. Shots are clipped to [0, 1].
+    """
+
+    shots: Length = Field(
+        Length(Uniform(min=1, max=2)),
+        description="shots of one subject: a number, {min, max} (each equally likely) or {mean} (geometric)",
+    )
+    subject: float = Field(0.8, ge=0.1, le=2, description="height and width of the oval, as a share of the frame's")
+    shift_pixels: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="subject's place along each axis, in pixels (sd)"
+    )
+    zoom: float = Field(0.05, ge=0, le=1, description="relative change of a subject's size (sd; of its logarithm)")
+    light: float = Field(0.05, ge=0, allow_inf_nan=False, description="relative drift of the light (sd)")
+    memory_shots: float = Field(
+        100.0, gt=0, le=1e6, description="shots after which the correlation of the light is down to 1/e"
+    )
+    pattern: float = Field(
+        0.01, ge=0, allow_inf_nan=False, description="fixed offset of each pixel (sd; pixels: 0 to 1)"
+    )
+    response: float = Field(0.01, ge=0, allow_inf_nan=False, description="relative sensitivity of each pixel (sd)")
+    noise: float = Field(0.01, ge=0, allow_inf_nan=False, description="sensor noise of each pixel (sd; pixels: 0 to 1)")
+
+    def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
+        """Yield shots of one subject after the other, the subjects in random order."""
+        shape = world.shape
+        mask = _oval(shape, self.subject)
+        wall = _wall(shape, rng) * (1 - mask)
+        pattern = np.float32(self.pattern) * rng.standard_normal(shape, np.float32)
+        response = 1 + np.float32(self.response) * rng.standard_normal(shape, np.float32)
+        mask, wall = mask * response, wall * response  # light scales both, and the sensitivity with them
+        kept = math.exp(-1 / self.memory_shots)
+        brighter = rng.standard_normal()
+        for index in shuffled(np.arange(len(world.pool)), rng):
+            subject = world.pool.image(index)
+            for _ in range(self.shots.draw(rng)):
+                right, down, larger, drift = rng.standard_normal(4).tolist()
+                brighter = kept * brighter + math.sqrt(1 - kept**2) * drift
+                seen = moved(
+                    subject,
+                    self.shift_pixels * right,
+                    self.shift_pixels * down,
+                    zoom=math.exp(self.zoom * larger),
+                )
+                seen *= mask
+                seen += wall
+                seen *= np.float32(1 + self.light * brighter)
+                seen += pattern
+                add_noise(seen, self.noise, rng)
+                yield clipped(seen)
+
+
+def _oval(shape: tuple[int, ...], share: float) -> npt.NDArray[np.float32]:
+    """Return how far each pixel shows the subject: 1 inside, 0 outside, linear over the edge; (H, W) or (H, W, 1)."""
+    rows, columns = (np.abs(np.linspace(-1, 1, side, dtype=np.float32)) for side in shape[:2])
+    radius = np.hypot(rows[:, None], columns[None, :]) / np.float32(share)
+    mask = np.clip((1 + EDGE / 2 - radius) / EDGE, 0, 1).astype(np.float32)
+    return mask if len(shape) == 2 else mask[..., None]
+
+
+def _wall(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Return an even surface under a light that falls off to one side by up to 40%."""
+    level = rng.uniform(0.2, 0.8, shape[2:])
+    down, right = rng.uniform(-0.2, 0.2, 2)
+    rows, columns = (np.linspace(-1, 1, side) for side in shape[:2])
+    light = 1 + down * rows[:, None] + right * columns[None, :]
+    wall: npt.NDArray[np.float64] = light * level if len(shape) == 2 else light[..., None] * level
+    return wall.astype(np.float32)

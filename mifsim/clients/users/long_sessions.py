@@ -1,0 +1,37 @@
+"""A user who stays all day: many hundreds of queries, of one kind and then another."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from mifsim.clients.users.length import Geometric, Length, Uniform
+from mifsim.clients.users.mixture import Ingredient, Mixture
+
+
+class LongSessions(Mixture):
+    """One person at work: a mixture in long sessions, with a task of some dozens of images to a turn.
+
+    The filter's count never goes down, so that a rare coincidence is what ends such a session: where each query
+    has the chance p of one, an honest session lives about l_sp / p queries.
+    """
+
+    length: Length = Field(
+        Length(Uniform(min=400, max=1200)),
+        description="images in a session: a number, {min, max} (each equally likely) or {mean} (geometric)",
+    )
+    of: tuple[Ingredient, ...] = Field(
+        (
+            Ingredient(user="independent", weight=4),
+            Ingredient(user="one-class", weight=2),
+            Ingredient(user="bursts"),
+            Ingredient(user="retries"),
+            Ingredient(user="re-uploads"),
+            Ingredient(user="augmentation"),
+        ),
+        min_length=1,
+        description="the tasks: kind of user, weight and arguments, as in of = [{user = 'bursts', weight = 2}]",
+    )
+    turn: Length = Field(
+        Length(Geometric(mean=25)),
+        description="images of one task: a number, {min, max} (each equally likely) or {mean} (geometric)",
+    )

@@ -1,0 +1,102 @@
+"""A session whose images come from several users: people and programs that share one key."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mifsim.clients.protocol import Image, World
+from mifsim.clients.users.length import Length
+from mifsim.clients.users.stream import ImageStream
+from mifsim.errors import UserError
+
+
+def _stream_class(name: str) -> type[ImageStream]:
+    from mifsim.clients import client_class  # here, for the registry is where this module is found
+
+    try:
+        found = client_class(name)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    if not issubclass(found, ImageStream):
+        raise ValueError(f"{name!r} cannot be part of a mixture (accepted: users that draw on the data set)")
+    return found
+
+
+class Ingredient(BaseModel):
+    """One user of a mixture; keys other than `user` and `weight` are that user's arguments, without `length`.
+
+    Examples
+    --------
+    >>> Ingredient(user="bursts", weight=2, shots=3).stream.shots.mean
+    3.0
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    user: str = Field(description="kind of user, as in [[users]]; not a log")
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="how often its turn comes, against the others'")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, value: Any) -> Any:
+        """Check the user's arguments, and fill in their defaults."""
+        if not isinstance(value, Mapping) or not isinstance(value.get("user"), str):
+            return value
+        own = {key: value[key] for key in cls.model_fields if key in value}
+        found = _stream_class(value["user"])
+        rest = {key: value[key] for key in value if key not in own}
+        accepted = sorted(set(found.model_fields) - {"length"})
+        if unknown := sorted(set(rest) - set(accepted)):
+            raise ValueError(f"unknown key {unknown[0]!r} (accepted: user, weight, {', '.join(accepted)})")
+        try:
+            user = found.model_validate(rest)
+        except ValidationError as error:
+            told = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+            raise ValueError(f"{value['user']}: {'; '.join(told)}") from None
+        return {**own, **user.model_dump(mode="json", exclude={"length"}, exclude_none=True)}
+
+    @cached_property
+    def stream(self) -> ImageStream:
+        """The user itself."""
+        return _stream_class(self.user).model_validate(self.model_extra)
+
+
+class Mixture(ImageStream):
+    """Several users take turns in one session, each going on where it stopped.
+
+    So looks a key that several people or programs share. Whose turn it is is drawn anew after every `turn`, in
+    proportion to the weights; in the long run, so are the shares of the images. The users know nothing of each
+    other: two of them may send the same image.
+    """
+
+    of: tuple[Ingredient, ...] = Field(
+        (
+            Ingredient(user="independent", weight=3),
+            Ingredient(user="retries"),
+            Ingredient(user="re-uploads"),
+            Ingredient(user="bursts"),
+        ),
+        min_length=1,
+        description="the users: kind, weight and arguments, as in of = [{user = 'bursts', weight = 2, shots = 3}]",
+    )
+    turn: Length = Field(
+        Length(1),
+        description="images of one turn: a number, {min, max} (each equally likely) or {mean} (geometric)",
+    )
+
+    def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
+        """Yield the users' images, in turns."""
+        streams = [ingredient.stream.images(world, rng) for ingredient in self.of]
+        ends = list(accumulate(ingredient.weight for ingredient in self.of))
+        while True:
+            # At the very end of the range rounding could reach ends[-1] itself.
+            stream = streams[min(bisect(ends, rng.random() * ends[-1]), len(ends) - 1)]
+            for _ in range(self.turn.draw(rng)):
+                yield next(stream)

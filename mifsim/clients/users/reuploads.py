@@ -1,0 +1,46 @@
+"""A user who sends an earlier image once more, out of another file."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+from pydantic import Field
+
+from mifsim.clients.protocol import Image, World
+from mifsim.clients.users.camera import as_jpeg, coarsened
+from mifsim.clients.users.span import Quality, Share, Span
+from mifsim.clients.users.stream import ImageStream, shuffled
+
+
+class ReUploads(ImageStream):
+    """Sends distinct images, but now and then a copy of an earlier one, resized and stored as JPEG on its way.
+
+    Pictures that are saved, forwarded and uploaded again come back so: messengers and content systems shrink them
+    and write a JPEG of their own. The copy is shrunk to `scale`, brought back to its size and put through a JPEG; it
+    is always made of the original. Every query after the first is such a copy with the same probability.
+    """
+
+    probability: float = Field(0.2, ge=0, lt=1, description="chance that a query is a re-upload")
+    window: int = Field(
+        20, ge=1, le=100_000, description="how many of its last distinct images it chooses from, each equally likely"
+    )
+    scale: Share = Field(
+        Span.model_validate({"min": 0.5, "max": 1}),
+        description="size of the copy on its way, as a share of the original's: a number, or {min, max}",
+    )
+    quality: Quality = Field(
+        Span.model_validate({"min": 50, "max": 95}),
+        description="of the copy's JPEG, 1 to 100: a number, or {min, max} (each whole number equally likely)",
+    )
+
+    def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
+        """Yield the pool's images in random order, and copies of earlier ones between them."""
+        earlier: deque[Image] = deque(maxlen=self.window)
+        for index in shuffled(np.arange(len(world.pool)), rng):
+            earlier.append(world.pool.image(index))
+            yield earlier[-1]
+            while rng.random() < self.probability:
+                original = earlier[rng.integers(len(earlier))]
+                yield as_jpeg(coarsened(original, self.scale.draw(rng)), self.quality.draw_whole(rng))

@@ -1,0 +1,97 @@
+"""How much: a fixed number, or one drawn anew each time."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    RootModel,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Ends(BaseModel):
+    """Both ends of a range."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min: Finite
+    max: Finite
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Ends:
+        if self.max < self.min:
+            raise ValueError("max is less than min")
+        return self
+
+
+class Span(RootModel[Finite | Ends]):
+    """A number, fixed or drawn uniformly between `min` and `max`.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> Span(0.5).draw(rng)
+    0.5
+    >>> drawn = Span.model_validate({"min": 50, "max": 95})
+    >>> [drawn.draw_whole(rng) for _ in range(4)]
+    [89, 79, 73, 62]
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _told_once(cls, value: Any, handler: ModelWrapValidatorHandler[Span]) -> Span:
+        """Say what is accepted in one line: pydantic would report each branch of the union by itself."""
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError(
+                "span",
+                "must be a number, or {min = 0.2, max = 0.6} with min <= max (drawn uniformly); got {value}",
+                {"value": repr(value)},
+            ) from None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the greatest that `draw` returns."""
+        return (self.root.min, self.root.max) if isinstance(self.root, Ends) else (self.root, self.root)
+
+    def draw(self, rng: np.random.Generator) -> float:
+        """Return the number, from `rng` where it is drawn."""
+        low, high = self.ends
+        return low if low == high else float(rng.uniform(low, high))
+
+    def draw_whole(self, rng: np.random.Generator) -> int:
+        """Return a whole number; where it is drawn, each in the range is equally likely, both ends included."""
+        low, high = self.ends
+        return round(low) if low == high else int(rng.integers(round(low), round(high), endpoint=True))
+
+
+def within(low: float, high: float) -> AfterValidator:
+    """Return a validator for fields of type `Span`: both its ends lie in [`low`, `high`]."""
+
+    def check(span: Span) -> Span:
+        if not low <= span.ends[0] <= span.ends[1] <= high:
+            raise ValueError(f"must lie in {low:g} to {high:g}, got {span.ends[0]:g} to {span.ends[1]:g}")
+        return span
+
+    return AfterValidator(check)
+
+
+Quality = Annotated[Span, within(1, 100)]
+"""Of a JPEG file, as libjpeg counts it."""
+
+Share = Annotated[Span, within(0.01, 1)]
+"""Of a length."""

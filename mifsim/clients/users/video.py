@@ -1,0 +1,56 @@
+"""A user whose program sends the frames of a video."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from pydantic import Field
+
+from mifsim.clients.protocol import Image, World
+from mifsim.clients.users.camera import exposed, moved
+from mifsim.clients.users.length import Geometric, Length
+from mifsim.clients.users.stream import ImageStream, shuffled
+
+
+class Video(ImageStream):
+    """Sends frame after frame of one subject, which moves slowly under a slowly changing light; then the scene changes.
+
+    Position, turn, size and light each follow a stationary autoregressive path of first order (a sampled
+    Ornstein-Uhlenbeck process) about the subject as it is: so far apart as the standard deviations say in the long
+    run, but little from one frame to the next. The correlation of two frames' positions that are k frames apart is
+    exp(−k / memory_frames). The sensor's noise is new in every frame. A scene shows another image of the pool.
+    """
+
+    scene: Length = Field(
+        Length(Geometric(mean=30)),
+        description="frames of a scene: a number, {min, max} (each equally likely) or {mean} (geometric)",
+    )
+    memory_frames: float = Field(
+        10.0, gt=0, le=1e6, description="frames after which the correlation of motion and light is down to 1/e"
+    )
+    shift_pixels: float = Field(1.0, ge=0, allow_inf_nan=False, description="motion along each axis, in pixels (sd)")
+    rotation_degrees: float = Field(3.0, ge=0, allow_inf_nan=False, description="turn about the centre (sd)")
+    zoom: float = Field(0.03, ge=0, le=1, description="relative change of size (sd; of its logarithm)")
+    gain: float = Field(0.05, ge=0, allow_inf_nan=False, description="relative change of the light (sd)")
+    noise: float = Field(0.01, ge=0, allow_inf_nan=False, description="sensor noise of each pixel (sd; pixels: 0 to 1)")
+
+    def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
+        """Yield the frames of one scene after the other, their subjects in random order."""
+        kept = math.exp(-1 / self.memory_frames)
+        fresh = math.sqrt(1 - kept**2)  # so that the variance stays 1
+        for index in shuffled(np.arange(len(world.pool)), rng):
+            subject = world.pool.image(index)
+            state = rng.standard_normal(5)
+            for _ in range(self.scene.draw(rng)):
+                right, down, turn, larger, brighter = state.tolist()
+                frame = moved(
+                    subject,
+                    self.shift_pixels * right,
+                    self.shift_pixels * down,
+                    self.rotation_degrees * turn,
+                    math.exp(self.zoom * larger),
+                )
+                yield exposed(frame, self.gain * brighter, 0.0, self.noise, rng)
+                state = kept * state + fresh * rng.standard_normal(5)

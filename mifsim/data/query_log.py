@@ -1,0 +1,261 @@
+"""A log of real queries: who sent which image, in which order.
+
+A log is read twice, once ever: the first pass finds what can be used, the second brings the images to the data
+set's shape and keeps them in the cache folder, memory-mapped. Neither holds more than some rows in memory, and both
+are done again when a file of the log changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.cache import cache_dir, digest, whole_file
+from mifsim.data.base import ArrayPool, SubsetPool
+from mifsim.data.image_files import Color, decode, fit
+from mifsim.data.log_rows import BATCH_ROWS, Columns, Row, log_rows, stamps
+from mifsim.data.prepared import Raw, prepare
+from mifsim.errors import DataError
+from mifsim.progress import remark
+
+T = TypeVar("T")
+
+FORMAT = 1  # of the index in the cache folder; part of its name
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be used: `file`, `row` and `client` as in `mifsim.data.log_rows.Row`, and `problem`."""
+
+    file: str
+    row: int | None
+    client: str | None
+    problem: str
+
+    def __str__(self) -> str:
+        file = self.file if self.file.isprintable() else repr(self.file)  # it may go to a terminal
+        return f"{file}: {self.problem}" if self.row is None else f"{file}, row {self.row:,}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class QueryLog:
+    """What of a log can be used.
+
+    Attributes
+    ----------
+    path : Path
+    columns : Columns
+    rows : int
+        All of them, bad ones included.
+    clients : tuple of str
+        Those of whom at least one image can be used, in the order of a digest of their ids: the first n of them
+        are a sample that depends neither on when they came nor on how much they sent.
+    offsets : ndarray of int64, shape (clients + 1,)
+        Where the clients' images begin in `order`.
+    order : ndarray of int64, shape (images,)
+        Client by client and in order of time, numbers of the usable rows (equal times: in the order of the rows).
+    bad : tuple of BadRow
+    bad_at : ndarray of int64, shape (bad,)
+        Their numbers among all rows.
+    content : str
+        A digest of the usable rows: equal digests mean equal queries.
+    """
+
+    path: Path
+    columns: Columns
+    rows: int
+    clients: tuple[str, ...] = field(repr=False)
+    offsets: npt.NDArray[np.int64] = field(repr=False)
+    order: npt.NDArray[np.int64] = field(repr=False)
+    bad: tuple[BadRow, ...] = field(repr=False)
+    bad_at: npt.NDArray[np.int64] = field(repr=False)
+    content: str
+
+    def __len__(self) -> int:
+        return len(self.clients)
+
+    @property
+    def mean_images(self) -> float:
+        """Images of a client, on the average."""
+        return len(self.order) / len(self.clients)
+
+    def pools(self, shape: tuple[int, ...]) -> Sessions:
+        """Return the clients' images, brought to one shape.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            (H, W) or (H, W, 3). The largest centred piece of that aspect is cut out and resized (area averages to
+            shrink, bilinear to enlarge); colour becomes grey by OpenCV's weights, grey is repeated in three channels.
+        """
+        key = digest(self.content, list(shape))
+        labels = np.full(len(self.order), -1)  # a log does not know any
+        prepared = prepare("log", key, lambda: Raw(labels, shape, self._images(shape)))
+        return Sessions(prepared.pool, self.order, self.offsets)
+
+    def _images(self, shape: tuple[int, ...]) -> Iterator[npt.NDArray[np.uint8]]:
+        color: Color = "gray" if len(shape) == 2 else "rgb"
+        bad = set(self.bad_at.tolist())
+        sha = hashlib.sha256()
+        rows = (row for number, row in enumerate(log_rows(self.path, self.columns)) if number not in bad)
+
+        def shaped(row: Row) -> npt.NDArray[np.uint8] | None:
+            try:
+                return fit(decode(row.image, color), *shape[:2])
+            except ValueError:
+                return None
+
+        for row, image in _in_threads(shaped, rows):
+            _note(row, sha)
+            if image is None:
+                break
+            yield image
+        if sha.hexdigest()[:16] != self.content:  # nothing of it may be kept under the digest of what it was
+            raise DataError(f"log {self.path}: was changed while it was read; start again")
+
+
+@dataclass(frozen=True)
+class Sessions(Sequence[SubsetPool]):
+    """The images of each client of a log, in order of time."""
+
+    pool: ArrayPool
+    order: npt.NDArray[np.int64] = field(repr=False)
+    offsets: npt.NDArray[np.int64] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, client: int) -> SubsetPool: ...
+    @overload
+    def __getitem__(self, client: slice) -> list[SubsetPool]: ...
+    def __getitem__(self, client: int | slice) -> SubsetPool | list[SubsetPool]:
+        if isinstance(client, slice):
+            return [self[number] for number in range(*client.indices(len(self)))]
+        number = range(len(self))[client]
+        return SubsetPool(self.pool, self.order[self.offsets[number] : self.offsets[number + 1]])
+
+
+def open_log(path: Path, columns: Columns = Columns()) -> QueryLog:  # noqa: B008 - immutable
+    """Find out what of a log can be used; see `log_rows` for what a log is.
+
+    Raises
+    ------
+    DataError
+        Where there is no log, or not one row of it can be used.
+    """
+    return _opened(path, columns, digest(str(path), list(columns), list(stamps(path, columns))))
+
+
+@lru_cache(maxsize=8)
+def _opened(path: Path, columns: Columns, key: str) -> QueryLog:
+    file = cache_dir() / "logs" / f"{FORMAT}-{key}.npz"
+    found = _load(file, path, columns)
+    if found is None:
+        remark(f"reading the log {path} (once: the cache folder keeps what is found)")
+        found = _read(path, columns)
+        _save(file, found)
+    return found
+
+
+def _read(path: Path, columns: Columns) -> QueryLog:
+    sha = hashlib.sha256()
+    codes: dict[str, int] = {}
+    of_row, bad_at, bad = array("q"), array("q"), []
+    times: list[int | float] = []
+    number = -1
+    for number, (row, problem) in enumerate(_in_threads(_problem, log_rows(path, columns))):
+        if problem is not None:
+            bad.append(BadRow(row.file, row.row, row.client, problem))
+            bad_at.append(number)
+            continue
+        assert row.client is not None
+        of_row.append(codes.setdefault(row.client, len(codes)))
+        times.append(row.time)
+        _note(row, sha)
+    if not codes:
+        why = f"none of its {number + 1:,} rows can be used, the first: {bad[0]}" if bad else "it holds no rows"
+        raise DataError(f"log {path}: {why}")
+    names = sorted(codes, key=lambda name: hashlib.sha256(name.encode()).digest())
+    rank = np.empty(len(names), np.int64)
+    rank[[codes[name] for name in names]] = np.arange(len(names))
+    client = rank[np.array(of_row)]
+    return QueryLog(
+        path=path,
+        columns=columns,
+        rows=number + 1,
+        clients=tuple(names),
+        offsets=np.concatenate([[0], np.cumsum(np.bincount(client, minlength=len(names)))]).astype(np.int64),
+        order=np.lexsort((np.array(times), client)).astype(np.int64),
+        bad=tuple(bad),
+        bad_at=np.array(bad_at, np.int64),
+        content=sha.hexdigest()[:16],
+    )
+
+
+def _in_threads(work: Callable[[Row], T], rows: Iterator[Row]) -> Iterator[tuple[Row, T]]:
+    """Yield each row with what `work` makes of it, in order, a few rows ahead: OpenCV decodes without Python's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while some := list(islice(rows, BATCH_ROWS)):
+            yield from zip(some, pool.map(work, some), strict=True)
+
+
+def _note(row: Row, sha: hashlib._Hash) -> None:
+    sha.update(repr((row.client, row.time, len(row.image))).encode())
+    sha.update(row.image)
+
+
+def _problem(row: Row) -> str | None:
+    """Say why a row cannot be used, if it cannot: decoding is the only way to know."""
+    if row.problem is not None:
+        return row.problem
+    try:
+        decode(row.image, "gray")
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _save(file: Path, log: QueryLog) -> None:
+    facts = {"rows": log.rows, "clients": log.clients, "bad": log.bad, "content": log.content}
+    try:
+        with whole_file(file) as temporary, temporary.open("wb") as out:
+            text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+            np.savez(out, facts=text, offsets=log.offsets, order=log.order, bad_at=log.bad_at)
+    except OSError as error:
+        raise DataError(
+            f"cannot write to the cache folder {file.parent}: {error.strerror or error}; "
+            "set MIFSIM_CACHE_DIR to a folder that can be written"
+        ) from error
+
+
+def _load(file: Path, path: Path, columns: Columns) -> QueryLog | None:
+    try:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
+            facts = json.loads(arrays["facts"].tobytes())
+            return QueryLog(
+                path=path,
+                columns=columns,
+                rows=facts["rows"],
+                clients=tuple(facts["clients"]),
+                offsets=arrays["offsets"],
+                order=arrays["order"],
+                bad=tuple(BadRow(*row) for row in facts["bad"]),
+                bad_at=arrays["bad_at"],
+                content=facts["content"],
+            )
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
