@@ -70,9 +70,10 @@ def check_reach(study: Study) -> None:
             least = 1 - delta ** (1 / there) if there else 1.0
             raise StudyError(
                 f"{study.name}: users.{number}.sessions = {users.sessions!r}: {there:,} of them certify "
-                f"(tuning.parts), and a false-positive rate of at most {limit:g} takes {needed:,} at {tuning.confidence:g} confidence "
-                f"even if none is blocked; accepted: {sessions_for(tuning.parts, needed):,} sessions of "
-                f"{users.name!r} or more, or a tuning.false_positive_limit above {least:.4g}"
+                f"(tuning.parts), and a false-positive rate of at most {limit:g} takes {needed:,} at "
+                f"{tuning.confidence:g} confidence even if none is blocked; accepted: "
+                f"{sessions_for(tuning.parts, needed):,} sessions of {users.name!r} or more, or a "
+                f"tuning.false_positive_limit above {least:.4g}"
             )
 
 
