@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mifsim.clients import EVASIONS, names
 from mifsim.study import Study
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -28,6 +29,15 @@ def test_the_filter_in_your_own_server(
 
 
 def test_the_study_in_the_readme_is_one() -> None:
-    (text,) = blocks("toml")
-    study = Study.parse(tomllib.loads(text))
+    whole, *parts = blocks("toml")
+    study = Study.parse(tomllib.loads(whole))
     assert study.users[0].sessions == 300
+    for part in parts:  # tables to put into a study
+        Study.parse({"name": "part", **tomllib.loads(part)})
+
+
+def test_the_readme_names_all_users_and_evasions() -> None:
+    _, _, who_asks = README.partition("### Who asks")
+    who_asks = who_asks.partition("\n### ")[0]
+    for name in (*names("user"), *EVASIONS):
+        assert f"`{name}`" in who_asks

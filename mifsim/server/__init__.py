@@ -1,1 +1,1 @@
-"""To be described."""
+"""What stands between clients and the model: sessions, the shared model, and where they run."""
