@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from mifsim._version import __version__
 from mifsim.cli_report import add_report
-from mifsim.cli_run import add_run
+from mifsim.cli_run import add_matrix, add_run
 from mifsim.errors import UserError
 
 _EXAMPLES = """\
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mifsim {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     add_run(commands)
+    add_matrix(commands)
     add_report(commands)
     _add_studies(commands)
     _add_columns(commands)

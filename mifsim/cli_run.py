@@ -46,6 +46,37 @@ def add_run(commands: Commands[argparse.ArgumentParser]) -> None:
     tune.set_defaults(run=_tune)
 
 
+def add_matrix(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add the subcommand `matrix`."""
+    matrix = commands.add_parser(
+        "matrix",
+        help="what filters stop and what they lose: every attack with every evasion, every workload",
+        description="Cross a study's attacks with the rows of its [matrix], run them and its users through the filters "
+        "given, the study's own and none at all, and leave matrix_attacks.parquet, matrix_users.parquet and the page.",
+        epilog="examples:\n"
+        "  mifsim matrix matrix-digits --filter runs/calibrate-digits/filter.toml\n"
+        "  mifsim matrix mine.toml --filter strict=a.toml --filter lax=b.toml --set attacks.0.trials=1\n"
+        "  mifsim matrix --resume runs/mine\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_options(matrix)
+    matrix.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        type=_named_file,
+        metavar="[NAME=]FILE",
+        dest="filters",
+        help="a setting, as `mifsim tune` leaves it (may be given several times; the name is 'calibrated' by default)",
+    )
+    matrix.set_defaults(run=_matrix)
+
+
+def _named_file(text: str) -> tuple[str, str]:
+    name, equals, file = text.rpartition("=")
+    return (name, file) if equals else ("calibrated", text)
+
+
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", nargs="?", metavar="STUDY", help="a study file, or the name of a shipped study")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="the run folder (default: runs/<study>-<time>)")
@@ -83,8 +114,25 @@ def _tune(options: argparse.Namespace) -> None:
     _run(options, "tune", tune, resume)
 
 
-def _run(options: argparse.Namespace, command: str, start: Callable[..., Path], go_on: Callable[..., Path]) -> None:
-    """Start a run or go on with one, then print its answer and write its page."""
+def _matrix(options: argparse.Namespace) -> None:
+    from mifsim.defense import FilterConfig
+    from mifsim.simulation import resume, simulate
+    from mifsim.study import Filter, Study
+
+    if options.resume is not None and options.filters:
+        raise UserError("--resume RUN takes its filters from the run: no --filter beside it")
+    given = [Filter(name=name, config=FilterConfig.load(file)) for name, file in options.filters]
+
+    def start(study: Study, out: Path | None, **where: Any) -> Path:
+        return simulate(study.crossed(given), out, **where)
+
+    from reports.matrix import write_matrix
+
+    write_matrix(_run(options, "matrix", start, resume))
+
+
+def _run(options: argparse.Namespace, command: str, start: Callable[..., Path], go_on: Callable[..., Path]) -> Path:
+    """Start a run or go on with one, then print its answer and write its page; return its folder."""
     from mifsim.study import Study
 
     where: dict[str, Any] = {"backend": options.backend, "address": options.address}
@@ -108,3 +156,4 @@ def _run(options: argparse.Namespace, command: str, start: Callable[..., Path], 
             f"{path}: the run is complete, but its page cannot be written: {error.strerror or error}; "
             f"with that out of the way: mifsim report {path}"
         ) from None
+    return path

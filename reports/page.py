@@ -5,73 +5,34 @@ The same files give the same page, byte for byte.
 
 from __future__ import annotations
 
-import json
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 from markupsafe import Markup
 
 from mifsim.cache import whole_file
 from mifsim.progress import duration
 from reports import wording
+from reports.charts import false_positive_chart, frontier_chart, limits, progress_charts, survival_charts
 from reports.comparison import compare_attacks, compare_users, in_order, undefended
-from reports.figures import Figure, false_positive_figure, frontier_figure, progress_figure, survival_figure
+from reports.matrix import matrix_page
 from reports.pictures import galleries
-from reports.search_progress import search_progress
-from reports.styles import CALIBRATED, Style, styles
+from reports.styles import CALIBRATED, styles
 from reports.tables import (
-    attackers,
     certification_table,
     facts,
     failures,
     filter_table,
     frontier_table,
     sessions,
-    survival_of,
-    trial_table,
-    user_table,
 )
 from reports.verdict import calibration_section, filter_file, headline, promise, shortfalls, worst_users
 
 _ELSEWHERE = frozenset({"chosen", "guarantee", "why_none", "test"})
 """Facts of a calibration that the page tells in another place."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A figure on the page.
-
-    Attributes
-    ----------
-    name : str
-        Unique on the page.
-    title : str
-    figure : dict
-        See `reports.figures`.
-    note : str
-        What the reader could not see in it.
-    """
-
-    name: str
-    title: str
-    figure: Figure
-    note: str = ""
-
-    @property
-    def json(self) -> Markup:
-        """The figure for a script element: nothing in it can end that element."""
-        text = json.dumps(self.figure, allow_nan=False, separators=(",", ":"))
-        return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704
-
-    @property
-    def height(self) -> int:
-        """In pixels."""
-        return int(self.figure["layout"]["height"])
 
 
 def write_page(run: Path) -> Path:
@@ -134,8 +95,9 @@ def _context(run: Path) -> dict[str, Any]:
     chosen = file["filter"] if file is not None else None
     if chosen is None and picked is not None and len(picked):
         chosen = picked.iloc[0].to_dict()  # the run ended before it was confirmed
-    limits = _limits(certification)
+    allowed = limits(certification)
     attacks = compare_attacks(run)
+    matrix = matrix_page(run)
     return {
         "facts": known,
         "calibration": calibration,
@@ -143,11 +105,12 @@ def _context(run: Path) -> dict[str, Any]:
         "headline": headline(run, calibration=calibration, chosen=chosen is not None),
         "promise": "" if picked is None or picked.empty else promise(picked, confidence),
         "confidence": confidence,
-        "live": worst_users(run, CALIBRATED, limits),
+        "live": worst_users(run, CALIBRATED, allowed),
         "shortfalls": []
         if chosen is not None or certification is None
         else shortfalls(certification, confidence, section.get("procedure", "fixed_sequence")),
         "why_none": (known.get("tuning") or {}).get("why_none") or "",
+        "matrix": matrix,
         "attacks": attacks,
         "tally": attacks.tally,
         "users": compare_users(run),
@@ -156,11 +119,12 @@ def _context(run: Path) -> dict[str, Any]:
         "undefended": unfiltered,
         "sessions": len(rows),
         "failed": failures(run).to_dict("records"),
-        "frontier": _frontier_chart(run, frontier, limits, look),
-        "survival": _survival_charts(rows, filters, look),
-        "false_positives": _false_positive_chart(run, unfiltered, look, limits),
-        "galleries": galleries(run, filters, known),
-        "progress": _progress_charts(run, rows, frontier, limits, float(section.get("false_positive_budget", 0.1))),
+        "frontier": frontier_chart(run, frontier, allowed, look),
+        # A matrix has dozens of attacks: a chart and a gallery of each would bury it.
+        "survival": survival_charts(rows, filters, look) if matrix is None else [],
+        "false_positives": false_positive_chart(run, unfiltered, look, allowed),
+        "galleries": galleries(run, filters, known) if matrix is None else [],
+        "progress": progress_charts(run, rows, frontier, allowed, float(section.get("false_positive_budget", 0.1))),
         "tuning": _flat({key: value for key, value in (known.get("tuning") or {}).items() if key not in _ELSEWHERE}),
         "command": _command(run, known, calibration=calibration),
         "environment": _environment(known),
@@ -169,68 +133,6 @@ def _context(run: Path) -> dict[str, Any]:
         "description": _description(run),
         "files": _files(run),
     }
-
-
-def _frontier_chart(
-    run: Path, frontier: pd.DataFrame | None, limits: Mapping[str, float], look: Mapping[str, Style]
-) -> Chart | None:
-    if frontier is None or frontier.empty:
-        return None
-    figure = frontier_figure(frontier, trial_table(run), max(limits.values(), default=None), look)
-    return Chart("frontier", "Detection speed against false positives", figure)
-
-
-def _survival_charts(rows: pd.DataFrame, filters: Sequence[str], look: Mapping[str, Style]) -> list[Chart]:
-    attacks = attackers(rows)
-    charts = []
-    for place, attack in enumerate(attacks["population"].unique()):
-        of_attack = attacks[attacks["population"] == attack]
-        groups = {name: of_attack[of_attack["filter"] == name] for name in filters}
-        curves = {name: survival_of(group) for name, group in groups.items() if len(group)}
-        figure = survival_figure(curves, look, int(of_attack["budget_queries"].max()))
-        never = [name for name, group in groups.items() if len(group) and not group["outcome"].eq("blocked").any()]
-        note = f"Never blocked: {wording.listed(never)}." if never else ""
-        charts.append(Chart(f"survival-{place}", str(attack), figure, note))
-    return charts
-
-
-def _false_positive_chart(
-    run: Path, unfiltered: Sequence[str], look: Mapping[str, Style], limits: Mapping[str, float]
-) -> Chart | None:
-    users = user_table(run)
-    if users.empty:
-        return None
-    users = users[~users["filter"].isin(unfiltered)].sort_values(
-        "filter", key=lambda names: names.ne(CALIBRATED), kind="stable"
-    )
-    if users.empty:
-        return None
-    return Chart("false-positives", "Honest sessions blocked", false_positive_figure(users, look, limits))
-
-
-def _progress_charts(
-    run: Path, rows: pd.DataFrame, frontier: pd.DataFrame | None, limits: Mapping[str, float], region: float
-) -> list[Chart]:
-    trials = trial_table(run)
-    if trials is None or trials.empty:
-        return []
-    budget = float(rows.loc[rows["role"] == "attacker", "budget_queries"].max())
-    progress = search_progress(trials, frontier, budget=budget, limit=min(limits.values(), default=None), region=region)
-    steps = [float(number) for number in range(1, len(trials) + 1)]
-    best = progress_figure(steps, progress.best, "queries to block", share=False)
-    volumes, of = (progress.hypervolume, "the region") if progress.found is None else (progress.found, "the exact one")
-    volume = progress_figure(steps, volumes, "hypervolume", share=True)
-    return [
-        Chart("best", "Best setting within the limit so far", best),
-        Chart("hypervolume", f"Hypervolume found, as a share of {of}", volume),
-    ]
-
-
-def _limits(certification: pd.DataFrame | None) -> dict[str, float]:
-    if certification is None:
-        return {}
-    pairs = certification.drop_duplicates("workload")
-    return {str(name): float(limit) for name, limit in zip(pairs["workload"], pairs["limit"], strict=True)}
 
 
 def _command(run: Path, known: Mapping[str, Any], *, calibration: bool) -> str:

@@ -66,8 +66,8 @@ def _print_attacks(run: Path, out: Console) -> None:
     if frame.empty:
         return
     table = Table(title="Attackers", title_justify="left")
-    for name in ("filter", "attack"):
-        table.add_column(name)
+    table.add_column("filter")
+    table.add_column("attack", overflow="fold", min_width=min(24, int(frame["attack"].str.len().max())))
     several = frame["sessions_used"].gt(1).any()
     for name in (
         *(("sessions used",) if several else ()),

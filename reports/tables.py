@@ -36,7 +36,7 @@ def attack_table(run: Path) -> pd.DataFrame:
     -------
     DataFrame
         One row a filter and attack. Its unit is the attacker: see `attackers`. Columns ``filter``, ``attack``,
-        ``sessions`` (attackers), ``sessions_used`` (mean of one attacker), ``blocked``,
+        ``sessions`` (attackers), ``sessions_used``, ``queries_spent`` (means of one attacker), ``blocked``,
         ``median_queries_to_block`` (Kaplan-Meier; NaN where fewer than half were blocked),
         ``restricted_mean_queries`` (each attacker counted as its budget at most), ``budget_queries``, ``failed``, and
         at the last answered query ``victim_confidence``, ``evaluator_hit_share``, ``evaluator_confidence``,
@@ -99,6 +99,7 @@ def _attack_row(group: pd.DataFrame, last: pd.DataFrame | None) -> dict[str, Any
     row: dict[str, Any] = {
         "sessions": len(group),
         "sessions_used": float(group["sessions_used"].mean()),
+        "queries_spent": float(group["queries"].mean()),
         "blocked": int(group["outcome"].eq("blocked").sum()),
         "median_queries_to_block": np.nan if median is None else median,
         "restricted_mean_queries": survival.restricted_mean(budget),

@@ -11,10 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import tomli_w
 
 from mifsim.cli import main
+from mifsim.defense import FilterConfig
 from mifsim.records import SCHEMAS
 from mifsim.study import Study
 from tests.small import SMALL, small_study
@@ -194,3 +196,19 @@ def test_importing_the_package_loads_neither_ray_nor_tensorflow() -> None:
     loaded = set(done.stdout.split())
     assert "mifsim.defense" in loaded
     assert not {"ray", "tensorflow", "keras", "pandas", "pyarrow", "pydantic", "numba"} & loaded
+
+
+def test_a_matrix_leaves_its_tables(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    FilterConfig(0.9, 0.01, 2, 3).save(tmp_path / "filter.toml")
+    study = write_study(tmp_path, matrix={"evasions": [[], [{"decoys": 2}], [{"rotate": {}}]]})
+    run = tmp_path / "run"
+    given = tmp_path / "filter.toml"
+    main(["matrix", str(study), "--filter", str(given), "--out", str(run), "--backend", "in-process"])
+    attacks = pd.read_parquet(run / "matrix_attacks.parquet")
+    assert sorted(attacks["evasions"].unique()) == ["", "decoys (between 2)", "rotate"]
+    assert set(attacks["filter"]) == {"calibrated", "third", "strict"}
+    assert len(attacks) == 9
+    assert "mi-face+rotate" in capsys.readouterr().out
+    said = fails(capsys, "matrix", "--resume", run, "--filter", tmp_path / "filter.toml")
+    assert "no --filter beside it" in said
+    assert "nowhere.toml" in fails(capsys, "matrix", study, "--filter", tmp_path / "nowhere.toml")

@@ -30,6 +30,16 @@ class Evasion(BaseModel, ABC):
     closed_loop: ClassVar[bool] = False
     """Whether it reacts to a refusal, or leaves sessions: the client cannot then be replayed from a trace."""
 
+    @property
+    def cost(self) -> float:
+        """How many queries it sends for one of the attack's, on the average."""
+        return 1.0
+
+    @property
+    def entry(self) -> int:
+        """How many it spends before the attack begins, at most."""
+        return 0
+
     @abstractmethod
     def run(self, attack: Start, world: World, rng: np.random.Generator) -> Conversation:
         """Start the bent attack; it returns the attack's reconstruction."""

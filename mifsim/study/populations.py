@@ -102,9 +102,7 @@ class Attacks(Population):
     @field_validator("evasions", mode="before")
     @classmethod
     def _named_evasions(cls, value: Any) -> Any:
-        if not isinstance(value, (list, tuple)):
-            raise ValueError("must be a list of tables of one key each, such as [{decoys = 10}, {rotate = {}}]")
-        return tuple(item if isinstance(item, Evasion) else read_evasion(item) for item in value)
+        return read_evasions(value)
 
     @classmethod
     def default_name(cls, kind: str, own: Mapping[str, Any]) -> str:
@@ -174,6 +172,13 @@ class Users(Population):
         log = self.log()
         assert log is not None, "checked when the study was read"
         return len(log)
+
+
+def read_evasions(tables: object) -> tuple[Evasion, ...]:
+    """Read a row of evasions; raises ValueError that says what is accepted."""
+    if not isinstance(tables, (list, tuple)):
+        raise ValueError("must be a list of tables of one key each, such as [{decoys = 10}, {rotate = {}}]")
+    return tuple(item if isinstance(item, Evasion) else read_evasion(item) for item in tables)
 
 
 def read_evasion(table: object) -> Evasion:

@@ -17,6 +17,7 @@ from mifsim.clients.protocol import Knowledge
 from mifsim.data import DataConfig
 from mifsim.errors import StudyError, UserError
 from mifsim.server.wire import ResponsePolicy, Transport
+from mifsim.study.crossing import Matrix, cross, with_filters
 from mifsim.study.messages import explain
 from mifsim.study.populations import Attacks, Users
 from mifsim.study.sections import Filter, Leakage, Name, Section, Server
@@ -42,6 +43,7 @@ class Study(Section):
     server: Server = Server()
     leakage: Leakage = Leakage()
     tuning: Tuning = Tuning()
+    matrix: Matrix = Matrix()
     filters: list[Filter] = Field(default_factory=list)
     attacks: list[Attacks] = Field(default_factory=list)
     users: list[Users] = Field(default_factory=list)
@@ -81,6 +83,23 @@ class Study(Section):
     def policy(self) -> ResponsePolicy:
         """The server's response policy."""
         return ResponsePolicy.parse(self.server.response)
+
+    def crossed(self, filters: Sequence[Filter] = ()) -> Study:
+        """Return the study of its matrix: every attack with every row of evasions; the filters given beside its own.
+
+        Raises
+        ------
+        StudyError
+            Where attacks or filters would have the same name.
+        """
+        plain = self.model_copy(
+            update={
+                "attacks": cross(self.attacks, self.matrix),
+                "filters": with_filters(self.filters, filters),
+                "matrix": Matrix(),
+            }
+        )
+        return Study.parse(plain.to_toml(), self.name)
 
     @property
     def populations(self) -> Iterator[Attacks | Users]:
@@ -127,7 +146,8 @@ class Study(Section):
 
     def to_toml(self) -> dict[str, Any]:
         """Return the study as plain tables, every default written out."""
-        plain = self.model_dump(mode="json", exclude_none=True, exclude={"filters", "attacks", "users"})
+        plain = self.model_dump(mode="json", exclude_none=True, exclude={"filters", "attacks", "users", "matrix"})
+        plain["matrix"] = self.matrix.to_toml()
         plain["filters"] = [item.to_toml() for item in self.filters]
         plain["attacks"] = [item.to_toml() for item in self.attacks]
         plain["users"] = [item.to_toml() for item in self.users]

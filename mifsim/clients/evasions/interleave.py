@@ -26,6 +26,11 @@ class Interleave(Evasion):
         5, ge=2, le=1000, description="attacks at a time, on the target and the classes after it (again from the first)"
     )
 
+    @property
+    def cost(self) -> float:
+        """One query for each of the attacks."""
+        return float(self.targets)
+
     def run(self, attack: Start, world: World, rng: np.random.Generator) -> Conversation:
         """Start the bent attack; see `Evasion.run`."""
         if world.target is None:

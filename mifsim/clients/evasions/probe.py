@@ -32,6 +32,11 @@ class Probe(Evasion):
     least: float = Field(0.002, gt=0, le=1, description="standard deviation from which the search starts")
     most: float = Field(0.3, gt=0, le=1, description="and up to which it goes")
 
+    @property
+    def entry(self) -> int:
+        """All of the probing sessions, none refused."""
+        return self.sessions * self.patience
+
     def run(self, attack: Start, world: World, rng: np.random.Generator) -> Conversation:
         """Start the bent attack; see `Evasion.run`."""
         own = rng.spawn(1)[0]

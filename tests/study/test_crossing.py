@@ -1,0 +1,76 @@
+"""A matrix: every attack with every row of evasions, on equal terms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mifsim.defense import FilterConfig
+from mifsim.errors import StudyError
+from mifsim.study import Filter, Study
+
+SETTING = FilterConfig(0.9, 0.01, 2, 3)
+
+
+def study(rows: list[Any], **more: Any) -> Study:
+    attacks = [
+        {"attack": "mi-face", "budget_queries": 100},
+        {"attack": "mi-face", "name": "bent", "evasions": [{"noise": 0.1}], "budget_queries": 10},
+    ]
+    users = [{"user": "independent", "sessions": 3}]
+    return Study.parse({"name": "m", "matrix": {"evasions": rows}, "attacks": attacks, "users": users, **more})
+
+
+def test_every_attack_meets_every_row() -> None:
+    crossed = study(
+        [[], [{"decoys": 4}], [{"interleave": 3}, {"decoys": 1}, {"rotate": {}}], [{"probe": {}}]]
+    ).crossed()
+    assert [(attack.name, attack.budget_queries) for attack in crossed.attacks] == [
+        ("mi-face", 100),
+        ("mi-face+decoys", 500),  # four for each of its own
+        ("mi-face+interleave+decoys+rotate", 600),  # three attacks, a decoy after each query
+        ("mi-face+probe", 280),  # six sessions of thirty queries come first
+        ("bent", 10),
+        ("bent+decoys", 50),
+        ("bent+interleave+decoys+rotate", 60),
+        ("bent+probe", 190),
+    ]
+    assert [len(attack.evasions) for attack in crossed.attacks] == [0, 1, 3, 1, 1, 2, 4, 2]
+    assert crossed.users == study([[]]).users
+
+
+def test_there_is_always_something_undefended() -> None:
+    given = [Filter(name="calibrated", config=SETTING)]
+    own = [{"name": "own", "t_ssim": 0.9, "t_hash": 0.1, "n_b": 1, "l_sp": 1}]
+    assert [item.name for item in study([[]], filters=own).crossed(given).filters] == ["calibrated", "own", "no filter"]
+    bare = [{"name": "open door", "none": True}]
+    assert [item.name for item in study([[]], filters=bare).crossed(given).filters] == ["calibrated", "open door"]
+
+
+def test_a_study_keeps_its_matrix_in_a_file() -> None:
+    whole = study([[], [{"decoys": 4}]])
+    assert Study.parse(whole.to_toml()).matrix == whole.matrix
+    again = Study.parse(whole.crossed().to_toml())
+    assert again.attacks == whole.crossed().attacks
+    assert again.matrix.evasions == [[]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[], []], "two rows make the same attack, bent, mi-face"),
+        ([[{"decoy": 1}]], "no evasion is called 'decoy'"),
+        ([{"decoys": 1}], "must be a list of tables"),
+        ("all", "must be a list of rows"),
+    ],
+)
+def test_rows_that_cannot_be_crossed_are_refused(rows: Any, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        study(rows).crossed()
+
+
+def test_names_of_filters_must_differ() -> None:
+    own = [{"name": "own", "t_ssim": 0.9, "t_hash": 0.1, "n_b": 1, "l_sp": 1}]
+    with pytest.raises(StudyError, match="--filter: the study has a filter of that name already: own"):
+        study([[]], filters=own).crossed([Filter(name="own", config=SETTING)])
