@@ -27,3 +27,7 @@ class VictimError(UserError):
 
 class RunError(UserError):
     """A run folder is missing, not whole, or does not belong to the study."""
+
+
+class ClusterError(RunError):
+    """The Ray cluster failed under a run that had begun: it can be gone on with."""

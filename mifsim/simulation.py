@@ -14,7 +14,7 @@ from typing import Literal
 
 from mifsim.data import load_data
 from mifsim.data.base import DataSet
-from mifsim.errors import RunError, StudyError, UserError
+from mifsim.errors import ClusterError, RunError, StudyError, UserError
 from mifsim.leakage_run import score_run
 from mifsim.log_run import bad_row_remarks, check_logs, prepare_logs
 from mifsim.progress import Bar, remark
@@ -174,6 +174,10 @@ def run_to_its_end(run: RunFolder, go_on: str) -> Iterator[None]:
     except KeyboardInterrupt:
         run.finish("interrupted")
         remark(f"interrupted; whole files are in {run.path}, go on with: {go_on}")
+        raise
+    except ClusterError:
+        run.finish("failed")
+        remark(f"whole files are in {run.path}, go on with: {go_on}")
         raise
     except UserError:
         if run.new and not any(run.path.glob("*/*")):

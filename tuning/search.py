@@ -18,7 +18,7 @@ from mifsim.defense import FilterConfig
 from mifsim.errors import RunError
 from mifsim.progress import Bar
 from mifsim.server.backend import ModelFile
-from mifsim.server.ray_backend import connect, start_model
+from mifsim.server.ray_backend import clearly, connect, start_model
 from mifsim.study import Study
 from tuning.live import Ask, Images, Labels, LiveAttackers, longest_budget
 from tuning.proposals import Proposals
@@ -212,7 +212,8 @@ def _run(
                 bar.update(count, note, count - len(before))
 
             searcher = FromProposals(Proposals(tuning, study.seed, longest_budget(study)), before, done)
-            _fit(traces, study, name, searcher, tuning.trials - len(before))
+            with clearly():
+                _fit(traces, study, name, searcher, tuning.trials - len(before))
             if searcher.failed is not None:
                 raise RunError(searcher.failed)
         del actor

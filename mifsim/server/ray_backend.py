@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -13,9 +14,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from mifsim.errors import RunError
+from mifsim.errors import ClusterError, RunError
 from mifsim.server.backend import Job, ModelFile, Watch
 from mifsim.server.model_server import ModelServer
 from mifsim.server.scene import Counters, Scene
@@ -108,12 +109,31 @@ class OnRay:
         """Run all shards; see `Backend.run`."""
         ours = connect(self._address)
         try:
-            # The driver's handle keeps the model alive: the hosts look it up by name, which does not count.
-            _model, hosts = _start_actors(job, model)
-            _hand_out(hosts, shards, watch, in_flight=min(SHARDS_AT_A_TIME, job.study.server.sessions_per_host))
+            with clearly():
+                self._run(job, model, shards, watch)
         finally:
             if ours:
                 ray.shutdown()
+
+    def _run(self, job: Job, model: ModelFile, shards: Iterator[Shard], watch: Watch) -> None:
+        # The driver's handle keeps the model alive: the hosts look it up by name, which does not count.
+        _model, hosts = _start_actors(job, model)
+        _hand_out(hosts, shards, watch, in_flight=min(SHARDS_AT_A_TIME, job.study.server.sessions_per_host))
+
+
+@contextlib.contextmanager
+def clearly() -> Iterator[None]:
+    """Say in one line what became of a cluster that Ray could not mend by itself: a lost node, a dead controller.
+
+    Raises
+    ------
+    ClusterError
+    """
+    try:
+        yield
+    except RayError as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ClusterError(f"the Ray cluster failed: {reason}") from None
 
 
 def connect(address: str | None) -> bool:
