@@ -165,7 +165,9 @@ def test_clients_of_several_sessions_are_the_same_everywhere(cluster: None, tmp_
     assert not sessions["outcome"].eq("failed").any()
     spent = sessions[sessions["role"] == "attacker"].groupby(["filter", "client_id"], observed=True)
     assert spent["queries"].sum().le(30).all()
-    assert spent.size().max() > 5  # rotation, every 4 of 30 queries at least
+    # Rotation: a session is left after 4 queries of the attack, each with a decoy, so 30 queries take at least 4 of
+    # them; how many more depends on where the filter ends one, and so on the victim that this machine trained.
+    assert spent.size().max() >= 4
     on_ray = simulation.simulate(small_study(attacks=attacks, server={"hosts": 2}), tmp_path / "ray")
     assert_same_rows(here, on_ray)
 
