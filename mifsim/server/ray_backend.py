@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import re
@@ -28,6 +29,8 @@ POLL_SECONDS = 0.5
 KNOCK_SECONDS = 5.0
 PIECE_BYTES = 64 * 2**10
 """Of the model in one argument: small ones travel inside the actor's description, and so survive its restart."""
+GC_THRESHOLD = 50_000
+"""Objects, more than were freed, that a host makes before its garbage collector runs."""
 OBJECT_STORE_BYTES = 512 * 2**20
 """For a local cluster: batches in flight are all that the store holds."""
 
@@ -57,6 +60,10 @@ class SessionHost:
         # An actor without a GPU of its own sees all of them: hide them, an attacker may train a network here.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._scene = Scene.load(job.study, job.run, job.facts, job.watching)
+        # What is there now stays. Queries and answers are tracked by the collector and freed by their counts, in no
+        # cycle: with Python's threshold of 700 it spends a tenth of a host's time on looking for one.
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
         # By name: a handle among the arguments would lie in the object store, and be lost with its owner.
         self._model = ray.get_actor(model_name)
 
