@@ -36,6 +36,8 @@ class MIFace(Attacker):
     """
 
     needs: ClassVar[Knowledge] = Knowledge.CONFIDENCE
+    white_box: ClassVar[bool] = True
+    sends: ClassVar[str] = "iterates, each a small step from the last"
 
     step: float = Field(
         0.1, gt=0, allow_inf_nan=False, description="length of a step along the gradient: the paper's λ"
