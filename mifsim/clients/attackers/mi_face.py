@@ -103,7 +103,8 @@ class MIFace(Attacker):
     def _start(self, world: World) -> Image:
         if self.start == "black":
             return np.zeros(world.shape, np.float32)
-        return auxiliary_images(world.pool, world.shape).mean(axis=0, dtype=np.float64).astype(np.float32)
+        mean: Image = auxiliary_images(world.pool, world.shape).mean(axis=0, dtype=np.float64).astype(np.float32)
+        return mean
 
     def _direction(self, answer: Answer) -> Image:
         gradient = _gradient(answer)

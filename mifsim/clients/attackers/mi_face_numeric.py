@@ -15,7 +15,7 @@ from pydantic import Field
 
 from mifsim.clients.attackers.gradients import Floats, central_differences, forward_differences, unit
 from mifsim.clients.attackers.scores import ask, cost
-from mifsim.clients.attackers.spaces import COORDINATES_HELP, SPACE_HELP, SearchSpace, SpaceName, search_space
+from mifsim.clients.attackers.spaces import COORDINATES_HELP, SPACE_HELP, SearchSpace, SpaceName, image_of, search_space
 from mifsim.clients.protocol import Answer, Attacker, Conversation, Image, Knowledge, Query, Refusal, World
 
 _AT_A_TIME = 64
@@ -62,9 +62,9 @@ class MIFaceNumeric(Attacker):
             raise ValueError("an attacker needs a class to attack: world.target is None")
         space = search_space(self.space, world.pool, world.shape, self.coordinates)
         point = space.start
-        best, least, steps_since = space.images(point[None])[0], math.inf, 0
+        best, least, steps_since = image_of(space, point), math.inf, 0
         for _ in range(self.alpha + 1):
-            image = space.images(point[None])[0]
+            image = image_of(space, point)
             reply = yield Query(image, guess=best)
             if isinstance(reply, Refusal):
                 break
@@ -95,7 +95,8 @@ class MIFaceNumeric(Attacker):
                 return None
             costs = np.array([cost(answer, target) for answer in answers])
             if self.differences == "central":
-                pieces.append(central_differences(*np.split(costs, 2), self.width))
+                ahead, behind = costs.reshape(2, -1)
+                pieces.append(central_differences(ahead, behind, self.width))
             else:
                 pieces.append(forward_differences(costs, here, self.width))
         return np.concatenate(pieces)

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from mifsim.clients.attackers.gradients import antithetic, unit
 from mifsim.clients.attackers.scores import SCORE_HELP, Score, ask, score
-from mifsim.clients.attackers.spaces import COORDINATES_HELP, SPACE_HELP, SpaceName, search_space
+from mifsim.clients.attackers.spaces import COORDINATES_HELP, SPACE_HELP, SpaceName, image_of, search_space
 from mifsim.clients.protocol import Attacker, Conversation, Knowledge, World
 
 PRIOR_HELP = "weight of the auxiliary images' Gaussian log density beside the score: keeps the image one of their kind"
@@ -55,7 +55,7 @@ class NES(Attacker):
             raise ValueError("an attacker needs a class to attack: world.target is None")
         space = search_space(self.space, world.pool, world.shape, self.coordinates)
         point = space.start
-        best, most = space.images(point[None])[0], -math.inf
+        best, most = image_of(space, point), -math.inf
         while True:
             directions = rng.standard_normal((self.pairs, space.size))
             asked = space.moved(point, self.sigma * np.concatenate([directions, -directions]))
@@ -68,6 +68,6 @@ class NES(Attacker):
             ahead, behind = scores.reshape(self.pairs, 2).T + self.prior * space.log_prior(asked).reshape(2, -1)
             value = float(np.mean([ahead, behind]))
             if value > most:
-                best, most = space.images(point[None])[0], value
+                best, most = image_of(space, point), value
             gradient = antithetic(ahead, behind, directions, self.sigma)
             point = space.moved(point, self.step * unit(gradient)[None])[0]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mifsim.clients.attackers.bases import Rows, block_basis, dct_basis
 from mifsim.clients.attackers.latent import LatentSpace, auxiliary_images, fit_latent
-from mifsim.clients.protocol import ImagePool
+from mifsim.clients.protocol import Image, ImagePool
 
 Floats = npt.NDArray[np.float64]
 Images = npt.NDArray[np.float32]
@@ -25,18 +25,15 @@ COORDINATES_HELP = "how many at most; auto: 64 a channel (dct, block), 20 (pca, 
 
 
 class SearchSpace(Protocol):
-    """Points that stand for images, and moves along `size` coordinates.
+    """Points that stand for images, and moves along coordinates."""
 
-    Attributes
-    ----------
-    size : int
-        Coordinates of a move.
-    start : ndarray, shape (d,)
-        Where a search begins: the point of the most probable image.
-    """
+    @property
+    def size(self) -> int:
+        """Coordinates of a move."""
 
-    size: int
-    start: Floats
+    @property
+    def start(self) -> Floats:
+        """Where a search begins, shape (d,): the point of the most probable image."""
 
     def moved(self, point: Floats, by: Floats) -> Floats:
         """Return the points (n, d) that moves `by` (n, size), in standard deviations, lead to from one point (d,)."""
@@ -68,6 +65,12 @@ def search_space(
     most = 64 * channels if coordinates == "auto" else coordinates
     rows = {"dct": dct_basis, "block": block_basis}[name](shape, most) if name != "pixel" else None
     return PixelSearch.around(auxiliary_images(pool, shape), rows)
+
+
+def image_of(space: SearchSpace, point: Floats) -> Image:
+    """Return the image of one point (d,)."""
+    image: Image = space.images(point[None])[0]
+    return image
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,8 @@ class PixelSearch:
     Attributes
     ----------
     shape : tuple of int
-    start : ndarray, shape (pixels,)
-        The mean auxiliary image.
+    mean : ndarray, shape (pixels,)
+        Of the auxiliary images: where a search starts.
     deviation : float
         Root mean square of the auxiliary images' standard deviations along the rows: the unit of a move.
     rows : ndarray, shape (size, pixels), or None
@@ -115,7 +118,7 @@ class PixelSearch:
     """
 
     shape: tuple[int, ...]
-    start: Floats
+    mean: Floats
     deviation: float
     rows: Rows | None
 
@@ -133,7 +136,12 @@ class PixelSearch:
     @property
     def size(self) -> int:
         """Rows of the basis."""
-        return len(self.start) if self.rows is None else len(self.rows)
+        return len(self.mean) if self.rows is None else len(self.rows)
+
+    @property
+    def start(self) -> Floats:
+        """The mean auxiliary image."""
+        return self.mean
 
     def moved(self, point: Floats, by: Floats) -> Floats:
         """See `SearchSpace.moved`."""
@@ -146,6 +154,6 @@ class PixelSearch:
 
     def log_prior(self, points: Floats) -> Floats:
         """See `SearchSpace.log_prior`."""
-        away = points - self.start
+        away = points - self.mean
         along = away if self.rows is None else away @ self.rows.T
         return np.asarray(-0.5 * (along**2).sum(axis=1) / self.deviation**2)

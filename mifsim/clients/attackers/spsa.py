@@ -16,7 +16,7 @@ from pydantic import Field
 from mifsim.clients.attackers.gradients import antithetic
 from mifsim.clients.attackers.nes import PRIOR_HELP
 from mifsim.clients.attackers.scores import SCORE_HELP, Score, ask, score
-from mifsim.clients.attackers.spaces import COORDINATES_HELP, SPACE_HELP, SpaceName, search_space
+from mifsim.clients.attackers.spaces import COORDINATES_HELP, SPACE_HELP, SpaceName, image_of, search_space
 from mifsim.clients.protocol import Attacker, Conversation, Knowledge, World
 
 ALPHA = 0.602
@@ -56,10 +56,10 @@ class SPSA(Attacker):
             raise ValueError("an attacker needs a class to attack: world.target is None")
         space = search_space(self.space, world.pool, world.shape, self.coordinates)
         point = space.start
-        best, most, k = space.images(point[None])[0], -math.inf, 0
+        best, most, k = image_of(space, point), -math.inf, 0
         while True:
-            width = self.sigma / (k + 1) ** GAMMA
-            signs = rng.integers(0, 2, (1, space.size)) * 2.0 - 1
+            width = self.sigma * float(k + 1) ** -GAMMA
+            signs = 2 * rng.integers(0, 2, (1, space.size)).astype(np.float64) - 1
             asked = space.moved(point, width * np.concatenate([signs, -signs]))
             answers = yield from ask(space.images(asked), best)
             if answers is None:
@@ -68,7 +68,7 @@ class SPSA(Attacker):
             ahead, behind = scores + self.prior * space.log_prior(asked)
             value = float(ahead + behind) / 2
             if value > most:
-                best, most = space.images(point[None])[0], value
+                best, most = image_of(space, point), value
             gradient = antithetic(np.array([ahead]), np.array([behind]), signs, width)
             point = space.moved(point, self.gain / (1 + k / self.stability) ** ALPHA * gradient[None])[0]
             k += 1
