@@ -37,7 +37,7 @@ def stack(pool: StrictPool) -> np.ndarray:
 @pytest.fixture(autouse=True, scope="module")
 def _short_training() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Autoencoder, "IMAGES_SEEN", 20_000)
+        patch.setattr(Autoencoder, "STEPS", 400)
         patch.setattr(latent, "_fitted", {})
         yield
 

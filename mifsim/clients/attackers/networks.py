@@ -95,7 +95,7 @@ def descend(
     tf, keras = import_tensorflow()
     count = len(arrays[0])
     batch = min(batch, count)
-    steps = count // batch
+    steps = steps_a_round(count, batch)
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, rounds * steps))
     optimizer.build(list(variables))
 
@@ -112,10 +112,15 @@ def descend(
             step(*(tf.constant(array[order[start : start + batch]]) for array in arrays))
 
 
+def steps_a_round(count: int, batch: int) -> int:
+    """Return how many whole batches so many rows make; at least one, of all of them."""
+    return max(1, count // batch)
+
+
 class Autoencoder:
     """A convolutional autoencoder with a narrow code: mean squared error, and a light pull of the codes to 0."""
 
-    IMAGES_SEEN = 30_000
+    STEPS = 600
     LEAST_ROUNDS = 3
     BATCH = 50
     RATE = 3e-3
@@ -129,7 +134,7 @@ class Autoencoder:
 
     @classmethod
     def fit(cls, images: Floats, size: int, seed: int) -> Autoencoder:
-        """Train one on images (n, H, W) or (n, H, W, 3), until it has seen `IMAGES_SEEN`."""
+        """Train one on images (n, H, W) or (n, H, W, 3), for `STEPS` batches (or so)."""
         tf = import_tensorflow().tf
         shape = images.shape[1:]
         encoding, decoding = encoder(shape, size, seed), decoder(shape, size, seed + 1)
@@ -143,7 +148,7 @@ class Autoencoder:
             loss,
             [*encoding.trainable_variables, *decoding.trainable_variables],
             [images.reshape(-1, *input_shape(shape))],
-            rounds=max(cls.LEAST_ROUNDS, round(cls.IMAGES_SEEN / len(images))),
+            rounds=max(cls.LEAST_ROUNDS, round(cls.STEPS / steps_a_round(len(images), cls.BATCH))),
             batch=cls.BATCH,
             rate=cls.RATE,
             seed=seed,
@@ -158,6 +163,49 @@ class Autoencoder:
     def decode(self, codes: Floats) -> Floats:
         """Return images, shape (n, H, W, channels)."""
         return self._decode(codes)[0]
+
+
+class Inverter:
+    """A decoder trained to give back, for each answer, the image that was answered so."""
+
+    BATCH = 50
+    RATE = 3e-3
+
+    def __init__(self, decoding: Model) -> None:
+        self._decode = _batched(decoding, 1, tuple(decoding.inputs[0].shape[1:]))
+
+    @classmethod
+    def fit(cls, inputs: Floats, images: Floats, epochs: int, seed: int) -> Inverter:
+        """Train one.
+
+        Parameters
+        ----------
+        inputs : ndarray of float32, shape (n, size)
+        images : ndarray of float32, shape (n, H, W) or (n, H, W, 3)
+        epochs : int
+        seed : int
+        """
+        tf = import_tensorflow().tf
+        shape = images.shape[1:]
+        decoding = decoder(shape, inputs.shape[1], seed)
+
+        def loss(given: Any, wanted: Any) -> Any:
+            return tf.reduce_mean((decoding(given, training=True) - wanted) ** 2)
+
+        descend(
+            loss,
+            decoding.trainable_variables,
+            [inputs, images.reshape(-1, *input_shape(shape))],
+            rounds=epochs,
+            batch=cls.BATCH,
+            rate=cls.RATE,
+            seed=seed,
+        )
+        return cls(decoding)
+
+    def invert(self, inputs: Floats) -> Floats:
+        """Return images, shape (n, H, W, channels)."""
+        return self._decode(inputs)[0]
 
 
 def _batched(model: Model, batch: int, row: tuple[int, ...]) -> FixedBatch:
