@@ -135,6 +135,11 @@ class _Held:
 _last: _Held | None = None
 
 
+def auxiliary_images(pool: ImagePool, shape: tuple[int, ...]) -> Images:
+    """Return a pool's images, of a pool larger than `MOST_IMAGES` so many; not to be written to."""
+    return _Held.of(pool, shape).pixels
+
+
 @dataclass(frozen=True)
 class Whitening:
     """An affine map that gives rows mean 0 and covariance I, along their principal axes.
