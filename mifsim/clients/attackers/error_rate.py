@@ -43,6 +43,11 @@ class ErrorRate(Attacker):
     top: int = Field(1, ge=1, description="highest shares of an answer that the network is given; the others are 0")
     floor: float = Field(5.0, gt=0, le=100, description="logarithms of shares below -floor are taken for -floor")
 
+    @property
+    def expected_queries(self) -> float | None:
+        """One a copy, if the auxiliary set holds so many images."""
+        return float(self.images * self.draws)
+
     def run(self, world: World, rng: np.random.Generator) -> Conversation:
         """Start one attack on the class ``world.target``; returns what the network makes of it."""
         if world.target is None:

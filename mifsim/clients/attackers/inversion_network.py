@@ -43,6 +43,11 @@ class InversionNetwork(Attacker):
         0.9999, gt=0, lt=1, description="confidence in the class in the answer that is inverted in the end"
     )
 
+    @property
+    def expected_queries(self) -> float | None:
+        """One an image, if the auxiliary set holds so many."""
+        return float(self.images)
+
     def run(self, world: World, rng: np.random.Generator) -> Conversation:
         """Start one attack on the class ``world.target``; returns what the network makes of it."""
         if world.target is None:
