@@ -13,7 +13,7 @@ from scipy.stats import norm
 from mifsim.clients import Answer, Attacker, Image, Refusal, World
 from mifsim.clients.attackers import error_rate, inversion_network
 from mifsim.clients.attackers.error_rate import ErrorRate, label_shares
-from mifsim.clients.attackers.inversion import as_input, near_one_hot, reconstruct
+from mifsim.clients.attackers.inversion import as_input, near_one_hot, reconstruct, truncated
 from mifsim.clients.attackers.inversion_network import InversionNetwork
 
 from .fake_world import StrictPool, converse
@@ -86,6 +86,9 @@ class TestInput:
     def test_is_the_scaled_logarithm_and_0_where_clamped_or_withheld(self) -> None:
         got = as_input([1.0, np.exp(-1.0), np.exp(-10.0), 1e-30, 0.0, np.nan], floor=10.0)
         np.testing.assert_allclose(got, [1.0, 0.9, 0.0, 0.0, 0.0, 0.0], atol=1e-6)
+
+    def test_truncation_keeps_the_highest(self) -> None:
+        np.testing.assert_array_equal(truncated([0.3, np.nan, 0.4, 0.1, 0.3], 2), [0.3, np.nan, 0.4, np.nan, np.nan])
 
     def test_near_one_hot_adds_up_to_1(self) -> None:
         vector = near_one_hot(1, 5, 0.96)
@@ -233,7 +236,7 @@ class TestErrorRate:
 def test_images_of_any_shape_come_back(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     images = list(rng.random((2, *shape), np.float32))
-    got = reconstruct([[1, 0], [0, 1]], images, [0, 1], floor=10.0, steps=1)
+    got = reconstruct([[1, 0], [0, 1]], images, [0, 1], top=2, floor=10.0, steps=1)
     assert got.shape == shape
     assert got.dtype == np.float32
     assert 0 <= got.min() <= got.max() <= 1
@@ -253,7 +256,7 @@ def settings_seen(client: Attacker, monkeypatch: pytest.MonkeyPatch) -> tuple[An
     return transcript.sent, told
 
 
-CHANGES = {"images": 3, "steps": 7, "floor": 5.0, "certainty": 0.5, "draws": 2, "noise": 0.1, "prior": 3.0}
+CHANGES = {"images": 3, "steps": 7, "floor": 3.0, "top": 2, "certainty": 0.5, "draws": 2, "noise": 0.1, "prior": 3.0}
 
 
 @pytest.mark.parametrize(
