@@ -25,7 +25,7 @@ def add_run(commands: Commands[argparse.ArgumentParser]) -> None:
         "  mifsim simulate --resume runs/mine\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_options(simulate)
+    add_options(simulate)
     simulate.set_defaults(run=_simulate)
     tune = commands.add_parser(
         "tune",
@@ -42,7 +42,7 @@ def add_run(commands: Commands[argparse.ArgumentParser]) -> None:
         "the same (the calibration did its work), and the summary says how many more sessions it would take.\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_options(tune)
+    add_options(tune)
     tune.set_defaults(run=_tune)
 
 
@@ -59,7 +59,7 @@ def add_matrix(commands: Commands[argparse.ArgumentParser]) -> None:
         "  mifsim matrix --resume runs/mine\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_options(matrix)
+    add_options(matrix)
     matrix.add_argument(
         "--filter",
         action="append",
@@ -77,8 +77,10 @@ def _named_file(text: str) -> tuple[str, str]:
     return (name, file) if equals else ("calibrated", text)
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", nargs="?", metavar="STUDY", help="a study file, or the name of a shipped study")
+def add_options(parser: argparse.ArgumentParser, study: str = "study") -> None:
+    """Add the options of what runs a study; `study`: what its argument is called, with dashes if it is an option."""
+    several: dict[str, Any] = {} if study.startswith("-") else {"nargs": "?"}
+    parser.add_argument(study, **several, metavar="STUDY", help="a study file, or the name of a shipped study")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="the run folder (default: runs/<study>-<time>)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run")
     parser.add_argument("--backend", choices=["ray", "in-process"], default="ray", help="where sessions run")
@@ -105,13 +107,13 @@ def _seed(text: str) -> int:
 def _simulate(options: argparse.Namespace) -> None:
     from mifsim.simulation import resume, simulate
 
-    _run(options, "simulate", simulate, resume)
+    run_study(options, "simulate", simulate, resume)
 
 
 def _tune(options: argparse.Namespace) -> None:
     from tuning.tune import resume, tune
 
-    _run(options, "tune", tune, resume)
+    run_study(options, "tune", tune, resume)
 
 
 def _matrix(options: argparse.Namespace) -> None:
@@ -128,10 +130,12 @@ def _matrix(options: argparse.Namespace) -> None:
 
     from reports.matrix import write_matrix
 
-    write_matrix(_run(options, "matrix", start, resume))
+    write_matrix(run_study(options, "matrix", start, resume))
 
 
-def _run(options: argparse.Namespace, command: str, start: Callable[..., Path], go_on: Callable[..., Path]) -> Path:
+def run_study(
+    options: argparse.Namespace, command: str, start: Callable[..., Path], go_on: Callable[..., Path]
+) -> Path:
     """Start a run or go on with one, then print its answer and write its page; return its folder."""
     from mifsim.study import Study
 

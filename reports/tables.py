@@ -220,6 +220,11 @@ def certification_table(run: Path) -> pd.DataFrame | None:
     return _single_file(run, "certification")
 
 
+def benchmark_table(run: Path) -> pd.DataFrame | None:
+    """Return the benchmark of attacks; None where the run measured none."""
+    return _single_file(run, "attack_benchmark")
+
+
 def last_guesses(run: Path) -> pd.DataFrame | None:
     """Return what attackers held at their last answered query; None where the run kept no snapshot.
 
