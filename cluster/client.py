@@ -19,6 +19,11 @@ from mifsim.errors import ClusterError, RunError
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 PATIENCE_SECONDS = 60.0
 """For a head that does not answer while a job is followed: a tunnel may have to be opened again."""
+_TALKATIVE = (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+)
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -83,7 +88,8 @@ class Cluster:
             from ray.exceptions import AuthenticationError
             from ray.job_submission import JobSubmissionClient
 
-            logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+            for name in _TALKATIVE:
+                logging.getLogger(name).setLevel(logging.WARNING)
             self._address = address
             with _only_this_address(), self._clearly():
                 self._client = JobSubmissionClient(address)
@@ -189,7 +195,7 @@ class _Told:
         self._tell, self._told, self._at = tell, 0, 0
 
     def begin(self) -> None:
-        """The log starts anew."""
+        """Expect the log from its start."""
         self._at = 0
 
     def __call__(self, text: str) -> None:

@@ -8,7 +8,6 @@ import tempfile
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +201,7 @@ def _again(job: str, where: Where, out: Path | None) -> str:
 
 def _new_id(run: str) -> str:
     plain = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in run)
-    return f"mifsim-{plain[:80]}-{datetime.now():%H%M%S}-{uuid.uuid4().hex[:6]}"
+    return f"mifsim-{plain[:80]}-{uuid.uuid4().hex[:8]}"
 
 
 def _absolute(storage: Path | None) -> Path | None:
