@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 import tarfile
 import tempfile
@@ -32,16 +31,17 @@ ANSWER_SECONDS = 120.0
 def main(folder: Path | None = None) -> None:
     """Run the job in this process's working folder; ends with the exit code of the command."""
     here = Path.cwd() if folder is None else folder
-    code: int | str | None = 0
+    code: int | str | None
     try:
         order = Order.read(here)
         for line in check_program(order, versions()):
             remark(line)
-        home = home_of(order)
-        arguments = command_line(order, here, home)
-        logs = check_nodes(home)
-        code = run(arguments)
-        finish(order, home, logs)
+        with home_of(order) as home:
+            arguments = command_line(order, here, home)
+            logs = check_nodes(home)
+            code = run(arguments)
+            if order.bring and (path := home / order.run).is_dir():  # complete or not
+                pack_run(path, logs / order.archive)
     except UserError as error:
         print(f"mifsim: {error}", file=sys.stderr)
         code = 2
@@ -51,8 +51,9 @@ def main(folder: Path | None = None) -> None:
     sys.exit(code)
 
 
-def home_of(order: Order) -> Path:
-    """Return the folder that the run lies in, made where it is the job's own.
+@contextlib.contextmanager
+def home_of(order: Order) -> Iterator[Path]:
+    """Give the folder that the run lies in: the storage, or one of the job's own, which is gone afterwards.
 
     Raises
     ------
@@ -60,13 +61,13 @@ def home_of(order: Order) -> Path:
         Where the storage is not there.
     """
     if order.storage is None:
-        # Not below a name that others could have made first.
-        return Path(tempfile.mkdtemp(prefix=f"{order.job}-"))
-    if not order.storage.is_dir():
-        raise ClusterError(
-            f"--storage {order.storage}: is no folder on the head of the cluster; mount or make it there"
-        )
-    return order.storage
+        # Not under a name that others could have made first.
+        with tempfile.TemporaryDirectory(prefix=f"{order.job}-", ignore_cleanup_errors=True) as own:
+            yield Path(own)
+    elif order.storage.is_dir():
+        yield order.storage
+    else:
+        raise ClusterError(f"--storage {order.storage}: is no folder on the cluster's head; mount or make it there")
 
 
 def command_line(order: Order, here: Path, home: Path) -> list[str]:
@@ -149,16 +150,6 @@ def run(arguments: list[str]) -> int | str | None:
     except SystemExit as exit_:
         return exit_.code
     return 0
-
-
-def finish(order: Order, home: Path, logs: Path) -> None:
-    """Pack the run, complete or not, if it is to be fetched; remove the job's own folder."""
-    path = home / order.run
-    if order.bring and path.is_dir():
-        pack_run(path, logs / order.archive)
-    if order.storage is None:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(home)
 
 
 def pack_run(path: Path, archive: Path) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from cluster.client import Cluster, check_address
 from cluster.order import ORDER_FILE, PARCEL_FILE, Command, Order, source_digest
 from cluster.parcel import Parcel, extract, pack
@@ -81,7 +83,7 @@ def submit(study: Study, command: Command, where: Where, filters: Sequence[tuple
         check_free(out)
     parcel = pack(study, storage, [path for _, path in filters])
     run = default_path(study).name
-    order = Order(
+    order = _order(
         job=_new_id(run),
         command=command,
         storage=storage,
@@ -89,8 +91,6 @@ def submit(study: Study, command: Command, where: Where, filters: Sequence[tuple
         filters=tuple((name, f"filters/{number}.toml") for number, (name, _) in enumerate(filters)),
         bring=out is not None,
         parcel=parcel.digest,
-        source=source_digest(),
-        versions=versions(),
     )
     return _send(order, parcel, address, where, out)
 
@@ -102,15 +102,13 @@ def resume(run: Path, command: Command, where: Where) -> int:
         raise RunError(f"--resume {run}: must be the run's whole path on the cluster, such as /shared/runs/{run.name}")
     if where.out is not None:
         check_free(where.out)
-    order = Order(
+    order = _order(
         job=_new_id(run.name),
         command=command,
         storage=run.parent,
         run=run.name,
         resume=True,
         bring=where.out is not None,
-        source=source_digest(),
-        versions=versions(),
     )
     return _send(order, None, address, where, where.out)
 
@@ -127,6 +125,17 @@ def attach(job: str, where: Where) -> int:
     if out is not None:
         check_free(out)
     return _follow(cluster, job, where, out)
+
+
+def _order(**fields: Any) -> Order:
+    try:
+        return Order(source=source_digest(), versions=versions(), **fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RunError(
+            f"{first['loc'][0]} = {first['input']!r}: cannot be a run's name on a cluster (accepted: letters, digits, "
+            "space and . _ + -)"
+        ) from None
 
 
 def _send(order: Order, parcel: Parcel | None, address: str, where: Where, out: Path | None) -> int:

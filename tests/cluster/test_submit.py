@@ -151,11 +151,18 @@ def test_another_program_on_the_cluster_is_refused_and_other_libraries_are_told(
 
 
 def test_storage_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="is no folder on the cluster's head"):
-        home_of(order(storage=str(tmp_path / "gone")))
-    own = home_of(order())
-    assert own.stat().st_mode & 0o777 == 0o700
-    own.rmdir()
+    with (
+        pytest.raises(ClusterError, match="is no folder on the cluster's head"),
+        home_of(order(storage=tmp_path / "x")),
+    ):
+        pass
+    with home_of(order(storage=tmp_path)) as home:
+        assert home == tmp_path
+    with home_of(order()) as own:
+        assert own.stat().st_mode & 0o777 == 0o700
+        (own / "rows").write_text("of private data")
+    assert not own.exists()
+    assert tmp_path.exists()
 
 
 @pytest.mark.parametrize(
