@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from mifsim.server.token import keep_token_private
+
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("mifsim", "tuning", "reports", "cluster")
 
@@ -95,6 +97,25 @@ print(json.dumps({"listening": listening, "mode": os.environ.get("RAY_AUTH_MODE"
     assert said["mode"] == "token"
     token = tmp_path / ".ray" / "auth_token"
     assert len(token.read_text()) >= 32
+    assert token.stat().st_mode & 0o077 == 0
+
+
+def test_a_token_that_others_can_read_is_taken_from_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    keep_token_private()
+    token = tmp_path / ".ray" / "auth_token"
+    first = token.read_text()
+    assert len(first) == 64
+    token.chmod(0o644)
+    keep_token_private()
+    assert token.read_text() == first
+    assert token.stat().st_mode & 0o777 == 0o600
+    token.unlink()
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    keep_token_private()
+    assert not token.exists()
 
 
 def test_every_claim_names_a_test_that_there_is() -> None:
