@@ -64,7 +64,7 @@ def add_matrix(commands: Commands[argparse.ArgumentParser]) -> None:
         "--filter",
         action="append",
         default=[],
-        type=_named_file,
+        type=named_file,
         metavar="[NAME=]FILE",
         dest="filters",
         help="a setting, as `mifsim tune` leaves it (may be given several times; the name is 'calibrated' by default)",
@@ -72,7 +72,8 @@ def add_matrix(commands: Commands[argparse.ArgumentParser]) -> None:
     matrix.set_defaults(run=_matrix)
 
 
-def _named_file(text: str) -> tuple[str, str]:
+def named_file(text: str) -> tuple[str, str]:
+    """Read ``[NAME=]FILE``."""
     name, equals, file = text.rpartition("=")
     return (name, file) if equals else ("calibrated", text)
 
@@ -87,6 +88,11 @@ def add_options(parser: argparse.ArgumentParser, study: str = "study") -> None:
     parser.add_argument(
         "--address", help="of a Ray cluster, such as auto or ray://host:10001 (default: start one here)"
     )
+    add_changes(parser)
+
+
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """Add what changes a study that is run: ``--seed`` and ``--set``."""
     parser.add_argument("--seed", type=_seed, help="in place of the study's")
     parser.add_argument(
         "--set",

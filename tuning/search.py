@@ -213,7 +213,7 @@ def _run(
 
             searcher = FromProposals(Proposals(tuning, study.seed, longest_budget(study)), before, done)
             with clearly():
-                _fit(traces, study, name, searcher, tuning.trials - len(before))
+                _fit(traces, study, name, searcher, tuning.trials - len(before), _at_a_time(actor is not None))
             if searcher.failed is not None:
                 raise RunError(searcher.failed)
         del actor
@@ -222,12 +222,16 @@ def _run(
             ray.shutdown()
 
 
-def _fit(traces: TraceSet, study: Study, model: str | None, searcher: FromProposals, trials: int) -> None:
+def _fit(
+    traces: TraceSet, study: Study, model: str | None, searcher: FromProposals, trials: int, at_a_time: int
+) -> None:
     with tempfile.TemporaryDirectory(prefix="mifsim-tune-") as scratch, _environment(_QUIET):
         trainable = tune.with_parameters(ReplayTrial, traces=traces, study=study, model=model)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1}),
-            tune_config=tune.TuneConfig(search_alg=searcher, num_samples=trials, reuse_actors=True),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher, num_samples=trials, reuse_actors=True, max_concurrent_trials=at_a_time
+            ),
             run_config=tune.RunConfig(
                 name="search",
                 storage_path=scratch,
@@ -244,6 +248,17 @@ def _check_resources() -> None:
     cpus = ray.cluster_resources().get("CPU", 0.0)
     if cpus < 1:
         raise RunError(f"the search needs 1 CPU of the Ray cluster, which has {cpus:g}")
+
+
+def _at_a_time(with_model: bool) -> int:
+    """Return how many trials have a place at once.
+
+    For a trial without one Tune would ask for a placement group, and take that back as soon as another trial's actor is
+    free: now and then (Ray 2.60, several nodes) a CPU is lost that way until its node starts anew, and whatever needs
+    all CPUs waits for ever.
+    """
+    cpus: float = ray.cluster_resources().get("CPU", 0.0)
+    return max(1, int(cpus - (_left_over() if with_model else 0.0)))
 
 
 def _left_over() -> float:

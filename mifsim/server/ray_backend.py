@@ -23,6 +23,7 @@ from mifsim.server.model_server import ModelServer
 from mifsim.server.scene import Counters, Scene
 from mifsim.server.shard_run import Reply, run_shard
 from mifsim.server.tickets import SHARDS_AT_A_TIME, Shard
+from mifsim.server.token import keep_token_private
 from mifsim.study import Study
 
 POLL_SECONDS = 0.5
@@ -152,6 +153,7 @@ def connect(address: str | None) -> bool:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     try:
         if address is None:
+            keep_token_private()
             ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         else:
             ray.init(address=address, **quiet)
