@@ -128,7 +128,8 @@ def _content(traced: Study, data: DataSet, victim: Victim) -> str:
     for key in ("name", "description", "tuning", "filters"):
         plain.pop(key, None)
     # `sessions_per_host` stays: it cuts the shards, by which an interrupted recording is gone on with.
-    plain["server"].pop("hosts", None)
+    for key in ("hosts", "model_replicas"):
+        plain["server"].pop(key, None)
     for table, users in zip(plain["users"], traced.users, strict=True):
         if (log := users.log()) is not None:
             table["path"] = log.content  # what it holds matters, not where it lies
