@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from mifsim.errors import UserError
+from mifsim.storage import Folder, folder
 
 Commands = argparse._SubParsersAction
 
@@ -79,8 +79,13 @@ def _named_file(text: str) -> tuple[str, str]:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", nargs="?", metavar="STUDY", help="a study file, or the name of a shipped study")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the run folder (default: runs/<study>-<time>)")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run")
+    parser.add_argument(
+        "--out",
+        type=place,
+        metavar="FOLDER",
+        help="the run folder, a path or a URL (default: runs/<study>-<time>)",
+    )
+    parser.add_argument("--resume", type=place, metavar="RUN", help="go on with an interrupted run")
     parser.add_argument("--backend", choices=["ray", "in-process"], default="ray", help="where sessions run")
     parser.add_argument(
         "--address", help="of a Ray cluster, such as auto or ray://host:10001 (default: start one here)"
@@ -94,6 +99,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="change a key of the study, as in attacks.0.noise=0.02 (may be given several times)",
     )
+
+
+def place(text: str) -> Folder:
+    """Return the run folder that an argument names."""
+    try:
+        return folder(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _seed(text: str) -> int:
@@ -123,7 +136,7 @@ def _matrix(options: argparse.Namespace) -> None:
         raise UserError("--resume RUN takes its filters from the run: no --filter beside it")
     given = [Filter(name=name, config=FilterConfig.load(file)) for name, file in options.filters]
 
-    def start(study: Study, out: Path | None, **where: Any) -> Path:
+    def start(study: Study, out: Folder | None, **where: Any) -> Folder:
         return simulate(study.crossed(given), out, **where)
 
     from reports.matrix import write_matrix
@@ -131,7 +144,9 @@ def _matrix(options: argparse.Namespace) -> None:
     write_matrix(_run(options, "matrix", start, resume))
 
 
-def _run(options: argparse.Namespace, command: str, start: Callable[..., Path], go_on: Callable[..., Path]) -> Path:
+def _run(
+    options: argparse.Namespace, command: str, start: Callable[..., Folder], go_on: Callable[..., Folder]
+) -> Folder:
     """Start a run or go on with one, then print its answer and write its page; return its folder."""
     from mifsim.study import Study
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Literal
 
@@ -22,6 +22,7 @@ from mifsim.run_folder import RunFolder, check_free, default_path
 from mifsim.server.backend import Backend, InProcess, Job, ModelFile
 from mifsim.server.scene import Counters
 from mifsim.server.tickets import Shard, Ticket, expected_queries, shards
+from mifsim.storage import Folder
 from mifsim.study import Study
 from mifsim.victims import Victim, prepare_evaluator, prepare_victim
 
@@ -41,17 +42,17 @@ def make_backend(name: BackendName, address: str | None = None) -> Backend:
 
 def simulate(
     study: Study,
-    out: Path | None = None,
+    out: Folder | None = None,
     *,
     backend: BackendName = "ray",
     address: str | None = None,
-) -> Path:
+) -> Folder:
     """Run all sessions of a study and leave the run folder.
 
     Parameters
     ----------
     study : Study
-    out : Path or None
+    out : Path or RemotePath or None
         The run folder, which must not be there or be empty; None: ``runs/<study>-<time>``.
     backend : {"ray", "in-process"}
     address : str or None
@@ -59,7 +60,7 @@ def simulate(
 
     Returns
     -------
-    Path
+    Path or RemotePath
         The run folder.
 
     Raises
@@ -79,7 +80,7 @@ def simulate(
     return path
 
 
-def resume(path: Path, *, backend: BackendName = "ray", address: str | None = None) -> Path:
+def resume(path: Folder, *, backend: BackendName = "ray", address: str | None = None) -> Folder:
     """Go on with an interrupted run: only what is missing is run, from the same seeds."""
     run = RunFolder.open(path)
     if "tuning" in run.facts:
@@ -101,6 +102,12 @@ def study_to_resume(run: RunFolder) -> Study:
         raise RunError(f"--resume {run.path}: this run is complete")
     study = Study.load(run.path / "study.toml")
     check_logs(run.path, facts, study)
+    began = facts.get("sessions_per_host", study.server.sessions_per_host)
+    if study.server.sessions_per_host != began:
+        raise RunError(
+            f"{run.path / 'study.toml'}: server.sessions_per_host = {study.server.sessions_per_host}: the run began "
+            f"with {began}, which its files are cut by (accepted: {began})"
+        )
     if study.fingerprint != facts["study_fingerprint"]:
         raise RunError(f"{run.path / 'study.toml'}: was changed since the run began (its rows would not fit together)")
     return study
@@ -149,7 +156,7 @@ def data_facts(data: DataSet) -> dict[str, object]:
 
 
 def _run(run: RunFolder, study: Study, data: DataSet, victim: Victim, backend: Backend) -> None:
-    with run_to_its_end(run, f"mifsim simulate --resume {run.path}"):
+    with run_to_its_end(run, f"mifsim simulate --resume {shlex.quote(str(run.path))}"):
         job = Job(study, run.path.resolve(), run.metadata(study))
         run_sessions("simulating", run, job, victim, backend, len(data.class_names))
         if study.leakage.enabled and study.attacks:

@@ -149,8 +149,11 @@ def clearly() -> Iterator[None]:
     try:
         yield
     except RayError as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ClusterError(f"the Ray cluster failed: {reason}") from None
+        raise ClusterError(f"the Ray cluster failed: {_first_line(error)}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def connect(address: str | None) -> bool:
@@ -167,6 +170,10 @@ def connect(address: str | None) -> bool:
             ray.init(address=address, **quiet)
     except ConnectionError as error:
         raise RunError(f"--address {address}: no Ray cluster answers there: {error}") from None
+    except Exception as error:  # on a machine that is overloaded or full, of no class of its own
+        if address is not None:
+            raise
+        raise ClusterError(f"a local Ray did not start: {_first_line(error)}") from None
     return True
 
 
@@ -262,7 +269,7 @@ def wait_for_cpu() -> None:
     wait_for_place([_take_place.remote()], 1.0)
 
 
-@ray.remote(num_cpus=1)
+@ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]  # Ray is not typed
 def _take_place() -> None:
     """Nothing: that it runs shows that there is room."""
 

@@ -85,7 +85,7 @@ def test_a_search_keeps_a_cpu_for_its_trials() -> None:
     assert model_beside_trials(1, [Node(1.5)]).model_cpus == 0.0
     assert model_beside_trials(2, LAPTOP).model_cpus == 0.0
     # Two halves of a CPU on two nodes: Tune would wait for ever for a trial's whole one.
-    with pytest.raises(RunError, match="the search needs 1 CPU on one node .* which has 1 CPU on 2 nodes"):
+    with pytest.raises(RunError, match=r"the search needs 1 CPU on one node .* which has 1 CPU on 2 nodes"):
         model_beside_trials(1, [Node(0.5), Node(0.5)])
     with pytest.raises(RunError, match=r"model_replicas = 3: the cluster has 2 GPUs"):
         model_beside_trials(3, [Node(8.0, 2.0)])
