@@ -106,13 +106,12 @@ def model_beside_trials(replicas: int, nodes: Sequence[Node]) -> Plan:
     RunError
         Where no node has a whole CPU, or there are too few GPUs.
     """
-    whole = room(nodes, 1.0)
-    if whole < 1:
+    if room(nodes, 1.0) < 1:
         raise RunError(f"the search needs 1 CPU on one node of the Ray cluster, which has {describe(nodes)}")
     if 0 < gpus(nodes) < replicas:
         plan(Server(hosts=1, model_replicas=replicas), nodes)  # says so
-    # Where only the trials' CPU is there, the model is not counted, and takes turns with them.
-    return Plan(0, replicas, 1.0 if whole > replicas else 0.0, 1 if gpus(nodes) else 0)
+    # It claims no CPU: were it to die with its node, trials that wait for it would hold the one that it waits for.
+    return Plan(0, replicas, 0.0, 1 if gpus(nodes) else 0)
 
 
 def room(nodes: Iterable[Node], cpus: float) -> int:

@@ -69,6 +69,8 @@ SPILLING: dict[str, Any] = {
 }
 """Sessions enough for their images to outgrow the small object store: six shards of 13 MB are under way."""
 
+STUDIES = {"simulate": ("simulate", SIMULATE), "tune": ("tune", TUNE), "spilling": ("simulate", SPILLING)}
+
 
 @dataclass(frozen=True)
 class Calm:
@@ -81,14 +83,13 @@ class Calm:
     seconds: float
 
 
-def run_calmly(command: str, changes: dict[str, Any], folder: Path) -> Calm:
-    """Run a study undisturbed; later runs find its data and its victim in a copy of its cache."""
-    folder.mkdir(parents=True)
-    study = folder / "study.toml"
+def run_calmly(kind: str, folder: Path) -> Calm:
+    """Run one of `STUDIES` undisturbed; later runs find its data and its victim in a copy of its cache."""
+    command, changes = STUDIES[kind]
+    cache, folder = folder / "cache", folder / kind
+    folder.mkdir()
+    study, run = folder / "study.toml", folder / "calm"
     study.write_text(tomli_w.dumps(small_study(**changes).to_toml()))
-    cache, run = folder / "cache", folder / "calm"
-    if (known := os.environ.get("MIFSIM_CACHE_DIR")) and Path(known).is_dir():
-        shutil.copytree(known, cache, ignore=shutil.ignore_patterns("traces"))
     log, arguments = folder / "calm.log", [command, str(study), "--out", str(run)]
     while True:
         process = _start(arguments, log, cache)
@@ -218,6 +219,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=list(FAULTS), help="this fault alone")
+    parser.add_argument("--study", choices=list(STUDIES), help="this study alone")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
     rng = random.Random(options.seed)
@@ -226,16 +228,15 @@ def main() -> None:
     idle = 0
     with tempfile.TemporaryDirectory(prefix="mifsim-chaos-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        calm = {
-            "simulate": run_calmly("simulate", SIMULATE, folder / "simulate"),
-            "tune": run_calmly("tune", TUNE, folder / "tune"),
-            "spilling": run_calmly("simulate", SPILLING, folder / "spilling"),
-        }
-        print("undisturbed: " + ", ".join(f"{key} {one.seconds:.0f} s" for key, one in calm.items()), flush=True)
+        calm: dict[str, Calm] = {}
         for number in range(1, options.rounds + 1):
             fault_name = options.only or rng.choice(list(FAULTS))
             fault, fraction = FAULTS[fault_name], rng.random()
             command = rng.choice(["simulate", "simulate", "tune"]) if fault.tune else "spilling"
+            command = options.study or command
+            if command not in calm:
+                calm[command] = run_calmly(command, folder)
+                print(f"undisturbed: {command}, {calm[command].seconds:.0f} s after its hosts came", flush=True)
             title = f"round {number:3}: {command:8} {fault_name:13} at {fraction:4.0%}"
             try:
                 found = disturbed(calm[command], fault, fraction, folder / f"round-{number}", rng)

@@ -74,10 +74,10 @@ def own_ray(folder: Path) -> Iterator[Stage]:
 @contextmanager
 def two_nodes(folder: Path) -> Iterator[Stage]:
     """A cluster that outlives the driver, of a head and a second node with two CPUs each."""
-    with _cluster(num_cpus=2, _system_config=QUICK_FAIL_OVER) as cluster:
-        second = cluster.add_node(num_cpus=2)
-        raylets = tuple(_raylet(node) for node in (cluster.head_node, second))
-        yield Stage(folder / "run", ("--address", cluster.address), raylets=raylets)
+    with cluster(num_cpus=2, _system_config=QUICK_FAIL_OVER) as made:
+        second = made.add_node(num_cpus=2)
+        raylets = tuple(_raylet(node) for node in (made.head_node, second))
+        yield Stage(folder / "run", ("--address", made.address), raylets=raylets)
 
 
 @contextmanager
@@ -86,9 +86,9 @@ def small_store(folder: Path) -> Iterator[Stage]:
     spill = folder / "spill"
     spill.mkdir()
     small = {"num_cpus": 2, "object_store_memory": SMALL_STORE_BYTES, "object_spilling_directory": str(spill)}
-    with _cluster(**small) as cluster:
-        arguments = ("--address", cluster.address)
-        yield Stage(folder / "run", arguments, raylets=(_raylet(cluster.head_node),), spill=spill)
+    with cluster(**small) as made:
+        arguments = ("--address", made.address)
+        yield Stage(folder / "run", arguments, raylets=(_raylet(made.head_node),), spill=spill)
 
 
 @contextmanager
@@ -117,15 +117,16 @@ Place = Callable[[Path], AbstractContextManager[Stage]]
 
 
 @contextmanager
-def _cluster(**head: Any) -> Iterator[Any]:
+def cluster(**head: Any) -> Iterator[Any]:
+    """A Ray cluster below this process, of simulated nodes; it is begun with its head."""
     from ray.cluster_utils import Cluster
 
     with _own_address_file():
-        cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **head})
+        made = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **head})
         try:
-            yield cluster
+            yield made
         finally:
-            cluster.shutdown()
+            made.shutdown()
 
 
 @contextmanager

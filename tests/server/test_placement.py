@@ -81,9 +81,8 @@ def test_after_a_loss_it_is_known_how_many_hosts_are_too_many() -> None:
 
 
 def test_a_search_keeps_a_cpu_for_its_trials() -> None:
-    assert model_beside_trials(1, LAPTOP).model_cpus == 1.0
-    assert model_beside_trials(1, [Node(1.5)]).model_cpus == 0.0
-    assert model_beside_trials(2, LAPTOP).model_cpus == 0.0
+    assert model_beside_trials(1, LAPTOP) == Plan(hosts=0, replicas=1, cpus=0.0, gpus=0)
+    assert model_beside_trials(2, [Node(1.0), Node(4.0, 2.0)]).gpus == 1
     # Two halves of a CPU on two nodes: Tune would wait for ever for a trial's whole one.
     with pytest.raises(RunError, match=r"the search needs 1 CPU on one node .* which has 1 CPU on 2 nodes"):
         model_beside_trials(1, [Node(0.5), Node(0.5)])
