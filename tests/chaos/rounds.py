@@ -80,7 +80,12 @@ class Calm:
     study: Path
     run: Path
     cache: Path
-    seconds: float
+
+    @property
+    def done(self) -> int:
+        """How far it came: see `Stage.done`."""
+        recordings = self.cache / "traces" if self.command == "tune" else self.run / "none"
+        return Stage(self.run, recordings=recordings).done()
 
 
 def run_calmly(kind: str, folder: Path) -> Calm:
@@ -93,14 +98,12 @@ def run_calmly(kind: str, folder: Path) -> Calm:
     log, arguments = folder / "calm.log", [command, str(study), "--out", str(run)]
     while True:
         process = _start(arguments, log, cache)
-        _await_hosts(Stage(run, driver=process.pid), process, log)
-        began = time.monotonic()
         if (code := _end_with_children(process, [])) == 0 or NEVER_BEGAN not in log.read_text():
             break
         log.unlink()
         shutil.rmtree(run, ignore_errors=True)
     assert code == 0, log.read_text()
-    return Calm(command, study, run, cache, time.monotonic() - began)
+    return Calm(command, study, run, cache)
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class Outcome:
 
 
 def disturbed(calm: Calm, fault: Fault, fraction: float, folder: Path, rng: random.Random) -> Outcome:
-    """Run a study with a fault after a share of the time it takes, and see that nothing came of it.
+    """Run a study with a fault after a share of its work, and see that nothing came of it.
 
     Raises
     ------
@@ -131,7 +134,8 @@ def disturbed(calm: Calm, fault: Fault, fraction: float, folder: Path, rng: rand
         if NEVER_BEGAN in log.read_text():
             raise TimeoutError(NEVER_BEGAN)
         if fault.at_random:
-            time.sleep(fraction * calm.seconds)
+            while at.done() < fraction * calm.done and process.poll() is None:
+                time.sleep(0.01)
         children = below(process.pid)
         hits: list[str] = []
         # Beside the driver: whoever is interrupted must be waited for, and a fault may wait for its condition.
@@ -236,7 +240,7 @@ def main() -> None:
             command = options.study or command
             if command not in calm:
                 calm[command] = run_calmly(command, folder)
-                print(f"undisturbed: {command}, {calm[command].seconds:.0f} s after its hosts came", flush=True)
+                print(f"undisturbed: {command}, {calm[command].done} shards and trials", flush=True)
             title = f"round {number:3}: {command:8} {fault_name:13} at {fraction:4.0%}"
             try:
                 found = disturbed(calm[command], fault, fraction, folder / f"round-{number}", rng)

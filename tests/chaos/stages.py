@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from tests.chaos.processes import below, titled
 
 QUICK_FAIL_OVER = {
@@ -55,6 +57,17 @@ class Stage:
     def half_written(self) -> list[Path]:
         """Return the files of the run, or of a recording, that are not in their places yet."""
         return [*self.run.glob("*/.*.partial"), *self.recordings.glob("*/*/*/.*.partial")]
+
+    def done(self) -> int:
+        """Return how far the run is, in finished shards of its recording and its own, and in finished trials."""
+        shards = [*self.run.glob("sessions/*.parquet"), *self.recordings.glob("*/*/sessions/*.parquet")]
+        lines, table = self.run / "trials" / "journal.jsonl", self.run / "trials" / "trials.parquet"
+        if table.is_file():
+            return len(shards) + int(pq.read_metadata(table).num_rows)
+        try:
+            return len(shards) + lines.read_bytes().count(b"\n")
+        except FileNotFoundError:  # there is none yet, or it has become a table this moment
+            return len(shards)
 
     def spilled(self) -> list[Path]:
         """Return the files that hold spilled objects."""

@@ -15,9 +15,6 @@ from tests.chaos.processes import alive, below, titled
 from tests.chaos.rounds import SIMULATE, Calm, disturbed
 from tests.small import small_study
 
-QUIET_SECONDS = 6.0
-"""That the study takes here or there: what a moment is a share of."""
-
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Calm:
@@ -28,7 +25,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Calm:
     run = simulate(study, folder / "calm", backend="in-process")
     cache = Path(os.environ["MIFSIM_CACHE_DIR"])
     assert isinstance(run, Path)
-    return Calm("simulate", folder / "study.toml", run, cache, QUIET_SECONDS)
+    return Calm("simulate", folder / "study.toml", run, cache)
 
 
 @pytest.mark.parametrize(("fault", "fraction"), [("workers", 0.2), ("writer", 0.0), ("second node", 0.1)])
