@@ -23,21 +23,21 @@ from mifsim.server.backend import Backend, InProcess, Job, ModelFile
 from mifsim.server.scene import Counters
 from mifsim.server.tickets import Shard, Ticket, expected_queries, shards
 from mifsim.storage import Folder
-from mifsim.study import Study
+from mifsim.study import Server, Study
 from mifsim.victims import Victim, prepare_evaluator, prepare_victim
 
 BackendName = Literal["ray", "in-process"]
 
 
-def make_backend(name: BackendName, address: str | None = None) -> Backend:
-    """Return a backend by name; `address` is a Ray cluster's."""
+def make_backend(name: BackendName, address: str | None = None, server: Server | None = None) -> Backend:
+    """Return a backend by name; `address` is a Ray cluster's, which must hold what `server` asks for."""
     if name == "in-process":
         if address is not None:
             raise RunError("--address goes with --backend ray")
         return InProcess()
     from mifsim.server.ray_backend import OnRay
 
-    return OnRay(address)
+    return OnRay(address, server)
 
 
 def simulate(
@@ -72,7 +72,7 @@ def simulate(
     """
     path = default_path(study) if out is None else out
     check_free(path)
-    chosen = make_backend(backend, address)
+    chosen = make_backend(backend, address, study.server)
     _needs_filters(study)
     data, victim = prepare(study)
     run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts)
@@ -86,7 +86,7 @@ def resume(path: Folder, *, backend: BackendName = "ray", address: str | None = 
     if "tuning" in run.facts:
         raise RunError(f"--resume {path}: this run calibrates; go on with: mifsim tune --resume {path}")
     study = study_to_resume(run)
-    chosen = make_backend(backend, address)
+    chosen = make_backend(backend, address, study.server)
     _needs_filters(study)
     data, victim = prepare(study)
     check_victim(run, victim)

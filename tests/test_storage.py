@@ -144,15 +144,15 @@ def test_a_calibration_and_its_recording_lie_on_a_store(
 ) -> None:
     monkeypatch.setattr(calibration, "prepare", lambda study: (digits(study), formula_victim(tmp_path)))
     monkeypatch.setattr("tuning.search.search", serial_search)
-    monkeypatch.setattr(calibration, "make_backend", lambda name, address=None: Formula())
+    monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula())
     study = tiny_study(tuning=LENIENT)
     here = calibration.tune(study, tmp_path / "here")
     monkeypatch.setenv("MIFSIM_TRACES", str(store / "recordings"))
-    monkeypatch.setattr(calibration, "make_backend", lambda name, address=None: Formula(stop_after=5))
+    monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula(stop_after=5))
     with pytest.raises(KeyboardInterrupt):
         calibration.tune(study, store / "run")
     assert len(matching(store / "recordings", "*/*/sessions/*.parquet")) == 5
-    monkeypatch.setattr(calibration, "make_backend", lambda name, address=None: Formula())
+    monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula())
     calibration.resume(store / "run")
     assert len(matching(store / "recordings", "*/*/run.json")) == 1
     assert read_file(store / "run" / "trials" / "trials.parquet").drop(["elapsed_seconds"]).to_pylist() == trials_of(

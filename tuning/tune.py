@@ -84,7 +84,7 @@ def tune(
     _check(study)
     path = default_path(study) if out is None else out
     check_free(path)
-    chosen = make_backend(backend, address)
+    chosen = make_backend(backend, address, study.server)
     data, victim = prepare(study)
     run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts, tuning={})
     _Calibration(run, study, data, victim, chosen, address).run_all()
@@ -97,7 +97,7 @@ def resume(path: Folder, *, backend: BackendName = "ray", address: str | None = 
     if "tuning" not in run.facts:
         raise RunError(f"--resume {path}: this run does not calibrate; go on with: mifsim simulate --resume {path}")
     study = study_to_resume(run)
-    chosen = make_backend(backend, address)
+    chosen = make_backend(backend, address, study.server)
     data, victim = prepare(study)
     check_victim(run, victim)
     run.note(status="running")

@@ -27,7 +27,7 @@ from mifsim.server.placement import Node, Plan, describe, plan
 from mifsim.server.scene import Counters, Scene
 from mifsim.server.shard_run import Reply, run_shard
 from mifsim.server.tickets import SHARDS_AT_A_TIME, Shard
-from mifsim.study import Study
+from mifsim.study import Server, Study
 
 POLL_SECONDS = 0.5
 KNOCK_SECONDS = 5.0
@@ -113,12 +113,16 @@ class OnRay:
     address : str or None
         Of a cluster; None starts a local one, with token authentication as Ray has it by default, listening on
         loopback only.
+    server : Server or None
+        What a study asks of a cluster that is there already, to be refused at once where it cannot be had.
     """
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, server: Server | None = None) -> None:
         self._address = address
         if address is not None:  # before anything is written: a wrong address must not leave half a run
             connect(address)
+            if server is not None:
+                plan(server, nodes())
 
     def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], watch: Watch) -> None:
         """Run all shards; see `Backend.run`."""
