@@ -97,10 +97,11 @@ class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
         self._done = done
         self._running: dict[str, tuple[int, FilterConfig]] = {}
         self.failed: str | None = None
+        self.error: OSError | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next setting; None for "not yet"."""
-        while self.failed is None:
+        while self.failed is None and self.error is None:
             number = self._proposals.asked
             setting = self._proposals.ask()
             if setting is None:
@@ -126,7 +127,10 @@ class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
             return
         scored = Scored(**{key: result[key] for key in Scored.__dataclass_fields__})
         self._proposals.tell(number, scored)
-        self._done(number, setting, scored)
+        try:
+            self._done(number, setting, scored)
+        except OSError as error:  # a full disk: Tune would make a trial's failure of it
+            self.error = error
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal has it all."""
@@ -231,6 +235,8 @@ def _run(
             searcher = FromProposals(Proposals(tuning, study.seed, longest_budget(study)), before, done)
             with clearly():
                 _fit(traces, study, names, searcher, tuning.trials - len(before))
+            if searcher.error is not None:
+                raise searcher.error
             if searcher.failed is not None:
                 raise RunError(searcher.failed)
         del actors

@@ -136,8 +136,7 @@ class OnRay:
 
     def _run(self, job: Job, model: ModelFile, shards: Iterator[Shard], watch: Watch) -> None:
         # The driver's handles keep the models alive: the hosts look them up by name, which does not count.
-        placed = plan(job.study.server, nodes())
-        _models, hosts = _start_actors(job, model, placed)
+        _models, hosts, placed = _start_actors(job, model)
         in_flight = min(SHARDS_AT_A_TIME, job.study.server.sessions_per_host)
         _hand_out(hosts, shards, watch, in_flight, placed)
 
@@ -233,7 +232,7 @@ def start_models(study: Study, model: ModelFile, placed: Plan) -> tuple[list[Any
     return actors, names
 
 
-def wait_for_place(started: list[Any], cpus: float) -> None:
+def wait_for_place(started: list[Any], cpus: float, placed: Plan | None = None) -> bool:
     """Wait for actors to answer for the first time, and say so where it takes long.
 
     Parameters
@@ -242,18 +241,30 @@ def wait_for_place(started: list[Any], cpus: float) -> None:
         The first answer of each.
     cpus : float
         That each takes up.
+    placed : Plan or None
+        What must go on to fit; None: nobody looks.
+
+    Returns
+    -------
+    bool
+        Whether they are all up; else a node was lost meanwhile, and they never will be.
 
     Raises
     ------
     RunError
         After `START_SECONDS`: others hold what the cluster has.
     """
-    began = time.monotonic()
+    began = told = time.monotonic()
     while True:
-        ready, waiting = ray.wait(started, num_returns=len(started), timeout=min(TELL_SECONDS, START_SECONDS))
+        ready, waiting = ray.wait(started, num_returns=len(started), timeout=min(LOOK_SECONDS, TELL_SECONDS))
         if not waiting:
             ray.get(ready)
-            return
+            return True
+        if placed is not None and placed.surplus(nodes()):
+            return False
+        if time.monotonic() - told < TELL_SECONDS:
+            continue
+        told = time.monotonic()
         free = ray.available_resources()
         state = (
             f"{len(waiting)} of {len(started)} actors have no place or are not up yet: each takes up {cpus:g} CPU; the "
@@ -296,9 +307,9 @@ def refuse_unlike(actors: list[Any], shape: tuple[int, ...]) -> None:
             )
 
 
-def _start_actors(job: Job, model: ModelFile, placed: Plan | None = None) -> tuple[list[Any], list[Any]]:
-    """Start the models and the hosts, which are dealt to them in turns; return both when all are up."""
-    placed = placed or plan(job.study.server, nodes())
+def _start_actors(job: Job, model: ModelFile) -> tuple[list[Any], list[Any], Plan]:
+    """Start the models and the hosts, which are dealt to them in turns; return all when they are up, and the plan."""
+    placed = plan(job.study.server, nodes())
     models, names = start_models(job.study, model, placed)
     hosts = [
         SessionHost.options(  # type: ignore[attr-defined]
@@ -307,9 +318,12 @@ def _start_actors(job: Job, model: ModelFile, placed: Plan | None = None) -> tup
         for number in range(placed.hosts)
     ]
     first = [*(actor.facts.remote() for actor in models), *(host.progress.remote() for host in hosts)]
-    wait_for_place(first, placed.cpus)
+    if not wait_for_place(first, placed.cpus, placed):
+        for actor in (*models, *hosts):
+            ray.kill(actor)
+        return _start_actors(job, model)  # on what is left
     refuse_unlike(models, load_data(job.study.data).shape)
-    return models, hosts
+    return models, hosts, placed
 
 
 class _Lookout:

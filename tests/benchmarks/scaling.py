@@ -116,8 +116,7 @@ def measure(name: str, what: Study, model: ModelFile, folder: Path) -> Cost:
 @contextmanager
 def started(what: Study, model: ModelFile, folder: Path) -> Iterator[Any]:
     """Start the actors for a study; yield a function that runs all its sessions and returns the number of queries."""
-    actors, hosts = ray_backend._start_actors(Job(what, folder, {}), model)
-    placed = ray_backend.plan(what.server, ray_backend.nodes())
+    actors, hosts, placed = ray_backend._start_actors(Job(what, folder, {}), model)
     told = Counters()
 
     def hand_out(some: Study) -> int:

@@ -33,8 +33,7 @@ def end_writer(at: Stage, rng: random.Random) -> str:
     """A session host dies while one of its files has bytes and is not in its place yet."""
     while alive(at.driver):
         for path in at.half_written():
-            if _size(path) > len(b"PAR1"):
-                hosts = at.workers("ray::SessionHost")
+            if _size(path) > len(b"PAR1") and (hosts := at.workers("ray::SessionHost")):
                 kill(hosts)
                 if path.exists():
                     return f"{_pids(hosts)} with {path.parent.name}/{path.name} half written"
@@ -90,12 +89,15 @@ def fill_disk(at: Stage, rng: random.Random) -> str:
     if not alive(at.driver):
         return CAUSED_NOTHING
     filler = at.run.parent / "filler"
+    said = ""
     with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(2**16))
-        except OSError as error:
-            return f"{error.strerror}, after {filler.stat().st_size} bytes of others"
+        for piece in (2**16, 2**12):  # down to the last page
+            try:
+                while True:
+                    file.write(bytes(piece))
+            except OSError as error:
+                said = str(error.strerror)
+    return f"{said}, after {_size(filler)} bytes of others"
 
 
 def let_spill(at: Stage, rng: random.Random) -> str:
