@@ -97,11 +97,11 @@ class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
         self._done = done
         self._running: dict[str, tuple[int, FilterConfig]] = {}
         self.failed: str | None = None
-        self.error: OSError | None = None
+        self.full: OSError | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next setting; None for "not yet"."""
-        while self.failed is None and self.error is None:
+        while self.failed is None and self.full is None:
             number = self._proposals.asked
             setting = self._proposals.ask()
             if setting is None:
@@ -129,8 +129,8 @@ class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
         self._proposals.tell(number, scored)
         try:
             self._done(number, setting, scored)
-        except OSError as error:  # a full disk: Tune would make a trial's failure of it
-            self.error = error
+        except OSError as full:  # a full disk: Tune would make a trial's failure of it
+            self.full = full
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal has it all."""
@@ -235,8 +235,8 @@ def _run(
             searcher = FromProposals(Proposals(tuning, study.seed, longest_budget(study)), before, done)
             with clearly():
                 _fit(traces, study, names, searcher, tuning.trials - len(before))
-            if searcher.error is not None:
-                raise searcher.error
+            if searcher.full is not None:
+                raise searcher.full
             if searcher.failed is not None:
                 raise RunError(searcher.failed)
         del actors
