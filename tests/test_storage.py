@@ -164,6 +164,14 @@ def test_a_calibration_and_its_recording_lie_on_a_store(
     assert (store / "run" / "filter.toml").read_text() == (here / "filter.toml").read_text()
 
 
+@pytest.mark.skipif("MIFSIM_TEST_URL" not in os.environ, reason="hosts are other processes: memory is not theirs")
+def test_session_hosts_write_to_a_store_by_themselves(tmp_path: Path) -> None:
+    store = folder(os.environ["MIFSIM_TEST_URL"]) / uuid.uuid4().hex
+    here = simulation.simulate(small_study(), tmp_path / "here", backend="in-process")
+    there = simulation.simulate(small_study(server={"hosts": 2}), store)
+    assert_same_rows(here, there)  # type: ignore[arg-type]
+
+
 def test_a_journal_on_a_store_loses_no_finished_trial(store: RemotePath, tmp_path: Path) -> None:
     from tests.tuning.test_search import trial
 
