@@ -15,13 +15,15 @@ from tests.chaos.stages import Place, Stage, own_ray, small_disk, small_store, t
 
 PATIENCE_SECONDS = 60.0
 """For whom a fault is meant: it may not be there yet."""
+MODEL, HOST, TRIAL = ":ModelActor", "ray::SessionHost", "ray::ReplayTrial"
+"""In the titles of Ray's processes: that of a named actor has the name before its class."""
 CAUSED_NOTHING = ""
 """What a fault returns that found nobody: the run was over."""
 
 
 def end_model(at: Stage, rng: random.Random) -> str:
     """The model's actor dies; Ray starts it again."""
-    return _end(at, lambda: at.workers("ray::ModelActor"))
+    return _end(at, lambda: at.workers(MODEL))
 
 
 def end_worker(at: Stage, rng: random.Random) -> str:
@@ -33,7 +35,7 @@ def end_writer(at: Stage, rng: random.Random) -> str:
     """A session host dies while one of its files has bytes and is not in its place yet."""
     while alive(at.driver):
         for path in at.half_written():
-            if _size(path) > len(b"PAR1") and (hosts := at.workers("ray::SessionHost")):
+            if _size(path) > len(b"PAR1") and (hosts := at.workers(HOST)):
                 kill(hosts)
                 if path.exists():
                     return f"{_pids(hosts)} with {path.parent.name}/{path.name} half written"
@@ -44,7 +46,7 @@ def end_writer(at: Stage, rng: random.Random) -> str:
 
 def end_all_workers(at: Stage, rng: random.Random) -> str:
     """Model, hosts and trials die together."""
-    return _end(at, lambda: at.workers("ray::"))
+    return _end(at, lambda: [pid for title in (MODEL, HOST, TRIAL) for pid in at.workers(title)])
 
 
 def end_node(at: Stage, rng: random.Random) -> str:
@@ -72,11 +74,13 @@ def slow_host(at: Stage, rng: random.Random) -> str:
 
 def end_second_node(at: Stage, rng: random.Random) -> str:
     """A node of two dies with all that runs there; the driver is on the other one."""
-    there = titled(below(at.raylets[1]), "ray::")
-    if not alive(at.driver) or not there:
-        return CAUSED_NOTHING
-    kill([at.raylets[1], *there])
-    return f"node 2 with {_pids(there)}"
+
+    def with_actors() -> list[int]:
+        there = below(at.raylets[1])
+        found = [pid for title in (MODEL, HOST, TRIAL) for pid in titled(there, title)]
+        return [at.raylets[1], *found] if found else []
+
+    return _end(at, with_actors)
 
 
 def slow_second_node(at: Stage, rng: random.Random) -> str:
@@ -150,7 +154,7 @@ FAULTS: dict[str, Fault] = {
 
 
 def _some(at: Stage) -> list[int]:
-    return at.workers("ray::SessionHost") or at.workers("ray::ReplayTrial")
+    return at.workers(HOST) or at.workers(TRIAL)
 
 
 def _end(at: Stage, whom: Callable[[], list[int]]) -> str:
