@@ -28,7 +28,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Calm:
     return Calm("simulate", folder / "study.toml", run, cache)
 
 
-@pytest.mark.parametrize(("fault", "fraction"), [("workers", 0.2), ("writer", 0.0), ("second node", 0.1)])
+@pytest.mark.parametrize(("fault", "fraction"), [("driver", 0.2), ("writer", 0.0), ("second node", 0.1)])
 def test_the_rows_are_those_of_an_undisturbed_run(fault: str, fraction: float, calm: Calm, tmp_path: Path) -> None:
     found = disturbed(calm, FAULTS[fault], fraction, tmp_path / "round", random.Random(0))
     assert found.hit != CAUSED_NOTHING
