@@ -108,9 +108,10 @@ def run_calmly(kind: str, folder: Path) -> Calm:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a round was: what the fault hit, and how often the run had to be resumed."""
+    """What a round was: what the fault hit, the driver's exit code, and how often the run had to be resumed."""
 
     hit: str
+    code: int
     resumes: int
 
 
@@ -144,7 +145,7 @@ def disturbed(calm: Calm, fault: Fault, fraction: float, folder: Path, rng: rand
         code = _end_with_children(process, children)
         injecting.join()
         (at.run.parent / "filler").unlink(missing_ok=True)
-        hit, resumes = hits[0], 0
+        hit, first, resumes = hits[0], code, 0
         while code != 0:
             resumes += 1
             assert resumes <= RESUMES, f"not complete after {RESUMES} resumes:\n{log.read_text()}"
@@ -154,7 +155,7 @@ def disturbed(calm: Calm, fault: Fault, fraction: float, folder: Path, rng: rand
         if fault.survived or hit == CAUSED_NOTHING:
             assert resumes == 0, f"{hit}: was not survived:\n{log.read_text()}"
         assert_same_rows(calm.run, at.run)
-    return Outcome(hit, resumes)
+    return Outcome(hit, first, resumes)
 
 
 def _next_command(calm: Calm, run: Path) -> list[str]:
@@ -226,6 +227,8 @@ def main() -> None:
     parser.add_argument("--study", choices=list(STUDIES), help="this study alone")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    # A shell in the background has it ignored, and so would every driver below: it is to be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rng = random.Random(options.seed)
     passed: list[str] = []
     failed: list[str] = []
@@ -254,7 +257,7 @@ def main() -> None:
             passed.append(title)
             idle += found.hit == CAUSED_NOTHING
             hit = found.hit or "the run was over before"
-            print(f"{title}: {hit}; resumed {found.resumes} times; same rows", flush=True)
+            print(f"{title}: {hit}; exit code {found.code}, resumed {found.resumes} times; same rows", flush=True)
             shutil.rmtree(folder / f"round-{number}", ignore_errors=True)
     print(f"{len(passed)} passed ({idle} of them came too late to disturb anything), {len(failed)} failed")
     sys.exit(bool(failed))
