@@ -41,7 +41,7 @@ format: setup  ## put the code into the project's style
 types: setup  ## check types (mypy, strict)
 	$(BIN)/mypy
 
-chaos: setup  ## 50 runs, each with a fault at a random moment (ROUNDS, SEED): the rows must be the same
+chaos: setup  ## 50 runs, each with a fault at a random moment (ROUNDS, SEED; root for a full disk): the same rows
 	$(BIN)/python -m tests.chaos.rounds --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),0)
 
 cluster-test: setup  ## the demo's study on a cluster of network namespaces, a worker killed: the same rows (root, iproute2)

@@ -112,7 +112,7 @@ def check_nodes(home: Path) -> Path:
                 raise ClusterError(f"node {asked[silent[0]]} does not answer within {ANSWER_SECONDS:.0f} s")
             blind = sorted(asked[one] for one in answered if not ray.get(one))
             session = ray.get_runtime_context()
-            logs = Path(session.get_temp_dir()) / session.get_session_name() / "logs"
+            logs: Path = Path(session.get_temp_dir()) / session.get_session_name() / "logs"
     finally:
         token.unlink(missing_ok=True)
     if blind:

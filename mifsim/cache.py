@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mifsim.storage import Folder, RemotePath, folder, uploaded
+
 
 def cache_dir() -> Path:
     """Return the cache folder: ``$MIFSIM_CACHE_DIR``, else ``$XDG_CACHE_HOME/mifsim``, else ``~/.cache/mifsim``."""
@@ -18,6 +20,12 @@ def cache_dir() -> Path:
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "mifsim"
+
+
+def recordings_dir() -> Folder:
+    """Return where recorded sessions are kept: ``$MIFSIM_TRACES``, a path or a URL, else a part of the cache."""
+    own = os.environ.get("MIFSIM_TRACES")
+    return folder(own) if own else cache_dir() / "traces"
 
 
 def digest(*facts: Any) -> str:
@@ -30,14 +38,20 @@ def digest(*facts: Any) -> str:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Folder) -> Iterator[Path]:
     """Give a temporary path beside `path`, renamed to it on success and removed on failure: what is there is whole.
+
+    Where `path` is a URL, the temporary one is on this machine and is uploaded.
 
     Raises
     ------
     OSError
         Where it cannot be written, with `path` in the message.
     """
+    if isinstance(path, RemotePath):
+        with uploaded(path) as temporary:
+            yield temporary
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mifsim.cli_run import add_options, run_study
@@ -11,6 +10,7 @@ from mifsim.errors import UserError
 
 if TYPE_CHECKING:
     from mifsim.clients import Attacker
+    from mifsim.storage import Folder
     from mifsim.study import Study
 
 STUDY = "attacks-digits"
@@ -106,7 +106,7 @@ def _measure(options: argparse.Namespace) -> None:
     if options.data:
         options.overrides = [*options.overrides, f"data.set={options.data}"]
 
-    def start(study: Study, out: Path | None, **where: Any) -> Path:
+    def start(study: Study, out: Folder | None, **where: Any) -> Folder:
         return simulate(study.undefended(), out, **where)
 
     run = run_study(options, "attacks --measure", start, resume)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mifsim.cli_run import place
+
 
 def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add both subcommands."""
@@ -15,7 +17,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="examples:\n  mifsim report runs/calibrate-digits\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument("folder", type=place, metavar="RUN", help="a run folder")
     parser.set_defaults(run=_report)
     parser = commands.add_parser(
         "compare",
@@ -25,7 +27,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="examples:\n  mifsim compare runs/first runs/second\n  mifsim compare runs/* --out runs.csv\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument("folders", type=place, nargs="+", metavar="RUN", help="run folders")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the comparison as CSV too, with every column")
     parser.set_defaults(run=_compare)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from mifsim.errors import UserError
+from mifsim.storage import Folder, folder
 
 Commands = argparse._SubParsersAction
 
@@ -82,8 +82,13 @@ def add_options(parser: argparse.ArgumentParser, study: str = "study") -> None:
     """Add the options of what runs a study; `study`: what its argument is called, with dashes if it is an option."""
     several: dict[str, Any] = {} if study.startswith("-") else {"nargs": "?"}
     parser.add_argument(study, **several, metavar="STUDY", help="a study file, or the name of a shipped study")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the run folder (default: runs/<study>-<time>)")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run")
+    parser.add_argument(
+        "--out",
+        type=place,
+        metavar="FOLDER",
+        help="the run folder, a path or a URL (default: runs/<study>-<time>)",
+    )
+    parser.add_argument("--resume", type=place, metavar="RUN", help="go on with an interrupted run")
     parser.add_argument("--backend", choices=["ray", "in-process"], default="ray", help="where sessions run")
     parser.add_argument(
         "--address", help="of a Ray cluster, such as auto or ray://host:10001 (default: start one here)"
@@ -102,6 +107,14 @@ def add_changes(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="change a key of the study, as in attacks.0.noise=0.02 (may be given several times)",
     )
+
+
+def place(text: str) -> Folder:
+    """Return the run folder that an argument names."""
+    try:
+        return folder(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _seed(text: str) -> int:
@@ -131,7 +144,7 @@ def _matrix(options: argparse.Namespace) -> None:
         raise UserError("--resume RUN takes its filters from the run: no --filter beside it")
     given = [Filter(name=name, config=FilterConfig.load(file)) for name, file in options.filters]
 
-    def start(study: Study, out: Path | None, **where: Any) -> Path:
+    def start(study: Study, out: Folder | None, **where: Any) -> Folder:
         return simulate(study.crossed(given), out, **where)
 
     from reports.matrix import write_matrix
@@ -140,8 +153,8 @@ def _matrix(options: argparse.Namespace) -> None:
 
 
 def run_study(
-    options: argparse.Namespace, command: str, start: Callable[..., Path], go_on: Callable[..., Path]
-) -> Path:
+    options: argparse.Namespace, command: str, start: Callable[..., Folder], go_on: Callable[..., Folder]
+) -> Folder:
     """Start a run or go on with one, then print its answer and write its page; return its folder."""
     from mifsim.study import Study
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,18 +13,19 @@ from mifsim.leakage import LeakageScorer, Scores, prior_images, random_images
 from mifsim.progress import Bar
 from mifsim.records import TableWriter, open_table
 from mifsim.server.tickets import client_rng
+from mifsim.storage import Folder
 from mifsim.study import Study
 from mifsim.victims import PreparedEvaluator
 
 CHUNK_ROWS = 512
 
 
-def score_run(run: Path, study: Study, data: DataSet, evaluator: PreparedEvaluator, facts: Mapping[str, str]) -> None:
+def score_run(run: Folder, study: Study, data: DataSet, evaluator: PreparedEvaluator, facts: Mapping[str, str]) -> None:
     """Write ``leakage/scores.parquet`` from ``snapshots/``, a chunk at a time.
 
     Parameters
     ----------
-    run : Path
+    run : Path or RemotePath
     study : Study
     data : DataSet
     evaluator : PreparedEvaluator

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from mifsim.data.query_log import QueryLog
 from mifsim.errors import RunError, StudyError
 from mifsim.records import TableWriter
+from mifsim.storage import Folder
 from mifsim.study import Study, Users
 
 
@@ -49,7 +49,7 @@ def log_facts(study: Study) -> dict[str, dict[str, Any]]:
     }
 
 
-def check_logs(run: Path, facts: Mapping[str, Any], study: Study) -> None:
+def check_logs(run: Folder, facts: Mapping[str, Any], study: Study) -> None:
     """Refuse to go on with a run whose logs have changed since it began."""
     for users, log in _logs(study):
         began = facts.get("logs", {}).get(users.name, {}).get("content")
@@ -60,7 +60,7 @@ def check_logs(run: Path, facts: Mapping[str, Any], study: Study) -> None:
             )
 
 
-def write_log_tables(run: Path, study: Study, facts: Mapping[str, str]) -> None:
+def write_log_tables(run: Folder, study: Study, facts: Mapping[str, str]) -> None:
     """Write ``log_clients.parquet`` (whose sessions they are) and ``bad_rows.parquet``, where a study replays logs."""
     found = list(_logs(study))
     if not found:
@@ -89,7 +89,7 @@ def write_log_tables(run: Path, study: Study, facts: Mapping[str, str]) -> None:
             )
 
 
-def bad_row_remarks(run: Path, facts: Mapping[str, Any]) -> Iterator[str]:
+def bad_row_remarks(run: Folder, facts: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each log with rows that could not be used."""
     for name, log in facts.get("logs", {}).items():
         if log["bad_rows"]:

@@ -20,6 +20,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from mifsim.errors import RunError
+from mifsim.storage import Folder, RemotePath, matching
 
 SCHEMA_VERSION = 1
 
@@ -236,8 +237,8 @@ class TableWriter:
 
     Parameters
     ----------
-    path : Path
-        Where the file will be.
+    path : Path or RemotePath
+        Where the file will be. For a URL it is written on this machine and uploaded when it is whole.
     table : str
         Which of `SCHEMAS` it has.
     facts : mapping of str to str
@@ -248,12 +249,14 @@ class TableWriter:
     As a context manager: leaving it normally renames, leaving it by an exception removes.
     """
 
-    def __init__(self, path: Path, table: str, facts: Mapping[str, str]) -> None:
+    def __init__(self, path: Folder, table: str, facts: Mapping[str, str]) -> None:
         self.path = path
         metadata = {"schema_version": str(SCHEMA_VERSION), "table": table, **facts}
         self.schema = SCHEMAS[table].with_metadata(metadata)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".partial", dir=path.parent)
+        beside = None if isinstance(path, RemotePath) else path.parent
+        if beside is not None:
+            beside.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".partial", dir=beside)
         os.close(handle)
         self._temporary = Path(name)
         self._writer = pq.ParquetWriter(name, self.schema, compression="zstd")
@@ -275,7 +278,11 @@ class TableWriter:
         try:
             with self._named() if keep else contextlib.suppress(OSError):
                 self._writer.close()
-            if keep:
+            if not keep:
+                return
+            if isinstance(self.path, RemotePath):
+                self.path.put(self._temporary)
+            else:
                 self._temporary.chmod(0o644)
                 self._temporary.replace(self.path)
         finally:
@@ -308,7 +315,7 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
     return pa.array(values, type=kind)
 
 
-def open_table(run: Path, table: str) -> ds.Dataset:
+def open_table(run: Folder, table: str) -> ds.Dataset:
     """Return a table of a run as a pyarrow dataset, checked against the declared schema.
 
     Raises
@@ -317,21 +324,34 @@ def open_table(run: Path, table: str) -> ds.Dataset:
         Where the run has no such table, or a file of it is damaged or has another schema version.
     """
     folder = run / table
-    files = sorted(str(path) for path in folder.glob("*.parquet"))
+    files = matching(folder, "*.parquet")
     if not files:
         raise RunError(f"{run}: has no {table}/*.parquet: not a run folder, or nothing of it is finished")
     for file in files:
         try:
-            metadata = pq.read_schema(file).metadata or {}
+            system, name = _located(file)
+            metadata = pq.read_schema(name, filesystem=system).metadata or {}
         except (OSError, pa.ArrowInvalid) as error:
             raise RunError(f"{file}: cannot be read: {error}") from None
         version = metadata.get(b"schema_version", b"none").decode()
         if version != str(SCHEMA_VERSION):
             raise RunError(f"{file}: schema_version is {version}, this mifsim reads {SCHEMA_VERSION}")
-    return ds.dataset(files, schema=SCHEMAS[table], format="parquet")
+    names = [_located(file)[1] for file in files]
+    return ds.dataset(names, schema=SCHEMAS[table], format="parquet", filesystem=_located(files[0])[0])
 
 
-def read_table(run: Path, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+def read_file(path: Folder) -> pa.Table:
+    """Return one Parquet file of a run, as it is."""
+    system, name = _located(path)
+    return pq.read_table(name, filesystem=system, partitioning=None)
+
+
+def _located(path: Folder) -> tuple[Any, str]:
+    """Return what pyarrow takes: a file system, None for the local one, and a path on it."""
+    return path.located if isinstance(path, RemotePath) else (None, str(path))
+
+
+def read_table(run: Folder, table: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a whole table of a run, sorted as its first columns say, in memory."""
     keys = {
         "sessions": ["session_id"],
@@ -353,7 +373,7 @@ def read_table(run: Path, table: str, columns: Sequence[str] | None = None) -> p
     return ordered if columns is None else ordered.select(list(columns))
 
 
-def sweep(run: Path) -> None:
+def sweep(run: Folder) -> None:
     """Remove what an interrupted writer left beside its place."""
     for left in run.glob("*/.*.partial"):
         with contextlib.suppress(FileNotFoundError):

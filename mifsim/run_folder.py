@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from mifsim.cache import whole_file
 from mifsim.errors import RunError
 from mifsim.log_run import log_facts, write_log_tables
 from mifsim.records import SCHEMA_VERSION, sweep
+from mifsim.storage import Folder, remove
 from mifsim.study import Study
 
 Status = Literal["running", "interrupted", "failed", "complete"]
@@ -40,19 +40,19 @@ class RunFolder:
 
     Attributes
     ----------
-    path : Path
+    path : Path or RemotePath
     run_id : str
         Text that no reader takes for a number, such as ``r-20261124-0a1b2c3d``.
     new : bool
         Whether this process made it.
     """
 
-    path: Path
+    path: Folder
     run_id: str
     new: bool = False
 
     @classmethod
-    def create(cls, path: Path, study: Study, **facts: Any) -> RunFolder:
+    def create(cls, path: Folder, study: Study, **facts: Any) -> RunFolder:
         """Make a new run folder with ``study.toml`` and ``run.json``.
 
         Raises
@@ -65,7 +65,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             study.save(path / "study.toml")
         except OSError as error:
-            raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+            raise RunError(f"{path}: cannot be written: {error.strerror or error}") from None
         now = datetime.now(UTC)
         run = cls(path, f"r-{now:%Y%m%d}-{os.urandom(4).hex()}", new=True)
         write_log_tables(path, study, run.metadata(study))
@@ -80,13 +80,14 @@ class RunFolder:
             versions=versions(),
             machine=machine(),
             git_revision=git_revision(),
+            sessions_per_host=study.server.sessions_per_host,
             logs=log_facts(study),
             **facts,
         )
         return run
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, path: Folder) -> RunFolder:
         """Open a run folder that is there."""
         facts = read_facts(path)
         return cls(path, str(facts["run_id"]))
@@ -110,7 +111,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove the folder, made for a run that could not begin."""
-        shutil.rmtree(self.path)
+        remove(self.path)
 
     def metadata(self, study: Study) -> dict[str, str]:
         """Return the facts that every Parquet file of the run carries."""
@@ -127,13 +128,13 @@ class RunFolder:
         return {path.stem for path in (self.path / "sessions").glob("shard-*.parquet")}
 
 
-def check_free(path: Path) -> None:
+def check_free(path: Folder) -> None:
     """Refuse a run folder that holds something already."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError(f"--out {path}: is there already and not empty (accepted: a new folder; or --resume {path})")
 
 
-def read_facts(path: Path) -> dict[str, Any]:
+def read_facts(path: Folder) -> dict[str, Any]:
     """Return ``run.json`` of a run folder.
 
     Raises

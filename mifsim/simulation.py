@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Literal
 
@@ -22,36 +22,37 @@ from mifsim.run_folder import RunFolder, check_free, default_path
 from mifsim.server.backend import Backend, InProcess, Job, ModelFile
 from mifsim.server.scene import Counters
 from mifsim.server.tickets import Shard, Ticket, expected_queries, shards
-from mifsim.study import Study
+from mifsim.storage import Folder
+from mifsim.study import Server, Study
 from mifsim.victims import Victim, prepare_evaluator, prepare_victim
 
 BackendName = Literal["ray", "in-process"]
 
 
-def make_backend(name: BackendName, address: str | None = None) -> Backend:
-    """Return a backend by name; `address` is a Ray cluster's."""
+def make_backend(name: BackendName, address: str | None = None, server: Server | None = None) -> Backend:
+    """Return a backend by name; `address` is a Ray cluster's, which must hold what `server` asks for."""
     if name == "in-process":
         if address is not None:
             raise RunError("--address goes with --backend ray")
         return InProcess()
     from mifsim.server.ray_backend import OnRay
 
-    return OnRay(address)
+    return OnRay(address, server)
 
 
 def simulate(
     study: Study,
-    out: Path | None = None,
+    out: Folder | None = None,
     *,
     backend: BackendName = "ray",
     address: str | None = None,
-) -> Path:
+) -> Folder:
     """Run all sessions of a study and leave the run folder.
 
     Parameters
     ----------
     study : Study
-    out : Path or None
+    out : Path or RemotePath or None
         The run folder, which must not be there or be empty; None: ``runs/<study>-<time>``.
     backend : {"ray", "in-process"}
     address : str or None
@@ -59,7 +60,7 @@ def simulate(
 
     Returns
     -------
-    Path
+    Path or RemotePath
         The run folder.
 
     Raises
@@ -71,7 +72,7 @@ def simulate(
     """
     path = default_path(study) if out is None else out
     check_free(path)
-    chosen = make_backend(backend, address)
+    chosen = make_backend(backend, address, study.server)
     needs_filters(study)
     data, victim = prepare(study)
     run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts)
@@ -79,13 +80,13 @@ def simulate(
     return path
 
 
-def resume(path: Path, *, backend: BackendName = "ray", address: str | None = None) -> Path:
+def resume(path: Folder, *, backend: BackendName = "ray", address: str | None = None) -> Folder:
     """Go on with an interrupted run: only what is missing is run, from the same seeds."""
     run = RunFolder.open(path)
     if "tuning" in run.facts:
         raise RunError(f"--resume {path}: this run calibrates; go on with: mifsim tune --resume {path}")
     study = study_to_resume(run)
-    chosen = make_backend(backend, address)
+    chosen = make_backend(backend, address, study.server)
     needs_filters(study)
     data, victim = prepare(study)
     check_victim(run, victim)
@@ -101,6 +102,12 @@ def study_to_resume(run: RunFolder) -> Study:
         raise RunError(f"--resume {run.path}: this run is complete")
     study = Study.load(run.path / "study.toml")
     check_logs(run.path, facts, study)
+    began = facts.get("sessions_per_host", study.server.sessions_per_host)
+    if study.server.sessions_per_host != began:
+        raise RunError(
+            f"{run.path / 'study.toml'}: server.sessions_per_host = {study.server.sessions_per_host}: the run began "
+            f"with {began}, which its files are cut by (accepted: {began})"
+        )
     if study.fingerprint != facts["study_fingerprint"]:
         raise RunError(f"{run.path / 'study.toml'}: was changed since the run began (its rows would not fit together)")
     return study
@@ -155,7 +162,7 @@ def data_facts(data: DataSet) -> dict[str, object]:
 
 
 def _run(run: RunFolder, study: Study, data: DataSet, victim: Victim, backend: Backend) -> None:
-    with run_to_its_end(run, f"mifsim simulate --resume {run.path}"):
+    with run_to_its_end(run, f"mifsim simulate --resume {shlex.quote(str(run.path))}"):
         job = Job(study, run.path.resolve(), run.metadata(study))
         run_sessions("simulating", run, job, victim, backend, len(data.class_names))
         if study.leakage.enabled and study.attacks:

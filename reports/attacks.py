@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from scipy import stats
 from mifsim.errors import RunError
 from mifsim.records import TableWriter
 from mifsim.statistics import clopper_pearson
+from mifsim.storage import Folder
 from reports.comparison import undefended
 from reports.tables import attackers, facts, leakage, sessions
 from reports.tables import benchmark_table as read_benchmark
@@ -27,7 +27,7 @@ LEVEL = 0.01
 _FLOORS = {"prior": "auxiliary images (no query)", "random": "noise images (no query)"}
 
 
-def benchmark(run: Path, needs: Mapping[str, str]) -> pd.DataFrame:
+def benchmark(run: Folder, needs: Mapping[str, str]) -> pd.DataFrame:
     """Return one row a population of attackers where nothing filters, then the floors.
 
     An attack works where its reconstructions beat the zero-query prior, auxiliary images drawn regardless of class,
@@ -38,7 +38,7 @@ def benchmark(run: Path, needs: Mapping[str, str]) -> pd.DataFrame:
 
     Parameters
     ----------
-    run : Path
+    run : Path or RemotePath
     needs : mapping of str to str
         What each kind of attack needs back.
 
@@ -126,7 +126,7 @@ def _scores(group: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def write_benchmark(run: Path, needs: Mapping[str, str]) -> None:
+def write_benchmark(run: Folder, needs: Mapping[str, str]) -> None:
     """Write ``attack_benchmark.parquet`` into the run folder; see `benchmark`."""
     known = facts(run)
     metadata = {
@@ -140,7 +140,7 @@ def write_benchmark(run: Path, needs: Mapping[str, str]) -> None:
         writer.write({column: plain[column].tolist() for column in writer.schema.names})
 
 
-def print_benchmark(run: Path, console: Console | None = None) -> None:
+def print_benchmark(run: Folder, console: Console | None = None) -> None:
     """Print ``attack_benchmark.parquet``: the attacks, then the floors, and what "works" means."""
     frame = read_benchmark(run)
     if frame is None:

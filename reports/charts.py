@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 from markupsafe import Markup
 
+from mifsim.storage import Folder
 from reports import wording
 from reports.figures import Figure, false_positive_figure, frontier_figure, progress_figure, survival_figure
 from reports.search_progress import search_progress
@@ -50,7 +50,7 @@ class Chart:
 
 
 def frontier_chart(
-    run: Path, frontier: pd.DataFrame | None, limits: Mapping[str, float], look: Mapping[str, Style]
+    run: Folder, frontier: pd.DataFrame | None, limits: Mapping[str, float], look: Mapping[str, Style]
 ) -> Chart | None:
     """Return the settings of a calibration, speed against false positives; None where there are none."""
     if frontier is None or frontier.empty:
@@ -75,7 +75,7 @@ def survival_charts(rows: pd.DataFrame, filters: Sequence[str], look: Mapping[st
 
 
 def false_positive_chart(
-    run: Path, unfiltered: Sequence[str], look: Mapping[str, Style], limits: Mapping[str, float]
+    run: Folder, unfiltered: Sequence[str], look: Mapping[str, Style], limits: Mapping[str, float]
 ) -> Chart | None:
     """Return the share of honest sessions blocked, by workload and filter; None without users."""
     users = user_table(run)
@@ -90,7 +90,7 @@ def false_positive_chart(
 
 
 def progress_charts(
-    run: Path, rows: pd.DataFrame, frontier: pd.DataFrame | None, limits: Mapping[str, float], region: float
+    run: Folder, rows: pd.DataFrame, frontier: pd.DataFrame | None, limits: Mapping[str, float], region: float
 ) -> list[Chart]:
     """Return how the search went on, trial by trial; none where nothing was searched."""
     trials = trial_table(run)

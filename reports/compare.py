@@ -14,13 +14,14 @@ from rich.text import Text
 
 from mifsim.cache import whole_file
 from mifsim.errors import RunError
+from mifsim.storage import Folder
 from reports import wording
 from reports.comparison import undefended
 from reports.styles import CALIBRATED
 from reports.tables import attack_table, facts, filter_table, user_table
 
 
-def compare_runs(runs: Sequence[Path]) -> pd.DataFrame:
+def compare_runs(runs: Sequence[Folder]) -> pd.DataFrame:
     """Return what the filters of several runs did, one row a run, filter and population.
 
     Returns
@@ -130,7 +131,7 @@ def _number(value: float) -> str:
     return wording.ABSENT if wording.missing(value) else wording.number(value)
 
 
-def _names(runs: Sequence[Path]) -> list[str]:
+def _names(runs: Sequence[Folder]) -> list[str]:
     """Return what tells the runs apart: their folders' names, or their paths where two are called alike."""
     resolved = [run.resolve() for run in runs]
     if len(set(resolved)) < len(resolved):
@@ -139,7 +140,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
-def _rows(run: Path, name: str) -> pd.DataFrame:
+def _rows(run: Folder, name: str) -> pd.DataFrame:
     known = facts(run)
     attacks = attack_table(run).rename(columns={"attack": "population"}).assign(role="attacker")
     users = user_table(run).rename(columns={"workload": "population"}).assign(role="user")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
+from mifsim.storage import Folder
 from reports.styles import CALIBRATED
 from reports.tables import attack_table, filter_table, floor_table, user_table
 from reports.wording import ABSENT, count, missing, percent, queries
@@ -100,7 +100,7 @@ class Comparison:
         return {mark: marks.count(mark) for mark in ("ahead", "behind", "even")}
 
 
-def undefended(run: Path) -> list[str]:
+def undefended(run: Folder) -> list[str]:
     """Return the names of the filters that filter nothing."""
     table = filter_table(run)
     return [str(name) for name in table.index[table["t_ssim"].isna()]]
@@ -111,7 +111,7 @@ def in_order(names: Sequence[str], unfiltered: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda name: (name in unfiltered, name != CALIBRATED))
 
 
-def compare_attacks(run: Path) -> Comparison:
+def compare_attacks(run: Folder) -> Comparison:
     """Return attack by filter: who was blocked, when, and what the attacker held; the floors last."""
     frame = attack_table(run)
     if frame.empty:
@@ -128,7 +128,7 @@ def compare_attacks(run: Path) -> Comparison:
     return Comparison(tuple((column.title, column.help) for column in columns), tuple(groups))
 
 
-def compare_users(run: Path) -> Comparison:
+def compare_users(run: Folder) -> Comparison:
     """Return workload by filter: honest sessions blocked, with an exact interval; no filter is left out."""
     frame = user_table(run)
     frame = frame[~frame["filter"].isin(undefended(run))] if len(frame) else frame
@@ -212,7 +212,7 @@ def _floor(row: pd.Series, columns: Sequence[_Column]) -> Row:
     return Row(words.get(str(row["kind"]), str(row["kind"])), texts, "floor")
 
 
-def _worth_little(rows: pd.DataFrame, run: Path, floors: pd.DataFrame | None) -> str:
+def _worth_little(rows: pd.DataFrame, run: Folder, floors: pd.DataFrame | None) -> str:
     """Say so where the attack learns nothing even undefended: its leakage then hardly tells filters apart."""
     ceiling = rows[rows["filter"].isin(undefended(run))]
     if floors is None or not len(floors) or ceiling.empty or "evaluator_confidence" not in ceiling:

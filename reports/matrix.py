@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ import pandas as pd
 
 from mifsim.errors import RunError
 from mifsim.records import TableWriter
+from mifsim.storage import Folder
 from reports.comparison import in_order, undefended
 from reports.tables import attack_table, facts, floor_table, user_table
 from reports.wording import missing, percent, queries
@@ -51,7 +51,7 @@ def outcome(blocked_share: float, leaked: float, undefended_: float, floor: floa
     return "stopped" if blocked_share == 1 else "delayed"
 
 
-def attack_matrix(run: Path) -> pd.DataFrame:
+def attack_matrix(run: Folder) -> pd.DataFrame:
     """Return one row an attack, row of evasions and filter; the columns are those of ``matrix_attacks``."""
     table = attack_table(run)
     if table.empty:
@@ -94,7 +94,7 @@ def attack_matrix(run: Path) -> pd.DataFrame:
     return found[found["outcome"] != "undefended"].reset_index(drop=True)
 
 
-def user_matrix(run: Path) -> pd.DataFrame:
+def user_matrix(run: Folder) -> pd.DataFrame:
     """Return one row a workload and filter; the columns are those of ``matrix_users``."""
     table = user_table(run)
     if table.empty:
@@ -104,7 +104,7 @@ def user_matrix(run: Path) -> pd.DataFrame:
     ].reset_index(drop=True)
 
 
-def write_matrix(run: Path) -> None:
+def write_matrix(run: Folder) -> None:
     """Write ``matrix_attacks.parquet`` and ``matrix_users.parquet`` into the run folder."""
     known = facts(run)
     metadata = {
@@ -155,7 +155,7 @@ class MatrixPage:
     tally: tuple[tuple[str, dict[str, int]], ...]
 
 
-def matrix_page(run: Path) -> MatrixPage | None:
+def matrix_page(run: Folder) -> MatrixPage | None:
     """Return the matrix for the page; None where no attack of the run has an evasion around it."""
     if not any(evasions for _, evasions in _evasions(run).values()):
         return None
@@ -194,7 +194,7 @@ def _cell(row: pd.Series) -> MatrixCell:
     return MatrixCell(str(row["outcome"]), percent(float(row["blocked_share"])), numbers, leak)
 
 
-def _evasions(run: Path) -> dict[str, tuple[str, str]]:
+def _evasions(run: Folder) -> dict[str, tuple[str, str]]:
     """Return for each attack population its kind of attack and its evasions, as the study has them."""
     path = run / "study.toml"
     try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -15,6 +14,7 @@ from markupsafe import Markup
 
 from mifsim.cache import whole_file
 from mifsim.progress import duration
+from mifsim.storage import Folder
 from reports import wording
 from reports.charts import false_positive_chart, frontier_chart, limits, progress_charts, survival_charts
 from reports.comparison import compare_attacks, compare_users, in_order, undefended
@@ -35,17 +35,17 @@ _ELSEWHERE = frozenset({"chosen", "guarantee", "why_none", "test"})
 """Facts of a calibration that the page tells in another place."""
 
 
-def write_page(run: Path) -> Path:
+def write_page(run: Folder) -> Folder:
     """Build ``report.html`` of a run folder.
 
     Parameters
     ----------
-    run : Path
+    run : Path or RemotePath
         Of a calibration, or of a plain simulation; only its files are read.
 
     Returns
     -------
-    Path
+    Path or RemotePath
         The page.
 
     Raises
@@ -60,7 +60,7 @@ def write_page(run: Path) -> Path:
     return path
 
 
-def render(run: Path) -> str:
+def render(run: Folder) -> str:
     """Return the page of a run folder as HTML."""
     from plotly.offline import get_plotlyjs
 
@@ -81,7 +81,7 @@ def render(run: Path) -> str:
     return template.render(**_context(run), plotly=Markup(get_plotlyjs()))  # noqa: S704
 
 
-def _context(run: Path) -> dict[str, Any]:
+def _context(run: Folder) -> dict[str, Any]:
     known = facts(run)
     rows = sessions(run)
     settings = {str(name): row for name, row in filter_table(run).iterrows()}
@@ -135,7 +135,7 @@ def _context(run: Path) -> dict[str, Any]:
     }
 
 
-def _command(run: Path, known: Mapping[str, Any], *, calibration: bool) -> str:
+def _command(run: Folder, known: Mapping[str, Any], *, calibration: bool) -> str:
     command = "tune" if calibration else "simulate"
     backend = f" --backend {known['backend']}" if known.get("backend", "ray") != "ray" else ""
     return f"mifsim {command} {run.name}/study.toml{backend}"
@@ -182,18 +182,18 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _text(path: Path) -> str:
+def _text(path: Folder) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _description(run: Path) -> str:
+def _description(run: Folder) -> str:
     try:
         return str(tomllib.loads(_text(run / "study.toml")).get("description", ""))
     except tomllib.TOMLDecodeError:  # shown as it is further down; the tables do not depend on it
         return ""
 
 
-def _files(run: Path) -> list[str]:
+def _files(run: Folder) -> list[str]:
     names = ("sessions", "queries", "snapshots", "leakage", "traces", "trials")
     files = ("frontier.parquet", "certification.parquet", "filter.toml", "study.toml", "run.json")
     return [f"{name}/*.parquet" for name in names if (run / name).is_dir()] + [

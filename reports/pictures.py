@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from mifsim.storage import Folder
 from reports.tables import last_guesses, leakage
 from reports.wording import count, missing
 
@@ -59,7 +59,7 @@ class Gallery:
     left_out: int
 
 
-def galleries(run: Path, filters: Sequence[str], facts: Mapping[str, Any]) -> list[Gallery]:
+def galleries(run: Folder, filters: Sequence[str], facts: Mapping[str, Any]) -> list[Gallery]:
     """Return a gallery for each attack, of the first trial against each target; none without snapshots."""
     guesses = last_guesses(run)
     if guesses is None or guesses.empty:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from mifsim.storage import Folder
 from reports.tables import attack_table, facts, failures, floor_table, user_table
 
 
-def print_summary(run: Path, console: Console | None = None) -> None:
+def print_summary(run: Folder, console: Console | None = None) -> None:
     """Print who was blocked, when, what they held, and which honest users were thrown out."""
     # Without a terminal there is no width to keep to: a table in a log file must not be broken at 80 columns.
     out = console or Console(width=None if sys.stdout.isatty() else 120)
@@ -36,7 +36,7 @@ def print_summary(run: Path, console: Console | None = None) -> None:
     out.print(f"the tables are in {run}", highlight=False)
 
 
-def _print_calibration(found: Mapping[str, Any], run: Path, out: Console) -> None:
+def _print_calibration(found: Mapping[str, Any], run: Folder, out: Console) -> None:
     """Print how the search did, the setting and its promise."""
     if found.get("closed_loop"):
         out.print(
@@ -61,7 +61,7 @@ def _print_calibration(found: Mapping[str, Any], run: Path, out: Console) -> Non
     out.print(f"the setting is in {run / 'filter.toml'}", highlight=False)
 
 
-def _print_attacks(run: Path, out: Console) -> None:
+def _print_attacks(run: Folder, out: Console) -> None:
     frame = attack_table(run)
     if frame.empty:
         return
@@ -117,7 +117,7 @@ def _print_attacks(run: Path, out: Console) -> None:
             )
 
 
-def _print_users(run: Path, out: Console) -> None:
+def _print_users(run: Folder, out: Console) -> None:
     frame = user_table(run)
     if frame.empty:
         return

@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from mifsim.errors import RunError
-from mifsim.records import SCHEMA_VERSION, SCHEMAS, open_table, read_table
+from mifsim.records import SCHEMA_VERSION, SCHEMAS, open_table, read_file, read_table
 from mifsim.statistics import Survival, clopper_pearson, kaplan_meier, queries_until_stopped
+from mifsim.storage import Folder
 
 
-def sessions(run: Path) -> pd.DataFrame:
+def sessions(run: Folder) -> pd.DataFrame:
     """Return one row a session, attacks and users, filters and populations in the order of the study."""
     frame: pd.DataFrame = open_table(run, "sessions").to_table().to_pandas()
     return frame
 
 
-def leakage(run: Path) -> pd.DataFrame | None:
+def leakage(run: Folder) -> pd.DataFrame | None:
     """Return one row a scored guess; None where the run scored none."""
     return read_table(run, "leakage").to_pandas() if (run / "leakage").is_dir() else None
 
 
-def attack_table(run: Path) -> pd.DataFrame:
+def attack_table(run: Folder) -> pd.DataFrame:
     """Return, for each filter and attack, how many were blocked, when, and what they held.
 
     Returns
@@ -126,7 +125,7 @@ def survival_of(group: pd.DataFrame) -> Survival:
     return kaplan_meier(queries, blocked)
 
 
-def user_table(run: Path, confidence: float = 0.95) -> pd.DataFrame:
+def user_table(run: Folder, confidence: float = 0.95) -> pd.DataFrame:
     """Return, for each filter and workload, the false positives with an exact interval.
 
     Returns
@@ -162,7 +161,7 @@ def user_table(run: Path, confidence: float = 0.95) -> pd.DataFrame:
     return frame
 
 
-def floor_table(run: Path) -> pd.DataFrame | None:
+def floor_table(run: Folder) -> pd.DataFrame | None:
     """Return what guesses without a single query score: the floors that leakage is compared with."""
     scores = leakage(run)
     if scores is None:
@@ -172,7 +171,7 @@ def floor_table(run: Path) -> pd.DataFrame | None:
     return floors.groupby("kind", observed=True)[columns].mean().reset_index()
 
 
-def facts(run: Path) -> dict[str, Any]:
+def facts(run: Folder) -> dict[str, Any]:
     """Return what ``run.json`` says.
 
     Raises
@@ -189,13 +188,13 @@ def facts(run: Path) -> dict[str, Any]:
     return found
 
 
-def failures(run: Path) -> pd.DataFrame:
+def failures(run: Folder) -> pd.DataFrame:
     """Return the sessions whose client raised, with the message."""
     rows = sessions(run)
     return rows.loc[rows["outcome"] == "failed", ["session_id", "error"]]
 
 
-def filter_table(run: Path) -> pd.DataFrame:
+def filter_table(run: Folder) -> pd.DataFrame:
     """Return one row a filter: its name (the index) and its setting, NaN where nothing is filtered."""
     columns = ["filter", "t_ssim", "t_hash", "n_b", "l_sp", "ssim", "hash_size", "count_rule"]
     table = _plain(open_table(run, "sessions").to_table(columns=columns)).drop_duplicates("filter")
@@ -203,29 +202,29 @@ def filter_table(run: Path) -> pd.DataFrame:
     return table.astype(whole).set_index("filter")
 
 
-def trial_table(run: Path) -> pd.DataFrame | None:
+def trial_table(run: Folder) -> pd.DataFrame | None:
     """Return the search's trials in the order of their proposals; None where the run searched nothing."""
     if not (run / "trials").is_dir():
         return None
     return _plain(open_table(run, "trials").to_table()).sort_values("trial", ignore_index=True)
 
 
-def frontier_table(run: Path) -> pd.DataFrame | None:
+def frontier_table(run: Folder) -> pd.DataFrame | None:
     """Return the settings that no other beats, and those given; None where the run has no frontier."""
     return _single_file(run, "frontier")
 
 
-def certification_table(run: Path) -> pd.DataFrame | None:
+def certification_table(run: Folder) -> pd.DataFrame | None:
     """Return what each candidate did on the certification part, by workload; None where nothing was tested."""
     return _single_file(run, "certification")
 
 
-def benchmark_table(run: Path) -> pd.DataFrame | None:
+def benchmark_table(run: Folder) -> pd.DataFrame | None:
     """Return the benchmark of attacks; None where the run measured none."""
     return _single_file(run, "attack_benchmark")
 
 
-def last_guesses(run: Path) -> pd.DataFrame | None:
+def last_guesses(run: Folder) -> pd.DataFrame | None:
     """Return what attackers held at their last answered query; None where the run kept no snapshot.
 
     Returns
@@ -244,12 +243,12 @@ def last_guesses(run: Path) -> pd.DataFrame | None:
     return found.merge(facts_of, on="session_id", how="inner")
 
 
-def _single_file(run: Path, table: str) -> pd.DataFrame | None:
+def _single_file(run: Folder, table: str) -> pd.DataFrame | None:
     path = run / f"{table}.parquet"
     if not path.is_file():
         return None
     try:
-        found = pq.read_table(path)
+        found = read_file(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: cannot be read: {error}") from None
     version = (found.schema.metadata or {}).get(b"schema_version", b"none").decode()

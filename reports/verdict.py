@@ -5,13 +5,13 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from mifsim.errors import RunError
 from mifsim.statistics import clopper_pearson
+from mifsim.storage import Folder
 from reports.comparison import undefended
 from reports.styles import CALIBRATED
 from reports.tables import attack_table, facts, user_table
@@ -44,7 +44,7 @@ class Shortfall:
         return max(0, self.needed - self.sessions)
 
 
-def filter_file(run: Path) -> dict[str, Any] | None:
+def filter_file(run: Folder) -> dict[str, Any] | None:
     """Return what ``filter.toml`` says, None where the run chose nothing."""
     path = run / "filter.toml"
     try:
@@ -55,7 +55,7 @@ def filter_file(run: Path) -> dict[str, Any] | None:
         raise RunError(f"{path}: cannot be read: {error}") from None
 
 
-def calibration_section(run: Path) -> dict[str, Any]:
+def calibration_section(run: Folder) -> dict[str, Any]:
     """Return the ``[tuning]`` table of the study as it ran; empty where the run calibrated nothing."""
     try:
         found = tomllib.loads((run / "study.toml").read_text(encoding="utf-8")).get("tuning", {})
@@ -124,7 +124,7 @@ def shortfalls(certification: pd.DataFrame, confidence: float, procedure: str) -
     ]
 
 
-def headline(run: Path, *, calibration: bool, chosen: bool) -> str:
+def headline(run: Folder, *, calibration: bool, chosen: bool) -> str:
     """Return the page's first line."""
     attacks, users = attack_table(run), user_table(run)
     if calibration and not chosen and "chosen" not in (facts(run).get("tuning") or {}):
@@ -162,7 +162,7 @@ def _best_other(rows: pd.DataFrame) -> str:
     return f"{needed} under {best.index[0]}{', the best of the others' if len(worst) > 1 else ''}"
 
 
-def worst_users(run: Path, filter_: str, limits: Mapping[str, float]) -> str:
+def worst_users(run: Folder, filter_: str, limits: Mapping[str, float]) -> str:
     """Return, in words, what a filter does to the honest workload that it treats worst, live."""
     users = user_table(run)
     rows = users[users["filter"] == filter_] if len(users) else users

@@ -151,6 +151,58 @@ def test_the_rows_are_the_same_on_ray_with_any_number_of_hosts(
     assert_same_rows(alone, run)
 
 
+def test_the_rows_are_the_same_with_two_copies_of_the_model(alone: Path, cluster: None, tmp_path: Path) -> None:
+    study = small_study(server={"hosts": 2, "model_replicas": 2})
+    assert_same_rows(alone, simulation.simulate(study, tmp_path / "run"))
+
+
+def test_copies_of_the_model_that_differ_are_refused(cluster: None) -> None:
+    import ray
+
+    from mifsim.server.ray_backend import refuse_unlike
+
+    @ray.remote(num_cpus=0)
+    class Copy:
+        def __init__(self, last_bit: float) -> None:
+            self._confidence = np.full((8, 10), 0.1, np.float32) + np.float32(last_bit)
+
+        def predict(self, images: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            assert len(images) == 8
+            return self._confidence, images[wanted >= 0]
+
+    copies = [Copy.remote(last_bit) for last_bit in (0, 0, 1e-8)]
+    refuse_unlike(copies[:2], (28, 28))
+    with pytest.raises(RunError, match=r"model_replicas = 3: copies 0 and 2 .* different answers .* accepted here: 1"):
+        refuse_unlike(copies, (28, 28))
+
+
+def test_a_cluster_that_others_hold_is_waited_for_aloud_and_given_up(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    from mifsim.server import ray_backend
+
+    monkeypatch.setattr(ray_backend, "TELL_SECONDS", 0.5)
+    monkeypatch.setattr(ray_backend, "START_SECONDS", 1.0)
+
+    @ray.remote
+    class Other:
+        def there(self) -> None: ...
+
+    cpus = int(ray.cluster_resources()["CPU"])
+    others = [Other.options(num_cpus=1).remote() for _ in range(cpus)]
+    ray.get([other.there.remote() for other in others])
+    try:
+        with pytest.raises(RunError, match=r"have no place .* of which 0 CPUs .* are free; given up after 1 s"):
+            simulation.simulate(small_study(server={"hosts": 1}), tmp_path / "run")
+    finally:
+        for other in others:
+            ray.kill(other)
+    assert "waiting: 2 of 2 actors have no place" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_rows_are_the_same_with_an_actor_a_session(alone: Path, cluster: None, tmp_path: Path) -> None:
     study = small_study(server={"hosts": 2, "sessions_per_host": 1})
     assert_same_rows(alone, simulation.simulate(study, tmp_path / "run"))
@@ -201,7 +253,9 @@ def test_the_model_may_die_without_a_row_changing(
 
 
 def test_more_hosts_than_the_cluster_can_hold_are_refused_and_leave_no_run(cluster: None, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"server\.hosts = 100000: the cluster has .* CPUs; accepted here: 1 to"):
+    with pytest.raises(
+        RunError, match=r"server\.hosts = 100000: the cluster has .* CPUs on 1 node; accepted here: 1 to"
+    ):
         simulation.simulate(small_study(server={"hosts": 100_000}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

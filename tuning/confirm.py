@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 from mifsim.errors import RunError
 from mifsim.records import read_table
 from mifsim.server.tickets import Ticket
+from mifsim.storage import Folder
 from mifsim.study import Filter
 from tuning.replay import replay
 from tuning.tracedata import TraceSet
@@ -51,12 +51,12 @@ def predicted(traces: TraceSet, filters: Sequence[Filter]) -> dict[str, int | No
     return found
 
 
-def compare(run: Path, expected: dict[str, int | None], live_clients: Collection[str] = ()) -> int:
+def compare(run: Folder, expected: dict[str, int | None], live_clients: Collection[str] = ()) -> int:
     """Compare the sessions of a run with what replay predicted; return how many were compared.
 
     Parameters
     ----------
-    run : Path
+    run : Path or RemotePath
     expected : dict
         See `predicted`.
     live_clients : collection of str

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mifsim._version import __version__
+from mifsim.cache import whole_file
 from mifsim.defense import FilterConfig
 from mifsim.records import TableWriter
+from mifsim.storage import Folder
 from mifsim.study import Study
 from tuning.assess import assess
 from tuning.certify import Certificate
@@ -87,7 +88,7 @@ def measure(trials: Sequence[Trial], exact: Frontier, study: Study) -> Progress:
 
 
 def write_frontier(
-    run: Path,
+    run: Folder,
     facts: Mapping[str, str],
     study: Study,
     search: TraceSet,
@@ -143,7 +144,7 @@ def write_frontier(
         writer.write({key: [row[key] for row in rows] for key in writer.schema.names})
 
 
-def write_certification(run: Path, facts: Mapping[str, str], certificate: Certificate) -> None:
+def write_certification(run: Folder, facts: Mapping[str, str], certificate: Certificate) -> None:
     """Write ``certification.parquet``: every tested setting on every workload, in the order of testing."""
     from tuning.hypotheses import p_values
 
@@ -195,7 +196,7 @@ def sessions_missing(certificate: Certificate) -> str:
 
 
 def save_filter(
-    path: Path, study: Study, certificate: Certificate, data: Mapping[str, Any], versions: Mapping[str, str]
+    path: Folder, study: Study, certificate: Certificate, data: Mapping[str, Any], versions: Mapping[str, str]
 ) -> None:
     """Write ``filter.toml``: the setting, its promise in words and numbers, the data and the versions behind it."""
     chosen = certificate.chosen
@@ -203,33 +204,32 @@ def save_filter(
     numbers = zip(
         certificate.workloads, certificate.limits, certificate.sessions, certificate.blocked[chosen], strict=True
     )
-    certificate.settings[chosen].save(
-        path,
-        extra={
-            "guarantee": {
-                "text": guarantee(certificate),
-                "confidence": 1 - certificate.delta,
-                "procedure": certificate.method,
-                "p_value": float(certificate.p[chosen]),
-                "workloads": [
-                    {
-                        "name": name,
-                        "false_positive_limit": float(limit),
-                        "sessions": int(sessions),
-                        "blocked": int(blocked),
-                    }
-                    for name, limit, sessions, blocked in numbers
-                ],
-            },
-            "data": {
-                "name": data["name"],
-                "shape": data["shape"],
-                "fingerprint": data["fingerprint"],
-                "transport": study.server.transport,
-            },
-            "versions": {**versions, "mifsim": __version__},
+    document = {
+        "guarantee": {
+            "text": guarantee(certificate),
+            "confidence": 1 - certificate.delta,
+            "procedure": certificate.method,
+            "p_value": float(certificate.p[chosen]),
+            "workloads": [
+                {
+                    "name": name,
+                    "false_positive_limit": float(limit),
+                    "sessions": int(sessions),
+                    "blocked": int(blocked),
+                }
+                for name, limit, sessions, blocked in numbers
+            ],
         },
-    )
+        "data": {
+            "name": data["name"],
+            "shape": data["shape"],
+            "fingerprint": data["fingerprint"],
+            "transport": study.server.transport,
+        },
+        "versions": {**versions, "mifsim": __version__},
+    }
+    with whole_file(path) as temporary:
+        certificate.settings[chosen].save(temporary, extra=document)
 
 
 def figures(test: TraceSet, config: FilterConfig, confidence: float) -> list[dict[str, Any]]:

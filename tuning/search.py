@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -14,11 +14,21 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
+from mifsim.data import load_data
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError
 from mifsim.progress import Bar
 from mifsim.server.backend import ModelFile
-from mifsim.server.ray_backend import clearly, connect, start_model
+from mifsim.server.placement import model_beside_trials, room
+from mifsim.server.ray_backend import (
+    clearly,
+    connect,
+    nodes,
+    refuse_unlike,
+    start_models,
+    wait_for_cpu,
+    wait_for_place,
+)
 from mifsim.study import Study
 from tuning.live import Ask, Images, Labels, LiveAttackers, longest_budget
 from tuning.proposals import Proposals
@@ -40,16 +50,16 @@ _QUIET = {
 class ReplayTrial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
     """One setting, replayed. Tune keeps the actor for the next trial: traces are mapped and prepared once."""
 
-    def setup(self, config: dict[str, Any], traces: TraceSet, study: Study, model: str | None) -> None:
+    def setup(self, config: dict[str, Any], traces: TraceSet, study: Study, models: Sequence[str]) -> None:
         """Take the first setting; `traces` come out of the object store, not copied.
 
-        `model` is the name of the model's actor: closed-loop attackers ask it, in this very process. None: there are
-        none of them.
+        `models` are the names of the model's actors, of which this trial asks one: closed-loop attackers do, in this
+        very process. Empty: there are none of them.
         """
-        if model is None:
+        if not models:
             self._scorer = Scorer(traces, study.tuning)
         else:
-            attackers = LiveAttackers(study, _model_of_actor(model))
+            attackers = LiveAttackers(study, _model_of_actor(models[os.getpid() % len(models)]))
             self._scorer = Scorer(traces, study.tuning, lambda setting: attackers.queries([setting])[0])
         self.reset_config(config)
 
@@ -87,10 +97,11 @@ class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
         self._done = done
         self._running: dict[str, tuple[int, FilterConfig]] = {}
         self.failed: str | None = None
+        self.full: OSError | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next setting; None for "not yet"."""
-        while self.failed is None:
+        while self.failed is None and self.full is None:
             number = self._proposals.asked
             setting = self._proposals.ask()
             if setting is None:
@@ -116,7 +127,10 @@ class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
             return
         scored = Scored(**{key: result[key] for key in Scored.__dataclass_fields__})
         self._proposals.tell(number, scored)
-        self._done(number, setting, scored)
+        try:
+            self._done(number, setting, scored)
+        except OSError as full:  # a full disk: Tune would make a trial's failure of it
+            self.full = full
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal has it all."""
@@ -196,9 +210,16 @@ def _run(
     count = len(before)
     ours = connect(address)
     try:
-        _check_resources()
-        # The driver's handle keeps the model alive: the trials look it up by name, which does not count.
-        actor, name = (None, None) if model is None else start_model(study, model, _left_over())
+        # Refuse what Tune would wait for without a word.
+        placed = model_beside_trials(study.server.model_replicas, nodes())
+        actors: list[Any] = []
+        names: list[str] = []
+        if model is not None:
+            # The driver's handles keep the models alive: the trials look them up by name, which does not count.
+            actors, names = start_models(study, model, placed)
+            wait_for_place([actor.facts.remote() for actor in actors], placed.model_cpus)
+            refuse_unlike(actors, load_data(study.data).shape)
+        wait_for_cpu()
         with Bar("searching", tuning.trials, "trials", tuning.trials - count) as bar:
             started = time.monotonic()
 
@@ -213,20 +234,25 @@ def _run(
 
             searcher = FromProposals(Proposals(tuning, study.seed, longest_budget(study)), before, done)
             with clearly():
-                _fit(traces, study, name, searcher, tuning.trials - len(before), _at_a_time(actor is not None))
+                _fit(traces, study, names, searcher, tuning.trials - len(before), room(nodes(), 1.0))
+            if searcher.full is not None:
+                raise searcher.full
             if searcher.failed is not None:
                 raise RunError(searcher.failed)
-        del actor
+        del actors
     finally:
         if ours:
             ray.shutdown()
 
 
 def _fit(
-    traces: TraceSet, study: Study, model: str | None, searcher: FromProposals, trials: int, at_a_time: int
+    traces: TraceSet, study: Study, models: Sequence[str], searcher: FromProposals, trials: int, at_a_time: int
 ) -> None:
+    # For a trial that has no place yet Tune would ask for a placement group, and take that back as soon as another
+    # trial's actor is free: now and then (Ray 2.60, several nodes) a CPU is lost that way until its node starts anew,
+    # and whatever needs all CPUs waits for ever. So no more are under way than have a place.
     with tempfile.TemporaryDirectory(prefix="mifsim-tune-") as scratch, _environment(_QUIET):
-        trainable = tune.with_parameters(ReplayTrial, traces=traces, study=study, model=model)
+        trainable = tune.with_parameters(ReplayTrial, traces=traces, study=study, models=models)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1}),
             tune_config=tune.TuneConfig(
@@ -241,30 +267,6 @@ def _fit(
             ),
         )
         tuner.fit()
-
-
-def _check_resources() -> None:
-    """Refuse what Tune would wait for without a word."""
-    cpus = ray.cluster_resources().get("CPU", 0.0)
-    if cpus < 1:
-        raise RunError(f"the search needs 1 CPU of the Ray cluster, which has {cpus:g}")
-
-
-def _at_a_time(with_model: bool) -> int:
-    """Return how many trials have a place at once.
-
-    For a trial without one Tune would ask for a placement group, and take that back as soon as another trial's actor is
-    free: now and then (Ray 2.60, several nodes) a CPU is lost that way until its node starts anew, and whatever needs
-    all CPUs waits for ever.
-    """
-    cpus: float = ray.cluster_resources().get("CPU", 0.0)
-    return max(1, int(cpus - (_left_over() if with_model else 0.0)))
-
-
-def _left_over() -> float:
-    """Return the CPUs that the model may take up, so that a trial still has its own."""
-    cpus: float = ray.cluster_resources().get("CPU", 0.0)
-    return min(1.0, cpus - 1)
 
 
 @contextmanager

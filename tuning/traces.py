@@ -8,11 +8,9 @@ section or other filters find it there again.
 from __future__ import annotations
 
 import fcntl
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mifsim._version import __version__
-from mifsim.cache import cache_dir, digest
+from mifsim.cache import cache_dir, digest, recordings_dir
 from mifsim.data.base import DataSet
 from mifsim.errors import RunError, StudyError
 from mifsim.leakage_run import score_run
@@ -31,6 +29,7 @@ from mifsim.run_folder import RunFolder, read_facts
 from mifsim.server.backend import Backend, Job
 from mifsim.server.watching import Watching
 from mifsim.simulation import data_facts, run_sessions
+from mifsim.storage import Folder, matching, remove
 from mifsim.study import Filter, Study
 from mifsim.victims import Victim, prepare_evaluator
 from tuning.parts import split
@@ -43,13 +42,13 @@ class Recording:
 
     Attributes
     ----------
-    path : Path
+    path : Path or RemotePath
         A run folder with a table ``similarities``.
     cached : bool
         Whether it was there already.
     """
 
-    path: Path
+    path: Folder
     cached: bool
 
 
@@ -95,9 +94,9 @@ def record(study: Study, data: DataSet, victim: Victim, backend: Backend) -> Rec
     wanted = watching(study)
     # One virtual filter: each client runs once. Its name is all that the sessions' ids need of it.
     traced = study.model_copy(update={"filters": [Filter(name="watch", config=None)]})
-    home = cache_dir() / "traces" / _content(traced, data, victim)
-    home.mkdir(parents=True, exist_ok=True)
-    with _alone(home):
+    content = _content(traced, data, victim)
+    home = recordings_dir() / content
+    with _alone(content):
         if (found := _find(home, wanted)) is not None:
             return Recording(found, True)
         path = home / f"{wanted.n_b_max}-{'-'.join(wanted.forms)}-{wanted.hash_size}"
@@ -128,16 +127,17 @@ def _content(traced: Study, data: DataSet, victim: Victim) -> str:
     for key in ("name", "description", "tuning", "filters"):
         plain.pop(key, None)
     # `sessions_per_host` stays: it cuts the shards, by which an interrupted recording is gone on with.
-    plain["server"].pop("hosts", None)
+    for key in ("hosts", "model_replicas"):
+        plain["server"].pop(key, None)
     for table, users in zip(plain["users"], traced.users, strict=True):
         if (log := users.log()) is not None:
             table["path"] = log.content  # what it holds matters, not where it lies
     return digest(plain, data.fingerprint, victim.fingerprint, __version__, SCHEMA_VERSION)
 
 
-def _find(home: Path, wanted: Watching) -> Path | None:
+def _find(home: Folder, wanted: Watching) -> Folder | None:
     """Return a complete recording that holds at least what is wanted."""
-    for file in sorted(home.glob("*/run.json")):
+    for file in matching(home, "*/run.json"):
         facts = read_facts(file.parent)
         there: dict[str, Any] = facts.get("watching", {})
         if (
@@ -150,40 +150,45 @@ def _find(home: Path, wanted: Watching) -> Path | None:
     return None
 
 
-def _open(path: Path, traced: Study, wanted: Watching, data: DataSet, victim: Victim) -> RunFolder:
+def _open(path: Folder, traced: Study, wanted: Watching, data: DataSet, victim: Victim) -> RunFolder:
     if (path / "run.json").is_file():
         return RunFolder.open(path)
-    shutil.rmtree(path, ignore_errors=True)  # in the cache: what has no run.json never became a recording
+    remove(path)  # in the cache: what has no run.json never became a recording
     there = {"n_b_max": wanted.n_b_max, "forms": list(wanted.forms), "hash_size": wanted.hash_size}
     return RunFolder.create(path, traced, watching=there, data=data_facts(data), victim=victim.facts)
 
 
 @contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """Let one process at a time record: a second one waits, and finds what the first has left."""
-    with (home / "lock").open("w") as file:
+def _alone(content: str) -> Iterator[None]:
+    """Let one process of this machine at a time record: a second one waits, and finds what the first has left.
+
+    Two machines that share a store may record the same at the same time: they write the same files.
+    """
+    lock = cache_dir() / "traces" / content / "lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _refuse_failed(path: Path) -> None:
+def _refuse_failed(path: Folder) -> None:
     sessions = read_table(path, "sessions", ["session_id", "outcome", "error"])
     failed = sessions.filter(pc.equal(sessions["outcome"].cast(pa.string()), "failed"))
     if failed.num_rows:
         first = failed.slice(0, 1).to_pylist()[0]
-        shutil.rmtree(path)  # the next attempt must not find these shards and go on with them
+        remove(path)  # the next attempt must not find these shards and go on with them
         raise RunError(
             f"{failed.num_rows} sessions failed while they were recorded, the first: "
             f"{first['session_id']}: {first['error']}; nothing can be calibrated on half a session"
         )
 
 
-def load(path: Path, study: Study) -> TraceSet:
+def load(path: Folder, study: Study) -> TraceSet:
     """Load a recording for a study, its sessions dealt to the parts.
 
     Parameters
     ----------
-    path : Path
+    path : Path or RemotePath
         Of a `Recording`.
     study : Study
         Its ``[tuning]`` section says how the parts are cut; no more is loaded than its settings can use.
@@ -227,7 +232,7 @@ def load(path: Path, study: Study) -> TraceSet:
 
 
 def _similarities(
-    path: Path, ids: list[str], offsets: npt.NDArray[np.int64], wanted: Watching
+    path: Folder, ids: list[str], offsets: npt.NDArray[np.int64], wanted: Watching
 ) -> tuple[dict[str, npt.NDArray[np.float32]], npt.NDArray[np.float64]]:
     total = int(offsets[-1])
     first_row = dict(zip(ids, offsets.tolist(), strict=False))
@@ -255,7 +260,7 @@ def _similarities(
 
 
 def _leak(
-    path: Path, ids: list[str], offsets: npt.NDArray[np.int64], hashes: npt.NDArray[np.float64]
+    path: Folder, ids: list[str], offsets: npt.NDArray[np.int64], hashes: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """Return for every query the evaluator's confidence in the last guess that was scored by then; 0 before any."""
     columns = ["kind", "session_id", "query", "evaluator_confidence"]

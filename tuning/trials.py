@@ -6,16 +6,16 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from mifsim.cache import whole_file
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError
-from mifsim.records import TableWriter
+from mifsim.records import TableWriter, read_file
 from mifsim.statistics import clopper_pearson
+from mifsim.storage import Folder, RemotePath
 from mifsim.study import Tuning
 from tuning.frontier import non_dominated
 from tuning.objectives import NO_LIVE, objectives, score
@@ -143,22 +143,25 @@ class Journal:
     """The finished trials of a run, each on disk as soon as it is finished.
 
     While the search runs they are lines of ``trials/journal.jsonl``; a process that is killed leaves at most a
-    torn last line. When it is over they become one Parquet file.
+    torn last line. An object store cannot append: there each is a file, ``trials/journal-NNNNNN.jsonl``. When the
+    search is over they become one Parquet file.
 
     Parameters
     ----------
-    run : Path
+    run : Path or RemotePath
         The run folder.
     facts : mapping of str to str
         Into the Parquet file's metadata.
     """
 
-    def __init__(self, run: Path, facts: Mapping[str, str]) -> None:
+    def __init__(self, run: Folder, facts: Mapping[str, str]) -> None:
         self._lines = run / "trials" / "journal.jsonl"
         self._table = run / "trials" / "trials.parquet"
         self._facts = facts
 
     def __enter__(self) -> Journal:
+        if isinstance(self._lines, RemotePath):
+            return self
         self._lines.parent.mkdir(parents=True, exist_ok=True)
         # A torn line would swallow the next one.
         whole = self._lines.read_bytes().rpartition(b"\n") if self._lines.is_file() else (b"", b"", b"")
@@ -169,12 +172,18 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        if not isinstance(self._lines, RemotePath):
+            self._file.close()
 
     def append(self, trial: Trial) -> None:
         """Write a finished trial down."""
+        line = json.dumps(asdict(trial)).encode() + b"\n"
+        if isinstance(self._lines, RemotePath):
+            with whole_file(self._lines.parent / f"journal-{trial.number:06d}.jsonl") as temporary:
+                temporary.write_bytes(line)
+            return
         try:
-            self._file.write(json.dumps(asdict(trial)).encode() + b"\n")
+            self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:  # a full disk, of which the message does not say where
@@ -199,10 +208,11 @@ class Journal:
                     "elapsed_seconds": [trial.elapsed_seconds for trial in trials],
                 }
             )
-        self._lines.unlink(missing_ok=True)
+        for file in self._files():
+            file.unlink(missing_ok=True)
 
     def _from_table(self) -> Iterator[Trial]:
-        for row in pq.read_table(self._table, partitioning=None).to_pylist():
+        for row in read_file(self._table).to_pylist():
             yield Trial(
                 row["trial"],
                 FilterConfig(**{key: row[key] for key in SETTING}),
@@ -215,13 +225,18 @@ class Journal:
                 row["elapsed_seconds"],
             )
 
+    def _files(self) -> list[Folder]:
+        if isinstance(self._lines, RemotePath):
+            return list(self._lines.parent.glob("journal-*.jsonl"))
+        return [self._lines] if self._lines.is_file() else []
+
     def _from_lines(self) -> Iterator[Trial]:
-        lines = self._lines.read_bytes().split(b"\n")[:-1] if self._lines.is_file() else []
-        for number, line in enumerate(lines):
-            try:
-                row = json.loads(line)
-                hints = tuple(tuple(hint) for hint in row["scored"].pop("hints"))
-                setting, scored = FilterConfig(**row["setting"]), Scored(**row["scored"], hints=hints)
-                yield Trial(row["number"], setting, scored, row["elapsed_seconds"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise RunError(f"{self._lines}: line {number + 1} is no trial: {error}") from None
+        for file in self._files():
+            for number, line in enumerate(file.read_bytes().split(b"\n")[:-1]):
+                try:
+                    row = json.loads(line)
+                    hints = tuple(tuple(hint) for hint in row["scored"].pop("hints"))
+                    setting, scored = FilterConfig(**row["setting"]), Scored(**row["scored"], hints=hints)
+                    yield Trial(row["number"], setting, scored, row["elapsed_seconds"])
+                except (ValueError, KeyError, TypeError) as error:
+                    raise RunError(f"{file}: line {number + 1} is no trial: {error}") from None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mifsim.data.base import DataSet
@@ -24,6 +24,7 @@ from mifsim.simulation import (
     run_to_its_end,
     study_to_resume,
 )
+from mifsim.storage import Folder
 from mifsim.study import Filter, Study
 from mifsim.victims import Victim, prepare_evaluator
 from tuning.certify import Certificate, cautious, certify
@@ -51,14 +52,16 @@ CALIBRATED = "calibrated"
 """What the tables call the chosen setting."""
 
 
-def tune(study: Study, out: Path | None = None, *, backend: BackendName = "ray", address: str | None = None) -> Path:
+def tune(
+    study: Study, out: Folder | None = None, *, backend: BackendName = "ray", address: str | None = None
+) -> Folder:
     """Calibrate a filter for a study and leave the run folder.
 
     Parameters
     ----------
     study : Study
         Its ``[tuning]`` section says how; its ``[[filters]]`` are run for comparison.
-    out : Path or None
+    out : Path or RemotePath or None
         The run folder, which must not be there or be empty; None: ``runs/<study>-<time>``.
     backend : {"ray", "in-process"}
         Where sessions run; the search runs on Ray in any case.
@@ -67,7 +70,7 @@ def tune(study: Study, out: Path | None = None, *, backend: BackendName = "ray",
 
     Returns
     -------
-    Path
+    Path or RemotePath
         The run folder. It holds ``filter.toml`` if and only if a setting could be certified.
 
     Raises
@@ -81,20 +84,20 @@ def tune(study: Study, out: Path | None = None, *, backend: BackendName = "ray",
     check(study)
     path = default_path(study) if out is None else out
     check_free(path)
-    chosen = make_backend(backend, address)
+    chosen = make_backend(backend, address, study.server)
     data, victim = prepare(study)
     run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts, tuning={})
     _Calibration(run, study, data, victim, chosen, address).run_all()
     return path
 
 
-def resume(path: Path, *, backend: BackendName = "ray", address: str | None = None) -> Path:
+def resume(path: Folder, *, backend: BackendName = "ray", address: str | None = None) -> Folder:
     """Go on with an interrupted calibration: finished trials and sessions are kept, and the outcome is the same."""
     run = RunFolder.open(path)
     if "tuning" not in run.facts:
         raise RunError(f"--resume {path}: this run does not calibrate; go on with: mifsim simulate --resume {path}")
     study = study_to_resume(run)
-    chosen = make_backend(backend, address)
+    chosen = make_backend(backend, address, study.server)
     data, victim = prepare(study)
     check_victim(run, victim)
     run.note(status="running")
@@ -141,7 +144,7 @@ class _Calibration:
         self._live: LiveAttackers | None = None
 
     def run_all(self) -> None:
-        with run_to_its_end(self._run, f"mifsim tune --resume {self._run.path}"):
+        with run_to_its_end(self._run, f"mifsim tune --resume {shlex.quote(str(self._run.path))}"):
             self._prepare_live()
             traces = self._traces()
             search, held_out, test = (traces.of_part(part) for part in PARTS)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from mifsim.server.scene import Counters, Scene
 from mifsim.server.shard_run import Reply, run_shard
 from mifsim.server.tickets import Shard
 from mifsim.server.watching import Watching
+from mifsim.storage import Folder
 from mifsim.study import Study
 
 Watch = Callable[[Counters], None]
@@ -24,7 +24,7 @@ class Job:
     Attributes
     ----------
     study : Study
-    run : Path
+    run : Path or RemotePath
         The run folder, which every host can write to.
     facts : dict of str to str
         Into every file's metadata.
@@ -33,7 +33,7 @@ class Job:
     """
 
     study: Study
-    run: Path
+    run: Folder
     facts: dict[str, str]
     watching: Watching | None = None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mifsim.clients.protocol import ImagePool, World
 from mifsim.data import load_data
@@ -15,6 +14,7 @@ from mifsim.server.conversation import Conversation, Noted, SessionRow
 from mifsim.server.session import Session
 from mifsim.server.tickets import Ticket, client_rng, expected_queries
 from mifsim.server.watching import Watching
+from mifsim.storage import Folder
 from mifsim.study import Study, Users
 
 
@@ -45,7 +45,7 @@ class Scene:
     Attributes
     ----------
     study : Study
-    run : Path
+    run : Path or RemotePath
         The run folder.
     facts : mapping of str to str
         Into every file's metadata.
@@ -58,7 +58,7 @@ class Scene:
     """
 
     study: Study
-    run: Path
+    run: Folder
     facts: Mapping[str, str]
     data: DataSet
     watching: Watching | None = None
@@ -66,7 +66,7 @@ class Scene:
     stopping: bool = False
 
     @classmethod
-    def load(cls, study: Study, run: Path, facts: Mapping[str, str], watching: Watching | None = None) -> Scene:
+    def load(cls, study: Study, run: Folder, facts: Mapping[str, str], watching: Watching | None = None) -> Scene:
         """Load the study's data and make the scene."""
         return cls(study, run, facts, load_data(study.data), watching)
 

@@ -38,6 +38,9 @@ class Server(Section):
     hosts: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto", description="session host actors; auto: one a CPU that the model leaves free"
     )
+    model_replicas: int = Field(
+        1, ge=1, description="copies of the model, each asked by its share of the hosts; the rows do not change"
+    )
     sessions_per_host: int = Field(
         1536, ge=1, description="sessions that a host runs at a time, each with n_b images; 1: an actor a session"
     )

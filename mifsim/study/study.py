@@ -17,6 +17,7 @@ from mifsim.clients.protocol import Knowledge
 from mifsim.data import DataConfig
 from mifsim.errors import StudyError, UserError
 from mifsim.server.wire import ResponsePolicy, Transport
+from mifsim.storage import Folder, RemotePath
 from mifsim.study.crossing import Matrix, cross, with_filters
 from mifsim.study.messages import explain
 from mifsim.study.populations import Attacks, Users
@@ -122,12 +123,12 @@ class Study(Section):
         yield from self.users
 
     @classmethod
-    def load(cls, source: str | Path, overrides: Sequence[str] = ()) -> Study:
+    def load(cls, source: str | Folder, overrides: Sequence[str] = ()) -> Study:
         """Read a study.
 
         Parameters
         ----------
-        source : str or Path
+        source : str or Path or RemotePath
             A TOML file, or the name of a shipped study (see `shipped_studies`).
         overrides : sequence of str
             ``key=value`` with dots, as in ``server.transport=uint8`` or ``attacks.0.noise=0.02``.
@@ -137,7 +138,7 @@ class Study(Section):
         StudyError
             Naming the file, the key, the value and what is accepted.
         """
-        path = find_study(source)
+        path = source if isinstance(source, RemotePath) else find_study(source)
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
@@ -146,7 +147,7 @@ class Study(Section):
             raise StudyError(f"{path}: is not TOML: {error}") from None
         for override in overrides:
             _override(table, override)
-        return cls.parse(table, str(path), base=path.parent)
+        return cls.parse(table, str(path), base=path.parent if isinstance(path, Path) else None)
 
     @classmethod
     def parse(cls, table: Mapping[str, Any], origin: str = "study", base: Path | None = None) -> Study:
@@ -167,7 +168,7 @@ class Study(Section):
         plain["users"] = [item.to_toml() for item in self.users]
         return plain
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Folder) -> None:
         """Write the study as it runs."""
         import tomli_w
 
@@ -178,7 +179,7 @@ class Study(Section):
     def fingerprint(self) -> str:
         """A digest of everything that determines the rows: not of hosts or names that only say how work is spread."""
         plain = self.to_toml()
-        for key in ("hosts", "sessions_per_host"):
+        for key in ("hosts", "model_replicas", "sessions_per_host"):
             plain["server"].pop(key, None)
         return digest(plain)
 

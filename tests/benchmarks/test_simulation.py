@@ -41,7 +41,9 @@ def model(study: Study) -> ModelFile:
 
 
 @pytest.fixture(scope="module")
-def actors(study: Study, model: ModelFile, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, list[Any]]]:
+def actors(
+    study: Study, model: ModelFile, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Any, list[Any], Any]]:
     """The model and the hosts, started."""
     import ray
 
@@ -55,7 +57,7 @@ def actors(study: Study, model: ModelFile, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def simulate_all(study: Study, actors: tuple[Any, list[Any]]) -> Callable[[], None]:
+def simulate_all(study: Study, actors: tuple[Any, list[Any], Any]) -> Callable[[], None]:
     """All sessions, from seeds to Parquet files, on actors that are there already."""
     from mifsim.server import ray_backend
 
@@ -63,7 +65,7 @@ def simulate_all(study: Study, actors: tuple[Any, list[Any]]) -> Callable[[], No
 
 
 @pytest.fixture
-def hosts_memory(actors: tuple[Any, list[Any]]) -> Callable[[], int]:
+def hosts_memory(actors: tuple[Any, list[Any], Any]) -> Callable[[], int]:
     """Resident memory of all hosts, in pages."""
     import ray
 

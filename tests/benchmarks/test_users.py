@@ -121,7 +121,9 @@ def simulate_slowest(tmp_path: Path) -> Iterator[Callable[[], None]]:
     )
     victim = prepare_victim(load_data(study.data), study.victim)
     ray_backend.connect(None)
-    _model, hosts = ray_backend._start_actors(Job(study, tmp_path, {}), ModelFile(victim.model_bytes(), victim.logits))
+    _model, hosts, _placed = ray_backend._start_actors(
+        Job(study, tmp_path, {}), ModelFile(victim.model_bytes(), victim.logits)
+    )
     yield lambda: ray_backend._hand_out(hosts, shards(study, 10), lambda done: None, in_flight=3)
     ray.shutdown()
 

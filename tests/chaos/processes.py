@@ -31,8 +31,16 @@ def titled(pids: list[int], title: str) -> list[int]:
     return sorted(found)
 
 
-def kill(pids: list[int]) -> None:
-    """End processes at once, with no chance to tidy up."""
+def kill(pids: list[int], signal_: int = signal.SIGKILL) -> None:
+    """End processes at once, with no chance to tidy up; or send them another signal."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signal_)
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

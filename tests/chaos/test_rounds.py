@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 from pathlib import Path
 
 import pytest
-import tomli_w
 
 from mifsim.simulation import simulate
-from tests.chaos.processes import below, titled
-from tests.chaos.rounds import CHANGES, FAULTS, assert_same_rows, disturbed
+from tests.chaos.faults import CAUSED_NOTHING, FAULTS
+from tests.chaos.processes import alive, below, titled
+from tests.chaos.rounds import SIMULATE, Calm, disturbed
 from tests.small import small_study
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("chaos") / "study.toml"
-    file.write_text(tomli_w.dumps(small_study(**CHANGES).to_toml()))
-    return file
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Calm:
+    """The run that nothing happens to, in one process."""
+    folder = tmp_path_factory.mktemp("chaos")
+    study = small_study(**SIMULATE)
+    study.save(folder / "study.toml")
+    run = simulate(study, folder / "calm", backend="in-process")
+    cache = Path(os.environ["MIFSIM_CACHE_DIR"])
+    assert isinstance(run, Path)
+    return Calm("simulate", folder / "study.toml", run, cache)
 
 
-@pytest.fixture(scope="module")
-def calm(study: Path) -> Path:
-    """The run that nothing happens to."""
-    return simulate(small_study(**CHANGES), study.parent / "calm", backend="in-process")
+@pytest.mark.parametrize(("fault", "fraction"), [("driver", 0.2), ("writer", 0.0), ("second node", 0.1)])
+def test_the_rows_are_those_of_an_undisturbed_run(fault: str, fraction: float, calm: Calm, tmp_path: Path) -> None:
+    found = disturbed(calm, FAULTS[fault], fraction, tmp_path / "round", random.Random(0))
+    assert found.hit != CAUSED_NOTHING
 
 
-@pytest.mark.parametrize(("fault", "moment"), [("workers", 1.0), ("node", 1.5), ("driver", 2.0)])
-def test_the_rows_are_those_of_an_undisturbed_run(
-    fault: str, moment: float, study: Path, calm: Path, tmp_path: Path
-) -> None:
-    disturbed(study, tmp_path / "run", FAULTS[fault], moment)
-    assert_same_rows(calm, tmp_path / "run")
+def test_a_full_disk_stops_a_run_that_is_gone_on_with(calm: Calm, tmp_path: Path) -> None:
+    try:
+        found = disturbed(calm, FAULTS["full disk"], 0.1, tmp_path / "round", random.Random(0))
+    except PermissionError as error:
+        pytest.skip(f"takes root: {error}")
+    assert found.hit.startswith("No space left on device")
+    assert found.resumes == 1
+    assert "No space left on device" in (log := (tmp_path / "round" / "log").read_text())
+    assert "go on with: mifsim simulate --resume" in log
 
 
 def test_processes_are_found_below_their_own_driver() -> None:
@@ -43,7 +52,9 @@ def test_processes_are_found_below_their_own_driver() -> None:
         assert child.pid in found
         assert child.pid in titled(found, "sleep 30")
         assert os.getpid() not in found
+        assert alive(child.pid)
     finally:
         for pid in [*below(child.pid), child.pid]:
             os.kill(pid, 9)
         child.wait()
+    assert not alive(child.pid)

@@ -47,7 +47,7 @@ def calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Stud
     """Calibrate with a formula for a victim and without Ray."""
     monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(calibration, "prepare", lambda study: (digits(study), formula_victim(tmp_path)))
-    monkeypatch.setattr(calibration, "make_backend", lambda name, address=None: Formula())
+    monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula())
     monkeypatch.setattr(calibration, "model_here", formula_here)
     monkeypatch.setattr("tuning.search.search", serial_search)
     return lambda study: calibration.tune(study, tmp_path / "run")
@@ -58,7 +58,7 @@ def test_a_trial_has_them_do_what_a_simulation_does(tmp_path: Path, monkeypatch:
         {}, filters=[{"name": "strict", "t_ssim": 0.3, "t_hash": 0.1, "n_b": 5, "l_sp": 6, "ssim": "uniform"}]
     )
     monkeypatch.setattr(simulation, "prepare", lambda study: (digits(study), formula_victim(tmp_path)))
-    monkeypatch.setattr(simulation, "make_backend", lambda name, address=None: Formula())
+    monkeypatch.setattr(simulation, "make_backend", lambda *where: Formula())
     run = simulation.simulate(study, tmp_path / "run")
     rows = pq.read_table(run / "sessions").to_pandas()
     rows = rows[rows["population"] == "rotating"]

@@ -36,7 +36,7 @@ class Backends:
     def __init__(self, *backends: Formula) -> None:
         self.left = list(backends)
 
-    def __call__(self, name: str, address: str | None = None) -> Formula:
+    def __call__(self, *where: object) -> Formula:
         return self.left.pop(0) if len(self.left) > 1 else self.left[0]
 
 

@@ -107,7 +107,8 @@ class Genetic(Attacker):
         children += mutated * rng.normal(0, self.spread, (count, size))
         # Folded, not clipped: at the bound, children that are clipped would be copies of one another.
         beyond = np.maximum(np.abs(children) - self.bound, 0)
-        return np.clip(children - 2 * np.sign(children) * beyond, -self.bound, self.bound)
+        folded: npt.NDArray[np.float64] = children - 2 * np.sign(children) * beyond
+        return np.clip(folded, -self.bound, self.bound)
 
 
 def _fitness(answer: Answer, target: int) -> float:

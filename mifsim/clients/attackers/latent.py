@@ -216,7 +216,8 @@ def one_thread() -> AbstractContextManager[object]:
 
     Ray gives its actors another number than a process has by itself.
     """
-    return _controller().limit(limits=1, user_api="blas")
+    limited: AbstractContextManager[object] = _controller().limit(limits=1, user_api="blas")
+    return limited
 
 
 @functools.cache

@@ -97,7 +97,7 @@ def descend(
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
     optimizer.build(list(variables))
 
-    @tf.function(input_signature=[tf.TensorSpec((batch, *array.shape[1:]), np.float32) for array in arrays])
+    @tf.function(input_signature=[tf.TensorSpec((batch, *array.shape[1:]), np.float32) for array in arrays])  # type: ignore[untyped-decorator]
     def step(*rows: Any) -> None:
         with tf.GradientTape() as tape:
             value = loss(*rows)
