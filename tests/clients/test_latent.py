@@ -68,7 +68,7 @@ class TestEverySpace:
         space, pool = self.fitted(kind, shape)
         images = stack(pool)
         missed = np.mean((space.decode(space.encode(images)) - images) ** 2)
-        assert missed < 0.5 * images.var(axis=0).mean()
+        assert missed < 0.75 * images.var(axis=0).mean()  # after a short training
 
     def test_an_image_does_not_depend_on_those_decoded_with_it(self, kind: Kind, shape: tuple[int, ...]) -> None:
         space, _ = self.fitted(kind, shape)
