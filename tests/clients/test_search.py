@@ -15,7 +15,7 @@ from mifsim.clients import Answer, Client, Query, Refusal, World, client_class
 from mifsim.clients.attackers.bases import block_basis, dct_basis
 from mifsim.clients.attackers.gradients import antithetic, central_differences, forward_differences, unit
 from mifsim.clients.attackers.scores import cost, score, shares
-from mifsim.clients.attackers.spaces import SpaceName, search_space
+from mifsim.clients.attackers.spaces import SearchSpace, SpaceName, search_space
 
 from .fake_world import SoftmaxLinear, StrictPool, converse, small_world
 
@@ -198,17 +198,37 @@ def test_numeric_mi_face_goes_down_the_slope_of_a_known_model() -> None:
     assert np.linalg.norm(moved) == pytest.approx(0.1 * deviation, rel=1e-3)
 
 
+def reachable(space: SearchSpace, model: SoftmaxLinear, target: int) -> float:
+    """Return the best log-odds that an ascent with exact values finds in 200 steps."""
+
+    def value(points: Any) -> Any:
+        f = np.array([model.confidence(image)[target] for image in space.images(points)])
+        return np.log(f / (1 - f))
+
+    point, best = space.start, -math.inf
+    steps = 0.01 * np.eye(space.size)
+    for _ in range(200):
+        best = max(best, float(value(point[None])[0]))
+        slope = central_differences(value(space.moved(point, steps)), value(space.moved(point, -steps)), 0.01)
+        point = space.moved(point, 0.3 * unit(slope)[None])[0]
+    return best
+
+
 @pytest.mark.parametrize("name", ["mi-face-numeric", "nes", "spsa"])
-@pytest.mark.parametrize("space", [*PIXEL_SPACES, "pca"])
-def test_the_model_is_convinced_in_every_space(name: str, space: str) -> None:
+@pytest.mark.parametrize("kind", ["dct", "block", "pca"])
+def test_it_climbs_a_good_part_of_the_way_in_every_space(name: str, kind: SpaceName) -> None:
     world = small_world((9, 9), 3, target=2)
     model = SoftmaxLinear(world.shape, world.classes)
-    settings = {"space": space, "coordinates": 8, **({} if name == "mi-face-numeric" else {"prior": 0.0})}
-    client = client_class(name).model_validate(settings)
-    queries = converse(client, world, np.random.default_rng(0), queries=900).queries
-    start, end = queries[0].held, queries[-1].held
-    gained = np.log(model.confidence(end)[2]) - np.log(model.confidence(start)[2])
-    assert gained > 0.25 or model.confidence(end)[2] > 0.98
+    given = {"nes": {"prior": 0.0}, "spsa": {"prior": 0.0, "gain": 0.3}, "mi-face-numeric": {"step": 0.3, "gamma": 0.0}}
+    client = client_class(name).model_validate({"space": kind, "coordinates": 6, **given[name]})
+    held = converse(client, world, np.random.default_rng(0), queries=800).queries[-1].held
+    space = search_space(kind, world.pool, world.shape, 6)
+    start, end = (float(np.log(f / (1 - f))) for f in (model.confidence(image)[2] for image in (
+        space.images(space.start[None])[0], held)))  # fmt: skip
+    if kind == "pca":  # unbounded: how far it gets is a matter of steps
+        assert end > start + 2
+    else:
+        assert end - start > (1 / 3) * (reachable(space, model, 2) - start)
 
 
 def test_nes_and_spsa_send_pairs_around_one_image() -> None:
@@ -251,8 +271,8 @@ FIELDS = [(name, field) for name in ("mi-face-numeric", "nes", "spsa") for field
 @pytest.mark.parametrize(("name", "field"), FIELDS)
 def test_every_setting_has_an_effect(name: str, field: str) -> None:
     world = small_world((9, 9), 3, target=2)
-    # A step of 3 overshoots, so that some steps bring no improvement.
-    base: Client = client_class(name).model_validate({"step": 3.0, "gamma": 0.0} if name == "mi-face-numeric" else {})
+    # So long a step overshoots: some steps bring no improvement.
+    base: Client = client_class(name).model_validate({"step": 40.0, "gamma": 0.0} if name == "mi-face-numeric" else {})
     changed = client_class(name).model_validate({**base.model_dump(), field: CHANGES[field]})
     streams = [converse(client, world, np.random.default_rng(0), queries=400).sent for client in (base, changed)]
     assert streams[0] != streams[1]
