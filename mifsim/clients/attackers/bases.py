@@ -55,7 +55,7 @@ def _a_channel(shape: tuple[int, ...], most: int) -> int:
 def _cosines(count: int) -> Rows:
     """Return the DCT-II of `count` points: row k is the k-th cosine, of norm 1."""
     k, n = np.arange(count)[:, None], np.arange(count)
-    rows = np.cos(np.pi * k * (n + 0.5) / count) * np.sqrt(2 / count)
+    rows: Rows = np.cos(np.pi * k * (n + 0.5) / count) * np.sqrt(2 / count)
     rows[0] /= np.sqrt(2)
     return rows
 
