@@ -28,8 +28,8 @@ OTHER_ATTACKERS: list[Case] = [
     ("brep", {"space": "autoencoder", "size": 8, "points": 4}),
     ("brep", {"space": "pixels", "radius": 5.0}),
     ("genetic", {"space": "pca", "pool": 12, "population": 5, "generations": 2}),
-    ("inversion-network", {"images": 20, "epochs": 2, "top": 3}),
-    ("error-rate", {"images": 8, "draws": 3, "epochs": 2}),
+    ("inversion-network", {"images": 20, "steps": 2, "top": 3}),
+    ("error-rate", {"images": 8, "draws": 3, "steps": 2}),
 ]
 OTHER_USERS: list[Case] = [
     ("independent", {"length": {"mean": 20}}),

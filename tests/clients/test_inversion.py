@@ -13,7 +13,7 @@ from scipy.stats import norm
 from mifsim.clients import Answer, Attacker, Image, Refusal, World
 from mifsim.clients.attackers import error_rate, inversion_network
 from mifsim.clients.attackers.error_rate import ErrorRate, label_shares
-from mifsim.clients.attackers.inversion import as_input, near_one_hot, reconstruct
+from mifsim.clients.attackers.inversion import as_input, near_one_hot, reconstruct, truncated
 from mifsim.clients.attackers.inversion_network import InversionNetwork
 
 from .fake_world import StrictPool, converse
@@ -87,6 +87,9 @@ class TestInput:
         got = as_input([1.0, np.exp(-1.0), np.exp(-10.0), 1e-30, 0.0, np.nan], floor=10.0)
         np.testing.assert_allclose(got, [1.0, 0.9, 0.0, 0.0, 0.0, 0.0], atol=1e-6)
 
+    def test_truncation_keeps_the_highest(self) -> None:
+        np.testing.assert_array_equal(truncated([0.3, np.nan, 0.4, 0.1, 0.3], 2), [0.3, np.nan, 0.4, np.nan, np.nan])
+
     def test_near_one_hot_adds_up_to_1(self) -> None:
         vector = near_one_hot(1, 5, 0.96)
         np.testing.assert_allclose(vector, [0.01, 0.96, 0.01, 0.01, 0.01])
@@ -141,23 +144,26 @@ class TestInversionNetwork:
 
     @pytest.mark.parametrize("target", range(CLASSES))
     def test_learns_to_invert_what_can_be_inverted(self, target: int) -> None:
-        _, _, returned = ask(InversionNetwork(epochs=200), world(target))
+        _, _, returned = ask(InversionNetwork(steps=300), world(target))
         assert error(returned, target) < 0.01
         assert min(error(returned, other) for other in range(CLASSES) if other != target) > 0.1
 
     def test_the_label_with_its_confidence_is_enough(self) -> None:
-        _, _, returned = ask(InversionNetwork(epochs=200), world(1), top=1)
+        _, _, returned = ask(InversionNetwork(steps=300), world(1), top=1)
         assert error(returned, 1) < 0.01
 
     def test_who_has_the_same_answers_trains_the_same_network(self) -> None:
-        one = ask(InversionNetwork(epochs=5), world(), seed=1)
-        other = ask(InversionNetwork(epochs=5), world(), seed=2)
+        one = ask(InversionNetwork(steps=5), world(), seed=1)
+        other = ask(InversionNetwork(steps=5), world(), seed=2)
         assert [image.tobytes() for image in one[0]] != [image.tobytes() for image in other[0]]
         np.testing.assert_array_equal(one[2], other[2])
 
-    def test_without_confidences_it_is_an_error(self) -> None:
-        with pytest.raises(ValueError, match="needs confidences"):
-            ask(InversionNetwork(), world(), label_only=True)
+    def test_a_label_alone_counts_as_certain(self, asked_of_training: list[Any]) -> None:
+        ask(InversionNetwork(), world(), label_only=True)
+        ((answers, images, _),) = asked_of_training
+        for answer, image in zip(answers, images, strict=True):
+            label = int(toy_model(image).argmax())
+            np.testing.assert_array_equal(answer, [1.0 if k == label else np.nan for k in range(CLASSES)])
 
 
 class TestErrorRate:
@@ -218,7 +224,7 @@ class TestErrorRate:
 
     @pytest.mark.parametrize("target", [0, 3])
     def test_learns_from_labels_alone(self, target: int) -> None:
-        client = ErrorRate(images=40, draws=5, noise=0.3, epochs=200)
+        client = ErrorRate(images=40, draws=5, noise=0.3, steps=300)
         _, _, returned = ask(client, world(target), label_only=True)
         assert error(returned, target) < 0.01
 
@@ -230,7 +236,7 @@ class TestErrorRate:
 def test_images_of_any_shape_come_back(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     images = list(rng.random((2, *shape), np.float32))
-    got = reconstruct([[1, 0], [0, 1]], images, [0, 1], floor=10.0, epochs=1)
+    got = reconstruct([[1, 0], [0, 1]], images, [0, 1], top=2, floor=10.0, steps=1)
     assert got.shape == shape
     assert got.dtype == np.float32
     assert 0 <= got.min() <= got.max() <= 1
@@ -250,7 +256,7 @@ def settings_seen(client: Attacker, monkeypatch: pytest.MonkeyPatch) -> tuple[An
     return transcript.sent, told
 
 
-CHANGES = {"images": 3, "epochs": 7, "floor": 5.0, "certainty": 0.5, "draws": 2, "noise": 0.1, "prior": 3.0}
+CHANGES = {"images": 3, "steps": 7, "floor": 3.0, "top": 2, "certainty": 0.5, "draws": 2, "noise": 0.1, "prior": 3.0}
 
 
 @pytest.mark.parametrize(
@@ -264,7 +270,7 @@ def test_every_setting_has_an_effect(base: Attacker, field: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("client", [InversionNetwork, ErrorRate])
-@pytest.mark.parametrize(("field", "value"), [("images", 0), ("epochs", 0), ("floor", 0), ("certainty", 1.0)])
+@pytest.mark.parametrize(("field", "value"), [("images", 0), ("steps", 0), ("floor", 0), ("certainty", 1.0)])
 def test_wrong_settings_are_refused(client: type[Attacker], field: str, value: Any) -> None:
     with pytest.raises(ValidationError):
         client.model_validate({field: value})

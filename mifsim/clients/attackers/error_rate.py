@@ -33,15 +33,20 @@ class ErrorRate(Attacker):
     images: int = Field(100, ge=1, description="auxiliary images asked, at random; all, if there are no more")
     draws: int = Field(10, ge=1, le=10_000, description="noisy copies of each")
     noise: float = Field(
-        0.4, gt=0, le=10, description="standard deviation of the noise, in pixel values; copies are clipped to 0 to 1"
+        0.2, gt=0, le=10, description="standard deviation of the noise, in pixel values; copies are clipped to 0 to 1"
     )
     prior: float = Field(0.1, gt=0, le=100, description="added to the count of each label")
-    epochs: int = Field(100, ge=1, le=10_000, description="times that the training goes through the images")
+    steps: int = Field(800, ge=1, le=100_000, description="batches of 50 images that the training takes")
     certainty: float = Field(
         0.99, gt=0, lt=1, description="confidence in the class in the answer that is inverted in the end"
     )
     top: int = Field(1, ge=1, description="highest shares of an answer that the network is given; the others are 0")
-    floor: float = Field(10.0, gt=0, le=100, description="logarithms of shares below -floor are taken for -floor")
+    floor: float = Field(5.0, gt=0, le=100, description="logarithms of shares below -floor are taken for -floor")
+
+    @property
+    def expected_queries(self) -> float | None:
+        """One a copy, if the auxiliary set holds so many images."""
+        return float(self.images * self.draws)
 
     def run(self, world: World, rng: np.random.Generator) -> Conversation:
         """Start one attack on the class ``world.target``; returns what the network makes of it."""
@@ -71,7 +76,7 @@ class ErrorRate(Attacker):
             near_one_hot(world.target, world.classes, self.certainty),
             top=self.top,
             floor=self.floor,
-            epochs=self.epochs,
+            steps=self.steps,
         )
 
     def _noisy(self, image: Image, rng: np.random.Generator) -> Image:

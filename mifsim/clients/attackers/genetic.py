@@ -63,6 +63,11 @@ class Genetic(Attacker):
             )
         return self
 
+    @property
+    def expected_queries(self) -> float | None:
+        """The pool, and the children of all generations."""
+        return float(self.pool + self.generations * (self.population - 1))
+
     def run(self, world: World, rng: np.random.Generator) -> Conversation:
         """Start one attack on the class ``world.target``; returns the image of the highest confidence."""
         if world.target is None:

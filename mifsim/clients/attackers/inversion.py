@@ -91,7 +91,7 @@ def reconstruct(
     *,
     top: int,
     floor: float,
-    epochs: int,
+    steps: int,
 ) -> Image:
     """Train an inversion network on the answers to some images, and return what it makes of the wanted answer.
 
@@ -107,14 +107,14 @@ def reconstruct(
         See `truncated`.
     floor : float
         See `as_input`.
-    epochs : int
-        Times through all images.
+    steps : int
+        Batches of the training.
     """
     inputs = as_input(np.stack([truncated(vector, top) for vector in confidences]), floor)
     outputs = np.stack(images)
-    key = digest(list(outputs.shape), inputs.tobytes(), outputs.tobytes(), epochs)
+    key = digest(list(outputs.shape), inputs.tobytes(), outputs.tobytes(), steps)
     if key not in _trained:
-        _trained[key] = Inverter.fit(inputs, outputs, epochs, int(key, 16) % 2**31)
+        _trained[key] = Inverter.fit(inputs, outputs, steps, int(key, 16) % 2**31)
         if len(_trained) > KEPT:
             _trained.popitem(last=False)
     _trained.move_to_end(key)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from mifsim.clients.attackers.inversion import WeightedMean, near_one_hot, reconstruct
-from mifsim.clients.protocol import Attacker, Conversation, Image, Knowledge, Query, Refusal, World
+from mifsim.clients.protocol import Answer, Attacker, Conversation, Image, Knowledge, Query, Refusal, World
 
 
 class InversionNetwork(Attacker):
@@ -34,14 +34,19 @@ class InversionNetwork(Attacker):
     sends: ClassVar[str] = "natural auxiliary images, none twice"
 
     images: int = Field(500, ge=1, description="auxiliary images asked, at random; all, if there are no more")
-    epochs: int = Field(40, ge=1, le=10_000, description="times that the training goes through them")
+    steps: int = Field(1000, ge=1, le=100_000, description="batches of 50 images that the training takes")
     top: int = Field(
-        1, ge=1, description="highest confidences of an answer that the network is given; the others are 0"
+        3, ge=1, description="highest confidences of an answer that the network is given; the others are 0"
     )
-    floor: float = Field(20.0, gt=0, le=100, description="logarithms of confidences below -floor are taken for -floor")
+    floor: float = Field(10.0, gt=0, le=100, description="logarithms of confidences below -floor are taken for -floor")
     certainty: float = Field(
-        0.999, gt=0, lt=1, description="confidence in the class in the answer that is inverted in the end"
+        0.9999, gt=0, lt=1, description="confidence in the class in the answer that is inverted in the end"
     )
+
+    @property
+    def expected_queries(self) -> float | None:
+        """One an image, if the auxiliary set holds so many."""
+        return float(self.images)
 
     def run(self, world: World, rng: np.random.Generator) -> Conversation:
         """Start one attack on the class ``world.target``; returns what the network makes of it."""
@@ -55,10 +60,8 @@ class InversionNetwork(Attacker):
             reply = yield Query(image, guess=mean.image)
             if isinstance(reply, Refusal):
                 break
-            if reply.confidence is None:
-                raise ValueError("an inversion network needs confidences: the answer brings none")
-            answers[int(index)] = reply.confidence
-            mean.add(image, float(reply.confidence[world.target]))
+            answers[int(index)] = _confidence(reply, world.classes)
+            mean.add(image, float(answers[int(index)][world.target]))
         if not answers:
             return mean.image
         return self._trained(world, answers)
@@ -72,5 +75,14 @@ class InversionNetwork(Attacker):
             near_one_hot(world.target, world.classes, self.certainty),
             top=self.top,
             floor=self.floor,
-            epochs=self.epochs,
+            steps=self.steps,
         )
+
+
+def _confidence(answer: Answer, classes: int) -> npt.NDArray[Any]:
+    """Return the answer's confidences; where there is a label alone, it counts as certain."""
+    if answer.confidence is not None:
+        return answer.confidence
+    alone = np.full(classes, np.nan)
+    alone[answer.label] = 1.0
+    return alone

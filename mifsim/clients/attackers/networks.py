@@ -67,7 +67,7 @@ def descend(
     variables: Sequence[Any],
     arrays: Sequence[Floats],
     *,
-    rounds: int,
+    steps: int,
     batch: int,
     rate: float,
     seed: int,
@@ -81,10 +81,9 @@ def descend(
     variables : sequence
         What is trained.
     arrays : sequence of ndarray
-        With the same number of rows. The batches of a round are drawn without replacement; where rows are left
-        over, others each round.
-    rounds : int
-        Times through all rows.
+        With the same number of rows.
+    steps : int
+        Batches. They are drawn without replacement until less than a batch is left, then from all rows again.
     batch : int
         Rows at a time: at most all.
     rate : float
@@ -95,8 +94,7 @@ def descend(
     tf, keras = import_tensorflow()
     count = len(arrays[0])
     batch = min(batch, count)
-    steps = steps_a_round(count, batch)
-    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, rounds * steps))
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
     optimizer.build(list(variables))
 
     @tf.function(input_signature=[tf.TensorSpec((batch, *array.shape[1:]), np.float32) for array in arrays])
@@ -106,22 +104,18 @@ def descend(
         optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
 
     rng = np.random.default_rng(seed)
-    for _ in range(rounds):
-        order = rng.permutation(count)
-        for start in range(0, steps * batch, batch):
-            step(*(tf.constant(array[order[start : start + batch]]) for array in arrays))
-
-
-def steps_a_round(count: int, batch: int) -> int:
-    """Return how many whole batches so many rows make; at least one, of all of them."""
-    return max(1, count // batch)
+    order, start = rng.permutation(count), 0
+    for _ in range(steps):
+        if start + batch > count:
+            order, start = rng.permutation(count), 0
+        step(*(tf.constant(array[order[start : start + batch]]) for array in arrays))
+        start += batch
 
 
 class Autoencoder:
     """A convolutional autoencoder with a narrow code: mean squared error, and a light pull of the codes to 0."""
 
     STEPS = 600
-    LEAST_ROUNDS = 3
     BATCH = 50
     RATE = 3e-3
     PULL = 1e-3
@@ -130,11 +124,10 @@ class Autoencoder:
         size = decoding.inputs[0].shape[1]
         self._encode = _batched(encoding, 32, tuple(encoding.inputs[0].shape[1:]))
         self._decode = _batched(decoding, 32, (size,))
-        self._channels = encoding.inputs[0].shape[-1]
 
     @classmethod
     def fit(cls, images: Floats, size: int, seed: int) -> Autoencoder:
-        """Train one on images (n, H, W) or (n, H, W, 3), for `STEPS` batches (or so)."""
+        """Train one on images (n, H, W) or (n, H, W, 3), for `STEPS` batches."""
         tf = import_tensorflow().tf
         shape = images.shape[1:]
         encoding, decoding = encoder(shape, size, seed), decoder(shape, size, seed + 1)
@@ -148,7 +141,7 @@ class Autoencoder:
             loss,
             [*encoding.trainable_variables, *decoding.trainable_variables],
             [images.reshape(-1, *input_shape(shape))],
-            rounds=max(cls.LEAST_ROUNDS, round(cls.STEPS / steps_a_round(len(images), cls.BATCH))),
+            steps=cls.STEPS,
             batch=cls.BATCH,
             rate=cls.RATE,
             seed=seed,
@@ -175,14 +168,15 @@ class Inverter:
         self._decode = _batched(decoding, 1, tuple(decoding.inputs[0].shape[1:]))
 
     @classmethod
-    def fit(cls, inputs: Floats, images: Floats, epochs: int, seed: int) -> Inverter:
+    def fit(cls, inputs: Floats, images: Floats, steps: int, seed: int) -> Inverter:
         """Train one.
 
         Parameters
         ----------
         inputs : ndarray of float32, shape (n, size)
         images : ndarray of float32, shape (n, H, W) or (n, H, W, 3)
-        epochs : int
+        steps : int
+            Batches of `BATCH`.
         seed : int
         """
         tf = import_tensorflow().tf
@@ -196,7 +190,7 @@ class Inverter:
             loss,
             decoding.trainable_variables,
             [inputs, images.reshape(-1, *input_shape(shape))],
-            rounds=epochs,
+            steps=steps,
             batch=cls.BATCH,
             rate=cls.RATE,
             seed=seed,
