@@ -108,6 +108,15 @@ class AttackerConformance(ClientConformance):
             assert returned is not None
             assert_is_image(returned, world.shape)
 
+    def test_who_needs_the_label_reads_nothing_else(self, client: Client, world: World) -> None:
+        if client.needs is not Knowledge.LABEL:
+            pytest.skip("needs more")
+        streams = [
+            converse(client, world, np.random.default_rng(1), queries=60, knows=knows).sent
+            for knows in (Knowledge.LABEL, Knowledge.CONFIDENCE)
+        ]
+        assert streams[0] == streams[1]
+
     def test_without_a_target_it_is_an_error(self, client: Client, world: World) -> None:
         with pytest.raises(ValueError, match=r"world\.target"):
             next(client.run(replace(world, target=None), np.random.default_rng(1)))

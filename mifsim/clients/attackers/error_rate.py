@@ -33,7 +33,7 @@ class ErrorRate(Attacker):
     images: int = Field(100, ge=1, description="auxiliary images asked, at random; all, if there are no more")
     draws: int = Field(10, ge=1, le=10_000, description="noisy copies of each")
     noise: float = Field(
-        0.3, gt=0, le=10, description="standard deviation of the noise, in pixel values; copies are clipped to 0 to 1"
+        0.2, gt=0, le=10, description="standard deviation of the noise, in pixel values; copies are clipped to 0 to 1"
     )
     prior: float = Field(0.1, gt=0, le=100, description="added to the count of each label")
     steps: int = Field(800, ge=1, le=100_000, description="batches of 50 images that the training takes")
