@@ -1,6 +1,7 @@
 """How a run scales: what a million queries cost, part by part, and what does not grow with the number of sessions.
 
-``python -m tests.benchmarks.scaling`` prints ``cluster/scaling.md``; ``--write`` replaces it. CPU seconds are read from
+``python -m tests.benchmarks.scaling`` prints ``cluster/scaling.md``; ``--write`` replaces it. CPU seconds are
+read from
 the processes themselves, so that they hold on a machine that does other work too; queries a second do not.
 """
 
@@ -261,7 +262,8 @@ machine that may have had other work.
 {rows}
 
 "Ray" is the raylets and the controller. What bounds it here is the number of cores: {cpus} of them cannot give more
-than {cpus * MILLION / one.total:,.0f} queries a second at the first line's cost, whatever the number of hosts, and simulated
+than {cpus * MILLION / one.total:,.0f} queries a second at the first line's cost, whatever the number of hosts,
+and simulated
 nodes share them too. Those show what crossing nodes costs in CPU, not what a network adds.
 
 ## What grows with the number of sessions
@@ -270,10 +272,13 @@ nodes share them too. Those show what crossing nodes costs in CPU, not what a ne
 | ---: | ---: | ---: |
 {grows}
 
-The object store holds what is under way, and no more. The driver grows by {growth:.0f} MiB a million sessions, counted
+The object store holds what is under way, and no more. The driver grows by {growth:.0f} MiB a million sessions,
+counted
 from the second line. It cuts a million sessions into shards of {shard} in {cutting[0]:.1f} CPU s with
-{cutting[1]:.1f} MiB at most held for it: shards are made as hosts take them, {SHARDS_AT_A_TIME} a host at a time. What a
-resumed run remembers of finished shards is a name each ({MILLION // shard:,} a million sessions). A million queries leave {written:.0f} MB of
+{cutting[1]:.1f} MiB at most held for it: shards are made as hosts take them, {SHARDS_AT_A_TIME} a host at a
+time. What a
+resumed run remembers of finished shards is a name each ({MILLION // shard:,} a million sessions). A million
+queries leave {written:.0f} MB of
 Parquet.
 
 ## On paper: more nodes
@@ -281,12 +286,15 @@ Parquet.
 From the first line, each part alone on cores of this kind:
 
 * A host core makes {host_pace:,.0f} queries a second; a core of the model answers {model_pace:,.0f}. So a copy of the
-  model with k cores keeps about {model_pace / host_pace:.1f} × k hosts busy; beyond that, raise `server.model_replicas`.
+  model with k cores keeps about {model_pace / host_pace:.1f} × k hosts busy; beyond that, raise
+  `server.model_replicas`.
 * With enough copies of the model, a million queries cost {one.total / 3600:.4f} core hours wherever they run, and N
   cores take {one.total:.0f} / N seconds for them. Across nodes, take the last line's sum for the first's.
-* The driver hands out {driver_pace:,.0f} queries' worth of shards a second before it is the bound, which is what about
+* The driver hands out {driver_pace:,.0f} queries' worth of shards a second before it is the bound, which is what
+  about
   {driver_pace * one.total / MILLION:,.0f} cores ask.
-* A query sends 3,136 bytes to the model and 40 back: {host_pace * 3176 / 1e6:.0f} MB a second for each host core whose
+* A query sends 3,136 bytes to the model and 40 back: {host_pace * 3176 / 1e6:.0f} MB a second for each host core
+  whose
   model is on another node.
 
 Its limits: a query that wants a gradient costs the model {gradient:.1f} times as much; larger images cost hosts and
