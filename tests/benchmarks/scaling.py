@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
 import statistics
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -247,7 +249,7 @@ def text(
     driver_pace = MILLION / max(one.driver, 1e-9)
     (early, early_mib, _), (late, late_mib, _) = grown[1], grown[-1]
     growth = (late_mib - early_mib) / (late - early) * MILLION
-    return f"""# Scaling
+    return wrapped(f"""# Scaling
 
 Made by `python -m tests.benchmarks.scaling --write`: {SESSIONS:,} honest sessions of {QUERIES} queries (28×28 digits,
 LeNet-5, the paper's third setting), in shards of {shard_size(study())}, from seeds to Parquet, {ROUNDS} times after a
@@ -300,7 +302,20 @@ From the first line, each part alone on cores of this kind:
 Its limits: a query that wants a gradient costs the model {gradient:.1f} times as much; larger images cost hosts and
 model more; a GPU changes the model's part alone; an object store adds a round trip for each file ({shard} sessions
 share three or four). Nothing here was measured on more than one machine.
-"""
+""")
+
+
+def wrapped(page: str) -> str:
+    """Fill the paragraphs and list items of a page anew: numbers have changed their lengths."""
+    blocks = []
+    for block in page.strip().split("\n\n"):
+        if block.startswith(("#", "|")):
+            blocks.append(block)
+            continue
+        items = [" ".join(item.split()) for item in re.split(r"^\* ", block, flags=re.MULTILINE) if item]
+        mark = "* " if block.startswith("* ") else ""
+        blocks.append("\n".join(textwrap.fill(mark + one, 118, subsequent_indent=" " * len(mark)) for one in items))
+    return "\n\n".join(blocks) + "\n"
 
 
 def main() -> None:
