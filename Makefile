@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow lint format types bench chaos lock clean
+.PHONY: help setup demo test test-slow lint format types bench chaos cluster-test lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,11 +44,14 @@ types: setup  ## check types (mypy, strict)
 chaos: setup  ## 50 runs, each with a fault at a random moment (ROUNDS, SEED; root for a full disk): the same rows
 	$(BIN)/python -m tests.chaos.rounds --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),0)
 
+cluster-test: setup  ## the demo's study on a cluster of network namespaces, a worker killed: the same rows (root, iproute2)
+	$(BIN)/python -m tests.cluster.namespaces
+
 bench: setup  ## measure speed and memory, as ratios against named baselines
 	$(BIN)/python -m pytest tests/benchmarks -m '' --override-ini addopts= -q
 
 lock: setup  ## pin and hash all dependencies anew (needs uv)
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	uv pip compile pyproject.toml --extra dev --extra cluster --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --quiet --output-file requirements/lock.txt
 
 clean:  ## remove the environment and all caches (runs/ stays)

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from mifsim._version import __version__
+from mifsim.cli_attacks import add_attacks
 from mifsim.cli_report import add_report
 from mifsim.cli_run import add_matrix, add_run
+from mifsim.cli_submit import add_submit
 from mifsim.errors import UserError
 
 _EXAMPLES = """\
@@ -18,8 +20,10 @@ examples:
   mifsim tune calibrate-digits                find, certify and confirm a setting: the main job
   mifsim simulate digits                      run one study's sessions on this machine
   mifsim simulate mine.toml --set server.transport=uint8
+  mifsim submit mine.toml                     run it as a job on a Ray cluster
   mifsim report runs/mine                     build a run's page again, from its files
   mifsim compare runs/mine runs/other         put runs side by side
+  mifsim attacks                              list the attacks, and what each needs
   mifsim columns                              say what each column of the Parquet tables means
 """
 
@@ -57,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     add_run(commands)
     add_matrix(commands)
+    add_submit(commands)
     add_report(commands)
+    add_attacks(commands)
     _add_studies(commands)
     _add_columns(commands)
     return parser

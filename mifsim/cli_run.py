@@ -25,7 +25,7 @@ def add_run(commands: Commands[argparse.ArgumentParser]) -> None:
         "  mifsim simulate --resume runs/mine\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_options(simulate)
+    add_options(simulate)
     simulate.set_defaults(run=_simulate)
     tune = commands.add_parser(
         "tune",
@@ -42,7 +42,7 @@ def add_run(commands: Commands[argparse.ArgumentParser]) -> None:
         "the same (the calibration did its work), and the summary says how many more sessions it would take.\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_options(tune)
+    add_options(tune)
     tune.set_defaults(run=_tune)
 
 
@@ -59,12 +59,12 @@ def add_matrix(commands: Commands[argparse.ArgumentParser]) -> None:
         "  mifsim matrix --resume runs/mine\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_options(matrix)
+    add_options(matrix)
     matrix.add_argument(
         "--filter",
         action="append",
         default=[],
-        type=_named_file,
+        type=named_file,
         metavar="[NAME=]FILE",
         dest="filters",
         help="a setting, as `mifsim tune` leaves it (may be given several times; the name is 'calibrated' by default)",
@@ -72,13 +72,16 @@ def add_matrix(commands: Commands[argparse.ArgumentParser]) -> None:
     matrix.set_defaults(run=_matrix)
 
 
-def _named_file(text: str) -> tuple[str, str]:
+def named_file(text: str) -> tuple[str, str]:
+    """Read ``[NAME=]FILE``."""
     name, equals, file = text.rpartition("=")
     return (name, file) if equals else ("calibrated", text)
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", nargs="?", metavar="STUDY", help="a study file, or the name of a shipped study")
+def add_options(parser: argparse.ArgumentParser, study: str = "study") -> None:
+    """Add the options of what runs a study; `study`: what its argument is called, with dashes if it is an option."""
+    several: dict[str, Any] = {} if study.startswith("-") else {"nargs": "?"}
+    parser.add_argument(study, **several, metavar="STUDY", help="a study file, or the name of a shipped study")
     parser.add_argument(
         "--out",
         type=place,
@@ -90,6 +93,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address", help="of a Ray cluster, such as auto or ray://host:10001 (default: start one here)"
     )
+    add_changes(parser)
+
+
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """Add what changes a study that is run: ``--seed`` and ``--set``."""
     parser.add_argument("--seed", type=_seed, help="in place of the study's")
     parser.add_argument(
         "--set",
@@ -118,13 +126,13 @@ def _seed(text: str) -> int:
 def _simulate(options: argparse.Namespace) -> None:
     from mifsim.simulation import resume, simulate
 
-    _run(options, "simulate", simulate, resume)
+    run_study(options, "simulate", simulate, resume)
 
 
 def _tune(options: argparse.Namespace) -> None:
     from tuning.tune import resume, tune
 
-    _run(options, "tune", tune, resume)
+    run_study(options, "tune", tune, resume)
 
 
 def _matrix(options: argparse.Namespace) -> None:
@@ -141,10 +149,10 @@ def _matrix(options: argparse.Namespace) -> None:
 
     from reports.matrix import write_matrix
 
-    write_matrix(_run(options, "matrix", start, resume))
+    write_matrix(run_study(options, "matrix", start, resume))
 
 
-def _run(
+def run_study(
     options: argparse.Namespace, command: str, start: Callable[..., Folder], go_on: Callable[..., Folder]
 ) -> Folder:
     """Start a run or go on with one, then print its answer and write its page; return its folder."""

@@ -73,7 +73,7 @@ def simulate(
     path = default_path(study) if out is None else out
     check_free(path)
     chosen = make_backend(backend, address, study.server)
-    _needs_filters(study)
+    needs_filters(study)
     data, victim = prepare(study)
     run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts)
     _run(run, study, data, victim, chosen)
@@ -87,7 +87,7 @@ def resume(path: Folder, *, backend: BackendName = "ray", address: str | None = 
         raise RunError(f"--resume {path}: this run calibrates; go on with: mifsim tune --resume {path}")
     study = study_to_resume(run)
     chosen = make_backend(backend, address, study.server)
-    _needs_filters(study)
+    needs_filters(study)
     data, victim = prepare(study)
     check_victim(run, victim)
     run.note(status="running")
@@ -123,7 +123,8 @@ def check_victim(run: RunFolder, victim: Victim) -> None:
         )
 
 
-def _needs_filters(study: Study) -> None:
+def needs_filters(study: Study) -> None:
+    """Refuse a study without a filter to simulate."""
     if not study.filters:
         raise StudyError(f"{study.name}: filters: is missing (a simulation needs at least one [[filters]] table)")
 
@@ -131,6 +132,13 @@ def _needs_filters(study: Study) -> None:
 def prepare(study: Study) -> tuple[DataSet, Victim]:
     """Load a study's data and logs and make its victim; refuse classes and clients that there are not."""
     data = load_data(study.data)
+    check_labels(study, data)
+    prepare_logs(study, data.shape)
+    return data, prepare_victim(data, study.victim, remark)
+
+
+def check_labels(study: Study, data: DataSet) -> None:
+    """Refuse attacks on classes that the data does not have."""
     classes = len(data.class_names)
     for number, population in enumerate(study.attacks):
         for label in population.labels if population.labels != "all" else ():
@@ -139,8 +147,6 @@ def prepare(study: Study) -> tuple[DataSet, Victim]:
                     f"{study.name}: attacks.{number}.labels: {label} is no class of {data.name} "
                     f"(accepted: 0 to {classes - 1})"
                 )
-    prepare_logs(study, data.shape)
-    return data, prepare_victim(data, study.victim, remark)
 
 
 def data_facts(data: DataSet) -> dict[str, object]:

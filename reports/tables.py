@@ -219,6 +219,11 @@ def certification_table(run: Folder) -> pd.DataFrame | None:
     return _single_file(run, "certification")
 
 
+def benchmark_table(run: Folder) -> pd.DataFrame | None:
+    """Return the benchmark of attacks; None where the run measured none."""
+    return _single_file(run, "attack_benchmark")
+
+
 def last_guesses(run: Folder) -> pd.DataFrame | None:
     """Return what attackers held at their last answered query; None where the run kept no snapshot.
 

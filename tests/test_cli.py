@@ -16,6 +16,7 @@ import pytest
 import tomli_w
 
 from mifsim.cli import main
+from mifsim.clients import client_class, names
 from mifsim.defense import FilterConfig
 from mifsim.records import SCHEMAS
 from mifsim.study import Study
@@ -212,3 +213,39 @@ def test_a_matrix_leaves_its_tables(capsys: pytest.CaptureFixture[str], tmp_path
     said = fails(capsys, "matrix", "--resume", run, "--filter", tmp_path / "filter.toml")
     assert "no --filter beside it" in said
     assert "nowhere.toml" in fails(capsys, "matrix", study, "--filter", tmp_path / "nowhere.toml")
+
+
+def test_attacks_lists_each_with_what_it_needs_and_sends(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["attacks"])
+    lines = capsys.readouterr().out.splitlines()
+    for name in names("attacker"):
+        (line,) = [line for line in lines if f"│ {name} " in line]
+        assert getattr(client_class(name), "sends") in line  # noqa: B009 - users have none
+    needs = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in lines if line.startswith("│")}
+    assert needs["mi-face"] == "gradients"
+    assert needs["nes"] == "confidence"
+    assert needs["brep"] == "label"
+
+
+def test_options_of_a_measurement_without_measure_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--data, --out goes with --measure" in fails(capsys, "attacks", "--data", "faces", "--out", "x").replace(
+        "--out, --data", "--data, --out"
+    )
+
+
+def test_attacks_measure_runs_the_attacks_alone_and_leaves_a_verdict(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    study = write_study(
+        tmp_path,
+        attacks=[{"attack": "nes", "space": "pca", "coordinates": 4, "labels": [0, 1], "budget_queries": 40}],
+    )
+    main(["attacks", "--measure", "--study", str(study), "--out", str(tmp_path / "run"), "--backend", "in-process"])
+    said = capsys.readouterr().out
+    assert "Attacks, undefended" in said
+    table = pd.read_parquet(tmp_path / "run" / "attack_benchmark.parquet")
+    assert list(table["population"]) == ["nes", "auxiliary images (no query)", "noise images (no query)"]
+    assert list(table["answered_queries"]) == [40, 0, 0]
+    sessions = pd.read_parquet(tmp_path / "run" / "sessions")
+    assert set(sessions["role"]) == {"attacker"}
+    assert set(sessions["filter"]) == {"no filter"}

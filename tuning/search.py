@@ -19,7 +19,7 @@ from mifsim.defense import FilterConfig
 from mifsim.errors import RunError
 from mifsim.progress import Bar
 from mifsim.server.backend import ModelFile
-from mifsim.server.placement import model_beside_trials
+from mifsim.server.placement import model_beside_trials, room
 from mifsim.server.ray_backend import (
     clearly,
     connect,
@@ -234,7 +234,7 @@ def _run(
 
             searcher = FromProposals(Proposals(tuning, study.seed, longest_budget(study)), before, done)
             with clearly():
-                _fit(traces, study, names, searcher, tuning.trials - len(before))
+                _fit(traces, study, names, searcher, tuning.trials - len(before), room(nodes(), 1.0))
             if searcher.full is not None:
                 raise searcher.full
             if searcher.failed is not None:
@@ -245,12 +245,19 @@ def _run(
             ray.shutdown()
 
 
-def _fit(traces: TraceSet, study: Study, models: Sequence[str], searcher: FromProposals, trials: int) -> None:
+def _fit(
+    traces: TraceSet, study: Study, models: Sequence[str], searcher: FromProposals, trials: int, at_a_time: int
+) -> None:
+    # For a trial that has no place yet Tune would ask for a placement group, and take that back as soon as another
+    # trial's actor is free: now and then (Ray 2.60, several nodes) a CPU is lost that way until its node starts anew,
+    # and whatever needs all CPUs waits for ever. So no more are under way than have a place.
     with tempfile.TemporaryDirectory(prefix="mifsim-tune-") as scratch, _environment(_QUIET):
         trainable = tune.with_parameters(ReplayTrial, traces=traces, study=study, models=models)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1}),
-            tune_config=tune.TuneConfig(search_alg=searcher, num_samples=trials, reuse_actors=True),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher, num_samples=trials, reuse_actors=True, max_concurrent_trials=at_a_time
+            ),
             run_config=tune.RunConfig(
                 name="search",
                 storage_path=scratch,

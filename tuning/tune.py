@@ -81,7 +81,7 @@ def tune(
     KeyboardInterrupt
         After the run was marked interrupted; `resume` goes on.
     """
-    _check(study)
+    check(study)
     path = default_path(study) if out is None else out
     check_free(path)
     chosen = make_backend(backend, address, study.server)
@@ -105,7 +105,8 @@ def resume(path: Folder, *, backend: BackendName = "ray", address: str | None = 
     return path
 
 
-def _check(study: Study) -> None:
+def check(study: Study) -> None:
+    """Refuse a study that cannot be calibrated, before anything is run."""
     for what, there in (("attacks", study.attacks), ("users", study.users)):
         if not there:
             raise StudyError(f"{study.name}: {what}: is missing (a calibration trades attacks against honest users)")

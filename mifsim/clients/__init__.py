@@ -49,6 +49,13 @@ __all__ = [
 
 REGISTRY: dict[str, str] = {
     "mi-face": "mifsim.clients.attackers.mi_face:MIFace",
+    "mi-face-numeric": "mifsim.clients.attackers.mi_face_numeric:MIFaceNumeric",
+    "nes": "mifsim.clients.attackers.nes:NES",
+    "spsa": "mifsim.clients.attackers.spsa:SPSA",
+    "brep": "mifsim.clients.attackers.brep:BREP",
+    "genetic": "mifsim.clients.attackers.genetic:Genetic",
+    "inversion-network": "mifsim.clients.attackers.inversion_network:InversionNetwork",
+    "error-rate": "mifsim.clients.attackers.error_rate:ErrorRate",
     "independent": "mifsim.clients.users.independent:Independent",
     "one-class": "mifsim.clients.users.one_class:OneClass",
     "retries": "mifsim.clients.users.retries:Retries",

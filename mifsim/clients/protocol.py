@@ -148,9 +148,16 @@ class Client(BaseModel, ABC):
 
 
 class Attacker(Client):
-    """A client that reconstructs images of the class ``world.target``."""
+    """A client that reconstructs images of the class ``world.target``.
+
+    A subclass states its threat model: `needs`, `white_box`, and in `sends` what a filter will see of it.
+    """
 
     role: ClassVar[Literal["attacker", "user"]] = "attacker"
+    white_box: ClassVar[bool] = False
+    """Whether it holds the model's weights: it asks for gradients (`Query.gradient_of`)."""
+    sends: ClassVar[str]
+    """What the server sees, in a few words: ``"iterates, each a small step from the last"``."""
 
 
 class User(Client):

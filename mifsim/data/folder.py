@@ -11,7 +11,7 @@ import numpy.typing as npt
 from mifsim.cache import digest
 from mifsim.data.base import DataSet, Part, assemble, split_by_class
 from mifsim.data.config import DataConfig
-from mifsim.data.image_files import SUFFIXES, Color, fit, header_size, read_image
+from mifsim.data.image_files import SUFFIXES, Color, fit, read_image, read_size
 from mifsim.data.prepared import Raw, prepare
 from mifsim.errors import DataError
 
@@ -81,12 +81,7 @@ def _common_size(paths: list[Path]) -> tuple[int, int]:
     """Return the size that all images have, from their headers alone."""
     first: tuple[int, int] | None = None
     for path in paths:
-        try:
-            size = header_size(path.read_bytes())
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-        except ValueError as error:
-            raise DataError(f"{path}: {error}") from error
+        size = read_size(path)
         if first is None:
             first = size
         elif size != first:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.errors import DataError
+from mifsim.limits import MAX_ARCHIVE_BYTES, MAX_UNPACKED_BYTES
 
 _UNSIGNED_BYTE = 0x08
 
@@ -31,8 +32,8 @@ def read_idx(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.uint8]
     Raises
     ------
     DataError
-        If the file is missing, has another magic number or other sizes, or is shorter or longer than it
-        states.
+        If the file is missing, has another magic number or other sizes, states more than
+        `mifsim.limits.MAX_UNPACKED_BYTES`, or is shorter or longer than it states.
     """
     header = 4 + 4 * len(shape)
     data = _read(path, header)
@@ -46,6 +47,8 @@ def read_idx(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.uint8]
         wanted = " x ".join("any" if side is None else str(side) for side in shape)
         raise DataError(f"{path}: its sizes are {' x '.join(map(str, sizes))}, expected {wanted}")
     stated = header + int(np.prod(sizes, dtype=object))
+    if stated > MAX_UNPACKED_BYTES:
+        raise DataError(f"{path}: states {stated:,} bytes; at most {MAX_UNPACKED_BYTES:,} are read")
     data = _read(path, stated + 1)
     if len(data) < stated:
         raise DataError(
@@ -63,7 +66,7 @@ def _read(path: Path, limit: int) -> bytes:
             if path.suffix != ".gz":
                 return file.read(limit)
             # Not `gzip.open`: it forgets what it has when the archive ends early, and the message names that.
-            return zlib.decompressobj(wbits=31).decompress(file.read(), limit)
+            return zlib.decompressobj(wbits=31).decompress(file.read(MAX_ARCHIVE_BYTES), limit)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except zlib.error as error:

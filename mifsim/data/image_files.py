@@ -11,10 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.errors import DataError
+from mifsim.limits import read_plain
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".pgm")
 MAX_PIXELS = 64 * 2**20
 """More are refused: a file of a few kilobytes can state a size that takes gigabytes to decode."""
+
+MAX_FILE_BYTES = 256 * 2**20
+"""Of one image file."""
 
 Color = Literal["gray", "rgb"]
 
@@ -67,7 +71,17 @@ def read_image(path: Path, color: Color) -> npt.NDArray[np.uint8]:
         If it is missing or cannot be used; the message names the file.
     """
     try:
-        return decode(path.read_bytes(), color)
+        return decode(read_plain(path, MAX_FILE_BYTES), color)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Return height and width of one image file; see `header_size` and `read_image`."""
+    try:
+        return header_size(read_plain(path, MAX_FILE_BYTES))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:

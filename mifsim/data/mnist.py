@@ -17,6 +17,7 @@ from mifsim.data.config import DataConfig
 from mifsim.data.idx import read_idx
 from mifsim.data.prepared import Raw, prepare
 from mifsim.errors import DataError
+from mifsim.limits import MAX_ARCHIVE_BYTES, check_zip, read_plain
 
 SIDE = 28
 CLASSES = {
@@ -137,9 +138,11 @@ def _download(name: str) -> Sources:
 
 def _key(sources: Sources) -> str:
     try:
-        return digest(*(path.read_bytes() for path in sources))
+        return digest(*(read_plain(path, MAX_ARCHIVE_BYTES) for path in sources))
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{' or '.join(map(str, sources))}: {error}") from error
 
 
 def _read(sources: Sources) -> Raw:
@@ -168,6 +171,7 @@ def _read_idx_files(sources: Sources) -> list[npt.NDArray[np.uint8]]:
 def _read_archive(path: Path) -> list[npt.NDArray[np.uint8]]:
     names = ("x_train", "y_train", "x_test", "y_test")
     try:
+        check_zip(path)
         with np.load(path, allow_pickle=False) as archive:
             arrays = [np.asarray(archive[name]) for name in names]
     except KeyError as error:

@@ -152,7 +152,10 @@ class Conversation:
         """Tell the client; a closed-loop one may have a next query, for a session of its own."""
         try:
             self.query = self.talk.send(Refusal())
-        except StopIteration:
+        except StopIteration as done:
+            # It may make more of its answers now than it held when it sent the query that was refused.
+            if done.value is not None:
+                self._keep(self.row.answered, done.value)
             return False
         if not self.closed_loop:
             raise RuntimeError("it went on after a refusal, but is not marked closed_loop: replay would be wrong")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import socket
@@ -27,6 +28,7 @@ from mifsim.server.placement import Node, Plan, describe, plan
 from mifsim.server.scene import Counters, Scene
 from mifsim.server.shard_run import Reply, run_shard
 from mifsim.server.tickets import SHARDS_AT_A_TIME, Shard
+from mifsim.server.token import keep_token_private
 from mifsim.study import Server, Study
 
 POLL_SECONDS = 0.5
@@ -43,6 +45,8 @@ ANSWER_SECONDS = 10.0
 """Within which a host that lives answers."""
 PIECE_BYTES = 64 * 2**10
 """Of the model in one argument: small ones travel inside the actor's description, and so survive its restart."""
+GC_THRESHOLD = 50_000
+"""Objects, more than were freed, that a host makes before its garbage collector runs."""
 OBJECT_STORE_BYTES = 512 * 2**20
 """For a local cluster: batches in flight are all that the store holds."""
 
@@ -72,6 +76,10 @@ class SessionHost:
         # An actor without a GPU of its own sees all of them: hide them, an attacker may train a network here.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._scene = Scene.load(job.study, job.run, job.facts, job.watching)
+        # What is there now stays. Queries and answers are tracked by the collector and freed by their counts, in no
+        # cycle: with Python's threshold of 700 it spends a tenth of a host's time on looking for one.
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
         # By name: a handle among the arguments would lie in the object store, and be lost with its owner.
         self._model = ray.get_actor(model_name)
 
@@ -168,6 +176,7 @@ def connect(address: str | None) -> bool:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     try:
         if address is None:
+            keep_token_private()
             ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         else:
             ray.init(address=address, **quiet)

@@ -6,7 +6,16 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from mifsim.defense import FilterConfig
 from mifsim.server.wire import ResponsePolicy, Transport
@@ -36,6 +45,15 @@ class Server(Section):
         1536, ge=1, description="sessions that a host runs at a time, each with n_b images; 1: an actor a session"
     )
     batch_size: int = Field(256, ge=1, le=65536, description="the model's fixed, padded batch")
+
+    @field_validator("hosts", mode="wrap")
+    @classmethod
+    def _told_once(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        """Say what is accepted in one line: pydantic would report each branch of the union by itself."""
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError("hosts", 'must be "auto" or a whole number of at least 1') from None
 
     @field_validator("transport")
     @classmethod

@@ -102,6 +102,20 @@ class Study(Section):
         )
         return Study.parse(plain.to_toml(), self.name)
 
+    def undefended(self) -> Study:
+        """Return the study of its attacks alone, where nothing filters.
+
+        Raises
+        ------
+        StudyError
+            Where it has no attacks.
+        """
+        if not self.attacks:
+            raise StudyError(f"{self.name}: attacks: is missing (there is nothing to measure)")
+        nothing = [Filter(name="no filter", config=None)]
+        plain = self.model_copy(update={"filters": nothing, "users": [], "tuning": Tuning()})
+        return Study.parse(plain.to_toml(), self.name)
+
     @property
     def populations(self) -> Iterator[Attacks | Users]:
         """Attackers first: their sessions are the longest."""

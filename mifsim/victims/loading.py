@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mifsim.errors import VictimError
+from mifsim.limits import check_zip
 from mifsim.victims.architectures import Model, input_shape
 from mifsim.victims.tensorflow import import_tensorflow
 
@@ -71,6 +72,10 @@ def _open(path: Path) -> Model:
         raise VictimError(f"{path}: no such file")
     if not zipfile.is_zipfile(path):
         raise VictimError(f"{path}: not a .keras archive (or a truncated one); write it with model.save()")
+    try:
+        check_zip(path)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise VictimError(f"{path}: {error}") from error
     keras = import_tensorflow().keras
     try:
         return keras.saving.load_model(path, safe_mode=True, compile=False)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mifsim.cache import cache_dir, digest, whole_file
 from mifsim.data.base import DataSet, Part
 from mifsim.errors import VictimError
+from mifsim.limits import MAX_ARCHIVE_BYTES, read_plain
 from mifsim.victims.config import VictimConfig
 
 if TYPE_CHECKING:
@@ -163,9 +164,11 @@ def _trained(
 def _own_file(data: DataSet, path: Path, config: VictimConfig) -> Victim:
     """Check the user's file, once for each content of it and of the data."""
     try:
-        content = path.read_bytes()
+        content = read_plain(path, MAX_ARCHIVE_BYTES)
     except OSError as error:
         raise VictimError(f"victim.file = {path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise VictimError(f"victim.file = {path}: {error}") from error
     fingerprint = hashlib.sha256(content).hexdigest()[:16]
     key = digest("own file", fingerprint, path.suffix, data.fingerprint, config.output, _versions())
     record = cache_dir() / "models" / f"own-{key}.json"

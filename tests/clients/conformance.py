@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tomli_w
 
-from mifsim.clients import Attacker, Client, Image, World
+from mifsim.clients import Attacker, Client, Image, Knowledge, World
 
 from .fake_world import StrictPool, converse, small_world
 
@@ -71,14 +71,15 @@ class ClientConformance:
             assert query.image.tobytes() == sent
             assert query.guess is None or query.guess.tobytes() == held
 
-    @pytest.mark.parametrize("refuse_at", [1, 2])
+    @pytest.mark.parametrize("refuse_at", [1, 2, 7, 30])
     def test_a_refusal_ends_it_unless_it_is_closed_loop(self, client: Client, world: World, refuse_at: int) -> None:
         transcript = converse(client, world, np.random.default_rng(1), refuse_at=refuse_at)
         if client.closed_loop:
-            assert len(transcript.queries) >= refuse_at
+            assert len(transcript.queries) >= refuse_at or transcript.ended
         else:
             assert transcript.ended
-            assert len(transcript.queries) == refuse_at
+            assert len(transcript.queries) <= refuse_at  # fewer where it was done before
+            assert transcript.queries
 
     def test_every_field_is_documented(self, client: Client) -> None:
         assert type(client).__doc__ != Client.__doc__
@@ -96,18 +97,45 @@ class ClientConformance:
 class AttackerConformance(ClientConformance):
     """What holds of attackers besides."""
 
+    def test_states_what_the_server_sees(self, client: Client) -> None:
+        assert isinstance(client, Attacker)
+        assert 0 < len(client.sends) <= 80
+        assert not client.sends.endswith(".")
+
     def test_returns_its_reconstruction(self, client: Client, world: World) -> None:
-        returned = converse(client, world, np.random.default_rng(1), refuse_at=5).returned
-        assert returned is not None
-        assert_is_image(returned, world.shape)
+        for refuse_at in (1, 5, 30):
+            returned = converse(client, world, np.random.default_rng(1), refuse_at=refuse_at).returned
+            assert returned is not None
+            assert_is_image(returned, world.shape)
+
+    def test_who_needs_the_label_reads_nothing_else(self, client: Client, world: World) -> None:
+        if client.needs is not Knowledge.LABEL:
+            pytest.skip("needs more")
+        streams = [
+            converse(client, world, np.random.default_rng(1), queries=60, knows=knows).sent
+            for knows in (Knowledge.LABEL, Knowledge.CONFIDENCE)
+        ]
+        assert streams[0] == streams[1]
+
+    def test_without_a_target_it_is_an_error(self, client: Client, world: World) -> None:
+        with pytest.raises(ValueError, match=r"world\.target"):
+            next(client.run(replace(world, target=None), np.random.default_rng(1)))
+
+    @pytest.mark.parametrize("shown", [Knowledge.TOP_K, Knowledge.LABEL])
+    def test_a_confidence_withheld_is_no_error(self, client: Client, world: World, shown: Knowledge) -> None:
+        transcript = converse(client, world, np.random.default_rng(1), knows=min(shown, client.needs))
+        for query in transcript.queries:
+            assert_is_image(query.image, world.shape)
+            assert_is_image(query.held, world.shape)
 
     def test_holds_images_and_asks_only_for_its_target(self, client: Client, world: World) -> None:
+        assert isinstance(client, Attacker)
         for target in range(world.classes):
             attack = replace(world, target=target)
             transcript = converse(client, attack, np.random.default_rng(1), queries=15)
             assert transcript.queries
             for query in transcript.queries:
-                assert query.gradient_of in (None, target)
+                assert query.gradient_of in ((None, target) if client.white_box else (None,))
                 if query.guess is not None:
                     assert_is_image(query.guess, world.shape)
 

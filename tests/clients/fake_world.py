@@ -101,12 +101,16 @@ def converse(
     *,
     queries: int = 40,
     refuse_at: int | None = None,
+    knows: Knowledge | None = None,
 ) -> Transcript:
-    """Run a client against the linear model, for so many queries at most; number `refuse_at` is refused."""
+    """Run a client against the linear model, for so many queries at most; number `refuse_at` is refused.
+
+    It is answered with what it needs, or with what it `knows`.
+    """
     model = SoftmaxLinear(world.shape, world.classes)
     transcript = Transcript()
     running = client.run(world, rng)
-    needs = getattr(client, "client", client).needs
+    needs = getattr(client, "client", client).needs if knows is None else knows
     try:
         query = next(running)
         while True:

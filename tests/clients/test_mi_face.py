@@ -46,6 +46,19 @@ def test_follows_algorithm_1_on_a_model_whose_gradient_is_known() -> None:
     assert model.confidence(x)[2] > 0.95
 
 
+def test_a_unit_step_has_its_length_whatever_the_gradients() -> None:
+    rise = np.full(SHAPE, 1e-9, np.float32)
+    queries, _ = play(MIFace(steps="unit", step=0.6, beta=0, gamma=0.0), [answer(0.5, rise), answer(0.5)] * 2)
+    lengths = [float(np.linalg.norm(b.image - a.image)) for a, b in pairwise(queries)]
+    assert lengths == pytest.approx([0.6, 0, 0.6, 0], abs=1e-6)
+
+
+def test_it_can_start_from_the_mean_auxiliary_image() -> None:
+    queries, _ = play(MIFace(start="mean"), [])
+    mean = (WORLD.pool.image(0) + WORLD.pool.image(1)) / 2
+    np.testing.assert_allclose(queries[0].image, mean, atol=1e-6)
+
+
 def test_sends_x_0_and_then_alpha_steps() -> None:
     queries, returned = play(MIFace(alpha=4), [answer(0.1 * k) for k in range(1, 6)])
     assert len(queries) == 5
@@ -150,6 +163,8 @@ def test_an_attacker_without_a_target_is_an_error() -> None:
 
 
 CHANGES = {
+    "start": "mean",
+    "steps": "unit",
     "step": 0.3,
     "alpha": 3,
     "beta": 1,

@@ -10,7 +10,9 @@ from mifsim.errors import UserError
 
 
 def test_names_are_split_by_role() -> None:
-    assert set(names("attacker")) == {"mi-face"}
+    assert set(names("attacker")) == {
+        "mi-face", "mi-face-numeric", "nes", "spsa", "brep", "genetic", "inversion-network", "error-rate",
+    }  # fmt: skip
     assert set(names("user")) == {
         "independent", "one-class", "retries", "bursts", "re-uploads", "video", "augmentation", "kiosk", "borders",
         "long-sessions", "mixture", "log",

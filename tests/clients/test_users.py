@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import groupby, pairwise, permutations
+from itertools import groupby, islice, pairwise, permutations
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from mifsim.clients.users.mixture import Mixture
 from mifsim.clients.users.one_class import OneClass
 from mifsim.clients.users.retries import Retries
 from mifsim.clients.users.reuploads import ReUploads
-from mifsim.clients.users.stream import ImageStream
+from mifsim.clients.users.stream import ImageStream, shuffled
 from mifsim.clients.users.video import Video
 
 from .fake_world import StrictPool, converse
@@ -211,3 +211,18 @@ def test_every_setting_has_an_effect(kind: type[User], field: str) -> None:
     changed = kind.model_validate({**base.model_dump(mode="json"), field: CHANGES[kind][field]})
     streams = [[image.tobytes() for image in sent(user)] for user in (base, changed)]
     assert streams[0] != streams[1]
+
+
+@pytest.mark.parametrize("count", [1, 50, 4096, 4097, 5000])  # shuffled at once, and drawn lazily
+def test_a_shuffle_takes_each_item_once_and_then_the_same_order_again(count: int) -> None:
+    items = np.arange(count) * 3
+    order = list(islice(shuffled(items, np.random.default_rng(7)), 2 * count))
+    assert sorted(order[:count]) == items.tolist()
+    assert order[count:] == order[:count]
+
+
+@pytest.mark.parametrize("count", [6, 6000])
+def test_every_item_is_as_likely_to_come_first(count: int) -> None:
+    firsts = [next(shuffled(np.arange(count), np.random.default_rng(seed))) for seed in range(3000)]
+    sixths = np.bincount(np.array(firsts) * 6 // count, minlength=6)
+    assert chisquare(sixths).pvalue > 1e-4

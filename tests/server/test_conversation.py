@@ -10,6 +10,7 @@ from mifsim.clients import Answer, Query, Refusal
 from mifsim.clients.protocol import Conversation as Talk
 from mifsim.defense import FilterConfig, QueryFilter
 from mifsim.leakage import Snapshots
+from mifsim.leakage_run import decode
 from mifsim.server.conversation import Conversation, SessionRow
 from mifsim.server.session import Session
 from mifsim.server.tickets import Ticket
@@ -113,3 +114,16 @@ def test_every_session_begins_with_what_the_attacker_holds() -> None:
     assert second.snapshots is not None
     assert [query for query, _, _ in first.snapshots.as_png()] == [0, 1]
     assert [query for query, _, _ in second.snapshots.as_png()] == [0, 1]
+
+
+def test_what_a_refused_attacker_makes_of_its_answers_is_what_it_held_last() -> None:
+    def talk() -> Talk:
+        yield Query(image(0.1), guess=image(0.2))
+        reply = yield Query(image(0.1), guess=image(0.4))
+        assert isinstance(reply, Refusal)
+        return image(1.0)
+
+    (row,) = converse(talk(), closed_loop=False)
+    assert row.snapshots is not None
+    kept = {query: decode(png)[0, 0] for query, _, png in row.snapshots.as_png()}
+    assert kept == {0: np.float32(51 / 255), 1: 1.0}

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from mifsim.clients import names
 from mifsim.errors import StudyError
 from mifsim.study import Study, shipped_studies
+from mifsim.study.populations import client_name
 
 SMALL = """
 name = "small"
@@ -74,7 +76,7 @@ def test_every_shipped_study_loads_and_survives_a_round_trip(name: str, tmp_path
         ("[server]\ntransport = 'jpeg-0'", ["server.transport", "'jpeg-0'", "jpeg-Q"]),
         ("[server]\nresponse = 'top'", ["server.response", "'top'", "label"]),
         ("[server]\nbatch_size = 'many'", ["server.batch_size", "'many'", "integer"]),
-        ("[server]\nhosts = 0", ["server.hosts", "0"]),
+        ("[server]\nhosts = 0", ['server.hosts = 0: must be "auto" or a whole number of at least 1']),
         ("[sever]\nhosts = 1", ["sever", "did you mean 'server'"]),
         ("[[attacks]]\nattack = 'mi-fce'\nname='b'", ["attacks.1", "mi-fce", "mi-face"]),
         ("[[attacks]]\nattack = 'retries'\nname='b'", ["attacks.1", "retries", "no attacker"]),
@@ -139,3 +141,23 @@ def test_the_fingerprint_ignores_how_work_is_spread_and_nothing_else(tmp_path: P
     assert Study.load(path, ["server.hosts=4", "server.sessions_per_host=1"]).fingerprint == base
     for change in ("seed=4", "server.transport=uint8", "users.0.length=6", "filters.0.l_sp=5"):
         assert Study.load(path, [change]).fingerprint != base
+
+
+def test_the_study_of_attacks_has_every_attack_there_is_undefended() -> None:
+    study = Study.load("attacks-digits")
+    assert {client_name(attacks.client) for attacks in study.attacks} == set(names("attacker"))
+    assert [item.config for item in study.filters] == [None]
+    assert study.undefended() == study
+
+
+def test_an_undefended_study_keeps_the_attacks_alone() -> None:
+    study = Study.load("matrix-digits").undefended()
+    assert [attacks.name for attacks in study.attacks] == ["mi-face"]
+    assert [(item.name, item.config) for item in study.filters] == [("no filter", None)]
+    assert not study.users
+
+
+def test_a_study_without_attacks_has_nothing_to_measure() -> None:
+    plain = {"name": "honest", "users": [{"user": "independent"}]}
+    with pytest.raises(StudyError, match="attacks: is missing"):
+        Study.parse(plain).undefended()

@@ -1,3 +1,5 @@
+import json
+import os
 import zipfile
 
 import numpy as np
@@ -99,6 +101,29 @@ def test_python_code_in_a_file_is_not_run(keras, tmp_path):
     with pytest.raises(VictimError, match=r"holds Python code .such as a Lambda layer., which is not run"):
         load_victim(path, GREY, CLASSES)
     assert not witness.exists()
+
+
+def test_a_model_cannot_name_functions_outside_of_keras(keras, tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(os, "system", called.append)
+    model = keras.Sequential([keras.layers.Input((*GREY, 1)), keras.layers.Flatten(), keras.layers.Dense(CLASSES)])
+    path = save(model, tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    flatten = config["config"]["layers"][1]
+    assert flatten["class_name"] == "Flatten"
+    config["config"]["layers"][1] = {
+        "module": "os", "class_name": "function", "config": "system", "registered_name": "system",
+        "build_config": flatten.get("build_config"),
+    }  # fmt: skip
+    members["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(VictimError, match=r"own\.keras: "):
+        load_victim(path, GREY, CLASSES)
+    assert called == []
 
 
 def not_there(path):

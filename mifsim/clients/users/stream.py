@@ -45,15 +45,19 @@ class ImageStream(User):
         return None
 
 
+_SMALL = 4096
+"""Items: fewer are shuffled at once, which takes less time than drawing a session's images one by one."""
+
+
 def shuffled(items: npt.NDArray[np.int64], rng: np.random.Generator) -> Iterator[int]:
     """Yield the items in random order, each once, then the same order again and again.
 
     The same order, so that an item never comes back before all others have been: a fresh order could send one
     image twice running, which "distinct images" must not.
 
-    Drawn lazily: a session of 50 images out of 60,000 does not shuffle 60,000.
+    Many items are drawn lazily: a session of 50 images out of 60,000 does not shuffle 60,000.
     """
-    return cycle(_each_once(items, rng))
+    return cycle(rng.permutation(items).tolist() if len(items) <= _SMALL else _each_once(items, rng))
 
 
 def _each_once(items: npt.NDArray[np.int64], rng: np.random.Generator) -> Iterable[int]:

@@ -1,0 +1,171 @@
+"""A submitted job, on the cluster: its driver, ``python -m cluster.job``, in a folder with an order and a parcel.
+
+It checks that the cluster runs the same program and that all nodes see the run's folder, then runs the command as
+anyone would by hand on the head, and packs the run where the job API hands out files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.order import PARCEL_FILE, STUDY_FILE, Order, check_program
+from cluster.parcel import unpack
+from mifsim.errors import ClusterError, UserError
+from mifsim.progress import remark
+from mifsim.run_folder import read_facts, versions
+from mifsim.server.ray_backend import clearly, connect
+
+ANSWER_SECONDS = 120.0
+"""Within which each node says whether it sees the run's folder."""
+
+
+def main(folder: Path | None = None) -> None:
+    """Run the job in this process's working folder; ends with the exit code of the command."""
+    here = Path.cwd() if folder is None else folder
+    code: int | str | None
+    try:
+        order = Order.read(here)
+        for line in check_program(order, versions()):
+            remark(line)
+        with home_of(order) as home:
+            arguments = command_line(order, here, home)
+            logs = check_nodes(home)
+            code = run(arguments)
+            if order.bring and (path := home / order.run).is_dir():  # complete or not
+                pack_run(path, logs / order.archive)
+    except UserError as error:
+        print(f"mifsim: {error}", file=sys.stderr)
+        code = 2
+    except OSError as error:
+        print(f"mifsim: {error.filename or 'the file system'}: {error.strerror or error}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def home_of(order: Order) -> Iterator[Path]:
+    """Give the folder that the run lies in: the storage, or one of the job's own, which is gone afterwards.
+
+    Raises
+    ------
+    ClusterError
+        Where the storage is not there.
+    """
+    if order.storage is None:
+        # Not under a name that others could have made first.
+        with tempfile.TemporaryDirectory(prefix=f"{order.job}-", ignore_cleanup_errors=True) as own:
+            yield Path(own)
+    elif order.storage.is_dir():
+        yield order.storage
+    else:
+        raise ClusterError(f"--storage {order.storage}: is no folder on the cluster's head; mount or make it there")
+
+
+def command_line(order: Order, here: Path, home: Path) -> list[str]:
+    """Return the command that the order means, its parcel unpacked."""
+    run = home / order.run
+    if order.resume:
+        command = "tune" if "tuning" in read_facts(run) else order.command
+        return [command, "--resume", str(run), "--address", "auto"]
+    inputs = unpack(here / PARCEL_FILE, order.parcel, home / "inputs")
+    filters = [f"--filter={name}={inputs / file}" for name, file in order.filters]
+    return [order.command, str(inputs / STUDY_FILE), "--out", str(run), "--address", "auto", *filters]
+
+
+def check_nodes(home: Path) -> Path:
+    """Refuse a folder that a node of the cluster does not see: its sessions' rows would be lost.
+
+    Returns
+    -------
+    Path
+        The folder of this node from which the job API hands out files.
+
+    Raises
+    ------
+    ClusterError
+    """
+    handle, name = tempfile.mkstemp(prefix=".seen-", dir=home)
+    os.close(handle)
+    token = Path(name)
+    try:
+        token.write_text(token.name)
+        with clearly(), _connected():
+            ask = ray.remote(num_cpus=0, max_retries=0)(_sees)
+            asked = {
+                ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                    str(token)
+                ): node["NodeManagerAddress"]
+                for node in ray.nodes()
+                if node["Alive"]
+            }
+            answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
+            if silent:
+                raise ClusterError(f"node {asked[silent[0]]} does not answer within {ANSWER_SECONDS:.0f} s")
+            blind = sorted(asked[one] for one in answered if not ray.get(one))
+            session = ray.get_runtime_context()
+            logs: Path = Path(session.get_temp_dir()) / session.get_session_name() / "logs"
+    finally:
+        token.unlink(missing_ok=True)
+    if blind:
+        raise ClusterError(
+            f"{home}: node {', '.join(blind)} does not see this folder of the head; give --storage a folder that all "
+            "nodes see under the same path (a network file system)"
+        )
+    remark(f"{len(asked)} nodes see {home}")
+    return logs
+
+
+@contextlib.contextmanager
+def _connected() -> Iterator[None]:
+    # Ended before the command runs: it connects by itself, and its actors end with its own connection.
+    connect("auto")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _sees(token: str) -> bool:
+    try:
+        return Path(token).read_text() == Path(token).name
+    except OSError:
+        return False
+
+
+def run(arguments: list[str]) -> int | str | None:
+    """Run a command of mifsim; return its exit code."""
+    from mifsim.cli import main as mifsim
+
+    try:
+        mifsim(arguments)
+    except SystemExit as exit_:
+        return exit_.code
+    return 0
+
+
+def pack_run(path: Path, archive: Path) -> None:
+    """Write a run folder's whole files into an archive, which appears under its name when it is whole itself."""
+    part = archive.with_name(f".{archive.name}.part")
+    try:
+        with tarfile.open(part, "w:gz", compresslevel=1) as tar:
+            for file in sorted(path.rglob("*")):
+                name = file.relative_to(path)
+                if file.is_file() and not any(piece.startswith(".") for piece in name.parts):
+                    tar.add(file, name.as_posix(), recursive=False)
+        part.chmod(0o600)
+        part.replace(archive)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()

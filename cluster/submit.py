@@ -1,0 +1,219 @@
+"""`mifsim submit`: a study becomes a job on a Ray cluster, its log is followed, its run comes back."""
+
+from __future__ import annotations
+
+import sys
+import tarfile
+import tempfile
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from cluster.client import Cluster, check_address
+from cluster.order import ORDER_FILE, PARCEL_FILE, Command, Order, source_digest
+from cluster.parcel import Parcel, extract, pack
+from mifsim.errors import ClusterError, RunError
+from mifsim.progress import remark
+from mifsim.run_folder import check_free, default_path, versions
+from mifsim.study import Study
+
+ENTRYPOINT = "python -m cluster.job"
+"""The same for all jobs: nothing that a user writes becomes part of a command line."""
+
+MAX_RUN_BYTES = 64 * 2**30
+"""Of a run that comes back."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """The cluster and what becomes of the run.
+
+    Attributes
+    ----------
+    address : str
+        Of the job API.
+    plain : bool
+        Send the token unencrypted, should the address be another machine's http://.
+    storage : Path or None
+        A folder that all nodes see: the run stays there.
+    out : Path or None
+        Where to bring the run; None: ``runs/<study>-<time>`` if there is no storage, else nowhere.
+    wait : bool
+        Follow the job; else return as soon as it is submitted.
+    """
+
+    address: str
+    plain: bool = False
+    storage: Path | None = None
+    out: Path | None = None
+    wait: bool = True
+
+
+def submit(study: Study, command: Command, where: Where, filters: Sequence[tuple[str, Path]] = ()) -> int:
+    """Run a study on a cluster.
+
+    Parameters
+    ----------
+    study : Study
+    command : {"simulate", "tune", "matrix"}
+    where : Where
+    filters : sequence of (name, path)
+        Settings for a matrix.
+
+    Returns
+    -------
+    int
+        The exit code: the command's own where the job has ended, 0 where it is not waited for.
+
+    Raises
+    ------
+    UserError
+        Before anything is sent, where the address or what would travel cannot be used.
+    KeyboardInterrupt
+        The job goes on; how to come back to it was said.
+    """
+    address = check_address(where.address, where.plain)
+    storage = _absolute(where.storage)
+    out = where.out if where.out is not None or storage is not None else default_path(study)
+    if out is not None:
+        check_free(out)
+    parcel = pack(study, storage, [path for _, path in filters])
+    run = default_path(study).name
+    order = _order(
+        job=_new_id(run),
+        command=command,
+        storage=storage,
+        run=run if storage is None or out is None else out.name,
+        filters=tuple((name, f"filters/{number}.toml") for number, (name, _) in enumerate(filters)),
+        bring=out is not None,
+        parcel=parcel.digest,
+    )
+    return _send(order, parcel, address, where, out)
+
+
+def resume(run: Path, command: Command, where: Where) -> int:
+    """Go on with an interrupted run that lies on the cluster's storage; see `submit`."""
+    address = check_address(where.address, where.plain)
+    if not run.is_absolute():
+        raise RunError(f"--resume {run}: must be the run's whole path on the cluster, such as /shared/runs/{run.name}")
+    if where.out is not None:
+        check_free(where.out)
+    order = _order(
+        job=_new_id(run.name),
+        command=command,
+        storage=run.parent,
+        run=run.name,
+        resume=True,
+        bring=where.out is not None,
+    )
+    return _send(order, None, address, where, where.out)
+
+
+def attach(job: str, where: Where) -> int:
+    """Follow a job that was submitted before, from the start of its log; see `submit`."""
+    cluster = Cluster(check_address(where.address, where.plain))
+    brings = cluster.details(job).metadata or {}
+    if "mifsim_archive" not in brings:
+        raise RunError(f"--attach {job}: is no job of mifsim submit")
+    out = where.out
+    if out is None and brings["mifsim_archive"]:
+        out = Path("runs") / brings["mifsim_run"]
+    if out is not None:
+        check_free(out)
+    return _follow(cluster, job, where, out)
+
+
+def _order(**fields: Any) -> Order:
+    try:
+        return Order(source=source_digest(), versions=versions(), **fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RunError(
+            f"{first['loc'][0]} = {first['input']!r}: cannot be a run's name on a cluster (accepted: letters, digits, "
+            "space and . _ + -)"
+        ) from None
+
+
+def _send(order: Order, parcel: Parcel | None, address: str, where: Where, out: Path | None) -> int:
+    cluster = Cluster(address)
+    # All nodes share the cache: recordings that all hosts write to lie in it.
+    env = {} if order.storage is None else {"MIFSIM_CACHE_DIR": str(order.storage / "cache")}
+    metadata = {"mifsim_run": order.run, "mifsim_archive": order.archive if order.bring else ""}
+    with tempfile.TemporaryDirectory(prefix="mifsim-submit-") as folder:
+        Path(folder, ORDER_FILE).write_text(order.model_dump_json(indent=2))
+        if parcel is not None:
+            Path(folder, PARCEL_FILE).write_bytes(parcel.content)
+        cluster.submit(order.job, ENTRYPOINT, Path(folder), env, metadata)
+    size = 0 if parcel is None else len(parcel.content)
+    remark(f"submitted {order.job} ({size / 2**20:.1f} MiB) to {address}")
+    if not where.wait:
+        remark(f"follow it with: {_again(order.job, where, out)}")
+        return 0
+    return _follow(cluster, order.job, where, out)
+
+
+def _follow(cluster: Cluster, job: str, where: Where, out: Path | None) -> int:
+    try:
+        details = cluster.follow(job, _tell)
+    except (KeyboardInterrupt, ClusterError):
+        remark(f"the job goes on if the cluster does; come back to it with: {_again(job, where, out)}")
+        remark(f"stop it with: ray job stop --address {where.address} {job}")
+        raise
+    code = exit_code(details)
+    if out is not None:
+        _fetch(cluster, details, out)
+    if code:
+        remark(f"{job}: {details.status}: {str(details.message).splitlines()[0]}")
+    return code
+
+
+def exit_code(details: Any) -> int:
+    """Return the exit code for a job that has ended: its command's own; 1 where it was stopped or lost."""
+    if details.status == "SUCCEEDED":
+        return 0
+    code = details.driver_exit_code
+    return code if details.status == "FAILED" and isinstance(code, int) and 0 < code < 256 else 1
+
+
+def _fetch(cluster: Cluster, details: Any, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    name = (details.metadata or {}).get("mifsim_archive") or f"{details.submission_id}.tar.gz"
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=out.parent) as folder:
+        found = cluster.download(details.driver_node_id or "", name, Path(folder))
+        if found is None:
+            if details.status == "SUCCEEDED":
+                raise ClusterError(f"{details.submission_id}: has left no run that could be fetched")
+            return
+        try:
+            with tarfile.open(found, "r:gz") as tar:
+                extract(tar, name, out.parent, out, MAX_RUN_BYTES)
+        except (tarfile.TarError, EOFError) as error:
+            raise ClusterError(f"{name}: came back damaged: {error}") from None
+    remark(f"the run is in {out}")
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
+def _again(job: str, where: Where, out: Path | None) -> str:
+    words = ["mifsim submit --attach", job, "--address", where.address]
+    if out is not None:
+        words += ["--out", str(out)]
+    return " ".join(words + ["--plain-http"] * where.plain)
+
+
+def _new_id(run: str) -> str:
+    plain = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in run)
+    return f"mifsim-{plain[:80]}-{uuid.uuid4().hex[:8]}"
+
+
+def _absolute(storage: Path | None) -> Path | None:
+    if storage is not None and not storage.is_absolute():
+        raise RunError(f"--storage {storage}: must be an absolute path: the same on all nodes of the cluster")
+    return storage

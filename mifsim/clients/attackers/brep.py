@@ -1,0 +1,144 @@
+"""BREP-MI: label-only inversion that walks away from the boundary of the target's class.
+
+Kahla, Chen, Just and Jia, "Label-Only Model Inversion Attacks via Boundary Repulsion", CVPR 2022, Algorithm 1; in
+the latent space of an autoencoder or of principal components where the paper has a GAN's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from mifsim.clients.attackers.latent import fit_latent
+from mifsim.clients.protocol import Answer, Attacker, Conversation, Image, Knowledge, Query, Refusal, World
+
+Point = npt.NDArray[np.float64]
+
+
+class BREP(Attacker):
+    r"""Find a point of the class, then move it to where a larger and larger sphere around it is of the class.
+
+    ::
+
+        draw z from the prior until the label of G(z) is the target's
+        repeat:
+            u_1 … u_N uniform on the unit sphere; Φ_i = +1 where G(z + R u_i) is of the class, −1 elsewhere
+            where the mean of Φ is above `inside`: R ← growth · R
+            where any Φ_i is −1: z' = z − min(R/3, 3) · (mean of u_i over Φ_i = −1), and z ← z' if G(z') is of the class
+        return G(z)
+
+    The mean direction is short where points are outside on all sides: steps get shorter towards the middle. N + 1
+    queries a turn: the points of the sphere, one after another, and the new centre (none where all the points were
+    of the class: there is nothing to move away from). The centre is always of the class, as far as the model says.
+
+    In `pixels` a random sphere's points are the centre with noise on it, and a step is a mean of noise: the image that
+    it starts from gets worse. It is there to compare with.
+    """
+
+    needs: ClassVar[Knowledge] = Knowledge.LABEL
+    sends: ClassVar[str] = "points on a sphere around a latent centre, then the centre"
+
+    space: Literal["pca", "autoencoder", "pixels"] = Field(
+        "pca",
+        description="where it walks: a latent space of the auxiliary images, or the pixels themselves, from one of "
+        "those images",
+    )
+    size: int = Field(20, ge=1, le=1024, description="coordinates of the latent space")
+    points: int = Field(32, ge=2, le=4096, description="points on each sphere: the paper's N")
+    radius: float = Field(2.0, gt=0, allow_inf_nan=False, description="of the first sphere: the paper's R_0")
+    growth: float = Field(1.3, gt=1, le=10, description="factor by which the radius grows: the paper's γ")
+    inside: float = Field(
+        0.75, ge=-1, lt=1, description="mean of the points' labels (+1 of the class, -1 not) above which it grows"
+    )
+    step: float = Field(
+        3.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="times the mean direction, a step of the centre; a third of the radius, if less",
+    )
+    bound: float = Field(
+        3.0, gt=0, allow_inf_nan=False, description="latent coordinates are kept between -bound and bound"
+    )
+
+    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+        """Start one attack on the class ``world.target``; returns the image of the last centre."""
+        if world.target is None:
+            raise ValueError("an attacker needs a class to attack: world.target is None")
+        ground = self._ground(world)
+        while True:
+            z = ground.draw(rng)
+            held = ground.image(z)
+            reply = yield Query(held)
+            if isinstance(reply, Refusal):
+                return held
+            if reply.label == world.target:
+                break
+        radius = self.radius
+        while True:
+            away = rng.standard_normal((self.points, len(z)))
+            away /= np.linalg.norm(away, axis=1, keepdims=True)
+            outside = yield from _outside(ground.images(z + radius * away), held, world.target)
+            if outside is None:
+                return held
+            if 1 - 2 * outside.mean() > self.inside:
+                radius *= self.growth
+            if not outside.any():
+                continue
+            moved = ground.kept(z - min(radius / 3, self.step) * away[outside].mean(axis=0))
+            image = ground.image(moved)
+            reply = yield Query(image, guess=held)
+            if isinstance(reply, Refusal):
+                return held
+            if reply.label == world.target:
+                z, held = moved, image
+
+    def _ground(self, world: World) -> _Ground:
+        if self.space == "pixels":
+
+            def draw(rng: np.random.Generator) -> Point:
+                return world.pool.image(int(rng.integers(len(world.pool)))).ravel().astype(np.float64)
+
+            def decode(z: Point) -> npt.NDArray[np.float32]:
+                return z.astype(np.float32).reshape(-1, *world.shape)
+
+            return _Ground(draw, decode, 0.0, 1.0)
+        space = fit_latent(world.pool, world.shape, self.space, self.size)
+        return _Ground(lambda rng: space.sample(rng, 1)[0], space.decode, -self.bound, self.bound)
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """A space to walk in: where to start, what a point looks like, and how far it reaches."""
+
+    draw: Callable[[np.random.Generator], Point]
+    decode: Callable[[Point], npt.NDArray[np.float32]]
+    least: float
+    most: float
+
+    def kept(self, z: Point) -> Point:
+        return np.clip(z, self.least, self.most)
+
+    def images(self, z: Point) -> npt.NDArray[np.float32]:
+        return self.decode(self.kept(z))
+
+    def image(self, z: Point) -> Image:
+        image: Image = self.images(z[None])[0]
+        return image
+
+
+def _outside(
+    images: npt.NDArray[np.float32], held: Image, target: int
+) -> Generator[Query, Answer | Refusal, npt.NDArray[np.bool_] | None]:
+    """Ask for each image; return which are not of the class, None where the session has ended."""
+    outside = np.zeros(len(images), bool)
+    for number, image in enumerate(images):
+        reply = yield Query(image, guess=held)
+        if isinstance(reply, Refusal):
+            return None
+        outside[number] = reply.label != target
+    return outside

@@ -1,0 +1,96 @@
+"""Label-only inversion by error rate: how often noise changes the label stands in for the confidence.
+
+Zhu, Ye, Zhou, Liu and Zhou, "Label-Only Model Inversion Attacks: Attack With the Least Information", IEEE TIFS 2022
+(the defence's paper, reference 26); then the inversion network of Yang et al. (`inversion_network`).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from mifsim.clients.attackers.inversion import WeightedMean, near_one_hot, reconstruct
+from mifsim.clients.protocol import Attacker, Conversation, Image, Knowledge, Query, Refusal, World
+
+
+class ErrorRate(Attacker):
+    """Ask for noisy copies of auxiliary images, count their labels, and train an inversion network on the shares.
+
+    An image far from the class's boundary keeps its label under noise. For a linear model of two classes and Gaussian
+    noise the share of a label is Φ(margin / sd), its error rate Φ(-margin / sd): as good as the confidence itself.
+    The label counts, each with `prior` added so that none is 0, are the confidences that the network inverts.
+
+    While it asks it holds the mean of the images, weighted by the target's share (see `InversionNetwork`); in the end,
+    or when it is refused, it trains on the images whose copies were all answered and returns the network's image.
+    """
+
+    needs: ClassVar[Knowledge] = Knowledge.LABEL
+    sends: ClassVar[str] = "noisy copies of natural auxiliary images, one image after the other"
+
+    images: int = Field(100, ge=1, description="auxiliary images asked, at random; all, if there are no more")
+    draws: int = Field(10, ge=1, le=10_000, description="noisy copies of each")
+    noise: float = Field(
+        0.2, gt=0, le=10, description="standard deviation of the noise, in pixel values; copies are clipped to 0 to 1"
+    )
+    prior: float = Field(0.1, gt=0, le=100, description="added to the count of each label")
+    steps: int = Field(800, ge=1, le=100_000, description="batches of 50 images that the training takes")
+    certainty: float = Field(
+        0.99, gt=0, lt=1, description="confidence in the class in the answer that is inverted in the end"
+    )
+    top: int = Field(1, ge=1, description="highest shares of an answer that the network is given; the others are 0")
+    floor: float = Field(5.0, gt=0, le=100, description="logarithms of shares below -floor are taken for -floor")
+
+    @property
+    def expected_queries(self) -> float | None:
+        """One a copy, if the auxiliary set holds so many images."""
+        return float(self.images * self.draws)
+
+    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+        """Start one attack on the class ``world.target``; returns what the network makes of it."""
+        if world.target is None:
+            raise ValueError("an attacker needs a class to attack: world.target is None")
+        order = rng.permutation(len(world.pool))[: self.images]
+        mean = WeightedMean(world.pool.image(int(order[0])))
+        shares: dict[int, npt.NDArray[np.float64]] = {}
+        for index in order:
+            image = world.pool.image(int(index))
+            counts = np.zeros(world.classes, np.int64)
+            for _ in range(self.draws):
+                reply = yield Query(self._noisy(image, rng), guess=mean.image)
+                if isinstance(reply, Refusal):
+                    break
+                counts[reply.label] += 1
+            if counts.sum() < self.draws:
+                break
+            shares[int(index)] = label_shares(counts, self.prior)
+            mean.add(image, float(shares[int(index)][world.target]))
+        if not shares:
+            return mean.image
+        asked = sorted(shares)
+        return reconstruct(
+            [shares[index] for index in asked],
+            [world.pool.image(index) for index in asked],
+            near_one_hot(world.target, world.classes, self.certainty),
+            top=self.top,
+            floor=self.floor,
+            steps=self.steps,
+        )
+
+    def _noisy(self, image: Image, rng: np.random.Generator) -> Image:
+        noise = rng.standard_normal(image.shape, np.float32)
+        return np.clip(image + np.float32(self.noise) * noise, np.float32(0), np.float32(1))
+
+
+def label_shares(counts: npt.ArrayLike, prior: float) -> npt.NDArray[np.float64]:
+    """Return the share of each label among counts that had `prior` added: the mean of a Dirichlet posterior.
+
+    Examples
+    --------
+    >>> label_shares([8, 0], prior=1.0)
+    array([0.9, 0.1])
+    """
+    raised = np.asarray(counts, np.float64) + prior
+    return np.asarray(raised / raised.sum())

@@ -1,0 +1,117 @@
+"""A genetic search of a latent space for the images that the model is surest of.
+
+An, Tao, Xu, Liu, Shen, Yao, Xu and Zhang, "MIRROR: Model Inversion for Deep Learning Network with High Fidelity",
+NDSS 2022: its black-box attack, in the latent space of an autoencoder or of principal components instead of StyleGAN's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from mifsim.clients.attackers.latent import fit_latent
+from mifsim.clients.protocol import Answer, Attacker, Conversation, Image, Knowledge, Query, Refusal, World
+
+LEAST_CONFIDENCE = 1e-30
+"""Stands for one that is 0 or withheld."""
+
+
+class Genetic(Attacker):
+    r"""Breed latent points; how fit one is says the logarithm of the model's confidence in the target.
+
+    ::
+
+        draw `pool` points from the prior; the fittest `population` of them are the first generation
+        repeat:
+            the fittest is kept (the elite; its image is not asked again)
+            population − 1 times: two parents, drawn by the softmax of their fitness; of each coordinate, either
+                parent's; with probability `mutation`, plus N(0, `spread`²)
+        return the image of the fittest point ever asked
+
+    The softmax of logarithms is the confidences themselves, divided by their sum. A child in which nothing mutated
+    has one coordinate, drawn at random, that does: two of one blood would otherwise have children that are their
+    very image, and the attack would send the same queries again.
+    """
+
+    needs: ClassVar[Knowledge] = Knowledge.TOP_K
+    sends: ClassVar[str] = "samples of a latent prior, then children near the fittest"
+
+    space: Literal["autoencoder", "pca"] = Field(
+        "autoencoder", description="the latent space of the auxiliary images that is searched"
+    )
+    size: int = Field(20, ge=1, le=1024, description="its coordinates")
+    pool: int = Field(200, ge=2, le=100_000, description="points of the prior asked at the start")
+    population: int = Field(50, ge=2, le=100_000, description="points of a generation, the elite among them")
+    mutation: float = Field(0.1, ge=0, le=1, description="probability that a coordinate of a child mutates")
+    spread: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="standard deviation of a mutation; the prior's is 1"
+    )
+    bound: float = Field(
+        2.5, gt=0, allow_inf_nan=False, description="latent coordinates are kept between -bound and bound"
+    )
+    generations: int = Field(100, ge=0, description="generations bred after the first")
+
+    @model_validator(mode="after")
+    def _pool_holds_a_generation(self) -> Genetic:
+        if self.population > self.pool:
+            raise ValueError(
+                f"population = {self.population} are chosen from pool = {self.pool}; accepted: at most pool"
+            )
+        return self
+
+    @property
+    def expected_queries(self) -> float | None:
+        """The pool, and the children of all generations."""
+        return float(self.pool + self.generations * (self.population - 1))
+
+    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+        """Start one attack on the class ``world.target``; returns the image of the highest confidence."""
+        if world.target is None:
+            raise ValueError("an attacker needs a class to attack: world.target is None")
+        space = fit_latent(world.pool, world.shape, self.space, self.size)
+        held: Image | None = None
+        highest = -math.inf
+        elite: npt.NDArray[np.float64] = np.empty((0, space.size))
+        elite_fitness: npt.NDArray[np.float64] = np.empty(0)
+        asked = np.clip(space.sample(rng, self.pool), -self.bound, self.bound)
+        for _ in range(self.generations + 1):
+            fitness = np.empty(len(asked))
+            for number, image in enumerate(space.decode(asked)):
+                reply = yield Query(image, guess=held)
+                if isinstance(reply, Refusal):
+                    return image if held is None else held
+                fitness[number] = _fitness(reply, world.target)
+                if fitness[number] > highest:
+                    highest, held = float(fitness[number]), image
+            alive, fitness = np.concatenate([elite, asked]), np.concatenate([elite_fitness, fitness])
+            best = np.argsort(-fitness, kind="stable")[: self.population]
+            elite, elite_fitness = alive[best[:1]], fitness[best[:1]]
+            asked = self._children(alive[best], fitness[best], rng)
+        return held
+
+    def _children(
+        self, parents: npt.NDArray[np.float64], fitness: npt.NDArray[np.float64], rng: np.random.Generator
+    ) -> npt.NDArray[np.float64]:
+        shares = np.exp(fitness - fitness.max())
+        count, size = self.population - 1, parents.shape[1]
+        mothers, fathers = rng.choice(len(parents), (2, count), p=shares / shares.sum())
+        children = np.where(rng.random((count, size)) < 0.5, parents[mothers], parents[fathers])
+        mutated = rng.random((count, size)) < self.mutation
+        one = rng.integers(size, size=count)
+        unchanged = np.flatnonzero(~mutated.any(axis=1))
+        mutated[unchanged, one[unchanged]] = True
+        children += mutated * rng.normal(0, self.spread, (count, size))
+        # Folded, not clipped: at the bound, children that are clipped would be copies of one another.
+        beyond = np.maximum(np.abs(children) - self.bound, 0)
+        folded: npt.NDArray[np.float64] = children - 2 * np.sign(children) * beyond
+        return np.clip(folded, -self.bound, self.bound)
+
+
+def _fitness(answer: Answer, target: int) -> float:
+    """Return the logarithm of the confidence in the target; one that is withheld counts as none."""
+    confidence = math.nan if answer.confidence is None else float(answer.confidence[target])
+    return math.log(LEAST_CONFIDENCE if math.isnan(confidence) else max(confidence, LEAST_CONFIDENCE))

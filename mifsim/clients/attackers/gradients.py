@@ -1,0 +1,63 @@
+"""Gradients from values alone: finite differences along coordinates, and antithetic pairs along random directions.
+
+A value that the server withheld is NaN; what it would have told counts as nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+def forward_differences(ahead: Floats, here: float, width: float) -> Floats:
+    """Return (f(x + h e_i) − f(x)) / h for every i: the partial derivatives, with an error of order h.
+
+    Parameters
+    ----------
+    ahead : ndarray, shape (n,)
+        Values at x + h e_i.
+    here : float
+        The value at x.
+    width : float
+        h.
+    """
+    return _known((ahead - here) / width)
+
+
+def central_differences(ahead: Floats, behind: Floats, width: float) -> Floats:
+    """Return (f(x + h e_i) − f(x − h e_i)) / 2h for every i, with an error of order h²; see `forward_differences`."""
+    return _known((ahead - behind) / (2 * width))
+
+
+def antithetic(ahead: Floats, behind: Floats, directions: Floats, width: float) -> Floats:
+    """Return the mean of (f(x + s u) − f(x − s u)) u / 2s over directions u.
+
+    For directions with mean uuᵀ = I (standard normal: NES; signs: SPSA, where 1 / u = u) its expectation on a linear
+    function is the gradient; in general it is that of f smoothed by s u, up to terms of order s².
+
+    Parameters
+    ----------
+    ahead, behind : ndarray, shape (n,)
+        Values at x + s u and x − s u.
+    directions : ndarray, shape (n, size)
+        The u.
+    width : float
+        s.
+
+    Returns
+    -------
+    ndarray, shape (size,)
+    """
+    return np.asarray(_known((ahead - behind) / (2 * width)) @ directions / len(directions))
+
+
+def unit(gradient: Floats) -> Floats:
+    """Return a gradient's direction; zeros where it has none."""
+    length = float(np.linalg.norm(gradient))
+    return gradient / length if length else gradient
+
+
+def _known(slopes: Floats) -> Floats:
+    return np.where(np.isnan(slopes), 0.0, slopes)

@@ -1,0 +1,213 @@
+"""The small networks that attackers train on auxiliary images, the same way in every process of a machine.
+
+Keras is imported when a network is built. Nothing here draws from a global generator: weights come from seeded
+initialisers, the order of the images from a generator of the fit's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.victims.architectures import Model, input_shape
+from mifsim.victims.engine import FixedBatch
+from mifsim.victims.tensorflow import import_tensorflow
+
+Floats = npt.NDArray[np.float32]
+
+WIDTHS = (16, 32, 64, 64)
+"""Channels after each halving of the sides, as long as they are longer than `COARSEST`."""
+COARSEST = 8
+
+
+def halvings(shape: tuple[int, ...]) -> int:
+    """Return how often the sides of an image are halved: until the longer is at most `COARSEST`, or four times."""
+    side, count = max(shape[:2]), 0
+    while side > COARSEST and count < len(WIDTHS):
+        side, count = -(-side // 2), count + 1
+    return count
+
+
+def encoder(shape: tuple[int, ...], size: int, seed: int) -> Model:
+    """Build a network from images to `size` numbers: strided convolutions and a linear layer."""
+    keras = import_tensorflow().keras
+    layers, draw = keras.layers, _initialisers(seed)
+    x = inputs = layers.Input(input_shape(shape))
+    for width in WIDTHS[: halvings(shape)]:
+        x = layers.Conv2D(width, 3, strides=2, padding="same", activation="relu", kernel_initializer=draw())(x)
+    return keras.Model(inputs, layers.Dense(size, kernel_initializer=draw())(layers.Flatten()(x)))
+
+
+def decoder(shape: tuple[int, ...], size: int, seed: int) -> Model:
+    """Build a network from `size` numbers to images in [0, 1]: a dense layer and transposed convolutions."""
+    keras = import_tensorflow().keras
+    layers, draw = keras.layers, _initialisers(seed)
+    height, width, channels = input_shape(shape)
+    widths = WIDTHS[: halvings(shape)]
+    scale = 2 ** len(widths)
+    rows, columns = -(-height // scale), -(-width // scale)
+    deep = widths[-1] if widths else WIDTHS[0]
+    x = inputs = layers.Input((size,))
+    x = layers.Dense(rows * columns * deep, activation="relu", kernel_initializer=draw())(x)
+    x = layers.Reshape((rows, columns, deep))(x)
+    for wide in widths[-2::-1]:
+        x = layers.Conv2DTranspose(wide, 4, strides=2, padding="same", activation="relu", kernel_initializer=draw())(x)
+    x = layers.Conv2DTranspose(
+        channels, 4, strides=2 if widths else 1, padding="same", activation="sigmoid", kernel_initializer=draw()
+    )(x)
+    x = layers.Cropping2D(((0, rows * scale - height), (0, columns * scale - width)))(x)
+    return keras.Model(inputs, x)
+
+
+def descend(
+    loss: Callable[..., Any],
+    variables: Sequence[Any],
+    arrays: Sequence[Floats],
+    *,
+    steps: int,
+    batch: int,
+    rate: float,
+    seed: int,
+) -> None:
+    """Minimise a loss over batches of some arrays by Adam, whose rate falls along a cosine to 0.
+
+    Parameters
+    ----------
+    loss : callable
+        From one batch of each array to a scalar.
+    variables : sequence
+        What is trained.
+    arrays : sequence of ndarray
+        With the same number of rows.
+    steps : int
+        Batches. They are drawn without replacement until less than a batch is left, then from all rows again.
+    batch : int
+        Rows at a time: at most all.
+    rate : float
+        Adam's, at the start.
+    seed : int
+        Of the order of the rows.
+    """
+    tf, keras = import_tensorflow()
+    count = len(arrays[0])
+    batch = min(batch, count)
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
+    optimizer.build(list(variables))
+
+    @tf.function(input_signature=[tf.TensorSpec((batch, *array.shape[1:]), np.float32) for array in arrays])  # type: ignore[untyped-decorator]
+    def step(*rows: Any) -> None:
+        with tf.GradientTape() as tape:
+            value = loss(*rows)
+        optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
+
+    rng = np.random.default_rng(seed)
+    order, start = rng.permutation(count), 0
+    for _ in range(steps):
+        if start + batch > count:
+            order, start = rng.permutation(count), 0
+        step(*(tf.constant(array[order[start : start + batch]]) for array in arrays))
+        start += batch
+
+
+class Autoencoder:
+    """A convolutional autoencoder with a narrow code: mean squared error, and a light pull of the codes to 0."""
+
+    STEPS = 600
+    BATCH = 50
+    RATE = 3e-3
+    PULL = 1e-3
+
+    def __init__(self, encoding: Model, decoding: Model) -> None:
+        size = decoding.inputs[0].shape[1]
+        self._encode = _batched(encoding, 32, tuple(encoding.inputs[0].shape[1:]))
+        self._decode = _batched(decoding, 32, (size,))
+
+    @classmethod
+    def fit(cls, images: Floats, size: int, seed: int) -> Autoencoder:
+        """Train one on images (n, H, W) or (n, H, W, 3), for `STEPS` batches."""
+        tf = import_tensorflow().tf
+        shape = images.shape[1:]
+        encoding, decoding = encoder(shape, size, seed), decoder(shape, size, seed + 1)
+
+        def loss(rows: Any) -> Any:
+            codes = encoding(rows, training=True)
+            missed = tf.reduce_mean((decoding(codes, training=True) - rows) ** 2)
+            return missed + cls.PULL * tf.reduce_mean(codes**2)
+
+        descend(
+            loss,
+            [*encoding.trainable_variables, *decoding.trainable_variables],
+            [images.reshape(-1, *input_shape(shape))],
+            steps=cls.STEPS,
+            batch=cls.BATCH,
+            rate=cls.RATE,
+            seed=seed,
+        )
+        return cls(encoding, decoding)
+
+    def encode(self, images: Floats) -> Floats:
+        """Return codes, shape (n, size)."""
+        rows = images if images.ndim == 4 else images[..., None]
+        return self._encode(rows)[0]
+
+    def decode(self, codes: Floats) -> Floats:
+        """Return images, shape (n, H, W, channels)."""
+        return self._decode(codes)[0]
+
+
+class Inverter:
+    """A decoder trained to give back, for each answer, the image that was answered so."""
+
+    BATCH = 50
+    RATE = 3e-3
+
+    def __init__(self, decoding: Model) -> None:
+        self._decode = _batched(decoding, 1, tuple(decoding.inputs[0].shape[1:]))
+
+    @classmethod
+    def fit(cls, inputs: Floats, images: Floats, steps: int, seed: int) -> Inverter:
+        """Train one.
+
+        Parameters
+        ----------
+        inputs : ndarray of float32, shape (n, size)
+        images : ndarray of float32, shape (n, H, W) or (n, H, W, 3)
+        steps : int
+            Batches of `BATCH`.
+        seed : int
+        """
+        tf = import_tensorflow().tf
+        shape = images.shape[1:]
+        decoding = decoder(shape, inputs.shape[1], seed)
+
+        def loss(given: Any, wanted: Any) -> Any:
+            return tf.reduce_mean((decoding(given, training=True) - wanted) ** 2)
+
+        descend(
+            loss,
+            decoding.trainable_variables,
+            [inputs, images.reshape(-1, *input_shape(shape))],
+            steps=steps,
+            batch=cls.BATCH,
+            rate=cls.RATE,
+            seed=seed,
+        )
+        return cls(decoding)
+
+    def invert(self, inputs: Floats) -> Floats:
+        """Return images, shape (n, H, W, channels)."""
+        return self._decode(inputs)[0]
+
+
+def _batched(model: Model, batch: int, row: tuple[int, ...]) -> FixedBatch:
+    return FixedBatch(lambda rows: (model(rows, training=False),), batch, [(row, np.float32)])
+
+
+def _initialisers(seed: int) -> Callable[[], Any]:
+    """Return a source of initialisers, each with a seed of its own that follows from `seed`."""
+    keras = import_tensorflow().keras
+    rng = np.random.default_rng(seed)
+    return lambda: keras.initializers.GlorotUniform(seed=int(rng.integers(2**31)))

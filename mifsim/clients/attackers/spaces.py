@@ -1,0 +1,159 @@
+"""Search spaces: what the coordinates of an attacker's steps are, from single pixels to a learned latent space.
+
+All start at the middle of the auxiliary images and measure their coordinates in standard deviations of those images,
+so that one length of step, one width of probing and one weight of the prior serve them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.clients.attackers.bases import Rows, block_basis, dct_basis
+from mifsim.clients.attackers.latent import LatentSpace, auxiliary_images, fit_latent
+from mifsim.clients.protocol import Image, ImagePool
+
+Floats = npt.NDArray[np.float64]
+Images = npt.NDArray[np.float32]
+
+SpaceName = Literal["dct", "block", "pixel", "pca", "autoencoder"]
+SPACE_HELP = "what a step's coordinates are: dct and block patterns, single pixels, or latents of auxiliary images"
+COORDINATES_HELP = "how many at most; auto: 64 a channel (dct, block), 20 (pca, autoencoder); all pixels in any case"
+
+
+class SearchSpace(Protocol):
+    """Points that stand for images, and moves along coordinates."""
+
+    @property
+    def size(self) -> int:
+        """Coordinates of a move."""
+
+    @property
+    def start(self) -> Floats:
+        """Where a search begins, shape (d,): the point of the most probable image."""
+
+    def moved(self, point: Floats, by: Floats) -> Floats:
+        """Return the points (n, d) that moves `by` (n, size), in standard deviations, lead to from one point (d,)."""
+
+    def images(self, points: Floats) -> Images:
+        """Return the images (n, H, W) or (n, H, W, 3) that points (n, d) stand for."""
+
+    def log_prior(self, points: Floats) -> Floats:
+        """Return, shape (n,), −|z|²/2 of each point (n, d): the log density of N(0, I), but for a constant."""
+
+
+def search_space(
+    name: SpaceName, pool: ImagePool, shape: tuple[int, ...], coordinates: int | Literal["auto"]
+) -> SearchSpace:
+    """Return a search space over the images of a shape.
+
+    Parameters
+    ----------
+    name : {"dct", "block", "pixel", "pca", "autoencoder"}
+    pool : ImagePool
+        Auxiliary images.
+    shape : tuple of int
+    coordinates : int or "auto"
+        See `COORDINATES_HELP`.
+    """
+    if name in ("pca", "autoencoder"):
+        return LatentSearch(fit_latent(pool, shape, name, 20 if coordinates == "auto" else coordinates))
+    channels = 1 if len(shape) == 2 else shape[2]
+    most = 64 * channels if coordinates == "auto" else coordinates
+    rows = {"dct": dct_basis, "block": block_basis}[name](shape, most) if name != "pixel" else None
+    return PixelSearch.around(auxiliary_images(pool, shape), rows)
+
+
+def image_of(space: SearchSpace, point: Floats) -> Image:
+    """Return the image of one point (d,)."""
+    image: Image = space.images(point[None])[0]
+    return image
+
+
+@dataclass(frozen=True)
+class LatentSearch:
+    """A latent space; a point is its latents, which no move clips."""
+
+    latent: LatentSpace
+
+    @property
+    def size(self) -> int:
+        """Latents."""
+        return self.latent.size
+
+    @property
+    def start(self) -> Floats:
+        """The origin."""
+        return np.zeros(self.size)
+
+    def moved(self, point: Floats, by: Floats) -> Floats:
+        """See `SearchSpace.moved`."""
+        return point + by
+
+    def images(self, points: Floats) -> Images:
+        """See `SearchSpace.images`."""
+        return self.latent.decode(points)
+
+    def log_prior(self, points: Floats) -> Floats:
+        """See `SearchSpace.log_prior`."""
+        return np.asarray(-0.5 * (points**2).sum(axis=1))
+
+
+@dataclass(frozen=True)
+class PixelSearch:
+    """Images themselves, moved along the rows of an orthonormal basis and clipped to [0, 1]; a point is its pixels.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    mean : ndarray, shape (pixels,)
+        Of the auxiliary images: where a search starts.
+    deviation : float
+        Root mean square of the auxiliary images' standard deviations along the rows: the unit of a move.
+    rows : ndarray, shape (size, pixels), or None
+        None: every pixel is a coordinate.
+    """
+
+    shape: tuple[int, ...]
+    mean: Floats
+    deviation: float
+    rows: Rows | None
+
+    @classmethod
+    def around(cls, images: Images, rows: Rows | None) -> PixelSearch:
+        """Return the space around some images, shape (n, H, W) or (n, H, W, 3)."""
+        pixels = images.reshape(len(images), -1).astype(np.float64)
+        mean = pixels.mean(axis=0)
+        along = pixels - mean if rows is None else (pixels - mean) @ rows.T
+        deviation = float(np.sqrt((along**2).mean()))
+        if not deviation:
+            raise ValueError(f"{len(images)} auxiliary images, all alike: they give no unit to move by")
+        return cls(images.shape[1:], mean, deviation, rows)
+
+    @property
+    def size(self) -> int:
+        """Rows of the basis."""
+        return len(self.mean) if self.rows is None else len(self.rows)
+
+    @property
+    def start(self) -> Floats:
+        """The mean auxiliary image."""
+        return self.mean
+
+    def moved(self, point: Floats, by: Floats) -> Floats:
+        """See `SearchSpace.moved`."""
+        change = self.deviation * (by if self.rows is None else by @ self.rows)
+        return np.clip(point + change, 0, 1)
+
+    def images(self, points: Floats) -> Images:
+        """See `SearchSpace.images`."""
+        return points.astype(np.float32).reshape(-1, *self.shape)
+
+    def log_prior(self, points: Floats) -> Floats:
+        """See `SearchSpace.log_prior`."""
+        away = points - self.mean
+        along = away if self.rows is None else away @ self.rows.T
+        return np.asarray(-0.5 * (along**2).sum(axis=1) / self.deviation**2)

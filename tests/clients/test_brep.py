@@ -1,0 +1,207 @@
+"""BREP on classes whose shape is known: a half-space and a ball of latent points that decode to themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from mifsim.clients import Answer, Query, Refusal, World
+from mifsim.clients.attackers import brep
+from mifsim.clients.attackers.brep import BREP
+from mifsim.clients.attackers.latent import LatentSpace
+
+from .fake_world import SoftmaxLinear, StrictPool, converse, small_world
+
+SHAPE = (4, 4)
+SIZE = 16
+SCALE = 20.0
+"""Latents from -10 to 10 are pixels from 0 to 1, and back."""
+
+
+def point(image: np.ndarray) -> np.ndarray:
+    return (image.ravel().astype(np.float64) - 0.5) * SCALE
+
+
+@pytest.fixture(autouse=True)
+def _latents_are_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = LatentSpace(SIZE, SHAPE, lambda z: z / SCALE + 0.5, lambda images: np.empty(0))
+    monkeypatch.setattr(brep, "fit_latent", lambda pool, shape, kind, size: plain)
+
+
+WORLD = World(SHAPE, 2, StrictPool.random(SHAPE, 2, each=10), target=1)
+
+
+def walk(
+    client: BREP, of_the_class: Callable[[np.ndarray], bool], queries: int, seed: int = 0
+) -> tuple[list[Query], list[bool]]:
+    """Answer so many queries; return them, and whether each was of the class."""
+    running = client.run(WORLD, np.random.default_rng(seed))
+    sent, inside = [next(running)], []
+    for _ in range(queries):
+        inside.append(of_the_class(point(sent[-1].image)))
+        sent.append(running.send(Answer(int(inside[-1]))))
+    return sent[:-1], inside
+
+
+def centres(sent: list[Query], inside: list[bool]) -> list[np.ndarray]:
+    """Return the distinct centres: what is held from the first point of the class on."""
+    first = inside.index(True)
+    found: list[np.ndarray] = []
+    for query in sent[first + 1 :]:
+        assert query.guess is not None
+        if not found or not np.array_equal(found[-1], query.guess):
+            found.append(query.guess)
+    return [point(image) for image in found]
+
+
+def half_space(z: np.ndarray) -> bool:
+    return bool(z[0] > 1.0)
+
+
+def ball(z: np.ndarray) -> bool:
+    return bool(np.linalg.norm(z - 1.0) < 4.5)  # around (1, …, 1)
+
+
+def test_draws_from_the_prior_until_a_label_is_the_targets() -> None:
+    sent, inside = walk(BREP(), lambda z: bool(z[0] > 1.0), 60)
+    first = inside.index(True)
+    assert first > 0
+    start = np.concatenate([point(query.image) for query in sent[: first + 1]])
+    assert abs(start.mean()) < 5 / np.sqrt(len(start))
+    assert start.std() == pytest.approx(1.0, abs=0.2)
+
+
+def test_walks_away_from_a_plane() -> None:
+    sent, inside = walk(BREP(radius=4.0, growth=1.0 + 1e-9, bound=9.0), half_space, 2000)
+    path = centres(sent, inside)
+    assert path[0][0] < 2.5
+    # Its points reach 4 away: from 5 on none is outside, and there is nothing more to walk away from. That a point is
+    # near the pole of a sphere in 16 dimensions is rare, so it slows down before.
+    assert 3.0 < path[-1][0] < 5.0 + 4 / 3
+    assert np.abs(path[-1][1:]).mean() < 2.5  # along the other axes nothing pushes it
+
+
+def test_walks_to_the_middle_of_a_ball() -> None:
+    sent, inside = walk(BREP(radius=3.0), ball, 4000)
+    path = np.array(centres(sent, inside))
+    away = np.linalg.norm(path - 1.0, axis=1)
+    assert away[-10:].mean() < 0.5 * away[0]
+
+
+@pytest.mark.parametrize("of_the_class", [half_space, ball])
+def test_the_centre_never_leaves_the_class(of_the_class: Callable[[np.ndarray], bool]) -> None:
+    for seed in range(5):
+        sent, inside = walk(BREP(), of_the_class, 500, seed)
+        if True in inside:
+            assert all(of_the_class(centre) for centre in centres(sent, inside)[:-1])
+
+
+def spheres(client: BREP, answers: Callable[[int, int], bool], turns: int) -> list[float]:
+    """Return the radius of each sphere, where `answers(turn, number)` says whether a point is of the class."""
+    running = client.run(WORLD, np.random.default_rng(3))
+    query = next(running)
+    centre = point(query.image)
+    query = running.send(Answer(1))
+    radii = []
+    for turn in range(turns):
+        radii.append(float(np.linalg.norm(point(query.image) - centre)))
+        inside = [answers(turn, number) for number in range(client.points)]
+        for one in inside:
+            query = running.send(Answer(int(one)))
+        if not all(inside):  # the new centre: refused, so that spheres stay around the first
+            query = running.send(Answer(0))
+    return radii
+
+
+@pytest.mark.parametrize(
+    ("inside", "grows"),
+    [(32, True), (29, True), (28, False), (26, False), (0, False)],  # of 32: a mean above 0.75 takes 29
+)
+def test_the_sphere_grows_where_enough_points_are_inside(inside: int, grows: bool) -> None:
+    client = BREP(radius=0.5, bound=10.0)
+    radii = spheres(client, lambda turn, number: number < inside, 4)
+    factor = 1.3 if grows else 1.0
+    np.testing.assert_allclose(radii, 0.5 * factor ** np.arange(4), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("radius", "step", "length"), [(0.9, 3.0, 0.3), (6.0, 3.0, 2.0), (6.0, 1.5, 1.5)])
+def test_a_step_is_a_third_of_the_radius_or_the_longest_against_those_outside(
+    radius: float, step: float, length: float
+) -> None:
+    client = BREP(radius=radius, step=step, bound=9.9)
+    running = client.run(WORLD, np.random.default_rng(1))
+    query = next(running)
+    centre = point(query.image)
+    outside = []
+    for number in range(33):
+        query = running.send(Answer(1 if number == 0 else int(number % 4 != 1)))
+        if number % 4 == 0 and number < 32:
+            outside.append((point(query.image) - centre) / radius)
+    moved = point(query.image) - centre
+    np.testing.assert_allclose(moved, -length * np.mean(outside, axis=0), atol=0.02)
+
+
+def test_the_centre_is_not_asked_where_all_points_are_inside() -> None:
+    sent, inside = walk(BREP(points=8), lambda z: True, 100)
+    assert all(inside)
+    guesses = {query.guess.tobytes() for query in sent[1:] if query.guess is not None}
+    assert guesses == {sent[0].image.tobytes()}
+
+
+def test_latents_stay_within_the_bound() -> None:
+    sent, _ = walk(BREP(bound=1.5, radius=5.0), half_space, 200)
+    assert max(np.abs(point(query.image)).max() for query in sent[1:]) <= 1.5 + 1e-5
+
+
+def test_a_refusal_in_the_midst_returns_the_last_centre() -> None:
+    for stop in (1, 2, 20, 34, 100):
+        transcript = converse(BREP(), WORLD, np.random.default_rng(0), queries=10**4, refuse_at=stop)
+        assert transcript.ended
+        assert transcript.returned is not None
+        if stop > 1:
+            assert transcript.held[-1] == transcript.returned.tobytes()
+
+
+def test_pixels_start_from_an_auxiliary_image_and_stay_pixels() -> None:
+    world = small_world((6, 5), 3)
+    assert isinstance(world.pool, StrictPool)
+    model = SoftmaxLinear(world.shape, world.classes)
+    world = replace(world, target=int(model.confidence(world.pool.image(0)).argmax()))
+    transcript = converse(BREP(space="pixels"), world, np.random.default_rng(0), queries=200)
+    assert isinstance(world.pool, StrictPool)
+    assert world.pool.index_of(transcript.queries[0].image) >= 0
+    distance = np.linalg.norm(transcript.queries[-1].image - transcript.queries[-1].held)
+    assert 0 < distance <= 2 * 1.3**10
+
+
+CHANGES = {"space": "pixels", "size": 5, "points": 3, "radius": 0.1, "growth": 2.0, "inside": -0.9, "step": 0.01,
+           "bound": 0.5}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", sorted(set(BREP.model_fields) - {"size"}))
+def test_every_setting_has_an_effect(field: str) -> None:
+    changed = BREP.model_validate({field: CHANGES[field]})
+    streams = [[query.image.tobytes() for query in walk(client, ball, 300, 1)[0]] for client in (BREP(), changed)]
+    assert streams[0] != streams[1]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("space", "gan"), ("size", 0), ("points", 1), ("radius", 0), ("growth", 1.0), ("inside", 1.0), ("step", 0),
+     ("bound", float("inf"))],
+)  # fmt: skip
+def test_wrong_settings_are_refused(field: str, value: Any) -> None:
+    with pytest.raises(ValidationError):
+        BREP.model_validate({field: value})
+
+
+def test_a_refusal_is_heeded_at_once() -> None:
+    running = BREP().run(WORLD, np.random.default_rng(0))
+    next(running)
+    with pytest.raises(StopIteration):
+        running.send(Refusal())

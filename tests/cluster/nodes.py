@@ -1,0 +1,285 @@
+"""Ray nodes on this machine, each a `ray start` of its own: on loopback, or each in a network namespace."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.processes import below, kill
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PATIENCE_SECONDS = 120.0
+STORE_BYTES = 200 * 2**20
+NETWORK = "10.211.7"
+"""Exists in the namespaces alone."""
+
+QUICK_TO_NOTICE = {
+    "RAY_health_check_initial_delay_ms": "0",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "4",
+}
+"""A dead node is noticed within some 5 seconds (Ray's own settings: some 20); a slow one still has Ray's own 10."""
+
+
+@dataclass
+class Node:
+    """One machine of a cluster.
+
+    Attributes
+    ----------
+    address : str
+        Its own, at which the others reach it.
+    prefix : list of str
+        Put before a command to run it on that machine.
+    home : Path
+        Of its user, with the token.
+    process : Popen or None
+        ``ray start --block``.
+    """
+
+    address: str
+    prefix: list[str]
+    home: Path
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def pids(self) -> list[int]:
+        """Return all of the node's processes."""
+        return [] if self.process is None else [self.process.pid, *below(self.process.pid)]
+
+    def end(self) -> None:
+        """End it at once: for the others it is gone from one moment to the next."""
+        kill(self.pids())
+        if self.process is not None:
+            self.process.wait()
+
+
+@dataclass
+class Cluster:
+    """A head and its workers.
+
+    Attributes
+    ----------
+    nodes : list of Node
+        The head first.
+    env : dict of str to str
+        In which Ray's and mifsim's commands run on any of them, but for HOME.
+    url : str
+        Of the job API, as the head itself sees it.
+    """
+
+    folder: Path
+    nodes: list[Node]
+    env: dict[str, str]
+    port: int
+    dashboard_port: int
+    extra: list[str] = field(default_factory=list)
+
+    @property
+    def head(self) -> Node:
+        return self.nodes[0]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    def on(self, node: Node, arguments: list[str], **changes: str) -> tuple[list[str], dict[str, str]]:
+        """Return the command and the environment with which something runs on a node."""
+        return [*node.prefix, *arguments], {**self.env, "HOME": str(node.home), **changes}
+
+    def start(self, node: Node, cpus: int) -> None:
+        """Start Ray on a node."""
+        first = node is self.head
+        where = (
+            [
+                "--head",
+                f"--port={self.port}",
+                "--dashboard-host=127.0.0.1",
+                f"--dashboard-port={self.dashboard_port}",
+                "--include-dashboard=true",
+                *self.extra,
+            ]
+            if first
+            else [f"--address={self.head.address}:{self.port}"]
+        )
+        command, env = self.on(
+            node,
+            [
+                str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats",
+                f"--node-ip-address={node.address}", f"--num-cpus={cpus}", f"--object-store-memory={STORE_BYTES}",
+                "--dashboard-agent-listen-port=0", *where,
+            ],
+        )  # fmt: skip
+        with node.log.open("ab") as out:
+            node.process = subprocess.Popen(
+                command, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd="/", start_new_session=True
+            )
+
+    def wait_for(self, nodes: int) -> None:
+        """Wait until so many nodes are up."""
+        script = (
+            "import ray, sys, time; from mifsim.server.ray_backend import connect; connect(sys.argv[1])\n"
+            f"while sum(node['Alive'] for node in ray.nodes()) < {nodes}: time.sleep(0.2)"
+        )
+        command, env = self.on(self.head, [sys.executable, "-c", script, f"{self.head.address}:{self.port}"])
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                if subprocess.run(command, env=env, capture_output=True, timeout=PATIENCE_SECONDS).returncode == 0:
+                    return
+            except subprocess.TimeoutExpired:
+                pass
+            logs = "\n".join(node.log.read_text()[-2000:] for node in self.nodes)
+            assert time.monotonic() < deadline, f"the cluster does not come up:\n{logs}"
+            assert all(node.process is None or node.process.poll() is None for node in self.nodes), logs
+            time.sleep(0.2)
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(token: str, folder: Path) -> dict[str, str]:
+    """Return what the nodes' processes get to know: the program and its tools, not this process's own settings."""
+    return {
+        "PATH": f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "LANG": "C.UTF-8",
+        "RAY_AUTH_MODE": "token",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "MIFSIM_CACHE_DIR": str(folder / "cache"),
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        **QUICK_TO_NOTICE,
+    }
+
+
+def _node(folder: Path, number: int, address: str, prefix: list[str], token: str) -> Node:
+    home = folder / f"node-{number}"
+    (home / ".ray").mkdir(parents=True)
+    file = home / ".ray" / "auth_token"
+    file.touch(0o600)
+    file.write_text(token)
+    return Node(address, prefix, home, folder / f"node-{number}.log")
+
+
+@contextlib.contextmanager
+def on_loopback(workers: int, cpus: int = 1) -> Iterator[Cluster]:
+    """Start a head and workers on 127.0.0.1; end all of their processes afterwards."""
+    # Directly below /tmp: the names of Ray's sockets may have 107 characters at most.
+    folder = Path(tempfile.mkdtemp(prefix="mif-", dir="/tmp"))
+    token = secrets.token_hex(32)
+    nodes = [_node(folder, number, "127.0.0.1", [], token) for number in range(workers + 1)]
+    cluster = Cluster(
+        folder,
+        nodes,
+        environment(token, folder),
+        free_port(),
+        free_port(),
+        [f"--temp-dir={folder / 'ray'}", f"--ray-client-server-port={free_port()}"],
+    )
+    with _running(cluster, cpus):
+        yield cluster
+
+
+@contextlib.contextmanager
+def in_namespaces(workers: int, cpus: int = 1) -> Iterator[Cluster]:
+    """Start a head and workers, each in a network namespace with an address of its own, joined by a bridge.
+
+    Each has its own ``/tmp/ray``, too. Nothing leads out of the namespaces. Needs root and iproute2.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="mif-", dir="/tmp"))
+    token, mark = secrets.token_hex(32), secrets.token_hex(2)
+    names = [f"mif{mark}-{number}" for number in range(workers + 1)]
+    switch = f"mif{mark}-sw"
+    made: list[str] = []
+    try:
+        for name in (switch, *names):
+            _ip("netns", "add", name)
+            made.append(name)
+            _ip("-n", name, "link", "set", "lo", "up")
+        _ip("-n", switch, "link", "add", "bridge", "type", "bridge")
+        _ip("-n", switch, "link", "set", "bridge", "up")
+        nodes = []
+        for number, name in enumerate(names):
+            address, port = f"{NETWORK}.{number + 1}", f"port{number}"
+            _ip("-n", switch, "link", "add", port, "type", "veth", "peer", "name", "wire", "netns", name)
+            _ip("-n", switch, "link", "set", port, "master", "bridge", "up")
+            _ip("-n", name, "address", "add", f"{address}/24", "dev", "wire")
+            _ip("-n", name, "link", "set", "wire", "up")
+            sessions = folder / f"sessions-{number}"
+            sessions.mkdir()
+            Path("/tmp/ray").mkdir(exist_ok=True)
+            own = f'mount --bind {shlex.quote(str(sessions))} /tmp/ray && exec "$@"'
+            # All of these replace themselves by what they start: the process is Ray's in the end.
+            prefix = [
+                "ip",
+                "netns",
+                "exec",
+                name,
+                "unshare",
+                "--mount",
+                "--propagation",
+                "private",
+                "sh",
+                "-c",
+                own,
+                "-",
+            ]
+            nodes.append(_node(folder, number, address, prefix, token))
+        cluster = Cluster(folder, nodes, environment(token, folder), 6379, 8265)
+        with _running(cluster, cpus):
+            yield cluster
+    finally:
+        for name in reversed(made):
+            _ip("netns", "delete", name)
+
+
+@contextlib.contextmanager
+def _running(cluster: Cluster, cpus: int) -> Iterator[None]:
+    try:
+        cluster.start(cluster.head, cpus)
+        cluster.wait_for(1)
+        for node in cluster.nodes[1:]:
+            cluster.start(node, cpus)
+        cluster.wait_for(len(cluster.nodes))
+        yield
+    finally:
+        for node in reversed(cluster.nodes):
+            node.end()
+        shutil.rmtree(cluster.folder, ignore_errors=True)
+
+
+def _ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+
+
+def why_no_namespaces() -> str | None:
+    """Say why this machine cannot make network namespaces; None where it can."""
+    if os.geteuid() != 0:
+        return "needs root"
+    if shutil.which("ip") is None or shutil.which("unshare") is None:
+        return "needs ip (iproute2) and unshare (util-linux)"
+    name = f"mif{secrets.token_hex(3)}"
+    try:
+        _ip("netns", "add", name)
+        _ip("netns", "delete", name)
+    except RuntimeError as error:
+        return str(error)
+    return None

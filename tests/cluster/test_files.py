@@ -1,0 +1,182 @@
+"""The files that start clusters: valid, of the lock's versions, closed to those who have no token."""
+
+from __future__ import annotations
+
+import copy
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from mifsim import __version__
+from mifsim.cli import _parser
+from tests.cluster.kuberay_schema import schema_of
+from tests.cluster.nodes import ROOT
+
+FOLDER = ROOT / "cluster"
+LAUNCHED = ("aws.yaml", "machines.yaml")
+MANIFESTS = ("raycluster.yaml", "rayjob.yaml", "storage.yaml")
+
+
+def locked(name: str) -> str:
+    found = re.search(rf"^{re.escape(name)}==(\S+)", (ROOT / "requirements" / "lock.txt").read_text(), re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def launched(name: str) -> dict[str, Any]:
+    """Read a `ray up` file as Ray does, with its defaults."""
+    return prepare_config(yaml.safe_load((FOLDER / name).read_text()))
+
+
+def manifests(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((FOLDER / "kuberay" / name).read_text()))
+
+
+def clusters() -> Iterator[dict[str, Any]]:
+    """Yield the cluster in each of KubeRay's manifests."""
+    yield manifests("raycluster.yaml")[0]["spec"]
+    yield manifests("rayjob.yaml")[0]["spec"]["rayClusterSpec"]
+
+
+def pods(cluster: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        yield group["template"]["spec"]
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_ray_accepts_its_cluster_files(name: str) -> None:
+    config = launched(name)
+    validate_config(config)
+    spoilt = copy.deepcopy(config)
+    spoilt["idle_timeout"] = 10  # no key of Ray's
+    with pytest.raises(jsonschema.ValidationError, match="idle_timeout"):
+        validate_config(spoilt)
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_clusters_ask_for_the_token_and_show_their_dashboard_to_the_head_alone(name: str) -> None:
+    config = launched(name)
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
+        start = next(command for command in commands if "ray start" in command)
+        given = " ".join([start, *config["docker"].get("run_options", [])])
+        assert "RAY_AUTH_MODE=token" in given
+        assert "0.0.0.0" not in start
+    head = next(command for command in config["head_start_ray_commands"] if "ray start" in command)
+    assert "--dashboard-host=127.0.0.1" in head
+
+
+def test_machines_in_the_cloud_are_in_a_group_of_the_users_own() -> None:
+    # Without one, Ray makes a group that lets everyone try to log in.
+    for kind in launched("aws.yaml")["available_node_types"].values():
+        assert kind["node_config"]["SecurityGroupIds"] == ["REPLACE-sg"]
+        assert kind["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
+        assert all(disk["Ebs"]["Encrypted"] for disk in kind["node_config"]["BlockDeviceMappings"])
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifests_have_the_fields_that_kuberay_and_kubernetes_know(name: str) -> None:
+    for manifest in manifests(name):
+        jsonschema.validate(manifest, schema_of(manifest))
+        spoilt = copy.deepcopy(manifest)
+        spoilt["spec"]["replicaz"] = 1
+        with pytest.raises(jsonschema.ValidationError, match="replicaz"):
+            jsonschema.validate(spoilt, schema_of(spoilt))
+
+
+def test_kuberays_clusters_ask_for_the_token_and_their_pods_may_do_little() -> None:
+    for cluster in clusters():
+        assert cluster["authOptions"] == {"mode": "token"}
+        assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
+        for pod in pods(cluster):
+            assert pod["securityContext"]["runAsNonRoot"] is True
+            for container in pod["containers"]:
+                assert container["securityContext"] == {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                }
+        for group in cluster["workerGroupSpecs"]:
+            assert group["template"]["spec"]["automountServiceAccountToken"] is False
+
+
+def test_groups_have_cpus_and_gpus_and_scale_between_their_limits() -> None:
+    for cluster in clusters():
+        assert cluster["enableInTreeAutoscaling"] is True
+        groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+        assert set(groups) == {"cpu", "gpu"}
+        for group in groups.values():
+            assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+            assert group["maxReplicas"] > 0
+        limits = groups["gpu"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+        assert limits["nvidia.com/gpu"] == "1"
+
+
+def test_all_pods_share_the_volume_that_the_run_and_the_cache_are_on() -> None:
+    claim = manifests("storage.yaml")[0]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for cluster in clusters():
+        for pod in pods(cluster):
+            volume = next(v for v in pod["volumes"] if v["name"] == "shared")
+            assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+            for container in pod["containers"]:
+                assert {"name": "shared", "mountPath": "/shared"} in container["volumeMounts"]
+                assert {"name": "MIFSIM_CACHE_DIR", "value": "/shared/cache"} in container["env"]
+    entrypoint = manifests("rayjob.yaml")[0]["spec"]["entrypoint"]
+    assert _parser().parse_args(shlex.split(entrypoint)[1:]).out.is_relative_to("/shared")
+
+
+def test_the_fence_is_around_the_clusters_own_pods() -> None:
+    _, policy = manifests("storage.yaml")
+    name = manifests("raycluster.yaml")[0]["metadata"]["name"]
+    own = {"matchLabels": {"ray.io/cluster": name}}
+    assert policy["spec"]["podSelector"] == own
+    allowed = [source["podSelector"] for rule in policy["spec"]["ingress"] for source in rule["from"]]
+    assert own in allowed
+    assert all(selector["matchLabels"] for selector in allowed), "an empty selector lets every pod in"
+
+
+def test_versions_are_those_of_the_lock() -> None:
+    ray = locked("ray")
+    for cluster in clusters():
+        assert cluster["rayVersion"] == ray
+        images = {container["image"] for pod in pods(cluster) for container in pod["containers"]}
+        assert images == {f"REPLACE-registry/mifsim:{__version__}", f"REPLACE-registry/mifsim:{__version__}-gpu"}
+    assert launched("aws.yaml")["docker"]["image"] == f"REPLACE-registry/mifsim:{__version__}"
+    assert f"Ray {ray} " in (FOLDER / "machines.yaml").read_text()
+    # The lock is made for the Python that the Makefile names; the image has that one.
+    python = re.search(r"--python-version (\S+)", (ROOT / "Makefile").read_text())
+    assert python is not None
+    image = (FOLDER / "Dockerfile").read_text()
+    assert re.findall(r"^FROM (\S+)", image, re.MULTILINE) == [f"python:{python[1]}-slim-bookworm"]
+    assert "--require-hashes --no-deps --requirement requirements/lock.txt" in image
+    assert "USER ray" in image
+
+
+def test_the_image_holds_every_room(tmp_path: Path) -> None:
+    copied = set(re.findall(r"^COPY (\w+) \1$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE))
+    packages = re.search(r"^packages = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert packages is not None
+    assert copied == set(re.findall(r'"(\w+)"', packages[1]))
+
+
+def test_the_commands_of_the_instructions_are_accepted() -> None:
+    text = (FOLDER / "README.md").read_text()
+    commands = re.findall(r"^\$ (mifsim [^#\n]*)", text, re.MULTILINE)
+    assert len(commands) >= 5
+    for command in commands:
+        _parser().parse_args(shlex.split(command)[1:])
+
+
+def test_the_instructions_name_files_that_are_there() -> None:
+    text = (FOLDER / "README.md").read_text()
+    named = set(re.findall(r"\bcluster/([\w/.-]+\.(?:yaml|md)|Dockerfile)\b", text))
+    assert {"aws.yaml", "machines.yaml", "kuberay/raycluster.yaml", "kuberay/rayjob.yaml", "Dockerfile"} <= named
+    for name in named:
+        assert (FOLDER / name).is_file(), name
