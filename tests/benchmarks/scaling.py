@@ -1,6 +1,7 @@
 """How a run scales: what a million queries cost, part by part, and what does not grow with the number of sessions.
 
-``python -m tests.benchmarks.scaling`` prints ``cluster/scaling.md``; ``--write`` replaces it. CPU seconds are read from
+``python -m tests.benchmarks.scaling`` prints ``cluster/scaling.md``; ``--write`` replaces it. CPU seconds are
+read from
 the processes themselves, so that they hold on a machine that does other work too; queries a second do not.
 """
 
@@ -8,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
 import statistics
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,10 +39,12 @@ from tests.chaos.stages import cluster
 
 PAGE = Path(__file__).parents[2] / "cluster" / "scaling.md"
 TICKS = os.sysconf("SC_CLK_TCK")
-SESSIONS, QUERIES = 2048, 50
+SESSIONS, QUERIES, AT_A_TIME = 2048, 20, 768
 ROUNDS = 2
-MANY = (8_192, 32_768)
-"""Sessions after which memory is looked at."""
+MANY, LOOKS = 12_288, 6
+"""Sessions of two queries between two looks at the memory, and how many looks."""
+SETTLE_SECONDS = 2.0
+"""Before a look: objects are freed in the background."""
 MILLION = 1_000_000
 
 
@@ -48,7 +53,7 @@ def study(sessions: int = SESSIONS, length: int = QUERIES, **server: Any) -> Stu
     return Study.parse(
         {
             "name": "scaling",
-            "server": server,
+            "server": {"sessions_per_host": AT_A_TIME, **server},
             "filters": [{"name": "paper 3", "t_ssim": 0.999, "t_hash": 0.001, "n_b": 10, "l_sp": 4}],
             "users": [{"user": "independent", "sessions": sessions, "length": length}],
         }
@@ -149,13 +154,13 @@ def store_bytes() -> int:
 def memory(model: ModelFile, folder: Path) -> list[tuple[int, float, float]]:
     """Return sessions, the driver's resident MiB and the object store's MiB in use, after more and more sessions."""
     rows = []
-    first = study(MANY[0], 2, hosts=2, sessions_per_host=1536)
-    with started(first, model, folder) as hand_out:
-        hand_out(first)
-        for sessions in MANY:
-            hand_out(study(sessions, 2, hosts=2, sessions_per_host=1536))
+    some = study(MANY, 2, hosts=2, sessions_per_host=1536)
+    with started(some, model, folder) as hand_out:
+        for look in range(1, LOOKS + 1):
+            hand_out(some)
+            time.sleep(SETTLE_SECONDS)
             pages = int(Path("/proc/self/statm").read_text().split()[1])
-            rows.append((sessions, pages * resource.getpagesize() / 2**20, store_bytes() / 2**20))
+            rows.append((look * MANY, pages * resource.getpagesize() / 2**20, store_bytes() / 2**20))
     return rows
 
 
@@ -163,7 +168,7 @@ def tickets_of_a_million() -> tuple[float, float]:
     """Return the seconds and the MiB of peak memory that the driver needs to cut a million sessions into shards."""
     import tracemalloc
 
-    what = study(MILLION, 2)
+    what = study(MILLION, 2, sessions_per_host=1536)
     began = time.process_time()
     _sizes(what, shards(what, 10), set())
     seconds = time.process_time() - began
@@ -237,18 +242,20 @@ def text(
         for c in costs
     )
     one = costs[0]
-    grows = "\n".join(f"| {sessions:,} | {driver:.0f} | {store:.1f} |" for sessions, driver, store in grown)
+    grows = "\n".join(f"| {sessions:,} | {driver:.1f} | {store:.1f} |" for sessions, driver, store in grown)
     cpus = here["cpus"]
     host_pace, model_pace = MILLION / one.hosts, MILLION / one.model
-    shard = shard_size(study())
+    shard = shard_size(study(sessions_per_host=1536))
     driver_pace = MILLION / max(one.driver, 1e-9)
-    growth = (grown[1][1] - grown[0][1]) / (grown[1][0] - grown[0][0]) * MILLION if len(grown) > 1 else 0.0
-    return f"""# Scaling
+    (early, early_mib, _), (late, late_mib, _) = grown[1], grown[-1]
+    growth = (late_mib - early_mib) / (late - early) * MILLION
+    return wrapped(f"""# Scaling
 
 Made by `python -m tests.benchmarks.scaling --write`: {SESSIONS:,} honest sessions of {QUERIES} queries (28×28 digits,
-LeNet-5, the paper's third setting), from seeds to Parquet, {ROUNDS} times after a warm-up. Python {known["python"]},
-ray {known["ray"]}, tensorflow {known["tensorflow"]}; {cpus} CPUs, {here["memory_gib"]} GiB. CPU seconds are those that
-the processes themselves used; queries a second are of a machine that may have had other work.
+LeNet-5, the paper's third setting), in shards of {shard_size(study())}, from seeds to Parquet, {ROUNDS} times after a
+warm-up. Python {known["python"]}, ray {known["ray"]}, tensorflow {known["tensorflow"]}; {cpus} CPUs,
+{here["memory_gib"]} GiB. CPU seconds are those that the processes themselves used; queries a second are those of a
+machine that may have had other work.
 
 ## What a million queries cost
 
@@ -257,40 +264,58 @@ the processes themselves used; queries a second are of a machine that may have h
 {rows}
 
 "Ray" is the raylets and the controller. What bounds it here is the number of cores: {cpus} of them cannot give more
-than {cpus * MILLION / one.total:,.0f} queries a second at the first line's cost, whatever the number of hosts, and
-simulated nodes share them too. They show that the work crosses nodes without a change of the rows, and what crossing
-costs in CPU; not what a network adds.
+than {cpus * MILLION / one.total:,.0f} queries a second at the first line's cost, whatever the number of hosts,
+and simulated
+nodes share them too. Those show what crossing nodes costs in CPU, not what a network adds.
 
-## What does not grow with the number of sessions
+## What grows with the number of sessions
 
 | sessions run by one driver | driver, resident MiB | object store in use, MiB |
 | ---: | ---: | ---: |
 {grows}
 
-That is {growth:.0f} MiB a million sessions, most of it the allocator's. A million sessions are cut into shards of
-{shard} in {cutting[0]:.1f} CPU s, with {cutting[1]:.1f} MiB at most held for it: shards are made as hosts take them,
-{SHARDS_AT_A_TIME} a host at a time, and what a resumed run remembers of finished ones is a name each
-({MILLION // shard:,} a million sessions). A million queries leave {written:.0f} MB of Parquet.
+The object store holds what is under way, and no more. The driver grows by {growth:.0f} MiB a million sessions,
+counted
+from the second line. It cuts a million sessions into shards of {shard} in {cutting[0]:.1f} CPU s with
+{cutting[1]:.1f} MiB at most held for it: shards are made as hosts take them, {SHARDS_AT_A_TIME} a host at a
+time. What a
+resumed run remembers of finished shards is a name each ({MILLION // shard:,} a million sessions). A million
+queries leave {written:.0f} MB of
+Parquet.
 
 ## On paper: more nodes
 
 From the first line, each part alone on cores of this kind:
 
-* a host core makes {host_pace:,.0f} queries a second; a core of the model answers {model_pace:,.0f}; so a copy of the
-  model with k cores keeps about {model_pace / host_pace:.1f} × k hosts busy. Beyond that, raise
+* A host core makes {host_pace:,.0f} queries a second; a core of the model answers {model_pace:,.0f}. So a copy of the
+  model with k cores keeps about {model_pace / host_pace:.1f} × k hosts busy; beyond that, raise
   `server.model_replicas`.
-* with enough copies of the model, a million queries cost {one.total / 3600:.4f} core hours wherever they run, and N
-  cores take {one.total:.0f} / N seconds for them.
-* the driver hands out {driver_pace:,.0f} queries' worth of shards a second before it is the bound: about
-  {driver_pace * one.total / MILLION:,.0f} cores.
-* a query sends 3,136 bytes to the model and 40 back: {host_pace * 3176 / 1e6:.0f} MB a second for each host core whose
+* With enough copies of the model, a million queries cost {one.total / 3600:.4f} core hours wherever they run, and N
+  cores take {one.total:.0f} / N seconds for them. Across nodes, take the last line's sum for the first's.
+* The driver hands out {driver_pace:,.0f} queries' worth of shards a second before it is the bound, which is what
+  about
+  {driver_pace * one.total / MILLION:,.0f} cores ask.
+* A query sends 3,136 bytes to the model and 40 back: {host_pace * 3176 / 1e6:.0f} MB a second for each host core
+  whose
   model is on another node.
 
-Its limits: a query that wants a gradient costs the model {gradient:.1f} times as much, and
-larger images cost hosts and model more; a GPU changes the model's part alone; writing to an object store
-adds a round trip for each file ({shard} sessions share three or four); nothing here was measured on more
-than one machine.
-"""
+Its limits: a query that wants a gradient costs the model {gradient:.1f} times as much; larger images cost hosts and
+model more; a GPU changes the model's part alone; an object store adds a round trip for each file ({shard} sessions
+share three or four). Nothing here was measured on more than one machine.
+""")
+
+
+def wrapped(page: str) -> str:
+    """Fill the paragraphs and list items of a page anew: numbers have changed their lengths."""
+    blocks = []
+    for block in page.strip().split("\n\n"):
+        if block.startswith(("#", "|")):
+            blocks.append(block)
+            continue
+        items = [" ".join(item.split()) for item in re.split(r"^\* ", block, flags=re.MULTILINE) if item]
+        mark = "* " if block.startswith("* ") else ""
+        blocks.append("\n".join(textwrap.fill(mark + one, 118, subsequent_indent=" " * len(mark)) for one in items))
+    return "\n\n".join(blocks) + "\n"
 
 
 def main() -> None:

@@ -69,7 +69,7 @@ def interrupt(at: Stage, rng: random.Random) -> str:
 
 def slow_host(at: Stage, rng: random.Random) -> str:
     """A host stands still for a while, as on a node that swaps."""
-    return _halt(_some(at)[:1], rng.uniform(1, 4))
+    return _halt(_wait_for(at, lambda: _some(at)[:1]), rng.uniform(1, 4))
 
 
 def end_second_node(at: Stage, rng: random.Random) -> str:
@@ -159,13 +159,19 @@ def _some(at: Stage) -> list[int]:
 
 def _end(at: Stage, whom: Callable[[], list[int]]) -> str:
     """Kill, as soon as somebody is there; nobody tidies up."""
+    found = _wait_for(at, whom)
+    kill(found)
+    return f"killed {_pids(found)}" if found else CAUSED_NOTHING
+
+
+def _wait_for(at: Stage, whom: Callable[[], list[int]]) -> list[int]:
+    """Return the processes as soon as they are there; none where the run is over first."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while alive(at.driver) and time.monotonic() < deadline:
         if found := whom():
-            kill(found)
-            return f"killed {_pids(found)}"
+            return found
         time.sleep(0.02)
-    return CAUSED_NOTHING
+    return []
 
 
 def _halt(pids: list[int], seconds: float) -> str:
