@@ -83,7 +83,7 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkey
     [
         ([], "give one of STUDY, --attach JOB and --resume RUN"),
         (["digits", "--attach", "job"], "give one of STUDY"),
-        (["--attach", "job", "--set", "seed=1"], "take the job's own"),
+        (["--attach", "job", "--set", "seed=1"], "the job has its own"),
         (["digits", "--filter", "a.toml"], "--filter goes with --command matrix"),
         (["digits", "--command", "simulate", "--storage", "shared"], "--storage shared: must be an absolute path"),
         (["--resume", "runs/x"], "must be the run's whole path on the cluster"),
