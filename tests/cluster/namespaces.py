@@ -1,7 +1,7 @@
 """One study on this machine alone and as a job on a cluster of three, a worker of which is killed: the rows are equal.
 
 ``python -m tests.cluster.namespaces`` runs the demo's study on nodes in network namespaces (``make cluster-test``; root
-and iproute2). ``--loopback`` takes nodes on 127.0.0.1, ``--study small`` a study of seconds; `test_jobs` does both.
+and iproute2). ``--loopback`` takes nodes on loopback, ``--study small`` a study of seconds; `test_jobs` does both.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def main() -> None:
     """Run the comparison and print what was compared."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", default="calibrate-digits", help="'small', or what mifsim tune takes")
-    parser.add_argument("--loopback", action="store_true", help="nodes on 127.0.0.1 instead of in namespaces")
+    parser.add_argument("--loopback", action="store_true", help="nodes on loopback instead of in namespaces")
     options = parser.parse_args()
     if not options.loopback and (why := why_no_namespaces()):
         sys.exit(f"no network namespaces here: {why} (--loopback does without)")

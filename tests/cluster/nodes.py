@@ -179,11 +179,14 @@ def _node(folder: Path, number: int, address: str, prefix: list[str], token: str
 
 @contextlib.contextmanager
 def on_loopback(workers: int, cpus: int = 1) -> Iterator[Cluster]:
-    """Start a head and workers on 127.0.0.1; end all of their processes afterwards."""
+    """Start a head and workers on 127.0.0.2, 127.0.0.3, …; end all of their processes afterwards.
+
+    On Linux all of these are loopback. Not 127.0.0.1: Ray takes that for "this machine" and looks for its network's.
+    """
     # Directly below /tmp: the names of Ray's sockets may have 107 characters at most.
     folder = Path(tempfile.mkdtemp(prefix="mif-", dir="/tmp"))
     token = secrets.token_hex(32)
-    nodes = [_node(folder, number, "127.0.0.1", [], token) for number in range(workers + 1)]
+    nodes = [_node(folder, number, f"127.0.0.{number + 2}", [], token) for number in range(workers + 1)]
     cluster = Cluster(
         folder,
         nodes,
