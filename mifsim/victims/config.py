@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 
 class VictimConfig(BaseModel):
@@ -40,3 +40,11 @@ class VictimConfig(BaseModel):
         elif self.output != "softmax":
             raise ValueError("output = 'logits' is for 'file'; the models trained here end in a softmax")
         return self
+
+    @model_serializer(mode="wrap")
+    def _readable_again(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain: dict[str, Any] = handler(self)
+        if self.file is not None:  # beside it the defaults of a training would be refused
+            for key in ("model", "epochs", "seed"):
+                plain.pop(key, None)
+        return plain

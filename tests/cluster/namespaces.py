@@ -1,7 +1,7 @@
 """One study on this machine alone and as a job on a cluster of three, a worker of which is killed: the rows are equal.
 
 ``python -m tests.cluster.namespaces`` runs the demo's study on nodes in network namespaces (``make cluster-test``; root
-and iproute2). ``--loopback`` takes nodes on 127.0.0.1, ``--study small`` a study of seconds; `test_jobs` does both.
+and iproute2). ``--loopback`` takes nodes on loopback, ``--study small`` a study of seconds; `test_jobs` does both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import tomli_w
 from mifsim.defense import FilterConfig
 from mifsim.records import read_table
 from tests.chaos.processes import titled
-from tests.cluster.nodes import ROOT, Cluster, Node, in_namespaces, on_loopback, why_no_namespaces
+from tests.cluster.nodes import ROOT, Cluster, in_namespaces, on_loopback, why_no_namespaces
 from tests.tuning.studies import tiny_study
 
 PATIENCE_SECONDS = 3600.0
@@ -49,16 +49,17 @@ def submit(cluster: Cluster, arguments: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=env, cwd=cluster.folder, start_new_session=True)
 
 
-def kill_in_the_middle(cluster: Cluster, worker: Node, begun: Callable[[], bool], ended: Callable[[], bool]) -> str:
-    """End a worker as soon as it runs sessions and some of them have begun to write; say what ran there."""
+def kill_in_the_middle(cluster: Cluster, begun: Callable[[], bool], ended: Callable[[], bool]) -> str:
+    """End a worker that runs sessions, some of which have begun to write; say which, and what ran there."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        there = [name for name in ("SessionHost", "ModelActor") if titled(worker.pids(), f"ray::{name}")]
-        if "SessionHost" in there and begun():
-            worker.end()
-            return " and ".join(there)
+        for worker in cluster.nodes[1:]:
+            there = [name for name in ("SessionHost", "ModelActor") if titled(worker.pids(), f"ray::{name}")]
+            if "SessionHost" in there and begun():
+                worker.end()
+                return f"{worker.address} ({' and '.join(there)})"
         assert not ended(), "the job was over before a worker could be killed"
-        assert time.monotonic() < deadline, "no session ever ran on the worker"
+        assert time.monotonic() < deadline, "no session ever ran on a worker"
         time.sleep(0.02)
 
 
@@ -88,7 +89,7 @@ def assert_same(here: Path, there: Path) -> list[str]:
 def small_study(folder: Path) -> Path:
     """Write a study of some seconds that certifies a setting."""
     study = tiny_study(
-        server={"sessions_per_host": 4, "hosts": 3},
+        server={"sessions_per_host": 4},
         attacks=[
             {
                 "attack": "mi-face", "noise": 0.01, "labels": [0, 3], "trials": 3, "budget_queries": 60, "beta": 0,
@@ -110,16 +111,18 @@ def small_study(folder: Path) -> Path:
 
 
 def disturbed(cluster: Cluster, study: str) -> tuple[Path, str]:
-    """Submit a study, kill a worker in the middle; return the run's folder and what ran on that worker."""
+    """Submit a study, kill a worker in the middle; return the run's folder, and which worker it was."""
     shared = cluster.folder / "shared"
     shared.mkdir()
-    process = submit(cluster, [study, "--storage", str(shared), "--out", str(cluster.folder / "run")])
+    # Two hosts and the model: there is room for all of them on the nodes that will be left.
+    arguments = [study, "--set", "server.hosts=2", "--storage", str(shared), "--out", str(cluster.folder / "run")]
+    process = submit(cluster, arguments)
 
     def begun() -> bool:
         return any(shared.glob("cache/traces/*/*/*/*")) or any(shared.glob("cache/traces/*/*/*/.*"))
 
     try:
-        ran = kill_in_the_middle(cluster, cluster.nodes[-1], begun, lambda: process.poll() is not None)
+        ran = kill_in_the_middle(cluster, begun, lambda: process.poll() is not None)
         assert process.wait(PATIENCE_SECONDS) == 0, "the job failed"
     finally:
         if process.poll() is None:
@@ -132,7 +135,7 @@ def main() -> None:
     """Run the comparison and print what was compared."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", default="calibrate-digits", help="'small', or what mifsim tune takes")
-    parser.add_argument("--loopback", action="store_true", help="nodes on 127.0.0.1 instead of in namespaces")
+    parser.add_argument("--loopback", action="store_true", help="nodes on loopback instead of in namespaces")
     options = parser.parse_args()
     if not options.loopback and (why := why_no_namespaces()):
         sys.exit(f"no network namespaces here: {why} (--loopback does without)")
@@ -152,7 +155,7 @@ def main() -> None:
             started = time.monotonic()
             there, ran = disturbed(cluster, study)
             print(
-                f"on a cluster of {nodes}, one worker killed while it ran {ran}: {time.monotonic() - started:.0f} s",
+                f"on a cluster of {nodes}, one worker killed on the way, {ran}: {time.monotonic() - started:.0f} s",
                 flush=True,
             )
             for line in assert_same(here, there):

@@ -178,12 +178,15 @@ def _node(folder: Path, number: int, address: str, prefix: list[str], token: str
 
 
 @contextlib.contextmanager
-def on_loopback(workers: int, cpus: int = 1) -> Iterator[Cluster]:
-    """Start a head and workers on 127.0.0.1; end all of their processes afterwards."""
+def on_loopback(workers: int, cpus: int = 2) -> Iterator[Cluster]:
+    """Start a head of one CPU and workers on 127.0.0.2, 127.0.0.3, …; end all of their processes afterwards.
+
+    On Linux all of these are loopback. Not 127.0.0.1: Ray takes that for "this machine" and looks for its network's.
+    """
     # Directly below /tmp: the names of Ray's sockets may have 107 characters at most.
     folder = Path(tempfile.mkdtemp(prefix="mif-", dir="/tmp"))
     token = secrets.token_hex(32)
-    nodes = [_node(folder, number, "127.0.0.1", [], token) for number in range(workers + 1)]
+    nodes = [_node(folder, number, f"127.0.0.{number + 2}", [], token) for number in range(workers + 1)]
     cluster = Cluster(
         folder,
         nodes,
@@ -197,8 +200,8 @@ def on_loopback(workers: int, cpus: int = 1) -> Iterator[Cluster]:
 
 
 @contextlib.contextmanager
-def in_namespaces(workers: int, cpus: int = 1) -> Iterator[Cluster]:
-    """Start a head and workers, each in a network namespace with an address of its own, joined by a bridge.
+def in_namespaces(workers: int, cpus: int = 2) -> Iterator[Cluster]:
+    """Start a head of one CPU and workers, each in a network namespace with an address of its own, joined by a bridge.
 
     Each has its own ``/tmp/ray``, too. Nothing leads out of the namespaces. Needs root and iproute2.
     """
@@ -252,7 +255,7 @@ def in_namespaces(workers: int, cpus: int = 1) -> Iterator[Cluster]:
 @contextlib.contextmanager
 def _running(cluster: Cluster, cpus: int) -> Iterator[None]:
     try:
-        cluster.start(cluster.head, cpus)
+        cluster.start(cluster.head, 1)
         cluster.wait_for(1)
         for node in cluster.nodes[1:]:
             cluster.start(node, cpus)

@@ -126,8 +126,10 @@ def test_hidden_files_stay_at_home(home: Path) -> None:
 
 
 def test_too_much_is_refused_with_the_way_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parcel, "MAX_BYTES", 100)
-    with pytest.raises(StudyError, match=r"most of it data\.folder; .* Put it on storage that all nodes see"):
+    monkeypatch.setattr(parcel, "MAX_BYTES", 100_000)
+    pack(Study.load(home / "study.toml"))
+    (home / "own.keras").write_bytes(bytes(100_000))
+    with pytest.raises(StudyError, match=r"most of it victim\.file; .* Put it on storage that all nodes see"):
         pack(Study.load(home / "study.toml"))
 
 

@@ -83,7 +83,7 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkey
     [
         ([], "give one of STUDY, --attach JOB and --resume RUN"),
         (["digits", "--attach", "job"], "give one of STUDY"),
-        (["--attach", "job", "--set", "seed=1"], "take the job's own"),
+        (["--attach", "job", "--set", "seed=1"], "the job has its own"),
         (["digits", "--filter", "a.toml"], "--filter goes with --command matrix"),
         (["digits", "--command", "simulate", "--storage", "shared"], "--storage shared: must be an absolute path"),
         (["--resume", "runs/x"], "must be the run's whole path on the cluster"),
@@ -222,3 +222,29 @@ def test_where_says_how_to_come_back() -> None:
     options = _parser().parse_args(arguments[1:])
     assert (options.attach, options.address, options.out) == ("job-1", where.address, Path("runs/x"))
     assert options.plain_http
+
+
+def test_the_driver_runs_what_was_ordered(tmp_path: Path) -> None:
+    from cluster.job import command_line
+    from cluster.order import PARCEL_FILE
+    from cluster.parcel import pack
+    from mifsim.cli import _parser
+    from mifsim.study import Study
+
+    strict = tmp_path / "strict.toml"
+    strict.write_text("t_ssim = 0.9\nt_hash = 0.01\nn_b = 2\nl_sp = 3\n")
+    study = Study.parse(SMALL)
+    packed = pack(study, None, [strict])
+    (tmp_path / PARCEL_FILE).write_bytes(packed.content)
+    home = tmp_path / "home"
+    ordered = order(command="matrix", run="mine", parcel=packed.digest, filters=[["strict", "filters/0.toml"]])
+    options = _parser().parse_args(command_line(ordered, tmp_path, home))
+    assert (str(options.out), options.address) == (str(home / "mine"), "auto")
+    assert Study.load(options.study) == study
+    ((name, file),) = options.filters
+    assert (name, Path(file).read_bytes()) == ("strict", strict.read_bytes())
+    # An interrupted run says itself what it was.
+    (home / "mine").mkdir()
+    (home / "mine" / "run.json").write_text(json.dumps({"tuning": {}}))
+    arguments = command_line(order(command="simulate", run="mine", resume=True), tmp_path, home)
+    assert arguments == ["tune", "--resume", str(home / "mine"), "--address", "auto"]

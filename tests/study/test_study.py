@@ -62,6 +62,14 @@ def test_what_is_saved_reads_back_equal_with_every_default_written_out(tmp_path:
     assert again.fingerprint == study.fingerprint
 
 
+def test_a_study_with_a_model_file_reads_back_too(tmp_path: Path) -> None:
+    study = Study.load(write(tmp_path, SMALL), ["victim={file = 'own.keras', output = 'logits'}"])
+    study.save(tmp_path / "full.toml")
+    table = tomllib.loads((tmp_path / "full.toml").read_text())
+    assert table["victim"] == {"file": str(tmp_path / "own.keras"), "output": "logits"}
+    assert Study.load(tmp_path / "full.toml") == study
+
+
 @pytest.mark.parametrize("name", shipped_studies())
 def test_every_shipped_study_loads_and_survives_a_round_trip(name: str, tmp_path: Path) -> None:
     study = Study.load(name)
