@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mifsim.server.token import keep_token_private
+from mifsim.server.local_cluster import keep_token_private
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("mifsim", "tuning", "reports", "cluster")

@@ -23,12 +23,12 @@ from mifsim.data import load_data
 from mifsim.errors import ClusterError, RunError
 from mifsim.progress import remark
 from mifsim.server.backend import Job, ModelFile, Watch
+from mifsim.server.local_cluster import keep_token_private, on_loopback
 from mifsim.server.model_server import ModelServer
 from mifsim.server.placement import Node, Plan, describe, plan
 from mifsim.server.scene import Counters, Scene
 from mifsim.server.shard_run import Reply, run_shard
 from mifsim.server.tickets import SHARDS_AT_A_TIME, Shard
-from mifsim.server.token import keep_token_private
 from mifsim.study import Server, Study
 
 POLL_SECONDS = 0.5
@@ -177,7 +177,8 @@ def connect(address: str | None) -> bool:
     try:
         if address is None:
             keep_token_private()
-            ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+            with on_loopback():
+                ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         else:
             ray.init(address=address, **quiet)
     except ConnectionError as error:
