@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from mifsim._version import __version__
+from mifsim.cli_paper import add_paper
 from mifsim.cli_report import add_report
 from mifsim.cli_run import add_matrix, add_run
 from mifsim.errors import UserError
@@ -20,6 +21,7 @@ examples:
   mifsim simulate mine.toml --set server.transport=uint8
   mifsim report runs/mine                     build a run's page again, from its files
   mifsim compare runs/mine runs/other         put runs side by side
+  mifsim paper --small                        run the paper's evaluation again, beside its own numbers
   mifsim columns                              say what each column of the Parquet tables means
 """
 
@@ -58,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     add_run(commands)
     add_matrix(commands)
     add_report(commands)
+    add_paper(commands)
     _add_studies(commands)
     _add_columns(commands)
     return parser
