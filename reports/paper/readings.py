@@ -8,7 +8,8 @@ import pandas as pd
 from reports.paper.load import Results
 from reports.paper.published_tables import CONFIGS, attacks
 
-READING = ["noise", "noise_on", "step", "process", "transport", "ssim", "dynamic_range", "hash_size", "count_rule"]
+VARIANT = ["noise", "noise_on", "step", "process", "transport"]
+READING = [*VARIANT, "ssim", "dynamic_range", "hash_size", "count_rule"]
 AS_WRITTEN = {
     "noise_on": "iterate", "step": 0.1, "process": "identity", "transport": "float32", "ssim": "global",
     "dynamic_range": 1, "hash_size": 8, "count_rule": "per_match",
@@ -33,7 +34,9 @@ def reading_table(results: Results, half: str) -> pd.DataFrame:
     mine = results.sweep[results.sweep["dataset"] == half].copy()
     mine["counted"] = np.log(mine["max_iterations"].astype(float).fillna(mine["budget_queries"]))
     mine["never"] = mine["max_iterations"].isna()
-    grouped = mine.groupby([*READING, "setting"]).agg(log_mean=("counted", "mean"), never=("never", "sum")).reset_index()
+    grouped = (
+        mine.groupby([*READING, "setting"]).agg(log_mean=("counted", "mean"), never=("never", "sum")).reset_index()
+    )
     table = grouped.pivot(index=READING, columns="setting", values=["log_mean", "never"])
     found = pd.DataFrame(index=table.index)
     published = attacks(half)
@@ -61,6 +64,7 @@ def reaches(row: pd.Series, config: str) -> bool:
 
 def families(half_table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Return the readings grouped by what is read otherwise than the text has it; each group over all noises."""
+
     def only(**changes: object) -> pd.DataFrame:
         wanted = {**AS_WRITTEN, **changes}
         mask = np.ones(len(half_table), dtype=bool)
@@ -95,9 +99,11 @@ def family_rows(half_table: pd.DataFrame) -> pd.DataFrame:
         row: dict[str, object] = {"reading": name}
         for config in CONFIGS:
             reached = [one for _, one in table.iterrows() if reaches(one, config)]
-            row[config] = (min(float(one["noise"]) for one in reached), max(float(one["noise"]) for one in reached)) if (
-                reached
-            ) else None
+            row[config] = (
+                (min(float(one["noise"]) for one in reached), max(float(one["noise"]) for one in reached))
+                if (reached)
+                else None
+            )
         at_once = max((sum(reaches(one, config) for config in CONFIGS) for _, one in table.iterrows()), default=0)
         row |= {"at_once": at_once, "noise": float(best["noise"]), "off": float(best["off"])}
         row |= {f"best_{config}": float(best[config]) for config in CONFIGS}

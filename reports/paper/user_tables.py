@@ -96,10 +96,11 @@ def workload_rates(results: Results, half: str) -> pd.DataFrame:
     rows = []
     settings = results.settings[results.settings["dataset"] == half].set_index("setting")
     for base in mine["base"].unique():
-        at = mine[(mine["base"] == base) & (mine["parameter"] == "l_sp") & (mine["value"] == settings.loc[base, "l_sp"])]
+        at = mine[
+            (mine["base"] == base) & (mine["parameter"] == "l_sp") & (mine["value"] == settings.loc[base, "l_sp"])
+        ]
         for _, row in at.iterrows():
             low, high = clopper_pearson(int(row["blocked"]), int(row["sessions"]))
             rows.append({"base": base, "workload": row["group"], "sessions": row["sessions"],
                          "blocked": row["blocked"], "low": low, "high": high})  # fmt: skip
     return pd.DataFrame(rows)
-

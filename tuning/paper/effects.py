@@ -72,7 +72,7 @@ def _moved(config: FilterConfig) -> Iterator[tuple[str, float, FilterConfig]]:
         yield "t_hash", value, replace(config, t_hash=value)
     for n_b in range(1, N_B_MAX + 1):
         yield "n_b", n_b, replace(config, n_b=n_b)
-    for l_sp in COUNTS:
+    for l_sp in sorted({*COUNTS, config.l_sp}):
         yield "l_sp", l_sp, replace(config, l_sp=l_sp)
 
 
@@ -97,9 +97,10 @@ def heat_rows(plan: Plan, traces: TraceSet) -> Rows:
         rate, queries = objectives(few, sums, "worst", leakage=False)
         return np.where(rate <= FALSE_POSITIVE_LIMIT, queries, np.inf)
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, Bar(
-        f"{plan.half}: exact frontier", len(pairs), "pairs of thresholds"
-    ) as bar:
+    with (
+        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+        Bar(f"{plan.half}: exact frontier", len(pairs), "pairs of thresholds") as bar,
+    ):
         for number, (pair, found) in enumerate(zip(pairs, pool.map(cell, pairs), strict=True), 1):
             best = np.minimum(best, found)
             rows.append(_heat(plan, "thresholds", pair[0], pair[1], float(found.min())))
@@ -118,5 +119,3 @@ def _heat(plan: Plan, plane: str, x: float, y: float, queries: float) -> dict[st
 
 def _trial(traces: TraceSet) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.array([int(client.rpartition("/")[2]) for client in traces.clients], np.int64)
-
-

@@ -38,9 +38,7 @@ class _Watched(Scene):
         return self.guards[-1]
 
 
-def look(
-    study: Study, data: DataSet, engine: BatchedModel, n_b: int
-) -> tuple[list[ManyEyes], list[SessionRow]]:
+def look(study: Study, data: DataSet, engine: BatchedModel, n_b: int) -> tuple[list[ManyEyes], list[SessionRow]]:
     """Run all sessions of a study, none of which is blocked, and return the guards that watched them.
 
     Parameters

@@ -104,5 +104,3 @@ def _images(
                     yield last
         case _:
             raise ValueError(f"protocol {protocol.name!r} is none")
-
-
