@@ -15,6 +15,7 @@ from mifsim.data import load_data
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError
 from mifsim.records import SCHEMAS, read_file
+from mifsim.simulation import prepare
 from reports.paper.page import write_page
 from tuning.paper import attacks
 from tuning.paper.drive import Given, reproduce
@@ -127,16 +128,10 @@ def test_a_live_session_that_ends_otherwise_stops_the_run(out: Path, monkeypatch
     monkeypatch.setattr(attacks, "_lived", lambda run: {("noise 0.002/0/0", "config_3"): 1})
     study = attacks.main_study(TINY)
     data = load_data(study.data)
-    victim = attacks_victim()
+    victim = prepare(study)[1]
     traces = attacks.recorded(TINY, data, victim, "in-process")
-    with pytest.raises(RunError, match="noise 0.002/0/0 behind config_3: live 1, replay"):
+    with pytest.raises(RunError, match=r"noise 0\.002/0/0 behind config_3: live 1, replay"):
         attacks.attack_rows(TINY, traces, settings("MNIST"), out)
-
-
-def attacks_victim():
-    from mifsim.simulation import prepare
-
-    return prepare(attacks.main_study(TINY))[1]
 
 
 def test_a_second_run_takes_everything_from_the_cache(
@@ -164,9 +159,7 @@ def test_the_order_of_settings_holds_in_the_sweep(out: Path) -> None:
 
 
 @pytest.mark.parametrize(("images", "blocked"), [(3, False), (4, True)])
-def test_the_same_image_again_is_flagged_at_the_fourth_time_whatever_the_thresholds(
-    images: int, blocked: bool
-) -> None:
+def test_the_same_image_again_is_flagged_at_the_fourth_time_whatever_the_thresholds(images: int, blocked: bool) -> None:
     """Worked by hand: the copies match 0, 1, 2, 3 buffered ones; 1 + 2 < 4 <= 1 + 2 + 3."""
     eyes = ManyEyes(10)
     image = np.random.default_rng(0).random((28, 28), np.float32)

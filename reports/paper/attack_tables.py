@@ -99,25 +99,11 @@ def noises(results: Results, half: str) -> list[float]:
 
 
 def nearest_noise(results: Results, half: str, setting: str) -> float:
-    """Return the recorded noise whose row of the table is nearest to the paper's, by `row_distance`."""
-    wanted = attacks(half)[setting]
-    budget = float(results.facts(half)["budget"])
-    return min(
-        noises(results, half),
-        key=lambda noise: row_distance(paper_way(results, half, noise)[setting], wanted, budget),
-    )
-
-
-def row_distance(found: pd.Series, wanted: pd.Series, budget: float) -> float:
-    """Return by what factor a row is off, as the root mean square of log10 over the labels; never counts as budget.
-
-    Examples
-    --------
-    >>> row_distance(pd.Series([10.0, 1000.0]), pd.Series([100, 100]), 2000)
-    1.0
-    """
-    ratio = np.log10(found.fillna(budget).to_numpy(dtype=float)) - np.log10(wanted.to_numpy(dtype=float))
-    return float(np.sqrt((ratio**2).mean()))
+    """Return the recorded noise at which the median attacker is detected nearest to the paper's median over labels."""
+    wanted = float(np.log(attacks(half)[setting].median()))
+    table = results.attacks[(results.attacks["dataset"] == half) & (results.attacks["setting"] == setting)]
+    middle = table["queries_to_block"].astype(float).fillna(np.inf).groupby(table["noise"]).median()
+    return float(min(middle.index, key=lambda noise: (abs(np.log(middle[noise]) - wanted), noise)))
 
 
 def agreement(results: Results, half: str) -> tuple[int, int]:

@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mifsim.statistics import kaplan_meier
-from reports.paper.attack_tables import by_label, nearest_noise, noises, paper_way
+from reports.paper.attack_tables import by_label, nearest_noise, noises
 from reports.paper.drawing import COLOURS, DASHES, INK, MARKERS, PAPER, head, save, sheet, title
 from reports.paper.load import Results
 from reports.paper.published_tables import CONFIGS, attacks
-from reports.paper.readings import families, published_means, reading_table
+from reports.paper.readings import families, ladder_row, published_medians, reading_table
 
 _WHOLE = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
@@ -26,12 +26,13 @@ def iterations(results: Results, half: str, out: Path) -> str:
     places = np.arange(len(names))
     for axis, config in zip(axes[0], CONFIGS, strict=True):
         noise = nearest_noise(results, half, config)
-        ours = paper_way(results, half, noise)[config].reindex(names)
+        own, ours = ladder_row(results, half, config)
+        ours = ours.reindex(names)
         medians = by_label(results, half, noise)
         medians = medians[medians["setting"] == config].set_index("label").reindex(names)
         axis.bar(places - 0.2, published[config], 0.38, color="#c9ced6", edgecolor=PAPER, linewidth=0.6, label="paper")
         axis.bar(places + 0.2, ours.fillna(budget), 0.38, color=COLOURS[config], alpha=0.75,
-                 label=f"here, max. of 3, noise {noise:g}")  # fmt: skip
+                 label="here, the latest of 3")  # fmt: skip
         for place, value in zip(places, ours, strict=True):
             if np.isnan(value):
                 axis.annotate("never", (place + 0.2, budget * 1.08), ha="center", va="bottom", fontsize=6, rotation=90)
@@ -44,10 +45,11 @@ def iterations(results: Results, half: str, out: Path) -> str:
         axis.yaxis.set_major_formatter(_WHOLE)
         axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_xticks(places, names, fontsize=7 if len(names) > 4 else 8)
-        head(axis, title(config))
-        axis.legend(fontsize=6.5, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2)
+        head(axis, f"{title(config)}; bars: noise {own:g}, points: {noise:g}")
         axis.set_ylim(3, max(budget, float(published[list(CONFIGS)].to_numpy().max())) * 2.2)
     axes[0][0].set_ylabel("iterations before detection", fontsize=8)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7.5,
+                  frameon=False)  # fmt: skip
     return save(figure, out, f"iterations-{half.lower()}")
 
 
@@ -57,15 +59,17 @@ def ladder(results: Results, half: str, out: Path) -> str:
     wanted = [name for name in ("as written", "noise on the submitted copy alone", "8-bit wire",
                                 "C1, C2 for range 255") if name in named]  # fmt: skip
     figure, axes = sheet(len(wanted), height=3.2, width=2.6 * len(wanted) + 1, sharey=True)
-    means = published_means(half)
+    medians = published_medians(half)
+    budget = float(results.facts(half)["sweep budget"])
     for axis, name in zip(axes[0], wanted, strict=True):
         table = named[name].sort_values("noise")
         for config in CONFIGS:
-            axis.axhline(means[config], color=COLOURS[config], linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
-            whole = table[f"never_{config}"] == 0
-            axis.plot(table["noise"], table[config], color=COLOURS[config], linewidth=1.4, label=title(config))
+            axis.axhline(medians[config], color=COLOURS[config], linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
+            whole = np.isfinite(table[config])
+            height = table[config].where(whole, 1.15 * budget)
+            axis.plot(table["noise"], height, color=COLOURS[config], linewidth=1.4, label=title(config))
             for mask, face in ((whole, COLOURS[config]), (~whole, "white")):
-                axis.plot(table["noise"][mask], table[config][mask], linestyle="", marker=MARKERS[config],
+                axis.plot(table["noise"][mask], height[mask], linestyle="", marker=MARKERS[config],
                           markersize=4.5, markerfacecolor=face, markeredgecolor=COLOURS[config])  # fmt: skip
         axis.set_xscale("symlog", linthresh=2e-4, linscale=0.4)
         axis.set_yscale("log")
@@ -74,7 +78,7 @@ def ladder(results: Results, half: str, out: Path) -> str:
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("noise (sd, pixels 0 to 1)", fontsize=8)
         head(axis, name)
-    axes[0][0].set_ylabel("iterations before detection\n(geometric mean over labels)", fontsize=8)
+    axes[0][0].set_ylabel("iterations before detection\n(median over labels; hollow: never)", fontsize=8)
     axes[0][0].legend(fontsize=7, frameon=False)
     return save(figure, out, f"noise-{half.lower()}")
 

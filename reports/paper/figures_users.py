@@ -34,7 +34,8 @@ def confusions(results: Results, half: str, ours: Mapping[str, Mapping[str, Conf
             whole = counts.sum(axis=1, keepdims=True)
             axis.imshow(counts / np.maximum(whole, 1), cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
             for (i, j), value in np.ndenumerate(counts):
-                axis.text(j, i, f"{value}", ha="center", va="center", fontsize=11, color=INK)
+                dark = value > 0.6 * whole[i, 0]
+                axis.text(j, i, f"{value:,}", ha="center", va="center", fontsize=10, color="white" if dark else INK)
             axis.set_xticks([0, 1], ["flagged", "passed"], fontsize=7)
             axis.set_yticks([0, 1], ["attack", "user"], fontsize=7)
             head(axis, f"{row}: {title(name)}")

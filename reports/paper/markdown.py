@@ -9,14 +9,14 @@ Cell = str | float | int | None
 
 
 def whole(value: float | None, *, never: str = "never") -> str:
-    """Return a number of queries; `never` where it is missing.
+    """Return a number of queries; `never` where it is missing or infinite.
 
     Examples
     --------
-    >>> whole(1234.4), whole(float("nan")), whole(7.25)
+    >>> whole(1234.4), whole(float("inf")), whole(7.25)
     ('1,234', 'never', '7.2')
     """
-    if value is None or math.isnan(value):
+    if value is None or not math.isfinite(value):
         return never
     return f"{value:.1f}" if value < 10 and value != int(value) else f"{value:,.0f}"
 

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 
 from mifsim.cache import whole_file
 from reports.paper import figures_attacks, figures_beyond, figures_users, sections
 from reports.paper.arithmetic import evenness, same_speed
-from reports.paper.attack_tables import agreement, nearest_noise, with_intervals
+from reports.paper.attack_tables import agreement, with_intervals
 from reports.paper.drawing import title
 from reports.paper.load import CALIBRATED, Results
 from reports.paper.markdown import percent, whole
 from reports.paper.published_tables import CONFIGS, attacks
-from reports.paper.readings import REACHED, VARIANT, published_means, reaches, reading_table
+from reports.paper.readings import AS_WRITTEN, REACHED, VARIANT, published_medians, reaches, reading_table
 from reports.paper.user_tables import fit_table, protocol_name
 from reports.paper.verdicts import NUMBERS, findings
 
@@ -118,25 +119,36 @@ def _readings(results: Results, half: str) -> dict[str, Any]:
     at_once = max(sum(reaches(row, c) for c in CONFIGS) for _, row in readings.iterrows())
     return {
         "readings": f"{len(readings):,}",
-        "means": {config: whole(mean) for config, mean in published_means(half).items()},
+        "medians": " · ".join(whole(middle) for middle in published_medians(half).values()),
         "crossed": int((published["config_2"] < published["config_1"]).sum()),
         "same_speed": f"{same_speed(half):.2f}",
         "best": best.to_dict(),
-        "best_gives": " · ".join(f"{'≥ ' if best[f'never_{c}'] else ''}{whole(best[c])}" for c in CONFIGS),
+        "best_gives": " · ".join(whole(best[c]) for c in CONFIGS),
         "best_off": f"{best['off']:.1f}",
         "hash_ratio": f"{hashes:.2f}",
         "rule_ratio": f"{rules:.2f}",
+        "ratio": _ratio(readings),
         "by_itself": [title(c) for c in CONFIGS if by_itself[c]],
         "out_of_reach": [title(c) for c in CONFIGS if not by_itself[c]],
         "at_once": at_once,
-        "nearest": {config: f"{nearest_noise(results, half, config):g}" for config in CONFIGS},
     }
+
+
+def _ratio(readings: pd.DataFrame) -> str:
+    """Return how many times the queries of setting 1 setting 2 needs where there is no noise, as written."""
+    written = readings[(readings[list(AS_WRITTEN)] == pd.Series(AS_WRITTEN)).all(axis=1)]
+    bare = written[written["noise"] == written["noise"].min()].iloc[0]
+    return f"{bare['config_2'] / bare['config_1']:.1f}" if np.isfinite(bare["config_2"]) else "many"
 
 
 def _spread(readings: pd.DataFrame, column: str) -> float:
     """Return by what factor a row of the table changes, at most, where nothing but one column does."""
     rest = [name for name in VARIANT if name != column]
-    return max(float((grouped.max() / grouped.min()).max()) for c in CONFIGS for grouped in [readings.groupby(rest)[c]])
+    found = 1.0
+    for config in CONFIGS:
+        known = readings[np.isfinite(readings[config])].groupby(rest)[config]
+        found = max(found, float((known.max() / known.min()).max()) if len(known) else 1.0)
+    return found
 
 
 def _users(results: Results, half: str) -> dict[str, Any]:

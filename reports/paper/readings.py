@@ -17,7 +17,7 @@ AS_WRITTEN = {
 """The text where it says something, and the plainest reading where it does not."""
 
 REACHED = 2.0
-"""A row is reached where the geometric mean over its labels is within this factor of the paper's, all blocked."""
+"""A row is reached where the median over its labels is within this factor of the paper's."""
 
 
 def reading_table(results: Results, half: str) -> pd.DataFrame:
@@ -26,40 +26,53 @@ def reading_table(results: Results, half: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        The columns of `READING`; for each setting its geometric mean over the labels of the maximum iterations (a
-        label never blocked counts with the budget), ``never_<setting>`` (labels with an attacker never blocked), and
-        ``off_<setting>``: by what factor the mean is off the paper's; ``off``: the root mean square over the settings,
-        as a factor.
+        The columns of `READING`; for each setting the median over the labels of the maximum iterations (infinite where
+        half of the labels or more have an attacker that was never blocked), ``never_<setting>`` (labels with such an
+        attacker), and ``off_<setting>``: by what factor the median is off the paper's; ``off``: the root mean square
+        over the settings, as a factor.
     """
     mine = results.sweep[results.sweep["dataset"] == half].copy()
-    mine["counted"] = np.log(mine["max_iterations"].astype(float).fillna(mine["budget_queries"]))
+    mine["counted"] = mine["max_iterations"].astype(float).fillna(np.inf)
     mine["never"] = mine["max_iterations"].isna()
-    grouped = (
-        mine.groupby([*READING, "setting"]).agg(log_mean=("counted", "mean"), never=("never", "sum")).reset_index()
-    )
-    table = grouped.pivot(index=READING, columns="setting", values=["log_mean", "never"])
+    grouped = mine.groupby([*READING, "setting"]).agg(middle=("counted", "median"), never=("never", "sum"))
+    table = grouped.reset_index().pivot(index=READING, columns="setting", values=["middle", "never"])
     found = pd.DataFrame(index=table.index)
-    published = attacks(half)
     squares = np.zeros(len(table))
-    for config in CONFIGS:
-        mean = table["log_mean"][config]
-        off = mean - np.log(published[config]).mean()
-        found[config] = np.exp(mean)
+    for config, wanted in published_medians(half).items():
+        middle = table["middle"][config].astype(float)
+        off = (np.log(middle) - np.log(wanted)).abs()
+        found[config] = middle
         found[f"never_{config}"] = table["never"][config].astype(int)
-        found[f"off_{config}"] = np.exp(off.abs())
+        found[f"off_{config}"] = np.exp(off)
         squares += off.to_numpy() ** 2
     found["off"] = np.exp(np.sqrt(squares / len(CONFIGS)))
     return found.reset_index()
 
 
-def published_means(half: str) -> dict[str, float]:
-    """Return the paper's geometric means over the labels."""
-    return {config: float(np.exp(np.log(attacks(half)[config]).mean())) for config in CONFIGS}
+def published_medians(half: str) -> dict[str, float]:
+    """Return the paper's medians over the labels."""
+    return {config: float(attacks(half)[config].median()) for config in CONFIGS}
 
 
 def reaches(row: pd.Series, config: str) -> bool:
     """Whether a reading reaches a row of the paper's table."""
-    return bool(row[f"off_{config}"] <= REACHED and row[f"never_{config}"] == 0)
+    return bool(row[f"off_{config}"] <= REACHED)
+
+
+def ladder_row(results: Results, half: str, config: str) -> tuple[float, pd.Series]:
+    """Return the noise that, with the text as written, comes nearest to one row of the paper, and that row by label.
+
+    Where no noise has half of the labels detected, the one with the most labels detected.
+    """
+    readings = reading_table(results, half)
+    written = (readings[list(AS_WRITTEN)] == pd.Series(AS_WRITTEN)).all(axis=1)
+    best = readings[written].sort_values([f"off_{config}", f"never_{config}"], kind="stable").iloc[0]
+    mine = results.sweep[(results.sweep["dataset"] == half) & (results.sweep["setting"] == config)]
+    for column in READING:
+        mine = mine[mine[column] == best[column]]
+    names = results.classes(half)
+    row = mine.set_index("label")["max_iterations"].astype(float)
+    return float(best["noise"]), row.rename(index=lambda label: names[int(label)])
 
 
 def families(half_table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -107,6 +120,5 @@ def family_rows(half_table: pd.DataFrame) -> pd.DataFrame:
         at_once = max((sum(reaches(one, config) for config in CONFIGS) for _, one in table.iterrows()), default=0)
         row |= {"at_once": at_once, "noise": float(best["noise"]), "off": float(best["off"])}
         row |= {f"best_{config}": float(best[config]) for config in CONFIGS}
-        row |= {f"never_{config}": int(best[f"never_{config}"]) for config in CONFIGS}
         rows.append(row)
     return pd.DataFrame(rows)

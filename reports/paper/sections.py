@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 
 from reports.paper.arithmetic import Confusion, metric_table, published_confusions
-from reports.paper.attack_tables import by_label, nearest_noise, paper_way, with_intervals
+from reports.paper.attack_tables import by_label, paper_way, with_intervals
 from reports.paper.drawing import title
 from reports.paper.load import CALIBRATED, Results
 from reports.paper.markdown import interval, percent, table, whole
 from reports.paper.published_tables import CONFIGS, attacks, performance, users
-from reports.paper.readings import READING, family_rows, published_means, reading_table
+from reports.paper.readings import READING, family_rows, ladder_row, published_medians, reading_table
 from reports.paper.user_tables import fit_table, label_table, protocol_name, workload_rates
 
 Piece = tuple[str, pd.DataFrame]
@@ -37,22 +37,23 @@ def iterations_table(results: Results, half: str) -> Piece:
     """Return Table 2 or 3: labels across, for each setting the paper's row, ours at two noises, and the medians."""
     names, published, budget = results.classes(half), attacks(half), results.facts(half)["budget"]
     single = results.live_noise(half)
+    at_once = paper_way(results, half, single)
     rows, frames = [], []
     for config in (*CONFIGS, CALIBRATED):
         if config not in results.setting_names(half):
             continue
-        own = nearest_noise(results, half, config) if config in CONFIGS else single
+        lead = f"**{title(config)}**"
+        medians = by_label(results, half, single)
+        medians = medians[medians["setting"] == config].set_index("label").reindex(names)
+        medians["here_max_of_3"] = at_once[config]
         if config in CONFIGS:
-            rows.append([f"**{title(config)}**", "paper", *(whole(published.loc[name, config]) for name in names)])
-        for noise in dict.fromkeys((own, single)):
-            ours = paper_way(results, half, noise)[config].reindex(names)
-            lead = "" if config in CONFIGS else f"**{title(config)}**"
-            rows.append([lead, f"here, noise {noise:g}", *(whole(ours[name]) for name in names)])
-            medians = by_label(results, half, noise)
-            medians = medians[medians["setting"] == config].set_index("label").reindex(names)
-            medians["here_max_of_3"] = ours
-            medians["paper_max_of_3"] = published[config] if config in CONFIGS else np.nan
-            frames.append(medians.reset_index().assign(noise=noise, budget=int(budget)))
+            own, row = ladder_row(results, half, config)
+            rows.append([lead, "paper", *(whole(published.loc[name, config]) for name in names)])
+            rows.append(["", f"noise {own:g}", *(whole(row[name]) for name in names)])
+            medians = medians.assign(paper_max_of_3=published[config], own_noise=own, own_noise_max_of_3=row)
+            lead = ""
+        rows.append([lead, f"noise {single:g}", *(whole(at_once.loc[name, config]) for name in names)])
+        frames.append(medians.reset_index().assign(noise=single, budget=int(budget)))
     return table(["", "", *(f"'{name}'" for name in names)], rows, left=2), pd.concat(frames, ignore_index=True)
 
 
@@ -80,8 +81,8 @@ def intervals_table(results: Results, half: str) -> Piece:
 def readings_table(results: Results, half: str) -> Piece:
     """Return which rows each way of reading the text reaches, and the noise nearest to all three."""
     readings = reading_table(results, half)
-    means = published_means(half)
-    rows: list[list[str]] = [["*the paper*", "", "", "", "", " · ".join(whole(means[c]) for c in CONFIGS), ""]]
+    medians = published_medians(half)
+    rows: list[list[str]] = [["*the paper*", "", "", "", "", " · ".join(whole(medians[c]) for c in CONFIGS), ""]]
     for _, row in family_rows(readings).iterrows():
         cells = []
         for config in CONFIGS:
@@ -89,8 +90,16 @@ def readings_table(results: Results, half: str) -> Piece:
             cells.append(
                 "no" if span is None else f"{span[0]:g}" if span[0] == span[1] else f"{span[0]:g} to {span[1]:g}"
             )
-        nearest = " · ".join(f"{'≥ ' if row[f'never_{c}'] else ''}{whole(row[f'best_{c}'])}" for c in CONFIGS)
-        rows.append([row["reading"], *cells, f"{row['noise']:g}", nearest, f"{row['off']:.1f}×"])
+        nearest = " · ".join(whole(row[f"best_{c}"]) for c in CONFIGS)
+        rows.append(
+            [
+                row["reading"],
+                *cells,
+                f"{row['noise']:g}",
+                nearest,
+                f"{row['off']:.1f}×" if np.isfinite(row["off"]) else "—",
+            ]
+        )
     head = ["reading", "reaches setting 1 at noise", "setting 2", "setting 3", "nearest to all at", "gives", "off by"]
     return table(head, rows), readings.sort_values("off")[[*READING, *CONFIGS, *(f"never_{c}" for c in CONFIGS), "off"]]
 

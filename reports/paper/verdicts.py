@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from reports.paper.arithmetic import check
-from reports.paper.attack_tables import nearest_noise, paper_way
+from reports.paper.attack_tables import paper_way
 from reports.paper.load import Results
 from reports.paper.markdown import percent, whole
 from reports.paper.published_tables import CONFIGS, attacks, users
-from reports.paper.readings import family_rows, published_means, reaches, reading_table
+from reports.paper.readings import family_rows, ladder_row, published_medians, reaches, reading_table
 from reports.paper.user_tables import fit_table, protocol_name
 
 REPRODUCED = "reproduced"
@@ -134,22 +133,16 @@ def bar_finding(results: Results, half: str) -> Finding:
     """Judge Figure 6 or 7: does setting 3 detect first on every label, and how far are the bars apart."""
     published = attacks(half)
     theirs = float((published["config_3"] < published[["config_1", "config_2"]].min(axis=1)).mean())
-    budget = float(results.facts(half)["budget"])
-    noise = results.live_noise(half)
-    ours = paper_way(results, half, noise).fillna(np.inf)
+    ours = paper_way(results, half, results.live_noise(half)).fillna(np.inf)
     mine = float((ours["config_3"] < ours[["config_1", "config_2"]].min(axis=1)).mean())
     rows = []
     for config in CONFIGS:
-        level = nearest_noise(results, half, config)
-        found = paper_way(results, half, level)[config].astype(float).fillna(budget)
-        rows.append(f"setting {config[-1]} {whole(_geometric(found))} at noise {level:g} "
-                    f"(paper {whole(published_means(half)[config])})")  # fmt: skip
+        noise, row = ladder_row(results, half, config)
+        middle = float(row.fillna(np.inf).median())
+        rows.append(f"setting {config[-1]} {whole(middle)} at noise {noise:g} "
+                    f"(paper {whole(published_medians(half)[config])})")  # fmt: skip
     evidence = (
-        f"setting 3 detects first on {percent(mine)} of labels (paper: {percent(theirs)}); geometric means of the "
-        "recorded levels: " + ", ".join(rows)
+        f"setting 3 detects first on {percent(mine)} of labels (paper: {percent(theirs)}); medians over labels, each "
+        "row by the noise nearest to it: " + ", ".join(rows)
     )
     return Finding(NUMBERS[half]["bars"], IN_KIND if mine >= 0.75 else NOT, evidence)
-
-
-def _geometric(values: pd.Series) -> float:
-    return float(np.exp(np.log(values).mean()))

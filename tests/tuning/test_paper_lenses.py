@@ -69,7 +69,7 @@ def test_the_plain_lens_sees_what_the_filters_own_watch_sees() -> None:
 @settings(max_examples=25)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 1e-4, 1e-3, 1e-2]), st.sampled_from(LENSES))
 def test_the_stricter_setting_never_comes_first(seed: int, step: float, lens: Lens) -> None:
-    """Setting 2 finds similar only what setting 1 does, and that only what setting 3 does: on one session, in that order.
+    """What setting 2 finds similar setting 1 does too, and what that does setting 3: on one session, in that order.
 
     The paper's rows, in which setting 2 is the first on some labels, can therefore not be of the same sessions.
     """
