@@ -56,7 +56,9 @@ def add_paper(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--filter", type=Path, metavar="FILE", help="a calibrated setting (default: find one)")
     parser.add_argument("--small", action="store_true", help="a run of minutes that says less")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/paper-<time>")
-    parser.add_argument("--backend", choices=["ray", "in-process"], default="ray", help="where sessions run")
+    parser.add_argument(
+        "--backend", choices=["ray", "in-process"], help="where sessions run (default: ray; with --small: in-process)"
+    )
     parser.add_argument("--page-only", action="store_true", help="write the page again from the tables in --out")
     parser.set_defaults(run=_paper)
 
@@ -88,5 +90,5 @@ def _paper(options: argparse.Namespace) -> None:
 
     plans = [plan_for(name, folder, trials=options.trials, small=options.small) for name, folder in pairs]
     out = options.out or Path("runs") / f"paper-{datetime.now():%Y%m%d-%H%M%S}"
-    reproduce(plans, out, Given(options.filter, options.backend))
+    reproduce(plans, out, Given(options.filter, options.backend or ("in-process" if options.small else "ray")))
     print(f"the page is {write_page(out)}")

@@ -17,7 +17,7 @@ from mifsim.errors import RunError
 from mifsim.records import SCHEMAS, read_file
 from mifsim.simulation import prepare
 from reports.paper.page import write_page
-from tuning.paper import attacks
+from tuning.paper import attacks, sweep
 from tuning.paper.drive import Given, reproduce
 from tuning.paper.lenses import Lens, ManyEyes, Sighting, as_read
 from tuning.paper.plan import Plan, Protocol, Variant, plan_for, settings
@@ -137,8 +137,6 @@ def test_a_live_session_that_ends_otherwise_stops_the_run(out: Path, monkeypatch
 def test_a_second_run_takes_everything_from_the_cache(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tuning.paper import sweep
-
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("it ran again")
 
@@ -198,6 +196,13 @@ def test_protocols_draw_what_they_say(protocol: Protocol) -> None:
             case _:
                 assert len(drawn) == 9
                 assert len(set(drawn)) <= 3
+
+
+def test_variants_of_one_transport_run_together() -> None:
+    variants = [Variant(0.1), Variant(0.1, transport="uint8"), Variant(0.2), Variant(0.3), Variant(0.4)]
+    groups = sweep._groups(TINY, variants, 10)
+    assert groups == [[Variant(0.1), Variant(0.2), Variant(0.3)], [Variant(0.4)], [Variant(0.1, transport="uint8")]]
+    assert [len(group) for group in sweep._groups(TINY, variants, 4)] == [4, 1]
 
 
 def test_the_plans() -> None:

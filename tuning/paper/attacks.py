@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,9 @@ def live(plan: Plan, victim: Victim, data: DataSet, chosen: FilterConfig | None,
                     lambda path: resume(path, backend=backend))  # fmt: skip
 
 
-def kept_run(kind: str, study: Study, data: DataSet, victim: Victim, start: Any, go_on: Any) -> Path:
+def kept_run(
+    kind: str, study: Study, data: DataSet, victim: Victim, start: Callable[[Path], Path], go_on: Callable[[Path], Path]
+) -> Path:
     """Run a study once into the cache; find it there, or go on with it, the next time."""
     key = digest(study.fingerprint, data.fingerprint, victim.fingerprint, __version__, SCHEMA_VERSION)
     path = cache_dir() / "paper" / f"{kind}-{key}"

@@ -68,7 +68,8 @@ def _groups(plan: Plan, missing: list[Variant], classes: int) -> list[list[Varia
 
 def _run(plan: Plan, groups: list[list[Variant]], files: dict[Variant, Path], facts: dict[str, str]) -> Iterator[int]:
     """Yield how many variants were done, again and again."""
-    workers = min(len(os.sched_getaffinity(0)), len(groups))
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cpus, len(groups))
     if workers == 1 or plan.small:  # a process would take longer to start than a small run takes
         for group in groups:
             run_group(plan, group, [files[variant] for variant in group], facts)
