@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
@@ -93,7 +95,8 @@ class Check:
 
 def check(half: str) -> list[Check]:
     """Compute every cell of a half of Table 6 from Tables 2 to 5."""
-    computed, printed = metric_table(published_confusions(half)), performance(half)
+    computed: Any = metric_table(published_confusions(half))
+    printed: Any = performance(half)
     return [
         Check(half, metric, column, float(printed.loc[metric, column]), float(computed.loc[metric, column]))
         for metric in METRICS
@@ -133,7 +136,7 @@ def evenness(half: str, draws: int = 20_000) -> Evenness:
     def p_value(axis: int) -> float:
         expected = total * attempts.sum(axis=axis) / whole
 
-        def spread(table: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        def spread(table: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
             return np.asarray((((table.sum(axis=axis - 2) - expected) ** 2) / expected).sum(axis=-1))
 
         return float((1 + (spread(drawn) >= spread(counts) - 1e-9).sum()) / (1 + draws))

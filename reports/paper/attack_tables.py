@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from mifsim.statistics import clopper_pearson, kaplan_meier
@@ -76,7 +79,8 @@ def by_label(results: Results, half: str, noise: float) -> pd.DataFrame:
     """Return Kaplan-Meier medians of all trials, a row a label and setting: median, low, high, blocked, trials."""
     rows = []
     names = results.classes(half)
-    for (label, setting), mine in _sessions(results, half, noise).groupby(["label", "setting"]):
+    groups: Any = _sessions(results, half, noise).groupby(["label", "setting"])
+    for (label, setting), mine in groups:
         blocked = mine["queries_to_block"].notna()
         curve = kaplan_meier(mine["queries_to_block"].fillna(mine["budget_queries"]), blocked)
         rows.append(
@@ -118,6 +122,6 @@ def _sessions(results: Results, half: str, noise: float) -> pd.DataFrame:
     return table[(table["dataset"] == half) & (table["noise"] == noise)]
 
 
-def _first(queries: np.ndarray, curve: np.ndarray) -> float:  # type: ignore[type-arg]
+def _first(queries: npt.NDArray[np.float64], curve: npt.NDArray[np.float64]) -> float:
     below = np.flatnonzero(curve <= 0.5 + 1e-12)
     return float(queries[below[0]]) if below.size else float("nan")

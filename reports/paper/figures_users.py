@@ -38,8 +38,9 @@ def confusions(results: Results, half: str, ours: Mapping[str, Mapping[str, Conf
                 axis.text(j, i, f"{value:,}", ha="center", va="center", fontsize=10, color="white" if dark else INK)
             axis.set_xticks([0, 1], ["flagged", "passed"], fontsize=7)
             axis.set_yticks([0, 1], ["attack", "user"], fontsize=7)
-            head(axis, f"{row}: {title(name)}")
-            axis.title.set_fontsize(7.5)
+            head(axis, title(name))
+            axis.title.set_fontsize(8)
+        line[0].set_ylabel(row.replace(", ", ",\n"), fontsize=7.5, rotation=0, ha="right", va="center", labelpad=6)
     return save(figure, out, f"confusion-{half.lower()}")
 
 
@@ -73,7 +74,7 @@ def protocols(results: Results, half: str, out: Path) -> str:
     axis.grid(axis="x", color="#d9dde3", linewidth=0.6)
     axis.grid(axis="y", visible=False)
     axis.set_xlabel("share of sessions flagged, with exact 95% interval", fontsize=8)
-    axis.legend(fontsize=7, frameon=False, loc="lower right")
+    axis.legend(fontsize=7, frameon=False, loc="upper right")
     return save(figure, out, f"users-{half.lower()}")
 
 

@@ -26,7 +26,7 @@ class Results:
         self.out = out
 
     def _table(self, name: str) -> pd.DataFrame:
-        table = read_file(self.out / "parquet" / f"paper_{name}.parquet", f"paper_{name}").to_pandas()
+        table: pd.DataFrame = read_file(self.out / "parquet" / f"paper_{name}.parquet", f"paper_{name}").to_pandas()
         for column in table.columns:
             if isinstance(table[column].dtype, pd.CategoricalDtype):
                 table[column] = table[column].astype(object)

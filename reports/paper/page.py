@@ -81,6 +81,7 @@ def _half(results: Results, half: str, out: Path) -> dict[str, Any]:
         "numbers": NUMBERS[half],
         "facts": results.facts(half),
         "classes": len(results.classes(half)),
+        "chance": f"{1 / len(results.classes(half)):.2f}",
         "tables": tables,
         "files": files,
         "figures": _figures(results, half, out),
@@ -111,7 +112,7 @@ def _figures(results: Results, half: str, out: Path) -> dict[str, str | None]:
 def _readings(results: Results, half: str) -> dict[str, Any]:
     readings = reading_table(results, half)
     published = attacks(half)
-    best = readings.loc[readings["off"].idxmin()]
+    best = readings.sort_values("off", kind="stable").iloc[0]
     plain = (readings["ssim"] == "global") & (readings["dynamic_range"] == 1)
     hashes = _spread(readings[plain & (readings["count_rule"] == "per_match")], "hash_size")
     rules = _spread(readings[plain & (readings["hash_size"] == 8)], "count_rule")

@@ -108,7 +108,7 @@ def family_rows(half_table: pd.DataFrame) -> pd.DataFrame:
     """Return for each family which rows some noise reaches, and the noise nearest to all three at once."""
     rows = []
     for name, table in families(half_table):
-        best = table.loc[table["off"].idxmin()]
+        best = table.sort_values("off", kind="stable").iloc[0]
         row: dict[str, object] = {"reading": name}
         for config in CONFIGS:
             reached = [one for _, one in table.iterrows() if reaches(one, config)]

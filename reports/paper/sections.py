@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from reports.paper.arithmetic import Confusion, metric_table, published_confusions
-from reports.paper.attack_tables import by_label, paper_way, with_intervals
+from reports.paper.attack_tables import by_label, nearest_noise, paper_way, with_intervals
 from reports.paper.drawing import title
 from reports.paper.load import CALIBRATED, Results
 from reports.paper.markdown import interval, percent, table, whole
@@ -35,9 +37,10 @@ def settings_table(results: Results) -> Piece:
 
 def iterations_table(results: Results, half: str) -> Piece:
     """Return Table 2 or 3: labels across, for each setting the paper's row, ours at two noises, and the medians."""
-    names, published, budget = results.classes(half), attacks(half), results.facts(half)["budget"]
+    names, budget = results.classes(half), results.facts(half)["budget"]
+    published: Any = attacks(half)
     single = results.live_noise(half)
-    at_once = paper_way(results, half, single)
+    at_once: Any = paper_way(results, half, single)
     rows, frames = [], []
     for config in (*CONFIGS, CALIBRATED):
         if config not in results.setting_names(half):
@@ -49,7 +52,8 @@ def iterations_table(results: Results, half: str) -> Piece:
         if config in CONFIGS:
             own, row = ladder_row(results, half, config)
             rows.append([lead, "paper", *(whole(published.loc[name, config]) for name in names)])
-            rows.append(["", f"noise {own:g}", *(whole(row[name]) for name in names)])
+            if own != single:
+                rows.append(["", f"noise {own:g}", *(whole(row[name]) for name in names)])
             medians = medians.assign(paper_max_of_3=published[config], own_noise=own, own_noise_max_of_3=row)
             lead = ""
         rows.append([lead, f"noise {single:g}", *(whole(at_once.loc[name, config]) for name in names)])
@@ -106,7 +110,8 @@ def readings_table(results: Results, half: str) -> Piece:
 
 def users_table(results: Results, half: str) -> Piece:
     """Return Table 4 or 5: the paper's counts, and the nearest protocol's rates, label by label."""
-    names, published = results.classes(half), users(half)
+    names = results.classes(half)
+    published: Any = users(half)
     best = fit_table(results, half).iloc[0]
     ours = label_table(results, half, best)
     rows = []
@@ -152,28 +157,39 @@ def protocols_table(results: Results, half: str) -> Piece:
     return table(head, rows), frame
 
 
+OWN_NOISES = "own noises, nearest protocol"
+
+
 def our_confusions(results: Results, half: str) -> dict[str, dict[str, Confusion]]:
-    """Return our confusion matrices: attackers at one noise; users as written and by the nearest protocol."""
-    noise = results.live_noise(half)
-    attacked = with_intervals(results, half)
-    attacked = attacked[attacked["noise"] == noise].set_index("setting")
+    """Return our confusion matrices: all attackers, and users as written and by the nearest protocol.
+
+    With one noise for all settings, and with the recorded noise that comes nearest to the paper's row of each.
+    """
+    attacked = with_intervals(results, half).set_index(["noise", "setting"])
+    single = results.live_noise(half)
+    names = results.setting_names(half)
+    own = {name: nearest_noise(results, half, name) if name in CONFIGS else single for name in names}
     fits = fit_table(results, half)
     written = fits[(fits["protocol"] == "distinct") & (fits["images"] == 1)].iloc[0]
     found: dict[str, dict[str, Confusion]] = {}
-    for name, protocol in (("as written", written), ("nearest protocol", fits.iloc[0])):
+    for row, protocol, noise in (
+        ("one noise, as written", written, dict.fromkeys(names, single)),
+        ("one noise, nearest protocol", fits.iloc[0], dict.fromkeys(names, single)),
+        (OWN_NOISES, fits.iloc[0], own),
+    ):
         counted = label_table(results, half, protocol)
-        found[name] = {}
-        for setting in attacked.index:
-            flagged, trials = int(counted["blocked"][setting].sum()), int(counted["trials"][setting].sum())
-            blocked, all_ = int(attacked.loc[setting, "blocked"]), int(attacked.loc[setting, "trials"])
-            found[name][setting] = Confusion(tp=blocked, fn=all_ - blocked, fp=flagged, tn=trials - flagged)
+        found[row] = {}
+        for name in names:
+            flagged, trials = int(counted["blocked"][name].sum()), int(counted["trials"][name].sum())
+            blocked, all_ = (int(attacked.loc[(noise[name], name), column]) for column in ("blocked", "trials"))
+            found[row][name] = Confusion(tp=blocked, fn=all_ - blocked, fp=flagged, tn=trials - flagged)
     return found
 
 
 def performance_table(results: Results, half: str) -> Piece:
     """Return Table 6: printed, computed from Tables 2 to 5, and ours."""
     computed, printed = metric_table(published_confusions(half)), performance(half)
-    ours = {name: metric_table(_balanced(found)) for name, found in our_confusions(results, half).items()}
+    ours = our_metrics(results, half)
     rows, frames = [], []
     for metric in computed.index:
         for source, numbers in (
@@ -196,6 +212,11 @@ def performance_table(results: Results, half: str) -> Piece:
             ]
     head = ["", "%", *(title(config) for config in CONFIGS), "average", "calibrated"]
     return table(head, rows, left=2), pd.DataFrame(frames)
+
+
+def our_metrics(results: Results, half: str) -> dict[str, pd.DataFrame]:
+    """Return Table 6 for each of `our_confusions`."""
+    return {name: metric_table(_balanced(found)) for name, found in our_confusions(results, half).items()}
 
 
 def _balanced(found: dict[str, Confusion]) -> dict[str, Confusion]:

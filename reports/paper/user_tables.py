@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from scipy import stats
 
@@ -48,9 +50,9 @@ def fit_table(results: Results, half: str, *, ssim: str = "global", dynamic_rang
     ):
         row: dict[str, object] = dict(zip(PROTOCOL, key, strict=True))
         likelihood = 0.0
-        by_setting = mine.set_index("setting")
+        by_setting: Any = mine.set_index("setting")
         for config in CONFIGS:
-            blocked, trials = by_setting.loc[config, ["blocked", "trials"]].astype(int)
+            blocked, trials = int(by_setting.loc[config, "blocked"]), int(by_setting.loc[config, "trials"])
             rate = 0.0 if row["images"] == 1 else (blocked + 0.5) / (trials + 1)
             likelihood += float(stats.binom.logpmf(int(asked[config].sum()), attempts, rate))
             row[f"expected_{config}"] = attempts * blocked / trials

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,8 +11,9 @@ from reports.paper.arithmetic import check
 from reports.paper.attack_tables import paper_way
 from reports.paper.load import Results
 from reports.paper.markdown import percent, whole
-from reports.paper.published_tables import CONFIGS, attacks, users
+from reports.paper.published_tables import CONFIGS, attacks, performance, users
 from reports.paper.readings import family_rows, ladder_row, published_medians, reaches, reading_table
+from reports.paper.sections import OWN_NOISES, our_metrics
 from reports.paper.user_tables import fit_table, protocol_name
 
 REPRODUCED = "reproduced"
@@ -71,7 +73,7 @@ def _l_sp(results: Results, half: str) -> int:
 def attack_finding(results: Results, half: str) -> Finding:
     """Judge Table 2 or 3 by the sweep: rows that some reading reaches, and rows that one reaches at once."""
     readings = reading_table(results, half)
-    plain = family_rows(readings).set_index("reading").loc["as written"]
+    plain: Any = family_rows(readings).set_index("reading").loc["as written"]
     reached = [config for config in CONFIGS if plain[config] is not None]
     somewhere = [c for c in CONFIGS if any(reaches(row, c) for _, row in readings.iterrows())]
     most = max(sum(reaches(row, c) for c in CONFIGS) for _, row in readings.iterrows())
@@ -126,6 +128,13 @@ def metric_finding(results: Results) -> Finding:
     if told:
         evidence += f" ({told})"
     evidence += "; recall is 100% because a trial ends only when it is detected"
+    for half in results.halves:
+        ours = our_metrics(results, half)[OWN_NOISES].loc["accuracy", list(CONFIGS)]
+        theirs = performance(half).loc["accuracy", list(CONFIGS)]
+        evidence += (
+            f"; {half} accuracy with a noise for each setting and the nearest protocol: "
+            f"{', '.join(f'{value:.1f}' for value in ours)} (paper {', '.join(f'{value:.1f}' for value in theirs)})"
+        )
     return Finding("Table 6", f"arithmetic {REPRODUCED}; values {NOT}", evidence)
 
 
