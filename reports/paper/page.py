@@ -55,11 +55,28 @@ def write_page(out: Path) -> Path:
         settings=markdown,
         halves=[_half(results, half, out) for half in results.halves],
         factor=f"{REACHED:g}",
+        command=_command(results),
     )
     page = out / "README.md"
     with whole_file(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return page
+
+
+def _command(results: Results) -> str:
+    """Return the arguments that make this page again."""
+    parts = []
+    for half in results.halves:
+        facts = results.facts(half)
+        parts.append(
+            f"--dataset {facts['dataset']}" + (" --data DIR" if facts["dataset"] in ("mnist", "celeba") else "")
+        )
+    facts = results.facts(results.halves[0])
+    if facts["small"] == "True":
+        parts.append("--small")
+    elif facts["trials a label"] != "30":
+        parts.append(f"--trials {facts['trials a label']}")
+    return " ".join([*parts, "--out reports/paper"])
 
 
 def _csv(out: Path, name: str, frame: Any) -> str:

@@ -11,7 +11,7 @@ from reports.paper.arithmetic import check
 from reports.paper.attack_tables import paper_way
 from reports.paper.load import Results
 from reports.paper.markdown import percent, whole
-from reports.paper.published_tables import CONFIGS, attacks, performance, users
+from reports.paper.published_tables import CONFIGS, HALVES, attacks, performance, users
 from reports.paper.readings import family_rows, ladder_row, published_medians, reaches, reading_table
 from reports.paper.sections import OWN_NOISES, our_metrics
 from reports.paper.user_tables import fit_table, protocol_name
@@ -62,7 +62,16 @@ def findings(results: Results) -> list[Finding]:
             "the matrices are the sums of Tables 2 to 5, and differ here where those tables do",
         )
     )
-    return found + [bar_finding(results, half) for half in results.halves]
+    found += [bar_finding(results, half) for half in results.halves]
+    return found + [not_run(half) for half in HALVES if half not in results.halves]
+
+
+def not_run(half: str) -> Finding:
+    """Say which tables and figures are missing where a half was not run."""
+    flags = "--dataset celeba --data DIR` or `--dataset faces" if half == "CelebA" else "--dataset mnist --data DIR"
+    numbers = NUMBERS[half]
+    items = f"{numbers['attacks']}, {numbers['users']}, {numbers['bars']}"
+    return Finding(items, "not run", f"the {half} half of this page takes `{flags}`")
 
 
 def _l_sp(results: Results, half: str) -> int:
@@ -118,7 +127,7 @@ def _triple(values: list[int] | list[float]) -> str:
 
 def metric_finding(results: Results) -> Finding:
     """Judge Table 6 by its arithmetic."""
-    cells = [one for half in results.halves for one in check(half)]
+    cells = [one for half in HALVES for one in check(half)]
     wrong = [one for one in cells if not one.agrees]
     told = "; ".join(
         f"{one.half} {one.metric}, {one.column}: printed {one.printed:.2f}, computed {one.computed:.3f}"

@@ -113,6 +113,7 @@ def _facts(plan: Plan, data: DataSet, victim: Victim, chosen: Chosen, queries: i
     used = versions()
     stated = {
         "data": data.name,
+        "dataset": plan.data["set"],
         "data note": data.note,
         "classes": ", ".join(data.class_names),
         "images a label": sum(len(pool) for pool in data.parts.values()) // len(data.class_names),

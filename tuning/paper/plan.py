@@ -232,7 +232,7 @@ def plan_for(dataset: str, folder: Path | None, *, trials: int | None = None, sm
     plan = Plan(half, data, variants=_variants(half))
     if half == "CelebA":
         plan = replace(
-            plan, budget=1500, noises=(0.0015,), live_noise=0.0015, sweep_budget=1500, workload_length=(20, 60),
+            plan, budget=800, noises=(0.001,), live_noise=0.001, sweep_budget=1500, workload_length=(20, 40),
             user_trials=20,
         )  # fmt: skip
     if small:
