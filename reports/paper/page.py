@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from reports.paper.attack_tables import agreement, with_intervals
 from reports.paper.drawing import title
 from reports.paper.load import CALIBRATED, Results
 from reports.paper.markdown import percent, whole
-from reports.paper.published_tables import CONFIGS, attacks
+from reports.paper.published_tables import CONFIGS, FOLDER, attacks
 from reports.paper.readings import AS_WRITTEN, REACHED, VARIANT, published_medians, reaches, reading_table
 from reports.paper.user_tables import fit_table, protocol_name
 from reports.paper.verdicts import NUMBERS, findings
@@ -57,6 +58,8 @@ def write_page(out: Path) -> Path:
         factor=f"{REACHED:g}",
         command=_command(results),
     )
+    if (out / FOLDER.name).resolve() != FOLDER:
+        shutil.copytree(FOLDER, out / FOLDER.name, dirs_exist_ok=True)
     page = out / "README.md"
     with whole_file(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -68,9 +71,8 @@ def _command(results: Results) -> str:
     parts = []
     for half in results.halves:
         facts = results.facts(half)
-        parts.append(
-            f"--dataset {facts['dataset']}" + (" --data DIR" if facts["dataset"] in ("mnist", "celeba") else "")
-        )
+        folder = " --data DIR" if facts["dataset"] in ("mnist", "celeba") else ""
+        parts.append(f"--dataset {facts['dataset']}{folder}")
     facts = results.facts(results.halves[0])
     if facts["small"] == "True":
         parts.append("--small")
