@@ -91,8 +91,7 @@ def _variants(half: Half) -> tuple[Variant, ...]:
     few = (0.0, 0.0004, 0.002, 0.02)
     if half == "CelebA":
         return (
-            *(Variant(noise) for noise in (0.0, 0.0001, 0.0002, 0.0005, 0.001, 0.0015)),
-            Variant(0.001, noise_on="copy"),
+            *(Variant(noise) for noise in (0.0, 0.0002, 0.0005, 0.001, 0.0015)),
             Variant(0.001, transport="uint8"),
         )
     return (

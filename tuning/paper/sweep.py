@@ -29,7 +29,7 @@ from tuning.replay import replay
 
 Rows = list[dict[str, Any]]
 
-SESSIONS_TOGETHER = 96
+SESSIONS_TOGETHER = 64
 """About how many run side by side: the model answers 32 at a time, and pads what is fewer."""
 
 
