@@ -165,7 +165,7 @@ def our_confusions(results: Results, half: str) -> dict[str, dict[str, Confusion
 
     With one noise for all settings, and with the recorded noise that comes nearest to the paper's row of each.
     """
-    attacked = with_intervals(results, half).set_index(["noise", "setting"])
+    attacked: Any = with_intervals(results, half).set_index(["noise", "setting"])
     single = results.live_noise(half)
     names = results.setting_names(half)
     own = {name: nearest_noise(results, half, name) if name in CONFIGS else single for name in names}
