@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from mifsim._version import __version__
 from mifsim.cli_attacks import add_attacks
+from mifsim.cli_paper import add_paper
 from mifsim.cli_report import add_report
 from mifsim.cli_run import add_matrix, add_run
 from mifsim.cli_submit import add_submit
@@ -24,6 +25,7 @@ examples:
   mifsim report runs/mine                     build a run's page again, from its files
   mifsim compare runs/mine runs/other         put runs side by side
   mifsim attacks                              list the attacks, and what each needs
+  mifsim paper --small                        run the paper's evaluation again, beside its own numbers
   mifsim columns                              say what each column of the Parquet tables means
 """
 
@@ -64,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add_submit(commands)
     add_report(commands)
     add_attacks(commands)
+    add_paper(commands)
     _add_studies(commands)
     _add_columns(commands)
     return parser

@@ -20,12 +20,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from mifsim.errors import RunError
+from mifsim.records_paper import PAPER_FIELDS, Words
 from mifsim.storage import Folder, RemotePath, matching
 
 SCHEMA_VERSION = 1
-
-Words = pa.dictionary(pa.int32(), pa.string())
-"""Text of few distinct values; pandas reads it as a category."""
 
 
 def _schema(*fields: tuple[str, pa.DataType, str]) -> pa.Schema:
@@ -220,6 +218,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("ssim_nearest", pa.float32(), "SSIM (global) to the most similar private image of the class"),
         ("psnr_nearest_db", pa.float32(), "PSNR to the closest private image of the class, in dB"),
     ),
+    **{name: _schema(*fields) for name, fields in PAPER_FIELDS.items()},
 }
 
 
@@ -349,6 +348,26 @@ def read_file(path: Folder) -> pa.Table:
 def _located(path: Folder) -> tuple[Any, str]:
     """Return what pyarrow takes: a file system, None for the local one, and a path on it."""
     return path.located if isinstance(path, RemotePath) else (None, str(path))
+
+
+def read_checked(path: Path, table: str) -> pa.Table:
+    """Return a table that is one file, checked like those of `open_table`.
+
+    Raises
+    ------
+    RunError
+        Where the file is missing or damaged, or has another schema version.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: is missing")
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        version = metadata.get(b"schema_version", b"none").decode()
+        if version != str(SCHEMA_VERSION):
+            raise RunError(f"{path}: schema_version is {version}, this mifsim reads {SCHEMA_VERSION}")
+        return pq.read_table(path, schema=SCHEMAS[table])
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from None
 
 
 def read_table(run: Folder, table: str, columns: Sequence[str] | None = None) -> pa.Table:

@@ -1,0 +1,202 @@
+"""The page: README.md with its figures and CSV files, from the Parquet tables of `mifsim paper` alone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from mifsim.cache import whole_file
+from reports.paper import figures_attacks, figures_beyond, figures_users, sections
+from reports.paper.arithmetic import evenness, same_speed
+from reports.paper.attack_tables import agreement, with_intervals
+from reports.paper.drawing import title
+from reports.paper.load import CALIBRATED, Results
+from reports.paper.markdown import percent, whole
+from reports.paper.published_tables import CONFIGS, FOLDER, attacks
+from reports.paper.readings import AS_WRITTEN, REACHED, VARIANT, published_medians, reaches, reading_table
+from reports.paper.user_tables import fit_table, protocol_name
+from reports.paper.verdicts import NUMBERS, findings
+
+PIECES = {
+    "iterations": sections.iterations_table,
+    "intervals": sections.intervals_table,
+    "readings": sections.readings_table,
+    "users": sections.users_table,
+    "protocols": sections.protocols_table,
+    "performance": sections.performance_table,
+    "workloads": sections.workloads_table,
+}
+
+
+def write_page(out: Path) -> Path:
+    """Write ``README.md``, ``figures/`` and ``csv/`` into a folder that holds ``parquet/``.
+
+    Raises
+    ------
+    RunError
+        Where a table is missing or damaged.
+    """
+    results = Results(out)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("reports.paper"),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - Markdown, from our own tables
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    markdown, frame = sections.settings_table(results)
+    _csv(out, "settings", frame)
+    text = environment.get_template("page.md.j2").render(
+        findings=findings(results),
+        settings=markdown,
+        halves=[_half(results, half, out) for half in results.halves],
+        factor=f"{REACHED:g}",
+        command=_command(results),
+    )
+    if (out / FOLDER.name).resolve() != FOLDER:
+        shutil.copytree(FOLDER, out / FOLDER.name, dirs_exist_ok=True)
+    page = out / "README.md"
+    with whole_file(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return page
+
+
+def _command(results: Results) -> str:
+    """Return the arguments that make this page again."""
+    parts = []
+    for half in results.halves:
+        facts = results.facts(half)
+        folder = " --data DIR" if facts["dataset"] in ("mnist", "celeba") else ""
+        parts.append(f"--dataset {facts['dataset']}{folder}")
+    facts = results.facts(results.halves[0])
+    if facts["small"] == "True":
+        parts.append("--small")
+    elif facts["trials a label"] != "30":
+        parts.append(f"--trials {facts['trials a label']}")
+    return " ".join([*parts, "--out reports/paper"])
+
+
+def _csv(out: Path, name: str, frame: Any) -> str:
+    folder = out / "csv"
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    return f"csv/{name}.csv"
+
+
+def _half(results: Results, half: str, out: Path) -> dict[str, Any]:
+    """Return everything that the template says of one half."""
+    tables, files = {}, {}
+    for name, make in PIECES.items():
+        tables[name], frame = make(results, half)
+        files[name] = _csv(out, f"{name}-{half.lower()}", frame)
+    ran, same = agreement(results, half)
+    return {
+        "name": half,
+        "numbers": NUMBERS[half],
+        "facts": results.facts(half),
+        "classes": len(results.classes(half)),
+        "chance": f"{1 / len(results.classes(half)):.2f}",
+        "tables": tables,
+        "files": files,
+        "figures": _figures(results, half, out),
+        "live": f"{ran:,}",
+        "live_same": f"{same:,}",
+        "calibrated": CALIBRATED in results.setting_names(half),
+        "live_noise": f"{results.live_noise(half):g}",
+        **_readings(results, half),
+        **_users(results, half),
+        **_beyond(results, half),
+    }
+
+
+def _figures(results: Results, half: str, out: Path) -> dict[str, str | None]:
+    return {
+        "iterations": figures_attacks.iterations(results, half, out),
+        "ladder": figures_attacks.ladder(results, half, out),
+        "survival": figures_attacks.survival(results, half, out),
+        "confusions": figures_users.confusions(results, half, sections.our_confusions(results, half), out),
+        "protocols": figures_users.protocols(results, half, out),
+        "curves_3": figures_beyond.curves(results, half, "config_3", out),
+        "curves": figures_beyond.curves(results, half, CALIBRATED, out),
+        "heat": figures_beyond.heat(results, half, out),
+        "pictures": figures_beyond.pictures(results, half, out),
+    }
+
+
+def _readings(results: Results, half: str) -> dict[str, Any]:
+    readings = reading_table(results, half)
+    published = attacks(half)
+    best = readings.sort_values("off", kind="stable").iloc[0]
+    plain = (readings["ssim"] == "global") & (readings["dynamic_range"] == 1)
+    hashes = _spread(readings[plain & (readings["count_rule"] == "per_match")], "hash_size")
+    rules = _spread(readings[plain & (readings["hash_size"] == 8)], "count_rule")
+    by_itself = {c: any(reaches(row, c) for _, row in readings.iterrows()) for c in CONFIGS}
+    at_once = max(sum(reaches(row, c) for c in CONFIGS) for _, row in readings.iterrows())
+    return {
+        "readings": f"{len(readings):,}",
+        "medians": " · ".join(whole(middle) for middle in published_medians(half).values()),
+        "crossed": int((published["config_2"] < published["config_1"]).sum()),
+        "same_speed": f"{same_speed(half):.2f}",
+        "best": best.to_dict(),
+        "best_gives": " · ".join(whole(best[c]) for c in CONFIGS),
+        "best_off": f"{best['off']:.1f}",
+        "hash_ratio": f"{hashes:.2f}",
+        "rule_ratio": f"{rules:.2f}",
+        "ratio": _ratio(readings),
+        "by_itself": [title(c) for c in CONFIGS if by_itself[c]],
+        "out_of_reach": [title(c) for c in CONFIGS if not by_itself[c]],
+        "at_once": at_once,
+    }
+
+
+def _ratio(readings: pd.DataFrame) -> str:
+    """Return how many times the queries of setting 1 setting 2 needs where there is no noise, as written."""
+    written = readings[(readings[list(AS_WRITTEN)] == pd.Series(AS_WRITTEN)).all(axis=1)]
+    bare = written[written["noise"] == written["noise"].min()].iloc[0]
+    return f"{bare['config_2'] / bare['config_1']:.1f}" if np.isfinite(bare["config_2"]) else "many"
+
+
+def _spread(readings: pd.DataFrame, column: str) -> float:
+    """Return by what factor a row of the table changes, at most, where nothing but one column does."""
+    rest = [name for name in VARIANT if name != column]
+    found = 1.0
+    for config in CONFIGS:
+        known = readings[np.isfinite(readings[config])].groupby(rest)[config]
+        found = max(found, float((known.max() / known.min()).max()) if len(known) else 1.0)
+    return found
+
+
+def _users(results: Results, half: str) -> dict[str, Any]:
+    even, fits = evenness(half), fit_table(results, half)
+    return {
+        "false_total": even.total,
+        "false_attempts": even.attempts,
+        "false_rate": percent(even.total / even.attempts),
+        "labels_p": f"{even.labels_p:.2f}",
+        "settings_p": f"{even.settings_p:.2f}",
+        "nearest_protocol": protocol_name(fits.iloc[0]),
+        "distinct_flagged": sum(
+            float(
+                fits.loc[(fits["protocol"] == "distinct") | (fits["protocol"] == "carried over"), f"expected_{c}"].sum()
+            )
+            for c in CONFIGS
+        ),
+    }
+
+
+def _beyond(results: Results, half: str) -> dict[str, Any]:
+    table = with_intervals(results, half)
+    worst = table.groupby("setting")["mean"].max()
+    pictures = results.pictures[results.pictures["dataset"] == half].groupby("row")
+    held = pictures["evaluator_confidence"].mean()
+    asked = pictures["query"].mean()
+    return {
+        "worst": {setting: whole(float(mean)) for setting, mean in worst.items()},
+        "held": {row: f"{value:.2f}" for row, value in held.items() if value == value},
+        "asked": {row: whole(float(value)) for row, value in asked.items() if value == value},
+    }

@@ -1,0 +1,108 @@
+"""Tables 4 and 5: false detections of regular users, by protocol, and which protocol comes nearest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from scipy import stats
+
+from mifsim.statistics import clopper_pearson
+from reports.paper.load import CALIBRATED, Results
+from reports.paper.published_tables import CONFIGS, users
+
+PROTOCOL = ["protocol", "images", "pool", "probability"]
+
+
+def protocol_table(results: Results, half: str, *, ssim: str = "global", dynamic_range: int = 1) -> pd.DataFrame:
+    """Return one row a protocol and setting, over all labels.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `PROTOCOL`, setting, trials, blocked, rate, low and high (exact).
+    """
+    mine = results.users[results.users["dataset"] == half]
+    read = (mine["ssim"] == ssim) & (mine["dynamic_range"] == dynamic_range)
+    mine = mine[read & (mine["setting"] != CALIBRATED) | (mine["setting"] == CALIBRATED)]
+    table = mine.groupby([*PROTOCOL, "setting"], dropna=False, sort=False)[["trials", "blocked"]].sum().reset_index()
+    table["rate"] = table["blocked"] / table["trials"]
+    ends = [clopper_pearson(int(b), int(n)) for b, n in zip(table["blocked"], table["trials"], strict=True)]
+    table["low"], table["high"] = [low for low, _ in ends], [high for _, high in ends]
+    return table
+
+
+def fit_table(results: Results, half: str, *, ssim: str = "global", dynamic_range: int = 1) -> pd.DataFrame:
+    """Return the protocols, the one that makes the paper's totals likeliest first.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `PROTOCOL`, for each setting ``expected_<setting>`` false detections in the paper's attempts and
+        their rate, and ``log_likelihood`` of the three totals (rates smoothed by half a session, so that a rate seen
+        as 0 is not taken for exactly 0, except for sessions of one image, where it is).
+    """
+    asked = users(half)
+    attempts = int(asked["attempts"].sum())
+    rows = []
+    for key, mine in protocol_table(results, half, ssim=ssim, dynamic_range=dynamic_range).groupby(
+        PROTOCOL, dropna=False, sort=False
+    ):
+        row: dict[str, object] = dict(zip(PROTOCOL, key, strict=True))
+        likelihood = 0.0
+        by_setting: Any = mine.set_index("setting")
+        for config in CONFIGS:
+            blocked, trials = int(by_setting.loc[config, "blocked"]), int(by_setting.loc[config, "trials"])
+            rate = 0.0 if row["images"] == 1 else (blocked + 0.5) / (trials + 1)
+            likelihood += float(stats.binom.logpmf(int(asked[config].sum()), attempts, rate))
+            row[f"expected_{config}"] = attempts * blocked / trials
+        if CALIBRATED in by_setting.index:
+            row[f"expected_{CALIBRATED}"] = attempts * float(by_setting.loc[CALIBRATED, "rate"])
+        rows.append({**row, "log_likelihood": likelihood})
+    return pd.DataFrame(rows).sort_values("log_likelihood", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def protocol_name(row: pd.Series) -> str:
+    """Return a protocol in words."""
+    images = f"{int(row['images'])} image{'s' if row['images'] != 1 else ''}"
+    match row["protocol"]:
+        case "distinct":
+            return f"{images}, no image twice" if row["images"] > 1 else "one image a session (as written)"
+        case "carried over":
+            return f"one session carried over {images} of all labels in turn"
+        case "drawn again":
+            return f"{images} drawn with replacement from {int(row['pool'])}"
+        case "re-uploads":
+            return f"{images}, {row['probability']:.0%} of them the one before again"
+        case "re-encoded":
+            return f"{images}, {row['probability']:.0%} of them the one before again, as a JPEG"
+    return str(row["protocol"])
+
+
+def label_table(results: Results, half: str, protocol: pd.Series) -> pd.DataFrame:
+    """Return Table 4 or 5 for one protocol: index label, for each setting blocked and trials."""
+    mine = results.users[(results.users["dataset"] == half) & (results.users["dynamic_range"] == 1)]
+    mine = mine[(mine["ssim"] == "global") | (mine["setting"] == CALIBRATED)]
+    for column in PROTOCOL:
+        same = mine[column].isna() if pd.isna(protocol[column]) else mine[column] == protocol[column]
+        mine = mine[same]
+    names = results.classes(half)
+    table = mine.pivot_table(index="label", columns="setting", values=["blocked", "trials"], aggfunc="sum")
+    table.index = pd.Index([names[int(label)] for label in table.index], name="label")
+    return table
+
+
+def workload_rates(results: Results, half: str) -> pd.DataFrame:
+    """Return false-positive rates on the workloads beyond the paper's, a row a workload and base setting."""
+    mine = results.curves[(results.curves["dataset"] == half) & (results.curves["role"] == "user")]
+    rows = []
+    settings = results.settings[results.settings["dataset"] == half].set_index("setting")
+    for base in mine["base"].unique():
+        at = mine[
+            (mine["base"] == base) & (mine["parameter"] == "l_sp") & (mine["value"] == settings.loc[base, "l_sp"])
+        ]
+        for _, row in at.iterrows():
+            low, high = clopper_pearson(int(row["blocked"]), int(row["sessions"]))
+            rows.append({"base": base, "workload": row["group"], "sessions": row["sessions"],
+                         "blocked": row["blocked"], "low": low, "high": high})  # fmt: skip
+    return pd.DataFrame(rows)

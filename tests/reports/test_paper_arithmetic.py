@@ -1,0 +1,72 @@
+"""The paper's own numbers: copied whole, and Table 6 against Tables 2 to 5 by an independent implementation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
+from reports.paper.arithmetic import Confusion, check, evenness, metric_table, published_confusions
+from reports.paper.published_tables import CONFIGS, HALVES, attacks, performance, settings, users
+from tuning.paper.plan import L_SP
+from tuning.paper.plan import settings as planned
+
+
+def test_the_copied_tables_are_whole() -> None:
+    assert attacks("MNIST").shape == (10, 5)
+    assert attacks("CelebA").shape == (4, 5)
+    assert users("MNIST")[list(CONFIGS)].sum().tolist() == [6, 5, 7]
+    assert users("CelebA")[list(CONFIGS)].sum().tolist() == [1, 0, 2]
+    assert performance("MNIST").loc["accuracy"].tolist() == [90.0, 91.67, 88.33, 90.0]
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_the_plan_runs_table_1(half: str) -> None:
+    printed = settings()
+    for name, config in planned(half).items():  # type: ignore[arg-type]
+        assert (config.t_ssim, config.t_hash, config.n_b) == tuple(printed.loc[["t_ssim", "t_hash", "n_b"], name])
+        assert config.l_sp == printed.loc[f"l_sp_{half.lower()}", name] == L_SP[half]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_table_6_follows_from_the_others_but_for_one_rounding(half: str) -> None:
+    found = published_confusions(half)
+    for config, one in found.items():
+        truth = np.repeat([1, 1, 0, 0], [one.tp, one.fn, one.fp, one.tn])
+        said = np.repeat([1, 0, 1, 0], [one.tp, one.fn, one.fp, one.tn])
+        precision, recall, f1, _ = precision_recall_fscore_support(truth, said, average="binary")
+        expected = [accuracy_score(truth, said), precision, recall, f1]
+        assert metric_table(found)[config].to_numpy() == pytest.approx([100 * value for value in expected])
+    wrong = [(one.metric, one.column) for one in check(half) if not one.agrees]
+    # 83.33, 85.71 and 81.08 were averaged after they had been rounded.
+    assert wrong == ([("precision", "average")] if half == "MNIST" else [])
+
+
+def test_a_wrong_cell_is_noticed() -> None:
+    one = next(cell for cell in check("CelebA") if (cell.metric, cell.column) == ("precision", "config_1"))
+    assert one.agrees
+    assert one.computed == pytest.approx(100 * 12 / 13)
+    assert not type(one)(one.half, one.metric, one.column, 92.32, one.computed).agrees
+
+
+def test_metrics_that_are_not_defined_are_none() -> None:
+    nothing_flagged = Confusion(tp=0, fn=30, fp=0, tn=30).metrics()
+    assert nothing_flagged["accuracy"] == 50
+    assert np.isnan(nothing_flagged["precision"])
+
+
+def test_permutation_tests_agree_with_fishers_exact_one() -> None:
+    # Two settings against one: for CelebA's 1, 0, 2 of 12 the three-column statistic has few values, so its exact
+    # distribution can be listed.
+    from itertools import product
+    from math import comb
+
+    def chance(counts: tuple[int, ...]) -> float:
+        return np.prod([comb(12, c) for c in counts]) / comb(36, 3)
+
+    def spread(counts: tuple[int, ...]) -> float:
+        return sum((c - 1) ** 2 for c in counts)
+
+    all_ = [c for c in product(range(4), repeat=3) if sum(c) == 3]
+    exact = sum(chance(c) for c in all_ if spread(c) >= spread((1, 0, 2)))
+    assert evenness("CelebA").settings_p == pytest.approx(exact, abs=0.015)

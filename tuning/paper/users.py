@@ -1,0 +1,106 @@
+"""Tables 4 and 5: regular users, by every protocol that the text allows. No model is needed: the filter sees images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.clients.protocol import Image
+from mifsim.data.base import DataSet
+from mifsim.defense import FilterConfig
+from mifsim.progress import Bar
+from mifsim.server.tickets import client_rng
+from mifsim.server.wire import Transport
+from tuning.paper.lenses import Lens, ManyEyes, Sighting, as_read
+from tuning.paper.plan import CALIBRATED, Plan, Protocol, settings
+from tuning.replay import replay
+
+Rows = list[dict[str, Any]]
+
+READINGS = (Lens(), Lens("uniform"), Lens("global", 255))
+"""Through which the paper's settings are judged; the calibrated one has a form of its own."""
+
+
+def user_rows(plan: Plan, data: DataSet, chosen: FilterConfig | None, trials: int | None = None) -> Rows:
+    """Return the rows of ``paper_users``: false detections a label, protocol, setting and reading."""
+    rows: Rows = []
+    labels = len(data.class_names)
+    n_b = max(10, 0 if chosen is None else chosen.n_b)
+    with Bar(f"{plan.half}: regular users", len(plan.protocols), "protocols") as bar:
+        for number, protocol in enumerate(plan.protocols, 1):
+            count = trials or plan.user_trials
+            sighting = Sighting.of([_seen(images, n_b) for images in sessions(plan, data, protocol, count)])
+            tried = [(lens, name, as_read(config, lens, "per_match"))
+                     for lens in READINGS for name, config in settings(plan.half).items()]  # fmt: skip
+            if chosen is not None:
+                tried.append((Lens(chosen.ssim, 1, chosen.hash_size), CALIBRATED, chosen))
+            for lens, name, config in tried:
+                at = replay(sighting.through(lens, is_attack=False, budget=1), config).blocked_at
+                for label in range(labels):
+                    blocked = int((at[label * count : (label + 1) * count] > 0).sum())
+                    rows.append(_row(plan, protocol, lens, config, name, label, count, blocked))
+            bar.update(number)
+    return rows
+
+
+def _row(
+    plan: Plan, protocol: Protocol, lens: Lens, config: FilterConfig, name: str, label: int, trials: int, blocked: int
+) -> dict[str, Any]:
+    return {
+        "dataset": plan.half, "protocol": protocol.name, "images": protocol.images, "pool": protocol.pool,
+        "probability": protocol.probability, "ssim": lens.form, "dynamic_range": lens.dynamic_range,
+        "hash_size": lens.hash_size, "count_rule": config.count_rule, "setting": name, "label": label,
+        "trials": trials, "blocked": blocked,
+    }  # fmt: skip
+
+
+def _seen(images: Iterator[Image], n_b: int) -> ManyEyes:
+    guard = ManyEyes(n_b)
+    for image in images:
+        guard.check(image)
+    return guard
+
+
+def sessions(plan: Plan, data: DataSet, protocol: Protocol, trials: int) -> Iterator[Iterator[Image]]:
+    """Yield every trial's images, label by label; what is drawn depends on the seed, protocol, label and trial."""
+    pool = data.part("users")
+    for label in range(len(data.class_names)):
+        members = np.flatnonzero(pool.labels == label)
+        for trial in range(trials):
+            name = f"regular/{protocol.name}/{protocol.images}/{protocol.pool}/{protocol.probability}/{label}/{trial}"
+            yield _images(data, protocol, label, members, client_rng(plan.seed, name))
+
+
+def _images(
+    data: DataSet, protocol: Protocol, label: int, members: npt.NDArray[np.int64], rng: np.random.Generator
+) -> Iterator[Image]:
+    pool = data.part("users")
+    match protocol.name:
+        case "distinct":
+            for index in rng.choice(members, min(protocol.images, len(members)), replace=False):
+                yield pool.image(int(index))
+        case "carried over":
+            # The trial's own label comes last: it is the image that the paper's trial would be about.
+            classes = len(data.class_names)
+            for place in range(protocol.images):
+                of_class = np.flatnonzero(pool.labels == (label + 1 + place - protocol.images) % classes)
+                yield pool.image(int(rng.choice(of_class)))
+        case "drawn again":
+            few = rng.choice(members, min(protocol.pool or len(members), len(members)), replace=False)
+            for index in rng.choice(few, protocol.images):
+                yield pool.image(int(index))
+        case "re-uploads" | "re-encoded":
+            assert protocol.probability is not None
+            wire = Transport.parse("jpeg-90" if protocol.name == "re-encoded" else "float32")
+            last: Image | None = None
+            for _ in range(protocol.images):
+                if last is not None and rng.random() < protocol.probability:
+                    yield wire.arrive(last)
+                else:
+                    last = pool.image(int(rng.choice(members)))
+                    yield last
+        case _:
+            raise ValueError(f"protocol {protocol.name!r} is none")
