@@ -23,9 +23,12 @@ from tests.cluster.nodes import Cluster, in_namespaces, on_loopback, why_no_name
 from tests.cluster.test_parcel import write_images
 from tests.small import SMALL
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="nodes of their own addresses on loopback: Linux alone has them"
-)
+pytestmark = [
+    pytest.mark.slow,  # three nodes of Ray on two processors take minutes
+    pytest.mark.skipif(
+        not sys.platform.startswith("linux"), reason="nodes of their own addresses on loopback: Linux alone has them"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ class FakeRay:
         able = [one for one in references if id(one.host) not in self.lost]
         if references and references[0].shard is not None:
             if len(self.finished) % 200 == 100:  # looking at all objects takes a while
-                self.alive_shards = max(self.alive_shards, sum(isinstance(one, Shard) for one in gc.get_objects()))
+                self.alive_shards = max(self.alive_shards, sum(type(one) is Shard for one in gc.get_objects()))
             able = [self.rng.choice(able)] if able else []
             self.finished += [one.shard.number for one in able]
             if event := self.at.pop(len(self.finished), None):
