@@ -150,6 +150,8 @@ def test_an_interrupt_leaves_a_run_that_says_how_to_go_on(number: signal.Signals
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # Where the tests run in the background of a shell, Ctrl-C is ignored, and a child inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 240
     while not list(run.glob("queries/.*.partial")) and time.monotonic() < deadline and process.poll() is None:
