@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from mifsim import simulation
-from mifsim.clients import REGISTRY
+from mifsim.clients import REGISTRY, names
 from mifsim.defense import QueryFilter
 from mifsim.errors import RunError, StudyError
 from mifsim.leakage_run import decode
@@ -222,6 +223,26 @@ def test_clients_of_several_sessions_are_the_same_everywhere(cluster: None, tmp_
     assert spent.size().max() >= 4
     on_ray = simulation.simulate(small_study(attacks=attacks, server={"hosts": 2}), tmp_path / "ray")
     assert_same_rows(here, on_ray)
+
+
+@pytest.mark.slow
+def test_attackers_that_fit_and_train_networks_are_the_same_everywhere(cluster: None, tmp_path: Path) -> None:
+    attacks: list[dict[str, Any]] = [
+        {"attack": "mi-face-numeric", "space": "autoencoder"},
+        {"attack": "nes", "space": "pca"},
+        {"attack": "spsa"},
+        {"attack": "brep"},
+        {"attack": "genetic"},
+        {"attack": "inversion-network", "images": 60, "steps": 100},
+        {"attack": "error-rate", "images": 10, "draws": 5, "steps": 100},
+    ]
+    assert {attack["attack"] for attack in attacks} == set(names("attacker")) - {"mi-face"}
+    attacks = [{**attack, "labels": [0, 3], "budget_queries": 120} for attack in attacks]
+    here = simulation.simulate(small_study(attacks=attacks), tmp_path / "here", backend="in-process")
+    assert not read_table(here, "sessions").to_pandas()["outcome"].eq("failed").any()
+    for hosts in (1, 2):
+        study = small_study(attacks=attacks, server={"hosts": hosts})
+        assert_same_rows(here, simulation.simulate(study, tmp_path / f"{hosts} hosts"))
 
 
 def test_the_model_may_die_without_a_row_changing(
