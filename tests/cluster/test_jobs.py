@@ -1,4 +1,4 @@
-"""Real jobs on a cluster of three nodes on loopback: the token, exit codes, Ctrl-C, a worker that dies."""
+"""Real jobs on a cluster of three nodes in network namespaces: the token, exit codes, Ctrl-C, a worker that dies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mifsim.records import read_table
 from mifsim.simulation import simulate
 from mifsim.study import Study
 from tests.cluster.namespaces import assert_same, disturbed, main, small_study, tune_here
-from tests.cluster.nodes import Cluster, in_namespaces, on_loopback, why_no_namespaces
+from tests.cluster.nodes import Cluster, in_namespaces, why_no_namespaces
 from tests.cluster.test_parcel import write_images
 from tests.small import SMALL
 
@@ -33,7 +33,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with on_loopback(2) as started:
+    if (why := why_no_namespaces()) is not None:
+        pytest.skip(f"no network namespaces: {why}")
+    with in_namespaces(2) as started:
         yield started
 
 
