@@ -1,7 +1,7 @@
 """One study on this machine alone and as a job on a cluster of three, a worker of which is killed: the rows are equal.
 
 ``python -m tests.cluster.namespaces`` runs the demo's study on nodes in network namespaces (``make cluster-test``; root
-and iproute2). ``--loopback`` takes nodes on loopback, ``--study small`` a study of seconds; `test_jobs` does both.
+and iproute2). ``--study small`` takes a study of seconds, as `test_jobs` does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import tomli_w
 from mifsim.defense import FilterConfig
 from mifsim.records import read_table
 from tests.chaos.processes import titled
-from tests.cluster.nodes import ROOT, Cluster, in_namespaces, on_loopback, why_no_namespaces
+from tests.cluster.nodes import ROOT, Cluster, in_namespaces, why_no_namespaces
 from tests.tuning.studies import tiny_study
 
 PATIENCE_SECONDS = 3600.0
@@ -135,10 +135,9 @@ def main() -> None:
     """Run the comparison and print what was compared."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", default="calibrate-digits", help="'small', or what mifsim tune takes")
-    parser.add_argument("--loopback", action="store_true", help="nodes on loopback instead of in namespaces")
     options = parser.parse_args()
-    if not options.loopback and (why := why_no_namespaces()):
-        sys.exit(f"no network namespaces here: {why} (--loopback does without)")
+    if why := why_no_namespaces():
+        sys.exit(f"no network namespaces here: {why}")
 
     def terminate(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
@@ -150,7 +149,7 @@ def main() -> None:
         started = time.monotonic()
         tune_here(study, here, Path(folder) / "cache")
         print(f"on this machine alone: {time.monotonic() - started:.0f} s", flush=True)
-        with (on_loopback if options.loopback else in_namespaces)(2) as cluster:
+        with in_namespaces(2) as cluster:
             nodes = ", ".join(node.address for node in cluster.nodes)
             started = time.monotonic()
             there, ran = disturbed(cluster, study)

@@ -1,4 +1,4 @@
-"""Ray nodes on this machine, each a `ray start` of its own: on loopback, or each in a network namespace."""
+"""Ray nodes on this machine, each a `ray start` of its own in a network namespace."""
 
 from __future__ import annotations
 
@@ -175,28 +175,6 @@ def _node(folder: Path, number: int, address: str, prefix: list[str], token: str
     file.touch(0o600)
     file.write_text(token)
     return Node(address, prefix, home, folder / f"node-{number}.log")
-
-
-@contextlib.contextmanager
-def on_loopback(workers: int, cpus: int = 2) -> Iterator[Cluster]:
-    """Start a head of one CPU and workers on 127.0.0.2, 127.0.0.3, …; end all of their processes afterwards.
-
-    On Linux all of these are loopback. Not 127.0.0.1: Ray takes that for "this machine" and looks for its network's.
-    """
-    # Directly below /tmp: the names of Ray's sockets may have 107 characters at most.
-    folder = Path(tempfile.mkdtemp(prefix="mif-", dir="/tmp"))
-    token = secrets.token_hex(32)
-    nodes = [_node(folder, number, f"127.0.0.{number + 2}", [], token) for number in range(workers + 1)]
-    cluster = Cluster(
-        folder,
-        nodes,
-        environment(token, folder),
-        free_port(),
-        free_port(),
-        [f"--temp-dir={folder / 'ray'}", f"--ray-client-server-port={free_port()}"],
-    )
-    with _running(cluster, cpus):
-        yield cluster
 
 
 @contextlib.contextmanager

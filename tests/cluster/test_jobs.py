@@ -25,9 +25,7 @@ from tests.small import SMALL
 
 pytestmark = [
     pytest.mark.slow,  # three nodes of Ray on two processors take minutes
-    pytest.mark.skipif(
-        not sys.platform.startswith("linux"), reason="nodes of their own addresses on loopback: Linux alone has them"
-    ),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="network namespaces: Linux alone has them"),
 ]
 
 
