@@ -22,7 +22,7 @@ from cluster.parcel import unpack
 from mifsim.errors import ClusterError, UserError
 from mifsim.progress import remark
 from mifsim.run_folder import read_facts, versions
-from mifsim.server.ray_backend import clearly, connect
+from mifsim.server.ray_cluster import clearly, connect
 
 ANSWER_SECONDS = 120.0
 """Within which each node says whether it sees the run's folder."""

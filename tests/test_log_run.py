@@ -142,7 +142,7 @@ def test_a_run_whose_log_was_changed_is_not_gone_on_with(tmp_path: Path) -> None
 def cluster() -> Iterator[None]:
     import ray
 
-    from mifsim.server.ray_backend import connect
+    from mifsim.server.ray_cluster import connect
 
     connect(None)
     yield

@@ -64,7 +64,7 @@ def test_a_local_cluster_listens_on_loopback_alone_and_asks_for_the_token(tmp_pa
     script = """
 import json, os
 from pathlib import Path
-from mifsim.server.ray_backend import connect
+from mifsim.server.ray_cluster import connect
 from tests.chaos.processes import below
 connect(None)
 mine = set()

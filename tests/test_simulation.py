@@ -49,7 +49,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster() -> Iterator[None]:
     import ray
 
-    from mifsim.server.ray_backend import connect
+    from mifsim.server.ray_cluster import connect
 
     connect(None)
     yield
@@ -182,10 +182,10 @@ def test_a_cluster_that_others_hold_is_waited_for_aloud_and_given_up(
 ) -> None:
     import ray
 
-    from mifsim.server import ray_backend
+    from mifsim.server import ray_cluster
 
-    monkeypatch.setattr(ray_backend, "TELL_SECONDS", 0.5)
-    monkeypatch.setattr(ray_backend, "START_SECONDS", 1.0)
+    monkeypatch.setattr(ray_cluster, "TELL_SECONDS", 0.5)
+    monkeypatch.setattr(ray_cluster, "START_SECONDS", 1.0)
 
     @ray.remote
     class Other:
@@ -250,7 +250,7 @@ def test_the_model_may_die_without_a_row_changing(
 ) -> None:
     import ray
 
-    from mifsim.server import ray_backend
+    from mifsim.server import hand_out, ray_backend
 
     killed: list[int] = []
     original = ray_backend.OnRay.run
@@ -268,7 +268,7 @@ def test_the_model_may_die_without_a_row_changing(
         original(self, job, model, shards, kill_once)
 
     monkeypatch.setattr(ray_backend.OnRay, "run", run)
-    monkeypatch.setattr(ray_backend, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(hand_out, "POLL_SECONDS", 0.01)
     assert_same_rows(alone, simulation.simulate(small_study(server={"hosts": 1}), tmp_path / "run"))
     assert killed
 

@@ -20,15 +20,8 @@ from mifsim.errors import RunError
 from mifsim.progress import Bar
 from mifsim.server.backend import ModelFile
 from mifsim.server.placement import model_beside_trials, room
-from mifsim.server.ray_backend import (
-    clearly,
-    connect,
-    nodes,
-    refuse_unlike,
-    start_models,
-    wait_for_cpu,
-    wait_for_place,
-)
+from mifsim.server.ray_backend import refuse_unlike, start_models
+from mifsim.server.ray_cluster import clearly, connect, nodes, wait_for_cpu, wait_for_place
 from mifsim.study import Study
 from tuning.live import Ask, Images, Labels, LiveAttackers, longest_budget
 from tuning.proposals import Proposals

@@ -57,6 +57,11 @@ class Conversation:
         Makes what keeps an attacker's guesses; returns None for users.
     noted : callable
         See `Noted`.
+
+    Attributes
+    ----------
+    spent : int
+        Queries so far, over all its sessions.
     """
 
     ticket: Ticket
@@ -72,7 +77,7 @@ class Conversation:
     number: int = field(init=False)
     session: Session = field(init=False)
     query: Query = field(init=False)
-    _spent: int = 0
+    spent: int = field(default=0, init=False)
     _opened: int = 0
 
     def __post_init__(self) -> None:
@@ -120,13 +125,13 @@ class Conversation:
     def _submit(self) -> Image | None:
         """Send `query`, and those after it that the model never sees."""
         while True:
-            if self._spent == self.budget:
+            if self.spent == self.budget:
                 self.talk.close()
                 self._end("exhausted")
                 return None
             if self.query.new_session and self.session.queries:
                 self._leave()
-            self._spent += 1
+            self.spent += 1
             try:
                 arrived = self.session.receive(self.query.image)
             except InvalidImage as error:
@@ -159,7 +164,7 @@ class Conversation:
             return False
         if not self.closed_loop:
             raise RuntimeError("it went on after a refusal, but is not marked closed_loop: replay would be wrong")
-        if self._spent < self.budget:
+        if self.spent < self.budget:
             self._open()
             self._keep(0, self.query.held)
             return True

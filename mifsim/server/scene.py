@@ -27,7 +27,7 @@ class Counters:
     failed: int = 0
     queries: int = 0
     work: float = 0.0
-    """Queries that the finished sessions were expected to need: what an ETA goes by."""
+    """Queries that the finished clients were expected to need, and those of the running ones: what an ETA goes by."""
 
     def add(self, other: Counters) -> None:
         """Add another host's."""

@@ -152,13 +152,15 @@ def _advance(
     """Give every conversation its answer; return those that have a next image, having put it into `images`."""
     asking: list[Conversation] = []
     for talk, answer in answers:
+        counted = talk.spent
         image = talk.advance(answer)
         if image is not None:
+            scene.counters.work += talk.spent - counted
             images[len(asking)] = image
             asking.append(talk)
             continue
         scene.counters.sessions += 1
-        scene.counters.work += scene.weight(talk.ticket)
+        scene.counters.work += scene.weight(talk.ticket) - counted  # in all: what it was expected to need
         scene.counters.blocked += talk.row.outcome == "blocked"
         scene.counters.failed += talk.row.outcome == "failed"
     return asking

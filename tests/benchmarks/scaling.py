@@ -26,8 +26,9 @@ import ray
 
 from mifsim.data import load_data
 from mifsim.run_folder import machine, versions
-from mifsim.server import ray_backend
 from mifsim.server.backend import Job, ModelFile
+from mifsim.server.ray_backend import start_actors
+from mifsim.server.ray_cluster import connect
 from mifsim.server.scene import Counters
 from mifsim.server.tickets import SHARDS_AT_A_TIME, shard_size, shards
 from mifsim.simulation import _sizes
@@ -121,7 +122,7 @@ def measure(name: str, what: Study, model: ModelFile, folder: Path) -> Cost:
 @contextmanager
 def started(what: Study, model: ModelFile, folder: Path) -> Iterator[Any]:
     """Start the actors for a study; yield a function that runs all its sessions and returns the number of queries."""
-    actors, hosts, placed = ray_backend._start_actors(Job(what, folder, {}), model)
+    actors, hosts, placed = start_actors(Job(what, folder, {}), model)
     told = Counters()
 
     def hand_out(some: Study) -> int:
@@ -132,7 +133,7 @@ def started(what: Study, model: ModelFile, folder: Path) -> Iterator[Any]:
             nonlocal last
             last = Counters(queries=done.queries)
 
-        ray_backend._hand_out(hosts, shards(some, 10), watch, SHARDS_AT_A_TIME, placed)
+        hand_out(hosts, shards(some, 10), watch, SHARDS_AT_A_TIME, placed)
         told = last
         return last.queries - before.queries
 
@@ -209,7 +210,7 @@ def page() -> str:
     costs = []
     with tempfile.TemporaryDirectory(prefix="mifsim-scaling-") as name:
         folder = Path(name)
-        ray_backend.connect(None)
+        connect(None)
         for hosts in (1, 2, 4):
             what = study(hosts=hosts)
             costs.append(measure(f"{hosts} host{'s' if hosts > 1 else ''}", what, model, folder / f"hosts-{hosts}"))
@@ -221,7 +222,7 @@ def page() -> str:
             with cluster(num_cpus=1) as made:
                 for _ in range(nodes - 1):
                     made.add_node(num_cpus=1)
-                ray_backend.connect(made.address)
+                connect(made.address)
                 title = f"2 hosts on {nodes} simulated nodes"
                 costs.append(measure(title, study(hosts=2), model, folder / f"nodes-{nodes}"))
                 ray.shutdown()

@@ -70,7 +70,7 @@ def test_trials_a_second_through_ray_tune(
 ) -> None:
     from ray import shutdown
 
-    from mifsim.server.ray_backend import connect
+    from mifsim.server.ray_cluster import connect
 
     connect(None)
     try:

@@ -47,11 +47,12 @@ def actors(
     """The model and the hosts, started."""
     import ray
 
-    from mifsim.server import ray_backend
+    from mifsim.server.ray_backend import start_actors
+    from mifsim.server.ray_cluster import connect
 
-    ray_backend.connect(None)
+    connect(None)
     job = Job(study, tmp_path_factory.mktemp("run"), {})
-    yield ray_backend._start_actors(job, model)
+    yield start_actors(job, model)
     assert len(list(job.run.glob("sessions/*.parquet"))) == len(list(shards(study, 10)))
     ray.shutdown()
 
@@ -59,9 +60,9 @@ def actors(
 @pytest.fixture
 def simulate_all(study: Study, actors: tuple[Any, list[Any], Any]) -> Callable[[], None]:
     """All sessions, from seeds to Parquet files, on actors that are there already."""
-    from mifsim.server import ray_backend
+    from mifsim.server.hand_out import hand_out
 
-    return lambda: ray_backend._hand_out(actors[1], shards(study, 10), lambda done: None, in_flight=4)
+    return lambda: hand_out(actors[1], shards(study, 10), lambda done: None, in_flight=4)
 
 
 @pytest.fixture

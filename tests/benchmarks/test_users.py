@@ -110,7 +110,9 @@ def simulate_slowest(tmp_path: Path) -> Iterator[Callable[[], None]]:
     """All sessions, from seeds to Parquet files, on actors that are there already."""
     import ray
 
-    from mifsim.server import ray_backend
+    from mifsim.server.hand_out import hand_out
+    from mifsim.server.ray_backend import start_actors
+    from mifsim.server.ray_cluster import connect
 
     study = Study.parse(
         {
@@ -120,11 +122,9 @@ def simulate_slowest(tmp_path: Path) -> Iterator[Callable[[], None]]:
         }
     )
     victim = prepare_victim(load_data(study.data), study.victim)
-    ray_backend.connect(None)
-    _model, hosts, _placed = ray_backend._start_actors(
-        Job(study, tmp_path, {}), ModelFile(victim.model_bytes(), victim.logits)
-    )
-    yield lambda: ray_backend._hand_out(hosts, shards(study, 10), lambda done: None, in_flight=3)
+    connect(None)
+    _model, hosts, _placed = start_actors(Job(study, tmp_path, {}), ModelFile(victim.model_bytes(), victim.logits))
+    yield lambda: hand_out(hosts, shards(study, 10), lambda done: None, in_flight=3)
     ray.shutdown()
 
 

@@ -110,7 +110,7 @@ def spheres(client: BREP, answers: Callable[[int, int], bool], turns: int) -> li
     radii = []
     for turn in range(turns):
         radii.append(float(np.linalg.norm(point(query.image) - centre)))
-        inside = [answers(turn, number) for number in range(client.points)]
+        inside = [answers(turn, number) for number in range(32)]  # what BREP has by default
         for one in inside:
             query = running.send(Answer(int(one)))
         if not all(inside):  # the new centre: refused, so that spheres stay around the first
@@ -172,14 +172,27 @@ def test_pixels_start_from_an_auxiliary_image_and_stay_pixels() -> None:
     assert isinstance(world.pool, StrictPool)
     model = SoftmaxLinear(world.shape, world.classes)
     world = replace(world, target=int(model.confidence(world.pool.image(0)).argmax()))
-    transcript = converse(BREP(space="pixels"), world, np.random.default_rng(0), queries=200)
+    transcript = converse(BREP(space="pixel"), world, np.random.default_rng(0), queries=200)
     assert isinstance(world.pool, StrictPool)
     assert world.pool.index_of(transcript.queries[0].image) >= 0
     distance = np.linalg.norm(transcript.queries[-1].image - transcript.queries[-1].held)
     assert 0 < distance <= 2 * 1.3**10
 
 
-CHANGES = {"space": "pixels", "size": 5, "points": 3, "radius": 0.1, "growth": 2.0, "inside": -0.9, "step": 0.01,
+@pytest.mark.parametrize(("space", "points"), [("pca", 32), ("pixel", 64)])
+def test_a_sphere_has_the_papers_points_and_over_pixels_twice_as_many(space: str, points: int) -> None:
+    running = BREP.model_validate({"space": space, "radius": 1.0}).run(WORLD, np.random.default_rng(0))
+    query = next(running)
+    centre, asked = query.image, 0
+    query = running.send(Answer(1))
+    first = np.linalg.norm(query.image - centre)
+    while np.linalg.norm(query.image - centre) > first / 2:  # the next centre is a third of the radius away, or less
+        query = running.send(Answer(0))
+        asked += 1
+    assert asked == points
+
+
+CHANGES = {"space": "pixel", "size": 5, "points": 3, "radius": 0.1, "growth": 2.0, "inside": -0.9, "step": 0.01,
            "bound": 0.5}  # fmt: skip
 
 

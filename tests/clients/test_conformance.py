@@ -26,7 +26,7 @@ OTHER_ATTACKERS: list[Case] = [
     ("spsa", {"space": "block", "gain": 50.0}),
     ("spsa", {"space": "pca", "prior": 0.0}),
     ("brep", {"space": "autoencoder", "size": 8, "points": 4}),
-    ("brep", {"space": "pixels", "radius": 5.0}),
+    ("brep", {"space": "pixel", "radius": 5.0}),
     ("genetic", {"space": "pca", "pool": 12, "population": 5, "generations": 2}),
     ("inversion-network", {"images": 20, "steps": 2, "top": 3}),
     ("error-rate", {"images": 8, "draws": 3, "steps": 2}),

@@ -180,6 +180,16 @@ def test_numeric_mi_face_asks_d_plus_1_or_2_d_plus_1_queries_a_step() -> None:
         assert len(transcript.queries) == 4 * each
 
 
+@pytest.mark.parametrize(("space", "step"), [("dct", 1.0), ("block", 1.0), ("pixel", 3.0)])
+def test_numeric_mi_face_steps_three_times_as_far_over_single_pixels(space: str, step: float) -> None:
+    world = small_world((9, 9), 3, target=2)
+    usual, stated = (
+        converse(client_class("mi-face-numeric")(space=space, **more), world, np.random.default_rng(0), queries=200)
+        for more in ({}, {"step": step})
+    )
+    assert [query.image.tobytes() for query in usual.queries] == [query.image.tobytes() for query in stated.queries]
+
+
 def test_numeric_mi_face_goes_down_the_slope_of_a_known_model() -> None:
     """Its second iterate is the first, less a step along the model's own gradient, seen through the basis."""
     world = small_world((9, 9), 3, target=2)

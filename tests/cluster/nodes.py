@@ -129,7 +129,7 @@ class Cluster:
     def wait_for(self, nodes: int) -> None:
         """Wait until so many nodes are up."""
         script = (
-            "import ray, sys, time; from mifsim.server.ray_backend import connect; connect(sys.argv[1])\n"
+            "import ray, sys, time; from mifsim.server.ray_cluster import connect; connect(sys.argv[1])\n"
             f"while sum(node['Alive'] for node in ray.nodes()) < {nodes}: time.sleep(0.2)"
         )
         command, env = self.on(self.head, [sys.executable, "-c", script, f"{self.head.address}:{self.port}"])

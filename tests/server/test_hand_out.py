@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mifsim.errors import ClusterError
-from mifsim.server import ray_backend
+from mifsim.server import hand_out as handing
+from mifsim.server import ray_cluster
 from mifsim.server.placement import Plan
 from mifsim.server.scene import Counters
 from mifsim.server.tickets import Shard, shards
@@ -81,8 +82,9 @@ class FakeRay:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     ray = FakeRay([4.0])
-    monkeypatch.setattr(ray_backend, "ray", ray)
-    monkeypatch.setattr(ray_backend, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(handing, "ray", ray)
+    monkeypatch.setattr(ray_cluster, "ray", ray)
+    monkeypatch.setattr(handing, "LOOK_SECONDS", 0.0)
     return ray
 
 
@@ -94,7 +96,7 @@ def some_shards(count: int) -> Iterator[Shard]:
 
 def test_no_more_shards_are_alive_than_are_under_way(fake: FakeRay) -> None:
     hosts = [Host(), Host(), Host()]
-    ray_backend._hand_out(hosts, some_shards(1500), lambda done: None, 2, Plan(3, 1, 1.0, 0))
+    handing.hand_out(hosts, some_shards(1500), lambda done: None, 2, Plan(3, 1, 1.0, 0))
     assert sorted(fake.finished) == list(range(1500))
     assert 3 * 2 <= fake.alive_shards <= 3 * 2 + 2  # and the one that was just made or finished
 
@@ -109,7 +111,7 @@ def test_shards_of_a_lost_node_are_run_by_the_hosts_that_are_left(
         fake.lost.update({id(hosts[0]), id(hosts[2])})
 
     fake.at[5] = lose
-    ray_backend._hand_out(hosts, some_shards(40), lambda done: None, 2, Plan(3, 1, 1.0, 0))
+    handing.hand_out(hosts, some_shards(40), lambda done: None, 2, Plan(3, 1, 1.0, 0))
     assert sorted(fake.finished) == list(range(40))
     assert [host.dead for host in hosts] == [True, False, True]
     assert "lost nodes, 2 CPUs on 1 node are left: going on with 1 of 3 session hosts" in capsys.readouterr().err
@@ -118,7 +120,7 @@ def test_shards_of_a_lost_node_are_run_by_the_hosts_that_are_left(
 def test_a_host_that_answers_makes_room_for_a_model_that_lost_its_place(fake: FakeRay) -> None:
     hosts = [Host(), Host(), Host()]
     fake.at[5] = lambda: fake.cpus.__setitem__(slice(None), [3.0])
-    ray_backend._hand_out(hosts, some_shards(40), lambda done: None, 2, Plan(3, 1, 1.0, 0))
+    handing.hand_out(hosts, some_shards(40), lambda done: None, 2, Plan(3, 1, 1.0, 0))
     assert sorted(set(fake.finished)) == list(range(40))
     assert sum(host.dead for host in hosts) == 1
 
@@ -127,14 +129,14 @@ def test_where_nothing_is_left_to_run_on_it_is_said(fake: FakeRay) -> None:
     hosts = [Host(), Host(), Host()]
     fake.at[5] = lambda: fake.cpus.__setitem__(slice(None), [1.0])
     with pytest.raises(ClusterError, match="has lost nodes: no room is left for a session host: 1 CPU on 1 node"):
-        ray_backend._hand_out(hosts, some_shards(40), lambda done: None, 2, Plan(3, 1, 1.0, 0))
+        handing.hand_out(hosts, some_shards(40), lambda done: None, 2, Plan(3, 1, 1.0, 0))
 
 
 def test_a_run_that_stands_still_says_so(
     fake: FakeRay, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ray_backend, "STILL_SECONDS", -1.0)
+    monkeypatch.setattr(handing, "STILL_SECONDS", -1.0)
     fake.available_resources = lambda: {"CPU": 0.5}  # type: ignore[attr-defined]
-    ray_backend._hand_out([Host()], some_shards(3), lambda done: None, 1, Plan(1, 1, 1.0, 0))
+    handing.hand_out([Host()], some_shards(3), lambda done: None, 1, Plan(1, 1, 1.0, 0))
     said = capsys.readouterr().err
     assert "no query was answered for -1 s; the cluster has 4 CPUs on 1 node, 0.5 CPUs of it free" in said

@@ -11,7 +11,7 @@ import pytest
 def local_ray() -> Iterator[None]:
     import ray
 
-    from mifsim.server.ray_backend import connect
+    from mifsim.server.ray_cluster import connect
 
     ours = connect(None)
     yield

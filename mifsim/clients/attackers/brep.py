@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,20 +36,22 @@ class BREP(Attacker):
     queries a turn: the points of the sphere, one after another, and the new centre (none where all the points were
     of the class: there is nothing to move away from). The centre is always of the class, as far as the model says.
 
-    In `pixels` a random sphere's points are the centre with noise on it, and a step is a mean of noise: the image that
-    it starts from gets worse. It is there to compare with.
+    Over pixels a random sphere's points are the centre with noise on it, and a step is a mean of noise: of few points,
+    it spoils the image that the walk starts from. It is there to compare with.
     """
 
     needs: ClassVar[Knowledge] = Knowledge.LABEL
     sends: ClassVar[str] = "points on a sphere around a latent centre, then the centre"
 
-    space: Literal["pca", "autoencoder", "pixels"] = Field(
+    space: Literal["pca", "autoencoder", "pixel"] = Field(
         "pca",
         description="where it walks: a latent space of the auxiliary images, or the pixels themselves, from one of "
         "those images",
     )
     size: int = Field(20, ge=1, le=1024, description="coordinates of the latent space")
-    points: int = Field(32, ge=2, le=4096, description="points on each sphere: the paper's N")
+    points: Literal["auto"] | Annotated[int, Field(ge=2, le=4096)] = Field(
+        "auto", description="points on each sphere: the paper's N; auto: the paper's 32, and 64 over pixels"
+    )
     radius: float = Field(2.0, gt=0, allow_inf_nan=False, description="of the first sphere: the paper's R_0")
     growth: float = Field(1.3, gt=1, le=10, description="factor by which the radius grows: the paper's γ")
     inside: float = Field(
@@ -79,8 +81,9 @@ class BREP(Attacker):
             if reply.label == world.target:
                 break
         radius = self.radius
+        points = self.points if self.points != "auto" else 64 if self.space == "pixel" else 32
         while True:
-            away = rng.standard_normal((self.points, len(z)))
+            away = rng.standard_normal((points, len(z)))
             away /= np.linalg.norm(away, axis=1, keepdims=True)
             outside = yield from _outside(ground.images(z + radius * away), held, world.target)
             if outside is None:
@@ -98,7 +101,7 @@ class BREP(Attacker):
                 z, held = moved, image
 
     def _ground(self, world: World) -> _Ground:
-        if self.space == "pixels":
+        if self.space == "pixel":
 
             def draw(rng: np.random.Generator) -> Point:
                 return world.pool.image(int(rng.integers(len(world.pool)))).ravel().astype(np.float64)
