@@ -62,12 +62,12 @@ TUNE: dict[str, Any] = {
 }  # fmt: skip
 """A calibration with attackers that run live in its trials, so that model and trials may die in the search."""
 SPILLING: dict[str, Any] = {
-    "server": {"sessions_per_host": 12288, "batch_size": 1024, "hosts": 2},
+    "server": {"sessions_per_host": 24576, "batch_size": 1024, "hosts": 2},
     "filters": [{"none": True}],
     "attacks": [],
-    "users": [{"user": "independent", "sessions": 24576, "length": 2}],
+    "users": [{"user": "independent", "sessions": 49152, "length": 2}],
 }
-"""Sessions enough for their images to outgrow the small object store: six shards of 13 MB are under way."""
+"""Sessions enough for their images to outgrow the small object store: six shards of 26 MB are under way."""
 
 STUDIES = {"simulate": ("simulate", SIMULATE), "tune": ("tune", TUNE), "spilling": ("simulate", SPILLING)}
 
