@@ -7,7 +7,7 @@ anyone would by hand on the head, and packs the run where the job API hands out 
 from __future__ import annotations
 
 import contextlib
-import os
+import secrets
 import sys
 import tarfile
 import tempfile
@@ -19,28 +19,30 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.order import PARCEL_FILE, STUDY_FILE, Order, check_program
 from cluster.parcel import unpack
+from mifsim.cache import whole_file
 from mifsim.errors import ClusterError, UserError
 from mifsim.progress import remark
 from mifsim.run_folder import read_facts, versions
 from mifsim.server.ray_cluster import clearly, connect
+from mifsim.storage import Folder, folder
 
 ANSWER_SECONDS = 120.0
 """Within which each node says whether it sees the run's folder."""
 
 
-def main(folder: Path | None = None) -> None:
+def main(given: Path | None = None) -> None:
     """Run the job in this process's working folder; ends with the exit code of the command."""
-    here = Path.cwd() if folder is None else folder
+    here = Path.cwd() if given is None else given
     code: int | str | None
     try:
         order = Order.read(here)
         for line in check_program(order, versions()):
             remark(line)
-        with home_of(order) as home:
-            arguments = command_line(order, here, home)
+        with home_of(order) as home, inputs_of(home) as inputs:
+            arguments = command_line(order, here, home, inputs)
             logs = check_nodes(home)
             code = run(arguments)
-            if order.bring and (path := home / order.run).is_dir():  # complete or not
+            if order.bring and isinstance(home, Path) and (path := home / order.run).is_dir():  # complete or not
                 pack_run(path, logs / order.archive)
     except UserError as error:
         print(f"mifsim: {error}", file=sys.stderr)
@@ -52,7 +54,7 @@ def main(folder: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
-def home_of(order: Order) -> Iterator[Path]:
+def home_of(order: Order) -> Iterator[Folder]:
     """Give the folder that the run lies in: the storage, or one of the job's own, which is gone afterwards.
 
     Raises
@@ -64,24 +66,38 @@ def home_of(order: Order) -> Iterator[Path]:
         # Not under a name that others could have made first.
         with tempfile.TemporaryDirectory(prefix=f"{order.job}-", ignore_cleanup_errors=True) as own:
             yield Path(own)
-    elif order.storage.is_dir():
-        yield order.storage
-    else:
+        return
+    place = folder(order.storage)
+    if isinstance(place, Path) and not place.is_dir():
         raise ClusterError(f"--storage {order.storage}: is no folder on the cluster's head; mount or make it there")
+    yield place
 
 
-def command_line(order: Order, here: Path, home: Path) -> list[str]:
-    """Return the command that the order means, its parcel unpacked."""
+@contextlib.contextmanager
+def inputs_of(home: Folder) -> Iterator[Path]:
+    """Give a folder for what the job was sent with: beside the run, or, where that is a URL, the driver's own.
+
+    Only the driver reads it then: a study whose files all nodes read is not submitted to a URL.
+    """
+    if isinstance(home, Path):
+        yield home / "inputs"
+        return
+    with tempfile.TemporaryDirectory(prefix="mifsim-inputs-", ignore_cleanup_errors=True) as own:
+        yield Path(own, "inputs")
+
+
+def command_line(order: Order, here: Path, home: Folder, inputs: Path) -> list[str]:
+    """Return the command that the order means, its parcel unpacked to `inputs`."""
     run = home / order.run
     if order.resume:
         command = "tune" if "tuning" in read_facts(run) else order.command
         return [command, "--resume", str(run), "--address", "auto"]
-    inputs = unpack(here / PARCEL_FILE, order.parcel, home / "inputs")
+    inputs = unpack(here / PARCEL_FILE, order.parcel, inputs)
     filters = [f"--filter={name}={inputs / file}" for name, file in order.filters]
     return [order.command, str(inputs / STUDY_FILE), "--out", str(run), "--address", "auto", *filters]
 
 
-def check_nodes(home: Path) -> Path:
+def check_nodes(home: Folder) -> Path:
     """Refuse a folder that a node of the cluster does not see: its sessions' rows would be lost.
 
     Returns
@@ -93,11 +109,10 @@ def check_nodes(home: Path) -> Path:
     ------
     ClusterError
     """
-    handle, name = tempfile.mkstemp(prefix=".seen-", dir=home)
-    os.close(handle)
-    token = Path(name)
+    token = home / f".seen-{secrets.token_hex(8)}"
     try:
-        token.write_text(token.name)
+        with whole_file(token) as file:
+            file.write_text(token.name)
         with clearly(), _connected():
             ask = ray.remote(num_cpus=0, max_retries=0)(_sees)
             asked = {
@@ -118,7 +133,7 @@ def check_nodes(home: Path) -> Path:
     if blind:
         raise ClusterError(
             f"{home}: node {', '.join(blind)} does not see this folder of the head; give --storage a folder that all "
-            "nodes see under the same path (a network file system)"
+            "nodes see under the same path (a network file system), or a URL that all nodes have credentials for"
         )
     remark(f"{len(asked)} nodes see {home}")
     return logs
@@ -136,8 +151,9 @@ def _connected() -> Iterator[None]:
 
 def _sees(token: str) -> bool:
     try:
-        return Path(token).read_text() == Path(token).name
-    except OSError:
+        place = folder(token)
+        return place.read_text() == place.name
+    except (OSError, UserError):
         return False
 
 

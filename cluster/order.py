@@ -7,10 +7,11 @@ import platform
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from mifsim._version import __version__
-from mifsim.errors import ClusterError
+from mifsim.errors import ClusterError, RunError
+from mifsim.storage import folder
 
 Command = Literal["simulate", "tune", "matrix"]
 
@@ -24,6 +25,16 @@ _ROOMS = ("mifsim", "tuning", "reports", "cluster")
 _PROGRAM = (".py", ".toml", ".j2", ".css", ".js")
 
 
+def _seen_by_all(text: str) -> str:
+    try:
+        place = folder(text)
+    except RunError as error:
+        raise ValueError(str(error)) from None
+    if isinstance(place, Path) and not place.is_absolute():
+        raise ValueError(f"{text}: must be an absolute path, or a URL")
+    return text
+
+
 class Order(BaseModel):
     """One job.
 
@@ -32,8 +43,9 @@ class Order(BaseModel):
     job : str
         Its id, under which Ray's job API knows it.
     command : {"simulate", "tune", "matrix"}
-    storage : Path or None
-        A folder that all nodes see; None: a folder of the job's own on the node that it starts on.
+    storage : str or None
+        A folder that all nodes see, as an absolute path or a URL; None: a folder of the job's own on the node that it
+        starts on.
     run : str
         The run's folder, inside `storage` or the job's own folder.
     resume : bool
@@ -55,7 +67,7 @@ class Order(BaseModel):
     format: Literal[1] = 1
     job: str = Field(pattern=JOB_ID)
     command: Command
-    storage: Path | None = None
+    storage: Annotated[str, AfterValidator(_seen_by_all)] | None = None
     run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]{0,120}$")
     resume: bool = False
     filters: tuple[tuple[str, Annotated[str, Field(pattern=r"^filters/\d+\.toml$")]], ...] = ()

@@ -15,10 +15,11 @@ from pydantic import ValidationError
 
 from cluster.client import Cluster, check_address
 from cluster.order import ORDER_FILE, PARCEL_FILE, Command, Order, source_digest
-from cluster.parcel import Parcel, extract, pack
+from cluster.parcel import Parcel, extract, named_paths, pack
 from mifsim.errors import ClusterError, RunError
 from mifsim.progress import remark
 from mifsim.run_folder import check_free, default_path, versions
+from mifsim.storage import Folder, RemotePath, folder
 from mifsim.study import Study
 
 ENTRYPOINT = "python -m cluster.job"
@@ -38,8 +39,8 @@ class Where:
         Of the job API.
     plain : bool
         Send the token unencrypted, should the address be another machine's http://.
-    storage : Path or None
-        A folder that all nodes see: the run stays there.
+    storage : Path or RemotePath or None
+        A folder that all nodes see, or a URL: the run stays there.
     out : Path or None
         Where to bring the run; None: ``runs/<study>-<time>`` if there is no storage, else nowhere.
     wait : bool
@@ -48,7 +49,7 @@ class Where:
 
     address: str
     plain: bool = False
-    storage: Path | None = None
+    storage: Folder | None = None
     out: Path | None = None
     wait: bool = True
 
@@ -77,16 +78,16 @@ def submit(study: Study, command: Command, where: Where, filters: Sequence[tuple
         The job goes on; how to come back to it was said.
     """
     address = check_address(where.address, where.plain)
-    storage = _absolute(where.storage)
+    storage = _seen_by_all(where.storage, study, where.out)
     out = where.out if where.out is not None or storage is not None else default_path(study)
     if out is not None:
         check_free(out)
-    parcel = pack(study, storage, [path for _, path in filters])
+    parcel = pack(study, storage if isinstance(storage, Path) else None, [path for _, path in filters])
     run = default_path(study).name
     order = _order(
         job=_new_id(run),
         command=command,
-        storage=storage,
+        storage=None if storage is None else str(storage),
         run=run if storage is None or out is None else out.name,
         filters=tuple((name, f"filters/{number}.toml") for number, (name, _) in enumerate(filters)),
         bring=out is not None,
@@ -95,17 +96,19 @@ def submit(study: Study, command: Command, where: Where, filters: Sequence[tuple
     return _send(order, parcel, address, where, out)
 
 
-def resume(run: Path, command: Command, where: Where) -> int:
+def resume(run: Folder, command: Command, where: Where) -> int:
     """Go on with an interrupted run that lies on the cluster's storage; see `submit`."""
     address = check_address(where.address, where.plain)
-    if not run.is_absolute():
+    if isinstance(run, Path) and not run.is_absolute():
         raise RunError(f"--resume {run}: must be the run's whole path on the cluster, such as /shared/runs/{run.name}")
+    if isinstance(run, RemotePath):
+        _stays(run, where.out)
     if where.out is not None:
         check_free(where.out)
     order = _order(
         job=_new_id(run.name),
         command=command,
-        storage=run.parent,
+        storage=str(run.parent),
         run=run.name,
         resume=True,
         bring=where.out is not None,
@@ -140,14 +143,18 @@ def _order(**fields: Any) -> Order:
 
 def _send(order: Order, parcel: Parcel | None, address: str, where: Where, out: Path | None) -> int:
     cluster = Cluster(address)
-    # All nodes share the cache: recordings that all hosts write to lie in it.
-    env = {} if order.storage is None else {"MIFSIM_CACHE_DIR": str(order.storage / "cache")}
+    env = {}
+    if order.storage is not None:
+        # All nodes share the recordings, which all hosts write to; and the rest of the cache, where they can.
+        home = folder(order.storage)
+        share = ("MIFSIM_CACHE_DIR", "cache") if isinstance(home, Path) else ("MIFSIM_TRACES", "traces")
+        env = {share[0]: str(home / share[1])}
     metadata = {"mifsim_run": order.run, "mifsim_archive": order.archive if order.bring else ""}
-    with tempfile.TemporaryDirectory(prefix="mifsim-submit-") as folder:
-        Path(folder, ORDER_FILE).write_text(order.model_dump_json(indent=2))
+    with tempfile.TemporaryDirectory(prefix="mifsim-submit-") as sent:
+        Path(sent, ORDER_FILE).write_text(order.model_dump_json(indent=2))
         if parcel is not None:
-            Path(folder, PARCEL_FILE).write_bytes(parcel.content)
-        cluster.submit(order.job, ENTRYPOINT, Path(folder), env, metadata)
+            Path(sent, PARCEL_FILE).write_bytes(parcel.content)
+        cluster.submit(order.job, ENTRYPOINT, Path(sent), env, metadata)
     size = 0 if parcel is None else len(parcel.content)
     remark(f"submitted {order.job} ({size / 2**20:.1f} MiB) to {address}")
     if not where.wait:
@@ -182,8 +189,8 @@ def exit_code(details: Any) -> int:
 def _fetch(cluster: Cluster, details: Any, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     name = (details.metadata or {}).get("mifsim_archive") or f"{details.submission_id}.tar.gz"
-    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=out.parent) as folder:
-        found = cluster.download(details.driver_node_id or "", name, Path(folder))
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=out.parent) as fetched:
+        found = cluster.download(details.driver_node_id or "", name, Path(fetched))
         if found is None:
             if details.status == "SUCCEEDED":
                 raise ClusterError(f"{details.submission_id}: has left no run that could be fetched")
@@ -213,7 +220,23 @@ def _new_id(run: str) -> str:
     return f"mifsim-{plain[:80]}-{uuid.uuid4().hex[:8]}"
 
 
-def _absolute(storage: Path | None) -> Path | None:
-    if storage is not None and not storage.is_absolute():
-        raise RunError(f"--storage {storage}: must be an absolute path: the same on all nodes of the cluster")
+def _seen_by_all(storage: Folder | None, study: Study, out: Path | None) -> Folder | None:
+    """Refuse storage that not all nodes could see, or from which not all nodes could read what the study names."""
+    if isinstance(storage, Path) and not storage.is_absolute():
+        raise RunError(f"--storage {storage}: must be an absolute path: the same on all nodes of the cluster; or a URL")
+    if isinstance(storage, RemotePath):
+        _stays(storage, out)
+        for named in named_paths(study):
+            raise RunError(
+                f"--storage {storage}: {named.key} = {named.path}: nodes read such files by a path; put it, and the "
+                "run, into a folder that all nodes see (accepted with a URL: studies that name no file)"
+            )
     return storage
+
+
+def _stays(place: RemotePath, out: Path | None) -> None:
+    if out is not None:
+        raise RunError(
+            f"--out {out}: the run stays at {place}, where every command of mifsim reads it (accepted with a URL: no "
+            "--out)"
+        )

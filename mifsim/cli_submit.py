@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from mifsim.cli_run import add_changes, named_file
+from mifsim.cli_run import add_changes, named_file, place
 from mifsim.errors import UserError
+from mifsim.storage import Folder
 
 
 def add_submit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -22,6 +23,7 @@ def add_submit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="examples:\n"
         "  mifsim submit calibrate-digits                          through a tunnel to the head, port 8265\n"
         "  mifsim submit mine.toml --storage /shared/mifsim        the run stays there\n"
+        "  mifsim submit calibrate-digits --storage s3://bucket/mifsim\n"
         "  mifsim submit mine.toml --command simulate --set server.transport=uint8\n"
         "  mifsim submit --attach JOB                              come back to a job\n"
         "  mifsim submit --resume /shared/mifsim/mine-20260101     go on with a run that was interrupted\n"
@@ -36,11 +38,11 @@ def add_submit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--address", default="http://127.0.0.1:8265", metavar="URL", help="of the job API (default: %(default)s)"
     )
     parser.add_argument(
-        "--storage", type=Path, metavar="FOLDER", help="on the cluster, seen by all nodes; needed beyond one node"
+        "--storage", type=place, metavar="FOLDER", help="path or URL that all nodes see; needed beyond one node"
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="bring the run here (default without --storage)")
     parser.add_argument("--attach", metavar="JOB", help="follow a job that was submitted before")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="on the cluster: go on with an interrupted run")
+    parser.add_argument("--resume", type=place, metavar="RUN", help="on the cluster: go on with an interrupted run")
     parser.add_argument("--no-wait", action="store_true", help="return as soon as the job is submitted")
     parser.add_argument(
         "--plain-http", action="store_true", help="send the token to another machine without encryption"
@@ -87,7 +89,7 @@ def _submit(options: argparse.Namespace) -> None:
         sys.exit(code)
 
 
-def _check(study: object, command: str, filters: list[tuple[str, Path]], storage: Path | None) -> None:
+def _check(study: object, command: str, filters: list[tuple[str, Path]], storage: Folder | None) -> None:
     """Refuse here what the cluster would refuse: as far as the study's files are here, they are read."""
     from cluster.check import check_files, logs_elsewhere
     from mifsim.defense import FilterConfig
@@ -96,10 +98,11 @@ def _check(study: object, command: str, filters: list[tuple[str, Path]], storage
     from tuning.tune import check
 
     assert isinstance(study, Study)
+    folder = storage if isinstance(storage, Path) else None
     given = [Filter(name=name, config=FilterConfig.load(file)) for name, file in filters]
     if command == "tune":
-        if not logs_elsewhere(study, storage):  # how many sessions there are is known only where the logs are
+        if not logs_elsewhere(study, folder):  # how many sessions there are is known only where the logs are
             check(study)
     else:
         needs_filters(study.crossed(given) if command == "matrix" else study)
-    check_files(study, storage)
+    check_files(study, folder)

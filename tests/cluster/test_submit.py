@@ -12,10 +12,11 @@ import pytest
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from cluster import client
 from cluster.client import Cluster, check_address
-from cluster.job import home_of, pack_run
+from cluster.job import home_of, inputs_of, pack_run
 from cluster.order import ORDER_FILE, Order, check_program, source_digest
 from cluster.submit import Where, exit_code
 from mifsim.cli import main
@@ -87,6 +88,12 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkey
         (["digits", "--filter", "a.toml"], "--filter goes with --command matrix"),
         (["digits", "--command", "simulate", "--storage", "shared"], "--storage shared: must be an absolute path"),
         (["--resume", "runs/x"], "must be the run's whole path on the cluster"),
+        (
+            ["digits", "--command", "simulate", "--storage", "mock://b/x", "--out", "runs/x"],
+            "the run stays at mock://b/x",
+        ),
+        (["--resume", "mock://b/x", "--out", "runs/x"], "the run stays at mock://b/x"),
+        (["digits", "--storage", "nowhere://b/x"], "nowhere://b/x: pyarrow reaches no file system there"),
     ],
 )
 def test_options_that_do_not_go_together(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,16 +160,40 @@ def test_another_program_on_the_cluster_is_refused_and_other_libraries_are_told(
 def test_storage_that_is_not_there_is_told(tmp_path: Path) -> None:
     with (
         pytest.raises(ClusterError, match="is no folder on the cluster's head"),
-        home_of(order(storage=tmp_path / "x")),
+        home_of(order(storage=str(tmp_path / "x"))),
     ):
         pass
-    with home_of(order(storage=tmp_path)) as home:
+    with home_of(order(storage=str(tmp_path))) as home:
         assert home == tmp_path
     with home_of(order()) as own:
         assert own.stat().st_mode & 0o777 == 0o700
         (own / "rows").write_text("of private data")
     assert not own.exists()
     assert tmp_path.exists()
+
+
+def test_a_run_may_stay_at_a_url_and_what_was_sent_stays_with_the_driver() -> None:
+    url = "mock://bucket/mifsim"
+    with home_of(order(storage=url)) as home, inputs_of(home) as inputs:
+        assert str(home / "x") == f"{url}/x"
+        inputs.mkdir()  # on this machine, under a name that nobody had before
+    assert not inputs.parent.exists()
+    with home_of(order(storage="/tmp")) as home, inputs_of(home) as inputs:
+        assert inputs == Path("/tmp/inputs")
+    for storage in ("shared", "nowhere://x/y"):
+        with pytest.raises(ValidationError, match=storage):
+            order(storage=storage)
+
+
+def test_files_that_all_nodes_would_have_to_read_do_not_go_to_a_url(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write_images(tmp_path / "images", images=12)
+    data = {"set": "folder", "folder": "images", "size": [8, 8], "color": "gray"}
+    study = write_study(tmp_path, data=data, attacks=[], victim={})
+    said = fails(capsys, study, "--command", "simulate", "--storage", "mock://bucket/mifsim")
+    assert "--storage mock://bucket/mifsim: data.folder = " in said
+    assert "accepted with a URL: studies that name no file" in said
 
 
 @pytest.mark.parametrize(
@@ -238,7 +269,7 @@ def test_the_driver_runs_what_was_ordered(tmp_path: Path) -> None:
     (tmp_path / PARCEL_FILE).write_bytes(packed.content)
     home = tmp_path / "home"
     ordered = order(command="matrix", run="mine", parcel=packed.digest, filters=[["strict", "filters/0.toml"]])
-    options = _parser().parse_args(command_line(ordered, tmp_path, home))
+    options = _parser().parse_args(command_line(ordered, tmp_path, home, home / "inputs"))
     assert (str(options.out), options.address) == (str(home / "mine"), "auto")
     assert Study.load(options.study) == study
     ((name, file),) = options.filters
@@ -246,5 +277,5 @@ def test_the_driver_runs_what_was_ordered(tmp_path: Path) -> None:
     # An interrupted run says itself what it was.
     (home / "mine").mkdir()
     (home / "mine" / "run.json").write_text(json.dumps({"tuning": {}}))
-    arguments = command_line(order(command="simulate", run="mine", resume=True), tmp_path, home)
+    arguments = command_line(order(command="simulate", run="mine", resume=True), tmp_path, home, home / "inputs")
     assert arguments == ["tune", "--resume", str(home / "mine"), "--address", "auto"]

@@ -235,8 +235,8 @@ def plan_for(dataset: str, folder: Path | None, *, trials: int | None = None, sm
     plan = Plan(half, data, variants=_variants(half))
     if half == "CelebA":
         plan = replace(
-            plan, budget=800, noises=(0.00013, 0.0004, 0.0015), live_noise=0.0015, sweep_budget=1500, workload_length=(20, 40),
-            user_trials=20,
+            plan, budget=800, noises=(0.00013, 0.0004, 0.0015), live_noise=0.0015, sweep_budget=1500,
+            workload_length=(20, 40), user_trials=20,
         )  # fmt: skip
     if small:
         if dataset == "faces":
