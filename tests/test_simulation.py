@@ -1,12 +1,9 @@
-"""A study and a seed determine every row, wherever the sessions run and whatever dies on the way."""
+"""Whole simulations in one process: what the rows say, interrupted runs, bad input."""
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -15,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from mifsim import simulation
-from mifsim.clients import REGISTRY, names
+from mifsim.clients import REGISTRY
 from mifsim.defense import QueryFilter
 from mifsim.errors import RunError, StudyError
 from mifsim.leakage_run import decode
@@ -43,17 +40,6 @@ def assert_same_rows(one: Path, other: Path) -> None:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small study, run in this process."""
     return simulation.simulate(small_study(), tmp_path_factory.mktemp("runs") / "alone", backend="in-process")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    import ray
-
-    from mifsim.server.ray_cluster import connect
-
-    connect(None)
-    yield
-    ray.shutdown()
 
 
 def test_every_session_of_the_study_has_its_row(alone: Path) -> None:
@@ -142,162 +128,6 @@ def test_snapshots_and_their_scores_belong_together(alone: Path) -> None:
     assert attacks[keys].reset_index(drop=True).equals(snapshots[keys].reset_index(drop=True))
     assert scores.loc[scores["kind"] == "prior"].groupby("target").size().eq(2).all()
     assert scores["evaluator_confidence"].between(0, 1).all()
-
-
-@pytest.mark.parametrize("hosts", [1, 2, 4])
-def test_the_rows_are_the_same_on_ray_with_any_number_of_hosts(
-    hosts: int, alone: Path, cluster: None, tmp_path: Path
-) -> None:
-    run = simulation.simulate(small_study(server={"hosts": hosts}), tmp_path / "run")
-    assert_same_rows(alone, run)
-
-
-def test_the_rows_are_the_same_with_two_copies_of_the_model(alone: Path, cluster: None, tmp_path: Path) -> None:
-    study = small_study(server={"hosts": 2, "model_replicas": 2})
-    assert_same_rows(alone, simulation.simulate(study, tmp_path / "run"))
-
-
-def test_copies_of_the_model_that_differ_are_refused(cluster: None) -> None:
-    import ray
-
-    from mifsim.server.ray_backend import refuse_unlike
-
-    @ray.remote(num_cpus=0)
-    class Copy:
-        def __init__(self, last_bit: float) -> None:
-            self._confidence = np.full((8, 10), 0.1, np.float32) + np.float32(last_bit)
-
-        def predict(self, images: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            assert len(images) == 8
-            return self._confidence, images[wanted >= 0]
-
-    copies = [Copy.remote(last_bit) for last_bit in (0, 0, 1e-8)]
-    refuse_unlike(copies[:2], (28, 28))
-    with pytest.raises(RunError, match=r"model_replicas = 3: copies 0 and 2 .* different answers .* accepted here: 1"):
-        refuse_unlike(copies, (28, 28))
-
-
-def test_a_cluster_that_others_hold_is_waited_for_aloud_and_given_up(
-    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import ray
-
-    from mifsim.server import ray_cluster
-
-    monkeypatch.setattr(ray_cluster, "TELL_SECONDS", 0.5)
-    monkeypatch.setattr(ray_cluster, "START_SECONDS", 1.0)
-
-    @ray.remote
-    class Other:
-        def there(self) -> None: ...
-
-    cpus = int(ray.cluster_resources()["CPU"])
-    others = [Other.options(num_cpus=1).remote() for _ in range(cpus)]
-    ray.get([other.there.remote() for other in others])
-    try:
-        with pytest.raises(RunError, match=r"have no place .* of which 0 CPUs .* are free; given up after 1 s"):
-            simulation.simulate(small_study(server={"hosts": 1}), tmp_path / "run")
-    finally:
-        for other in others:
-            ray.kill(other)
-    assert "waiting: 2 of 2 actors have no place" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-def test_the_rows_are_the_same_with_an_actor_a_session(alone: Path, cluster: None, tmp_path: Path) -> None:
-    study = small_study(server={"hosts": 2, "sessions_per_host": 1})
-    assert_same_rows(alone, simulation.simulate(study, tmp_path / "run"))
-
-
-def test_clients_of_several_sessions_are_the_same_everywhere(cluster: None, tmp_path: Path) -> None:
-    plain = {"attack": "mi-face", "noise": 0.002, "labels": [0, 3], "budget_queries": 30, "beta": 0, "gamma": 0.0}
-    bends = [[{"rotate": 4}, {"decoys": 1}], [{"interleave": 3}, {"noise": 0.05}], [{"probe": 2}]]
-    attacks = [{**plain, "evasions": evasions} for evasions in bends]
-    here = simulation.simulate(small_study(attacks=attacks), tmp_path / "here", backend="in-process")
-    sessions = read_table(here, "sessions").to_pandas()
-    assert not sessions["outcome"].eq("failed").any()
-    spent = sessions[sessions["role"] == "attacker"].groupby(["filter", "client_id"], observed=True)
-    assert spent["queries"].sum().le(30).all()
-    # Rotation: a session is left after 4 queries of the attack, each with a decoy, so 30 queries take at least 4 of
-    # them; how many more depends on where the filter ends one, and so on the victim that this machine trained.
-    assert spent.size().max() >= 4
-    on_ray = simulation.simulate(small_study(attacks=attacks, server={"hosts": 2}), tmp_path / "ray")
-    assert_same_rows(here, on_ray)
-
-
-@pytest.mark.slow
-def test_attackers_that_fit_and_train_networks_are_the_same_everywhere(cluster: None, tmp_path: Path) -> None:
-    attacks: list[dict[str, Any]] = [
-        {"attack": "mi-face-numeric", "space": "autoencoder"},
-        {"attack": "nes", "space": "pca"},
-        {"attack": "spsa"},
-        {"attack": "brep"},
-        {"attack": "genetic"},
-        {"attack": "inversion-network", "images": 60, "steps": 100},
-        {"attack": "error-rate", "images": 10, "draws": 5, "steps": 100},
-    ]
-    assert {attack["attack"] for attack in attacks} == set(names("attacker")) - {"mi-face"}
-    attacks = [{**attack, "labels": [0, 3], "budget_queries": 120} for attack in attacks]
-    here = simulation.simulate(small_study(attacks=attacks), tmp_path / "here", backend="in-process")
-    assert not read_table(here, "sessions").to_pandas()["outcome"].eq("failed").any()
-    for hosts in (1, 2):
-        study = small_study(attacks=attacks, server={"hosts": hosts})
-        assert_same_rows(here, simulation.simulate(study, tmp_path / f"{hosts} hosts"))
-
-
-def test_the_model_may_die_without_a_row_changing(
-    alone: Path, cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import ray
-
-    from mifsim.server import hand_out, ray_backend
-
-    killed: list[int] = []
-    original = ray_backend.OnRay.run
-
-    def run(
-        self: ray_backend.OnRay, job: object, model: object, shards: object, watch: Callable[[Counters], None]
-    ) -> None:
-        def kill_once(done: Counters) -> None:
-            if not killed and done.queries:
-                actor = ray.get_actor(ray.util.list_named_actors()[-1])
-                killed.append(ray.get(actor.facts.remote())["pid"])
-                os.kill(killed[0], signal.SIGKILL)
-            watch(done)
-
-        original(self, job, model, shards, kill_once)
-
-    monkeypatch.setattr(ray_backend.OnRay, "run", run)
-    monkeypatch.setattr(hand_out, "POLL_SECONDS", 0.01)
-    assert_same_rows(alone, simulation.simulate(small_study(server={"hosts": 1}), tmp_path / "run"))
-    assert killed
-
-
-def test_more_hosts_than_the_cluster_can_hold_are_refused_and_leave_no_run(cluster: None, tmp_path: Path) -> None:
-    with pytest.raises(
-        RunError, match=r"server\.hosts = 100000: the cluster has .* CPUs on 1 node; accepted here: 1 to"
-    ):
-        simulation.simulate(small_study(server={"hosts": 100_000}), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_session_hosts_start_without_tensorflow(cluster: None, tmp_path: Path) -> None:
-    import ray
-
-    from mifsim.server.backend import Job
-    from mifsim.server.ray_backend import SessionHost
-
-    @ray.remote(name="stand-in")
-    class Model:
-        async def facts(self) -> None: ...
-
-    model = Model.remote()
-    ray.get(model.facts.remote())
-
-    host = SessionHost.remote(Job(small_study(), tmp_path, {}), "stand-in")
-    loaded = ray.get(host.loaded_modules.remote())
-    assert "mifsim" in loaded
-    assert not {"tensorflow", "keras"} & set(loaded)
 
 
 class _InterruptAfter(InProcess):

@@ -1,7 +1,6 @@
 """How a run scales: what a million queries cost, part by part, and what does not grow with the number of sessions.
 
-``python -m tests.benchmarks.scaling`` prints ``cluster/scaling.md``; ``--write`` replaces it. CPU seconds are
-read from
+``python -m tests.benchmarks.scaling`` prints ``cluster/scaling.md``; ``--write`` replaces it. CPU seconds are read from
 the processes themselves, so that they hold on a machine that does other work too; queries a second do not.
 """
 
@@ -42,7 +41,7 @@ PAGE = Path(__file__).parents[2] / "cluster" / "scaling.md"
 TICKS = os.sysconf("SC_CLK_TCK")
 SESSIONS, QUERIES, AT_A_TIME = 2048, 20, 768
 ROUNDS = 2
-MANY, LOOKS = 12_288, 6
+MANY, LOOKS = 49_152, 10
 """Sessions of two queries between two looks at the memory, and how many looks."""
 SETTLE_SECONDS = 2.0
 """Before a look: objects are freed in the background."""
@@ -99,8 +98,8 @@ def titles(pids: list[int]) -> dict[int, str]:
 
 def measure(name: str, what: Study, model: ModelFile, folder: Path) -> Cost:
     """Run a study on a Ray that is there, and return what it cost once its actors were warm."""
-    with started(what, model, folder) as hand_out:
-        hand_out(what)
+    with started(what, model, folder) as run_all:
+        run_all(what)
         lines = titles(below(os.getpid()))
         groups = {
             "hosts": [pid for pid, line in lines.items() if "ray::SessionHost" in line],
@@ -112,7 +111,7 @@ def measure(name: str, what: Study, model: ModelFile, folder: Path) -> Cost:
         paces, queries = [], 0
         for _ in range(ROUNDS):
             began = time.monotonic()
-            done = hand_out(what)
+            done = run_all(what)
             paces.append(done / (time.monotonic() - began))
             queries += done
         spent = {key: (cpu_seconds(pids) - before[key]) / queries * MILLION for key, pids in groups.items()}
@@ -125,7 +124,7 @@ def started(what: Study, model: ModelFile, folder: Path) -> Iterator[Any]:
     actors, hosts, placed = start_actors(Job(what, folder, {}), model)
     told = Counters()
 
-    def hand_out(some: Study) -> int:
+    def run_all(some: Study) -> int:
         nonlocal told
         before, last = told, Counters()
 
@@ -138,7 +137,7 @@ def started(what: Study, model: ModelFile, folder: Path) -> Iterator[Any]:
         return last.queries - before.queries
 
     try:
-        yield hand_out
+        yield run_all
     finally:
         for actor in (*actors, *hosts):
             ray.kill(actor)
@@ -156,9 +155,9 @@ def memory(model: ModelFile, folder: Path) -> list[tuple[int, float, float]]:
     """Return sessions, the driver's resident MiB and the object store's MiB in use, after more and more sessions."""
     rows = []
     some = study(MANY, 2, hosts=2, sessions_per_host=1536)
-    with started(some, model, folder) as hand_out:
+    with started(some, model, folder) as run_all:
         for look in range(1, LOOKS + 1):
-            hand_out(some)
+            run_all(some)
             time.sleep(SETTLE_SECONDS)
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             rows.append((look * MANY, pages * resource.getpagesize() / 2**20, store_bytes() / 2**20))
@@ -266,8 +265,7 @@ machine that may have had other work.
 
 "Ray" is the raylets and the controller. What bounds it here is the number of cores: {cpus} of them cannot give more
 than {cpus * MILLION / one.total:,.0f} queries a second at the first line's cost, whatever the number of hosts,
-and simulated
-nodes share them too. Those show what crossing nodes costs in CPU, not what a network adds.
+and simulated nodes share them too. Those show what crossing nodes costs in CPU, not what a network adds.
 
 ## What grows with the number of sessions
 
@@ -276,13 +274,10 @@ nodes share them too. Those show what crossing nodes costs in CPU, not what a ne
 {grows}
 
 The object store holds what is under way, and no more. The driver grows by {growth:.0f} MiB a million sessions,
-counted
-from the second line. It cuts a million sessions into shards of {shard} in {cutting[0]:.1f} CPU s with
+counted from the second line. It cuts a million sessions into shards of {shard} in {cutting[0]:.1f} CPU s with
 {cutting[1]:.1f} MiB at most held for it: shards are made as hosts take them, {SHARDS_AT_A_TIME} a host at a
-time. What a
-resumed run remembers of finished shards is a name each ({MILLION // shard:,} a million sessions). A million
-queries leave {written:.0f} MB of
-Parquet.
+time. What a resumed run remembers of finished shards is a name each ({MILLION // shard:,} a million sessions). A
+million queries leave {written:.0f} MB of Parquet.
 
 ## On paper: more nodes
 
@@ -294,11 +289,9 @@ From the first line, each part alone on cores of this kind:
 * With enough copies of the model, a million queries cost {one.total / 3600:.4f} core hours wherever they run, and N
   cores take {one.total:.0f} / N seconds for them. Across nodes, take the last line's sum for the first's.
 * The driver hands out {driver_pace:,.0f} queries' worth of shards a second before it is the bound, which is what
-  about
-  {driver_pace * one.total / MILLION:,.0f} cores ask.
+  about {driver_pace * one.total / MILLION:,.0f} cores ask.
 * A query sends 3,136 bytes to the model and 40 back: {host_pace * 3176 / 1e6:.0f} MB a second for each host core
-  whose
-  model is on another node.
+  whose model is on another node.
 
 Its limits: a query that wants a gradient costs the model {gradient:.1f} times as much; larger images cost hosts and
 model more; a GPU changes the model's part alone; an object store adds a round trip for each file ({shard} sessions
