@@ -26,6 +26,7 @@ import ray
 from mifsim.data import load_data
 from mifsim.run_folder import machine, versions
 from mifsim.server.backend import Job, ModelFile
+from mifsim.server.hand_out import hand_out
 from mifsim.server.ray_backend import start_actors
 from mifsim.server.ray_cluster import connect
 from mifsim.server.scene import Counters
