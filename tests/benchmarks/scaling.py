@@ -1,7 +1,8 @@
 """How a run scales: what a million queries cost, part by part, and what does not grow with the number of sessions.
 
-``python -m tests.benchmarks.scaling`` prints ``cluster/scaling.md``; ``--write`` replaces it. CPU seconds are read from
-the processes themselves, so that they hold on a machine that does other work too; queries a second do not.
+``python -m tests.benchmarks.scaling`` prints the last part of ``cluster/README.md``; ``--write`` replaces it. CPU
+seconds are read from the processes themselves, so that they hold on a machine that does other work too; queries a
+second do not.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ from mifsim.victims.engine import engine_from_bytes
 from tests.chaos.processes import below
 from tests.chaos.stages import cluster
 
-PAGE = Path(__file__).parents[2] / "cluster" / "scaling.md"
+PAGE = Path(__file__).parents[2] / "cluster" / "README.md"
+BEGIN, END = "<!-- scaling:begin -->\n", "<!-- scaling:end -->\n"
+"""Around the report in the page."""
 TICKS = os.sysconf("SC_CLK_TCK")
 SESSIONS, QUERIES, AT_A_TIME = 2048, 20, 768
 ROUNDS = 2
@@ -250,7 +253,7 @@ def text(
     driver_pace = MILLION / max(one.driver, 1e-9)
     (early, early_mib, _), (late, late_mib, _) = grown[1], grown[-1]
     growth = (late_mib - early_mib) / (late - early) * MILLION
-    return wrapped(f"""# Scaling
+    return wrapped(f"""## Scaling
 
 Made by `python -m tests.benchmarks.scaling --write`: {SESSIONS:,} honest sessions of {QUERIES} queries (28×28 digits,
 LeNet-5, the paper's third setting), in shards of {shard_size(study())}, from seeds to Parquet, {ROUNDS} times after a
@@ -258,7 +261,7 @@ warm-up. Python {known["python"]}, ray {known["ray"]}, tensorflow {known["tensor
 {here["memory_gib"]} GiB. CPU seconds are those that the processes themselves used; queries a second are those of a
 machine that may have had other work.
 
-## What a million queries cost
+### What a million queries cost
 
 | arrangement | queries/s | hosts, CPU s | model, CPU s | driver, CPU s | Ray, CPU s | sum |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: |
@@ -268,7 +271,7 @@ machine that may have had other work.
 than {cpus * MILLION / one.total:,.0f} queries a second at the first line's cost, whatever the number of hosts,
 and simulated nodes share them too. Those show what crossing nodes costs in CPU, not what a network adds.
 
-## What grows with the number of sessions
+### What grows with the number of sessions
 
 | sessions run by one driver | driver, resident MiB | object store in use, MiB |
 | ---: | ---: | ---: |
@@ -280,7 +283,7 @@ counted from the second line. It cuts a million sessions into shards of {shard} 
 time. What a resumed run remembers of finished shards is a name each ({MILLION // shard:,} a million sessions). A
 million queries leave {written:.0f} MB of Parquet.
 
-## On paper: more nodes
+### On paper: more nodes
 
 From the first line, each part alone on cores of this kind:
 
@@ -316,12 +319,12 @@ def wrapped(page: str) -> str:
 def main() -> None:
     """Print the report, or put it into its place."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"replace {PAGE.name}")
+    parser.add_argument("--write", action="store_true", help="replace it in cluster/README.md")
     options = parser.parse_args()
     made = page()
     if options.write:
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(made, encoding="utf-8")
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+        PAGE.write_text(before + BEGIN + made + END + rest.partition(END)[2], encoding="utf-8")
         print(f"wrote {PAGE}")
     else:
         print(made, end="")
