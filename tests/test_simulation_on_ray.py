@@ -191,3 +191,29 @@ def test_session_hosts_start_without_tensorflow(cluster: None, tmp_path: Path) -
     loaded = ray.get(host.loaded_modules.remote())
     assert "mifsim" in loaded
     assert not {"tensorflow", "keras"} & set(loaded)
+
+
+def test_a_host_answers_the_driver_while_a_client_trains_a_network(cluster: None, tmp_path: Path) -> None:
+    import ray
+
+    from mifsim.server.backend import Job
+    from mifsim.server.ray_backend import SessionHost
+    from mifsim.server.tickets import shards
+
+    @ray.remote(name="unsure", num_cpus=0)
+    class Model:
+        async def predict(self, images: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return np.full((len(images), 10), 0.1, np.float32), images[:0]
+
+    model = Model.remote()
+    attack = {"attack": "inversion-network", "images": 20, "steps": 300, "labels": [0]}
+    study = small_study(attacks=[attack], users=[], filters=[{"none": True}], leakage={"enabled": False})
+    host = SessionHost.remote(Job(study, tmp_path, {}), "unsure")
+    (shard,) = shards(study, 10)
+    running = host.run_shard.remote(shard)
+    # All its queries are answered, and it trains: that this is told before the shard ends is what is to be shown.
+    while ray.get(host.progress.remote()).queries < 20:
+        assert not ray.wait([running], timeout=0.02)[0]
+    assert not ray.wait([running], timeout=0)[0]
+    assert ray.get(running) == shard.number
+    ray.kill(model)

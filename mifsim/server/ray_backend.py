@@ -44,11 +44,13 @@ class ModelActor(ModelServer):
         super().__init__(engine_from_bytes(b"".join(pieces), shape, classes, logits, batch_size))
 
 
-@ray.remote(max_restarts=-1, max_task_retries=-1)
+@ray.remote(max_restarts=-1, max_task_retries=-1, concurrency_groups={"desk": 1})
 class SessionHost:
     """Runs shards of sessions; while one waits for the model, another goes on.
 
-    A host that dies is started again, and its shards run again from their seeds: they rewrite the same files.
+    A host that dies is started again, and its shards run again from their seeds: they rewrite the same files. Questions
+    from the driver are answered in a thread of their own (the group ``desk``), also while a client of this host trains
+    a network for a minute.
     """
 
     def __init__(self, job: Job, model_name: str) -> None:
@@ -75,18 +77,22 @@ class SessionHost:
         finally:
             steps.close()
 
+    @ray.method(concurrency_group="desk")  # type: ignore[untyped-decorator]
     async def progress(self) -> Counters:
         """Return what this host has done."""
         return self._scene.counters
 
+    @ray.method(concurrency_group="desk")  # type: ignore[untyped-decorator]
     async def pid(self) -> int:
         """Return this host's process."""
         return os.getpid()
 
+    @ray.method(concurrency_group="desk")  # type: ignore[untyped-decorator]
     async def loaded_modules(self) -> list[str]:
         """Return the top-level modules of this process: a host must have started without TensorFlow."""
         return sorted({name.partition(".")[0] for name in sys.modules})
 
+    @ray.method(concurrency_group="desk")  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
         """Make the running shards give up at their next round."""
         self._scene.stopping = True
