@@ -106,7 +106,9 @@ def nearest_noise(results: Results, half: str, setting: str) -> float:
     """Return the recorded noise at which the median attacker is detected nearest to the paper's median over labels."""
     wanted = float(np.log(attacks(half)[setting].median()))
     table = results.attacks[(results.attacks["dataset"] == half) & (results.attacks["setting"] == setting)]
-    middle = table["queries_to_block"].astype(float).fillna(np.inf).groupby(table["noise"]).median()
+    queries = table["queries_to_block"].astype(float).fillna(np.inf)
+    # Where half are blocked and half never, the median is the last of those that are: as in `_first`.
+    middle = queries.groupby(table["noise"]).quantile(0.5, interpolation="lower")
     return float(min(middle.index, key=lambda noise: (abs(np.log(middle[noise]) - wanted), noise)))
 
 

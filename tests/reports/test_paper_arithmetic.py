@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from reports.paper.arithmetic import Confusion, check, evenness, metric_table, published_confusions
+from reports.paper.attack_tables import nearest_noise
 from reports.paper.published_tables import CONFIGS, HALVES, attacks, performance, settings, users
 from tuning.paper.plan import L_SP
 from tuning.paper.plan import settings as planned
@@ -70,3 +75,23 @@ def test_permutation_tests_agree_with_fishers_exact_one() -> None:
     all_ = [c for c in product(range(4), repeat=3) if sum(c) == 3]
     exact = sum(chance(c) for c in all_ if spread(c) >= spread((1, 0, 2)))
     assert evenness("CelebA").settings_p == pytest.approx(exact, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("blocked_at", "nearest"),
+    [
+        # Paper, setting 3 on CelebA: the median over labels is 626.5.
+        ({0.1: [600, 600, 600, 600], 0.2: [100, 100, 100, 100]}, 0.1),
+        ({0.1: [30, 30, 30, 30], 0.2: [500, 600, None, None]}, 0.2),  # half of them: the median is 600
+        ({0.1: [30, 30, 30, 30], 0.2: [600, None, None, None]}, 0.1),
+        ({0.1: [None, None, None, None], 0.2: [None, None, None, None]}, 0.1),
+    ],
+)
+def test_the_nearest_noise_is_that_of_the_median_attacker(blocked_at: dict[float, list[Any]], nearest: float) -> None:
+    rows = [
+        {"dataset": "CelebA", "setting": "config_3", "noise": noise, "queries_to_block": block}
+        for noise, blocks in blocked_at.items()
+        for block in blocks
+    ]
+    results: Any = SimpleNamespace(attacks=pd.DataFrame(rows))
+    assert nearest_noise(results, "CelebA", "config_3") == nearest
