@@ -14,6 +14,9 @@ console = Console(stderr=True)
 LINE_SECONDS = 5.0
 """Between two lines where there is no terminal."""
 
+LEAST_SHARE, LEAST_SECONDS = 0.005, 60.0
+"""Of the work, or since the start, before an ETA is told: a run begins with what is not repeated."""
+
 
 class Bar:
     """One piece of work whose size is known.
@@ -95,11 +98,11 @@ class Bar:
         remark(f"{self._title}: {self._text()}")
 
     def eta(self) -> str:
-        """Return the time left at the pace so far."""
-        if not self._worked:
+        """Return the time left at the pace so far; "unknown" before there is one to speak of."""
+        todo, elapsed = self._work - self._before, time.monotonic() - self._started
+        if not self._worked or (self._worked < LEAST_SHARE * todo and elapsed < LEAST_SECONDS):
             return "unknown"
-        left = (time.monotonic() - self._started) * (self._work - self._before - self._worked) / self._worked
-        return duration(left)
+        return duration(elapsed * (todo - self._worked) / self._worked)
 
 
 def duration(seconds: float) -> str:
