@@ -180,14 +180,25 @@ def test_numeric_mi_face_asks_d_plus_1_or_2_d_plus_1_queries_a_step() -> None:
         assert len(transcript.queries) == 4 * each
 
 
-@pytest.mark.parametrize(("space", "step"), [("dct", 1.0), ("block", 1.0), ("pixel", 3.0)])
-def test_numeric_mi_face_steps_three_times_as_far_over_single_pixels(space: str, step: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "usual", "over_pixels"),
+    [
+        ("mi-face-numeric", {"step": 1.0}, {"step": 3.0}),
+        ("nes", {"prior": 0.2}, {"prior": 0.02}),
+        ("spsa", {"prior": 0.2, "gain": 0.02}, {"prior": 0.02, "gain": 0.1}),
+    ],
+)
+def test_what_is_not_given_depends_on_whether_coordinates_are_single_pixels(
+    name: str, usual: dict[str, float], over_pixels: dict[str, float]
+) -> None:
     world = small_world((9, 9), 3, target=2)
-    usual, stated = (
-        converse(client_class("mi-face-numeric")(space=space, **more), world, np.random.default_rng(0), queries=200)
-        for more in ({}, {"step": step})
-    )
-    assert [query.image.tobytes() for query in usual.queries] == [query.image.tobytes() for query in stated.queries]
+    for space in PIXEL_SPACES:
+        stated = over_pixels if space == "pixel" else usual
+        streams = [
+            [query.image.tobytes() for query in converse(client, world, np.random.default_rng(0), queries=200).queries]
+            for client in (client_class(name)(space=space), client_class(name)(space=space, **stated))
+        ]
+        assert streams[0] == streams[1]
 
 
 def test_numeric_mi_face_goes_down_the_slope_of_a_known_model() -> None:

@@ -15,7 +15,15 @@ from pydantic import Field
 
 from mifsim.clients.attackers.gradients import Floats, central_differences, forward_differences, unit
 from mifsim.clients.attackers.scores import ask, cost
-from mifsim.clients.attackers.spaces import COORDINATES_HELP, SPACE_HELP, SearchSpace, SpaceName, image_of, search_space
+from mifsim.clients.attackers.spaces import (
+    COORDINATES_HELP,
+    SPACE_HELP,
+    SearchSpace,
+    SpaceName,
+    image_of,
+    search_space,
+    settled,
+)
 from mifsim.clients.protocol import Answer, Attacker, Conversation, Image, Knowledge, Query, Refusal, World
 
 _AT_A_TIME = 64
@@ -65,7 +73,7 @@ class MIFaceNumeric(Attacker):
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
         space = search_space(self.space, world.pool, world.shape, self.coordinates)
-        step = self.step if self.step != "auto" else 3.0 if self.space == "pixel" else 1.0
+        step = settled(self.step, self.space, usual=1.0, pixel=3.0)
         point = space.start
         best, least, steps_since = image_of(space, point), math.inf, 0
         for _ in range(self.alpha + 1):

@@ -15,10 +15,13 @@ from pydantic import Field
 
 from mifsim.clients.attackers.gradients import antithetic, unit
 from mifsim.clients.attackers.scores import SCORE_HELP, Score, ask, score
-from mifsim.clients.attackers.spaces import COORDINATES_HELP, SPACE_HELP, SpaceName, image_of, search_space
+from mifsim.clients.attackers.spaces import COORDINATES_HELP, SPACE_HELP, SpaceName, image_of, search_space, settled
 from mifsim.clients.protocol import Attacker, Conversation, Knowledge, World
 
-PRIOR_HELP = "weight of the auxiliary images' Gaussian log density beside the score: keeps the image one of their kind"
+PRIOR_HELP = (
+    "weight of the auxiliary images' Gaussian log density beside the score: keeps the image one of their kind; auto: "
+    "0.2, and 0.02 over single pixels, a sum of ten times as many terms"
+)
 
 
 class NES(Attacker):
@@ -47,13 +50,14 @@ class NES(Attacker):
     )
     step: float = Field(0.5, gt=0, le=100, description="λ: length of a step, in standard deviations")
     score: Score = Field("log-odds", description=SCORE_HELP)
-    prior: float = Field(0.2, ge=0, le=1000, description=PRIOR_HELP)
+    prior: Literal["auto"] | Annotated[float, Field(ge=0, le=1000)] = Field("auto", description=PRIOR_HELP)
 
     def run(self, world: World, rng: np.random.Generator) -> Conversation:
         """Start one attack on the class ``world.target``; goes on until it is stopped."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
         space = search_space(self.space, world.pool, world.shape, self.coordinates)
+        prior = settled(self.prior, self.space, usual=0.2, pixel=0.02)
         point = space.start
         best, most = image_of(space, point), -math.inf
         while True:
@@ -65,7 +69,7 @@ class NES(Attacker):
             if answers is None:
                 return best
             scores = np.array([score(answer, world.target, self.score) for answer in answers])
-            ahead, behind = scores.reshape(self.pairs, 2).T + self.prior * space.log_prior(asked).reshape(2, -1)
+            ahead, behind = scores.reshape(self.pairs, 2).T + prior * space.log_prior(asked).reshape(2, -1)
             value = float(np.mean([ahead, behind]))
             if value > most:
                 best, most = image_of(space, point), value

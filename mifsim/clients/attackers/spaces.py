@@ -24,6 +24,16 @@ SPACE_HELP = "what a step's coordinates are: dct and block patterns, single pixe
 COORDINATES_HELP = "how many at most; auto: 64 a channel (dct, block), 20 (pca, autoencoder); all pixels in any case"
 
 
+def settled(given: float | Literal["auto"], space: SpaceName, usual: float, pixel: float) -> float:
+    """Return a setting: what was given, else what works in `space`.
+
+    Over single pixels a move, and a sum over the coordinates, are of another size than over few broad patterns.
+    """
+    if given != "auto":
+        return given
+    return pixel if space == "pixel" else usual
+
+
 class SearchSpace(Protocol):
     """Points that stand for images, and moves along coordinates."""
 

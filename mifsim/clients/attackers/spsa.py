@@ -16,7 +16,7 @@ from pydantic import Field
 from mifsim.clients.attackers.gradients import antithetic
 from mifsim.clients.attackers.nes import PRIOR_HELP
 from mifsim.clients.attackers.scores import SCORE_HELP, Score, ask, score
-from mifsim.clients.attackers.spaces import COORDINATES_HELP, SPACE_HELP, SpaceName, image_of, search_space
+from mifsim.clients.attackers.spaces import COORDINATES_HELP, SPACE_HELP, SpaceName, image_of, search_space, settled
 from mifsim.clients.protocol import Attacker, Conversation, Knowledge, World
 
 ALPHA = 0.602
@@ -45,16 +45,21 @@ class SPSA(Attacker):
     sigma: float = Field(
         0.1, gt=0, le=10, description="σ: how far the first pair lies from the start, in standard deviations"
     )
-    gain: float = Field(0.02, gt=0, le=100, description="a: what the first estimate of the gradient is multiplied by")
+    gain: Literal["auto"] | Annotated[float, Field(gt=0, le=100)] = Field(
+        "auto",
+        description="a: what the first estimate of the gradient is multiplied by; auto: 0.02, over single pixels 0.1",
+    )
     stability: float = Field(50, gt=0, description="A: steps after which the gain begins to fall")
     score: Score = Field("log-odds", description=SCORE_HELP)
-    prior: float = Field(0.2, ge=0, le=1000, description=PRIOR_HELP)
+    prior: Literal["auto"] | Annotated[float, Field(ge=0, le=1000)] = Field("auto", description=PRIOR_HELP)
 
     def run(self, world: World, rng: np.random.Generator) -> Conversation:
         """Start one attack on the class ``world.target``; goes on until it is stopped."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
         space = search_space(self.space, world.pool, world.shape, self.coordinates)
+        prior = settled(self.prior, self.space, usual=0.2, pixel=0.02)
+        gain = settled(self.gain, self.space, usual=0.02, pixel=0.1)
         point = space.start
         best, most, k = image_of(space, point), -math.inf, 0
         while True:
@@ -65,10 +70,10 @@ class SPSA(Attacker):
             if answers is None:
                 return best
             scores = np.array([score(answer, world.target, self.score) for answer in answers])
-            ahead, behind = scores + self.prior * space.log_prior(asked)
+            ahead, behind = scores + prior * space.log_prior(asked)
             value = float(ahead + behind) / 2
             if value > most:
                 best, most = image_of(space, point), value
             gradient = antithetic(np.array([ahead]), np.array([behind]), signs, width)
-            point = space.moved(point, self.gain / (1 + k / self.stability) ** ALPHA * gradient[None])[0]
+            point = space.moved(point, gain / (1 + k / self.stability) ** ALPHA * gradient[None])[0]
             k += 1
