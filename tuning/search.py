@@ -28,6 +28,10 @@ from tuning.proposals import Proposals
 from tuning.tracedata import TraceSet
 from tuning.trials import Journal, Scored, Scorer, Trial
 
+MAX_FAILURES = 4
+"""Of one trial, before the search is given up. An actor may die, alone or with its node, and now and then Tune counts
+one death twice, once for each of its calls under way; an error of the trial's own is the same every time."""
+
 _QUIET = {
     # Tune writes result.json, CSV and TensorBoard files for every trial unless told otherwise.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -255,7 +259,7 @@ def _fit(
                 name="search",
                 storage_path=scratch,
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=1),  # an actor may die with its node
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
