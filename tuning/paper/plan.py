@@ -24,7 +24,7 @@ IMAGES_PER_LABEL = 800
 """To which the paper reduces its data (Section 4.5)."""
 
 SMALL_IMAGES_PER_LABEL = 200
-SMALL_EPOCHS = 60
+SMALL_EPOCHS = 40
 """Of the faces' classifier: its own number, 100 for so few images, takes half a minute."""
 
 SEED = 20261125
@@ -246,7 +246,7 @@ def plan_for(dataset: str, folder: Path | None, *, trials: int | None = None, sm
             plan,
             small=True,
             trials=TRIALS_PAPER,
-            budget=250,
+            budget=200,
             noises=(plan.live_noise,),
             variants=tuple(Variant(noise) for noise in (0.0, 0.001, 0.005)),
             sweep_budget=200,
