@@ -23,7 +23,7 @@ def add_submit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="examples:\n"
         "  mifsim submit calibrate-digits                          through a tunnel to the head, port 8265\n"
         "  mifsim submit mine.toml --storage /shared/mifsim        the run stays there\n"
-        "  mifsim submit calibrate-digits --storage s3://bucket/mifsim\n"
+        "  mifsim submit calibrate-digits --storage 's3://bucket/mifsim?region=eu-central-1'\n"
         "  mifsim submit mine.toml --command simulate --set server.transport=uint8\n"
         "  mifsim submit --attach JOB                              come back to a job\n"
         "  mifsim submit --resume /shared/mifsim/mine-20260101     go on with a run that was interrupted\n"

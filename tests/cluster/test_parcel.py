@@ -176,6 +176,17 @@ def test_absolute_names_are_taken_below_the_folder(tmp_path: Path) -> None:
     assert not victim.exists()
 
 
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a")])
+def test_a_name_that_is_a_file_and_a_folder_is_refused(names: tuple[str, str], tmp_path: Path) -> None:
+    content = tar_of(*((member(name), b"x") for name in names))
+    with (
+        tarfile.open(fileobj=io.BytesIO(content)) as tar,
+        pytest.raises(ClusterError, match=r"as a file and as a folder; nothing was unpacked"),
+    ):
+        extract(tar, "parcel.tar", tmp_path / "in", tmp_path / "in" / "home")
+    assert list((tmp_path / "in").iterdir()) == []
+
+
 def test_an_archive_of_too_much_is_refused(tmp_path: Path) -> None:
     with (
         tarfile.open(fileobj=io.BytesIO(tar_of((member("a"), bytes(600)), (member("b"), bytes(600))))) as tar,
