@@ -28,9 +28,10 @@ from tuning.proposals import Proposals
 from tuning.tracedata import TraceSet
 from tuning.trials import Journal, Scored, Scorer, Trial
 
-MAX_FAILURES = 4
-"""Of one trial, before the search is given up. An actor may die, alone or with its node, and now and then Tune counts
-one death twice, once for each of its calls under way; an error of the trial's own is the same every time."""
+ATTEMPTS = 3
+"""To finish the trials. Tune starts a trial again whose actor died, alone or with its node. But now and then (Ray
+2.60) it notices one death twice, and the second time gives the trial up, whatever its ``max_failures``: then the search
+goes on from the journal, as a resumed one does. An error of the trial's own is the same every time."""
 
 _QUIET = {
     # Tune writes result.json, CSV and TensorBoard files for every trial unless told otherwise.
@@ -94,11 +95,12 @@ class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
         self._done = done
         self._running: dict[str, tuple[int, FilterConfig]] = {}
         self.failed: str | None = None
+        self.died: str | None = None
         self.full: OSError | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next setting; None for "not yet"."""
-        while self.failed is None and self.full is None:
+        while self.failed is None and self.died is None and self.full is None:
             number = self._proposals.asked
             setting = self._proposals.ask()
             if setting is None:
@@ -120,7 +122,7 @@ class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
         """Take a trial's result."""
         number, setting = self._running.pop(trial_id)
         if error or result is None:
-            self.failed = f"trial {number} failed: {setting}"
+            self.died = f"trial {number} failed: {setting}"
             return
         scored = Scored(**{key: result[key] for key in Scored.__dataclass_fields__})
         self._proposals.tell(number, scored)
@@ -229,13 +231,20 @@ def _run(
                 note = f"best so far blocks after {best:.1f} queries" if best < float("inf") else "none below the limit"
                 bar.update(count, note, count - len(before))
 
-            searcher = FromProposals(Proposals(tuning, study.seed, longest_budget(study)), before, done)
-            with clearly():
-                _fit(traces, study, names, searcher, tuning.trials - len(before), room(nodes(), 1.0))
-            if searcher.full is not None:
-                raise searcher.full
-            if searcher.failed is not None:
-                raise RunError(searcher.failed)
+            finished = before
+            for left in reversed(range(ATTEMPTS)):
+                searcher = FromProposals(Proposals(tuning, study.seed, longest_budget(study)), finished, done)
+                with clearly():
+                    _fit(traces, study, names, searcher, tuning.trials - len(finished), room(nodes(), 1.0))
+                if searcher.full is not None:
+                    raise searcher.full
+                if searcher.failed is not None:
+                    raise RunError(searcher.failed)
+                if searcher.died is None:
+                    break
+                if not left:
+                    raise RunError(searcher.died)
+                finished = {trial.number: trial for trial in journal.read() if trial.number < tuning.trials}
         del actors
     finally:
         if ours:
@@ -259,7 +268,7 @@ def _fit(
                 name="search",
                 storage_path=scratch,
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                failure_config=tune.FailureConfig(max_failures=1),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )

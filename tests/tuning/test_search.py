@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from mifsim.study import Tuning
 from mifsim.study.tuning import BufferRange
 from tests.tuning.studies import serial_search, tiny_study
 from tests.tuning.worlds import ATTACK, USER, random_traces, record
+from tuning import search as tuning_search
 from tuning.frontier import Frontier, threshold_grid
 from tuning.objectives import score
 from tuning.outcome import found_frontier, measure
@@ -241,6 +243,38 @@ def test_a_search_through_ray_tune_is_resumed_to_the_same_table(tmp_path: Path) 
     kept = {one.number: one.elapsed_seconds for one in again}
     assert all(kept[number] == whole[number].elapsed_seconds for number in (0, 1, 2, 3, 4, 5, 8))
     assert min(kept[number] for number in (6, 7, 9)) > whole[8].elapsed_seconds
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_search_whose_trial_tune_gave_up_goes_on_to_the_same_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tiny_study(tuning={"trials": 6, "n_b": {"max": 7}, "false_positive_budget": 0.5})
+    traces = random_traces(np.random.default_rng(2), sessions=60)
+    whole = search(traces, study, Journal(tmp_path / "whole", {}))
+    fit = tuning_search._fit
+    gave_up: list[str | None] = []
+
+    def fit_but_once(*arguments: Any) -> None:
+        if gave_up:
+            fit(*arguments)
+            return
+        searcher = next(one for one in arguments if isinstance(one, FromProposals))
+        # As Tune does where it notices an actor's death twice: one trial finishes, the next one is given up.
+        for trial_id in ("a", "b"):
+            searcher.suggest(trial_id)
+        scored = {key: getattr(whole[0].scored, key) for key in Scored.__dataclass_fields__}
+        searcher.on_trial_complete("a", scored)
+        searcher.on_trial_complete("b", error=True)
+        assert searcher.suggest("c") == FromProposals.FINISHED
+        gave_up.append(searcher.died)
+
+    monkeypatch.setattr(tuning_search, "_fit", fit_but_once)
+    again = search(traces, study, Journal(tmp_path / "again", {}))
+    assert gave_up == [f"trial 1 failed: {whole[1].setting}"]
+    assert [(one.number, one.setting, one.scored) for one in again] == [
+        (one.number, one.setting, one.scored) for one in whole
+    ]
 
 
 @pytest.mark.usefixtures("local_ray")
