@@ -23,8 +23,9 @@ from mifsim.cache import whole_file
 from mifsim.errors import ClusterError, UserError
 from mifsim.progress import remark
 from mifsim.run_folder import read_facts, versions
-from mifsim.server.ray_cluster import clearly, connect
+from mifsim.server.ray_cluster import clearly, connect, grown
 from mifsim.storage import Folder, folder
+from mifsim.study import Server, Study
 
 ANSWER_SECONDS = 120.0
 """Within which each node says whether it sees the run's folder."""
@@ -40,7 +41,7 @@ def main(given: Path | None = None) -> None:
             remark(line)
         with home_of(order) as home, inputs_of(home) as inputs:
             arguments = command_line(order, here, home, inputs)
-            logs = check_nodes(home)
+            logs = check_nodes(home, study_of(order, home, arguments).server)
             code = run(arguments)
             if order.bring and isinstance(home, Path) and (path := home / order.run).is_dir():  # complete or not
                 pack_run(path, logs / order.archive)
@@ -97,8 +98,15 @@ def command_line(order: Order, here: Path, home: Folder, inputs: Path) -> list[s
     return [order.command, str(inputs / STUDY_FILE), "--out", str(run), "--address", "auto", *filters]
 
 
-def check_nodes(home: Folder) -> Path:
+def study_of(order: Order, home: Folder, arguments: list[str]) -> Study:
+    """Return the study that a command line from `command_line` runs."""
+    return Study.load(home / order.run / "study.toml" if order.resume else arguments[1])
+
+
+def check_nodes(home: Folder, server: Server) -> Path:
     """Refuse a folder that a node of the cluster does not see: its sessions' rows would be lost.
+
+    Nodes for which the study waits are started for it: they are of the same kinds as those that the run has.
 
     Returns
     -------
@@ -113,7 +121,7 @@ def check_nodes(home: Folder) -> Path:
     try:
         with whole_file(token) as file:
             file.write_text(token.name)
-        with clearly(), _connected():
+        with clearly(), _connected(), grown(server):
             ask = ray.remote(num_cpus=0, max_retries=0)(_sees)
             asked = {
                 ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(

@@ -50,10 +50,12 @@ def test_the_rows_are_the_same_with_two_copies_of_the_model(alone: Path, cluster
     assert_same_rows(alone, simulation.simulate(study, tmp_path / "run"))
 
 
-def test_copies_of_the_model_that_differ_are_refused(cluster: None) -> None:
+def test_copies_of_the_model_that_differ_are_refused_or_the_few_given_up(
+    cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     import ray
 
-    from mifsim.server.ray_backend import refuse_unlike
+    from mifsim.server.ray_models import Models, keep_alike
 
     @ray.remote(num_cpus=0)
     class Copy:
@@ -64,10 +66,17 @@ def test_copies_of_the_model_that_differ_are_refused(cluster: None) -> None:
             assert len(images) == 8
             return self._confidence, images[wanted >= 0]
 
-    copies = [Copy.remote(last_bit) for last_bit in (0, 0, 1e-8)]
-    refuse_unlike(copies[:2], (28, 28))
-    with pytest.raises(RunError, match=r"model_replicas = 3: copies 0 and 2 .* different answers .* accepted here: 1"):
-        refuse_unlike(copies, (28, 28))
+    copies = [Copy.remote(last_bit) for last_bit in (1e-8, 0, 0)]
+    three = Models(copies, ["a", "b", "c"])
+    two = Models(copies[1:], ["b", "c"])
+    asked = small_study(server={"model_replicas": 3})
+    assert keep_alike(two, asked) == two
+    with pytest.raises(RunError, match=r"model_replicas = 3: copies 0 and 1 .* different answers .* accepted here: 1"):
+        keep_alike(three, asked)
+    assert keep_alike(three, small_study()) == two
+    assert "going on with the 2 that agree" in capsys.readouterr().err
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(copies[0].predict.remote(np.zeros((8, 1)), np.zeros(8)))
 
 
 def test_a_cluster_that_others_hold_is_waited_for_aloud_and_given_up(
@@ -187,7 +196,7 @@ def test_session_hosts_start_without_tensorflow(cluster: None, tmp_path: Path) -
     model = Model.remote()
     ray.get(model.facts.remote())
 
-    host = SessionHost.remote(Job(small_study(), tmp_path, {}), "stand-in")
+    host = SessionHost.remote(Job(small_study(), tmp_path, {}), ["stand-in"])
     loaded = ray.get(host.loaded_modules.remote())
     assert "mifsim" in loaded
     assert not {"tensorflow", "keras"} & set(loaded)
@@ -208,7 +217,7 @@ def test_a_host_answers_the_driver_while_a_client_trains_a_network(cluster: None
     model = Model.remote()
     attack = {"attack": "inversion-network", "images": 20, "steps": 300, "labels": [0]}
     study = small_study(attacks=[attack], users=[], filters=[{"none": True}], leakage={"enabled": False})
-    host = SessionHost.remote(Job(study, tmp_path, {}), "unsure")
+    host = SessionHost.remote(Job(study, tmp_path, {}), ["gone", "unsure"])
     (shard,) = shards(study, 10)
     running = host.run_shard.remote(shard)
     # All its queries are answered, and it trains: that this is told before the shard ends is what is to be shown.

@@ -14,14 +14,13 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from mifsim.data import load_data
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError
 from mifsim.progress import Bar
 from mifsim.server.backend import ModelFile
 from mifsim.server.placement import model_beside_trials, room
-from mifsim.server.ray_backend import refuse_unlike, start_models
-from mifsim.server.ray_cluster import clearly, connect, nodes, wait_for_cpu, wait_for_place
+from mifsim.server.ray_cluster import clearly, connect, grown, nodes, wait_for_cpu, wait_for_place
+from mifsim.server.ray_models import Models, keep_alike, start_models
 from mifsim.study import Study
 from tuning.live import Ask, Images, Labels, LiveAttackers, longest_budget
 from tuning.proposals import Proposals
@@ -209,16 +208,15 @@ def _run(
     count = len(before)
     ours = connect(address)
     try:
-        # Refuse what Tune would wait for without a word.
-        placed = model_beside_trials(study.server.model_replicas, nodes())
-        actors: list[Any] = []
-        names: list[str] = []
-        if model is not None:
-            # The driver's handles keep the models alive: the trials look them up by name, which does not count.
-            actors, names = start_models(study, model, placed)
-            wait_for_place([actor.facts.remote() for actor in actors], placed.model_cpus)
-            refuse_unlike(actors, load_data(study.data).shape)
-        wait_for_cpu()
+        models = Models([], [])
+        with grown(study.server):
+            # Refuse what Tune would wait for without a word.
+            placed = model_beside_trials(study.server, nodes())
+            if model is not None:
+                models = start_models(study, model, placed)
+                wait_for_place(models.up(), placed.model_cpus)
+                models = keep_alike(models, study)
+            wait_for_cpu()
         with Bar("searching", tuning.trials, "trials", tuning.trials - count) as bar:
             started = time.monotonic()
 
@@ -235,7 +233,7 @@ def _run(
             for left in reversed(range(ATTEMPTS)):
                 searcher = FromProposals(Proposals(tuning, study.seed, longest_budget(study)), finished, done)
                 with clearly():
-                    _fit(traces, study, names, searcher, tuning.trials - len(finished), room(nodes(), 1.0))
+                    _fit(traces, study, models.names, searcher, tuning.trials - len(finished), room(nodes(), 1.0))
                 if searcher.full is not None:
                     raise searcher.full
                 if searcher.failed is not None:
@@ -245,7 +243,6 @@ def _run(
                 if not left:
                     raise RunError(searcher.died)
                 finished = {trial.number: trial for trial in journal.read() if trial.number < tuning.trials}
-        del actors
     finally:
         if ours:
             ray.shutdown()

@@ -127,7 +127,7 @@ def _content(traced: Study, data: DataSet, victim: Victim) -> str:
     for key in ("name", "description", "tuning", "filters"):
         plain.pop(key, None)
     # `sessions_per_host` stays: it cuts the shards, by which an interrupted recording is gone on with.
-    for key in ("hosts", "model_replicas"):
+    for key in ("hosts", "model_replicas", "grow_seconds"):
         plain["server"].pop(key, None)
     for table, users in zip(plain["users"], traced.users, strict=True):
         if (log := users.log()) is not None:

@@ -7,6 +7,7 @@ by node: an actor lives on one node, and what is left over on two nodes makes no
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ STEPS = 10_000
 """Ray counts CPUs in so many parts."""
 LEAST_CPUS = 0.01
 """An actor may take up; with less there are so many of them that a mistake is likelier."""
+MODEL_NODE_CPUS = 4
+"""A node has that is given a copy of the model of its own without being asked: a copy takes up one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def plan(server: Server, nodes: Sequence[Node]) -> Plan:
     RunError
         Where the cluster cannot hold what is asked for; it says what would be accepted.
     """
-    replicas = server.model_replicas
+    replicas = copies(server, nodes)
     on_gpus = gpus(nodes) > 0
     if on_gpus and gpus(nodes) < replicas:
         raise RunError(
@@ -98,7 +101,62 @@ def plan(server: Server, nodes: Sequence[Node]) -> Plan:
     return Plan(hosts, replicas, size, 1 if on_gpus else 0)
 
 
-def model_beside_trials(replicas: int, nodes: Sequence[Node]) -> Plan:
+def copies(server: Server, nodes: Sequence[Node]) -> int:
+    """Return how many copies of the model a study has on a cluster: what it says, or what the nodes suggest.
+
+    A model on another node is asked through the network, at 3 KB an image of 28×28; so each node that can spare a GPU
+    or a CPU for one has its own, as long as there are hosts to ask it.
+
+    Examples
+    --------
+    >>> copies(Server(), [Node(2.0)]), copies(Server(), [Node(16.0), Node(16.0)])
+    (1, 2)
+    >>> copies(Server(), [Node(16.0), Node(16.0, 8.0)]), copies(Server(hosts=3), [Node(16.0)] * 9)
+    (1, 3)
+    """
+    if server.model_replicas != "auto":
+        return server.model_replicas
+    with_gpu = sum(node.gpus >= 1 for node in nodes)
+    suggested = with_gpu or sum(node.cpus >= MODEL_NODE_CPUS for node in nodes)
+    return max(1, suggested if server.hosts == "auto" else min(suggested, server.hosts))
+
+
+def deal(hosts: Sequence[str], models: Sequence[str]) -> list[int]:
+    """Return which copy of the model each host asks: one on its own node where that keeps the shares even.
+
+    Parameters
+    ----------
+    hosts, models : sequence of str
+        The node that each is on.
+
+    Returns
+    -------
+    list of int
+        A place in `models` for each host. No copy has more than ``ceil(len(hosts) / len(models))`` hosts, and of all
+        such ways none has fewer questions cross from node to node.
+
+    Examples
+    --------
+    >>> deal(["a", "a", "b", "b"], ["b", "a"])
+    [1, 1, 0, 0]
+    >>> deal(["a", "a", "a", "b"], ["a", "b"])  # the third asks across, lest one copy had three hosts
+    [0, 0, 1, 1]
+    """
+    most = math.ceil(len(hosts) / len(models))
+    asked: Counter[int] = Counter()
+    dealt: dict[int, int] = {}
+    for anywhere in (False, True):
+        for number, host in enumerate(hosts):
+            if number in dealt:
+                continue
+            open_ = [copy for copy, node in enumerate(models) if asked[copy] < most and (anywhere or node == host)]
+            if open_:
+                dealt[number] = min(open_, key=asked.__getitem__)
+                asked[dealt[number]] += 1
+    return [dealt[number] for number in range(len(hosts))]
+
+
+def model_beside_trials(server: Server, nodes: Sequence[Node]) -> Plan:
     """Return how copies of the model are placed where trials of a search, which take up a CPU each, ask them.
 
     Raises
@@ -108,6 +166,7 @@ def model_beside_trials(replicas: int, nodes: Sequence[Node]) -> Plan:
     """
     if room(nodes, 1.0) < 1:
         raise RunError(f"the search needs 1 CPU on one node of the Ray cluster, which has {describe(nodes)}")
+    replicas = copies(server.model_copy(update={"hosts": "auto"}), nodes)
     if 0 < gpus(nodes) < replicas:
         plan(Server(hosts=1, model_replicas=replicas), nodes)  # says so
     # It claims no CPU: were it to die with its node, trials that wait for it would hold the one that it waits for.

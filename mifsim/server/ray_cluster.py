@@ -15,7 +15,8 @@ from ray.exceptions import RayError
 from mifsim.errors import ClusterError, RunError
 from mifsim.progress import remark
 from mifsim.server.local_cluster import keep_token_private, on_loopback
-from mifsim.server.placement import Node, Plan, describe
+from mifsim.server.placement import Node, Plan, describe, room
+from mifsim.study.sections import Server
 
 KNOCK_SECONDS = 5.0
 TELL_SECONDS = 15.0
@@ -24,6 +25,8 @@ START_SECONDS = 300.0
 """After which it gives up: actors on nodes that are there start in far less."""
 LOOK_SECONDS = 2.0
 """Between two looks at which nodes are left."""
+_in_vain = False
+"""Whether this process has waited for its cluster to grow, and it did not."""
 OBJECT_STORE_BYTES = 512 * 2**20
 """For a local cluster: batches in flight are all that the store holds."""
 
@@ -133,6 +136,48 @@ def wait_for_place(started: list[Any], cpus: float, placed: Plan | None = None) 
                 "server.hosts, server.model_replicas"
             )
         remark(f"waiting: {state}")
+
+
+@contextlib.contextmanager
+def grown(server: Server) -> Iterator[None]:
+    """Ask a cluster that grows by itself for a CPU for each actor, and wait for them as long as the study says.
+
+    The demand is taken back at the end of the context: by then actors are on the nodes, or it was all in vain. One that
+    is left would hold nodes, and cost, for ever. Whether enough of them came is for `plan` to say; a process that has
+    waited in vain does not wait again.
+    """
+    from ray.autoscaler.sdk import request_resources
+
+    wanted = sum(1 if number == "auto" else number for number in (server.hosts, server.model_replicas))
+    if _in_vain or not server.grow_seconds or room(nodes(), 1.0) >= wanted:
+        yield
+        return
+    try:
+        request_resources(bundles=[{"CPU": 1}] * wanted)
+        _wait_for_nodes(wanted, server.grow_seconds)
+        yield
+    finally:
+        request_resources(bundles=[])
+
+
+def _wait_for_nodes(wanted: int, seconds: int) -> None:
+    global _in_vain
+    began = time.monotonic()
+    told = began - TELL_SECONDS
+    while room(nodes(), 1.0) < wanted:
+        now = time.monotonic()
+        if now - began >= seconds:
+            _in_vain = True
+            remark(
+                f"the cluster did not grow to {wanted} CPUs within server.grow_seconds = {seconds}: going on with "
+                f"{describe(nodes())}"
+            )
+            return
+        left = seconds - (now - began)
+        if now - told >= TELL_SECONDS:
+            told = now
+            remark(f"waiting for the cluster to grow from {describe(nodes())} to {wanted} CPUs: {left:.0f} s left")
+        time.sleep(min(LOOK_SECONDS, left))
 
 
 def wait_for_cpu() -> None:

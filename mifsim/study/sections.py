@@ -20,6 +20,8 @@ from pydantic_core import PydanticCustomError
 from mifsim.defense import FilterConfig
 from mifsim.server.wire import ResponsePolicy, Transport
 
+Count = Literal["auto"] | Annotated[int, Field(ge=1)]
+"""Of actors: a number, or as many as the cluster suggests."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$", max_length=60)]
 """A name that can stand in a session's id: letters, digits, space and ``. _ + -``."""
 
@@ -35,25 +37,32 @@ class Server(Section):
 
     transport: str = Field("float32", description='what arrives of an image: "float32", "uint8", "jpeg-Q"')
     response: str = Field("confidence", description='what goes back: "label", "top-K", "rounded-D", "confidence"')
-    hosts: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto", description="session host actors; auto: one a CPU that the model leaves free"
+    hosts: Count = Field("auto", description="session host actors; auto: one a CPU that the model leaves free")
+    model_replicas: Count = Field(
+        "auto",
+        description="copies of the model, each asked by its share of the hosts; auto: one on each node with a GPU, or "
+        "where no node has one, on each of 4 CPUs or more; the rows do not change",
     )
-    model_replicas: int = Field(
-        1, ge=1, description="copies of the model, each asked by its share of the hosts; the rows do not change"
+    grow_seconds: int = Field(
+        0,
+        ge=0,
+        le=86_400,
+        description="on a cluster that grows by itself: how long to wait for a CPU for each host and each copy of the "
+        "model, before the run takes what is there",
     )
     sessions_per_host: int = Field(
         1536, ge=1, description="sessions that a host runs at a time, each with n_b images; 1: an actor a session"
     )
     batch_size: int = Field(256, ge=1, le=65536, description="the model's fixed, padded batch")
 
-    @field_validator("hosts", mode="wrap")
+    @field_validator("hosts", "model_replicas", mode="wrap")
     @classmethod
     def _told_once(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         """Say what is accepted in one line: pydantic would report each branch of the union by itself."""
         try:
             return handler(value)
         except ValidationError:
-            raise PydanticCustomError("hosts", 'must be "auto" or a whole number of at least 1') from None
+            raise PydanticCustomError("count", 'must be "auto" or a whole number of at least 1') from None
 
     @field_validator("transport")
     @classmethod

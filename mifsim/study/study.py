@@ -179,7 +179,7 @@ class Study(Section):
     def fingerprint(self) -> str:
         """A digest of everything that determines the rows: not of hosts or names that only say how work is spread."""
         plain = self.to_toml()
-        for key in ("hosts", "model_replicas", "sessions_per_host"):
+        for key in ("hosts", "model_replicas", "grow_seconds", "sessions_per_host"):
             plain["server"].pop(key, None)
         return digest(plain)
 

@@ -125,7 +125,7 @@ def measure(name: str, what: Study, model: ModelFile, folder: Path) -> Cost:
 @contextmanager
 def started(what: Study, model: ModelFile, folder: Path) -> Iterator[Any]:
     """Start the actors for a study; yield a function that runs all its sessions and returns the number of queries."""
-    actors, hosts, placed = start_actors(Job(what, folder, {}), model)
+    models, hosts, placed = start_actors(Job(what, folder, {}), model)
     told = Counters()
 
     def run_all(some: Study) -> int:
@@ -143,7 +143,7 @@ def started(what: Study, model: ModelFile, folder: Path) -> Iterator[Any]:
     try:
         yield run_all
     finally:
-        for actor in (*actors, *hosts):
+        for actor in (*models.actors, *hosts):
             ray.kill(actor)
 
 
@@ -217,7 +217,8 @@ def page() -> str:
         for hosts in (1, 2, 4):
             what = study(hosts=hosts)
             costs.append(measure(f"{hosts} host{'s' if hosts > 1 else ''}", what, model, folder / f"hosts-{hosts}"))
-        costs.append(measure("2 hosts, 2 models", study(hosts=2, model_replicas=2), model, folder / "models"))
+        two = study(hosts=2, model_replicas=2)
+        costs.append(measure("2 hosts, 2 models", two, model, folder / "models"))
         grown = memory(model, folder / "memory")
         written = bytes_a_million(folder / "hosts-1")
         ray.shutdown()
@@ -228,6 +229,8 @@ def page() -> str:
                 connect(made.address)
                 title = f"2 hosts on {nodes} simulated nodes"
                 costs.append(measure(title, study(hosts=2), model, folder / f"nodes-{nodes}"))
+                if nodes == 2:
+                    costs.append(measure(f"{title}, each with a model", two, model, folder / "nodes-models"))
                 ray.shutdown()
     return text(costs, grown, written, tickets_of_a_million(), gradient_factor(model))
 
@@ -287,15 +290,15 @@ million queries leave {written:.0f} MB of Parquet.
 
 From the first line, each part alone on cores of this kind:
 
-* A host core makes {host_pace:,.0f} queries a second; a core of the model answers {model_pace:,.0f}. So a copy of the
-  model with k cores keeps about {model_pace / host_pace:.1f} × k hosts busy; beyond that, raise
-  `server.model_replicas`.
+* A host core makes {host_pace:,.0f} queries a second; a core of the model answers {model_pace:,.0f}. So k cores of a
+  node for its copy of the model keep about {model_pace / host_pace:.1f} × k hosts busy. A copy takes up one CPU on
+  paper and computes in as many threads as the node has cores: what hosts leave idle while they wait, it uses.
 * With enough copies of the model, a million queries cost {one.total / 3600:.4f} core hours wherever they run, and N
-  cores take {one.total:.0f} / N seconds for them. Across nodes, take the last line's sum for the first's.
+  cores take {one.total:.0f} / N seconds for them. Across nodes, take a sum of the lines with simulated nodes.
 * The driver hands out {driver_pace:,.0f} queries' worth of shards a second before it is the bound, which is what
   about {driver_pace * one.total / MILLION:,.0f} cores ask.
 * A query sends 3,136 bytes to the model and 40 back: {host_pace * 3176 / 1e6:.0f} MB a second for each host core
-  whose model is on another node.
+  whose model is on another node: why each node of 4 CPUs or more has a copy of its own unless a study says otherwise.
 
 Its limits: a query that wants a gradient costs the model {gradient:.1f} times as much; larger images cost hosts and
 model more; a GPU changes the model's part alone; an object store adds a round trip for each file ({shard} sessions

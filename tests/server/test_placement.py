@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mifsim.errors import RunError
-from mifsim.server.placement import Node, Plan, model_beside_trials, plan, room
+from mifsim.server.placement import Node, Plan, copies, deal, model_beside_trials, plan, room
 from mifsim.study.sections import Server
 
 LAPTOP = [Node(2.0)]
@@ -81,10 +85,49 @@ def test_after_a_loss_it_is_known_how_many_hosts_are_too_many() -> None:
 
 
 def test_a_search_keeps_a_cpu_for_its_trials() -> None:
-    assert model_beside_trials(1, LAPTOP) == Plan(hosts=0, replicas=1, cpus=0.0, gpus=0)
-    assert model_beside_trials(2, [Node(1.0), Node(4.0, 2.0)]).gpus == 1
+    assert model_beside_trials(Server(), LAPTOP) == Plan(hosts=0, replicas=1, cpus=0.0, gpus=0)
+    assert model_beside_trials(Server(hosts=1), [Node(8.0), Node(8.0)]).replicas == 2
+    assert model_beside_trials(Server(model_replicas=2), [Node(1.0), Node(4.0, 2.0)]).gpus == 1
     # Two halves of a CPU on two nodes: Tune would wait for ever for a trial's whole one.
     with pytest.raises(RunError, match=r"the search needs 1 CPU on one node .* which has 1 CPU on 2 nodes"):
-        model_beside_trials(1, [Node(0.5), Node(0.5)])
+        model_beside_trials(Server(), [Node(0.5), Node(0.5)])
     with pytest.raises(RunError, match=r"model_replicas = 3: the cluster has 2 GPUs"):
-        model_beside_trials(3, [Node(8.0, 2.0)])
+        model_beside_trials(Server(model_replicas=3), [Node(8.0, 2.0)])
+
+
+@pytest.mark.parametrize(
+    ("server", "nodes", "number"),
+    [
+        ({}, LAPTOP, 1),
+        ({}, [Node(0.0), Node(8.0), Node(8.0), Node(4.0), Node(3.9)], 3),
+        ({}, [Node(8.0), Node(8.0, 1.0), Node(2.0, 4.0), Node(8.0, 0.5)], 2),
+        ({"hosts": 2}, [Node(8.0)] * 5, 2),
+        ({"model_replicas": 1}, [Node(8.0)] * 5, 1),
+        ({"model_replicas": 7}, LAPTOP, 7),
+    ],
+)
+def test_nodes_that_can_spare_one_have_a_copy_of_the_model_unless_the_study_says_how_many(
+    server: dict[str, int], nodes: list[Node], number: int
+) -> None:
+    assert copies(Server(**server), nodes) == number
+
+
+@given(
+    st.lists(st.sampled_from("abc"), min_size=1, max_size=6), st.lists(st.sampled_from("abcd"), min_size=1, max_size=3)
+)
+def test_hosts_are_dealt_evenly_and_as_few_as_can_be_ask_across_nodes(hosts: list[str], models: list[str]) -> None:
+    most = math.ceil(len(hosts) / len(models))
+
+    def across(dealt: tuple[int, ...]) -> int:
+        return sum(models[number] != host for host, number in zip(hosts, dealt, strict=True))
+
+    dealt = tuple(deal(hosts, models))
+    even = [
+        ways for ways in itertools.product(range(len(models)), repeat=len(hosts)) if max(Counter(ways).values()) <= most
+    ]
+    assert dealt in even
+    assert across(dealt) == min(map(across, even))
+
+
+def test_the_copies_of_a_node_share_its_hosts() -> None:
+    assert Counter(deal(["a"] * 6 + ["b"] * 6, ["a", "a", "b", "b"])) == {0: 3, 1: 3, 2: 3, 3: 3}

@@ -85,6 +85,7 @@ def test_every_shipped_study_loads_and_survives_a_round_trip(name: str, tmp_path
         ("[server]\nresponse = 'top'", ["server.response", "'top'", "label"]),
         ("[server]\nbatch_size = 'many'", ["server.batch_size", "'many'", "integer"]),
         ("[server]\nhosts = 0", ['server.hosts = 0: must be "auto" or a whole number of at least 1']),
+        ("[server]\nmodel_replicas = 'two'", ["server.model_replicas = 'two': must be \"auto\" or a whole number"]),
         ("[sever]\nhosts = 1", ["sever", "did you mean 'server'"]),
         ("[[attacks]]\nattack = 'mi-fce'\nname='b'", ["attacks.1", "mi-fce", "mi-face"]),
         ("[[attacks]]\nattack = 'retries'\nname='b'", ["attacks.1", "retries", "no attacker"]),

@@ -1,0 +1,160 @@
+"""A cluster that grows by itself, with Ray's own autoscaler and its stand-in for a cloud: nodes on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mifsim.server import ray_cluster
+from mifsim.server.placement import Node
+from mifsim.study.sections import Server
+from tests.chaos.processes import below, kill
+from tests.small import small_study
+from tests.test_simulation import assert_same_rows
+
+CONFIG: dict[str, Any] = {
+    "cluster_name": "growing",
+    "max_workers": 2,
+    "provider": {"type": "fake_multinode", "use_node_id_as_ip": True, "disable_node_updaters": True},
+    "available_node_types": {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "worker": {
+            "resources": {"CPU": 2, "object_store_memory": 100_000_000},
+            "node_config": {},
+            "min_workers": 0,
+            "max_workers": 2,
+        },
+    },
+    "head_node_type": "ray.head.default",
+    "auth": {},
+    "upscaling_speed": 1.0,
+    "idle_timeout_minutes": 0.5,
+}
+"""A head without CPUs, and workers of two, none of which is there unless somebody asks."""
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    (tmp_path / "autoscaling.json").write_text(json.dumps(CONFIG))
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    # Its temporary folder of its own, or other runs on this machine would take it for theirs.
+    with tempfile.TemporaryDirectory(prefix="mifsim-ray-", ignore_cleanup_errors=True) as folder:
+        env = {**os.environ, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_TMPDIR": folder}
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"]
+        command += ["--num-cpus=0", "--include-dashboard=false", "--object-store-memory=100000000"]
+        command += [f"--autoscaling-config={tmp_path / 'autoscaling.json'}"]
+        with (tmp_path / "log").open("wb") as log:
+            head = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + 60
+            while b"runtime started" not in (tmp_path / "log").read_bytes():
+                assert head.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            yield f"127.0.0.1:{port}"
+        finally:
+            kill([head.pid, *below(head.pid)])
+            head.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked up in /proc")
+def test_a_run_waits_for_the_nodes_it_asks_for_and_gives_them_back(address: str, tmp_path: Path) -> None:
+    import ray
+
+    study = small_study(server={"hosts": 3, "grow_seconds": 90})
+    study.save(tmp_path / "study.toml")
+    command = [sys.executable, "-m", "mifsim", "simulate", str(tmp_path / "study.toml")]
+    ran = subprocess.run(
+        [*command, "--out", str(tmp_path / "run"), "--address", address], capture_output=True, text=True, timeout=300
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "waiting for the cluster to grow from 0 CPUs on 1 node to 4 CPUs" in ran.stderr
+    subprocess.run([*command, "--out", str(tmp_path / "here"), "--backend", "in-process"], check=True)
+    assert_same_rows(tmp_path / "here", tmp_path / "run")
+    ray.init(address, log_to_driver=False)
+    try:
+        deadline = time.monotonic() + 90
+        while len([node for node in ray.nodes() if node["Alive"]]) > 1:
+            assert time.monotonic() < deadline, "workers are held that nobody needs"
+            time.sleep(1)
+    finally:
+        ray.shutdown()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The demands that reached an autoscaler, in CPUs."""
+    import ray.autoscaler.sdk
+
+    demands: list[int] = []
+    monkeypatch.setattr(
+        ray.autoscaler.sdk, "request_resources", lambda bundles: demands.append(sum(one["CPU"] for one in bundles))
+    )
+    monkeypatch.setattr(ray_cluster, "_in_vain", False)
+    monkeypatch.setattr(ray_cluster, "LOOK_SECONDS", 0.01)
+    return demands
+
+
+def growing(steps: list[list[Node]]) -> Callable[[], list[Node]]:
+    """Return what stands in for `nodes`: one step further at each look, and then the last."""
+    return lambda: steps.pop(0) if len(steps) > 1 else steps[0]
+
+
+def test_the_demand_is_taken_back_when_the_nodes_are_there(asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [[Node(0.0)], [Node(0.0), Node(2.5)], [Node(0.0), Node(2.5), Node(2.0)]]
+    monkeypatch.setattr(ray_cluster, "nodes", growing(steps))
+    with ray_cluster.grown(Server(hosts=3, grow_seconds=60)):
+        assert asked == [4]  # still held: nodes without work would be ended before the actors are on them
+        assert len(steps) == 1
+    assert asked == [4, 0]
+
+
+def test_nodes_that_do_not_come_are_waited_for_once(
+    asked: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray_cluster, "nodes", lambda: [Node(2.0)])
+    monkeypatch.setattr(time, "monotonic", iter([0.0, 0.0, 0.5, 1.0]).__next__)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    for _ in range(2):
+        with ray_cluster.grown(Server(hosts=2, model_replicas=2, grow_seconds=1)):
+            pass
+    assert asked == [4, 0]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "to grow from 2 CPUs on 1 node to 4 CPUs: 1 s left" in said
+    assert "did not grow to 4 CPUs within server.grow_seconds = 1: going on with 2 CPUs on 1 node" in said
+
+
+@pytest.mark.parametrize(
+    "server", [{"hosts": 9}, {"hosts": 2, "model_replicas": 1, "grow_seconds": 60}, {"grow_seconds": 60}]
+)
+def test_nobody_is_asked_where_nothing_was_said_or_there_is_room(
+    server: dict[str, int], asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_cluster, "nodes", lambda: [Node(3.0)])
+    with ray_cluster.grown(Server(**server)):
+        assert asked == []
+    assert asked == []
+
+
+def test_ctrl_c_takes_the_demand_back(asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ray_cluster, "nodes", lambda: [Node(2.0)])
+    monkeypatch.setattr(time, "sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt), ray_cluster.grown(Server(hosts=5, grow_seconds=60)):
+        pytest.fail("the nodes are not there")
+    assert asked == [6, 0]
