@@ -20,7 +20,7 @@ from mifsim.progress import Bar
 from mifsim.server.backend import ModelFile
 from mifsim.server.placement import model_beside_trials, room
 from mifsim.server.ray_cluster import clearly, connect, grown, nodes, wait_for_cpu, wait_for_place
-from mifsim.server.ray_models import Models, keep_alike, start_models
+from mifsim.server.ray_models import Models, keep_alike, node_id, start_models
 from mifsim.study import Study
 from tuning.live import Ask, Images, Labels, LiveAttackers, longest_budget
 from tuning.proposals import Proposals
@@ -47,16 +47,17 @@ _QUIET = {
 class ReplayTrial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
     """One setting, replayed. Tune keeps the actor for the next trial: traces are mapped and prepared once."""
 
-    def setup(self, config: dict[str, Any], traces: TraceSet, study: Study, models: Sequence[str]) -> None:
+    def setup(self, config: dict[str, Any], traces: TraceSet, study: Study, models: Sequence[tuple[str, str]]) -> None:
         """Take the first setting; `traces` come out of the object store, not copied.
 
-        `models` are the names of the model's actors, of which this trial asks one: closed-loop attackers do, in this
-        very process. Empty: there are none of them.
+        `models` are the names of the model's actors, each with its node. This trial asks one, on its own node where
+        there is one: closed-loop attackers do, in this very process. Empty: there are none of them.
         """
         if not models:
             self._scorer = Scorer(traces, study.tuning)
         else:
-            attackers = LiveAttackers(study, _model_of_actor(models[os.getpid() % len(models)]))
+            near = [name for name, node in models if node == node_id()] or [name for name, _ in models]
+            attackers = LiveAttackers(study, _model_of_actor(near[os.getpid() % len(near)]))
             self._scorer = Scorer(traces, study.tuning, lambda setting: attackers.queries([setting])[0])
         self.reset_config(config)
 
@@ -217,6 +218,7 @@ def _run(
                 wait_for_place(models.up(), placed.model_cpus)
                 models = keep_alike(models, study)
             wait_for_cpu()
+        at = list(zip(models.names, ray.get(models.up()), strict=True))
         with Bar("searching", tuning.trials, "trials", tuning.trials - count) as bar:
             started = time.monotonic()
 
@@ -233,7 +235,7 @@ def _run(
             for left in reversed(range(ATTEMPTS)):
                 searcher = FromProposals(Proposals(tuning, study.seed, longest_budget(study)), finished, done)
                 with clearly():
-                    _fit(traces, study, models.names, searcher, tuning.trials - len(finished), room(nodes(), 1.0))
+                    _fit(traces, study, at, searcher, tuning.trials - len(finished), room(nodes(), 1.0))
                 if searcher.full is not None:
                     raise searcher.full
                 if searcher.failed is not None:
@@ -249,7 +251,12 @@ def _run(
 
 
 def _fit(
-    traces: TraceSet, study: Study, models: Sequence[str], searcher: FromProposals, trials: int, at_a_time: int
+    traces: TraceSet,
+    study: Study,
+    models: Sequence[tuple[str, str]],
+    searcher: FromProposals,
+    trials: int,
+    at_a_time: int,
 ) -> None:
     # For a trial that has no place yet Tune would ask for a placement group, and take that back as soon as another
     # trial's actor is free: now and then (Ray 2.60, several nodes) a CPU is lost that way until its node starts anew,
