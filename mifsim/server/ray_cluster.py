@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import AuthenticationError, RayError
 
 from mifsim.errors import ClusterError, RunError
 from mifsim.progress import remark
@@ -63,13 +63,28 @@ def connect(address: str | None) -> bool:
                 ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         else:
             ray.init(address=address, **quiet)
-    except ConnectionError as error:
-        raise RunError(f"--address {address}: no Ray cluster answers there: {error}") from None
-    except Exception as error:  # on a machine that is overloaded or full, of no class of its own
-        if address is not None:
-            raise
-        raise ClusterError(f"a local Ray did not start: {_first_line(error)}") from None
+    except Exception as error:
+        if address is None:  # on a machine that is overloaded or full, of no class of its own
+            raise ClusterError(f"a local Ray did not start: {_first_line(error)}") from None
+        if _asks_for_token(error):
+            raise RunError(
+                f"--address {address}: the cluster asks for a token, and was not shown the right one; accepted: "
+                "RAY_AUTH_MODE=token, and its token in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names, or "
+                "in ~/.ray/auth_token"
+            ) from None
+        if isinstance(error, ConnectionError):
+            raise RunError(f"--address {address}: no Ray cluster answers there: {error}") from None
+        raise
     return True
+
+
+def _asks_for_token(error: BaseException | None) -> bool:
+    """Return whether a cluster was there, and refused: Ray says so in what an error was caused by."""
+    while error is not None:
+        if isinstance(error, AuthenticationError) or "AuthenticationError" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _knock(address: str) -> None:
