@@ -140,9 +140,10 @@ class Cluster:
                     return
             except subprocess.TimeoutExpired:
                 pass
-            logs = "\n".join(node.log.read_text()[-2000:] for node in self.nodes)
+            begun = [node for node in self.nodes if node.process is not None]
+            logs = "\n".join(node.log.read_text()[-2000:] for node in begun)
             assert time.monotonic() < deadline, f"the cluster does not come up:\n{logs}"
-            assert all(node.process is None or node.process.poll() is None for node in self.nodes), logs
+            assert all(node.process is None or node.process.poll() is None for node in begun), logs
             time.sleep(0.2)
 
 
