@@ -7,7 +7,6 @@ anyone would by hand on the head, and packs the run where the job API hands out 
 from __future__ import annotations
 
 import contextlib
-import secrets
 import sys
 import tarfile
 import tempfile
@@ -19,10 +18,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.order import PARCEL_FILE, STUDY_FILE, Order, check_program
 from cluster.parcel import unpack
-from mifsim.cache import whole_file
 from mifsim.errors import ClusterError, UserError
 from mifsim.progress import remark
 from mifsim.run_folder import read_facts, versions
+from mifsim.server.marks import marked, sees
 from mifsim.server.ray_cluster import clearly, connect, grown
 from mifsim.storage import Folder, folder
 from mifsim.study import Server, Study
@@ -117,27 +116,21 @@ def check_nodes(home: Folder, server: Server) -> Path:
     ------
     ClusterError
     """
-    token = home / f".seen-{secrets.token_hex(8)}"
-    try:
-        with whole_file(token) as file:
-            file.write_text(token.name)
-        with clearly(), _connected(), grown(server):
-            ask = ray.remote(num_cpus=0, max_retries=0)(_sees)
-            asked = {
-                ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                    str(token)
-                ): node["NodeManagerAddress"]
-                for node in ray.nodes()
-                if node["Alive"]
-            }
-            answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
-            if silent:
-                raise ClusterError(f"node {asked[silent[0]]} does not answer within {ANSWER_SECONDS:.0f} s")
-            blind = sorted(asked[one] for one in answered if not ray.get(one))
-            session = ray.get_runtime_context()
-            logs: Path = Path(session.get_temp_dir()) / session.get_session_name() / "logs"
-    finally:
-        token.unlink(missing_ok=True)
+    with marked(home) as mark, clearly(), _connected(), grown(server):
+        ask = ray.remote(num_cpus=0, max_retries=0)(sees)
+        asked = {
+            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                mark
+            ): node["NodeManagerAddress"]
+            for node in ray.nodes()
+            if node["Alive"]
+        }
+        answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
+        if silent:
+            raise ClusterError(f"node {asked[silent[0]]} does not answer within {ANSWER_SECONDS:.0f} s")
+        blind = sorted(asked[one] for one in answered if not ray.get(one))
+        session = ray.get_runtime_context()
+        logs: Path = Path(session.get_temp_dir()) / session.get_session_name() / "logs"
     if blind:
         raise ClusterError(
             f"{home}: node {', '.join(blind)} does not see this folder of the head; give --storage a folder that all "
@@ -155,14 +148,6 @@ def _connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _sees(token: str) -> bool:
-    try:
-        place = folder(token)
-        return place.read_text() == place.name
-    except (OSError, UserError):
-        return False
 
 
 def run(arguments: list[str]) -> int | str | None:

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,25 @@ def test_more_hosts_than_the_cluster_can_hold_are_refused_and_leave_no_run(clust
         RunError, match=r"server\.hosts = 100000: the cluster has .* CPUs on 1 node; accepted here: 1 to"
     ):
         simulation.simulate(small_study(server={"hosts": 100_000}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_hosts_do_not_see_is_refused_before_anything_is_written(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from mifsim.server import ray_backend
+
+    def answer(mark: str) -> object:
+        assert Path(mark).read_text() == Path(mark).name
+        return ray.put("10.0.0.2")
+
+    elsewhere = SimpleNamespace(blind=SimpleNamespace(remote=answer))
+    original = ray_backend.refuse_blind
+    monkeypatch.setattr(ray_backend, "refuse_blind", lambda hosts, run, mark: original([*hosts, elsewhere], run, mark))
+    with pytest.raises(RunError, match=r"run: node 10\.0\.0\.2 does not see this folder; .*MIFSIM_CACHE_DIR"):
+        simulation.simulate(small_study(server={"hosts": 1}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

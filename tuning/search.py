@@ -218,7 +218,7 @@ def _run(
                 wait_for_place(models.up(), placed.model_cpus)
                 models = keep_alike(models, study)
             wait_for_cpu()
-        at = list(zip(models.names, ray.get(models.up()), strict=True))
+        at = list(zip(models.names, models.homes(), strict=True))
         with Bar("searching", tuning.trials, "trials", tuning.trials - count) as bar:
             started = time.monotonic()
 

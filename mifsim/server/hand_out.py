@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from mifsim.errors import ClusterError, RunError
 from mifsim.progress import remark
 from mifsim.server.backend import Watch
-from mifsim.server.placement import Plan, describe
+from mifsim.server.placement import Node, Plan, describe
 from mifsim.server.ray_cluster import LOOK_SECONDS, nodes
 from mifsim.server.scene import Counters
 from mifsim.server.tickets import Shard
@@ -27,17 +27,24 @@ ANSWER_SECONDS = 10.0
 
 
 def hand_out(
-    hosts: list[Any], shards: Iterator[Shard], watch: Watch, in_flight: int, placed: Plan | None = None
+    hosts: list[Any],
+    shards: Iterator[Shard],
+    watch: Watch,
+    in_flight: int,
+    placed: Plan | None = None,
+    another: Callable[[], tuple[Any, Any]] | None = None,
 ) -> None:
     """Keep every host busy with `in_flight` shards; the queue is the iterator, so nothing piles up.
 
-    `placed` tells what the actors take up, so that a lost node is noticed; None: nobody looks.
+    `placed` tells what the actors take up, so that a lost node is noticed; None: nobody looks. `another` starts a host
+    in the place of one that was given up, when a node joins; it returns the host, and a reference to its first answer:
+    why it is of no use, or nothing.
     """
     hosts = list(hosts)
     free = deque(host for _ in range(in_flight) for host in hosts)
     running: dict[Any, tuple[Any, Shard]] = {}
     again: deque[Shard] = deque()  # shards of hosts that were given up
-    lookout = None if placed is None else _Lookout(placed)
+    lookout = None if placed is None else _Lookout(placed, another)
     asked = [host.progress.remote() for host in hosts]
     try:
         while True:
@@ -56,6 +63,10 @@ def hand_out(
                 again.extend(shard for host, shard in running.values() if host in gone)
                 running = {key: value for key, value in running.items() if value[0] not in gone}
                 asked = [host.progress.remote() for host in hosts]
+            if lookout is not None and (more := lookout.joined(hosts)):
+                hosts += more
+                free.extend(host for _ in range(in_flight) for host in more)
+                asked = [host.progress.remote() for host in hosts]
             ready, _ = ray.wait(asked, num_returns=len(asked), timeout=0)
             if len(ready) == len(asked):
                 total = _sum(asked)
@@ -68,6 +79,8 @@ def hand_out(
     except RayTaskError as error:
         raise error.cause from None
     finally:
+        if lookout is not None:
+            lookout.end()
         if running:  # interrupted, or a shard failed: the others give up without leaving part of a file
             _stop(hosts, list(running))
 
@@ -76,11 +89,13 @@ class _Lookout:
     """Notices what Ray would wait for without a word: a place for actors whose node is lost, a run that stands still.
 
     Ray starts the actors of a lost node again on those that are left, where they find room. Where they do not, some
-    hosts are given up, and the others run their shards.
+    hosts are given up, and the others run their shards, until a node joins and there is a place again.
     """
 
-    def __init__(self, placed: Plan) -> None:
+    def __init__(self, placed: Plan, another: Callable[[], tuple[Any, Any]] | None = None) -> None:
         self._placed = placed
+        self._another = another
+        self._coming: dict[Any, Any] = {}
         self._queries = -1
         self._looked = self._moved = time.monotonic()
 
@@ -113,7 +128,9 @@ class _Lookout:
         except RunError as error:
             raise ClusterError(f"the Ray cluster has lost nodes: {error}") from None
         if not surplus:
+            self._fill(len(hosts), there)
             return []
+        self.end()  # they have no place any more
         answers = {host.pid.remote(): host for host in hosts}
         ready, silent = ray.wait(list(answers), num_returns=len(answers), timeout=ANSWER_SECONDS)
         ended = [answers[reference] for reference in (*silent, *ready)][:surplus]
@@ -124,6 +141,38 @@ class _Lookout:
             f"{len(hosts)} session hosts"
         )
         return ended
+
+    def _fill(self, hosts: int, there: list[Node]) -> None:
+        if self._another is None:
+            return
+        for _ in range(self._placed.vacancies(there, hosts + len(self._coming))):
+            host, answer = self._another()
+            self._coming[answer] = host
+
+    def joined(self, hosts: list[Any]) -> list[Any]:
+        """Return the hosts that were started for others and are up now: only then are they given shards."""
+        if not self._coming:
+            return []
+        ready, _ = ray.wait(list(self._coming), num_returns=len(self._coming), timeout=0)
+        up = []
+        for answer in ready:
+            host = self._coming.pop(answer)
+            if not (useless := ray.get(answer)):
+                up.append(host)
+                continue
+            ray.kill(host)
+            if self._another is not None:
+                remark(f"node {useless}, which joined, does not see the run's folder: it gets no session host")
+                self._another = None  # the next one would come to the same node
+        if up:
+            remark(f"the cluster has {describe(nodes())} again: going on with {len(hosts) + len(up)} session hosts")
+        return up
+
+    def end(self) -> None:
+        """Give up the hosts that are not up yet."""
+        for host in self._coming.values():
+            ray.kill(host)
+        self._coming.clear()
 
 
 def _sum(references: list[Any]) -> Counters:

@@ -66,10 +66,17 @@ class Plan:
             raise RunError(
                 f"each copy of the model had a GPU (model_replicas = {self.replicas}), {gpus(nodes)} are left"
             )
-        more = self.hosts + (0 if self.gpus else self.replicas) - room(nodes, self.cpus)
+        more = self._taken(self.hosts) - room(nodes, self.cpus)
         if more >= self.hosts:
             raise RunError(f"no room is left for a session host: {describe(nodes)}")
         return max(0, more)
+
+    def vacancies(self, nodes: Sequence[Node], hosts: int) -> int:
+        """Return how many hosts may start beside those that there are: as far as there is room, and were planned."""
+        return max(0, min(self.hosts - hosts, room(nodes, self.cpus) - self._taken(hosts)))
+
+    def _taken(self, hosts: int) -> int:
+        return hosts + (0 if self.gpus else self.replicas)
 
 
 def plan(server: Server, nodes: Sequence[Node]) -> Plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import sys
@@ -15,12 +14,14 @@ import ray
 from mifsim.errors import RunError
 from mifsim.server.backend import Job, ModelFile, Watch
 from mifsim.server.hand_out import hand_out
+from mifsim.server.marks import marked, sees
 from mifsim.server.placement import Plan, deal, plan
 from mifsim.server.ray_cluster import clearly, connect, grown, nodes, wait_for_place
-from mifsim.server.ray_models import Models, keep_alike, node_id, start_models
+from mifsim.server.ray_models import Models, first_of, keep_alike, node_id, start_models
 from mifsim.server.scene import Counters, Scene
 from mifsim.server.shard_run import Reply, run_shard
 from mifsim.server.tickets import SHARDS_AT_A_TIME, Shard
+from mifsim.storage import Folder
 from mifsim.study import Server
 
 GC_THRESHOLD = 50_000
@@ -36,7 +37,7 @@ class SessionHost:
     a network for a minute.
     """
 
-    def __init__(self, job: Job, models: Sequence[str]) -> None:
+    def __init__(self, job: Job, models: Sequence[str], homes: Sequence[str] = ()) -> None:
         # An actor without a GPU of its own sees all of them: hide them, an attacker may train a network here.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._scene = Scene.load(job.study, job.run, job.facts, job.watching)
@@ -44,7 +45,7 @@ class SessionHost:
         # cycle: with Python's threshold of 700 it spends a tenth of a host's time on looking for one.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
-        self._model = _first_of(models)  # until it is dealt one; again after a restart
+        self._model = first_of(models, homes)  # until it is dealt one; again after a restart
 
     async def ask(self, name: str) -> None:
         """Ask this copy of the model from now on."""
@@ -72,6 +73,11 @@ class SessionHost:
     async def node(self) -> str:
         """Return the node it is on."""
         return node_id()
+
+    @ray.method(concurrency_group="desk")  # type: ignore[untyped-decorator]
+    async def blind(self, mark: str) -> str:
+        """Return the address of its node where that does not see the folder with this mark; else nothing."""
+        return "" if sees(mark) else str(ray.util.get_node_ip_address())
 
     @ray.method(concurrency_group="desk")  # type: ignore[untyped-decorator]
     async def pid(self) -> int:
@@ -121,9 +127,39 @@ class OnRay:
 
     def _run(self, job: Job, model: ModelFile, shards: Iterator[Shard], watch: Watch) -> None:
         # The driver's handles keep the models alive: the hosts look them up by name, which does not count.
-        _models, hosts, placed = start_actors(job, model)
-        in_flight = min(SHARDS_AT_A_TIME, job.study.server.sessions_per_host)
-        hand_out(hosts, shards, watch, in_flight, placed)
+        with marked(job.run) as mark:
+            models, hosts, placed = start_actors(job, model)
+            refuse_blind(hosts, job.run, mark)
+            homes = models.homes()
+
+            def another() -> tuple[Any, Any]:
+                host = start_host(job, placed, models.names, homes)
+                return host, host.blind.remote(mark)
+
+            in_flight = min(SHARDS_AT_A_TIME, job.study.server.sessions_per_host)
+            hand_out(hosts, shards, watch, in_flight, placed, another)
+
+
+def refuse_blind(hosts: list[Any], run: Folder, mark: str) -> None:
+    """Refuse a run folder that a host's node does not see: it would write its rows where nobody looks for them.
+
+    Raises
+    ------
+    RunError
+    """
+    blind = sorted({address for address in ray.get([host.blind.remote(mark) for host in hosts]) if address})
+    if blind:
+        raise RunError(
+            f"{run}: node {', '.join(blind)} does not see this folder; what a run writes, and the cache where a "
+            "calibration keeps its recordings (MIFSIM_CACHE_DIR), must be under the same path on all nodes (a network "
+            "file system); a run may also be a URL that all nodes have credentials for"
+        )
+
+
+def start_host(job: Job, placed: Plan, models: Sequence[str], homes: Sequence[str] = ()) -> Any:
+    """Start a session host, which is not up yet."""
+    options = {"num_cpus": placed.cpus, "max_concurrency": 16, "scheduling_strategy": "SPREAD"}
+    return SessionHost.options(**options).remote(job, models, homes)  # type: ignore[attr-defined]
 
 
 def start_actors(job: Job, model: ModelFile) -> tuple[Models, list[Any], Plan]:
@@ -131,12 +167,7 @@ def start_actors(job: Job, model: ModelFile) -> tuple[Models, list[Any], Plan]:
     with grown(job.study.server):
         placed = plan(job.study.server, nodes())
         models = start_models(job.study, model, placed)
-        hosts = [
-            SessionHost.options(  # type: ignore[attr-defined]
-                num_cpus=placed.cpus, max_concurrency=16, scheduling_strategy="SPREAD"
-            ).remote(job, models.names)
-            for _ in range(placed.hosts)
-        ]
+        hosts = [start_host(job, placed, models.names) for _ in range(placed.hosts)]
         there = wait_for_place([*models.up(), *(host.node.remote() for host in hosts)], placed.cpus, placed)
     if not there:
         models.end()
@@ -144,18 +175,6 @@ def start_actors(job: Job, model: ModelFile) -> tuple[Models, list[Any], Plan]:
             ray.kill(host)
         return start_actors(job, model)  # on what is left
     models = keep_alike(models, job.study)
-    dealt = deal(ray.get([host.node.remote() for host in hosts]), ray.get(models.up()))
+    dealt = deal(ray.get([host.node.remote() for host in hosts]), models.homes())
     ray.get([host.ask.remote(models.names[number]) for host, number in zip(hosts, dealt, strict=True)])
     return models, hosts, replace(placed, replicas=len(models.names))
-
-
-def _first_of(models: Sequence[str]) -> Any:
-    """Return a copy of the model that is there, another one for the next process.
-
-    By name: a handle among an actor's arguments would lie in the object store, and be lost with its owner.
-    """
-    start = os.getpid() % len(models)
-    for number in range(len(models)):
-        with contextlib.suppress(ValueError):  # ended, as it is not like the others
-            return ray.get_actor(models[(start + number) % len(models)])
-    raise RunError("no copy of the model is left")

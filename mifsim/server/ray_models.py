@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,10 +68,27 @@ class Models:
         """Return a reference for each copy to its node's name, which is there as soon as the copy is."""
         return [actor.node.remote() for actor in self.actors]
 
+    def homes(self) -> list[str]:
+        """Return the nodes that the copies are on."""
+        return list(ray.get(self.up()))
+
     def end(self) -> None:
         """Give up the copies' places at once."""
         for actor in self.actors:
             ray.kill(actor)
+
+
+def first_of(names: Sequence[str], homes: Sequence[str] = ()) -> Any:
+    """Return a copy of the model for this process: on its own node if it is known that there is one, or any.
+
+    By name: a handle among an actor's arguments would lie in the object store, and be lost with its owner.
+    """
+    near = [name for name, home in zip(names, homes, strict=False) if home == node_id()] or list(names)
+    start = os.getpid() % len(near)  # another one for the next process
+    for name in (*near[start:], *near[:start]):
+        with contextlib.suppress(ValueError):  # ended, as it is not like the others
+            return ray.get_actor(name)
+    raise RunError("no copy of the model is left")
 
 
 def start_models(study: Study, model: ModelFile, placed: Plan) -> Models:

@@ -132,10 +132,21 @@ def test_the_same_in_network_namespaces(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.slow
 @pytest.mark.skipif(why_no_namespaces() is not None, reason=f"no network namespaces: {why_no_namespaces()}")
-def test_a_folder_that_a_worker_does_not_see_is_told() -> None:
+def test_a_folder_that_a_worker_does_not_see_is_told(tmp_path: Path) -> None:
     with in_namespaces(1) as two:
         # Each node has a /tmp/ray of its own.
         done = run(two, "digits", "--command", "simulate", "--storage", "/tmp/ray")
         assert done.returncode == 2, done.stderr
         assert f"node {two.nodes[1].address} does not see this folder of the head" in done.stderr
         assert not [path for path in os.listdir("/tmp/ray") if path.startswith(".seen")]
+        # Without a job, too: its hosts' rows would be written where nobody looks for them.
+        study = own_study(tmp_path)
+        address = f"{two.head.address}:{two.port}"
+        command, env = two.on(
+            two.head,
+            [sys.executable, "-m", "mifsim", "simulate", str(study), "--out", "/tmp/ray/run", "--address", address],
+        )
+        by_hand = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        assert by_hand.returncode == 2, by_hand.stderr
+        assert f"/tmp/ray/run: node {two.nodes[1].address} does not see this folder" in by_hand.stderr
+        assert not Path("/tmp/ray/run").exists()

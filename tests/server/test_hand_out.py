@@ -38,13 +38,13 @@ class Call:
 @dataclass(eq=False)
 class Host:
     dead: bool = False
-    queries: int = 0
+    sees_nothing_at: str = ""
 
     @property
     def run_shard(self) -> Call:
         return Call(self)
 
-    progress = pid = stop = run_shard
+    progress = pid = stop = blind = run_shard
 
 
 @dataclass
@@ -73,7 +73,9 @@ class FakeRay:
         return able, [one for one in references if one not in able]
 
     def get(self, references: Any, timeout: float = 0) -> Any:
-        return [Counters(queries=len(self.finished)) for _ in references] if isinstance(references, list) else None
+        if not isinstance(references, list):
+            return references.host.sees_nothing_at
+        return [Counters(queries=len(self.finished)) for _ in references]
 
     def kill(self, host: Host) -> None:
         host.dead = True
@@ -123,6 +125,74 @@ def test_a_host_that_answers_makes_room_for_a_model_that_lost_its_place(fake: Fa
     handing.hand_out(hosts, some_shards(40), lambda done: None, 2, Plan(3, 1, 1.0, 0))
     assert sorted(set(fake.finished)) == list(range(40))
     assert sum(host.dead for host in hosts) == 1
+
+
+def test_hosts_that_were_given_up_are_made_good_when_a_node_joins(
+    fake: FakeRay, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hosts = [Host(), Host(), Host()]
+    started: list[Host] = []
+
+    def another() -> tuple[Host, Reference]:
+        started.append(Host())
+        return started[-1], started[-1].blind.remote()
+
+    def lose() -> None:
+        fake.cpus[:] = [2.0]
+        fake.lost.update({id(hosts[0]), id(hosts[2])})
+
+    fake.at[5] = lose
+    fake.at[12] = lambda: fake.cpus.append(1.0)
+    fake.at[20] = lambda: fake.cpus.append(16.0)
+    handing.hand_out(hosts, some_shards(60), lambda done: None, 2, Plan(3, 1, 1.0, 0), another)
+    assert sorted(fake.finished) == list(range(60))
+    assert len(started) == 2  # as many as were planned, whatever there is
+    assert [host.dead for host in (*hosts, *started)] == [True, False, True, False, False]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "has 3 CPUs on 2 nodes again: going on with 2 session hosts" in said
+    assert "has 19 CPUs on 3 nodes again: going on with 3 session hosts" in said
+
+
+def test_a_host_that_finds_no_place_gets_no_shard_and_holds_nobody_up(fake: FakeRay) -> None:
+    hosts = [Host(), Host()]
+    started: list[Host] = []
+
+    def another() -> tuple[Host, Reference]:
+        started.append(Host())
+        fake.lost.add(id(started[-1]))  # others hold the node that joined
+        return started[-1], started[-1].blind.remote()
+
+    def lose() -> None:
+        fake.cpus[:] = [2.0]
+        fake.lost.add(id(hosts[0]))
+
+    fake.at[5] = lose
+    fake.at[12] = lambda: fake.cpus.append(1.0)
+    handing.hand_out(hosts, some_shards(40), lambda done: None, 2, Plan(2, 1, 1.0, 0), another)
+    assert sorted(fake.finished) == list(range(40))
+    assert [host.dead for host in started] == [True]
+
+
+def test_a_node_that_does_not_see_the_run_is_told_and_left_alone(
+    fake: FakeRay, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hosts = [Host(), Host()]
+    started: list[Host] = []
+
+    def another() -> tuple[Host, Reference]:
+        started.append(Host(sees_nothing_at="10.0.0.9"))
+        return started[-1], started[-1].blind.remote()
+
+    def lose() -> None:
+        fake.cpus[:] = [2.0]
+        fake.lost.add(id(hosts[0]))
+
+    fake.at[5] = lose
+    fake.at[12] = lambda: fake.cpus.append(1.0)
+    handing.hand_out(hosts, some_shards(40), lambda done: None, 2, Plan(2, 1, 1.0, 0), another)
+    assert sorted(fake.finished) == list(range(40))
+    assert [host.dead for host in started] == [True]
+    assert "node 10.0.0.9, which joined, does not see the run's folder" in capsys.readouterr().err
 
 
 def test_where_nothing_is_left_to_run_on_it_is_said(fake: FakeRay) -> None:

@@ -84,6 +84,15 @@ def test_after_a_loss_it_is_known_how_many_hosts_are_too_many() -> None:
         on_gpu.surplus([Node(2.0)])
 
 
+def test_hosts_may_join_as_far_as_there_is_room_and_they_were_planned() -> None:
+    placed = plan(Server(), [Node(2.0), Node(2.0)])
+    assert [placed.vacancies([Node(2.0), Node(cpus)], 1) for cpus in (0.0, 1.0, 2.0, 64.0)] == [0, 1, 2, 2]
+    assert placed.vacancies([Node(64.0)], 3) == 0
+    assert placed.vacancies([Node(1.0)], 3) == 0
+    on_gpu = plan(Server(), [Node(2.0), Node(2.0, 1.0)])
+    assert on_gpu.vacancies([Node(2.0, 1.0)], 1) == 1
+
+
 def test_a_search_keeps_a_cpu_for_its_trials() -> None:
     assert model_beside_trials(Server(), LAPTOP) == Plan(hosts=0, replicas=1, cpus=0.0, gpus=0)
     assert model_beside_trials(Server(hosts=1), [Node(8.0), Node(8.0)]).replicas == 2
