@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mifsim import simulation
@@ -174,6 +175,46 @@ def test_the_model_may_die_without_a_row_changing(
     monkeypatch.setattr(hand_out, "POLL_SECONDS", 0.01)
     assert_same_rows(alone, simulation.simulate(small_study(server={"hosts": 1}), tmp_path / "run"))
     assert killed
+
+
+@pytest.mark.slow
+def test_a_node_that_joins_takes_the_place_of_a_lost_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from mifsim.server import hand_out, ray_backend
+    from tests.chaos.stages import QUICK_FAIL_OVER, cluster
+
+    ray.shutdown()
+    users = [{"user": "retries", "sessions": 2000, "length": 60, "probability": 0.2}]
+    study = small_study(users=users, attacks=[], server={"sessions_per_host": 60}, leakage={"enabled": False})
+    here = simulation.simulate(study, tmp_path / "here", backend="in-process")
+    events: list[str] = []
+    original = ray_backend.OnRay.run
+    with cluster(num_cpus=2, _system_config=QUICK_FAIL_OVER) as made:
+        second = made.add_node(num_cpus=2)
+
+        def run(self: ray_backend.OnRay, job: Any, model: Any, shards: Any, watch: Callable[[Counters], None]) -> None:
+            def disturb(done: Counters) -> None:
+                if not events and done.queries:
+                    events.append("killed")
+                    made.remove_node(second, allow_graceful=False)
+                elif len(events) == 2:
+                    events.append("added")
+                    made.add_node(num_cpus=2)
+                watch(done)
+
+            original(self, job, model, shards, disturb)
+
+        monkeypatch.setattr(ray_backend.OnRay, "run", run)
+        monkeypatch.setattr(hand_out, "remark", events.append)
+        there = simulation.simulate(study, tmp_path / "there", address=made.address)
+        ray.shutdown()
+    for table in ("sessions", "queries"):
+        expected, got = (read_table(folder, table).to_pandas() for folder in (here, there))
+        pd.testing.assert_frame_equal(got, expected, check_exact=True)
+    assert len(events) == 4, events
+    assert "going on with 1 of 3 session hosts" in events[1]
+    assert "the cluster has 4 CPUs on 2 nodes again: going on with" in events[3]
 
 
 def test_more_hosts_than_the_cluster_can_hold_are_refused_and_leave_no_run(cluster: None, tmp_path: Path) -> None:
