@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import subprocess
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -14,13 +16,15 @@ from typing import Any, Literal
 
 from mifsim._version import __version__
 from mifsim.cache import whole_file
-from mifsim.errors import RunError
+from mifsim.errors import ClusterError, RunError
 from mifsim.log_run import log_facts, write_log_tables
 from mifsim.records import SCHEMA_VERSION, sweep
 from mifsim.storage import Folder, remove
 from mifsim.study import Study
 
 Status = Literal["running", "interrupted", "failed", "complete"]
+SEE_SECONDS = 60.0
+"""Within which a network file system shows what another machine wrote."""
 _PACKAGES = (
     "ray",
     "tensorflow",
@@ -126,6 +130,23 @@ class RunFolder:
     def finished_shards(self) -> set[str]:
         """Return the stems of the shards whose rows are there."""
         return {path.stem for path in (self.path / "sessions").glob("shard-*.parquet")}
+
+    def see_shards(self, stems: Iterable[str]) -> None:
+        """Make sure that the rows of these shards are there; a network file system may show them only after a while.
+
+        Raises
+        ------
+        ClusterError
+            Where some are not: they were written elsewhere, or removed.
+        """
+        wanted, deadline = set(stems), time.monotonic() + SEE_SECONDS
+        while missing := wanted - self.finished_shards():
+            if time.monotonic() >= deadline:
+                raise ClusterError(
+                    f"{self.path / 'sessions'}: {len(missing)} of {len(wanted)} files were written and are not there, "
+                    f"such as {min(missing)}.parquet; do all nodes have the same folder under this path?"
+                )
+            time.sleep(1.0)
 
 
 def check_free(path: Folder) -> None:

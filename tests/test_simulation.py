@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -11,10 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from mifsim import simulation
+from mifsim import run_folder, simulation
 from mifsim.clients import REGISTRY
 from mifsim.defense import QueryFilter
-from mifsim.errors import RunError, StudyError
+from mifsim.errors import ClusterError, RunError, StudyError
 from mifsim.leakage_run import decode
 from mifsim.records import SCHEMAS, read_table
 from mifsim.run_folder import RunFolder
@@ -213,6 +214,26 @@ def test_bad_input_leaves_no_half_written_run(tmp_path: Path) -> None:
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(RunError, match="not empty"):
         simulation.simulate(small_study(), tmp_path / "full", backend="in-process")
+
+
+def test_a_run_whose_rows_are_not_all_there_is_not_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = InProcess.run
+
+    def lose_one(self: InProcess, *arguments: Any) -> None:
+        original(self, *arguments)
+        min((tmp_path / "run" / "sessions").iterdir()).unlink()
+
+    monkeypatch.setattr(run_folder, "SEE_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(InProcess, "run", lose_one)
+        with pytest.raises(ClusterError, match=r"1 of \d+ files were written and are not there"):
+            simulation.simulate(small_study(), tmp_path / "run", backend="in-process")
+    assert run_folder.read_facts(tmp_path / "run")["status"] == "failed"
+    assert "go on with: mifsim simulate --resume" in " ".join(capsys.readouterr().err.split())
+    simulation.resume(tmp_path / "run", backend="in-process")
+    assert run_folder.read_facts(tmp_path / "run")["status"] == "complete"
 
 
 def test_another_seed_gives_other_rows(alone: Path, tmp_path: Path) -> None:
