@@ -188,7 +188,7 @@ def read_table(run: Folder, table: str, columns: Sequence[str] | None = None) ->
 
 
 def sweep(run: Folder) -> None:
-    """Remove what an interrupted writer left beside its place, and a driver that was killed."""
-    for left in (*run.glob("*/.*.partial"), *run.glob(".seen-*")):
+    """Remove what an interrupted writer left beside its place."""
+    for left in run.glob("*/.*.partial"):
         with contextlib.suppress(FileNotFoundError):
             left.unlink()

@@ -19,6 +19,7 @@ from mifsim.cache import whole_file
 from mifsim.errors import ClusterError, RunError
 from mifsim.log_run import log_facts, write_log_tables
 from mifsim.records import SCHEMA_VERSION, sweep
+from mifsim.server.marks import sweep_marks
 from mifsim.storage import Folder, remove
 from mifsim.study import Study
 
@@ -111,6 +112,7 @@ class RunFolder:
     def finish(self, status: Status, **facts: Any) -> None:
         """Say how the run ended, and remove what writers left half done."""
         sweep(self.path)
+        sweep_marks(self.path)
         self.note(status=status, finished=datetime.now(UTC).isoformat(timespec="seconds"), **facts)
 
     def discard(self) -> None:
@@ -131,7 +133,7 @@ class RunFolder:
         """Return the stems of the shards whose rows are there."""
         return {path.stem for path in (self.path / "sessions").glob("shard-*.parquet")}
 
-    def see_shards(self, stems: Iterable[str]) -> None:
+    def wait_for_shards(self, stems: Iterable[str]) -> None:
         """Make sure that the rows of these shards are there; a network file system may show them only after a while.
 
         Raises

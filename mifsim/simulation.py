@@ -249,7 +249,7 @@ def run_sessions(
 
         if total.sessions > before.sessions:
             backend.run(job, ModelFile(victim.model_bytes(), victim.logits), todo, watch)
-            run.see_shards(shard.stem for shard in shards(job.study, classes, wanted))
+            run.wait_for_shards(shard.stem for shard in shards(job.study, classes, wanted))
     run.note(simulation_seconds=round(time.monotonic() - started, 3))
 
 

@@ -20,7 +20,7 @@ from mifsim.progress import Bar
 from mifsim.server.backend import ModelFile
 from mifsim.server.placement import model_beside_trials, room
 from mifsim.server.ray_cluster import clearly, connect, grown, nodes, wait_for_cpu, wait_for_place
-from mifsim.server.ray_models import Models, keep_alike, node_id, start_models
+from mifsim.server.ray_models import Models, keep_alike, nearest_copy, start_models
 from mifsim.study import Study
 from tuning.live import Ask, Images, Labels, LiveAttackers, longest_budget
 from tuning.proposals import Proposals
@@ -56,8 +56,7 @@ class ReplayTrial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
         if not models:
             self._scorer = Scorer(traces, study.tuning)
         else:
-            near = [name for name, node in models if node == node_id()] or [name for name, _ in models]
-            attackers = LiveAttackers(study, _model_of_actor(near[os.getpid() % len(near)]))
+            attackers = LiveAttackers(study, _model_of_actor(nearest_copy(*zip(*models, strict=True))))
             self._scorer = Scorer(traces, study.tuning, lambda setting: attackers.queries([setting])[0])
         self.reset_config(config)
 
@@ -143,10 +142,9 @@ class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
         return {}
 
 
-def _model_of_actor(name: str) -> Ask:
+def _model_of_actor(actor: Any) -> Ask:
     # An actor without a GPU of its own sees all of them: hide them, an attacker may train a network here.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    actor = ray.get_actor(name)
 
     def ask(images: Images, gradient_of: Labels) -> tuple[Images, Images]:
         answer: tuple[Images, Images] = ray.get(actor.predict.remote(images, gradient_of))

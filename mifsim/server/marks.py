@@ -15,8 +15,7 @@ from mifsim.errors import UserError
 from mifsim.storage import Folder, folder
 
 MARK = ".seen-"
-"""What its name begins with: hidden, so that it is none of the run's files. A driver that is killed leaves it; see
-`mifsim.records.sweep`."""
+"""What its name begins with: hidden, so that it is none of the run's files."""
 
 
 @contextlib.contextmanager
@@ -30,6 +29,12 @@ def marked(place: Folder) -> Iterator[str]:
     finally:
         with contextlib.suppress(OSError):  # the storage may be what failed
             mark.unlink(missing_ok=True)
+
+
+def sweep_marks(place: Folder) -> None:
+    """Remove the marks that a killed driver left in a folder, which must be in nobody's use."""
+    for left in place.glob(f"{MARK}*"):
+        left.unlink(missing_ok=True)
 
 
 def sees(mark: str) -> bool:

@@ -17,7 +17,7 @@ from mifsim.server.hand_out import hand_out
 from mifsim.server.marks import marked, sees
 from mifsim.server.placement import Plan, deal, plan
 from mifsim.server.ray_cluster import clearly, connect, grown, nodes, wait_for_place
-from mifsim.server.ray_models import Models, first_of, keep_alike, node_id, start_models
+from mifsim.server.ray_models import Models, keep_alike, nearest_copy, node_id, start_models
 from mifsim.server.scene import Counters, Scene
 from mifsim.server.shard_run import Reply, run_shard
 from mifsim.server.tickets import SHARDS_AT_A_TIME, Shard
@@ -45,7 +45,7 @@ class SessionHost:
         # cycle: with Python's threshold of 700 it spends a tenth of a host's time on looking for one.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
-        self._model = first_of(models, homes)  # until it is dealt one; again after a restart
+        self._model = nearest_copy(models, homes)  # until it is dealt one; again after a restart
 
     async def ask(self, name: str) -> None:
         """Ask this copy of the model from now on."""

@@ -78,7 +78,7 @@ class Models:
             ray.kill(actor)
 
 
-def first_of(names: Sequence[str], homes: Sequence[str] = ()) -> Any:
+def nearest_copy(names: Sequence[str], homes: Sequence[str] = ()) -> Any:
     """Return a copy of the model for this process: on its own node if it is known that there is one, or any.
 
     By name: a handle among an actor's arguments would lie in the object store, and be lost with its owner.
@@ -129,7 +129,9 @@ def keep_alike(models: Models, study: Study) -> Models:
             "are alike"
         )
     kept = max(groups, key=len)
-    Models([one for number, one in enumerate(models.actors) if number not in kept], []).end()
+    for number, actor in enumerate(models.actors):
+        if number not in kept:
+            ray.kill(actor)
     remark(
         f"{len(models.actors)} copies of the model give {len(groups)} different answers to the same images, as unlike "
         f"processors do: going on with the {len(kept)} that agree"

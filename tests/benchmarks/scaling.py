@@ -276,7 +276,7 @@ machine that may have had other work.
 than {cpus * MILLION / one.total:,.0f} queries a second at the first line's cost, whatever the number of hosts,
 and simulated nodes share them too. Those show what crossing nodes costs in CPU, not what a network adds: a copy of the
 model on each of two nodes takes Ray's part from {across.ray:.1f} to {near.ray:.1f} CPU s, and its own from
-{across.model:.1f} to {near.model:.1f} in smaller batches; what it spares beside is the network.
+{across.model:.1f} to {near.model:.1f}; what it spares beside is the network.
 
 ### What grows with the number of sessions
 
@@ -296,7 +296,7 @@ From the first line, each part alone on cores of this kind:
 
 * A host core makes {host_pace:,.0f} queries a second; a core of the model answers {model_pace:,.0f}. So k cores of a
   node for its copy of the model keep about {model_pace / host_pace:.1f} × k hosts busy. A copy takes up one CPU on
-  paper and computes in as many threads as the node has cores: what hosts leave idle while they wait, it uses.
+  paper; TensorFlow computes in as many threads as the node has cores.
 * With enough copies of the model, a million queries cost {one.total / 3600:.4f} core hours wherever they run, and N
   cores take {one.total:.0f} / N seconds for them. Across nodes, take a sum of the lines with simulated nodes.
 * The driver hands out {driver_pace:,.0f} queries' worth of shards a second before it is the bound, which is what

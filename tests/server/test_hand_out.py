@@ -153,14 +153,9 @@ def test_hosts_that_were_given_up_are_made_good_when_a_node_joins(
     assert "has 19 CPUs on 3 nodes again: going on with 3 session hosts" in said
 
 
-def test_a_host_that_finds_no_place_gets_no_shard_and_holds_nobody_up(fake: FakeRay) -> None:
+def one_joins(fake: FakeRay, host: Host) -> None:
+    """Lose the node of one host of two; another joins, and `host` is started on it. All shards are run, and once."""
     hosts = [Host(), Host()]
-    started: list[Host] = []
-
-    def another() -> tuple[Host, Reference]:
-        started.append(Host())
-        fake.lost.add(id(started[-1]))  # others hold the node that joined
-        return started[-1], started[-1].blind.remote()
 
     def lose() -> None:
         fake.cpus[:] = [2.0]
@@ -168,30 +163,25 @@ def test_a_host_that_finds_no_place_gets_no_shard_and_holds_nobody_up(fake: Fake
 
     fake.at[5] = lose
     fake.at[12] = lambda: fake.cpus.append(1.0)
-    handing.hand_out(hosts, some_shards(40), lambda done: None, 2, Plan(2, 1, 1.0, 0), another)
+    handing.hand_out(
+        hosts, some_shards(40), lambda done: None, 2, Plan(2, 1, 1.0, 0), lambda: (host, host.blind.remote())
+    )
     assert sorted(fake.finished) == list(range(40))
-    assert [host.dead for host in started] == [True]
+
+
+def test_a_host_that_finds_no_place_gets_no_shard_and_holds_nobody_up(fake: FakeRay) -> None:
+    host = Host()
+    fake.lost.add(id(host))  # others hold the node that joined
+    one_joins(fake, host)
+    assert host.dead
 
 
 def test_a_node_that_does_not_see_the_run_is_told_and_left_alone(
     fake: FakeRay, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hosts = [Host(), Host()]
-    started: list[Host] = []
-
-    def another() -> tuple[Host, Reference]:
-        started.append(Host(sees_nothing_at="10.0.0.9"))
-        return started[-1], started[-1].blind.remote()
-
-    def lose() -> None:
-        fake.cpus[:] = [2.0]
-        fake.lost.add(id(hosts[0]))
-
-    fake.at[5] = lose
-    fake.at[12] = lambda: fake.cpus.append(1.0)
-    handing.hand_out(hosts, some_shards(40), lambda done: None, 2, Plan(2, 1, 1.0, 0), another)
-    assert sorted(fake.finished) == list(range(40))
-    assert [host.dead for host in started] == [True]
+    host = Host(sees_nothing_at="10.0.0.9")
+    one_joins(fake, host)  # which fails where it is started once more: it is dead
+    assert host.dead
     assert "node 10.0.0.9, which joined, does not see the run's folder" in capsys.readouterr().err
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mifsim.records import sweep
-from mifsim.server.marks import marked, sees
+from mifsim.server.marks import marked, sees, sweep_marks
 
 
 def test_who_sees_the_mark_sees_the_folder_and_it_is_gone_afterwards(tmp_path: Path) -> None:
@@ -40,7 +39,7 @@ def test_the_mark_goes_where_the_run_fails_and_a_resume_sweeps_up_what_a_killed_
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
     (tmp_path / ".seen-0123456789abcdef").write_text("left")
-    sweep(tmp_path)
+    sweep_marks(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
