@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.parcel import named_paths, travels
+from cluster.bundle import named_paths, uploaded
 from mifsim.data import load_data
-from mifsim.log_run import prepare_logs
-from mifsim.simulation import check_labels
+from mifsim.run.logs import load_logs
+from mifsim.run.simulate import check_labels
 from mifsim.study import Study
 from mifsim.victims import prepare_victim
 
 
 def logs_elsewhere(study: Study, storage: Path | None) -> bool:
     """Whether a log that the study replays lies in the storage, and cannot be read here."""
-    return any(named.columns is not None and not travels(named, storage) for named in named_paths(study))
+    return any(named.columns is not None and not uploaded(named, storage) for named in named_paths(study))
 
 
 def check_files(study: Study, storage: Path | None) -> None:
@@ -28,13 +28,13 @@ def check_files(study: Study, storage: Path | None) -> None:
         As the command would on the cluster: for damaged images, a log without a usable row, a model that holds code
         or does not fit, classes that there are not.
     """
-    there = {named.key for named in named_paths(study) if not travels(named, storage)}
-    sent = [named for named in named_paths(study) if named.key not in there]
-    if not sent or "data.folder" in there:
+    on_cluster = {named.key for named in named_paths(study) if not uploaded(named, storage)}
+    sent = [named for named in named_paths(study) if named.key not in on_cluster]
+    if not sent or "data.folder" in on_cluster:
         return
     data = load_data(study.data)
     check_labels(study, data)
     if not logs_elsewhere(study, storage):
-        prepare_logs(study, data.shape)
-    if study.victim.file is not None and "victim.file" not in there:
+        load_logs(study, data.shape)
+    if study.victim.file is not None and "victim.file" not in on_cluster:
         prepare_victim(data, study.victim)

@@ -91,9 +91,9 @@ class Cluster:
             for name in _TALKATIVE:
                 logging.getLogger(name).setLevel(logging.WARNING)
             self._address = address
-            with _only_this_address(), self._clearly():
+            with _only_this_address(), self._translate_errors():
                 self._client = JobSubmissionClient(address)
-                theirs = self._client._server_ray_version
+                server_version = self._client._server_ray_version
         except ImportError as error:
             raise RunError(f"mifsim submit needs Ray's job API: install mifsim[cluster] ({error})") from None
         except AuthenticationError as error:
@@ -102,12 +102,14 @@ class Cluster:
             if "ray[default]" in str(error):
                 raise RunError("mifsim submit needs Ray's job API: install mifsim[cluster]") from None
             raise ClusterError(f"{address}: {_first_sentence(error)}") from None
-        if theirs != ray.__version__:
-            raise ClusterError(f"{address}: runs Ray {theirs}, here is Ray {ray.__version__}; install the same on both")
+        if server_version != ray.__version__:
+            raise ClusterError(
+                f"{address}: runs Ray {server_version}, here is Ray {ray.__version__}; install the same on both"
+            )
 
     def submit(self, job: str, entrypoint: str, folder: Path, env: dict[str, str], metadata: dict[str, str]) -> None:
         """Start a job in a copy of a folder."""
-        with self._clearly():
+        with self._translate_errors():
             self._client.submit_job(
                 entrypoint=entrypoint,
                 submission_id=job,
@@ -117,7 +119,7 @@ class Cluster:
 
     def details(self, job: str) -> Any:
         """Return what the job API says of a job (`ray.job_submission.JobDetails`)."""
-        with self._clearly():
+        with self._translate_errors():
             return self._client.get_job_info(job)
 
     def follow(self, job: str, tell: Callable[[str], None]) -> Any:
@@ -139,7 +141,7 @@ class Cluster:
             time.sleep(0.5)
 
     async def _tail(self, job: str, told: _Told) -> None:
-        with self._clearly():
+        with self._translate_errors():
             told.begin()
             async for text in self._client.tail_job_logs(job):
                 told(text)
@@ -156,7 +158,7 @@ class Cluster:
 
         # Not through the client: it would read the whole file as text to see whether it is an error.
         query: dict[str, str] = {"node_id": node, "filename": name, "lines": "-1", "timeout": "3600"}
-        with self._clearly():
+        with self._translate_errors():
             answer = requests.get(
                 f"{self._address}/api/v0/logs/file",
                 params=query,
@@ -173,7 +175,7 @@ class Cluster:
         return Path(path)
 
     @contextlib.contextmanager
-    def _clearly(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         import aiohttp
         import requests
         from ray.exceptions import AuthenticationError
@@ -209,11 +211,11 @@ class _Told:
 @contextlib.contextmanager
 def _only_this_address() -> Iterator[None]:
     """Ray lets these variables win over the address that it is given: a job must go where the user said."""
-    held = {name: os.environ.pop(name) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS") if name in os.environ}
+    saved = {name: os.environ.pop(name) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS") if name in os.environ}
     try:
         yield
     finally:
-        os.environ.update(held)
+        os.environ.update(saved)
 
 
 def _first_sentence(error: Exception) -> str:

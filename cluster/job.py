@@ -16,15 +16,15 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.order import PARCEL_FILE, STUDY_FILE, Order, check_program
-from cluster.parcel import unpack
+from cluster.bundle import unpack
+from cluster.job_spec import BUNDLE_FILE, STUDY_FILE, JobSpec, check_program
 from mifsim.errors import ClusterError, UserError
 from mifsim.progress import remark
-from mifsim.run_folder import read_facts, versions
-from mifsim.server.marks import marked, sees
-from mifsim.server.ray_cluster import clearly, connect, grown
-from mifsim.storage import Folder, folder
+from mifsim.run.folder import read_facts, versions
+from mifsim.server.ray.cluster import autoscaled, connect, translate_errors
+from mifsim.server.shared_storage import sees_sentinel, sentinel_file
 from mifsim.study import Server, Study
+from mifsim.tables.storage import Folder, folder
 
 ANSWER_SECONDS = 120.0
 """Within which each node says whether it sees the run's folder."""
@@ -35,15 +35,17 @@ def main(given: Path | None = None) -> None:
     here = Path.cwd() if given is None else given
     code: int | str | None
     try:
-        order = Order.read(here)
-        for line in check_program(order, versions()):
+        spec = JobSpec.read(here)
+        for line in check_program(spec, versions()):
             remark(line)
-        with home_of(order) as home, inputs_of(home) as inputs:
-            arguments = command_line(order, here, home, inputs)
-            logs = check_nodes(home, study_of(order, home, arguments).server)
+        with job_storage(spec) as job_folder, inputs_of(job_folder) as inputs:
+            arguments = command_line(spec, here, job_folder, inputs)
+            logs = check_nodes(job_folder, study_of(spec, job_folder, arguments).server)
             code = run(arguments)
-            if order.bring and isinstance(home, Path) and (path := home / order.run).is_dir():  # complete or not
-                pack_run(path, logs / order.archive)
+            if (
+                spec.fetch and isinstance(job_folder, Path) and (path := job_folder / spec.run).is_dir()
+            ):  # complete or not
+                pack_run(path, logs / spec.archive)
     except UserError as error:
         print(f"mifsim: {error}", file=sys.stderr)
         code = 2
@@ -54,7 +56,7 @@ def main(given: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
-def home_of(order: Order) -> Iterator[Folder]:
+def job_storage(spec: JobSpec) -> Iterator[Folder]:
     """Give the folder that the run lies in: the storage, or one of the job's own, which is gone afterwards.
 
     Raises
@@ -62,47 +64,47 @@ def home_of(order: Order) -> Iterator[Folder]:
     ClusterError
         Where the storage is not there.
     """
-    if order.storage is None:
+    if spec.storage is None:
         # Not under a name that others could have made first.
-        with tempfile.TemporaryDirectory(prefix=f"{order.job}-", ignore_cleanup_errors=True) as own:
-            yield Path(own)
+        with tempfile.TemporaryDirectory(prefix=f"{spec.job}-", ignore_cleanup_errors=True) as scratch:
+            yield Path(scratch)
         return
-    place = folder(order.storage)
+    place = folder(spec.storage)
     if isinstance(place, Path) and not place.is_dir():
-        raise ClusterError(f"--storage {order.storage}: is no folder on the cluster's head; mount or make it there")
+        raise ClusterError(f"--storage {spec.storage}: is no folder on the cluster's head; mount or make it there")
     yield place
 
 
 @contextlib.contextmanager
-def inputs_of(home: Folder) -> Iterator[Path]:
+def inputs_of(job_folder: Folder) -> Iterator[Path]:
     """Give a folder for what the job was sent with: beside the run, or, where that is a URL, the driver's own.
 
     Only the driver reads it then: a study whose files all nodes read is not submitted to a URL.
     """
-    if isinstance(home, Path):
-        yield home / "inputs"
+    if isinstance(job_folder, Path):
+        yield job_folder / "inputs"
         return
-    with tempfile.TemporaryDirectory(prefix="mifsim-inputs-", ignore_cleanup_errors=True) as own:
-        yield Path(own, "inputs")
+    with tempfile.TemporaryDirectory(prefix="mifsim-inputs-", ignore_cleanup_errors=True) as scratch:
+        yield Path(scratch, "inputs")
 
 
-def command_line(order: Order, here: Path, home: Folder, inputs: Path) -> list[str]:
+def command_line(spec: JobSpec, here: Path, job_folder: Folder, inputs: Path) -> list[str]:
     """Return the command that the order means, its parcel unpacked to `inputs`."""
-    run = home / order.run
-    if order.resume:
-        command = "tune" if "tuning" in read_facts(run) else order.command
+    run = job_folder / spec.run
+    if spec.resume:
+        command = "tune" if "tuning" in read_facts(run) else spec.command
         return [command, "--resume", str(run), "--address", "auto"]
-    inputs = unpack(here / PARCEL_FILE, order.parcel, inputs)
-    filters = [f"--filter={name}={inputs / file}" for name, file in order.filters]
-    return [order.command, str(inputs / STUDY_FILE), "--out", str(run), "--address", "auto", *filters]
+    inputs = unpack(here / BUNDLE_FILE, spec.bundle, inputs)
+    filters = [f"--filter={name}={inputs / file}" for name, file in spec.filters]
+    return [spec.command, str(inputs / STUDY_FILE), "--out", str(run), "--address", "auto", *filters]
 
 
-def study_of(order: Order, home: Folder, arguments: list[str]) -> Study:
+def study_of(spec: JobSpec, job_folder: Folder, arguments: list[str]) -> Study:
     """Return the study that a command line from `command_line` runs."""
-    return Study.load(home / order.run / "study.toml" if order.resume else arguments[1])
+    return Study.load(job_folder / spec.run / "study.toml" if spec.resume else arguments[1])
 
 
-def check_nodes(home: Folder, server: Server) -> Path:
+def check_nodes(job_folder: Folder, server: Server) -> Path:
     """Refuse a folder that a node of the cluster does not see: its sessions' rows would be lost.
 
     Nodes for which the study waits are started for it: they are of the same kinds as those that the run has.
@@ -116,11 +118,11 @@ def check_nodes(home: Folder, server: Server) -> Path:
     ------
     ClusterError
     """
-    with marked(home) as mark, clearly(), _connected(), grown(server):
-        ask = ray.remote(num_cpus=0, max_retries=0)(sees)
+    with sentinel_file(job_folder) as sentinel, translate_errors(), _connected(), autoscaled(server):
+        ask = ray.remote(num_cpus=0, max_retries=0)(sees_sentinel)
         asked = {
             ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                mark
+                sentinel
             ): node["NodeManagerAddress"]
             for node in ray.nodes()
             if node["Alive"]
@@ -133,10 +135,10 @@ def check_nodes(home: Folder, server: Server) -> Path:
         logs: Path = Path(session.get_temp_dir()) / session.get_session_name() / "logs"
     if blind:
         raise ClusterError(
-            f"{home}: node {', '.join(blind)} does not see this folder of the head; give --storage a folder that all "
-            "nodes see under the same path (a network file system), or a URL that all nodes have credentials for"
+            f"{job_folder}: node {', '.join(blind)} does not see this folder of the head; give --storage a folder that "
+            "all nodes see under the same path (a network file system), or a URL that all nodes have credentials for"
         )
-    remark(f"{len(asked)} nodes see {home}")
+    remark(f"{len(asked)} nodes see {job_folder}")
     return logs
 
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cluster.bundle import Bundle, extract, named_paths, pack
 from cluster.client import Cluster, check_address
-from cluster.order import ORDER_FILE, PARCEL_FILE, Command, Order, source_digest
-from cluster.parcel import Parcel, extract, named_paths, pack
+from cluster.job_spec import BUNDLE_FILE, JOB_SPEC_FILE, Command, JobSpec, source_digest
 from mifsim.errors import ClusterError, RunError
 from mifsim.progress import remark
-from mifsim.run_folder import check_free, default_path, versions
-from mifsim.storage import Folder, RemotePath, folder
+from mifsim.run.folder import check_free, default_path, versions
 from mifsim.study import Study
+from mifsim.tables.storage import Folder, RemotePath, folder
 
 ENTRYPOINT = "python -m cluster.job"
 """The same for all jobs: nothing that a user writes becomes part of a command line."""
@@ -82,18 +82,18 @@ def submit(study: Study, command: Command, where: Where, filters: Sequence[tuple
     out = where.out if where.out is not None or storage is not None else default_path(study)
     if out is not None:
         check_free(out)
-    parcel = pack(study, storage if isinstance(storage, Path) else None, [path for _, path in filters])
+    bundle = pack(study, storage if isinstance(storage, Path) else None, [path for _, path in filters])
     run = default_path(study).name
-    order = _order(
+    spec = _job_spec(
         job=_new_id(run),
         command=command,
         storage=None if storage is None else str(storage),
         run=run if storage is None or out is None else out.name,
         filters=tuple((name, f"filters/{number}.toml") for number, (name, _) in enumerate(filters)),
-        bring=out is not None,
-        parcel=parcel.digest,
+        fetch=out is not None,
+        bundle=bundle.digest,
     )
-    return _send(order, parcel, address, where, out)
+    return _send(spec, bundle, address, where, out)
 
 
 def resume(run: Folder, command: Command, where: Where) -> int:
@@ -105,34 +105,34 @@ def resume(run: Folder, command: Command, where: Where) -> int:
         _stays(run, where.out)
     if where.out is not None:
         check_free(where.out)
-    order = _order(
+    spec = _job_spec(
         job=_new_id(run.name),
         command=command,
         storage=str(run.parent),
         run=run.name,
         resume=True,
-        bring=where.out is not None,
+        fetch=where.out is not None,
     )
-    return _send(order, None, address, where, where.out)
+    return _send(spec, None, address, where, where.out)
 
 
 def attach(job: str, where: Where) -> int:
     """Follow a job that was submitted before, from the start of its log; see `submit`."""
     cluster = Cluster(check_address(where.address, where.plain))
-    brings = cluster.details(job).metadata or {}
-    if "mifsim_archive" not in brings:
+    fetched = cluster.details(job).metadata or {}
+    if "mifsim_archive" not in fetched:
         raise RunError(f"--attach {job}: is no job of mifsim submit")
     out = where.out
-    if out is None and brings["mifsim_archive"]:
-        out = Path("runs") / brings["mifsim_run"]
+    if out is None and fetched["mifsim_archive"]:
+        out = Path("runs") / fetched["mifsim_run"]
     if out is not None:
         check_free(out)
     return _follow(cluster, job, where, out)
 
 
-def _order(**fields: Any) -> Order:
+def _job_spec(**fields: Any) -> JobSpec:
     try:
-        return Order(source=source_digest(), versions=versions(), **fields)
+        return JobSpec(source=source_digest(), versions=versions(), **fields)
     except ValidationError as error:
         first = error.errors()[0]
         raise RunError(
@@ -141,26 +141,26 @@ def _order(**fields: Any) -> Order:
         ) from None
 
 
-def _send(order: Order, parcel: Parcel | None, address: str, where: Where, out: Path | None) -> int:
+def _send(spec: JobSpec, bundle: Bundle | None, address: str, where: Where, out: Path | None) -> int:
     cluster = Cluster(address)
     env = {}
-    if order.storage is not None:
+    if spec.storage is not None:
         # All nodes share the recordings, which all hosts write to; and the rest of the cache, where they can.
-        home = folder(order.storage)
-        share = ("MIFSIM_CACHE_DIR", "cache") if isinstance(home, Path) else ("MIFSIM_TRACES", "traces")
-        env = {share[0]: str(home / share[1])}
-    metadata = {"mifsim_run": order.run, "mifsim_archive": order.archive if order.bring else ""}
+        storage_root = folder(spec.storage)
+        share = ("MIFSIM_CACHE_DIR", "cache") if isinstance(storage_root, Path) else ("MIFSIM_TRACES", "traces")
+        env = {share[0]: str(storage_root / share[1])}
+    metadata = {"mifsim_run": spec.run, "mifsim_archive": spec.archive if spec.fetch else ""}
     with tempfile.TemporaryDirectory(prefix="mifsim-submit-") as sent:
-        Path(sent, ORDER_FILE).write_text(order.model_dump_json(indent=2))
-        if parcel is not None:
-            Path(sent, PARCEL_FILE).write_bytes(parcel.content)
-        cluster.submit(order.job, ENTRYPOINT, Path(sent), env, metadata)
-    size = 0 if parcel is None else len(parcel.content)
-    remark(f"submitted {order.job} ({size / 2**20:.1f} MiB) to {address}")
+        Path(sent, JOB_SPEC_FILE).write_text(spec.model_dump_json(indent=2))
+        if bundle is not None:
+            Path(sent, BUNDLE_FILE).write_bytes(bundle.content)
+        cluster.submit(spec.job, ENTRYPOINT, Path(sent), env, metadata)
+    size = 0 if bundle is None else len(bundle.content)
+    remark(f"submitted {spec.job} ({size / 2**20:.1f} MiB) to {address}")
     if not where.wait:
-        remark(f"follow it with: {_again(order.job, where, out)}")
+        remark(f"follow it with: {_again(spec.job, where, out)}")
         return 0
-    return _follow(cluster, order.job, where, out)
+    return _follow(cluster, spec.job, where, out)
 
 
 def _follow(cluster: Cluster, job: str, where: Where, out: Path | None) -> int:

@@ -18,7 +18,7 @@ from mifsim._version import __version__
 from mifsim.defense import FilterConfig, InvalidImage, QueryFilter, Verdict, simple_hash, ssim
 
 if TYPE_CHECKING:
-    from mifsim.simulation import simulate
+    from mifsim.run.simulate import simulate
     from mifsim.study import Study
 
 __all__ = [
@@ -41,7 +41,7 @@ def __getattr__(name: str) -> Any:
 
         return Study
     if name == "simulate":
-        from mifsim.simulation import simulate
+        from mifsim.run.simulate import simulate
 
         return simulate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,21 +11,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mifsim.storage import Folder, RemotePath, folder, uploaded
+from mifsim.tables.storage import Folder, RemotePath, folder, uploaded
 
 
 def cache_dir() -> Path:
     """Return the cache folder: ``$MIFSIM_CACHE_DIR``, else ``$XDG_CACHE_HOME/mifsim``, else ``~/.cache/mifsim``."""
-    if own := os.environ.get("MIFSIM_CACHE_DIR"):
-        return Path(own)
+    if configured := os.environ.get("MIFSIM_CACHE_DIR"):
+        return Path(configured)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "mifsim"
 
 
 def recordings_dir() -> Folder:
     """Return where recorded sessions are kept: ``$MIFSIM_TRACES``, a path or a URL, else a part of the cache."""
-    own = os.environ.get("MIFSIM_TRACES")
-    return folder(own) if own else cache_dir() / "traces"
+    configured = os.environ.get("MIFSIM_TRACES")
+    return folder(configured) if configured else cache_dir() / "traces"
 
 
 def digest(*facts: Any) -> str:
@@ -38,7 +38,7 @@ def digest(*facts: Any) -> str:
 
 
 @contextlib.contextmanager
-def whole_file(path: Folder) -> Iterator[Path]:
+def atomic_write(path: Folder) -> Iterator[Path]:
     """Give a temporary path beside `path`, renamed to it on success and removed on failure: what is there is whole.
 
     Where `path` is a URL, the temporary one is on this machine and is uploaded.

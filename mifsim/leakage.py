@@ -224,11 +224,11 @@ class LeakageScorer:
 
     def _nearest_pixels(self, guesses: Images, target: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return the largest SSIM and the least mean squared error to the private images of a class."""
-        ours = _Planes.of(guesses)
+        queried = _Planes.of(guesses)
         ssim = np.full(len(guesses), -np.inf)
         mse = np.full(len(guesses), np.inf)
         for block in self._blocks(target, max(1, _BLOCK // max(guesses[0].size, len(guesses)))):
-            ssim_block, mse_block = ours.compare(_Planes.of(block))
+            ssim_block, mse_block = queried.compare(_Planes.of(block))
             np.maximum(ssim, ssim_block.max(axis=1), out=ssim)
             np.minimum(mse, mse_block.min(axis=1), out=mse)
         return ssim, mse
@@ -262,9 +262,9 @@ class _Planes:
         return ssim.mean(axis=0), mse.mean(axis=0)
 
 
-def _nearest_distance(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _nearest_distance(queried: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the Euclidean distance of each row of `ours` (m, d) to the nearest row of `theirs` (n, d)."""
-    squared = (ours**2).sum(axis=1)[:, None] + (theirs**2).sum(axis=1) - 2 * ours @ theirs.T
+    squared = (queried**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * queried @ others.T
     return np.asarray(np.sqrt(np.maximum(squared.min(axis=1), 0)))
 
 

@@ -13,9 +13,9 @@ from rich.table import Table
 from scipy import stats
 
 from mifsim.errors import RunError
-from mifsim.records import TableWriter
 from mifsim.statistics import clopper_pearson
-from mifsim.storage import Folder
+from mifsim.tables.records import TableWriter
+from mifsim.tables.storage import Folder
 from reports.comparison import undefended
 from reports.tables import attackers, facts, leakage, sessions
 from reports.tables import benchmark_table as read_benchmark
@@ -24,7 +24,7 @@ from reports.wording import missing, percent
 LEVEL = 0.01
 """Of both tests that an attack must pass to be said to work."""
 
-_FLOORS = {"prior": "auxiliary images (no query)", "random": "noise images (no query)"}
+_BASELINES = {"prior": "auxiliary images (no query)", "random": "noise images (no query)"}
 
 
 def benchmark(run: Folder, needs: Mapping[str, str]) -> pd.DataFrame:
@@ -60,16 +60,16 @@ def benchmark(run: Folder, needs: Mapping[str, str]) -> pd.DataFrame:
     rows = rows[rows["filter"].isin(bare) & (rows["outcome"] != "failed")]
     if rows.empty:
         raise RunError(f"{run}: has no attacker behind a filter with none = true")
-    floors = scores[scores["kind"] != "attack"]
-    prior = floors[floors["kind"] == "prior"]
-    held = scores[(scores["kind"] == "attack") & scores["last"]]
-    held = held[["session_id", "evaluator_confidence", "evaluator_hit", "feature_distance", "psnr_nearest_db"]]
-    joined = rows.merge(held, on="session_id", how="inner")
+    baselines = scores[scores["kind"] != "attack"]
+    prior = baselines[baselines["kind"] == "prior"]
+    leaked = scores[(scores["kind"] == "attack") & scores["last"]]
+    leaked = leaked[["session_id", "evaluator_confidence", "evaluator_hit", "feature_distance", "psnr_nearest_db"]]
+    joined = rows.merge(leaked, on="session_id", how="inner")
     table = [
         _row(str(name), joined[joined["population"] == name], prior, needs)
         for name in dict.fromkeys(joined["population"].astype(str))
     ]
-    table += [_floor(kind, floors[floors["kind"] == kind]) for kind in _FLOORS]
+    table += [_baseline(kind, baselines[baselines["kind"] == kind]) for kind in _BASELINES]
     return pd.DataFrame(table)
 
 
@@ -104,10 +104,10 @@ def _row(name: str, group: pd.DataFrame, prior: pd.DataFrame, needs: Mapping[str
     }
 
 
-def _floor(kind: str, group: pd.DataFrame) -> dict[str, Any]:
+def _baseline(kind: str, group: pd.DataFrame) -> dict[str, Any]:
     nothing = ("attack", "needs", "low", "high", "closer", "hit_p_value", "distance_p_value", "works")
     return {
-        "population": _FLOORS[kind],
+        "population": _BASELINES[kind],
         "attackers": len(group),
         "reconstructions": len(group),
         "answered_queries": 0.0,
@@ -153,20 +153,20 @@ def print_benchmark(run: Folder, console: Console | None = None) -> None:
         table.add_column(title, justify="right")
     before = None
     for row in frame.to_dict("records"):
-        floor = missing(row["attack"])
-        if floor and before is False:
+        baseline = missing(row["attack"])
+        if baseline and before is False:
             table.add_section()
-        before = floor
+        before = baseline
         table.add_row(
             str(row["population"]),
             "" if missing(row["needs"]) else str(row["needs"]),
             f"{row['answered_queries']:,.0f}",
             f"{percent(row['evaluator_hit_share'])} of {int(row['reconstructions'])}",
-            "" if floor else f"{percent(row['low'])} to {percent(row['high'])}",
+            "" if baseline else f"{percent(row['low'])} to {percent(row['high'])}",
             f"{row['evaluator_confidence']:.2f}",
             f"{row['feature_distance']:.2f}",
-            "" if floor else f"{int(row['closer'])} of {int(row['reconstructions'])}",
-            "" if floor else ("yes" if row["works"] else "[bold]no[/]"),
+            "" if baseline else f"{int(row['closer'])} of {int(row['reconstructions'])}",
+            "" if baseline else ("yes" if row["works"] else "[bold]no[/]"),
         )
     out.print(table)
     out.print(

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pandas as pd
 from markupsafe import Markup
 
-from mifsim.storage import Folder
+from mifsim.tables.storage import Folder
 from reports import wording
-from reports.figures import Figure, false_positive_figure, frontier_figure, progress_figure, survival_figure
+from reports.figures import Figure, false_positive_figure, pareto_figure, progress_figure, survival_figure
 from reports.search_progress import search_progress
 from reports.styles import CALIBRATED, Style
 from reports.tables import attackers, survival_of, trial_table, user_table
@@ -49,14 +49,14 @@ class Chart:
         return int(self.figure["layout"]["height"])
 
 
-def frontier_chart(
-    run: Folder, frontier: pd.DataFrame | None, limits: Mapping[str, float], look: Mapping[str, Style]
+def pareto_chart(
+    run: Folder, pareto: pd.DataFrame | None, limits: Mapping[str, float], look: Mapping[str, Style]
 ) -> Chart | None:
     """Return the settings of a calibration, speed against false positives; None where there are none."""
-    if frontier is None or frontier.empty:
+    if pareto is None or pareto.empty:
         return None
-    figure = frontier_figure(frontier, trial_table(run), max(limits.values(), default=None), look)
-    return Chart("frontier", "Detection speed against false positives", figure)
+    figure = pareto_figure(pareto, trial_table(run), max(limits.values(), default=None), look)
+    return Chart("pareto", "Detection speed against false positives", figure)
 
 
 def survival_charts(rows: pd.DataFrame, filters: Sequence[str], look: Mapping[str, Style]) -> list[Chart]:
@@ -90,14 +90,14 @@ def false_positive_chart(
 
 
 def progress_charts(
-    run: Folder, rows: pd.DataFrame, frontier: pd.DataFrame | None, limits: Mapping[str, float], region: float
+    run: Folder, rows: pd.DataFrame, pareto: pd.DataFrame | None, limits: Mapping[str, float], region: float
 ) -> list[Chart]:
     """Return how the search went on, trial by trial; none where nothing was searched."""
     trials = trial_table(run)
     if trials is None or trials.empty:
         return []
     budget = float(rows.loc[rows["role"] == "attacker", "budget_queries"].max())
-    progress = search_progress(trials, frontier, budget=budget, limit=min(limits.values(), default=None), region=region)
+    progress = search_progress(trials, pareto, budget=budget, limit=min(limits.values(), default=None), region=region)
     steps = [float(number) for number in range(1, len(trials) + 1)]
     best = progress_figure(steps, progress.best, "queries to block", share=False)
     volumes, of = (progress.hypervolume, "the region") if progress.found is None else (progress.found, "the exact one")

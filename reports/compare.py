@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mifsim.cache import whole_file
+from mifsim.cache import atomic_write
 from mifsim.errors import RunError
-from mifsim.storage import Folder
+from mifsim.tables.storage import Folder
 from reports import wording
 from reports.comparison import undefended
 from reports.styles import CALIBRATED
@@ -51,7 +51,7 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
         Where it cannot be written.
     """
     try:
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             table.to_csv(temporary, index=False)
     except OSError as error:
         raise RunError(f"--out {path}: cannot be written: {error.strerror}") from None
@@ -97,7 +97,7 @@ def _mean(row: pd.Series) -> str:
     return wording.queries(row["restricted_mean_queries"], at_least=row["blocked"] < row["sessions"])
 
 
-def _held(key: str, digits: int) -> Any:
+def _reconstruction(key: str, digits: int) -> Any:
     def write(row: pd.Series) -> str:
         return wording.ABSENT if key not in row or wording.missing(row[key]) else f"{row[key]:.{digits}f}"
 
@@ -108,10 +108,10 @@ _ATTACK_LINES = (
     ("blocked", _share),
     ("queries to block, median", lambda row: wording.queries(row["median_queries_to_block"])),
     ("queries to block, mean", _mean),
-    ("victim's confidence", _held("victim_confidence", 2)),
-    ("evaluator's confidence", _held("evaluator_confidence", 2)),
-    ("evaluator's hits", _held("evaluator_hit_share", 2)),
-    ("feature distance", _held("feature_distance", 1)),
+    ("victim's confidence", _reconstruction("victim_confidence", 2)),
+    ("evaluator's confidence", _reconstruction("evaluator_confidence", 2)),
+    ("evaluator's hits", _reconstruction("evaluator_hit_share", 2)),
+    ("feature distance", _reconstruction("feature_distance", 1)),
 )
 
 
@@ -155,8 +155,8 @@ def _rows(run: Folder, name: str) -> pd.DataFrame:
     versions = {key: known.get("versions", {}).get(key, "") for key in ("mifsim", "ray", "tensorflow", "numpy")}
     head = {"run": name, "study": known.get("study"), "seed": known.get("seed"), "status": known.get("status")}
     found = found.assign(**head, **versions)
-    setting = ["t_ssim", "t_hash", "n_b", "l_sp", "ssim", "hash_size", "count_rule"]
-    first = [*head, "filter", *setting, "role", "population", "sessions", "blocked"]
+    config = ["t_ssim", "t_hash", "n_b", "l_sp", "ssim", "hash_size", "count_rule"]
+    first = [*head, "filter", *config, "role", "population", "sessions", "blocked"]
     rates = ["false_positive_rate", "low", "high"]
     dropped = {*first, *rates, *versions, "worst"}
     rest = [str(column) for column in found.columns if column not in dropped]

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from mifsim.storage import Folder
+from mifsim.tables.storage import Folder
 from reports.styles import CALIBRATED
-from reports.tables import attack_table, filter_table, floor_table, user_table
+from reports.tables import attack_table, baseline_table, filter_table, user_table
 from reports.wording import ABSENT, count, missing, percent, queries
 
 Mark = Literal["ahead", "behind", "even", ""]
@@ -41,7 +41,7 @@ class Row:
 
     name: str
     cells: tuple[Cell, ...]
-    kind: Literal["chosen", "filter", "undefended", "floor"]
+    kind: Literal["chosen", "filter", "undefended", "baseline"]
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,13 @@ def compare_attacks(run: Folder) -> Comparison:
         return Comparison((), ())
     frame = frame.assign(share=frame["blocked"] / frame["sessions"])
     columns = [column for column in _ATTACK_COLUMNS if column.key in frame]
-    floors = floor_table(run)
+    baselines = baseline_table(run)
     groups = []
     for attack in frame["attack"].unique():
         rows = frame[frame["attack"] == attack]
-        groups.append(Group(str(attack), _rows(rows, columns, undefended(run)), _worth_little(rows, run, floors)))
-    if floors is not None and len(floors):
-        groups.append(Group("without a query", tuple(_floor(row, columns) for _, row in floors.iterrows())))
+        groups.append(Group(str(attack), _rows(rows, columns, undefended(run)), _worth_little(rows, run, baselines)))
+    if baselines is not None and len(baselines):
+        groups.append(Group("without a query", tuple(_baseline(row, columns) for _, row in baselines.iterrows())))
     return Comparison(tuple((column.title, column.help) for column in columns), tuple(groups))
 
 
@@ -165,9 +165,9 @@ def _rows(frame: pd.DataFrame, columns: Sequence[_Column], unfiltered: Sequence[
     return tuple(rows)
 
 
-def _against(column: _Column, own: pd.Series, rivals: dict[str, pd.Series]) -> tuple[Mark, str]:
+def _against(column: _Column, calibrated: pd.Series, rivals: dict[str, pd.Series]) -> tuple[Mark, str]:
     """Compare with the best of the rivals, as precisely as the numbers are shown."""
-    if column.key not in own or not rivals:
+    if column.key not in calibrated or not rivals:
         return "", ""
     never = float("inf")  # a median that was not reached is later than any
 
@@ -177,13 +177,13 @@ def _against(column: _Column, own: pd.Series, rivals: dict[str, pd.Series]) -> t
 
     sign = 1 if column.smaller_is_better else -1
     known = {name: value(row) for name, row in rivals.items() if not missing(value(row))}
-    if not known or missing(value(own)):
+    if not known or missing(value(calibrated)):
         return "", ""
     best = min(known, key=lambda name: sign * known[name])
     note = f"best of the others: {best}, {_text(column.key, rivals[best])}"
-    if _text(column.key, own) == _text(column.key, rivals[best]):
+    if _text(column.key, calibrated) == _text(column.key, rivals[best]):
         return "even", note
-    return ("ahead" if sign * value(own) < sign * known[best] else "behind"), note
+    return ("ahead" if sign * value(calibrated) < sign * known[best] else "behind"), note
 
 
 def _text(key: str, row: pd.Series) -> str:
@@ -204,23 +204,23 @@ def _text(key: str, row: pd.Series) -> str:
     return f"{row[key]:.1f}" if key == "feature_distance" else f"{row[key]:.2f}"
 
 
-def _floor(row: pd.Series, columns: Sequence[_Column]) -> Row:
+def _baseline(row: pd.Series, columns: Sequence[_Column]) -> Row:
     words = {"prior": "an auxiliary image (prior)", "random": "a random image"}
     named = {"evaluator_hit_share": "evaluator_hit"}
     cells = [named.get(column.key, column.key) for column in columns]
     texts = tuple(Cell(_text(key, row) if key in row else "") for key in cells)
-    return Row(words.get(str(row["kind"]), str(row["kind"])), texts, "floor")
+    return Row(words.get(str(row["kind"]), str(row["kind"])), texts, "baseline")
 
 
-def _worth_little(rows: pd.DataFrame, run: Folder, floors: pd.DataFrame | None) -> str:
+def _worth_little(rows: pd.DataFrame, run: Folder, baselines: pd.DataFrame | None) -> str:
     """Say so where the attack learns nothing even undefended: its leakage then hardly tells filters apart."""
     ceiling = rows[rows["filter"].isin(undefended(run))]
-    if floors is None or not len(floors) or ceiling.empty or "evaluator_confidence" not in ceiling:
+    if baselines is None or not len(baselines) or ceiling.empty or "evaluator_confidence" not in ceiling:
         return ""
-    reached, floor = float(ceiling["evaluator_confidence"].max()), float(floors["evaluator_confidence"].max())
-    if missing(reached) or round(reached, 2) > round(floor, 2):  # as they are shown
+    reached, baseline = float(ceiling["evaluator_confidence"].max()), float(baselines["evaluator_confidence"].max())
+    if missing(reached) or round(reached, 2) > round(baseline, 2):  # as they are shown
         return ""
     return (
-        f"Even undefended, the evaluator's confidence ({reached:.2f}) is not above what needs no query ({floor:.2f}): "
-        "by this measure the attack learns nothing, and its leakage hardly tells the filters apart."
+        f"Even undefended, the evaluator's confidence ({reached:.2f}) is not above what needs no query "
+        f"({baseline:.2f}): by this measure the attack learns nothing, and its leakage hardly tells the filters apart."
     )

@@ -15,7 +15,7 @@ import pandas as pd
 
 from mifsim.statistics import Survival
 from reports.styles import CHOSEN, OTHER, Style
-from reports.wording import limit, percent, queries, setting
+from reports.wording import config, limit, percent, queries
 
 Figure = dict[str, Any]
 
@@ -25,27 +25,27 @@ _FOUND = "#7d6bd0"
 _LIMIT = {"color": "#d55e00", "width": 1.5, "dash": "4px,3px"}
 
 
-def frontier_figure(
-    frontier: pd.DataFrame, trials: pd.DataFrame | None, allowed: float | None, look: Mapping[str, Style]
+def pareto_figure(
+    pareto: pd.DataFrame, trials: pd.DataFrame | None, allowed: float | None, look: Mapping[str, Style]
 ) -> Figure:
     """Return false-positive rate against queries to block: trials, frontiers, what was given, certified, chosen."""
     data = []
     if trials is not None and len(trials):
         data.append({**_points(trials, "tried", _GREY, "circle", 4), "opacity": 0.35, "hoverinfo": "skip"})
-    exact = frontier[frontier["source"] == "exact"].sort_values("false_positive_rate")
+    exact = pareto[pareto["source"] == "exact"].sort_values("false_positive_rate")
     if len(exact):
         line = {"color": _GREY, "width": 1.5, "shape": "hv"}
         data.append({**_points(exact, "exact frontier", _GREY, "circle", 4), "mode": "lines+markers", "line": line})
-    open_ = frontier[~frontier["chosen"].eq(True)]
+    open_ = pareto[~pareto["chosen"].eq(True)]
     certified = open_["certified"].eq(True)
     for rows, name, symbol, size in (
         (open_[(open_["source"] == "search") & ~certified], "found by the search", "circle-open", 9),
-        (open_[(open_["source"] == "cautious") & ~certified], "more cautious, not certified", "diamond-open", 9),
+        (open_[(open_["source"] == "conservative") & ~certified], "more cautious, not certified", "diamond-open", 9),
         (open_[certified], "certified", "circle", 10),
     ):
         if len(rows):
             data.append(_points(rows, name, _FOUND, symbol, size))
-    given = frontier[frontier["source"] == "given"]
+    given = pareto[pareto["source"] == "given"]
     places = given.groupby(["false_positive_rate", "queries_to_block"])["name"]
     labels = {names.index[0]: escape(", ".join(map(str, names))) for _, names in places}  # one for all at a place
     for index, row in given.iterrows():
@@ -54,16 +54,16 @@ def frontier_figure(
         points = _points(row.to_frame().T.infer_objects(), name, style.colour, style.symbol, 11)
         side = "middle left" if row["false_positive_rate"] > 0.1 else "middle right"
         data.append({**points, "mode": "markers+text", "text": [labels.get(index, "")], "textposition": side})
-    chosen = frontier[frontier["chosen"].eq(True)]
+    chosen = pareto[pareto["chosen"].eq(True)]
     if len(chosen):
         points = _points(chosen.iloc[:1], "chosen", CHOSEN.colour, CHOSEN.symbol, 18)
         data.append({**points, "mode": "markers+text", "text": ["<b>chosen</b>"], "textposition": "top right"})
-    largest = float(frontier["false_positive_rate"].max())
+    largest = float(pareto["false_positive_rate"].max())
     rates = _rate_axis("false-positive rate of the worst workload, on the search part", max(largest, allowed or 0.0))
     layout = {
         "height": 440,
         "xaxis": rates,
-        "yaxis": _log_axis("mean queries to block", frontier["queries_to_block"].min(), frontier["queries_to_block"]),
+        "yaxis": _log_axis("mean queries to block", pareto["queries_to_block"].min(), pareto["queries_to_block"]),
         "showlegend": True,
         "shapes": [] if allowed is None else [_upright(allowed)],
         "annotations": [] if allowed is None else [_limit_label(allowed)],
@@ -74,7 +74,7 @@ def frontier_figure(
 def _points(rows: pd.DataFrame, name: str, colour: str, symbol: str, size: int) -> Figure:
     hover = [
         f"{name}<br>{percent(row['false_positive_rate'])} false positives, "
-        f"{queries(row['queries_to_block'])} queries to block<br>{escape(setting(row))}" + _p_value(row.get("p_value"))
+        f"{queries(row['queries_to_block'])} queries to block<br>{escape(config(row))}" + _p_value(row.get("p_value"))
         for _, row in rows.iterrows()
     ]
     return {

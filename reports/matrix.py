@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from mifsim.errors import RunError
-from mifsim.records import TableWriter
-from mifsim.storage import Folder
+from mifsim.tables.records import TableWriter
+from mifsim.tables.storage import Folder
 from reports.comparison import in_order, undefended
-from reports.tables import attack_table, facts, floor_table, user_table
+from reports.tables import attack_table, baseline_table, facts, user_table
 from reports.wording import missing, percent, queries
 
 Outcome = Literal["stopped", "delayed", "lost"]
@@ -24,7 +24,7 @@ TOO_MUCH = 0.5
 """Of what an attack leaks undefended: a filter that lets so much of it out has lost, whenever it blocked."""
 
 
-def outcome(blocked_share: float, leaked: float, undefended_: float, floor: float) -> Outcome:
+def outcome(blocked_share: float, leaked: float, undefended_: float, baseline: float) -> Outcome:
     """Say what a filter made of an attack.
 
     Lost: fewer than half of the attackers were blocked, or what they held at the end was worth at least half of what
@@ -45,8 +45,8 @@ def outcome(blocked_share: float, leaked: float, undefended_: float, floor: floa
     >>> outcome(1.0, 0.12, 0.12, 0.1)  # it leaks next to nothing even undefended
     'stopped'
     """
-    leaks = not np.isnan([leaked, undefended_, floor]).any() and undefended_ - floor >= LEAKS
-    if blocked_share < 0.5 or (leaks and leaked - floor >= TOO_MUCH * (undefended_ - floor)):
+    leaks = not np.isnan([leaked, undefended_, baseline]).any() and undefended_ - baseline >= LEAKS
+    if blocked_share < 0.5 or (leaks and leaked - baseline >= TOO_MUCH * (undefended_ - baseline)):
         return "lost"
     return "stopped" if blocked_share == 1 else "delayed"
 
@@ -56,9 +56,9 @@ def attack_matrix(run: Folder) -> pd.DataFrame:
     table = attack_table(run)
     if table.empty:
         return pd.DataFrame(columns=["population", "filter"])
-    bends = _evasions(run)
-    floors = floor_table(run)
-    floor = np.nan if floors is None or floors.empty else float(floors["evaluator_confidence"].max())
+    evasion_rows = _evasions(run)
+    baselines = baseline_table(run)
+    baseline = np.nan if baselines is None or baselines.empty else float(baselines["evaluator_confidence"].max())
     bare = set(undefended(run))
     leaked = table.get("evaluator_confidence", pd.Series(np.nan, table.index))
     ceiling = {
@@ -69,7 +69,7 @@ def attack_matrix(run: Folder) -> pd.DataFrame:
     rows = []
     for row, value in zip(table.to_dict("records"), leaked, strict=True):
         name = str(row["attack"])
-        attack, evasions = bends.get(name, (name, ""))
+        attack, evasions = evasion_rows.get(name, (name, ""))
         share = row["blocked"] / row["sessions"]
         top = ceiling.get(name, np.nan)
         rows.append(
@@ -86,8 +86,8 @@ def attack_matrix(run: Folder) -> pd.DataFrame:
                 "queries_spent": row["queries_spent"],
                 "leakage_at_block": value,
                 "leakage_undefended": top,
-                "leakage_without_queries": floor,
-                "outcome": "undefended" if row["filter"] in bare else outcome(share, value, top, floor),
+                "leakage_without_queries": baseline,
+                "outcome": "undefended" if row["filter"] in bare else outcome(share, value, top, baseline),
             }
         )
     found = pd.DataFrame(rows)

@@ -12,11 +12,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from mifsim.cache import whole_file
+from mifsim.cache import atomic_write
 from mifsim.progress import duration
-from mifsim.storage import Folder
+from mifsim.tables.storage import Folder
 from reports import wording
-from reports.charts import false_positive_chart, frontier_chart, limits, progress_charts, survival_charts
+from reports.charts import false_positive_chart, limits, pareto_chart, progress_charts, survival_charts
 from reports.comparison import compare_attacks, compare_users, in_order, undefended
 from reports.matrix import matrix_page
 from reports.pictures import galleries
@@ -26,10 +26,10 @@ from reports.tables import (
     facts,
     failures,
     filter_table,
-    frontier_table,
+    pareto_table,
     sessions,
 )
-from reports.verdict import calibration_section, filter_file, headline, promise, shortfalls, worst_users
+from reports.verdict import calibration_section, filter_file, guarantee_text, headline, shortfalls, worst_users
 
 _ELSEWHERE = frozenset({"chosen", "guarantee", "why_none", "test"})
 """Facts of a calibration that the page tells in another place."""
@@ -55,7 +55,7 @@ def write_page(run: Folder) -> Folder:
     """
     page = render(run)
     path = run / "report.html"
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
 
@@ -75,7 +75,7 @@ def render(run: Folder) -> str:
         "percent": wording.percent,
         "limit": wording.limit,
         "number": wording.number,
-        "setting": wording.setting,
+        "config": wording.config,
     }
     template = environment.get_template("page.html.j2")
     return template.render(**_context(run), plotly=Markup(get_plotlyjs()))  # noqa: S704
@@ -84,12 +84,12 @@ def render(run: Folder) -> str:
 def _context(run: Folder) -> dict[str, Any]:
     known = facts(run)
     rows = sessions(run)
-    settings = {str(name): row for name, row in filter_table(run).iterrows()}
+    configs = {str(name): row for name, row in filter_table(run).iterrows()}
     unfiltered = undefended(run)
-    filters = in_order(list(settings), unfiltered)
+    filters = in_order(list(configs), unfiltered)
     look = styles(filters, unfiltered)
-    frontier, certification, file = frontier_table(run), certification_table(run), filter_file(run)
-    section, calibration = calibration_section(run), frontier is not None or "tuning" in known
+    pareto, certification, file = pareto_table(run), certification_table(run), filter_file(run)
+    section, calibration = calibration_section(run), pareto is not None or "tuning" in known
     confidence = float(section.get("confidence", 0.95))
     picked = None if certification is None else certification[certification["chosen"].eq(True)]
     chosen = file["filter"] if file is not None else None
@@ -103,7 +103,7 @@ def _context(run: Folder) -> dict[str, Any]:
         "calibration": calibration,
         "chosen": chosen,
         "headline": headline(run, calibration=calibration, chosen=chosen is not None),
-        "promise": "" if picked is None or picked.empty else promise(picked, confidence),
+        "guarantee": "" if picked is None or picked.empty else guarantee_text(picked, confidence),
         "confidence": confidence,
         "live": worst_users(run, CALIBRATED, allowed),
         "shortfalls": []
@@ -114,17 +114,17 @@ def _context(run: Folder) -> dict[str, Any]:
         "attacks": attacks,
         "tally": attacks.tally,
         "users": compare_users(run),
-        "filters": [(name, look[name], wording.setting(settings[name])) for name in filters],
+        "filters": [(name, look[name], wording.config(configs[name])) for name in filters],
         "look": look,
         "undefended": unfiltered,
         "sessions": len(rows),
         "failed": failures(run).to_dict("records"),
-        "frontier": frontier_chart(run, frontier, allowed, look),
+        "pareto": pareto_chart(run, pareto, allowed, look),
         # A matrix has dozens of attacks: a chart and a gallery of each would bury it.
         "survival": survival_charts(rows, filters, look) if matrix is None else [],
         "false_positives": false_positive_chart(run, unfiltered, look, allowed),
         "galleries": galleries(run, filters, known) if matrix is None else [],
-        "progress": progress_charts(run, rows, frontier, allowed, float(section.get("false_positive_budget", 0.1))),
+        "progress": progress_charts(run, rows, pareto, allowed, float(section.get("false_positive_budget", 0.1))),
         "tuning": _flat({key: value for key, value in (known.get("tuning") or {}).items() if key not in _ELSEWHERE}),
         "command": _command(run, known, calibration=calibration),
         "environment": _environment(known),
@@ -195,7 +195,7 @@ def _description(run: Folder) -> str:
 
 def _files(run: Folder) -> list[str]:
     names = ("sessions", "queries", "snapshots", "leakage", "traces", "trials")
-    files = ("frontier.parquet", "certification.parquet", "filter.toml", "study.toml", "run.json")
+    files = ("pareto.parquet", "certification.parquet", "filter.toml", "study.toml", "run.json")
     return [f"{name}/*.parquet" for name in names if (run / name).is_dir()] + [
         name for name in files if (run / name).is_file()
     ]

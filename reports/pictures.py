@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mifsim.storage import Folder
+from mifsim.tables.storage import Folder
 from reports.tables import last_guesses, leakage
 from reports.wording import count, missing
 
@@ -77,9 +77,9 @@ def galleries(run: Folder, filters: Sequence[str], facts: Mapping[str, Any]) -> 
         rows = []
         for target in targets[:ROWS]:
             name = str(classes[target]) if target < len(classes) else str(target)
-            held = of_attack[of_attack["target"] == target].set_index("filter")
+            leaked = of_attack[of_attack["target"] == target].set_index("filter")
             pictures = tuple(
-                _picture(held.loc[filter_], filter_, name, confidence) if filter_ in held.index else None
+                _picture(leaked.loc[filter_], filter_, name, confidence) if filter_ in leaked.index else None
                 for filter_ in filters
             )
             rows.append((name, pictures))

@@ -34,7 +34,7 @@ class SearchProgress:
 
 
 def search_progress(
-    trials: pd.DataFrame, frontier: pd.DataFrame | None, *, budget: float, limit: float | None, region: float
+    trials: pd.DataFrame, pareto: pd.DataFrame | None, *, budget: float, limit: float | None, region: float
 ) -> SearchProgress:
     """Return how the search went on.
 
@@ -43,7 +43,7 @@ def search_progress(
     trials : DataFrame
         As `reports.tables.trial_table` gives it. A trial scored on part of the sessions only counts as nothing.
     frontier : DataFrame or None
-        Whose rows of source ``exact`` are the yardstick.
+        Whose rows of source ``exact`` are the reference_front.
     budget : float
         Of queries, above 1: the scale of the hypervolume.
     limit : float or None
@@ -64,7 +64,7 @@ def search_progress(
         best.append(last)
         volumes.append(hypervolume(points, budget, region))
     exact = None
-    if frontier is not None and len(grid := frontier[frontier["source"] == "exact"]):
+    if pareto is not None and len(grid := pareto[pareto["source"] == "exact"]):
         # A grid is only so fine: a trial may lie beyond it.
         both = [*points, *zip(grid["false_positive_rate"], grid["queries_to_block"], strict=True)]
         exact = hypervolume(both, budget, region)

@@ -10,8 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mifsim.storage import Folder
-from reports.tables import attack_table, facts, failures, floor_table, user_table
+from mifsim.tables.storage import Folder
+from reports.tables import attack_table, baseline_table, facts, failures, user_table
 
 
 def print_summary(run: Folder, console: Console | None = None) -> None:
@@ -86,7 +86,7 @@ def _print_attacks(run: Folder, out: Console) -> None:
             table.add_section()
         median = "-" if np.isnan(row["median_queries_to_block"]) else f"{row['median_queries_to_block']:.0f}"
         mean = ("> " if row["blocked"] < row["sessions"] else "") + f"{row['restricted_mean_queries']:.0f}"
-        held = (
+        leaked = (
             (
                 f"{row['evaluator_confidence']:.2f}",
                 f"{row['evaluator_hit_share']:.0%}",
@@ -103,16 +103,16 @@ def _print_attacks(run: Folder, out: Console) -> None:
             median,
             mean,
             f"{row['victim_confidence']:.2f}",
-            *held,
+            *leaked,
         )
         previous = row["filter"]
     out.print(table)
-    floors = floor_table(run)
-    if floors is not None:
-        for floor in floors.to_dict("records"):
+    baselines = baseline_table(run)
+    if baselines is not None:
+        for baseline in baselines.to_dict("records"):
             out.print(
-                f"without a query ({floor['kind']}): evaluator hit {floor['evaluator_hit']:.0%}, "
-                f"confidence {floor['evaluator_confidence']:.2f}, distance {floor['feature_distance']:.2f}",
+                f"without a query ({baseline['kind']}): evaluator hit {baseline['evaluator_hit']:.0%}, "
+                f"confidence {baseline['evaluator_confidence']:.2f}, distance {baseline['feature_distance']:.2f}",
                 highlight=False,
             )
 

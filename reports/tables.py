@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from mifsim.errors import RunError
-from mifsim.records import SCHEMA_VERSION, SCHEMAS, open_table, read_file, read_table
 from mifsim.statistics import Survival, clopper_pearson, kaplan_meier, queries_until_stopped
-from mifsim.storage import Folder
+from mifsim.tables.records import SCHEMA_VERSION, SCHEMAS, open_table, read_file, read_table
+from mifsim.tables.storage import Folder
 
 
 def sessions(run: Folder) -> pd.DataFrame:
@@ -107,10 +107,10 @@ def _attack_row(group: pd.DataFrame, last: pd.DataFrame | None) -> dict[str, Any
         "failed": failed,
     }
     if last is not None:
-        held = last.reindex(group["session_id"]).dropna(subset=["evaluator_confidence"])
-        row["evaluator_hit_share"] = float(held["evaluator_hit"].astype(bool).mean()) if len(held) else np.nan
-        row["evaluator_confidence"] = float(held["evaluator_confidence"].mean())
-        row["feature_distance"] = float(held["feature_distance"].mean())
+        leaked = last.reindex(group["session_id"]).dropna(subset=["evaluator_confidence"])
+        row["evaluator_hit_share"] = float(leaked["evaluator_hit"].astype(bool).mean()) if len(leaked) else np.nan
+        row["evaluator_confidence"] = float(leaked["evaluator_confidence"].mean())
+        row["feature_distance"] = float(leaked["feature_distance"].mean())
     return row
 
 
@@ -161,14 +161,14 @@ def user_table(run: Folder, confidence: float = 0.95) -> pd.DataFrame:
     return frame
 
 
-def floor_table(run: Folder) -> pd.DataFrame | None:
+def baseline_table(run: Folder) -> pd.DataFrame | None:
     """Return what guesses without a single query score: the floors that leakage is compared with."""
     scores = leakage(run)
     if scores is None:
         return None
-    floors = scores[scores["kind"] != "attack"]
+    baselines = scores[scores["kind"] != "attack"]
     columns = ["evaluator_hit", "evaluator_confidence", "feature_distance", "ssim_nearest", "psnr_nearest_db"]
-    return floors.groupby("kind", observed=True)[columns].mean().reset_index()
+    return baselines.groupby("kind", observed=True)[columns].mean().reset_index()
 
 
 def facts(run: Folder) -> dict[str, Any]:
@@ -209,9 +209,9 @@ def trial_table(run: Folder) -> pd.DataFrame | None:
     return _plain(open_table(run, "trials").to_table()).sort_values("trial", ignore_index=True)
 
 
-def frontier_table(run: Folder) -> pd.DataFrame | None:
+def pareto_table(run: Folder) -> pd.DataFrame | None:
     """Return the settings that no other beats, and those given; None where the run has no frontier."""
-    return _single_file(run, "frontier")
+    return _single_file(run, "pareto")
 
 
 def certification_table(run: Folder) -> pd.DataFrame | None:

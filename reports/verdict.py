@@ -11,7 +11,7 @@ import pandas as pd
 
 from mifsim.errors import RunError
 from mifsim.statistics import clopper_pearson
-from mifsim.storage import Folder
+from mifsim.tables.storage import Folder
 from reports.comparison import undefended
 from reports.styles import CALIBRATED
 from reports.tables import attack_table, facts, user_table
@@ -105,8 +105,8 @@ def shortfalls(certification: pd.DataFrame, confidence: float, procedure: str) -
         How settings were tested. The first of a fixed sequence must pass at the whole level; under Holm's procedure
         the one with the least p-value must, at the level shared by all.
     """
-    setting = ["t_ssim", "t_hash", "n_b", "l_sp", "ssim", "hash_size", "count_rule"]
-    candidates = [rows for _, rows in certification.groupby(setting, sort=False)]
+    config = ["t_ssim", "t_hash", "n_b", "l_sp", "ssim", "hash_size", "count_rule"]
+    candidates = [rows for _, rows in certification.groupby(config, sort=False)]
     if not candidates:
         return []
     nearest, delta = candidates[0], 1 - confidence
@@ -132,8 +132,8 @@ def headline(run: Folder, *, calibration: bool, chosen: bool) -> str:
     if calibration and not chosen:
         return "No setting could be certified, so none was chosen"
     if chosen and CALIBRATED in set(attacks.get("filter", [])):
-        own = _slowest(attacks[attacks["filter"] == CALIBRATED])
-        text = f"With the calibrated filter the longest-lasting attack is blocked after {own} queries on average"
+        calibrated = _slowest(attacks[attacks["filter"] == CALIBRATED])
+        text = f"With the calibrated filter the longest-lasting attack is blocked after {calibrated} queries on average"
         rest = attacks[~attacks["filter"].isin([CALIBRATED, *undefended(run)])]
         return text if rest.empty else f"{text}, against {_best_other(rest)}"
     if attacks.empty:
@@ -184,7 +184,7 @@ def worst_users(run: Folder, filter_: str, limits: Mapping[str, float]) -> str:
     return f"{text} That is above the limit of {limit(allowed)}; {place}."
 
 
-def promise(rows: pd.DataFrame, confidence: float) -> str:
+def guarantee_text(rows: pd.DataFrame, confidence: float) -> str:
     """Return the guarantee in words, from the chosen setting's rows of the certification."""
     limits = sorted({float(limit) for limit in rows["limit"]})
     names = listed([str(name) for name in rows["workload"]])

@@ -85,7 +85,7 @@ def listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def setting(row: Mapping[str, Any] | pd.Series) -> str:
+def config(row: Mapping[str, Any] | pd.Series) -> str:
     """Return a setting in one line; of the form only what differs from the paper's."""
     if missing(row["t_ssim"]):
         return "no filter"

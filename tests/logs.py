@@ -16,7 +16,7 @@ from tests.small import small_study
 
 def digit_png(number: int) -> bytes:
     """One of the small study's digits, as a PNG file."""
-    image = load_data(small_study().data).part("users").image(number)
+    image = load_data(small_study().data).subset("users").image(number)
     return cv2.imencode(".png", np.rint(image * 255).astype(np.uint8))[1].tobytes()
 
 

@@ -12,7 +12,7 @@ SMALL: dict[str, Any] = {
     "data": {"set": "mnist-5k", "images_per_class": 40},
     "victim": {"epochs": 2},
     "server": {"sessions_per_host": 8, "batch_size": 16},
-    "leakage": {"floor_images": 2},
+    "leakage": {"baseline_images": 2},
     "filters": [
         {"name": "third", "t_ssim": 0.999, "t_hash": 0.001, "n_b": 10, "l_sp": 4},
         {"name": "strict", "t_ssim": 0.3, "t_hash": 0.1, "n_b": 5, "l_sp": 6, "ssim": "uniform"},

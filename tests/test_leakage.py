@@ -83,9 +83,9 @@ def test_scores_are_those_of_a_loop_over_the_class_with_scikit_image(shape: tupl
     scores = LeakageScorer(evaluator, pool, pool.labels).score(guesses, targets)
     for row, (guess, target) in enumerate(zip(guesses, targets, strict=True)):
         members = pool.images(np.flatnonzero(pool.labels == target))
-        ours = evaluator.features(guess[None])
+        measured = evaluator.features(guess[None])
         assert scores.feature_distance[row] == pytest.approx(
-            min(np.linalg.norm(ours - theirs) for theirs in evaluator.features(members))
+            min(np.linalg.norm(measured - reference) for reference in evaluator.features(members))
         )
         assert scores.ssim_nearest[row] == pytest.approx(
             max(whole_image_ssim(guess, member) for member in members), abs=1e-9
@@ -117,8 +117,8 @@ def test_global_ssim_worked_by_hand() -> None:
 def test_a_private_image_itself_scores_the_ceiling_in_its_own_class_only(shape: tuple[int, ...]) -> None:
     pool = private_pool(shape)
     stolen = pool.images([4, 4])
-    own, other = int(pool.labels[4]), (int(pool.labels[4]) + 1) % 3
-    scores = LeakageScorer(LinearEvaluator(shape), pool, pool.labels).score(stolen, np.array([own, other]))
+    target, other = int(pool.labels[4]), (int(pool.labels[4]) + 1) % 3
+    scores = LeakageScorer(LinearEvaluator(shape), pool, pool.labels).score(stolen, np.array([target, other]))
     assert scores.ssim_nearest[0] == pytest.approx(1)
     assert scores.psnr_nearest_db[0] == pytest.approx(PSNR_CEILING_DB)
     assert scores.feature_distance[0] == pytest.approx(0, abs=1e-5)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mifsim.server.local_cluster import keep_token_private
+from mifsim.server.ray.local import keep_token_private
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("mifsim", "tuning", "reports", "cluster")
@@ -64,7 +64,7 @@ def test_a_local_cluster_listens_on_loopback_alone_and_asks_for_the_token(tmp_pa
     script = """
 import json, os
 from pathlib import Path
-from mifsim.server.ray_cluster import connect
+from mifsim.server.ray.cluster import connect
 from tests.chaos.processes import below
 connect(None)
 mine = set()

@@ -9,7 +9,7 @@ holds of whatever is chosen among the certified, by whatever data: only the orde
 
 Holm's procedure asks each of J candidates for a p-value near delta / J, and so for far more sessions than the
 299 that one test at 1% and 95% needs. The fixed sequence tests each at the whole of delta, but ends at the
-first that fails: its order decides. Here it is the most cautious first, each next one faster: `safest_first`.
+first that fails: its order decides. Here it is the most cautious first, each next one faster: `order_of_testing`.
 
 References
 ----------
@@ -68,7 +68,7 @@ class Certificate:
         Restricted mean queries to block, on the search part.
     """
 
-    settings: tuple[FilterConfig, ...]
+    configs: tuple[FilterConfig, ...]
     workloads: tuple[str, ...]
     limits: Floats
     delta: float
@@ -110,7 +110,7 @@ class Certificate:
 def certify(
     search: TraceSet,
     held_out: TraceSet,
-    settings: Sequence[FilterConfig],
+    configs: Sequence[FilterConfig],
     limits: float | Mapping[str, float],
     *,
     delta: float = 0.05,
@@ -148,7 +148,7 @@ def certify(
     guarantee is about sessions like them, and sessions of one client that resemble each other say less than
     their number.
     """
-    if not settings:
+    if not configs:
         raise ValueError("there is no setting to certify")
     if not 0 < delta < 1:
         raise ValueError(f"delta = {delta}: must lie between 0 and 1")
@@ -160,14 +160,14 @@ def certify(
         raise ValueError(f"client {str(both[0])!r} has sessions in both parts")
     honest = sorted({*search.honest_groups, *held_out.honest_groups})
     bounds = _limits(limits, tuple(search.groups[g] for g in honest))
-    order, queries = safest_first(search, settings, dict(zip(honest, bounds, strict=True)), attack, live)
+    order, queries = order_of_testing(search, configs, dict(zip(honest, bounds, strict=True)), attack, live)
     sessions = np.bincount(held_out.group, minlength=len(held_out.groups))[honest]
-    blocked = np.stack([_blocked(held_out, setting)[honest] for setting in settings])
+    blocked = np.stack([_blocked(held_out, config)[honest] for config in configs])
     p = p_values(blocked, sessions, bounds)
-    certified = np.zeros(len(settings), dtype=np.bool_)
+    certified = np.zeros(len(configs), dtype=np.bool_)
     certified[list(order)] = (fixed_sequence if method == "fixed_sequence" else holm)(p[list(order)], delta)
     return Certificate(
-        settings=tuple(settings),
+        configs=tuple(configs),
         workloads=tuple(search.groups[g] for g in honest),
         limits=bounds,
         delta=delta,
@@ -181,7 +181,7 @@ def certify(
     )
 
 
-def cautious(settings: Sequence[FilterConfig]) -> tuple[FilterConfig, ...]:
+def conservative(configs: Sequence[FilterConfig]) -> tuple[FilterConfig, ...]:
     """Return the settings, and after them more cautious copies: tighter thresholds, or a higher limit.
 
     The fastest setting without a false positive among those that a search tried is so by luck in part: on new
@@ -189,18 +189,18 @@ def cautious(settings: Sequence[FilterConfig]) -> tuple[FilterConfig, ...]:
     """
     copies = [
         copy
-        for setting in settings
+        for config in configs
         for copy in (
-            *(_move_thresholds(setting, 1 / step) for step in _STEPS),
-            *(replace(setting, l_sp=setting.l_sp + more) for more in (1, 2, 3, 5, 8)),
+            *(_move_thresholds(config, 1 / step) for step in _STEPS),
+            *(replace(config, l_sp=config.l_sp + more) for more in (1, 2, 3, 5, 8)),
         )
     ]
-    return tuple(dict.fromkeys([*settings, *copies]))
+    return tuple(dict.fromkeys([*configs, *copies]))
 
 
-def safest_first(
+def order_of_testing(
     search: TraceSet,
-    settings: Sequence[FilterConfig],
+    configs: Sequence[FilterConfig],
     limits: Mapping[int, float],
     attack: Attack = "worst",
     live: Floats | None = None,
@@ -234,35 +234,35 @@ def safest_first(
     """
     groups, bounds = list(limits), np.array(list(limits.values()))
     sessions = np.bincount(search.group, minlength=len(search.groups))[groups]
-    beside = [NO_LIVE] * len(settings) if live is None else live
-    scores = [score(search, setting, attack, own) for setting, own in zip(settings, beside, strict=True)]
+    beside = [NO_LIVE] * len(configs) if live is None else live
+    scores = [score(search, config, attack, live_queries) for config, live_queries in zip(configs, beside, strict=True)]
     queries = np.array([found.queries for found in scores])
 
     def risk(j: int) -> tuple[float, ...]:
-        outcome = replay(search, settings[j])
+        outcome = replay(search, configs[j])
         spared = ~search.is_attack & (outcome.blocked_at == 0)
-        nearest_miss = (outcome.count[spared].max(initial=0) + 1) / settings[j].l_sp
+        nearest_miss = (outcome.count[spared].max(initial=0) + 1) / configs[j].l_sp
         excess = []
         for step in _STEPS:
-            looser = replace(_move_thresholds(settings[j], step), l_sp=math.ceil(settings[j].l_sp / step))
+            looser = replace(_move_thresholds(configs[j], step), l_sp=math.ceil(configs[j].l_sp / step))
             excess.append(float((_blocked(search, looser)[groups] / np.maximum(sessions, 1) / bounds).max()))
         p = float(p_values(scores[j].totals.blocked[groups], sessions, bounds))
         return p, nearest_miss, *excess, -queries[j]
 
     order: list[int] = []
-    for j in sorted(range(len(settings)), key=risk):
+    for j in sorted(range(len(configs)), key=risk):
         if not order or queries[j] < queries[order[-1]]:
             order.append(j)
     return tuple(order), queries
 
 
-def _move_thresholds(setting: FilterConfig, step: float) -> FilterConfig:
+def _move_thresholds(config: FilterConfig, step: float) -> FilterConfig:
     """Scale the distances that still count as similar: a step above 1 is looser, below 1 tighter."""
-    return replace(setting, t_ssim=max(-1.0, 1 - step * (1 - setting.t_ssim)), t_hash=min(1.0, step * setting.t_hash))
+    return replace(config, t_ssim=max(-1.0, 1 - step * (1 - config.t_ssim)), t_hash=min(1.0, step * config.t_hash))
 
 
-def _blocked(traces: TraceSet, setting: FilterConfig) -> Ints:
-    return np.bincount(traces.group[replay(traces, setting).blocked_at > 0], minlength=len(traces.groups))
+def _blocked(traces: TraceSet, config: FilterConfig) -> Ints:
+    return np.bincount(traces.group[replay(traces, config).blocked_at > 0], minlength=len(traces.groups))
 
 
 def _limits(limits: float | Mapping[str, float], workloads: tuple[str, ...]) -> Floats:

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mifsim.errors import RunError
-from mifsim.records import read_table
-from mifsim.server.tickets import Ticket
-from mifsim.storage import Folder
+from mifsim.server.client_specs import ClientSpec
 from mifsim.study import Filter
+from mifsim.tables.records import read_table
+from mifsim.tables.storage import Folder
 from tuning.replay import replay
 from tuning.tracedata import TraceSet
 
@@ -25,9 +25,9 @@ class OfClients:
     def __init__(self, clients: Iterable[str]) -> None:
         self._clients = frozenset(clients)
 
-    def __call__(self, ticket: Ticket) -> bool:
+    def __call__(self, spec: ClientSpec) -> bool:
         """Return whether it is one of them."""
-        return ticket.client_id in self._clients
+        return spec.client_id in self._clients
 
 
 def predicted(traces: TraceSet, filters: Sequence[Filter]) -> dict[str, int | None]:

@@ -17,14 +17,14 @@ import numpy.typing as npt
 from mifsim.data import load_data
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError, StudyError
-from mifsim.server.conversation import SessionRow
-from mifsim.server.scene import Scene
-from mifsim.server.shard_run import Nowhere, Reply, run_tickets
-from mifsim.server.tickets import Ticket, tickets
+from mifsim.server.client_session import SessionRow
+from mifsim.server.client_specs import ClientSpec, specs
+from mifsim.server.environment import Environment
+from mifsim.server.shard_run import Nowhere, Reply, run_clients
 from mifsim.statistics import queries_until_stopped
 from mifsim.study import Filter, Study
-from tuning.parts import split
-from tuning.tracedata import PARTS, Floats
+from tuning.splits import split
+from tuning.tracedata import SPLITS, Floats
 
 if TYPE_CHECKING:
     from mifsim.data.base import DataSet
@@ -35,7 +35,7 @@ Labels = npt.NDArray[np.int32]
 Ask = Callable[[Images, Labels], tuple[Images, Images]]
 """Answers a batch: see `mifsim.victims.engine.BatchedModel.predict`."""
 
-SETTINGS_AT_A_TIME = 32
+CONFIGS_AT_A_TIME = 32
 """That run side by side, their queries in common batches: memory does not grow with their number."""
 
 
@@ -60,7 +60,7 @@ def longest_budget(study: Study) -> int:
     return max(attack.budget_queries for attack in study.attacks)
 
 
-def clients_of(study: Study, part: str, classes: int) -> tuple[Ticket, ...]:
+def clients_of(study: Study, part: str, classes: int) -> tuple[ClientSpec, ...]:
     """Return the closed-loop attackers of one of `PARTS`, a ticket each, in the study's order.
 
     Raises
@@ -69,22 +69,22 @@ def clients_of(study: Study, part: str, classes: int) -> tuple[Ticket, ...]:
         Where an attack has none in that part.
     """
     alone = closed_loop(study).model_copy(update={"filters": [Filter(name="live", config=None)]})
-    found = list(tickets(alone, classes))
-    names = [alone.attacks[ticket.population].name for ticket in found]
+    found = list(specs(alone, classes))
+    names = [alone.attacks[spec.population].name for spec in found]
     parts = split(
-        [ticket.client_id for ticket in found],
-        [(name, ticket.target) for name, ticket in zip(names, found, strict=True)],
-        study.tuning.parts,
+        [spec.client_id for spec in found],
+        [(name, spec.target) for name, spec in zip(names, found, strict=True)],
+        study.tuning.splits,
         study.seed,
     )
-    mine = tuple(ticket for ticket, its in zip(found, parts.tolist(), strict=True) if PARTS[its] == part)
+    selected = tuple(spec for spec, its in zip(found, parts.tolist(), strict=True) if SPLITS[its] == part)
     for number, attack in enumerate(alone.attacks):
-        if not any(ticket.population == number for ticket in mine):
+        if not any(spec.population == number for spec in selected):
             raise StudyError(
                 f"{study.name}: {attack.name!r}: of its {names.count(attack.name)} clients none falls into the {part} "
-                "part; give it more trials, or the part a larger share in [tuning.parts]"
+                "part; give it more trials, or the part a larger share in [tuning.splits]"
             )
-    return mine
+    return selected
 
 
 class LiveAttackers:
@@ -103,7 +103,7 @@ class LiveAttackers:
         self._study = closed_loop(study)
         self._ask = ask
         self._data = load_data(study.data) if data is None else data
-        self._tickets = clients_of(study, "search", len(self._data.class_names))
+        self._specs = clients_of(study, "search", len(self._data.class_names))
         self._known: dict[FilterConfig, Floats] = {}
 
     @property
@@ -111,7 +111,7 @@ class LiveAttackers:
         """Of the attacks, in the order of `queries`."""
         return tuple(attack.name for attack in self._study.attacks)
 
-    def queries(self, settings: Sequence[FilterConfig], watch: Callable[[int], None] = lambda done: None) -> Floats:
+    def queries(self, configs: Sequence[FilterConfig], watch: Callable[[int], None] = lambda done: None) -> Floats:
         """Return the restricted mean queries to block of each attack under each setting; shape (J, L).
 
         A client counts as blocked when it gave up, at the sum of its sessions' queries; one that goes on in
@@ -129,46 +129,46 @@ class LiveAttackers:
         RunError
             Where a client fails.
         """
-        new = [setting for setting in dict.fromkeys(settings) if setting not in self._known]
-        for start in range(0, len(new), SETTINGS_AT_A_TIME):
+        new = [config for config in dict.fromkeys(configs) if config not in self._known]
+        for start in range(0, len(new), CONFIGS_AT_A_TIME):
             watch(start)
-            some = new[start : start + SETTINGS_AT_A_TIME]
+            some = new[start : start + CONFIGS_AT_A_TIME]
             self._known.update(zip(some, self._run(some), strict=True))
-        return np.stack([self._known[setting] for setting in settings])
+        return np.stack([self._known[config] for config in configs])
 
-    def _run(self, settings: Sequence[FilterConfig]) -> Floats:
-        filters = [Filter(name=f"s{number}", config=setting) for number, setting in enumerate(settings)]
+    def _run(self, configs: Sequence[FilterConfig]) -> Floats:
+        filters = [Filter(name=f"s{number}", config=config) for number, config in enumerate(configs)]
         # No file is written: `run` is never touched.
-        scene = Scene(self._study.model_copy(update={"filters": filters}), Path(), {}, self._data)
+        environment = Environment(self._study.model_copy(update={"filters": filters}), Path(), {}, self._data)
         wanted = [
-            Ticket(one.population, number, one.target, one.trial, one.client_id)
-            for one in self._tickets
+            ClientSpec(one.population, number, one.target, one.trial, one.client_id)
+            for one in self._specs
             for number in range(len(filters))
         ]
         rows: list[SessionRow] = []
-        steps = run_tickets(wanted, scene, rows, Nowhere())
+        steps = run_clients(wanted, environment, rows, Nowhere())
         try:
             batch = next(steps)
             while True:
                 batch = steps.send(Reply(*self._ask(batch.images, batch.gradient_of)))
         except StopIteration:
             pass
-        return self._means(rows, len(settings))
+        return self._means(rows, len(configs))
 
-    def _means(self, rows: Sequence[SessionRow], settings: int) -> Floats:
-        of_client: dict[Ticket, list[SessionRow]] = defaultdict(list)
+    def _means(self, rows: Sequence[SessionRow], configs: int) -> Floats:
+        of_client: dict[ClientSpec, list[SessionRow]] = defaultdict(list)
         for row in rows:
             if row.outcome == "failed":
-                raise RunError(f"{self._study.name}: client {row.ticket.client_id} failed: {row.error}")
-            of_client[row.ticket].append(row)
+                raise RunError(f"{self._study.name}: client {row.spec.client_id} failed: {row.error}")
+            of_client[row.spec].append(row)
         attacks = self._study.attacks
-        total = np.zeros((settings, len(attacks)))
+        total = np.zeros((configs, len(attacks)))
         count = np.zeros(len(attacks))
-        for ticket, sessions in of_client.items():
-            budget = attacks[ticket.population].budget_queries
+        for spec, sessions in of_client.items():
+            budget = attacks[spec.population].budget_queries
             stopped = queries_until_stopped([(row.outcome, row.queries) for row in sessions], budget)
-            total[ticket.filter, ticket.population] += budget if stopped is None else stopped
-            count[ticket.population] += ticket.filter == 0
+            total[spec.filter, spec.population] += budget if stopped is None else stopped
+            count[spec.population] += spec.filter == 0
         return total / count
 
 

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 
 from mifsim._version import __version__
-from mifsim.cache import whole_file
+from mifsim.cache import atomic_write
 from mifsim.defense import FilterConfig
-from mifsim.records import TableWriter
-from mifsim.storage import Folder
 from mifsim.study import Study
+from mifsim.tables.records import TableWriter
+from mifsim.tables.storage import Folder
 from tuning.assess import assess
 from tuning.certify import Certificate
-from tuning.frontier import Frontier, hypervolume, non_dominated
 from tuning.live import longest_budget
 from tuning.objectives import NO_LIVE, score
+from tuning.pareto import ParetoFront, hypervolume, non_dominated
 from tuning.tracedata import Floats, TraceSet
-from tuning.trials import SETTING, Trial
+from tuning.trials import CONFIG_FIELDS, Trial
 
 SHARE_WANTED = 0.98
 """Of the exact frontier's hypervolume: a run says after how many trials the search had it."""
@@ -34,7 +34,7 @@ def points_of(trials: Sequence[Trial], *, leakage: bool) -> Floats:
     return np.array(rows, dtype=np.float64).reshape(len(rows), 3 if leakage else 2)
 
 
-def found_frontier(trials: Sequence[Trial], sessions: int, study: Study) -> list[Trial]:
+def found_front(trials: Sequence[Trial], sessions: int, study: Study) -> list[Trial]:
     """Return the trials that no other beats, within the budget, among those scored on all sessions."""
     tuning = study.tuning
     whole = [
@@ -54,7 +54,7 @@ class Progress:
     Attributes
     ----------
     hypervolume, exact_hypervolume : float
-        See `tuning.frontier.hypervolume`; the exact one is that of the grid and the found settings together, as a
+        See `tuning.pareto.hypervolume`; the exact one is that of the grid and the found settings together, as a
         grid is only so fine.
     trials_to_98 : int or None
         Trials after which 98% of it were found; None where they never were.
@@ -70,7 +70,7 @@ class Progress:
         return self.hypervolume / self.exact_hypervolume if self.exact_hypervolume else 1.0
 
 
-def measure(trials: Sequence[Trial], exact: Frontier, study: Study) -> Progress:
+def measure(trials: Sequence[Trial], exact: ParetoFront, study: Study) -> Progress:
     """Compare what the trials found with the exact frontier."""
     tuning, budget = study.tuning, longest_budget(study)
     points = points_of(trials, leakage=tuning.leakage)
@@ -78,43 +78,43 @@ def measure(trials: Sequence[Trial], exact: Frontier, study: Study) -> Progress:
     def volume(some: Floats) -> float:
         return hypervolume(some, budget=budget, fpr_limit=tuning.false_positive_budget)
 
-    yardstick = volume(np.concatenate([exact.points, points]))
+    reference_front = volume(np.concatenate([exact.points, points]))
     # The volume only grows with the trials: bisect.
     low, high = 0, len(points) + 1
     while low + 1 < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if volume(points[:middle]) >= SHARE_WANTED * yardstick else (middle, high)
-    return Progress(volume(points), yardstick, high if high <= len(points) else None)
+        low, high = (low, middle) if volume(points[:middle]) >= SHARE_WANTED * reference_front else (middle, high)
+    return Progress(volume(points), reference_front, high if high <= len(points) else None)
 
 
-def write_frontier(
+def write_pareto(
     run: Folder,
     facts: Mapping[str, str],
     study: Study,
     search: TraceSet,
     found: Sequence[Trial],
-    exact: Frontier | None,
+    exact: ParetoFront | None,
     certificate: Certificate | None,
     live: Floats | None = None,
 ) -> None:
-    """Write ``frontier.parquet``: what was found, what was tested, what was given, and the yardstick.
+    """Write ``pareto.parquet``: what was found, what was tested, what was given, and the reference front.
 
-    `exact` is None where there is no yardstick; `live` is what closed-loop attackers do under the given filters (see
-    `tuning.objectives.objectives`), one row for each that has a setting.
+    `exact` is None where there is no reference front; `live` is what closed-loop attackers do under the given filters
+    (see `tuning.objectives.objectives`), one row for each that has a configuration.
     """
     tested: dict[FilterConfig, int] = {}
     chosen = None
     if certificate is not None:
-        tested = {certificate.settings[j]: j for j in certificate.order}
-        chosen = certificate.settings[certificate.chosen] if certificate.chosen is not None else None
+        tested = {certificate.configs[j]: j for j in certificate.order}
+        chosen = certificate.configs[certificate.chosen] if certificate.chosen is not None else None
     rows: list[dict[str, Any]] = []
 
     def add(source: str, config: FilterConfig, name: str | None, rate: float, queries: float) -> None:
-        j = tested.get(config) if source in ("search", "cautious") else None
+        j = tested.get(config) if source in ("search", "conservative") else None
         rows.append(
             {
                 "source": source,
-                **{key: getattr(config, key) for key in SETTING},
+                **{key: getattr(config, key) for key in CONFIG_FIELDS},
                 "name": name,
                 "queries_to_block": queries,
                 "false_positive_rate": rate,
@@ -125,14 +125,14 @@ def write_frontier(
         )
 
     for trial in found:
-        add("search", trial.setting, None, trial.scored.false_positive_rate, trial.scored.queries)
-    for config in tested.keys() - {trial.setting for trial in found}:
+        add("search", trial.config, None, trial.scored.false_positive_rate, trial.scored.queries)
+    for config in tested.keys() - {trial.config for trial in found}:
         assert certificate is not None
         queries = certificate.queries[[tested[config]]]  # closed-loop attackers counted in
         scored = score(search, config, study.tuning.attack, queries)
-        add("cautious", config, None, scored.false_positive_rate, float(queries[0]))
+        add("conservative", config, None, scored.false_positive_rate, float(queries[0]))
     if exact is not None:
-        for config, (rate, queries, *_) in zip(exact.settings, exact.points.tolist(), strict=True):
+        for config, (rate, queries, *_) in zip(exact.configs, exact.points.tolist(), strict=True):
             add("exact", config, None, rate, queries)
     given = [(item.name, item.config) for item in study.filters if item.config is not None]
     for number, (name, config) in enumerate(given):
@@ -140,7 +140,7 @@ def write_frontier(
         scored = score(search, config, study.tuning.attack, beside)
         add("given", config, name, scored.false_positive_rate, scored.queries)
     rows.sort(key=lambda row: (row["source"], row["false_positive_rate"], row["queries_to_block"]))
-    with TableWriter(run / "frontier.parquet", "frontier", facts) as writer:
+    with TableWriter(run / "pareto.parquet", "pareto", facts) as writer:
         writer.write({key: [row[key] for row in rows] for key in writer.schema.names})
 
 
@@ -149,14 +149,14 @@ def write_certification(run: Folder, facts: Mapping[str, str], certificate: Cert
     from tuning.hypotheses import p_values
 
     pairs = [(j, w) for j in certificate.order for w in range(len(certificate.workloads))]
-    configs = [certificate.settings[j] for j, _ in pairs]
+    configs = [certificate.configs[j] for j, _ in pairs]
     blocked = [int(certificate.blocked[j, w]) for j, w in pairs]
     sessions = [int(certificate.sessions[w]) for _, w in pairs]
     limits = [float(certificate.limits[w]) for _, w in pairs]
     with TableWriter(run / "certification.parquet", "certification", facts) as writer:
         writer.write(
             {
-                **{key: [getattr(config, key) for config in configs] for key in SETTING},
+                **{key: [getattr(config, key) for config in configs] for key in CONFIG_FIELDS},
                 "workload": [certificate.workloads[w] for _, w in pairs],
                 "limit": limits,
                 "sessions": sessions,
@@ -171,7 +171,7 @@ def write_certification(run: Folder, facts: Mapping[str, str], certificate: Cert
 
 def guarantee(certificate: Certificate) -> str:
     """Return the promise that the chosen setting comes with, in words."""
-    promises = ", ".join(
+    limits_text = ", ".join(
         f"{limit:.3g} for {name}" for name, limit in zip(certificate.workloads, certificate.limits, strict=True)
     )
     sessions = ", ".join(
@@ -179,7 +179,7 @@ def guarantee(certificate: Certificate) -> str:
     )
     return (
         f"With {1 - certificate.delta:.3g} confidence, this setting blocks at most this share of honest sessions: "
-        f"{promises}. Tested on sessions that its search never saw ({sessions}), by exact binomial tests with "
+        f"{limits_text}. Tested on sessions that its search never saw ({sessions}), by exact binomial tests with "
         f"{certificate.method.replace('_', '-')} control of the family-wise error (Learn then Test). It is a promise "
         "about sessions like these, for these data, this victim and this transport."
     )
@@ -189,9 +189,9 @@ def sessions_missing(certificate: Certificate) -> str:
     """Return why no setting was certified, and how many sessions it would take, in words."""
     lines = []
     for name, need in certificate.sessions_needed.items():
-        there = int(certificate.sessions[certificate.workloads.index(name)])
+        available = int(certificate.sessions[certificate.workloads.index(name)])
         rate = "no number at this rate" if need.same_rate is None else f"{need.same_rate:,} at this rate"
-        lines.append(f"{name}: {rate}, {need.same_count:,} if no more are blocked (there are {there:,})")
+        lines.append(f"{name}: {rate}, {need.same_count:,} if no more are blocked (there are {available:,})")
     return "no setting can be certified; certification sessions that it would take: " + "; ".join(lines)
 
 
@@ -228,8 +228,8 @@ def save_filter(
         },
         "versions": {**versions, "mifsim": __version__},
     }
-    with whole_file(path) as temporary:
-        certificate.settings[chosen].save(temporary, extra=document)
+    with atomic_write(path) as temporary:
+        certificate.configs[chosen].save(temporary, extra=document)
 
 
 def figures(test: TraceSet, config: FilterConfig, confidence: float) -> list[dict[str, Any]]:

@@ -16,8 +16,8 @@ import numpy as np
 
 from mifsim.defense import FilterConfig
 from mifsim.study import Tuning
-from tuning.frontier import hypervolume, non_dominated
-from tuning.space import distributions, setting
+from tuning.pareto import hypervolume, non_dominated
+from tuning.space import config, distributions
 from tuning.tracedata import Floats
 from tuning.trials import Scored
 
@@ -80,7 +80,7 @@ class Proposals:
         self._proposed: set[FilterConfig] = set()
         self._points: list[tuple[float, ...]] = []
         # What hints promise, none beaten by another: objectives, and the parameters to try.
-        self._promises: list[tuple[tuple[float, ...], dict[str, Any]]] = []
+        self._candidates: list[tuple[tuple[float, ...], dict[str, Any]]] = []
 
     def ask(self) -> FilterConfig | None:
         """Propose the next trial's setting; None as long as a result that it depends on is missing."""
@@ -88,14 +88,14 @@ class Proposals:
             if self._told not in self._results:
                 return None
             self._tell(self._results.pop(self._told))
-        if self.asked >= STARTUP_TRIALS and self.asked % 2 and (params := self._most_promising()) is not None:
+        if self.asked >= STARTUP_TRIALS and self.asked % 2 and (params := self._best_candidate()) is not None:
             self._study.enqueue_trial(params)
         elsewhere = self.asked % LOOK_ELSEWHERE == LOOK_ELSEWHERE // 2
         self._study.sampler = self._random if elsewhere else self._sampler
         trial = self._study.ask(self._space)
         self._trials.append(trial)
         self.asked += 1
-        proposed = setting(trial.params, self._tuning)
+        proposed = config(trial.params, self._tuning)
         self._proposed.add(proposed)
         return proposed
 
@@ -113,20 +113,20 @@ class Proposals:
         self._told += 1
         leak = () if scored.leak is None else (scored.leak,)
         self._points.append((scored.false_positive_rate, scored.queries, *leak))
-        for n_b, l_sp, *objectives in scored.hints:
-            self._promises.append((tuple(objectives), {**trial.params, "n_b": int(n_b), "l_sp": int(l_sp)}))
-        kept = non_dominated(np.array([promise for promise, _ in self._promises]))
-        self._promises = [promise for promise, keep in zip(self._promises, kept, strict=True) if keep]
+        for n_b, l_sp, *objectives in scored.estimates:
+            self._candidates.append((tuple(objectives), {**trial.params, "n_b": int(n_b), "l_sp": int(l_sp)}))
+        kept = non_dominated(np.array([guarantee_text for guarantee_text, _ in self._candidates]))
+        self._candidates = [guarantee_text for guarantee_text, keep in zip(self._candidates, kept, strict=True) if keep]
 
-    def _most_promising(self) -> dict[str, Any] | None:
+    def _best_candidate(self) -> dict[str, Any] | None:
         """Return the parameters whose promise adds most to what was found; None where none adds anything."""
         found = np.array(self._points)
         front = found[non_dominated(found)]
         best, most = None, self._volume(front)
-        for promise, params in self._promises:
-            if setting(params, self._tuning) in self._proposed:
+        for guarantee_text, params in self._candidates:
+            if config(params, self._tuning) in self._proposed:
                 continue
-            volume = self._volume(np.vstack([front, promise]))
+            volume = self._volume(np.vstack([front, guarantee_text]))
             if volume > most:
                 best, most = params, volume
         return best

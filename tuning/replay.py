@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.defense import FilterConfig
-from mifsim.defense.config import COUNT_RULES
+from mifsim.defense.ssim_hash.config import COUNT_RULES
 from tuning import kernels
 from tuning.tracedata import Bools, Floats, Ints, TraceSet, frozen
 

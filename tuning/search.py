@@ -18,9 +18,9 @@ from mifsim.defense import FilterConfig
 from mifsim.errors import RunError
 from mifsim.progress import Bar
 from mifsim.server.backend import ModelFile
-from mifsim.server.placement import model_beside_trials, room
-from mifsim.server.ray_cluster import clearly, connect, grown, nodes, wait_for_cpu, wait_for_place
-from mifsim.server.ray_models import Models, keep_alike, nearest_copy, start_models
+from mifsim.server.ray.cluster import autoscaled, connect, nodes, translate_errors, wait_for_cpu, wait_for_place
+from mifsim.server.ray.models import Models, drop_divergent_replicas, nearest_copy, start_models
+from mifsim.server.ray.placement import capacity, model_beside_trials
 from mifsim.study import Study
 from tuning.live import Ask, Images, Labels, LiveAttackers, longest_budget
 from tuning.proposals import Proposals
@@ -57,17 +57,17 @@ class ReplayTrial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
             self._scorer = Scorer(traces, study.tuning)
         else:
             attackers = LiveAttackers(study, _model_of_actor(nearest_copy(*zip(*models, strict=True))))
-            self._scorer = Scorer(traces, study.tuning, lambda setting: attackers.queries([setting])[0])
+            self._scorer = Scorer(traces, study.tuning, lambda config: attackers.queries([config])[0])
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next setting."""
-        self._setting = FilterConfig(**new_config)
+        self._config = FilterConfig(**new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """Score the setting."""
-        return {**asdict(self._scorer.score(self._setting)), "done": True}
+        return {**asdict(self._scorer.score(self._config)), "done": True}
 
 
 class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
@@ -101,16 +101,16 @@ class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
         """Return the next setting; None for "not yet"."""
         while self.failed is None and self.died is None and self.full is None:
             number = self._proposals.asked
-            setting = self._proposals.ask()
-            if setting is None:
+            config = self._proposals.ask()
+            if config is None:
                 return None
             before = self._finished.get(number)
             if before is None:
-                self._running[trial_id] = number, setting
-                return asdict(setting)
-            if before.setting != setting:
+                self._running[trial_id] = number, config
+                return asdict(config)
+            if before.config != config:
                 self.failed = (
-                    f"trial {number} of the journal is {before.setting}, but {setting} is proposed now: "
+                    f"trial {number} of the journal is {before.config}, but {config} is proposed now: "
                     "the run was begun with another version of Optuna, and its search cannot be gone on with"
                 )
                 break
@@ -119,14 +119,14 @@ class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Take a trial's result."""
-        number, setting = self._running.pop(trial_id)
+        number, config = self._running.pop(trial_id)
         if error or result is None:
-            self.died = f"trial {number} failed: {setting}"
+            self.died = f"trial {number} failed: {config}"
             return
         scored = Scored(**{key: result[key] for key in Scored.__dataclass_fields__})
         self._proposals.tell(number, scored)
         try:
-            self._done(number, setting, scored)
+            self._done(number, config, scored)
         except OSError as full:  # a full disk: Tune would make a trial's failure of it
             self.full = full
 
@@ -205,25 +205,25 @@ def _run(
     )
     elapsed = max((trial.elapsed_seconds for trial in before.values()), default=0.0)
     count = len(before)
-    ours = connect(address)
+    started_here = connect(address)
     try:
         models = Models([], [])
-        with grown(study.server):
+        with autoscaled(study.server):
             # Refuse what Tune would wait for without a word.
             placed = model_beside_trials(study.server, nodes())
             if model is not None:
                 models = start_models(study, model, placed)
                 wait_for_place(models.up(), placed.model_cpus)
-                models = keep_alike(models, study)
+                models = drop_divergent_replicas(models, study)
             wait_for_cpu()
-        at = list(zip(models.names, models.homes(), strict=True))
+        at = list(zip(models.names, models.node_ids(), strict=True))
         with Bar("searching", tuning.trials, "trials", tuning.trials - count) as bar:
             started = time.monotonic()
 
-            def done(number: int, setting: FilterConfig, scored: Scored) -> None:
+            def done(number: int, config: FilterConfig, scored: Scored) -> None:
                 nonlocal best, count
                 count += 1
-                journal.append(Trial(number, setting, scored, elapsed + time.monotonic() - started))
+                journal.append(Trial(number, config, scored, elapsed + time.monotonic() - started))
                 if scored.false_positive_rate <= limit:
                     best = min(best, scored.queries)
                 note = f"best so far blocks after {best:.1f} queries" if best < float("inf") else "none below the limit"
@@ -232,8 +232,8 @@ def _run(
             finished = before
             for left in reversed(range(ATTEMPTS)):
                 searcher = FromProposals(Proposals(tuning, study.seed, longest_budget(study)), finished, done)
-                with clearly():
-                    _fit(traces, study, at, searcher, tuning.trials - len(finished), room(nodes(), 1.0))
+                with translate_errors():
+                    _fit(traces, study, at, searcher, tuning.trials - len(finished), capacity(nodes(), 1.0))
                 if searcher.full is not None:
                     raise searcher.full
                 if searcher.failed is not None:
@@ -244,7 +244,7 @@ def _run(
                     raise RunError(searcher.died)
                 finished = {trial.number: trial for trial in journal.read() if trial.number < tuning.trials}
     finally:
-        if ours:
+        if started_here:
             ray.shutdown()
 
 

@@ -36,7 +36,7 @@ def distributions(tuning: Tuning) -> dict[str, BaseDistribution]:
     return space
 
 
-def setting(params: Mapping[str, Any], tuning: Tuning) -> FilterConfig:
+def config(params: Mapping[str, Any], tuning: Tuning) -> FilterConfig:
     """Return the setting at a point of the space."""
     return FilterConfig(
         t_ssim=1 - params["d_ssim"],

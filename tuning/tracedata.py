@@ -13,7 +13,7 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-PARTS = ("search", "certify", "test")
+SPLITS = ("search", "calibration", "test")
 """A setting is searched on the sessions of the first, certified on the second, and shown on the third."""
 
 
@@ -60,7 +60,7 @@ class TraceSet:
     group: npt.NDArray[np.int32]
     groups: tuple[str, ...]
     is_attack: Bools
-    part: npt.NDArray[np.int8]
+    split: npt.NDArray[np.int8]
     clients: npt.NDArray[np.str_]
     hash_size: int = 8
     leak: Floats | None = None
@@ -71,7 +71,7 @@ class TraceSet:
             object.__setattr__(self, name, value)
 
         kinds = {"offsets": np.int64, "hashes": np.float64, "budget": np.int64, "group": np.int32,
-                 "is_attack": np.bool_, "part": np.int8, "clients": np.str_}  # fmt: skip
+                 "is_attack": np.bool_, "split": np.int8, "clients": np.str_}  # fmt: skip
         for name, kind in kinds.items():
             keep(name, frozen(getattr(self, name), kind))
         keep("similarity", {form: frozen(table, np.float32) for form, table in self.similarity.items()})
@@ -91,7 +91,7 @@ class TraceSet:
         sessions, queries = self.offsets.size - 1, self.hashes.size
         if sessions < 0 or self.offsets[0] != 0 or self.offsets[-1] != queries or (np.diff(self.offsets) < 0).any():
             raise ValueError(f"offsets must rise from 0 to the number of queries, {queries}")
-        for name in ("budget", "group", "is_attack", "part", "clients"):
+        for name in ("budget", "group", "is_attack", "split", "clients"):
             if getattr(self, name).shape != (sessions,):
                 raise ValueError(f"{name} has shape {getattr(self, name).shape}, there are {sessions} sessions")
         if not self.similarity:
@@ -106,12 +106,12 @@ class TraceSet:
             raise ValueError("a session has more queries than its budget, or a budget below 1")
         if sessions and not (self.group.min() >= 0 and self.group.max() < len(self.groups)):
             raise ValueError(f"group must index the {len(self.groups)} groups")
-        if sessions and not (self.part.min() >= 0 and self.part.max() < len(PARTS)):
-            raise ValueError(f"part must index {PARTS}")
+        if sessions and not (self.split.min() >= 0 and self.split.max() < len(SPLITS)):
+            raise ValueError(f"part must index {SPLITS}")
         attacks = set(self.group[self.is_attack].tolist())
         if mixed := attacks & set(self.group[~self.is_attack].tolist()):
             raise ValueError(f"group {self.groups[min(mixed)]!r} holds both attacks and honest sessions")
-        pairs = np.unique(np.stack([np.unique(self.clients, return_inverse=True)[1], self.part]), axis=1)
+        pairs = np.unique(np.stack([np.unique(self.clients, return_inverse=True)[1], self.split]), axis=1)
         if (twice := np.flatnonzero(np.diff(pairs[0]) == 0)).size:
             client = np.unique(self.clients)[pairs[0, twice[0]]]
             raise ValueError(f"client {str(client)!r} has sessions in more than one part")
@@ -155,12 +155,12 @@ class TraceSet:
             similarity={form: table[rows] for form, table in self.similarity.items()},
             hashes=self.hashes[rows],
             leak=None if self.leak is None else self.leak[rows],
-            **{name: getattr(self, name)[mask] for name in ("budget", "group", "is_attack", "part", "clients")},
+            **{name: getattr(self, name)[mask] for name in ("budget", "group", "is_attack", "split", "clients")},
         )
 
-    def of_part(self, part: str) -> TraceSet:
+    def of_split(self, part: str) -> TraceSet:
         """Return the sessions of one of `PARTS`."""
-        return self.subset(self.part == PARTS.index(part))
+        return self.subset(self.split == SPLITS.index(part))
 
 
 def frozen(values: npt.ArrayLike, kind: Any) -> Any:

@@ -22,17 +22,17 @@ from mifsim._version import __version__
 from mifsim.cache import cache_dir, digest, recordings_dir
 from mifsim.data.base import DataSet
 from mifsim.errors import RunError, StudyError
-from mifsim.leakage_run import score_run
 from mifsim.progress import remark
-from mifsim.records import SCHEMA_VERSION, open_table, read_table
-from mifsim.run_folder import RunFolder, read_facts
+from mifsim.run.folder import RunFolder, read_facts
+from mifsim.run.leakage import score_run
+from mifsim.run.simulate import data_facts, run_sessions
 from mifsim.server.backend import Backend, Job
-from mifsim.server.watching import Watching
-from mifsim.simulation import data_facts, run_sessions
-from mifsim.storage import Folder, matching, remove
+from mifsim.server.observations import Watching
 from mifsim.study import Filter, Study
+from mifsim.tables.records import SCHEMA_VERSION, open_table, read_table
+from mifsim.tables.storage import Folder, matching, remove
 from mifsim.victims import Victim, prepare_evaluator
-from tuning.parts import split
+from tuning.splits import split
 from tuning.tracedata import TraceSet
 
 
@@ -95,11 +95,11 @@ def record(study: Study, data: DataSet, victim: Victim, backend: Backend) -> Rec
     # One virtual filter: each client runs once. Its name is all that the sessions' ids need of it.
     traced = study.model_copy(update={"filters": [Filter(name="watch", config=None)]})
     content = _content(traced, data, victim)
-    home = recordings_dir() / content
+    recordings = recordings_dir() / content
     with _alone(content):
-        if (found := _find(home, wanted)) is not None:
+        if (found := _find(recordings, wanted)) is not None:
             return Recording(found, True)
-        path = home / f"{wanted.n_b_max}-{'-'.join(wanted.forms)}-{wanted.hash_size}"
+        path = recordings / f"{wanted.n_b_max}-{'-'.join(wanted.forms)}-{wanted.hash_size}"
         run = _open(path, traced, wanted, data, victim)
         _record(run, traced, wanted, data, victim, backend)
     return Recording(path, False)
@@ -135,16 +135,16 @@ def _content(traced: Study, data: DataSet, victim: Victim) -> str:
     return digest(plain, data.fingerprint, victim.fingerprint, __version__, SCHEMA_VERSION)
 
 
-def _find(home: Folder, wanted: Watching) -> Folder | None:
+def _find(recordings: Folder, wanted: Watching) -> Folder | None:
     """Return a complete recording that holds at least what is wanted."""
-    for file in matching(home, "*/run.json"):
+    for file in matching(recordings, "*/run.json"):
         facts = read_facts(file.parent)
-        there: dict[str, Any] = facts.get("watching", {})
+        present: dict[str, Any] = facts.get("watching", {})
         if (
             facts["status"] == "complete"
-            and there["n_b_max"] >= wanted.n_b_max
-            and set(there["forms"]) >= set(wanted.forms)
-            and there["hash_size"] == wanted.hash_size
+            and present["n_b_max"] >= wanted.n_b_max
+            and set(present["forms"]) >= set(wanted.forms)
+            and present["hash_size"] == wanted.hash_size
         ):
             return file.parent
     return None
@@ -154,8 +154,8 @@ def _open(path: Folder, traced: Study, wanted: Watching, data: DataSet, victim: 
     if (path / "run.json").is_file():
         return RunFolder.open(path)
     remove(path)  # in the cache: what has no run.json never became a recording
-    there = {"n_b_max": wanted.n_b_max, "forms": list(wanted.forms), "hash_size": wanted.hash_size}
-    return RunFolder.create(path, traced, watching=there, data=data_facts(data), victim=victim.facts)
+    present = {"n_b_max": wanted.n_b_max, "forms": list(wanted.forms), "hash_size": wanted.hash_size}
+    return RunFolder.create(path, traced, watching=present, data=data_facts(data), victim=victim.facts)
 
 
 @contextmanager
@@ -224,7 +224,7 @@ def load(path: Folder, study: Study) -> TraceSet:
         group=group,
         groups=groups,
         is_attack=is_attack,
-        part=split(clients, strata, study.tuning.parts, study.seed),
+        split=split(clients, strata, study.tuning.splits, study.seed),
         clients=np.array(clients, dtype=np.str_),
         hash_size=wanted.hash_size,
         leak=_leak(path, ids, offsets, hashes) if study.leakage.enabled and study.attacks else None,
@@ -241,7 +241,7 @@ def _similarities(
         form: np.full((total, wanted.n_b_max), np.nan, dtype=np.float32) for form in wanted.forms
     }
     columns = ["session_id", "query", "hash", *(f"ssim_{form}" for form in wanted.forms)]
-    there = 0
+    present = 0
     for batch in open_table(path, "similarities").to_batches(columns=columns):
         names = batch["session_id"]
         starts = np.array([first_row[name] for name in names.dictionary.to_pylist()], dtype=np.int64)
@@ -253,9 +253,9 @@ def _similarities(
             column = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
             near = column < wanted.n_b_max
             table[np.repeat(rows, lengths)[near], column[near]] = lists.flatten().to_numpy()[near]
-        there += batch.num_rows
-    if there != total:
-        raise RunError(f"{path}: the recording is not whole: {there} queries watched of {total}")
+        present += batch.num_rows
+    if present != total:
+        raise RunError(f"{path}: the recording is not whole: {present} queries watched of {total}")
     return similarity, hashes
 
 

@@ -10,24 +10,24 @@ from types import TracebackType
 
 import numpy as np
 
-from mifsim.cache import whole_file
+from mifsim.cache import atomic_write
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError
-from mifsim.records import TableWriter, read_file
 from mifsim.statistics import clopper_pearson
-from mifsim.storage import Folder, RemotePath
 from mifsim.study import Tuning
-from tuning.frontier import non_dominated
+from mifsim.tables.records import TableWriter, read_file
+from mifsim.tables.storage import Folder, RemotePath
 from tuning.objectives import NO_LIVE, objectives, score
+from tuning.pareto import non_dominated
 from tuning.replay import replay, replay_all, totals
 from tuning.tracedata import Floats, TraceSet
 
 FIRST_SHARE = 4
 """A trial sees all attacks and one honest session in so many first."""
-GIVE_UP_CONFIDENCE = 0.998
+PRUNE_CONFIDENCE = 0.998
 """How sure it must be from those that a setting is above the budget before the others are not looked at."""
 
-SETTING = tuple(FilterConfig.__dataclass_fields__)
+CONFIG_FIELDS = tuple(FilterConfig.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Scored:
     false_positive_rate: float
     leak: float | None
     sessions: int
-    hints: tuple[tuple[float, ...], ...] = ()
+    estimates: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Trial:
     """A finished trial: a row of ``trials``."""
 
     number: int
-    setting: FilterConfig
+    config: FilterConfig
     scored: Scored
     elapsed_seconds: float
 
@@ -80,7 +80,7 @@ class Scorer:
     """
 
     def __init__(
-        self, traces: TraceSet, tuning: Tuning, live: Callable[[FilterConfig], Floats] = lambda setting: NO_LIVE
+        self, traces: TraceSet, tuning: Tuning, live: Callable[[FilterConfig], Floats] = lambda config: NO_LIVE
     ) -> None:
         self._live = live
         self._all = traces if tuning.leakage else replace(traces, leak=None)
@@ -91,19 +91,19 @@ class Scorer:
         self._first = self._all.subset(first)
         self._tuning = tuning
 
-    def score(self, setting: FilterConfig) -> Scored:
+    def score(self, config: FilterConfig) -> Scored:
         """Return what a setting does; from the first share alone where that leaves no hope."""
-        live = self._live(setting)
-        found = self._score(self._first, setting, live)
-        if found.false_positive_rate <= self._tuning.false_positive_budget or not self._hopeless(setting):
-            found = self._score(self._all, setting, live)
-        return replace(found, hints=self._hints(setting, live))
+        live = self._live(config)
+        found = self._score(self._first, config, live)
+        if found.false_positive_rate <= self._tuning.false_positive_budget or not self._pruned(config):
+            found = self._score(self._all, config, live)
+        return replace(found, estimates=self._estimates(config, live))
 
-    def _score(self, traces: TraceSet, setting: FilterConfig, live: Floats) -> Scored:
-        found = score(traces, setting, self._tuning.attack, live)
+    def _score(self, traces: TraceSet, config: FilterConfig, live: Floats) -> Scored:
+        found = score(traces, config, self._tuning.attack, live)
         return Scored(found.queries, found.false_positive_rate, found.leak, traces.sessions)
 
-    def _hints(self, setting: FilterConfig, live: Floats) -> tuple[tuple[float, ...], ...]:
+    def _estimates(self, config: FilterConfig, live: Floats) -> tuple[tuple[float, ...], ...]:
         """Look at all buffer sizes and limits at once: for a pair of thresholds that is one pass over the traces.
 
         What closed-loop attackers would do is not known of them all: they are taken to do as they did in this trial.
@@ -111,10 +111,10 @@ class Scorer:
         tuning = self._tuning
         sums = replay_all(
             self._first,
-            form=setting.ssim,
-            rule=setting.count_rule,
-            t_ssim=setting.t_ssim,
-            t_hash=setting.t_hash,
+            form=config.ssim,
+            rule=config.count_rule,
+            t_ssim=config.t_ssim,
+            t_hash=config.t_hash,
             n_b_max=tuning.n_b.max,
             l_sp_max=tuning.l_sp.max,
         )
@@ -129,11 +129,11 @@ class Scorer:
             for (n, m), point in zip(places, points[kept].tolist(), strict=True)
         )
 
-    def _hopeless(self, setting: FilterConfig) -> bool:
+    def _pruned(self, config: FilterConfig) -> bool:
         """Return whether some workload's rate is surely above the budget."""
-        sums = totals(self._first, replay(self._first, setting))
+        sums = totals(self._first, replay(self._first, config))
         return any(
-            clopper_pearson(int(sums.blocked[g]), int(sums.sessions[g]), GIVE_UP_CONFIDENCE)[0]
+            clopper_pearson(int(sums.blocked[g]), int(sums.sessions[g]), PRUNE_CONFIDENCE)[0]
             > self._tuning.false_positive_budget
             for g in self._first.honest_groups
         )
@@ -179,7 +179,7 @@ class Journal:
         """Write a finished trial down."""
         line = json.dumps(asdict(trial)).encode() + b"\n"
         if isinstance(self._lines, RemotePath):
-            with whole_file(self._lines.parent / f"journal-{trial.number:06d}.jsonl") as temporary:
+            with atomic_write(self._lines.parent / f"journal-{trial.number:06d}.jsonl") as temporary:
                 temporary.write_bytes(line)
             return
         try:
@@ -200,7 +200,7 @@ class Journal:
             writer.write(
                 {
                     "trial": [trial.number for trial in trials],
-                    **{key: [getattr(trial.setting, key) for trial in trials] for key in SETTING},
+                    **{key: [getattr(trial.config, key) for trial in trials] for key in CONFIG_FIELDS},
                     "queries_to_block": [trial.scored.queries for trial in trials],
                     "false_positive_rate": [trial.scored.false_positive_rate for trial in trials],
                     "leakage_at_block": [trial.scored.leak for trial in trials],
@@ -215,7 +215,7 @@ class Journal:
         for row in read_file(self._table).to_pylist():
             yield Trial(
                 row["trial"],
-                FilterConfig(**{key: row[key] for key in SETTING}),
+                FilterConfig(**{key: row[key] for key in CONFIG_FIELDS}),
                 Scored(
                     row["queries_to_block"],
                     row["false_positive_rate"],
@@ -235,8 +235,8 @@ class Journal:
             for number, line in enumerate(file.read_bytes().split(b"\n")[:-1]):
                 try:
                     row = json.loads(line)
-                    hints = tuple(tuple(hint) for hint in row["scored"].pop("hints"))
-                    setting, scored = FilterConfig(**row["setting"]), Scored(**row["scored"], hints=hints)
-                    yield Trial(row["number"], setting, scored, row["elapsed_seconds"])
+                    estimates = tuple(tuple(hint) for hint in row["scored"].pop("estimates"))
+                    config, scored = FilterConfig(**row["config"]), Scored(**row["scored"], estimates=estimates)
+                    yield Trial(row["number"], config, scored, row["elapsed_seconds"])
                 except (ValueError, KeyError, TypeError) as error:
                     raise RunError(f"{file}: line {number + 1} is no trial: {error}") from None

@@ -10,11 +10,10 @@ from typing import Any
 from mifsim.data.base import DataSet
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError, StudyError
-from mifsim.leakage_run import score_run
 from mifsim.progress import Bar, remark
-from mifsim.run_folder import RunFolder, check_free, default_path, versions
-from mifsim.server.backend import Backend, Job, ModelFile
-from mifsim.simulation import (
+from mifsim.run.folder import RunFolder, check_free, default_path, versions
+from mifsim.run.leakage import score_run
+from mifsim.run.simulate import (
     BackendName,
     check_victim,
     data_facts,
@@ -24,29 +23,30 @@ from mifsim.simulation import (
     run_to_its_end,
     study_to_resume,
 )
-from mifsim.storage import Folder
+from mifsim.server.backend import Backend, Job, ModelFile
 from mifsim.study import Filter, Study
+from mifsim.tables.storage import Folder
 from mifsim.victims import Victim, prepare_evaluator
-from tuning.certify import Certificate, cautious, certify
+from tuning.certify import Certificate, certify, conservative
 from tuning.confirm import OfClients, compare, predicted
-from tuning.frontier import Frontier
 from tuning.live import LiveAttackers, clients_of, model_here, open_loop
 from tuning.outcome import (
     figures,
-    found_frontier,
+    found_front,
     guarantee,
     measure,
     save_filter,
     sessions_missing,
     write_certification,
-    write_frontier,
+    write_pareto,
 )
-from tuning.parts import check_parts, check_reach
+from tuning.pareto import ParetoFront
+from tuning.reference_front import reference_front
 from tuning.space import inside
-from tuning.tracedata import PARTS, Floats, TraceSet
+from tuning.splits import check_reach, check_splits
+from tuning.tracedata import SPLITS, Floats, TraceSet
 from tuning.traces import load, record
 from tuning.trials import Journal, Trial
-from tuning.yardstick import yardstick
 
 CALIBRATED = "calibrated"
 """What the tables call the chosen setting."""
@@ -107,8 +107,8 @@ def resume(path: Folder, *, backend: BackendName = "ray", address: str | None = 
 
 def check(study: Study) -> None:
     """Refuse a study that cannot be calibrated, before anything is run."""
-    for what, there in (("attacks", study.attacks), ("users", study.users)):
-        if not there:
+    for what, present in (("attacks", study.attacks), ("users", study.users)):
+        if not present:
             raise StudyError(f"{study.name}: {what}: is missing (a calibration trades attacks against honest users)")
     if any(item.name == CALIBRATED for item in study.filters):
         raise StudyError(f"{study.name}: filters: the name {CALIBRATED!r} is kept for the setting that is found")
@@ -147,13 +147,13 @@ class _Calibration:
         with run_to_its_end(self._run, f"mifsim tune --resume {shlex.quote(str(self._run.path))}"):
             self._prepare_live()
             traces = self._traces()
-            search, held_out, test = (traces.of_part(part) for part in PARTS)
+            search, held_out, test = (traces.of_split(part) for part in SPLITS)
             trials = self._search(search)
-            found, exact = self._frontier(search, trials)
+            found, exact = self._pareto(search, trials)
             certificate = self._certify(search, held_out, found)
             given = [item.config for item in self._study.filters if item.config is not None]
             live = self._run_live(given)
-            write_frontier(self._run.path, self._facts, self._study, search, found, exact, certificate, live)
+            write_pareto(self._run.path, self._facts, self._study, search, found, exact, certificate, live)
             self._confirm(test, certificate)
 
     def _note(self, **facts: Any) -> None:
@@ -174,10 +174,10 @@ class _Calibration:
         if recording.cached:
             remark("the sessions of this study are recorded already")
         traces = load(recording.path, replayed)
-        check_parts(traces, self._study)
+        check_splits(traces, self._study)
         counts = {
-            part: {name: int(((traces.group == g) & (traces.part == p)).sum()) for g, name in enumerate(traces.groups)}
-            for p, part in enumerate(PARTS)
+            part: {name: int(((traces.group == g) & (traces.split == p)).sum()) for g, name in enumerate(traces.groups)}
+            for p, part in enumerate(SPLITS)
         }
         self._note(
             recording_seconds=round(time.monotonic() - started, 3),
@@ -196,39 +196,39 @@ class _Calibration:
         self._note(search_seconds=round(time.monotonic() - started, 3), trials=len(trials))
         return trials
 
-    def _run_live(self, settings: Sequence[FilterConfig]) -> Floats | None:
+    def _run_live(self, configs: Sequence[FilterConfig]) -> Floats | None:
         """Run the closed-loop attackers, if there are any, under some settings; shape (J, L)."""
-        if self._live is None or not settings:
+        if self._live is None or not configs:
             return None
-        with Bar("closed-loop attackers", len(settings), "settings") as bar:
-            return self._live.queries(settings, bar.update)
+        with Bar("closed-loop attackers", len(configs), "configurations") as bar:
+            return self._live.queries(configs, bar.update)
 
-    def _frontier(self, search: TraceSet, trials: list[Trial]) -> tuple[list[Trial], Frontier | None]:
+    def _pareto(self, search: TraceSet, trials: list[Trial]) -> tuple[list[Trial], ParetoFront | None]:
         tuning, started = self._study.tuning, time.monotonic()
-        found = found_frontier(trials, search.sessions, self._study)
+        found = found_front(trials, search.sessions, self._study)
         if self._live is not None:  # every setting of a fine grid run live: that would take days
-            self._note(frontier_settings=len(found))
+            self._note(pareto_configs=len(found))
             return found, None
         # The first grid's pairs; the second's are known only when it is done.
         first = tuning.grid.t_ssim * tuning.grid.t_hash * len(tuning.ssim) * len(tuning.count_rule)
         with Bar("exact frontier", 2 * first, "pairs of thresholds") as bar:
-            exact = yardstick(search, tuning, lambda done, _: bar.update(min(done, 2 * first)))
+            exact = reference_front(search, tuning, lambda done, _: bar.update(min(done, 2 * first)))
         progress = measure(trials, exact, self._study)
         self._note(
             exact_seconds=round(time.monotonic() - started, 3),
-            exact_settings_tried=exact.tried,
+            reference_configs_tried=exact.tried,
             hypervolume=progress.hypervolume,
             exact_hypervolume=progress.exact_hypervolume,
             hypervolume_share=progress.share,
             trials_to_98_percent=progress.trials_to_98,
-            frontier_settings=len(found),
+            pareto_configs=len(found),
         )
         return found, exact
 
     def _certify(self, search: TraceSet, held_out: TraceSet, found: list[Trial]) -> Certificate | None:
         tuning = self._study.tuning
         started = time.monotonic()
-        candidates = [config for config in cautious([trial.setting for trial in found]) if inside(config, tuning)]
+        candidates = [config for config in conservative([trial.config for trial in found]) if inside(config, tuning)]
         if not candidates:
             self._note(
                 chosen=None,
@@ -253,7 +253,7 @@ class _Calibration:
             candidates=len(candidates),
             tested=len(certificate.order),
             certified=int(certificate.certified.sum()),
-            chosen=None if chosen is None else _plain(Filter(name=CALIBRATED, config=certificate.settings[chosen])),
+            chosen=None if chosen is None else _plain(Filter(name=CALIBRATED, config=certificate.configs[chosen])),
             guarantee=None if chosen is None else guarantee(certificate),
             why_none=None if chosen is not None else sessions_missing(certificate),
         )
@@ -263,13 +263,13 @@ class _Calibration:
         study, run = self._study, self._run
         filters = list(study.filters)
         if certificate is not None and certificate.chosen is not None:
-            filters.insert(0, Filter(name=CALIBRATED, config=certificate.settings[certificate.chosen]))
+            filters.insert(0, Filter(name=CALIBRATED, config=certificate.configs[certificate.chosen]))
         if filters:
             confirmed = study.model_copy(update={"filters": filters})
             expected = predicted(test, filters)
             job = Job(confirmed, run.path.resolve(), self._facts)
             classes = len(self._data.class_names)
-            live_clients = {ticket.client_id for ticket in clients_of(study, "test", classes)}
+            live_clients = {spec.client_id for spec in clients_of(study, "test", classes)}
             wanted = OfClients({*test.clients.tolist(), *live_clients})
             run_sessions("confirming", run, job, self._victim, self._backend, classes, wanted)
             compared = compare(run.path, expected, live_clients)

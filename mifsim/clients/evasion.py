@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from mifsim.clients.protocol import Conversation, World
+from mifsim.clients.protocol import ClientGenerator, World
 
-Start = Callable[[World, np.random.Generator], Conversation]
+Start = Callable[[World, np.random.Generator], ClientGenerator]
 """Starts the attack that is bent: an attacker's own `run`, or that of an evasion around it."""
 
 
@@ -41,5 +41,5 @@ class Evasion(BaseModel, ABC):
         return 0
 
     @abstractmethod
-    def run(self, attack: Start, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start the bent attack; it returns the attack's reconstruction."""

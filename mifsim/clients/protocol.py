@@ -53,7 +53,7 @@ class Query(NamedTuple):
     new_session: bool = False
 
     @property
-    def held(self) -> Image:
+    def reconstruction(self) -> Image:
         """What the attacker holds when it sends this: the guess, or the image itself."""
         return self.image if self.guess is None else self.guess
 
@@ -82,7 +82,7 @@ class Refusal:
     """The session has ended. A client may return, or (closed-loop) go on: its next query opens a new session."""
 
 
-Conversation = Generator[Query, Answer | Refusal, Image | None]
+ClientGenerator = Generator[Query, Answer | Refusal, Image | None]
 """A running client. An attacker returns its reconstruction, a user None."""
 
 
@@ -143,7 +143,7 @@ class Client(BaseModel, ABC):
         return None
 
     @abstractmethod
-    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one client; see `Conversation`."""
 
 

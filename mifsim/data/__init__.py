@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from mifsim.data.base import PARTS, ArrayPool, DataSet, ImagePool, Part, SubsetPool
+from mifsim.data.base import SUBSETS, ArrayPool, DataSet, ImagePool, Subset, SubsetPool
 from mifsim.data.config import SOURCES, DataConfig, Source
 
 
@@ -22,7 +22,7 @@ def load_data(config: DataConfig) -> DataSet:
     Examples
     --------
     >>> data = load_data(DataConfig(set="mnist-5k"))
-    >>> data.shape, len(data.part("private"))
+    >>> data.shape, len(data.subset("private"))
     ((28, 28), 2500)
     """
     module, function = SOURCES[config.set].load.split(":")
@@ -31,14 +31,14 @@ def load_data(config: DataConfig) -> DataSet:
 
 
 __all__ = [
-    "PARTS",
     "SOURCES",
+    "SUBSETS",
     "ArrayPool",
     "DataConfig",
     "DataSet",
     "ImagePool",
-    "Part",
     "Source",
+    "Subset",
     "SubsetPool",
     "load_data",
 ]

@@ -1,4 +1,4 @@
-"""What a data set is to the rest: four parts that share no image, each a pool of labelled images."""
+"""What a data set is to the rest: four subsets that share no image, each a pool of labelled images."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy.typing as npt
 from mifsim.cache import digest
 from mifsim.errors import DataError
 
-Part = Literal["private", "auxiliary", "users", "evaluator"]
-PARTS: tuple[Part, ...] = ("private", "auxiliary", "users", "evaluator")
+Subset = Literal["private", "auxiliary", "users", "evaluator"]
+SUBSETS: tuple[Subset, ...] = ("private", "auxiliary", "users", "evaluator")
 
 
 class ImagePool(Protocol):
@@ -56,8 +56,8 @@ class ArrayPool:
     def image(self, index: int) -> npt.NDArray[np.float32]:
         """Return one image, float32 in [0, 1]; not to be written to."""
         if self._floats is not None:
-            held: npt.NDArray[np.float32] = self._floats[index]
-            return held
+            held_image: npt.NDArray[np.float32] = self._floats[index]
+            return held_image
         image: npt.NDArray[np.float32] = np.divide(self.pixels[index], np.float32(255), dtype=np.float32)
         return image
 
@@ -118,12 +118,12 @@ class DataSet:
     shape : tuple of int
         Of one image: (H, W) or (H, W, 3).
     class_names : tuple of str
-    parts : mapping from part to pool
+    subsets : mapping from subset to pool
         ``private``: the victim's training images. ``auxiliary``: what attackers may hold. ``users``: what
         honest users send, never trained on. ``evaluator``: what the evaluator is trained on beside the
-        private part. No image is in two parts.
+        private part. No image is in two subsets.
     fingerprint : str
-        A digest of the content and the split; equal digests mean equal images in equal parts.
+        A digest of the content and the split; equal digests mean equal images in equal subsets.
     note : str
         How it was split, and whether it is rendered rather than photographed.
     """
@@ -131,19 +131,19 @@ class DataSet:
     name: str
     shape: tuple[int, ...]
     class_names: tuple[str, ...]
-    parts: Mapping[Part, ImagePool]
+    subsets: Mapping[Subset, ImagePool]
     fingerprint: str
     note: str
 
-    def part(self, name: Part) -> ImagePool:
-        """Return one part."""
-        return self.parts[name]
+    def subset(self, name: Subset) -> ImagePool:
+        """Return one subset."""
+        return self.subsets[name]
 
 
 def split_by_class(
-    labels: npt.NDArray[np.int64], shares: Mapping[Part, float], seed: int
-) -> dict[Part, npt.NDArray[np.int64]]:
-    """Split indices into parts, class by class, so that every part has every class in the same proportion.
+    labels: npt.NDArray[np.int64], shares: Mapping[Subset, float], seed: int
+) -> dict[Subset, npt.NDArray[np.int64]]:
+    """Split indices into subsets, class by class, so that every part has every class in the same proportion.
 
     Parameters
     ----------
@@ -160,27 +160,27 @@ def split_by_class(
     if not np.isclose(sum(shares.values()), 1.0):
         raise ValueError(f"shares must add up to 1, got {dict(shares)}")
     rng = np.random.default_rng(seed)
-    chosen: dict[Part, list[npt.NDArray[np.int64]]] = {part: [] for part in shares}
+    chosen: dict[Subset, list[npt.NDArray[np.int64]]] = {subset: [] for subset in shares}
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         if len(members) < len(shares):
             raise DataError(
-                f"class {label} has {len(members)} images; a split into {len(shares)} parts needs at least as many"
+                f"class {label} has {len(members)} images; a split into {len(shares)} subsets needs at least as many"
             )
         ends = np.round(np.cumsum(list(shares.values())) * len(members)).astype(int)
-        for part, start, end in zip(shares, [0, *ends[:-1]], ends, strict=True):
-            chosen[part].append(members[start:end])
-    return {part: np.sort(np.concatenate(pieces)) for part, pieces in chosen.items()}
+        for subset, start, end in zip(shares, [0, *ends[:-1]], ends, strict=True):
+            chosen[subset].append(members[start:end])
+    return {subset: np.sort(np.concatenate(pieces)) for subset, pieces in chosen.items()}
 
 
 def reduce_classes(
     labels: npt.NDArray[np.int64],
-    parts: Mapping[Part, npt.NDArray[np.int64]],
+    subsets: Mapping[Subset, npt.NDArray[np.int64]],
     images_per_class: int,
     seed: int,
     class_names: tuple[str, ...],
-) -> dict[Part, npt.NDArray[np.int64]]:
-    """Keep exactly so many images of each class, over all parts together (paper, Section 4.5: 800 per label).
+) -> dict[Subset, npt.NDArray[np.int64]]:
+    """Keep exactly so many images of each class, over all subsets together (paper, Section 4.5: 800 per label).
 
     Each part keeps its share of the class, to within one image.
 
@@ -188,7 +188,7 @@ def reduce_classes(
     ----------
     labels : ndarray of int64, shape (n,)
         Of the whole set.
-    parts : mapping
+    subsets : mapping
         Part to the indices that it holds.
     images_per_class : int
     seed : int
@@ -205,26 +205,26 @@ def reduce_classes(
         If a class has fewer images, or so few would be kept that a part would be left without it.
     """
     rng = np.random.default_rng(seed)
-    kept: dict[Part, list[npt.NDArray[np.int64]]] = {part: [] for part in parts}
+    kept: dict[Subset, list[npt.NDArray[np.int64]]] = {subset: [] for subset in subsets}
     for label, name in enumerate(class_names):
-        members = {part: indices[labels[indices] == label] for part, indices in parts.items()}
+        members = {subset: indices[labels[indices] == label] for subset, indices in subsets.items()}
         total = sum(map(len, members.values()))
         if total < images_per_class:
             raise DataError(
                 f"images_per_class = {images_per_class}, but class {name!r} has {total} images; "
                 f"accepted: at most {total}"
             )
-        # Rounding the running totals, not each part, makes them add up exactly.
+        # Rounding the running totals, not each subset, makes them add up exactly.
         running = np.cumsum([len(indices) for indices in members.values()])
         ends = np.round(running * (images_per_class / total)).astype(int)
-        for (part, indices), size in zip(members.items(), np.diff(ends, prepend=0), strict=True):
+        for (subset, indices), size in zip(members.items(), np.diff(ends, prepend=0), strict=True):
             if size == 0:
                 raise DataError(
-                    f"images_per_class = {images_per_class} leaves the {part} part without an image of "
+                    f"images_per_class = {images_per_class} leaves the {subset} part without an image of "
                     f"class {name!r}; accepted: a larger number, up to {total}"
                 )
-            kept[part].append(rng.permutation(indices)[:size])
-    return {part: np.sort(np.concatenate(pieces)) for part, pieces in kept.items()}
+            kept[subset].append(rng.permutation(indices)[:size])
+    return {subset: np.sort(np.concatenate(pieces)) for subset, pieces in kept.items()}
 
 
 def assemble(
@@ -233,25 +233,25 @@ def assemble(
     shape: tuple[int, ...],
     class_names: tuple[str, ...],
     pool: ImagePool,
-    parts: Mapping[Part, npt.NDArray[np.int64]],
+    subsets: Mapping[Subset, npt.NDArray[np.int64]],
     content: str,
     note: str,
     images_per_class: int | None = None,
     seed: int = 0,
 ) -> DataSet:
-    """Make a data set of one pool and the indices of its parts, reduced where `images_per_class` says so.
+    """Make a data set of one pool and the indices of its subsets, reduced where `images_per_class` says so.
 
     `content` is a digest of the pool's images and labels; with the indices it gives the fingerprint.
     """
     if images_per_class is not None:
-        parts = reduce_classes(pool.labels, parts, images_per_class, seed, class_names)
-        note = f"{note} Reduced to {images_per_class} images a class over all parts."
-    split = {part: digest(indices.tobytes()) for part, indices in parts.items()}
+        subsets = reduce_classes(pool.labels, subsets, images_per_class, seed, class_names)
+        note = f"{note} Reduced to {images_per_class} images a class over all subsets."
+    split = {subset: digest(indices.tobytes()) for subset, indices in subsets.items()}
     return DataSet(
         name=name,
         shape=shape,
         class_names=class_names,
-        parts={part: SubsetPool(pool, indices) for part, indices in parts.items()},
+        subsets={subset: SubsetPool(pool, indices) for subset, indices in subsets.items()},
         fingerprint=digest(content, list(class_names), split),
         note=note,
     )

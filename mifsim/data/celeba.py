@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.cache import digest
-from mifsim.data.base import DataSet, Part, assemble, split_by_class
+from mifsim.data.base import DataSet, Subset, assemble, split_by_class
 from mifsim.data.config import DataConfig
 from mifsim.data.image_files import fit, read_image
 from mifsim.errors import DataError
@@ -104,22 +104,22 @@ def load(config: DataConfig) -> DataSet:
     official = np.array([partition[name][0] for name in names], np.int64)
     validation = np.flatnonzero(official == 1)
     halves = split_by_class(labels[validation], {"auxiliary": 0.5, "evaluator": 0.5}, config.split_seed)
-    parts: dict[Part, npt.NDArray[np.int64]] = {
+    subsets: dict[Subset, npt.NDArray[np.int64]] = {
         "private": np.flatnonzero(official == 0),
         "auxiliary": validation[halves["auxiliary"]],
         "users": np.flatnonzero(official == 2),
         "evaluator": validation[halves["evaluator"]],
     }
-    for part, indices in parts.items():
+    for subset, indices in subsets.items():
         for label, name in enumerate(CLASSES):
             if not np.any(labels[indices] == label):
-                raise DataError(f"{partition_file}: leaves the {part} part without an image of class {name}")
+                raise DataError(f"{partition_file}: leaves the {subset} part without an image of class {name}")
     return assemble(
         name="celeba",
         shape=(SIDE, SIDE, 3),
         class_names=CLASSES,
         pool=FilePool(images, names, labels),
-        parts=parts,
+        subsets=subsets,
         # Not the pixels: 1.4 GB would be read at every start. An altered image goes unnoticed here.
         content=digest(names, labels.tobytes(), CROP, SIDE),
         note=(

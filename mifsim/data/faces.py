@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.cache import digest
-from mifsim.data.base import DataSet, Part, assemble, split_by_class
+from mifsim.data.base import DataSet, Subset, assemble, split_by_class
 from mifsim.data.celeba import CLASSES, SIDE
 from mifsim.data.config import DataConfig
 from mifsim.data.prepared import Raw, prepare
 
-SHARES: dict[Part, float] = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
+SHARES: dict[Subset, float] = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
 IMAGES_PER_CLASS = 1000
 SEED = 2015
 """Of all faces: face number i of a class is the same in every set, however many are rendered."""
@@ -33,7 +33,7 @@ def load(config: DataConfig) -> DataSet:
         shape=(SIDE, SIDE, 3),
         class_names=CLASSES,
         pool=prepared.pool,
-        parts=split_by_class(labels, SHARES, config.split_seed),
+        subsets=split_by_class(labels, SHARES, config.split_seed),
         content=prepared.content,
         note=(
             f"Rendered faces, {count} a class, no photographs: a stand-in where CelebA is absent. Each class "

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.cache import digest
-from mifsim.data.base import DataSet, Part, assemble, split_by_class
+from mifsim.data.base import DataSet, Subset, assemble, split_by_class
 from mifsim.data.config import DataConfig
 from mifsim.data.image_files import SUFFIXES, Color, fit, read_image, read_size
 from mifsim.data.prepared import Raw, prepare
 from mifsim.errors import DataError
 
-SHARES: dict[Part, float] = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
+SHARES: dict[Subset, float] = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
 FEWEST = 10
 """Images a class: with fewer, a part of 10% could be empty."""
 
@@ -47,11 +47,11 @@ def load(config: DataConfig) -> DataSet:
         shape=shape,
         class_names=class_names,
         pool=prepared.pool,
-        parts=split_by_class(labels, SHARES, config.split_seed),
+        subsets=split_by_class(labels, SHARES, config.split_seed),
         content=prepared.content,
         note=(
             f"{len(labels):,} images of a folder; each class split by chance: private 50%, auxiliary 10%, "
-            "users 30%, evaluator 10%. Images of one subject may be in several parts."
+            "users 30%, evaluator 10%. Images of one subject may be in several subsets."
         ),
         images_per_class=config.images_per_class,
         seed=config.split_seed,

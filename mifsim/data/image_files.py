@@ -154,11 +154,11 @@ def _pgm_size(data: bytes) -> tuple[int, int]:
     if header is None:
         raise ValueError("PGM without a sound header")
     kind, width, height, largest = (int(number) for number in header.groups())
-    there = len(data) - header.end()
+    available = len(data) - header.end()
     if kind == 5:
         stated = width * height * (1 if largest < 256 else 2)
     else:
-        stated, there = width * height, len(data[header.end() :].split())
-    if there < stated:
-        raise ValueError(f"truncated PGM: {there:,} of {stated:,} {'bytes' if kind == 5 else 'values'}")
+        stated, available = width * height, len(data[header.end() :].split())
+    if available < stated:
+        raise ValueError(f"truncated PGM: {available:,} of {stated:,} {'bytes' if kind == 5 else 'values'}")
     return height, width

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.cache import digest
-from mifsim.data.base import DataSet, Part, assemble, split_by_class
+from mifsim.data.base import DataSet, Subset, assemble, split_by_class
 from mifsim.data.config import DataConfig
 from mifsim.data.idx import read_idx
 from mifsim.data.prepared import Raw, prepare
@@ -35,7 +35,7 @@ CLASSES = {
         "Ankle boot",
     ),
 }
-TRAIN_SHARES: dict[Part, float] = {"private": 0.8, "auxiliary": 0.1, "evaluator": 0.1}
+TRAIN_SHARES: dict[Subset, float] = {"private": 0.8, "auxiliary": 0.1, "evaluator": 0.1}
 """Of the official training set; the official test set is the users'."""
 
 DOWNLOAD_TIMEOUT_SECONDS = 30.0
@@ -69,14 +69,14 @@ def load(config: DataConfig) -> DataSet:
     prepared = prepare(name, _key(sources), lambda: _read(sources))
     labels = prepared.pool.labels
     training, _ = prepared.sections
-    parts = split_by_class(labels[:training], TRAIN_SHARES, config.split_seed)
-    parts["users"] = np.arange(training, len(labels), dtype=np.int64)
+    subsets = split_by_class(labels[:training], TRAIN_SHARES, config.split_seed)
+    subsets["users"] = np.arange(training, len(labels), dtype=np.int64)
     return assemble(
         name=name,
         shape=(SIDE, SIDE),
         class_names=CLASSES[name],
         pool=prepared.pool,
-        parts=parts,
+        subsets=subsets,
         content=prepared.content,
         note=(
             "The official training set split class by class: private 80%, auxiliary 10%, evaluator 10%; "
@@ -106,8 +106,8 @@ def _wanted(name: str) -> str:
 
 def _keras_folder(name: str) -> Path:
     """Where keras keeps its downloads; looked at directly, as importing keras takes seconds."""
-    home = os.environ.get("KERAS_HOME")
-    datasets = (Path(home) if home else Path.home() / ".keras") / "datasets"
+    keras_home = os.environ.get("KERAS_HOME")
+    datasets = (Path(keras_home) if keras_home else Path.home() / ".keras") / "datasets"
     return datasets if name == "mnist" else datasets / name
 
 
@@ -159,7 +159,7 @@ def _read(sources: Sources) -> Raw:
     return Raw(
         labels=np.concatenate([labels, test_labels]).astype(np.int64),
         shape=(SIDE, SIDE),
-        images=(image for part in (images, test_images) for image in part),
+        images=(image for subset in (images, test_images) for image in subset),
         sections=(len(labels), len(test_labels)),
     )
 

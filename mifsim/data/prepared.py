@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.cache import cache_dir, whole_file
+from mifsim.cache import atomic_write, cache_dir
 from mifsim.data.base import ArrayPool
 from mifsim.errors import DataError
 
@@ -90,16 +90,16 @@ def _files(stem: Path) -> tuple[Path, Path, Path]:
 def _store(stem: Path, raw: Raw) -> None:
     pixels_file, labels_file, facts_file = _files(stem)
     labels = np.ascontiguousarray(raw.labels, np.int64)
-    with whole_file(pixels_file) as temporary:
+    with atomic_write(pixels_file) as temporary:
         shape = (len(labels), *raw.shape)
         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         for slot, image in zip(pixels, raw.images, strict=True):
             slot[...] = image
         pixels.flush()
         content = _digest(pixels, labels)
-    with whole_file(labels_file) as temporary, temporary.open("wb") as file:
+    with atomic_write(labels_file) as temporary, temporary.open("wb") as file:
         np.save(file, labels)
-    with whole_file(facts_file) as temporary:
+    with atomic_write(facts_file) as temporary:
         temporary.write_text(json.dumps({"sha256": content, "sections": raw.sections}) + "\n")
 
 

@@ -24,7 +24,7 @@ from typing import NamedTuple, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.cache import cache_dir, digest, whole_file
+from mifsim.cache import atomic_write, cache_dir, digest
 from mifsim.data.base import ArrayPool, SubsetPool
 from mifsim.data.image_files import Color, decode, fit
 from mifsim.data.log_rows import BATCH_ROWS, Columns, Row, log_rows, stamps
@@ -232,7 +232,7 @@ def _problem(row: Row) -> str | None:
 def _save(file: Path, log: QueryLog) -> None:
     facts = {"rows": log.rows, "clients": log.clients, "bad": log.bad, "content": log.content}
     try:
-        with whole_file(file) as temporary, temporary.open("wb") as out:
+        with atomic_write(file) as temporary, temporary.open("wb") as out:
             text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
             np.savez(out, facts=text, offsets=log.offsets, order=log.order, bad_at=log.bad_at)
     except OSError as error:

@@ -4,19 +4,19 @@ A server can embed this package as it is: it needs numpy, OpenCV and numba, and 
 `mifsim`, of Ray or of TensorFlow. numba and OpenCV are loaded when the first guard is made.
 """
 
-from mifsim.defense.config import CountRule, FilterConfig
-from mifsim.defense.filter import QueryFilter
-from mifsim.defense.guard import Guard, InvalidImage, Open, Verdict
+from mifsim.defense.detector import Detector, InvalidImage, NoDefense, Verdict
 from mifsim.defense.similarity import Form, simple_hash, ssim
-from mifsim.defense.watch import Watch
+from mifsim.defense.ssim_hash.config import CountRule, FilterConfig
+from mifsim.defense.ssim_hash.filter import QueryFilter
+from mifsim.defense.ssim_hash.recorder import Watch
 
 __all__ = [
     "CountRule",
+    "Detector",
     "FilterConfig",
     "Form",
-    "Guard",
     "InvalidImage",
-    "Open",
+    "NoDefense",
     "QueryFilter",
     "Verdict",
     "Watch",

@@ -33,7 +33,7 @@ def ssim(x: object, y: object, kind: Form = "global") -> float:
     Returns
     -------
     float
-        In [-1, 1], exactly 1 for equal images; a float32 value (see `mifsim.defense.kernels`).
+        In [-1, 1], exactly 1 for equal images; a float32 value (see `mifsim.defense.ssim_hash.kernels`).
 
     Raises
     ------
@@ -53,9 +53,9 @@ def ssim(x: object, y: object, kind: Form = "global") -> float:
     >>> ssim(black, black), round(ssim(black, white), 6)
     (1.0, 0.0001)
     """
-    from mifsim.defense.buffer import Buffer
-    from mifsim.defense.guard import InvalidImage
+    from mifsim.defense.detector import InvalidImage
     from mifsim.defense.images import admit
+    from mifsim.defense.ssim_hash.buffer import Buffer
 
     if kind not in FORMS:
         raise ValueError(f"kind = {kind!r}: must be one of {', '.join(FORMS)}")

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from mifsim.server.scene import Counters, Scene
+from mifsim.server.client_specs import Shard
+from mifsim.server.environment import Counters, Environment
+from mifsim.server.observations import Watching
 from mifsim.server.shard_run import Reply, run_shard
-from mifsim.server.tickets import Shard
-from mifsim.server.watching import Watching
-from mifsim.storage import Folder
 from mifsim.study import Study
+from mifsim.tables.storage import Folder
 
 Watch = Callable[[Counters], None]
 """Called now and then with what all hosts have done so far."""
@@ -68,22 +68,22 @@ class InProcess:
         """Run all shards; see `Backend.run`."""
         from mifsim.victims.engine import engine_from_bytes
 
-        scene = Scene.load(job.study, job.run, job.facts, job.watching)
+        environment = Environment.load(job.study, job.run, job.facts, job.watching)
         engine = engine_from_bytes(
             model.content,
-            scene.data.shape,
-            len(scene.data.class_names),
+            environment.data.shape,
+            len(environment.data.class_names),
             model.logits,
             job.study.server.batch_size,
         )
         for shard in shards:
-            steps = run_shard(shard, scene)
+            steps = run_shard(shard, environment)
             try:
                 batch = next(steps)
                 while True:
-                    watch(scene.counters)
+                    watch(environment.counters)
                     batch = steps.send(Reply(*engine.predict(batch.images, batch.gradient_of)))
             except StopIteration:
-                watch(scene.counters)
+                watch(environment.counters)
             finally:
                 steps.close()

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+Float32s = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
 
@@ -23,15 +23,15 @@ class Engine(Protocol):
 
     batch_size: int
 
-    def predict(self, images: Floats, gradient_of: Ints) -> tuple[Floats, Floats]:
+    def predict(self, images: Float32s, gradient_of: Ints) -> tuple[Float32s, Float32s]:
         """Return confidences for all images and gradients for those whose `gradient_of` is not negative."""
 
 
 @dataclass(slots=True)
 class _Call:
-    images: Floats
+    images: Float32s
     gradient_of: Ints
-    future: asyncio.Future[tuple[Floats, Floats]]
+    future: asyncio.Future[tuple[Float32s, Float32s]]
 
 
 class ModelServer:
@@ -59,7 +59,7 @@ class ModelServer:
         self.batches = 0
         self.rows = 0
 
-    async def predict(self, images: Floats, gradient_of: Ints) -> tuple[Floats, Floats]:
+    async def predict(self, images: Float32s, gradient_of: Ints) -> tuple[Float32s, Float32s]:
         """Return confidences (n, classes), and gradients (m, ...) for the m rows that asked for one.
 
         Raises
@@ -81,15 +81,15 @@ class ModelServer:
         return {"pid": os.getpid(), "calls": self.calls, "batches": self.batches, "rows": self.rows}
 
     async def _serve(self, queue: asyncio.Queue[_Call]) -> None:
-        held: _Call | None = None
+        carried: _Call | None = None
         while True:
-            calls = [held if held is not None else await queue.get()]
-            held = None
+            calls = [carried if carried is not None else await queue.get()]
+            carried = None
             rows = len(calls[0].images)
             while rows < self._engine.batch_size and not queue.empty():
                 call = queue.get_nowait()
                 if rows + len(call.images) > self._engine.batch_size:
-                    held = call  # it opens the next batch: cutting it would pad two batches instead of one
+                    carried = call  # it opens the next batch: cutting it would pad two batches instead of one
                     break
                 calls.append(call)
                 rows += len(call.images)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mifsim.clients.protocol import Image
-from mifsim.defense import Guard, InvalidImage, Verdict
-from mifsim.server.wire import Transport
+from mifsim.defense import Detector, InvalidImage, Verdict
+from mifsim.study.wire import Transport
 
 
 class Session:
@@ -29,10 +29,10 @@ class Session:
         Those that went to the model.
     """
 
-    __slots__ = ("_shape", "_transport", "answered", "guard", "queries")
+    __slots__ = ("_shape", "_transport", "answered", "detector", "queries")
 
-    def __init__(self, guard: Guard, transport: Transport, shape: tuple[int, ...]) -> None:
-        self.guard = guard
+    def __init__(self, detector: Detector, transport: Transport, shape: tuple[int, ...]) -> None:
+        self.detector = detector
         self._transport = transport
         self._shape = shape
         self.queries = 0
@@ -60,7 +60,7 @@ class Session:
         arrived = self._transport.arrive(image)
         if arrived.shape != self._shape:
             raise InvalidImage(f"the model takes images of shape {self._shape}, got {arrived.shape}")
-        if self.guard.check(arrived) is Verdict.UNSAFE:
+        if self.detector.check(arrived) is Verdict.UNSAFE:
             return None
         self.answered += 1
         return arrived

@@ -11,49 +11,51 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mifsim.defense import FilterConfig
-from mifsim.records import TableWriter
-from mifsim.server.conversation import Conversation, SessionRow
-from mifsim.server.tickets import Shard
-from mifsim.server.watching import SimilarityRows
+from mifsim.server.client_session import ClientSession, SessionRow
+from mifsim.server.client_specs import Shard
+from mifsim.server.observations import SimilarityRows
 from mifsim.study import Study, client_name
+from mifsim.tables.records import TableWriter
 
 if TYPE_CHECKING:
-    from mifsim.server.scene import Scene
+    from mifsim.server.environment import Environment
 
 FLUSH_ROWS = 50_000
 """Query rows held before they go to disk: the memory of a shard does not grow with the length of its sessions."""
 
-_SETTING = tuple(FilterConfig.__dataclass_fields__)
+_CONFIG_FIELDS = tuple(FilterConfig.__dataclass_fields__)
 _VERDICTS = ("safe", "unsafe", "invalid")
 
 
 @contextmanager
-def shard_files(scene: Scene, shard: Shard, rows: list[SessionRow]) -> Iterator[ShardFiles]:
+def shard_files(environment: Environment, shard: Shard, rows: list[SessionRow]) -> Iterator[ShardFiles]:
     """Open the part files of one shard; they appear together when the block is left without an exception.
 
     ``sessions`` is renamed into its place last: where it is, the others are.
 
     Parameters
     ----------
-    scene : Scene
+    scene : Environment
     shard : Shard
     rows : list of SessionRow
         Filled in by the conversations while the block runs.
     """
     tables = ["sessions", "queries"]
-    if scene.study.leakage.enabled and scene.study.attacks:
+    if environment.study.leakage.enabled and environment.study.attacks:
         tables.insert(1, "snapshots")
-    if scene.watching is not None:
+    if environment.watching is not None:
         tables.append("similarities")
     with ExitStack() as stack:  # closes in reverse: the table opened first is renamed last
         writers = {
-            table: stack.enter_context(TableWriter(scene.run / table / f"{shard.stem}.parquet", table, scene.facts))
+            table: stack.enter_context(
+                TableWriter(environment.run / table / f"{shard.stem}.parquet", table, environment.facts)
+            )
             for table in tables
         }
         watched = None
-        if scene.watching is not None:
-            watched = SimilarityRows(writers["similarities"], scene.watching.forms)
-        files = ShardFiles(scene.study, writers, rows, watched)
+        if environment.watching is not None:
+            watched = SimilarityRows(writers["similarities"], environment.watching.forms)
+        files = ShardFiles(environment.study, writers, rows, watched)
         yield files
         files.finish()
 
@@ -73,7 +75,7 @@ class ShardFiles:
         self._writers = writers
         self._rows = rows
         self._parts: list[dict[str, npt.NDArray[np.generic]]] = []
-        self._held = 0
+        self._reconstruction = 0
         self._single: list[tuple[int, str, int, int]] = []
 
     def finish(self) -> None:
@@ -93,30 +95,30 @@ class ShardFiles:
 
     def answered(
         self,
-        talks: Sequence[Conversation],
+        clients: Sequence[ClientSession],
         labels: npt.NDArray[np.int64],
         confidence: npt.NDArray[np.float32],
     ) -> None:
         """Note one answered query of each conversation."""
-        targets = np.array([-1 if talk.ticket.target is None else talk.ticket.target for talk in talks])
-        each = np.arange(len(talks))
+        targets = np.array([-1 if client.spec.target is None else client.spec.target for client in clients])
+        each = np.arange(len(clients))
         self._parts.append(
             {
-                "number": np.array([talk.number for talk in talks], dtype=np.int32),
-                "query": np.array([talk.session.queries for talk in talks], dtype=np.int64),
-                "count": np.array([talk.session.guard.count for talk in talks], dtype=np.int64),
+                "number": np.array([client.number for client in clients], dtype=np.int32),
+                "query": np.array([client.session.queries for client in clients], dtype=np.int64),
+                "count": np.array([client.session.detector.count for client in clients], dtype=np.int64),
                 "label": labels.astype(np.int16),
                 "confidence": confidence[each, labels],
                 "target_confidence": np.where(targets < 0, np.float32(np.nan), confidence[each, targets]),
             }
         )
         if self._watched is not None:
-            self._watched.add(talks, [row.session_id for row in self._rows])
-        self._grow(len(talks))
+            self._watched.add(clients, [row.session_id for row in self._rows])
+        self._grow(len(clients))
 
     def _grow(self, rows: int) -> None:
-        self._held += rows
-        if self._held >= FLUSH_ROWS:
+        self._reconstruction += rows
+        if self._reconstruction >= FLUSH_ROWS:
             self._flush()
 
     def _flush(self) -> None:
@@ -144,7 +146,7 @@ class ShardFiles:
                 np.array(counts),
                 *(pa.nulls(len(numbers), kind) for kind in (pa.int16(), pa.float32(), pa.float32())),
             )
-        self._parts, self._single, self._held = [], [], 0
+        self._parts, self._single, self._reconstruction = [], [], 0
 
     def _write_queries(
         self,
@@ -173,18 +175,18 @@ class ShardFiles:
         populations = list(self._study.populations)
         columns: dict[str, list[object]] = {name: [] for name in self._writers["sessions"].schema.names}
         for row in self._rows:
-            ticket = row.ticket
-            population, filter_ = populations[ticket.population], self._study.filters[ticket.filter]
+            spec = row.spec
+            population, filter_ = populations[spec.population], self._study.filters[spec.filter]
             values: dict[str, object] = {
                 "session_id": row.session_id,
-                "client_id": ticket.client_id,
+                "client_id": spec.client_id,
                 "role": population.client.role,
                 "population": population.name,
                 "client": client_name(population.client),
-                "target": ticket.target,
-                "trial": ticket.trial,
+                "target": spec.target,
+                "trial": spec.trial,
                 "filter": filter_.name,
-                **{key: getattr(filter_.config, key, None) for key in _SETTING},
+                **{key: getattr(filter_.config, key, None) for key in _CONFIG_FIELDS},
                 "budget_queries": population.budget_queries,
                 "outcome": row.outcome,
                 "queries": row.queries,
@@ -205,7 +207,7 @@ class ShardFiles:
         for row in self._rows:
             for query, last, png in row.snapshots.as_png() if row.snapshots else ():
                 columns["session_id"].append(row.session_id)
-                columns["target"].append(row.ticket.target)
+                columns["target"].append(row.spec.target)
                 columns["query"].append(query)
                 columns["last"].append(last)
                 columns["guess_png"].append(png)

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.clients.protocol import Answer
-from mifsim.server.conversation import Conversation, SessionRow
-from mifsim.server.scene import Scene
+from mifsim.server.client_session import ClientSession, SessionRow
+from mifsim.server.client_specs import ClientSpec, Shard
+from mifsim.server.environment import Environment
 from mifsim.server.shard_files import shard_files
-from mifsim.server.tickets import Shard, Ticket
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,13 @@ class Stopped(Exception):
     """The run was interrupted; the shard's files are not written and it will be run again from its seeds."""
 
 
-def run_shard(shard: Shard, scene: Scene) -> Generator[Batch, Reply, None]:
+def run_shard(shard: Shard, environment: Environment) -> Generator[Batch, Reply, None]:
     """Run all sessions of a shard to their ends and write their rows.
 
     Parameters
     ----------
     shard : Shard
-    scene : Scene
+    scene : Environment
 
     Yields
     ------
@@ -73,15 +73,15 @@ def run_shard(shard: Shard, scene: Scene) -> Generator[Batch, Reply, None]:
         After `scene.stopping` was set.
     """
     rows: list[SessionRow] = []
-    with shard_files(scene, shard, rows) as files:
-        yield from run_tickets(shard.tickets, scene, rows, files)
+    with shard_files(environment, shard, rows) as files:
+        yield from run_clients(shard.specs, environment, rows, files)
 
 
 class Sink(Protocol):
     """Where the rows of queries go."""
 
     def answered(
-        self, talks: Sequence[Conversation], labels: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32]
+        self, clients: Sequence[ClientSession], labels: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32]
     ) -> None:
         """Note one answered query of each conversation."""
 
@@ -93,7 +93,7 @@ class Nowhere:
     """A sink for those who want the sessions alone."""
 
     def answered(
-        self, talks: Sequence[Conversation], labels: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32]
+        self, clients: Sequence[ClientSession], labels: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32]
     ) -> None:
         """Drop them."""
 
@@ -101,66 +101,66 @@ class Nowhere:
         """Drop it."""
 
 
-def run_tickets(
-    tickets: Sequence[Ticket], scene: Scene, rows: list[SessionRow], sink: Sink
+def run_clients(
+    specs: Sequence[ClientSpec], environment: Environment, rows: list[SessionRow], sink: Sink
 ) -> Generator[Batch, Reply, None]:
     """Run some tickets' sessions to their ends; `rows` is filled with them. See `run_shard`."""
-    counters = scene.counters
+    counters = environment.counters
 
-    def noted(number: int, verdict: str, query: int, count: int) -> None:
+    def on_query(number: int, verdict: str, query: int, count: int) -> None:
         sink.unanswered(number, verdict, query, count)
         counters.queries += 1
 
-    talks = [scene.start(ticket, rows, noted) for ticket in tickets]
-    images = np.empty((len(talks), *scene.data.shape), dtype=np.float32)
+    clients = [environment.start(spec, rows, on_query) for spec in specs]
+    images = np.empty((len(clients), *environment.data.shape), dtype=np.float32)
     # `asking` holds the conversations that wait for the model, in ticket order; row i of `images` is theirs.
-    asking = _advance([(talk, None) for talk in talks], images, scene)
-    policy = scene.study.policy
+    asking = _advance([(client, None) for client in clients], images, environment)
+    policy = environment.study.policy
     while asking:
-        if scene.stopping:
+        if environment.stopping:
             raise Stopped
         wanted = np.array(
-            [-1 if talk.query.gradient_of is None else talk.query.gradient_of for talk in asking],
+            [-1 if client.query.gradient_of is None else client.query.gradient_of for client in asking],
             dtype=np.int32,
         )
         reply = yield Batch(images[: len(asking)], wanted)
         labels = reply.confidence.argmax(axis=1)
         sink.answered(asking, labels, reply.confidence)
         counters.queries += len(asking)
-        for talk, shares in zip(asking, reply.confidence, strict=True):
-            if talk.ticket.target is not None:
-                talk.row.target_confidence = float(shares[talk.ticket.target])
+        for client, shares in zip(asking, reply.confidence, strict=True):
+            if client.spec.target is not None:
+                client.row.target_confidence = float(shares[client.spec.target])
         shown = policy.shown(reply.confidence)
         gradients = iter(reply.gradients)
-        answers: list[tuple[Conversation, Answer | None]] = [
+        answers: list[tuple[ClientSession, Answer | None]] = [
             (
-                talk,
+                client,
                 Answer(
                     int(labels[i]),
                     None if shown is None else shown[i],
                     next(gradients) if wanted[i] >= 0 else None,
                 ),
             )
-            for i, talk in enumerate(asking)
+            for i, client in enumerate(asking)
         ]
-        asking = _advance(answers, images, scene)
+        asking = _advance(answers, images, environment)
 
 
 def _advance(
-    answers: list[tuple[Conversation, Answer | None]], images: npt.NDArray[np.float32], scene: Scene
-) -> list[Conversation]:
+    answers: list[tuple[ClientSession, Answer | None]], images: npt.NDArray[np.float32], environment: Environment
+) -> list[ClientSession]:
     """Give every conversation its answer; return those that have a next image, having put it into `images`."""
-    asking: list[Conversation] = []
-    for talk, answer in answers:
-        counted = talk.spent
-        image = talk.advance(answer)
+    asking: list[ClientSession] = []
+    for client, answer in answers:
+        counted = client.spent
+        image = client.advance(answer)
         if image is not None:
-            scene.counters.work += talk.spent - counted
+            environment.counters.work += client.spent - counted
             images[len(asking)] = image
-            asking.append(talk)
+            asking.append(client)
             continue
-        scene.counters.sessions += 1
-        scene.counters.work += scene.weight(talk.ticket) - counted  # in all: what it was expected to need
-        scene.counters.blocked += talk.row.outcome == "blocked"
-        scene.counters.failed += talk.row.outcome == "failed"
+        environment.counters.sessions += 1
+        environment.counters.work += environment.weight(client.spec) - counted  # in all: what it was expected to need
+        environment.counters.blocked += client.row.outcome == "blocked"
+        environment.counters.failed += client.row.outcome == "failed"
     return asking

@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 
 from mifsim.clients import EVASIONS, REGISTRY, client_class, evasion_class
 from mifsim.clients.evasion import Evasion, Start
-from mifsim.clients.protocol import Client, Conversation, World
+from mifsim.clients.protocol import Client, ClientGenerator, World
 from mifsim.clients.users.log import Log
 from mifsim.data.query_log import QueryLog
 from mifsim.errors import UserError
@@ -37,8 +37,8 @@ class Population(Section):
     def _split(cls, value: Any) -> Any:
         if not isinstance(value, Mapping) or isinstance(value.get("client"), Client):
             return value
-        own = {key: value[key] for key in value if key in cls.model_fields and key != "client"}
-        rest = {key: value[key] for key in value if key not in own}
+        own_keys = {key: value[key] for key in value if key in cls.model_fields and key != "client"}
+        rest = {key: value[key] for key in value if key not in own_keys}
         role, word = cls.ROLE, cls.WORD
         kind = rest.pop(word, None)
         if not isinstance(kind, str):
@@ -59,10 +59,10 @@ class Population(Section):
             client = found.model_validate(rest)
         except ValidationError as error:
             raise ValueError("; ".join(explain(error, found))) from None
-        return {"name": cls.default_name(kind, own), **own, "client": client}
+        return {"name": cls.default_name(kind, own_keys), **own_keys, "client": client}
 
     @classmethod
-    def default_name(cls, kind: str, own: Mapping[str, Any]) -> str:
+    def default_name(cls, kind: str, own_keys: Mapping[str, Any]) -> str:
         """Return what a population is called that has no name of its own."""
         return kind
 
@@ -71,16 +71,16 @@ class Population(Section):
         """Whether what its clients send depends on having been refused: no trace of them can be replayed."""
         return self.client.closed_loop
 
-    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one client."""
         return self.client.run(world, rng)
 
     def to_toml(self) -> dict[str, Any]:
         """Return the table as a study writes it: own keys and the client's arguments, every default filled in."""
-        own = self.model_dump(mode="json", exclude={"client", "evasions"}, exclude_none=True)
+        own_keys = self.model_dump(mode="json", exclude={"client", "evasions"}, exclude_none=True)
         return {
             self.WORD: client_name(self.client),
-            **own,
+            **own_keys,
             **self.client.model_dump(mode="json", exclude_none=True),
         }
 
@@ -105,18 +105,18 @@ class Attacks(Population):
         return read_evasions(value)
 
     @classmethod
-    def default_name(cls, kind: str, own: Mapping[str, Any]) -> str:
+    def default_name(cls, kind: str, own_keys: Mapping[str, Any]) -> str:
         """Return the attack's name with those of its evasions: ``mi-face+decoys+rotate``."""
-        given = own.get("evasions", ())
-        bends = [str(next(iter(item))) for item in given if isinstance(item, Mapping) and item]
-        return "+".join([kind, *bends])
+        given = own_keys.get("evasions", ())
+        evasion_rows = [str(next(iter(item))) for item in given if isinstance(item, Mapping) and item]
+        return "+".join([kind, *evasion_rows])
 
     @property
     def closed_loop(self) -> bool:
         """Whether its clients react to a refusal, or leave sessions."""
         return self.client.closed_loop or any(evasion.closed_loop for evasion in self.evasions)
 
-    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one client."""
         start: Start = self.client.run
         for evasion in self.evasions:

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from mifsim.defense import FilterConfig
-from mifsim.server.wire import ResponsePolicy, Transport
+from mifsim.study.wire import ResponsePolicy, Transport
 
 Count = Literal["auto"] | Annotated[int, Field(ge=1)]
 """Of actors: a number, or as many as the cluster suggests."""
@@ -82,7 +82,7 @@ class Leakage(Section):
 
     enabled: bool = Field(True, description="score the attackers' guesses by an evaluator of another architecture")
     snapshots_per_decade: int = Field(4, ge=1, le=20, description="guesses kept between query 10^k and 10^(k+1)")
-    floor_images: int = Field(20, ge=1, description="random images and zero-query prior samples scored a class")
+    baseline_images: int = Field(20, ge=1, description="random images and zero-query prior samples scored a class")
 
 
 class Filter(Section):

@@ -12,17 +12,17 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from mifsim.cache import digest, whole_file
+from mifsim.cache import atomic_write, digest
 from mifsim.clients.protocol import Knowledge
 from mifsim.data import DataConfig
 from mifsim.errors import StudyError, UserError
-from mifsim.server.wire import ResponsePolicy, Transport
-from mifsim.storage import Folder, RemotePath
 from mifsim.study.crossing import Matrix, cross, with_filters
 from mifsim.study.messages import explain
 from mifsim.study.populations import Attacks, Users
 from mifsim.study.sections import Filter, Leakage, Name, Section, Server
 from mifsim.study.tuning import Tuning
+from mifsim.study.wire import ResponsePolicy, Transport
+from mifsim.tables.storage import Folder, RemotePath
 from mifsim.victims import VictimConfig
 
 
@@ -172,7 +172,7 @@ class Study(Section):
         """Write the study as it runs."""
         import tomli_w
 
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(tomli_w.dumps(self.to_toml()), encoding="utf-8")
 
     @property

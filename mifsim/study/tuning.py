@@ -66,16 +66,16 @@ class CountRange(Section):
         return _ordered(self)
 
 
-class Parts(Section):
+class Splits(Section):
     """Shares of the clients of each population that the search, the certification and the final figures see."""
 
     search: Share = 0.4
-    certify: Share = 0.4
+    calibration: Share = 0.4
     test: Share = 0.2
 
     @model_validator(mode="after")
-    def _sum_to_one(self) -> Parts:
-        total = self.search + self.certify + self.test
+    def _sum_to_one(self) -> Splits:
+        total = self.search + self.calibration + self.test
         if not math.isclose(total, 1.0, abs_tol=1e-9):
             raise ValueError(f"search, certify and test add up to {total:g}; they must add up to 1")
         return self
@@ -111,7 +111,7 @@ class Tuning(Section):
     )
     confidence: float = Field(0.95, gt=0, lt=1, description="of the guarantee")
     procedure: Literal["fixed_sequence", "holm"] = Field("fixed_sequence", description="how settings are tested")
-    parts: Parts = Parts()
+    splits: Splits = Splits()
     grid: Grid = Grid()
 
     @field_validator("false_positive_limit", mode="wrap")

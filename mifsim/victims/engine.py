@@ -25,7 +25,7 @@ from mifsim.victims.architectures import Model, input_shape
 from mifsim.victims.loading import load_victim
 from mifsim.victims.tensorflow import import_tensorflow
 
-Floats = npt.NDArray[np.float32]
+Float32s = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
 BATCH_SIZE = 256
@@ -142,7 +142,7 @@ class BatchedModel:
         self._with_gradient = FixedBatch(with_gradient, gradient_batch_size, [(row, np.float32), ((), np.int32)])
         self._check_rows()
 
-    def predict(self, images: Floats, gradient_of: Ints) -> tuple[Floats, Floats]:
+    def predict(self, images: Float32s, gradient_of: Ints) -> tuple[Float32s, Float32s]:
         """Answer some images.
 
         Parameters
@@ -182,7 +182,7 @@ class BatchedModel:
             confidence[asking], gradients = self._with_gradient(rows[asking], gradient_of[asking])
         return confidence, gradients.reshape(-1, *self.image_shape)
 
-    def _confidence(self, rows: Floats) -> Floats:
+    def _confidence(self, rows: Float32s) -> Float32s:
         if not len(rows):
             return np.empty((0, self.classes), np.float32)
         (confidence,) = self._forward(rows)

@@ -10,15 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mifsim.cache import cache_dir, digest, whole_file
-from mifsim.data.base import DataSet, Part
+from mifsim.cache import atomic_write, cache_dir, digest
+from mifsim.data.base import DataSet, Subset
 from mifsim.errors import VictimError
 from mifsim.limits import MAX_ARCHIVE_BYTES, read_plain
 from mifsim.victims.config import VictimConfig
 
 if TYPE_CHECKING:
     from mifsim.victims.evaluator import Evaluator
-    from mifsim.victims.training import Remark
+    from mifsim.victims.training import Report
 
 EVALUATOR_SEED = 0
 
@@ -38,7 +38,7 @@ class Victim:
     logits : bool
         Whether its output still wants a softmax.
     test_accuracy : float
-        On the users' part, which no victim trained here has seen.
+        On the users' subset, which no victim trained here has seen.
     fingerprint : str
         A digest of its weights and form (of the whole file, if it is the user's own).
     cached : bool
@@ -78,8 +78,8 @@ class PreparedEvaluator:
         return Evaluator(self.path, self.shape, self.classes)
 
 
-def prepare_victim(data: DataSet, config: VictimConfig, remark: Remark = _silent) -> Victim:
-    """Train the victim that `config` describes on the private part, or check the user's file.
+def prepare_victim(data: DataSet, config: VictimConfig, remark: Report = _silent) -> Victim:
+    """Train the victim that `config` describes on the private subset, or check the user's file.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def prepare_victim(data: DataSet, config: VictimConfig, remark: Remark = _silent
     return Victim(path, False, facts["test_accuracy"], facts["fingerprint"], cached, facts)
 
 
-def prepare_evaluator(data: DataSet, remark: Remark = _silent) -> PreparedEvaluator:
+def prepare_evaluator(data: DataSet, remark: Report = _silent) -> PreparedEvaluator:
     """Train the evaluator on the private and the evaluator's part; see `mifsim.victims.evaluator`."""
     path, facts, cached = _trained("evaluator", data, ("private", "evaluator"), EVALUATOR_SEED, None, remark)
     return PreparedEvaluator(
@@ -115,33 +115,33 @@ def prepare_evaluator(data: DataSet, remark: Remark = _silent) -> PreparedEvalua
 
 
 def _trained(
-    name: str, data: DataSet, parts: tuple[Part, ...], seed: int, epochs: int | None, remark: Remark
+    name: str, data: DataSet, subsets: tuple[Subset, ...], seed: int, epochs: int | None, remark: Report
 ) -> tuple[Path, dict[str, Any], bool]:
-    """Return an architecture trained on some parts: its file, its facts, and whether it was in the cache."""
+    """Return an architecture trained on some subsets: its file, its facts, and whether it was in the cache."""
     programs = [Path(__file__).with_name(file).read_bytes() for file in ("architectures.py", "training.py")]
-    key = digest(name, data.fingerprint, parts, seed, epochs, _versions(), *programs)
+    key = digest(name, data.fingerprint, subsets, seed, epochs, _versions(), *programs)
     path = cache_dir() / "models" / f"{name}-{key}.keras"
     if (facts := _read_facts(path)) is not None:
         return path, facts, True
 
     from mifsim.victims.training import RECIPES, accuracy, train
 
-    pools = [data.part(part) for part in parts]
+    pools = [data.subset(subset) for subset in subsets]
     images = sum(map(len, pools))
     remark(f"training {name} on {images:,} images of {data.name} ({epochs or RECIPES[name].epochs(images)} epochs)")
     classes = len(data.class_names)
     trained = train(name, pools, data.shape, classes, seed=seed, epochs=epochs, remark=remark)
-    measured = accuracy(trained.model, data.part("users"), data.shape)
+    measured = accuracy(trained.model, data.subset("users"), data.shape)
     try:
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             trained.model.save(temporary)
             saved = temporary.read_bytes()
         facts = {
             "model": name,
             "fingerprint": _weights_digest(name, trained.model),
             "test_accuracy": measured,
-            "test_images": len(data.part("users")),
-            "trained_on": list(parts),
+            "test_images": len(data.subset("users")),
+            "trained_on": list(subsets),
             "train_images": trained.images,
             "epochs": trained.epochs,
             "seed": seed,
@@ -184,14 +184,14 @@ def _own_file(data: DataSet, path: Path, config: VictimConfig) -> Victim:
         facts = {
             "model": "file",
             "fingerprint": fingerprint,
-            "test_accuracy": accuracy(model, data.part("users"), data.shape),
-            "test_images": len(data.part("users")),
+            "test_accuracy": accuracy(model, data.subset("users"), data.shape),
+            "test_images": len(data.subset("users")),
             "parameters": model.count_params(),
             "output": config.output,
             "versions": _versions(),
             "data_fingerprint": data.fingerprint,
         }
-        with whole_file(record) as temporary:
+        with atomic_write(record) as temporary:
             temporary.write_text(json.dumps(facts, indent=2) + "\n")
     facts = {**facts, "file": str(path)}
     return Victim(path, logits, facts["test_accuracy"], fingerprint, cached, facts)
@@ -208,7 +208,7 @@ def _weights_digest(name: str, model: Any) -> str:
 
 def _write_facts(path: Path, facts: Mapping[str, Any], model: bytes) -> None:
     text = json.dumps({**facts, "file_sha256": hashlib.sha256(model).hexdigest()}, indent=2)
-    with whole_file(path.with_suffix(".json")) as temporary:
+    with atomic_write(path.with_suffix(".json")) as temporary:
         temporary.write_text(text + "\n")
 
 

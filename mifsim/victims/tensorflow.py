@@ -68,15 +68,15 @@ def _without_chatter() -> Iterator[None]:
     except OSError:  # no standard error at all
         yield
         return
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
             os.dup2(real, 2)
-            held.seek(0)
-            for line in held:
+            captured.seek(0)
+            for line in captured:
                 if not _CHATTER.fullmatch(line):
                     os.write(real, line)
             os.close(real)

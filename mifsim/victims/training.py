@@ -15,7 +15,7 @@ from mifsim.victims.architectures import ARCHITECTURES, Model, input_shape
 from mifsim.victims.engine import FixedBatch
 from mifsim.victims.tensorflow import import_tensorflow
 
-Remark = Callable[[str], None]
+Report = Callable[[str], None]
 """Called with a line for whoever watches."""
 
 REMARK_SECONDS = 10.0
@@ -85,7 +85,7 @@ def train(
     *,
     seed: int = 0,
     epochs: int | None = None,
-    remark: Remark = lambda text: None,
+    remark: Report = lambda text: None,
 ) -> TrainedModel:
     """Train an architecture on all images of some pools, reading them batch by batch.
 
@@ -168,10 +168,10 @@ def _read(pools: Sequence[ImagePool], indices: npt.NDArray[np.int64]) -> npt.NDA
     owner = np.searchsorted(ends, indices, side="right")
     pieces = []
     for number, pool in enumerate(pools):
-        mine = np.flatnonzero(owner == number)
-        if len(mine):
-            pieces.append((mine, pool.images(indices[mine] - (ends[number] - len(pool)))))
+        members = np.flatnonzero(owner == number)
+        if len(members):
+            pieces.append((members, pool.images(indices[members] - (ends[number] - len(pool)))))
     images = np.empty((len(indices), *pieces[0][1].shape[1:]), np.float32)
-    for mine, piece in pieces:
-        images[mine] = piece
+    for members, piece in pieces:
+        images[members] = piece
     return images

@@ -64,7 +64,7 @@ def published_confusions(half: str) -> dict[str, Confusion]:
 
 
 def metric_table(confusions: Mapping[str, Confusion]) -> pd.DataFrame:
-    """Return Table 6 for some confusion matrices: index metric, a column a setting, and ``average``."""
+    """Return Table 6 for some confusion matrices: index metric, a column a configuration, and ``average``."""
     table = pd.DataFrame({name: found.metrics() for name, found in confusions.items()}).loc[list(METRICS)]
     table["average"] = table[[name for name in table.columns if name in CONFIGS]].mean(axis=1)
     return table
@@ -106,7 +106,7 @@ def check(half: str) -> list[Check]:
 
 @dataclass(frozen=True)
 class Evenness:
-    """Whether the paper's false detections differ between labels, or between settings, by more than chance.
+    """Whether the paper's false detections differ between labels, or between configurations, by more than chance.
 
     Attributes
     ----------
@@ -120,11 +120,11 @@ class Evenness:
     total: int
     attempts: int
     labels_p: float
-    settings_p: float
+    configs_p: float
 
 
 def evenness(half: str, draws: int = 20_000) -> Evenness:
-    """Test whether the counts of Table 4 or 5 say anything of labels or settings."""
+    """Test whether the counts of Table 4 or 5 say anything of labels or configurations."""
     asked = users(half)
     counts = asked[list(CONFIGS)].to_numpy()
     attempts = np.repeat(asked["attempts"].to_numpy()[:, None], len(CONFIGS), axis=1)

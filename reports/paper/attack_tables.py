@@ -23,20 +23,20 @@ def paper_way(results: Results, half: str, noise: float) -> pd.DataFrame:
     DataFrame
         Index label (by name), a column a setting; NaN where one of the three was never blocked.
     """
-    mine = _sessions(results, half, noise)
-    mine = mine[mine["trial"] < PAPER_TRIALS]
+    selected = _sessions(results, half, noise)
+    selected = selected[selected["trial"] < PAPER_TRIALS]
     names = results.classes(half)
 
     def latest(blocks: pd.Series) -> float:
         return float(blocks.max()) if blocks.notna().all() else float("nan")
 
-    table = mine.groupby(["label", "setting"])["queries_to_block"].agg(latest).unstack("setting")
+    table = selected.groupby(["label", "config"])["queries_to_block"].agg(latest).unstack("config")
     table.index = pd.Index([names[label] for label in table.index], name="label")
-    return table[[name for name in results.setting_names(half) if name in table.columns]]
+    return table[[name for name in results.config_names(half) if name in table.columns]]
 
 
 def with_intervals(results: Results, half: str) -> pd.DataFrame:
-    """Return what became of all trials, a row a noise and setting.
+    """Return what became of all trials, a row a noise and configuration.
 
     Returns
     -------
@@ -47,19 +47,19 @@ def with_intervals(results: Results, half: str) -> pd.DataFrame:
     rows = []
     for noise in noises(results, half):
         of_noise = _sessions(results, half, noise)
-        for setting in results.setting_names(half):
-            mine = of_noise[of_noise["setting"] == setting]
-            if mine.empty:
+        for config in results.config_names(half):
+            selected = of_noise[of_noise["config"] == config]
+            if selected.empty:
                 continue
-            blocked = mine["queries_to_block"].notna()
-            curve = kaplan_meier(mine["queries_to_block"].fillna(mine["budget_queries"]), blocked)
-            low, high = clopper_pearson(int(blocked.sum()), len(mine))
-            budget = float(mine["budget_queries"].max())
+            blocked = selected["queries_to_block"].notna()
+            curve = kaplan_meier(selected["queries_to_block"].fillna(selected["budget_queries"]), blocked)
+            low, high = clopper_pearson(int(blocked.sum()), len(selected))
+            budget = float(selected["budget_queries"].max())
             rows.append(
                 {
                     "noise": noise,
-                    "setting": setting,
-                    "trials": len(mine),
+                    "config": config,
+                    "trials": len(selected),
                     "blocked": int(blocked.sum()),
                     "low": low,
                     "high": high,
@@ -69,25 +69,25 @@ def with_intervals(results: Results, half: str) -> pd.DataFrame:
                     "median_high": _first(curve.queries, curve.high),
                     "mean": curve.restricted_mean(budget),
                     "budget": budget,
-                    "evaluator_confidence": float(mine["evaluator_confidence"].astype(float).mean()),
+                    "evaluator_confidence": float(selected["evaluator_confidence"].astype(float).mean()),
                 }
             )
     return pd.DataFrame(rows)
 
 
 def by_label(results: Results, half: str, noise: float) -> pd.DataFrame:
-    """Return Kaplan-Meier medians of all trials, a row a label and setting: median, low, high, blocked, trials."""
+    """Return Kaplan-Meier medians of all trials, a row a label and configuration: median, low, high, blocked, trials."""
     rows = []
     names = results.classes(half)
-    groups: Any = _sessions(results, half, noise).groupby(["label", "setting"])
-    for (label, setting), mine in groups:
-        blocked = mine["queries_to_block"].notna()
-        curve = kaplan_meier(mine["queries_to_block"].fillna(mine["budget_queries"]), blocked)
+    groups: Any = _sessions(results, half, noise).groupby(["label", "config"])
+    for (label, config), selected in groups:
+        blocked = selected["queries_to_block"].notna()
+        curve = kaplan_meier(selected["queries_to_block"].fillna(selected["budget_queries"]), blocked)
         rows.append(
             {
                 "label": names[int(label)],
-                "setting": setting,
-                "trials": len(mine),
+                "config": config,
+                "trials": len(selected),
                 "blocked": int(blocked.sum()),
                 "median": _first(curve.queries, curve.open),
                 "low": _first(curve.queries, curve.low),
@@ -102,10 +102,10 @@ def noises(results: Results, half: str) -> list[float]:
     return sorted(results.attacks.loc[results.attacks["dataset"] == half, "noise"].unique())
 
 
-def nearest_noise(results: Results, half: str, setting: str) -> float:
+def nearest_noise(results: Results, half: str, config: str) -> float:
     """Return the recorded noise at which the median attacker is detected nearest to the paper's median over labels."""
-    wanted = float(np.log(attacks(half)[setting].median()))
-    table = results.attacks[(results.attacks["dataset"] == half) & (results.attacks["setting"] == setting)]
+    wanted = float(np.log(attacks(half)[config].median()))
+    table = results.attacks[(results.attacks["dataset"] == half) & (results.attacks["config"] == config)]
     queries = table["queries_to_block"].astype(float).fillna(np.inf)
     # Where half are blocked and half never, the median is the last of those that are: as in `_first`.
     middle = queries.groupby(table["noise"]).quantile(0.5, interpolation="lower")

@@ -27,15 +27,15 @@ PAPER = "#111111"
 """The paper's own values are drawn in black wherever they stand beside ours."""
 
 
-def title(setting: str) -> str:
-    """Return a setting's name as the page writes it.
+def title(config: str) -> str:
+    """Return a configuration's name as the page writes it.
 
     Examples
     --------
     >>> title("config_1"), title("calibrated")
     ('setting 1', 'calibrated')
     """
-    return setting.replace("config_", "setting ")
+    return config.replace("config_", "configuration ")
 
 
 def sheet(columns: int, rows: int = 1, *, width: float = 9.6, height: float = 3.2, **more: Any) -> tuple[Figure, Any]:

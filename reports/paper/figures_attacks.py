@@ -26,14 +26,14 @@ def iterations(results: Results, half: str, out: Path) -> str:
     places = np.arange(len(names))
     for axis, config in zip(axes[0], CONFIGS, strict=True):
         noise = nearest_noise(results, half, config)
-        own, ours = ladder_row(results, half, config)
-        ours = ours.reindex(names)
+        matched_noise, measured = ladder_row(results, half, config)
+        measured = measured.reindex(names)
         medians = by_label(results, half, noise)
-        medians = medians[medians["setting"] == config].set_index("label").reindex(names)
+        medians = medians[medians["config"] == config].set_index("label").reindex(names)
         axis.bar(places - 0.2, published[config], 0.38, color="#c9ced6", edgecolor=PAPER, linewidth=0.6, label="paper")
-        axis.bar(places + 0.2, ours.fillna(budget), 0.38, color=COLOURS[config], alpha=0.75,
+        axis.bar(places + 0.2, measured.fillna(budget), 0.38, color=COLOURS[config], alpha=0.75,
                  label="here, the latest of 3")  # fmt: skip
-        for place, value in zip(places, ours, strict=True):
+        for place, value in zip(places, measured, strict=True):
             if np.isnan(value):
                 axis.annotate("never", (place + 0.2, budget * 1.08), ha="center", va="bottom", fontsize=6, rotation=90)
         middle = medians["median"].fillna(budget).to_numpy()
@@ -45,7 +45,7 @@ def iterations(results: Results, half: str, out: Path) -> str:
         axis.yaxis.set_major_formatter(_WHOLE)
         axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_xticks(places, names, fontsize=7 if len(names) > 4 else 8)
-        head(axis, f"{title(config)}; bars: noise {own:g}, points: {noise:g}")
+        head(axis, f"{title(config)}; bars: noise {matched_noise:g}, points: {noise:g}")
         axis.set_ylim(3, max(budget, float(published[list(CONFIGS)].to_numpy().max())) * 2.2)
     axes[0][0].set_ylabel("iterations before detection", fontsize=8)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7.5,
@@ -89,21 +89,21 @@ def survival(results: Results, half: str, out: Path) -> str:
     figure, axes = sheet(len(levels), height=3.0, width=3.2 * len(levels) + 0.4, sharey=True)
     for axis, noise in zip(axes[0], levels, strict=True):
         table = results.attacks[(results.attacks["dataset"] == half) & (results.attacks["noise"] == noise)]
-        for setting in results.setting_names(half):
-            mine = table[table["setting"] == setting]
+        for config in results.config_names(half):
+            selected = table[table["config"] == config]
             curve = kaplan_meier(
-                mine["queries_to_block"].fillna(mine["budget_queries"]), mine["queries_to_block"].notna()
+                selected["queries_to_block"].fillna(selected["budget_queries"]), selected["queries_to_block"].notna()
             )
-            axis.step(np.maximum(curve.queries, 1), curve.open, where="post", color=COLOURS[setting], linewidth=1.7,
-                      linestyle=DASHES[setting], label=title(setting))  # fmt: skip
-            axis.fill_between(np.maximum(curve.queries, 1), curve.low, curve.high, step="post", color=COLOURS[setting],
+            axis.step(np.maximum(curve.queries, 1), curve.open, where="post", color=COLOURS[config], linewidth=1.7,
+                      linestyle=DASHES[config], label=title(config))  # fmt: skip
+            axis.fill_between(np.maximum(curve.queries, 1), curve.low, curve.high, step="post", color=COLOURS[config],
                               alpha=0.15, linewidth=0)  # fmt: skip
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(_WHOLE)
         axis.set_xlim(1, float(table["budget_queries"].max()))
         axis.set_ylim(-0.02, 1.03)
         axis.set_xlabel("queries", fontsize=8)
-        head(axis, f"noise {noise:g}, {len(table[table['setting'] == 'config_1'])} attackers")
+        head(axis, f"noise {noise:g}, {len(table[table['config'] == 'config_1'])} attackers")
     axes[0][0].set_ylabel("not yet blocked", fontsize=8)
     axes[0][0].legend(fontsize=7, frameon=False, loc="lower left")
     return save(figure, out, f"survival-{half.lower()}")

@@ -29,22 +29,22 @@ PARAMETERS = {
 
 
 def curves(results: Results, half: str, base: str, out: Path) -> str | None:
-    """Draw the one-at-a-time curves around a setting: queries to block above, false positives below."""
-    mine = results.curves[(results.curves["dataset"] == half) & (results.curves["base"] == base)]
-    if mine.empty:
+    """Draw the one-at-a-time curves around a configuration: queries to block above, false positives below."""
+    selected = results.curves[(results.curves["dataset"] == half) & (results.curves["base"] == base)]
+    if selected.empty:
         return None
-    setting = results.settings[(results.settings["dataset"] == half) & (results.settings["setting"] == base)].iloc[0]
+    config = results.configs[(results.configs["dataset"] == half) & (results.configs["config"] == base)].iloc[0]
     figure, axes = sheet(4, 2, height=4.4, sharey="row", sharex="col")
-    attackers = list(dict.fromkeys(mine.loc[mine["role"] == "attacker", "group"]))
+    attackers = list(dict.fromkeys(selected.loc[selected["role"] == "attacker", "group"]))
     shades = dict(zip(attackers, ("#f0a35e", "#d55e00", "#7a2f00")[-len(attackers) :], strict=False))
     for column, (parameter, label) in enumerate(PARAMETERS.items()):
         above, below = axes[0][column], axes[1][column]
-        of_one = mine[mine["parameter"] == parameter]
-        now = float(setting[parameter])
+        of_one = selected[selected["parameter"] == parameter]
+        now = float(config[parameter])
         for group in attackers:
             line = of_one[of_one["group"] == group].sort_values("value")
             above.plot(_x(parameter, line["value"]), line["queries_to_block"], color=shades[group], label=group)
-        for group in dict.fromkeys(mine.loc[mine["role"] == "user", "group"]):
+        for group in dict.fromkeys(selected.loc[selected["role"] == "user", "group"]):
             line = of_one[of_one["group"] == group].sort_values("value")
             below.plot(_x(parameter, line["value"]), line["blocked"] / line["sessions"], color="#2a80c8",
                        linestyle=_USER_LINES.get(group, "-"), label=group)  # fmt: skip
@@ -71,14 +71,14 @@ def _x(parameter: str, values: Any) -> Any:
 
 
 def heat(results: Results, half: str, out: Path) -> str:
-    """Draw both planes of the exact frontier: the fewest queries that any setting of a cell needs."""
-    mine = results.heat[results.heat["dataset"] == half]
+    """Draw both planes of the exact frontier: the fewest queries that any configuration of a cell needs."""
+    selected = results.heat[results.heat["dataset"] == half]
     figure, axes = sheet(2, height=3.7, width=9.6)
-    found = mine["queries_to_block"].dropna()
+    found = selected["queries_to_block"].dropna()
     norm = LogNorm(max(1.0, float(found.min())) if len(found) else 1.0, float(found.max()) if len(found) else 10.0)
     images = []
     for axis, plane in zip(axes[0], ("thresholds", "counts"), strict=True):
-        of_plane = mine[mine["plane"] == plane]
+        of_plane = selected[selected["plane"] == plane]
         grid = of_plane.pivot(index="y", columns="x", values="queries_to_block")
         if plane == "thresholds":
             grid = grid[sorted(grid.columns, reverse=True)]
@@ -94,10 +94,10 @@ def heat(results: Results, half: str, out: Path) -> str:
             axis.set_xlabel("1 − T_ssim", fontsize=8)
             axis.set_ylabel("T_hash", fontsize=8)
             head(axis, "thresholds; best N_B and L_sp in each cell")
-            for name in results.setting_names(half):
-                row = results.settings[
-                    (results.settings["dataset"] == half) & (results.settings["setting"] == name)
-                ].iloc[0]
+            for name in results.config_names(half):
+                row = results.configs[(results.configs["dataset"] == half) & (results.configs["config"] == name)].iloc[
+                    0
+                ]
                 if row["ssim"] != "uniform" and name == CALIBRATED:
                     continue
                 place = np.interp(np.log(1 - row["t_ssim"]), np.log(1 - xs), np.arange(len(xs)))
@@ -136,10 +136,10 @@ def _decades(axis: Any, which: str, values: Any) -> None:
 
 
 def pictures(results: Results, half: str, out: Path) -> str:
-    """Draw what the first attacker on each label held at its end, a row a setting, under a training image."""
-    mine = results.pictures[results.pictures["dataset"] == half]
-    rows = [name for name in ("private", "undefended", *results.setting_names(half)) if (mine["row"] == name).any()]
-    labels = sorted(mine["label"].unique())
+    """Draw what the first attacker on each label held at its end, a row a configuration, under a training image."""
+    selected = results.pictures[results.pictures["dataset"] == half]
+    rows = [name for name in ("private", "undefended", *results.config_names(half)) if (selected["row"] == name).any()]
+    labels = sorted(selected["label"].unique())
     names = results.classes(half)
     side = 0.86 if len(labels) > 4 else 1.5
     figure, axes = sheet(len(labels), len(rows), width=side * len(labels) + 1.3, height=(side + 0.2) * len(rows) + 0.3)
@@ -150,7 +150,7 @@ def pictures(results: Results, half: str, out: Path) -> str:
             axis.set_yticks([])
             axis.spines[:].set_visible(True)
             axis.spines[:].set_color(GREY)
-            one = mine[(mine["row"] == row) & (mine["label"] == label)].iloc[0]
+            one = selected[(selected["row"] == row) & (selected["label"] == label)].iloc[0]
             pixels = cv2.imdecode(np.frombuffer(one["png"], np.uint8), cv2.IMREAD_UNCHANGED)
             if pixels is None:
                 continue

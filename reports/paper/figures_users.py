@@ -16,10 +16,10 @@ from reports.paper.published_tables import CONFIGS, users
 from reports.paper.user_tables import PROTOCOL, protocol_name, protocol_table
 
 
-def confusions(results: Results, half: str, ours: Mapping[str, Mapping[str, Confusion]], out: Path) -> str:
-    """Draw Figure 5: a row for the paper and for each of our protocols, a column a setting."""
-    names = [*CONFIGS, *([CALIBRATED] if any(CALIBRATED in row for row in ours.values()) else [])]
-    rows: dict[str, Mapping[str, Confusion]] = {"paper": published_confusions(half), **ours}
+def confusions(results: Results, half: str, measured: Mapping[str, Mapping[str, Confusion]], out: Path) -> str:
+    """Draw Figure 5: a row for the paper and for each of our protocols, a column a configuration."""
+    names = [*CONFIGS, *([CALIBRATED] if any(CALIBRATED in row for row in measured.values()) else [])]
+    rows: dict[str, Mapping[str, Confusion]] = {"paper": published_confusions(half), **measured}
     figure, axes = sheet(len(names), len(rows), width=2.1 * len(names) + 0.6, height=1.75 * len(rows) + 0.3)
     for line, (row, found) in zip(axes, rows.items(), strict=True):
         for axis, name in zip(line, names, strict=True):
@@ -61,13 +61,13 @@ def protocols(results: Results, half: str, out: Path) -> str:
         _point(axis, 0 + offsets[config], blocked, attempts, config, legend=True)
     axis.axhspan(-0.5, 0.5, color="#f1f3f6", zorder=0)
     for place, key in enumerate(keys, 1):
-        mine = table
+        selected = table
         for column, value in zip(PROTOCOL, key, strict=True):
-            mine = mine[mine[column].isna()] if value is None else mine[mine[column] == value]
-        labels.append(protocol_name(mine.iloc[0]))
-        for _, row in mine.iterrows():
-            _point(axis, place + offsets[row["setting"]], int(row["blocked"]), int(row["trials"]), str(row["setting"]),
-                   legend=place == 1 and row["setting"] == CALIBRATED)  # fmt: skip
+            selected = selected[selected[column].isna()] if value is None else selected[selected[column] == value]
+        labels.append(protocol_name(selected.iloc[0]))
+        for _, row in selected.iterrows():
+            _point(axis, place + offsets[row["config"]], int(row["blocked"]), int(row["trials"]), str(row["config"]),
+                   legend=place == 1 and row["config"] == CALIBRATED)  # fmt: skip
     axis.set_yticks(range(len(labels)), labels, fontsize=7.5)
     axis.set_ylim(len(labels) - 0.4, -0.6)
     axis.set_xlim(-0.01, 1.01)
@@ -78,8 +78,8 @@ def protocols(results: Results, half: str, out: Path) -> str:
     return save(figure, out, f"users-{half.lower()}")
 
 
-def _point(axis: Any, y: float, blocked: int, trials: int, setting: str, *, legend: bool) -> None:
+def _point(axis: Any, y: float, blocked: int, trials: int, config: str, *, legend: bool) -> None:
     low, high = clopper_pearson(blocked, trials)
     rate = blocked / trials
-    axis.errorbar(rate, y, xerr=[[rate - low], [high - rate]], fmt=MARKERS[setting], color=COLOURS[setting],
-                  markersize=3.5, linewidth=1, label=title(setting) if legend else None)  # fmt: skip
+    axis.errorbar(rate, y, xerr=[[rate - low], [high - rate]], fmt=MARKERS[config], color=COLOURS[config],
+                  markersize=3.5, linewidth=1, label=title(config) if legend else None)  # fmt: skip

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from mifsim.records import read_checked
+from mifsim.tables.records import read_checked
 from reports.paper.published_tables import HALVES
+from reports.paper.schemas import PAPER_SCHEMAS
 
 CALIBRATED = "calibrated"
 
@@ -26,7 +27,9 @@ class Results:
         self.out = out
 
     def _table(self, name: str) -> pd.DataFrame:
-        table: pd.DataFrame = read_checked(self.out / "parquet" / f"paper_{name}.parquet", f"paper_{name}").to_pandas()
+        table: pd.DataFrame = read_checked(
+            self.out / "parquet" / f"paper_{name}.parquet", PAPER_SCHEMAS[f"paper_{name}"]
+        ).to_pandas()
         for column in table.columns:
             if isinstance(table[column].dtype, pd.CategoricalDtype):
                 table[column] = table[column].astype(object)
@@ -63,29 +66,29 @@ class Results:
         return self._table("pictures")
 
     @cached_property
-    def settings(self) -> pd.DataFrame:
-        """``paper_settings``."""
-        return self._table("settings")
+    def configs(self) -> pd.DataFrame:
+        """``paper_configs``."""
+        return self._table("configs")
 
     @cached_property
     def halves(self) -> list[str]:
         """Which halves of the paper were run, in its order."""
-        there = set(self.attacks["dataset"])
-        return [half for half in HALVES if half in there]
+        present = set(self.attacks["dataset"])
+        return [half for half in HALVES if half in present]
 
     def facts(self, half: str) -> dict[str, str]:
         """Return what is stated of one half's run."""
         table = self._table("facts")
-        mine = table[table["dataset"] == half]
-        return dict(zip(mine["fact"], mine["value"], strict=True))
+        selected = table[table["dataset"] == half]
+        return dict(zip(selected["fact"], selected["value"], strict=True))
 
     def classes(self, half: str) -> list[str]:
         """Return the names of the classes, in the order of the paper's tables."""
         return self.facts(half)["classes"].split(", ")
 
-    def setting_names(self, half: str) -> list[str]:
-        """Return the settings of a half, the paper's first."""
-        return list(self.settings.loc[self.settings["dataset"] == half, "setting"])
+    def config_names(self, half: str) -> list[str]:
+        """Return the configurations of a half, the paper's first."""
+        return list(self.configs.loc[self.configs["dataset"] == half, "config"])
 
     def live_noise(self, half: str) -> float:
         """Return the noise of the attackers that ran live too."""

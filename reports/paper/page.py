@@ -10,7 +10,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from mifsim.cache import whole_file
+from mifsim.cache import atomic_write
 from reports.paper import figures_attacks, figures_beyond, figures_users, sections
 from reports.paper.arithmetic import evenness, same_speed
 from reports.paper.attack_tables import agreement, with_intervals
@@ -49,11 +49,11 @@ def write_page(out: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    markdown, frame = sections.settings_table(results)
-    _csv(out, "settings", frame)
+    markdown, frame = sections.configs_table(results)
+    _csv(out, "configs", frame)
     text = environment.get_template("page.md.j2").render(
         findings=findings(results),
-        settings=markdown,
+        configs=markdown,
         halves=[_half(results, half, out) for half in results.halves],
         factor=f"{REACHED:g}",
         command=_command(results),
@@ -61,7 +61,7 @@ def write_page(out: Path) -> Path:
     if (out / FOLDER.name).resolve() != FOLDER:
         shutil.copytree(FOLDER, out / FOLDER.name, dirs_exist_ok=True)
     page = out / "README.md"
-    with whole_file(page) as temporary:
+    with atomic_write(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return page
 
@@ -106,7 +106,7 @@ def _half(results: Results, half: str, out: Path) -> dict[str, Any]:
         "figures": _figures(results, half, out),
         "live": f"{ran:,}",
         "live_same": f"{same:,}",
-        "calibrated": CALIBRATED in results.setting_names(half),
+        "calibrated": CALIBRATED in results.config_names(half),
         "live_noise": f"{results.live_noise(half):g}",
         **_readings(results, half),
         **_users(results, half),
@@ -155,7 +155,7 @@ def _readings(results: Results, half: str) -> dict[str, Any]:
 
 
 def _ratio(readings: pd.DataFrame) -> str:
-    """Return how many times the queries of setting 1 setting 2 needs where there is no noise, as written."""
+    """Return how many times the queries of configuration 1 configuration 2 needs where there is no noise, as written."""
     written = readings[(readings[list(AS_WRITTEN)] == pd.Series(AS_WRITTEN)).all(axis=1)]
     bare = written[written["noise"] == written["noise"].min()].iloc[0]
     return f"{bare['config_2'] / bare['config_1']:.1f}" if np.isfinite(bare["config_2"]) else "many"
@@ -178,7 +178,7 @@ def _users(results: Results, half: str) -> dict[str, Any]:
         "false_attempts": even.attempts,
         "false_rate": percent(even.total / even.attempts),
         "labels_p": f"{even.labels_p:.2f}",
-        "settings_p": f"{even.settings_p:.2f}",
+        "configs_p": f"{even.configs_p:.2f}",
         "nearest_protocol": protocol_name(fits.iloc[0]),
         "distinct_flagged": sum(
             float(
@@ -191,12 +191,12 @@ def _users(results: Results, half: str) -> dict[str, Any]:
 
 def _beyond(results: Results, half: str) -> dict[str, Any]:
     table = with_intervals(results, half)
-    worst = table.groupby("setting")["mean"].max()
+    worst = table.groupby("config")["mean"].max()
     pictures = results.pictures[results.pictures["dataset"] == half].groupby("row")
-    held = pictures["evaluator_confidence"].mean()
+    reconstruction = pictures["evaluator_confidence"].mean()
     asked = pictures["query"].mean()
     return {
-        "worst": {setting: whole(float(mean)) for setting, mean in worst.items()},
-        "held": {row: f"{value:.2f}" for row, value in held.items() if value == value},
+        "worst": {config: whole(float(mean)) for config, mean in worst.items()},
+        "held": {row: f"{value:.2f}" for row, value in reconstruction.items() if value == value},
         "asked": {row: whole(float(value)) for row, value in asked.items() if value == value},
     }

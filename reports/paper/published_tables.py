@@ -22,23 +22,23 @@ def published(name: str) -> pd.DataFrame:
 
 
 def attacks(half: str) -> pd.DataFrame:
-    """Return Table 2 or 3: index label, columns ``attempts``, ``successful``, and the maximum iterations a setting."""
+    """Return Table 2 or 3: index label, columns ``attempts``, ``successful``, and the maximum iterations a configuration."""
     table = published(ATTACKS[half]).set_index("label")
     return table.rename(columns=lambda name: name.replace("max_iterations_", "").replace("attack_attempts", "attempts"))
 
 
 def users(half: str) -> pd.DataFrame:
-    """Return Table 4 or 5: index label, columns ``attempts`` and the false detections a setting."""
+    """Return Table 4 or 5: index label, columns ``attempts`` and the false detections a configuration."""
     table = published(USERS[half]).set_index("label")
     return table.rename(columns=lambda name: name.replace("false_detections_", ""))
 
 
 def performance(half: str) -> pd.DataFrame:
-    """Return a half of Table 6: index metric, columns the settings and ``average``; in percent."""
+    """Return a half of Table 6: index metric, columns the configurations and ``average``; in percent."""
     table = published("table6_performance")
     return table[table["dataset"] == half].drop(columns="dataset").set_index("metric_percent")
 
 
-def settings() -> pd.DataFrame:
-    """Return Table 1: index parameter, columns the settings."""
+def configs() -> pd.DataFrame:
+    """Return Table 1: index parameter, columns the configurations."""
     return published("table1_configurations").set_index("parameter")

@@ -31,11 +31,11 @@ def reading_table(results: Results, half: str) -> pd.DataFrame:
         attacker), and ``off_<setting>``: by what factor the median is off the paper's; ``off``: the root mean square
         over the settings, as a factor.
     """
-    mine = results.sweep[results.sweep["dataset"] == half].copy()
-    mine["counted"] = mine["max_iterations"].astype(float).fillna(np.inf)
-    mine["never"] = mine["max_iterations"].isna()
-    grouped = mine.groupby([*READING, "setting"]).agg(middle=("counted", "median"), never=("never", "sum"))
-    table = grouped.reset_index().pivot(index=READING, columns="setting", values=["middle", "never"])
+    selected = results.sweep[results.sweep["dataset"] == half].copy()
+    selected["counted"] = selected["max_iterations"].astype(float).fillna(np.inf)
+    selected["never"] = selected["max_iterations"].isna()
+    grouped = selected.groupby([*READING, "config"]).agg(middle=("counted", "median"), never=("never", "sum"))
+    table = grouped.reset_index().pivot(index=READING, columns="config", values=["middle", "never"])
     found = pd.DataFrame(index=table.index)
     squares = np.zeros(len(table))
     for config, wanted in published_medians(half).items():
@@ -67,11 +67,11 @@ def ladder_row(results: Results, half: str, config: str) -> tuple[float, pd.Seri
     readings = reading_table(results, half)
     written = (readings[list(AS_WRITTEN)] == pd.Series(AS_WRITTEN)).all(axis=1)
     best = readings[written].sort_values([f"off_{config}", f"never_{config}"], kind="stable").iloc[0]
-    mine = results.sweep[(results.sweep["dataset"] == half) & (results.sweep["setting"] == config)]
+    selected = results.sweep[(results.sweep["dataset"] == half) & (results.sweep["config"] == config)]
     for column in READING:
-        mine = mine[mine[column] == best[column]]
+        selected = selected[selected[column] == best[column]]
     names = results.classes(half)
-    row = mine.set_index("label")["max_iterations"].astype(float)
+    row = selected.set_index("label")["max_iterations"].astype(float)
     return float(best["noise"]), row.rename(index=lambda label: names[int(label)])
 
 

@@ -20,41 +20,41 @@ Piece = tuple[str, pd.DataFrame]
 """Markdown, and the same numbers unrounded."""
 
 
-def settings_table(results: Results) -> Piece:
-    """Return Table 1, with the calibrated settings beside it."""
-    frame = results.settings.copy()
+def configs_table(results: Results) -> Piece:
+    """Return Table 1, with the calibrated configurations beside it."""
+    frame = results.configs.copy()
     rows = [
         [
-            row["dataset"], title(row["setting"]), f"{row['t_ssim']:.5f}", f"{row['t_hash']:.5f}", row["n_b"],
+            row["dataset"], title(row["config"]), f"{row['t_ssim']:.5f}", f"{row['t_hash']:.5f}", row["n_b"],
             row["l_sp"], row["ssim"],
             {True: "certified", False: "not certified"}.get(row["certified"], "the paper's" if
-             row["setting"] != CALIBRATED else "as given"),
+             row["config"] != CALIBRATED else "as given"),
         ]
         for _, row in frame.iterrows()
     ]  # fmt: skip
-    return table(["half", "setting", "T_ssim", "T_hash", "N_B", "L_sp", "SSIM", "guarantee"], rows, left=2), frame
+    return table(["half", "config", "T_ssim", "T_hash", "N_B", "L_sp", "SSIM", "guarantee"], rows, left=2), frame
 
 
 def iterations_table(results: Results, half: str) -> Piece:
-    """Return Table 2 or 3: labels across, for each setting the paper's row, ours at two noises, and the medians."""
+    """Return Table 2 or 3: labels across, for each configuration the paper's row, ours at two noises, and the medians."""
     names, budget = results.classes(half), results.facts(half)["budget"]
     published: Any = attacks(half)
     single = results.live_noise(half)
     at_once: Any = paper_way(results, half, single)
     rows, frames = [], []
     for config in (*CONFIGS, CALIBRATED):
-        if config not in results.setting_names(half):
+        if config not in results.config_names(half):
             continue
         lead = f"**{title(config)}**"
         medians = by_label(results, half, single)
-        medians = medians[medians["setting"] == config].set_index("label").reindex(names)
+        medians = medians[medians["config"] == config].set_index("label").reindex(names)
         medians["here_max_of_3"] = at_once[config]
         if config in CONFIGS:
-            own, row = ladder_row(results, half, config)
+            matched_noise, row = ladder_row(results, half, config)
             rows.append([lead, "paper", *(whole(published.loc[name, config]) for name in names)])
-            if own != single:
-                rows.append(["", f"noise {own:g}", *(whole(row[name]) for name in names)])
-            medians = medians.assign(paper_max_of_3=published[config], own_noise=own, own_noise_max_of_3=row)
+            if matched_noise != single:
+                rows.append(["", f"noise {matched_noise:g}", *(whole(row[name]) for name in names)])
+            medians = medians.assign(paper_max_of_3=published[config], own_noise=matched_noise, own_noise_max_of_3=row)
             lead = ""
         rows.append([lead, f"noise {single:g}", *(whole(at_once.loc[name, config]) for name in names)])
         frames.append(medians.reset_index().assign(noise=single, budget=int(budget)))
@@ -72,13 +72,13 @@ def intervals_table(results: Results, half: str) -> Piece:
         )
         rows.append(
             [
-                f"{row['noise']:g}", title(row["setting"]), f"{int(row['blocked'])} of {int(row['trials'])}",
+                f"{row['noise']:g}", title(row["config"]), f"{int(row['blocked'])} of {int(row['trials'])}",
                 interval(row["low"], row["high"]), whole(row["median"], never=f"over {budget}"), band,
                 whole(row["mean"]) if row["blocked"] == row["trials"] else f"at least {whole(row['mean'])}",
                 f"{row['evaluator_confidence']:.2f}",
             ]
         )  # fmt: skip
-    head = ["noise", "setting", "blocked", "95%", "median queries", "95%", "mean queries", "held at block"]
+    head = ["noise", "config", "blocked", "95%", "median queries", "95%", "mean queries", "held at block"]
     return table(head, rows, left=2), frame
 
 
@@ -104,7 +104,15 @@ def readings_table(results: Results, half: str) -> Piece:
                 f"{row['off']:.1f}×" if np.isfinite(row["off"]) else "—",
             ]
         )
-    head = ["reading", "reaches setting 1 at noise", "setting 2", "setting 3", "nearest to all at", "gives", "off by"]
+    head = [
+        "reading",
+        "reaches configuration 1 at noise",
+        "configuration 2",
+        "configuration 3",
+        "nearest to all at",
+        "gives",
+        "off by",
+    ]
     return table(head, rows), readings.sort_values("off")[[*READING, *CONFIGS, *(f"never_{c}" for c in CONFIGS), "off"]]
 
 
@@ -113,17 +121,17 @@ def users_table(results: Results, half: str) -> Piece:
     names = results.classes(half)
     published: Any = users(half)
     best = fit_table(results, half).iloc[0]
-    ours = label_table(results, half, best)
+    measured = label_table(results, half, best)
     rows = []
     for config in (*CONFIGS, CALIBRATED):
-        if config not in results.setting_names(half):
+        if config not in results.config_names(half):
             continue
         if config in CONFIGS:
             total = f"{int(published[config].sum())} of {int(published['attempts'].sum())}"
             rows.append(
                 [f"**{title(config)}**", "paper", *(f"{published.loc[name, config]} of 3" for name in names), total]
             )
-        blocked, trials = ours["blocked"][config], ours["trials"][config]
+        blocked, trials = measured["blocked"][config], measured["trials"][config]
         rows.append(
             [
                 "" if config in CONFIGS else f"**{title(config)}**", "here",
@@ -131,7 +139,7 @@ def users_table(results: Results, half: str) -> Piece:
                 percent(blocked.sum() / trials.sum()),
             ]
         )  # fmt: skip
-    frame = ours.stack("setting", future_stack=True).reset_index()
+    frame = measured.stack("config", future_stack=True).reset_index()
     for column in ("protocol", "images", "pool", "probability"):
         frame[column] = best[column]
     return table(["", "", *(f"'{name}'" for name in names), "all"], rows, left=2), frame
@@ -153,7 +161,14 @@ def protocols_table(results: Results, half: str) -> Piece:
             ]
         )  # fmt: skip
     attempts = int(asked["attempts"].sum())
-    head = [f"a trial is … (of {attempts})", "setting 1", "setting 2", "setting 3", "calibrated", "log-likelihood"]
+    head = [
+        f"a trial is … (of {attempts})",
+        "configuration 1",
+        "configuration 2",
+        "configuration 3",
+        "calibrated",
+        "log-likelihood",
+    ]
     return table(head, rows), frame
 
 
@@ -165,17 +180,17 @@ def our_confusions(results: Results, half: str) -> dict[str, dict[str, Confusion
 
     With one noise for all settings, and with the recorded noise that comes nearest to the paper's row of each.
     """
-    attacked: Any = with_intervals(results, half).set_index(["noise", "setting"])
+    attacked: Any = with_intervals(results, half).set_index(["noise", "config"])
     single = results.live_noise(half)
-    names = results.setting_names(half)
-    own = {name: nearest_noise(results, half, name) if name in CONFIGS else single for name in names}
+    names = results.config_names(half)
+    matched_noise = {name: nearest_noise(results, half, name) if name in CONFIGS else single for name in names}
     fits = fit_table(results, half)
     written = fits[(fits["protocol"] == "distinct") & (fits["images"] == 1)].iloc[0]
     found: dict[str, dict[str, Confusion]] = {}
     for row, protocol, noise in (
         ("one noise, as written", written, dict.fromkeys(names, single)),
         ("one noise, nearest protocol", fits.iloc[0], dict.fromkeys(names, single)),
-        (OWN_NOISES, fits.iloc[0], own),
+        (OWN_NOISES, fits.iloc[0], matched_noise),
     ):
         counted = label_table(results, half, protocol)
         found[row] = {}
@@ -189,12 +204,12 @@ def our_confusions(results: Results, half: str) -> dict[str, dict[str, Confusion
 def performance_table(results: Results, half: str) -> Piece:
     """Return Table 6: printed, computed from Tables 2 to 5, and ours."""
     computed, printed = metric_table(published_confusions(half)), performance(half)
-    ours = our_metrics(results, half)
+    measured = our_metrics(results, half)
     rows, frames = [], []
     for metric in computed.index:
         for source, numbers in (
             ("paper, printed", printed), ("paper, computed", computed),
-            *((f"here, {name}", found) for name, found in ours.items()),
+            *((f"here, {name}", found) for name, found in measured.items()),
         ):  # fmt: skip
             columns = [*CONFIGS, "average", CALIBRATED]
             cells = [_metric(numbers.loc[metric, c]) if c in numbers.columns else "" for c in columns]
@@ -238,7 +253,7 @@ def _metric(value: float) -> str:
 
 
 def workloads_table(results: Results, half: str) -> Piece:
-    """Return what setting 3 and the calibrated setting do to honest workloads beyond the paper's."""
+    """Return what configuration 3 and the calibrated configuration do to honest workloads beyond the paper's."""
     frame = workload_rates(results, half)
     rows = []
     for workload in dict.fromkeys(frame["workload"]):

@@ -15,17 +15,17 @@ PROTOCOL = ["protocol", "images", "pool", "probability"]
 
 
 def protocol_table(results: Results, half: str, *, ssim: str = "global", dynamic_range: int = 1) -> pd.DataFrame:
-    """Return one row a protocol and setting, over all labels.
+    """Return one row a protocol and configuration, over all labels.
 
     Returns
     -------
     DataFrame
         The columns of `PROTOCOL`, setting, trials, blocked, rate, low and high (exact).
     """
-    mine = results.users[results.users["dataset"] == half]
-    read = (mine["ssim"] == ssim) & (mine["dynamic_range"] == dynamic_range)
-    mine = mine[read & (mine["setting"] != CALIBRATED) | (mine["setting"] == CALIBRATED)]
-    table = mine.groupby([*PROTOCOL, "setting"], dropna=False, sort=False)[["trials", "blocked"]].sum().reset_index()
+    selected = results.users[results.users["dataset"] == half]
+    read = (selected["ssim"] == ssim) & (selected["dynamic_range"] == dynamic_range)
+    selected = selected[read & (selected["config"] != CALIBRATED) | (selected["config"] == CALIBRATED)]
+    table = selected.groupby([*PROTOCOL, "config"], dropna=False, sort=False)[["trials", "blocked"]].sum().reset_index()
     table["rate"] = table["blocked"] / table["trials"]
     ends = [clopper_pearson(int(b), int(n)) for b, n in zip(table["blocked"], table["trials"], strict=True)]
     table["low"], table["high"] = [low for low, _ in ends], [high for _, high in ends]
@@ -45,19 +45,19 @@ def fit_table(results: Results, half: str, *, ssim: str = "global", dynamic_rang
     asked = users(half)
     attempts = int(asked["attempts"].sum())
     rows = []
-    for key, mine in protocol_table(results, half, ssim=ssim, dynamic_range=dynamic_range).groupby(
+    for key, selected in protocol_table(results, half, ssim=ssim, dynamic_range=dynamic_range).groupby(
         PROTOCOL, dropna=False, sort=False
     ):
         row: dict[str, object] = dict(zip(PROTOCOL, key, strict=True))
         likelihood = 0.0
-        by_setting: Any = mine.set_index("setting")
+        by_config: Any = selected.set_index("config")
         for config in CONFIGS:
-            blocked, trials = int(by_setting.loc[config, "blocked"]), int(by_setting.loc[config, "trials"])
+            blocked, trials = int(by_config.loc[config, "blocked"]), int(by_config.loc[config, "trials"])
             rate = 0.0 if row["images"] == 1 else (blocked + 0.5) / (trials + 1)
             likelihood += float(stats.binom.logpmf(int(asked[config].sum()), attempts, rate))
             row[f"expected_{config}"] = attempts * blocked / trials
-        if CALIBRATED in by_setting.index:
-            row[f"expected_{CALIBRATED}"] = attempts * float(by_setting.loc[CALIBRATED, "rate"])
+        if CALIBRATED in by_config.index:
+            row[f"expected_{CALIBRATED}"] = attempts * float(by_config.loc[CALIBRATED, "rate"])
         rows.append({**row, "log_likelihood": likelihood})
     return pd.DataFrame(rows).sort_values("log_likelihood", ascending=False, kind="stable").reset_index(drop=True)
 
@@ -80,26 +80,28 @@ def protocol_name(row: pd.Series) -> str:
 
 
 def label_table(results: Results, half: str, protocol: pd.Series) -> pd.DataFrame:
-    """Return Table 4 or 5 for one protocol: index label, for each setting blocked and trials."""
-    mine = results.users[(results.users["dataset"] == half) & (results.users["dynamic_range"] == 1)]
-    mine = mine[(mine["ssim"] == "global") | (mine["setting"] == CALIBRATED)]
+    """Return Table 4 or 5 for one protocol: index label, for each configuration blocked and trials."""
+    selected = results.users[(results.users["dataset"] == half) & (results.users["dynamic_range"] == 1)]
+    selected = selected[(selected["ssim"] == "global") | (selected["config"] == CALIBRATED)]
     for column in PROTOCOL:
-        same = mine[column].isna() if pd.isna(protocol[column]) else mine[column] == protocol[column]
-        mine = mine[same]
+        same = selected[column].isna() if pd.isna(protocol[column]) else selected[column] == protocol[column]
+        selected = selected[same]
     names = results.classes(half)
-    table = mine.pivot_table(index="label", columns="setting", values=["blocked", "trials"], aggfunc="sum")
+    table = selected.pivot_table(index="label", columns="config", values=["blocked", "trials"], aggfunc="sum")
     table.index = pd.Index([names[int(label)] for label in table.index], name="label")
     return table
 
 
 def workload_rates(results: Results, half: str) -> pd.DataFrame:
-    """Return false-positive rates on the workloads beyond the paper's, a row a workload and base setting."""
-    mine = results.curves[(results.curves["dataset"] == half) & (results.curves["role"] == "user")]
+    """Return false-positive rates on the workloads beyond the paper's, a row a workload and base configuration."""
+    selected = results.curves[(results.curves["dataset"] == half) & (results.curves["role"] == "user")]
     rows = []
-    settings = results.settings[results.settings["dataset"] == half].set_index("setting")
-    for base in mine["base"].unique():
-        at = mine[
-            (mine["base"] == base) & (mine["parameter"] == "l_sp") & (mine["value"] == settings.loc[base, "l_sp"])
+    configs = results.configs[results.configs["dataset"] == half].set_index("config")
+    for base in selected["base"].unique():
+        at = selected[
+            (selected["base"] == base)
+            & (selected["parameter"] == "l_sp")
+            & (selected["value"] == configs.loc[base, "l_sp"])
         ]
         for _, row in at.iterrows():
             low, high = clopper_pearson(int(row["blocked"]), int(row["sessions"]))

@@ -49,7 +49,8 @@ def findings(results: Results) -> list[Finding]:
         Finding(
             "Table 1",
             REPRODUCED,
-            "the settings are input: " + ", ".join(f"L_sp {_l_sp(results, half)} ({half})" for half in results.halves),
+            "the configurations are input: "
+            + ", ".join(f"L_sp {_l_sp(results, half)} ({half})" for half in results.halves),
         )
     ]
     found += [attack_finding(results, half) for half in results.halves]
@@ -75,8 +76,8 @@ def not_run(half: str) -> Finding:
 
 
 def _l_sp(results: Results, half: str) -> int:
-    table = results.settings
-    return int(table.loc[(table["dataset"] == half) & (table["setting"] == "config_1"), "l_sp"].iloc[0])
+    table = results.configs
+    return int(table.loc[(table["dataset"] == half) & (table["config"] == "config_1"), "l_sp"].iloc[0])
 
 
 def attack_finding(results: Results, half: str) -> Finding:
@@ -92,7 +93,7 @@ def attack_finding(results: Results, half: str) -> Finding:
         verdict = f"{IN_KIND}, row by row; {NOT} as one table"
     else:
         verdict = NOT
-    rows = ", ".join(f"setting {c[-1]} at {_noises(plain[c])}" for c in reached) or "no row"
+    rows = ", ".join(f"configuration {c[-1]} at {_noises(plain[c])}" for c in reached) or "no row"
     evidence = (
         f"as written, noise alone reaches {rows} (within a factor of 2); any reading swept: "
         f"{len(somewhere)} of 3 rows each by itself, at most {most} of 3 at once ({len(readings):,} readings)"
@@ -112,11 +113,11 @@ def user_finding(results: Results, half: str) -> Finding:
     asked = users(half)
     attempts = int(asked["attempts"].sum())
     printed = [int(asked[config].sum()) for config in CONFIGS]
-    ours = [float(best[f"expected_{config}"]) for config in CONFIGS]
+    measured = [float(best[f"expected_{config}"]) for config in CONFIGS]
     none = [float(written[f"expected_{config}"]) for config in CONFIGS]
     evidence = (
         f"one image against an empty buffer: {_triple(none)} of {attempts} flagged, the paper has {_triple(printed)}; "
-        f"nearest protocol: {protocol_name(best)}, {_triple(ours)}"
+        f"nearest protocol: {protocol_name(best)}, {_triple(measured)}"
     )
     return Finding(NUMBERS[half]["users"], NOT if max(none) < min(x for x in printed if x) else REPRODUCED, evidence)
 
@@ -138,29 +139,30 @@ def metric_finding(results: Results) -> Finding:
         evidence += f" ({told})"
     evidence += "; recall is 100% because a trial ends only when it is detected"
     for half in results.halves:
-        ours = our_metrics(results, half)[OWN_NOISES].loc["accuracy", list(CONFIGS)]
-        theirs = performance(half).loc["accuracy", list(CONFIGS)]
+        measured = our_metrics(results, half)[OWN_NOISES].loc["accuracy", list(CONFIGS)]
+        paper_values = performance(half).loc["accuracy", list(CONFIGS)]
         evidence += (
-            f"; {half} accuracy with a noise for each setting and the nearest protocol: "
-            f"{', '.join(f'{value:.1f}' for value in ours)} (paper {', '.join(f'{value:.1f}' for value in theirs)})"
+            f"; {half} accuracy with a noise for each configuration and the nearest protocol: "
+            f"{', '.join(f'{value:.1f}' for value in measured)} "
+            f"(paper {', '.join(f'{value:.1f}' for value in paper_values)})"
         )
     return Finding("Table 6", f"arithmetic {REPRODUCED}; values {NOT}", evidence)
 
 
 def bar_finding(results: Results, half: str) -> Finding:
-    """Judge Figure 6 or 7: does setting 3 detect first on every label, and how far are the bars apart."""
+    """Judge Figure 6 or 7: does configuration 3 detect first on every label, and how far are the bars apart."""
     published = attacks(half)
-    theirs = float((published["config_3"] < published[["config_1", "config_2"]].min(axis=1)).mean())
-    ours = paper_way(results, half, results.live_noise(half)).fillna(np.inf)
-    mine = float((ours["config_3"] < ours[["config_1", "config_2"]].min(axis=1)).mean())
+    paper_values = float((published["config_3"] < published[["config_1", "config_2"]].min(axis=1)).mean())
+    measured = paper_way(results, half, results.live_noise(half)).fillna(np.inf)
+    measured_share = float((measured["config_3"] < measured[["config_1", "config_2"]].min(axis=1)).mean())
     rows = []
     for config in CONFIGS:
         noise, row = ladder_row(results, half, config)
         middle = float(row.fillna(np.inf).median())
-        rows.append(f"setting {config[-1]} {whole(middle)} at noise {noise:g} "
+        rows.append(f"configuration {config[-1]} {whole(middle)} at noise {noise:g} "
                     f"(paper {whole(published_medians(half)[config])})")  # fmt: skip
     evidence = (
-        f"setting 3 detects first on {percent(mine)} of labels (paper: {percent(theirs)}); medians over labels, each "
-        "row by the noise nearest to it: " + ", ".join(rows)
+        f"configuration 3 detects first on {percent(measured_share)} of labels (paper: {percent(paper_values)}); medians "
+        "over labels, each row by the noise nearest to it: " + ", ".join(rows)
     )
-    return Finding(NUMBERS[half]["bars"], IN_KIND if mine >= 0.75 else NOT, evidence)
+    return Finding(NUMBERS[half]["bars"], IN_KIND if measured_share >= 0.75 else NOT, evidence)

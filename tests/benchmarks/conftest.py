@@ -1,7 +1,7 @@
 """What the benches here share: ratios and limits, measured in one run and printed as one table at its end.
 
 Absolute times say more about the machine than about the code, and drift when something else runs beside. So a bench
-times what is measured (the subject) and a named yardstick (the baseline) in turns, within the same few seconds, and
+times what is measured (the subject) and a named baseline in turns, within the same few seconds, and
 reports how many times as fast the subject is::
 
     def test_verdict(ratio):

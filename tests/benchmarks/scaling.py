@@ -25,14 +25,14 @@ import numpy as np
 import ray
 
 from mifsim.data import load_data
-from mifsim.run_folder import machine, versions
+from mifsim.run.folder import machine, versions
+from mifsim.run.simulate import _sizes
 from mifsim.server.backend import Job, ModelFile
-from mifsim.server.hand_out import hand_out
-from mifsim.server.ray_backend import start_actors
-from mifsim.server.ray_cluster import connect
-from mifsim.server.scene import Counters
-from mifsim.server.tickets import SHARDS_AT_A_TIME, shard_size, shards
-from mifsim.simulation import _sizes
+from mifsim.server.client_specs import SHARDS_AT_A_TIME, shard_size, shards
+from mifsim.server.environment import Counters
+from mifsim.server.ray.backend import start_actors
+from mifsim.server.ray.cluster import connect
+from mifsim.server.ray.dispatch import dispatch
 from mifsim.study import Study
 from mifsim.victims import prepare_victim
 from mifsim.victims.engine import engine_from_bytes
@@ -137,7 +137,7 @@ def started(what: Study, model: ModelFile, folder: Path) -> Iterator[Any]:
             nonlocal last
             last = Counters(queries=done.queries)
 
-        hand_out(hosts, shards(some, 10), watch, SHARDS_AT_A_TIME, placed)
+        dispatch(hosts, shards(some, 10), watch, SHARDS_AT_A_TIME, placed)
         told = last
         return last.queries - before.queries
 
@@ -169,7 +169,7 @@ def memory(model: ModelFile, folder: Path) -> list[tuple[int, float, float]]:
     return rows
 
 
-def tickets_of_a_million() -> tuple[float, float]:
+def specs_of_a_million() -> tuple[float, float]:
     """Return the seconds and the MiB of peak memory that the driver needs to cut a million sessions into shards."""
     import tracemalloc
 
@@ -220,7 +220,7 @@ def page() -> str:
             costs.append(measure(f"{hosts} host{'s' if hosts > 1 else ''}", what, model, folder / f"hosts-{hosts}"))
         two = study(hosts=2, model_replicas=2)
         costs.append(measure("2 hosts, 2 models", two, model, folder / "models"))
-        grown = memory(model, folder / "memory")
+        autoscaled = memory(model, folder / "memory")
         written = bytes_a_million(folder / "hosts-1")
         ray.shutdown()
         for nodes in (2, 3):
@@ -233,12 +233,12 @@ def page() -> str:
                 if nodes == 2:
                     costs.append(measure(f"{title}, each with a model", two, model, folder / "nodes-models"))
                 ray.shutdown()
-    return text(costs, grown, written, tickets_of_a_million(), gradient_factor(model))
+    return text(costs, autoscaled, written, specs_of_a_million(), gradient_factor(model))
 
 
 def text(
     costs: list[Cost],
-    grown: list[tuple[int, float, float]],
+    autoscaled: list[tuple[int, float, float]],
     written: float,
     cutting: tuple[float, float],
     gradient: float,
@@ -251,12 +251,12 @@ def text(
     )
     one = costs[0]
     across, near = (next(c for c in costs if c.name == name) for name in (ACROSS, f"{ACROSS}, each with a model"))
-    grows = "\n".join(f"| {sessions:,} | {driver:.1f} | {store:.1f} |" for sessions, driver, store in grown)
+    grows = "\n".join(f"| {sessions:,} | {driver:.1f} | {store:.1f} |" for sessions, driver, store in autoscaled)
     cpus = here["cpus"]
     host_pace, model_pace = MILLION / one.hosts, MILLION / one.model
     shard = shard_size(study(sessions_per_host=1536))
     driver_pace = MILLION / max(one.driver, 1e-9)
-    (early, early_mib, _), (late, late_mib, _) = grown[1], grown[-1]
+    (early, early_mib, _), (late, late_mib, _) = autoscaled[1], autoscaled[-1]
     growth = (late_mib - early_mib) / (late - early) * MILLION
     return wrapped(f"""## Scaling
 

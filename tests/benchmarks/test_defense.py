@@ -71,15 +71,15 @@ def stream(shape, sd, length=4 * N_B):
     return [np.clip(image + rng.normal(0, sd, shape), 0, 1).astype(np.float32) for _ in range(length)]
 
 
-def in_turn(guard, images):
+def in_turn(detector, images):
     """Return a function that submits the next image, and fill the guard's buffer."""
     for image in images:
-        guard.check(image)
+        detector.check(image)
     position = [0]
 
     def submit():
         position[0] = (position[0] + 1) % len(images)
-        return guard.check(images[position[0]])
+        return detector.check(images[position[0]])
 
     return submit
 
@@ -98,16 +98,16 @@ def in_turn(guard, images):
 def test_verdict(ratio, form, similarity, targets, shape, t_hash):
     config = FilterConfig(t_ssim=0.99, t_hash=t_hash, n_b=N_B, l_sp=ENDLESS, ssim=form)
     images = stream(shape, sd=0.02)
-    plain, guard = PlainFilter(config, similarity), QueryFilter(config)
+    plain, detector = PlainFilter(config, similarity), QueryFilter(config)
     for image in images:
-        assert plain.check(image) is guard.check(image)
-        assert plain.count == guard.count
+        assert plain.check(image) is detector.check(image)
+        assert plain.count == detector.count
     every = t_hash == 1.0
     ratio(
         f"verdict, {form} SSIM, {'x'.join(map(str, shape))}, {'every' if every else 'no'} hash passes, against "
         f"{'numpy' if form == 'global' else 'scikit-image'} in a loop",
         in_turn(plain, images),
-        in_turn(guard, images),
+        in_turn(detector, images),
         target=targets.get(shape) if every else None,
     )
 
@@ -115,11 +115,11 @@ def test_verdict(ratio, form, similarity, targets, shape, t_hash):
 @pytest.mark.parametrize("shape", [(28, 28), (64, 64, 3)], ids=["28x28", "64x64x3"])
 @pytest.mark.parametrize(("form", "limit"), [("global", 1.3), ("uniform", 3.5), ("gaussian", 3.5)])
 def test_memory(measured, form, limit, shape):
-    guard = QueryFilter(FilterConfig(t_ssim=0.99, t_hash=1e-3, n_b=N_B, l_sp=4, ssim=form))
+    detector = QueryFilter(FilterConfig(t_ssim=0.99, t_hash=1e-3, n_b=N_B, l_sp=4, ssim=form))
     for image in np.random.default_rng(0).random((2 * N_B, *shape)):
-        guard.check(image)
+        detector.check(image)
     name = f"arrays of one session, {form} SSIM, {'x'.join(map(str, shape))}, by its buffered float32 pixels"
-    measured(name, guard.nbytes / (4 * N_B * np.prod(shape)), at_most=limit)
+    measured(name, detector.nbytes / (4 * N_B * np.prod(shape)), at_most=limit)
 
 
 def test_import(measured):

@@ -30,9 +30,9 @@ def attack() -> Callable[[], list[np.ndarray]]:
     client = client_class("mi-face").model_validate({"noise": 0.002, "beta": 0, "gamma": 0.0})
 
     def run() -> list[np.ndarray]:
-        worlds = [World(data.shape, 10, data.part("auxiliary"), number % 10) for number in range(ATTACKERS)]
-        talks = [client.run(world, np.random.default_rng(number)) for number, world in enumerate(worlds)]
-        queries = [next(talk) for talk in talks]
+        worlds = [World(data.shape, 10, data.subset("auxiliary"), number % 10) for number in range(ATTACKERS)]
+        running = [client.run(world, np.random.default_rng(number)) for number, world in enumerate(worlds)]
+        queries = [next(client) for client in running]
         wanted = np.array([world.target for world in worlds], np.int32)
         sent = []
         for _ in range(QUERIES):
@@ -41,7 +41,7 @@ def attack() -> Callable[[], list[np.ndarray]]:
             answers = [
                 Answer(int(row.argmax()), row, gradient) for row, gradient in zip(confidence, gradients, strict=True)
             ]
-            queries = [talk.send(answer) for talk, answer in zip(talks, answers, strict=True)]
+            queries = [client.send(answer) for client, answer in zip(running, answers, strict=True)]
         return sent
 
     return run

@@ -69,16 +69,16 @@ def simulate_again(streams: list[list[np.ndarray]]) -> list[list[int]]:
     for config in LIVE:
         blocked_at = []
         for stream in streams:
-            guard = QueryFilter(config)
-            verdicts = (guard.check(image) for image in stream)
+            detector = QueryFilter(config)
+            verdicts = (detector.check(image) for image in stream)
             blocked_at.append(next((q for q, v in enumerate(verdicts, 1) if v is Verdict.UNSAFE), 0))
         outcomes.append(blocked_at)
     return outcomes
 
 
-def at_a_rate_of(settings_per_second: float, settings: int):
+def at_a_rate_of(configs_per_second: float, configs: int):
     """Take as long as so many settings may take."""
-    return lambda: time.sleep(settings / settings_per_second)
+    return lambda: time.sleep(configs / configs_per_second)
 
 
 def test_replay_against_the_live_filter(ratio, streams, traces):
@@ -92,11 +92,11 @@ def test_replay_against_the_live_filter(ratio, streams, traces):
 
 
 def test_one_by_one(ratio, traces):
-    settings = searched(1000)
+    configs = searched(1000)
     ratio(
         "replay one by one, against 2,000 settings a second",
-        at_a_rate_of(2_000, len(settings)),
-        lambda: [replay(traces, config) for config in settings],
+        at_a_rate_of(2_000, len(configs)),
+        lambda: [replay(traces, config) for config in configs],
         target=1,
     )
 

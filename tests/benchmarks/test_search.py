@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mifsim.simulation import make_backend, prepare
+from mifsim.run.simulate import make_backend, prepare
 from mifsim.study import Study, Tuning
 from tuning import proposals as module
-from tuning.frontier import hypervolume
 from tuning.objectives import attack_budget
+from tuning.pareto import hypervolume
 from tuning.proposals import Proposals
+from tuning.reference_front import reference_front
 from tuning.search import search
 from tuning.tracedata import TraceSet
 from tuning.traces import load, record
 from tuning.trials import Journal, Scorer
-from tuning.yardstick import yardstick
 
 TRIALS = 300
 
@@ -40,9 +40,9 @@ def volumes(traces: TraceSet, tuning: Tuning, seed: int) -> float:
     scorer, points, budget = Scorer(traces, tuning), [], attack_budget(traces)
     proposals = Proposals(tuning, seed, budget)
     for number in range(TRIALS):
-        setting = proposals.ask()
-        assert setting is not None
-        scored = scorer.score(setting)
+        config = proposals.ask()
+        assert config is not None
+        scored = scorer.score(config)
         proposals.tell(number, scored)
         points.append((scored.false_positive_rate, scored.queries))
     return hypervolume(points, budget=budget)
@@ -52,7 +52,7 @@ def test_share_of_the_exact_hypervolume(
     study: Study, traces: TraceSet, monkeypatch: pytest.MonkeyPatch, measured: Callable[..., None]
 ) -> None:
     tuning = study.tuning.model_copy(update={"concurrent": 1})  # one after another: no Ray is needed here
-    exact = yardstick(traces, tuning, lambda done, total: None).hypervolume
+    exact = reference_front(traces, tuning, lambda done, total: None).hypervolume
     shares = {}
     for name in ("tpe", "nsga2", "random"):
         if name == "random":  # the startup trials are drawn at random: make them all
@@ -70,7 +70,7 @@ def test_trials_a_second_through_ray_tune(
 ) -> None:
     from ray import shutdown
 
-    from mifsim.server.ray_cluster import connect
+    from mifsim.server.ray.cluster import connect
 
     connect(None)
     try:

@@ -14,7 +14,7 @@ import pytest
 
 from mifsim.data import load_data
 from mifsim.server.backend import Job, ModelFile
-from mifsim.server.tickets import shards
+from mifsim.server.client_specs import shards
 from mifsim.study import Study
 from mifsim.victims import prepare_victim
 from mifsim.victims.engine import engine_from_bytes
@@ -47,8 +47,8 @@ def actors(
     """The model and the hosts, started."""
     import ray
 
-    from mifsim.server.ray_backend import start_actors
-    from mifsim.server.ray_cluster import connect
+    from mifsim.server.ray.backend import start_actors
+    from mifsim.server.ray.cluster import connect
 
     connect(None)
     job = Job(study, tmp_path_factory.mktemp("run"), {})
@@ -60,9 +60,9 @@ def actors(
 @pytest.fixture
 def simulate_all(study: Study, actors: tuple[Any, list[Any], Any]) -> Callable[[], None]:
     """All sessions, from seeds to Parquet files, on actors that are there already."""
-    from mifsim.server.hand_out import hand_out
+    from mifsim.server.ray.dispatch import dispatch
 
-    return lambda: hand_out(actors[1], shards(study, 10), lambda done: None, in_flight=4)
+    return lambda: dispatch(actors[1], shards(study, 10), lambda done: None, in_flight=4)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_simulation_against_the_bare_model(
 ) -> None:
     data = load_data(study.data)
     engine = engine_from_bytes(model.content, data.shape, 10, model.logits, study.server.batch_size)
-    images = data.part("users").images(np.arange(SESSIONS))
+    images = data.subset("users").images(np.arange(SESSIONS))
     none = np.full(len(images), -1, np.int32)
 
     def bare() -> None:
@@ -97,7 +97,7 @@ def test_the_model_server_against_the_bare_model(study: Study, model: ModelFile,
 
     data = load_data(study.data)
     engine = engine_from_bytes(model.content, data.shape, 10, model.logits, study.server.batch_size)
-    images = data.part("users").images(np.arange(1024))
+    images = data.subset("users").images(np.arange(1024))
     none = np.full(len(images), -1, np.int32)
 
     async def gathered() -> None:

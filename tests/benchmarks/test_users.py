@@ -21,7 +21,7 @@ from mifsim.clients import Answer, Client, ImagePool, Query, World, client_class
 from mifsim.clients.users.log import Log
 from mifsim.data import DataConfig, load_data, query_log
 from mifsim.server.backend import Job, ModelFile
-from mifsim.server.tickets import client_rng, shards
+from mifsim.server.client_specs import client_rng, shards
 from mifsim.study import Study
 from mifsim.victims import prepare_victim
 
@@ -38,7 +38,7 @@ def at_the_target(queries: int) -> Callable[[], None]:
 @pytest.fixture(scope="module", params=["mnist-5k", "faces"])
 def world(request: pytest.FixtureRequest) -> World:
     data = load_data(DataConfig(set=request.param, images_per_class=100))
-    return World(data.shape, len(data.class_names), data.part("users"))
+    return World(data.shape, len(data.class_names), data.subset("users"))
 
 
 def log_of(pool: ImagePool, folder: Path, times: int = 2) -> Log:
@@ -55,12 +55,12 @@ def queries(client: Client, worlds: list[World]) -> Iterator[Query]:
     """Run sessions in turn, for ever."""
     answer = Answer(0)
     for session in itertools.count():
-        talk = client.run(worlds[session % len(worlds)], client_rng(1, f"bench/{session}"))
+        client = client.run(worlds[session % len(worlds)], client_rng(1, f"bench/{session}"))
         try:
-            query = next(talk)
+            query = next(client)
             while True:
                 yield query
-                query = talk.send(answer)
+                query = client.send(answer)
         except StopIteration:
             continue
 
@@ -110,9 +110,9 @@ def simulate_slowest(tmp_path: Path) -> Iterator[Callable[[], None]]:
     """All sessions, from seeds to Parquet files, on actors that are there already."""
     import ray
 
-    from mifsim.server.hand_out import hand_out
-    from mifsim.server.ray_backend import start_actors
-    from mifsim.server.ray_cluster import connect
+    from mifsim.server.ray.backend import start_actors
+    from mifsim.server.ray.cluster import connect
+    from mifsim.server.ray.dispatch import dispatch
 
     study = Study.parse(
         {
@@ -124,7 +124,7 @@ def simulate_slowest(tmp_path: Path) -> Iterator[Callable[[], None]]:
     victim = prepare_victim(load_data(study.data), study.victim)
     connect(None)
     _model, hosts, _placed = start_actors(Job(study, tmp_path, {}), ModelFile(victim.model_bytes(), victim.logits))
-    yield lambda: hand_out(hosts, shards(study, 10), lambda done: None, in_flight=3)
+    yield lambda: dispatch(hosts, shards(study, 10), lambda done: None, in_flight=3)
     ray.shutdown()
 
 

@@ -76,8 +76,8 @@ def end_second_node(at: Stage, rng: random.Random) -> str:
     """A node of two dies with all that runs there; the driver is on the other one."""
 
     def with_actors() -> list[int]:
-        there = below(at.raylets[1])
-        found = [pid for title in (MODEL, HOST, TRIAL) for pid in titled(there, title)]
+        remote = below(at.raylets[1])
+        found = [pid for title in (MODEL, HOST, TRIAL) for pid in titled(remote, title)]
         return [at.raylets[1], *found] if found else []
 
     return _end(at, with_actors)

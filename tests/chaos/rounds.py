@@ -25,14 +25,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import tomli_w
 
-from mifsim.records import read_table
+from mifsim.tables.records import read_table
 from tests.chaos.faults import CAUSED_NOTHING, FAULTS, Fault
 from tests.chaos.processes import below, kill
 from tests.chaos.stages import Stage
 from tests.small import small_study
 
 TABLES = ("sessions", "queries", "snapshots", "leakage")
-FILES = ("trials/trials.parquet", "frontier.parquet", "certification.parquet")
+FILES = ("trials/trials.parquet", "pareto.parquet", "certification.parquet")
 """Of a calibration, beside `TABLES`."""
 PATIENCE_SECONDS = 300.0
 RESUMES = 3

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mifsim.simulation import simulate
+from mifsim.run.simulate import simulate
 from tests.chaos.faults import CAUSED_NOTHING, FAULTS
 from tests.chaos.processes import alive, below, titled
 from tests.chaos.rounds import SIMULATE, Calm, disturbed

@@ -67,9 +67,11 @@ class ClientConformance:
 
     def test_what_was_sent_is_not_changed_afterwards(self, client: Client, world: World) -> None:
         transcript = converse(client, world, np.random.default_rng(1))
-        for query, sent, held in zip(transcript.queries, transcript.sent, transcript.held, strict=True):
+        for query, sent, reconstruction in zip(
+            transcript.queries, transcript.sent, transcript.reconstruction, strict=True
+        ):
             assert query.image.tobytes() == sent
-            assert query.guess is None or query.guess.tobytes() == held
+            assert query.guess is None or query.guess.tobytes() == reconstruction
 
     @pytest.mark.parametrize("refuse_at", [1, 2, 7, 30])
     def test_a_refusal_ends_it_unless_it_is_closed_loop(self, client: Client, world: World, refuse_at: int) -> None:
@@ -126,7 +128,7 @@ class AttackerConformance(ClientConformance):
         transcript = converse(client, world, np.random.default_rng(1), knows=min(shown, client.needs))
         for query in transcript.queries:
             assert_is_image(query.image, world.shape)
-            assert_is_image(query.held, world.shape)
+            assert_is_image(query.reconstruction, world.shape)
 
     def test_holds_images_and_asks_only_for_its_target(self, client: Client, world: World) -> None:
         assert isinstance(client, Attacker)

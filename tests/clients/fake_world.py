@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.clients import Answer, Conversation, Image, Knowledge, Query, Refusal, World
+from mifsim.clients import Answer, ClientGenerator, Image, Knowledge, Query, Refusal, World
 
 
 class StrictPool:
@@ -83,7 +83,7 @@ class Transcript:
 
     queries: list[Query] = field(default_factory=list)
     sent: list[bytes] = field(default_factory=list)
-    held: list[bytes | None] = field(default_factory=list)
+    reconstruction: list[bytes | None] = field(default_factory=list)
     ended: bool = False
     returned: Image | None = None
 
@@ -91,7 +91,7 @@ class Transcript:
 class Runs(Protocol):
     """A client, or a population that starts clients."""
 
-    def run(self, world: World, rng: np.random.Generator) -> Conversation: ...
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator: ...
 
 
 def converse(
@@ -116,7 +116,7 @@ def converse(
         while True:
             transcript.queries.append(query)
             transcript.sent.append(query.image.tobytes())
-            transcript.held.append(None if query.guess is None else query.guess.tobytes())
+            transcript.reconstruction.append(None if query.guess is None else query.guess.tobytes())
             number = len(transcript.queries)
             if number == queries:
                 running.close()

@@ -164,7 +164,7 @@ def test_a_refusal_in_the_midst_returns_the_last_centre() -> None:
         assert transcript.ended
         assert transcript.returned is not None
         if stop > 1:
-            assert transcript.held[-1] == transcript.returned.tobytes()
+            assert transcript.reconstruction[-1] == transcript.returned.tobytes()
 
 
 def test_pixels_start_from_an_auxiliary_image_and_stay_pixels() -> None:
@@ -175,7 +175,7 @@ def test_pixels_start_from_an_auxiliary_image_and_stay_pixels() -> None:
     transcript = converse(BREP(space="pixel"), world, np.random.default_rng(0), queries=200)
     assert isinstance(world.pool, StrictPool)
     assert world.pool.index_of(transcript.queries[0].image) >= 0
-    distance = np.linalg.norm(transcript.queries[-1].image - transcript.queries[-1].held)
+    distance = np.linalg.norm(transcript.queries[-1].image - transcript.queries[-1].reconstruction)
     assert 0 < distance <= 2 * 1.3**10
 
 

@@ -54,9 +54,9 @@ class TestNoise:
         np.testing.assert_allclose(grey - 0.25, plain, atol=1e-7)
 
 
-def video(**settings: Any) -> Video:
+def video(**configs: Any) -> Video:
     nothing = {"shift_pixels": 0, "rotation_degrees": 0, "zoom": 0, "gain": 0, "noise": 0}
-    return Video.model_validate({**nothing, **settings})
+    return Video.model_validate({**nothing, **configs})
 
 
 def blob(row: float = 10, column: float = 10, width: float = 1.5) -> Image:
@@ -107,9 +107,9 @@ class TestVideo:
         assert correlation(noisy.reshape(200, -1).ravel(), SIDE * SIDE) == pytest.approx(0, abs=0.02)
 
 
-def kiosk(**settings: Any) -> Kiosk:
+def kiosk(**configs: Any) -> Kiosk:
     nothing = {"shift_pixels": 0, "zoom": 0, "light": 0, "pattern": 0, "response": 0, "noise": 0, "shots": 1}
-    return Kiosk.model_validate({**nothing, **settings})
+    return Kiosk.model_validate({**nothing, **configs})
 
 
 class TestKiosk:

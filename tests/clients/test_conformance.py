@@ -53,12 +53,12 @@ def described(case: Case) -> str:
 class TestAttackers(AttackerConformance):
     @pytest.fixture(params=[*((name, {}) for name in names("attacker")), *OTHER_ATTACKERS], ids=described)
     def client(self, request: pytest.FixtureRequest) -> Client:
-        name, settings = request.param
-        return client_class(name).model_validate(settings)
+        name, configs = request.param
+        return client_class(name).model_validate(configs)
 
 
 class TestUsers(UserConformance):
     @pytest.fixture(params=[*((name, {}) for name in names("user")), *OTHER_USERS], ids=described)
     def client(self, request: pytest.FixtureRequest) -> Client:
-        name, settings = request.param
-        return client_class(name).model_validate(settings)
+        name, configs = request.param
+        return client_class(name).model_validate(configs)

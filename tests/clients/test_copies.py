@@ -50,9 +50,9 @@ def pillow_jpeg(image: Image, quality: int) -> Image:
 
 class TestReUploads:
     @staticmethod
-    def copies(pool: StrictPool = POOL, **settings: Any) -> list[tuple[Image, Image]]:
+    def copies(pool: StrictPool = POOL, **configs: Any) -> list[tuple[Image, Image]]:
         """Return (original, copy): with a window of 1 a copy is of the last original before it."""
-        user = ReUploads.model_validate({"length": 300, "probability": 0.5, "window": 1, **settings})
+        user = ReUploads.model_validate({"length": 300, "probability": 0.5, "window": 1, **configs})
         pairs, original = [], None
         for image in sent(user, pool=pool):
             if pool.index_of(image) >= 0:
@@ -160,12 +160,12 @@ class TestBorders:
         assert len(found) == 12
 
     def test_detail_stays_where_it_is_and_has_its_contrast(self) -> None:
-        settings = {"style": "frame", "border": 0.25, "level": 0.5, "detail": 0.1, "length": 3}
+        configs = {"style": "frame", "border": 0.25, "level": 0.5, "detail": 0.1, "length": 3}
         pool = smooth_pool(3, colour=True)
-        first = sent(Borders.model_validate(settings), pool=pool)
+        first = sent(Borders.model_validate(configs), pool=pool)
         corner = np.s_[:4, :4]
         np.testing.assert_array_equal(first[0][corner], first[1][corner])
-        corners = [sent(Borders.model_validate(settings), seed, pool)[0][:2, :2].mean((0, 1)) for seed in range(300)]
+        corners = [sent(Borders.model_validate(configs), seed, pool)[0][:2, :2].mean((0, 1)) for seed in range(300)]
         assert np.std(corners) == pytest.approx(0.1, rel=0.1)
         assert np.mean(corners) == pytest.approx(0.5, abs=0.02)
 

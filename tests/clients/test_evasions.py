@@ -17,8 +17,8 @@ from mifsim.study.populations import Attacks
 from .conformance import assert_is_image
 from .fake_world import SoftmaxLinear, StrictPool, converse, small_world
 
-Bends = list[dict[str, Any]]
-OTHERS: list[Bends] = [
+EvasionRows = list[dict[str, Any]]
+OTHERS: list[EvasionRows] = [
     [{"decoys": 1}, {"rotate": 3}],
     [{"rotate": {}}, {"decoys": 2}],
     [{"interleave": 3}, {"noise": 0.1}],
@@ -28,17 +28,17 @@ OTHERS: list[Bends] = [
 ]
 
 
-def bent(evasions: Bends, **attack: Any) -> Attacks:
+def wrapped(evasions: EvasionRows, **attack: Any) -> Attacks:
     return Attacks.model_validate({"attack": "mi-face", "beta": 0, "gamma": 0.0, **attack, "evasions": evasions})
 
 
-def described(evasions: Bends) -> str:
+def described(evasions: EvasionRows) -> str:
     return "+".join(str(one) for one in evasions)
 
 
 @pytest.fixture(params=[*([{name: {}}] for name in EVASIONS), *OTHERS], ids=described)
 def attacks(request: pytest.FixtureRequest) -> Attacks:
-    return bent(request.param, noise=0.02)
+    return wrapped(request.param, noise=0.02)
 
 
 @pytest.fixture(params=[((28, 28), 10), ((16, 16, 3), 4)], ids=["grey", "colour"])
@@ -96,8 +96,8 @@ class TestConformance:
 
 def test_the_attack_inside_draws_what_it_draws_alone() -> None:
     world = small_world(target=1)
-    alone = converse(bent([], noise=0.02), world, np.random.default_rng(3), queries=10)
-    among = converse(bent([{"decoys": 3}], noise=0.02), world, np.random.default_rng(3), queries=40)
+    alone = converse(wrapped([], noise=0.02), world, np.random.default_rng(3), queries=10)
+    among = converse(wrapped([{"decoys": 3}], noise=0.02), world, np.random.default_rng(3), queries=40)
     places = [place for place, query in enumerate(among.queries) if query.gradient_of is not None]
     assert places == list(range(0, 40, 4))
     assert [among.sent[place] for place in places] == alone.sent
@@ -109,9 +109,9 @@ def test_the_attack_inside_draws_what_it_draws_alone() -> None:
 
 def test_altered_copies_leave_the_iterate_alone() -> None:
     """What is sent has noise on it; what the attacker holds has not."""
-    transcript = converse(bent([{"noise": 0.1}]), small_world(target=1), np.random.default_rng(0), queries=5)
+    transcript = converse(wrapped([{"noise": 0.1}]), small_world(target=1), np.random.default_rng(0), queries=5)
     first = transcript.queries[0]
-    assert not first.held.any()  # MI-Face begins with a black image
+    assert not first.reconstruction.any()  # MI-Face begins with a black image
     noise = first.image[first.image > 0]
     assert 0.3 < noise.size / first.image.size < 0.7  # the other half is clipped at 0
     assert noise.std() == pytest.approx(0.1 * np.sqrt(1 - 2 / np.pi), rel=0.15)  # of a half-normal
@@ -143,7 +143,7 @@ def test_motion_moves_by_no_more_than_it_may() -> None:
 
 
 def test_interleaved_attacks_take_turns() -> None:
-    transcript = converse(bent([{"interleave": 4}]), small_world(target=8), np.random.default_rng(0))
+    transcript = converse(wrapped([{"interleave": 4}]), small_world(target=8), np.random.default_rng(0))
     assert [query.gradient_of for query in transcript.queries[:8]] == [8, 9, 0, 1] * 2
     for before, after in pairwise(transcript.queries[::4]):
         assert before.gradient_of == after.gradient_of == 8
@@ -153,15 +153,15 @@ def test_nothing_is_asked_twice() -> None:
     """A step of no length stands still: without the evasion it asks the same for ever."""
     still = {"step": 1e-60, "alpha": 30}
     world = small_world(target=1)
-    assert len(set(converse(bent([], **still), world, np.random.default_rng(0)).sent)) == 1
-    transcript = converse(bent([{"deduplicate": {}}], **still), world, np.random.default_rng(0))
+    assert len(set(converse(wrapped([], **still), world, np.random.default_rng(0)).sent)) == 1
+    transcript = converse(wrapped([{"deduplicate": {}}], **still), world, np.random.default_rng(0))
     assert len(transcript.queries) == 1
     assert transcript.ended
     assert transcript.returned is not None
 
 
 def test_rotation_sends_the_refused_query_again() -> None:
-    attacks = bent([{"rotate": {"sessions": 2}}], noise=0.02)
+    attacks = wrapped([{"rotate": {"sessions": 2}}], noise=0.02)
     running = attacks.run(small_world(target=1), np.random.default_rng(0))
     model = SoftmaxLinear((28, 28), 10)
     query = next(running)
@@ -174,13 +174,13 @@ def test_rotation_sends_the_refused_query_again() -> None:
 
 
 def test_rotation_leaves_after_so_many_queries() -> None:
-    transcript = converse(bent([{"rotate": 3}]), small_world(target=1), np.random.default_rng(0), queries=9)
+    transcript = converse(wrapped([{"rotate": 3}]), small_world(target=1), np.random.default_rng(0), queries=9)
     assert [query.new_session for query in transcript.queries] == [False] * 3 + [True, False, False] * 2
 
 
 def test_probing_finds_the_noise_that_passes() -> None:
     """A server that refuses two images in a row that differ by less than 0.05 root mean square."""
-    attacks = bent([{"probe": {"sessions": 8, "patience": 5, "least": 0.001, "most": 0.5}}])
+    attacks = wrapped([{"probe": {"sessions": 8, "patience": 5, "least": 0.001, "most": 0.5}}])
     running = attacks.run(small_world(target=1), np.random.default_rng(0))
     model = SoftmaxLinear((28, 28), 10)
     query, last, sessions, sent = next(running), None, 1, []
@@ -218,4 +218,4 @@ def test_what_is_no_evasion_is_refused(evasions: Any, complaint: str) -> None:
 
 
 def test_a_population_is_named_after_its_evasions() -> None:
-    assert bent([{"decoys": 10}, {"rotate": {}}]).name == "mi-face+decoys+rotate"
+    assert wrapped([{"decoys": 10}, {"rotate": {}}]).name == "mi-face+decoys+rotate"

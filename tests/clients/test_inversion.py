@@ -61,12 +61,12 @@ def ask(
 ) -> tuple[list[Image], list[Image], Image]:
     """Run to the end; return what was sent, what was held, and what was returned."""
     running = client.run(where, np.random.default_rng(seed))
-    sent, held = [], []
+    sent, reconstruction = [], []
     query = next(running)
     try:
         while True:
             sent.append(query.image)
-            held.append(query.held)
+            reconstruction.append(query.reconstruction)
             confidence = model(query.image)
             label = int(confidence.argmax())
             if top is not None:
@@ -75,7 +75,7 @@ def ask(
             query = running.send(Refusal() if len(sent) == refuse_at else answer)
     except StopIteration as stop:
         returned: Image = stop.value
-        return sent, held, returned
+        return sent, reconstruction, returned
 
 
 def error(image: Image, label: int) -> float:
@@ -100,7 +100,7 @@ def asked_of_training(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray,
     """Trainings are not done but written down: (answers, images, wanted)."""
     calls: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-    def instead(confidences: Any, images: Any, wanted: Any, **settings: Any) -> Image:
+    def instead(confidences: Any, images: Any, wanted: Any, **configs: Any) -> Image:
         calls.append((np.array(confidences), np.array(images), np.array(wanted)))
         return images[0]
 
@@ -136,11 +136,13 @@ class TestInversionNetwork:
         assert not asked_of_training
 
     def test_holds_the_mean_weighted_by_confidence(self, asked_of_training: list[Any]) -> None:
-        sent, held, _ = ask(InversionNetwork(), world())
-        np.testing.assert_array_equal(held[0], sent[0])
+        sent, reconstruction, _ = ask(InversionNetwork(), world())
+        np.testing.assert_array_equal(reconstruction[0], sent[0])
         for number in range(1, len(sent)):
             weights = [toy_model(image)[2] for image in sent[:number]]
-            np.testing.assert_allclose(held[number], np.average(sent[:number], axis=0, weights=weights), atol=1e-6)
+            np.testing.assert_allclose(
+                reconstruction[number], np.average(sent[:number], axis=0, weights=weights), atol=1e-6
+            )
 
     @pytest.mark.parametrize("target", range(CLASSES))
     def test_learns_to_invert_what_can_be_inverted(self, target: int) -> None:
@@ -202,15 +204,17 @@ class TestErrorRate:
         assert len(shares) == len(images) == 3
 
     def test_refused_before_that_it_holds_what_it_has(self, asked_of_training: list[Any]) -> None:
-        _, held, returned = ask(ErrorRate(draws=5), world(), refuse_at=5, label_only=True)
-        np.testing.assert_array_equal(returned, held[-1])
+        _, reconstruction, returned = ask(ErrorRate(draws=5), world(), refuse_at=5, label_only=True)
+        np.testing.assert_array_equal(returned, reconstruction[-1])
         assert not asked_of_training
 
     def test_holds_the_mean_weighted_by_the_targets_share(self, asked_of_training: list[Any]) -> None:
         def whim(image: np.ndarray) -> np.ndarray:
             return np.eye(CLASSES)[2 if float(image.sum() * 1e3) % 2 < 1 else 0]
 
-        sent, held, _ = ask(ErrorRate(images=12, draws=3, noise=0.01, prior=0.5), world(), whim, label_only=True)
+        sent, reconstruction, _ = ask(
+            ErrorRate(images=12, draws=3, noise=0.01, prior=0.5), world(), whim, label_only=True
+        )
         ((_, images, _),) = asked_of_training
         asked: list[Image] = []
         for number in range(3, 36, 3):
@@ -220,7 +224,7 @@ class TestErrorRate:
         assert len(set(weights)) > 1
         for done in range(1, 12):
             expected = np.average(asked[:done], axis=0, weights=weights[:done])
-            np.testing.assert_allclose(held[3 * done], expected, atol=1e-6)
+            np.testing.assert_allclose(reconstruction[3 * done], expected, atol=1e-6)
 
     @pytest.mark.parametrize("target", [0, 3])
     def test_learns_from_labels_alone(self, target: int) -> None:
@@ -242,12 +246,12 @@ def test_images_of_any_shape_come_back(shape: tuple[int, ...]) -> None:
     assert 0 <= got.min() <= got.max() <= 1
 
 
-def settings_seen(client: Attacker, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
+def configs_seen(client: Attacker, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
     """Return all that follows from the settings: the stream, and what the training was told."""
     told: list[Any] = []
 
-    def instead(confidences: Any, images: Any, wanted: Any, **settings: Any) -> Image:
-        told.append((np.array(confidences).tobytes(), np.array(wanted).tobytes(), sorted(settings.items())))
+    def instead(confidences: Any, images: Any, wanted: Any, **configs: Any) -> Image:
+        told.append((np.array(confidences).tobytes(), np.array(wanted).tobytes(), sorted(configs.items())))
         return images[0]
 
     for module in (inversion_network, error_rate):
@@ -266,7 +270,7 @@ CHANGES = {"images": 3, "steps": 7, "floor": 3.0, "top": 2, "certainty": 0.5, "d
 )
 def test_every_setting_has_an_effect(base: Attacker, field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = base.model_copy(update={field: CHANGES[field]})
-    assert settings_seen(base, monkeypatch) != settings_seen(changed, monkeypatch)
+    assert configs_seen(base, monkeypatch) != configs_seen(changed, monkeypatch)
 
 
 @pytest.mark.parametrize("client", [InversionNetwork, ErrorRate])

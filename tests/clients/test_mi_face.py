@@ -69,9 +69,9 @@ def test_returns_and_holds_the_best_iterate_not_the_last() -> None:
     rise = np.full(SHAPE, 1.0, np.float32)  # a step of 0.1: the iterates are 0, 0.1, 0.2, …
     confidences = [0.1, 0.5, 0.3, 0.6, 0.2]
     queries, returned = play(MIFace(), [*(answer(c, rise) for c in confidences), Refusal()])
-    held = [float(query.guess[0, 0]) for query in queries if query.guess is not None]
+    reconstruction = [float(query.guess[0, 0]) for query in queries if query.guess is not None]
     # A query carries the best of those answered before it; the first has nothing but the start.
-    assert held == pytest.approx([0.0, 0.0, 0.1, 0.1, 0.3, 0.3])
+    assert reconstruction == pytest.approx([0.0, 0.0, 0.1, 0.1, 0.3, 0.3])
     assert returned is not None
     assert np.unique(returned) == pytest.approx(0.3)
 
@@ -94,9 +94,9 @@ def test_zero_switches_both_stopping_rules_off() -> None:
     assert returned is None
 
 
-def half_grey_then(settings: dict[str, Any], steps: int) -> list[Image]:
+def half_grey_then(configs: dict[str, Any], steps: int) -> list[Image]:
     """One step from black to 0.5, then no gradient at all: what is left is noise."""
-    client = MIFace(beta=0, gamma=0.0, noise=0.01, **settings)
+    client = MIFace(beta=0, gamma=0.0, noise=0.01, **configs)
     up = answer(0.5, np.full(SHAPE, 5.0, np.float32))
     queries, _ = play(client, [up, *[answer(0.5)] * steps])
     return [query.image for query in queries[1:]]

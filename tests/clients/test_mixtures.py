@@ -28,8 +28,8 @@ def indices(user: User, seed: int = 0) -> list[int]:
     return [POOL.index_of(query.image) for query in queries]
 
 
-def of(*users: dict[str, Any], **settings: Any) -> Mixture:
-    return Mixture.model_validate({"of": users, **settings})
+def of(*users: dict[str, Any], **configs: Any) -> Mixture:
+    return Mixture.model_validate({"of": users, **configs})
 
 
 class TestMixture:
@@ -39,9 +39,9 @@ class TestMixture:
 
     def test_each_goes_on_where_it_stopped(self) -> None:
         order = indices(of({"user": "independent"}, {"user": "kiosk"}, length=60))
-        own = [index for index in order if index >= 0]
-        assert len(own) > 20
-        assert len(set(own[:24])) == min(24, len(own))
+        drawn = [index for index in order if index >= 0]
+        assert len(drawn) > 20
+        assert len(set(drawn[:24])) == min(24, len(drawn))
 
     def test_a_turn_is_so_many_images(self) -> None:
         order = indices(of({"user": "independent"}, {"user": "kiosk"}, length=600, turn=5))

@@ -40,11 +40,11 @@ def test_bases_are_orthonormal_and_no_larger_than_asked(
 
 def test_dct_rows_are_the_lowest_coefficients_of_scipys_transform() -> None:
     image = np.random.default_rng(0).random(GREY)
-    ours = dct_basis(GREY, 6) @ image.ravel()
-    theirs = fft.dctn(image, norm="ortho")
+    measured = dct_basis(GREY, 6) @ image.ravel()
+    reference = fft.dctn(image, norm="ortho")
     # (u/9)² + (v/7)² in rising order: 0, 1/81, 1/49, 1/81 + 1/49, 4/81, 4/81 + 1/49
-    np.testing.assert_allclose(ours, [theirs[0, 0], theirs[1, 0], theirs[0, 1], theirs[1, 1], theirs[2, 0],
-                                      theirs[2, 1]], atol=1e-12)  # fmt: skip
+    places = [(0, 0), (1, 0), (0, 1), (1, 1), (2, 0), (2, 1)]
+    np.testing.assert_allclose(measured, [reference[place] for place in places], atol=1e-12)
 
 
 def test_a_colour_basis_has_each_pattern_once_a_channel() -> None:
@@ -242,10 +242,10 @@ def test_it_climbs_a_good_part_of_the_way_in_every_space(name: str, kind: SpaceN
     model = SoftmaxLinear(world.shape, world.classes)
     given = {"nes": {"prior": 0.0}, "spsa": {"prior": 0.0, "gain": 0.3}, "mi-face-numeric": {"step": 0.3, "gamma": 0.0}}
     client = client_class(name).model_validate({"space": kind, "coordinates": 6, **given[name]})
-    held = converse(client, world, np.random.default_rng(0), queries=800).queries[-1].held
+    reconstruction = converse(client, world, np.random.default_rng(0), queries=800).queries[-1].reconstruction
     space = search_space(kind, world.pool, world.shape, 6)
     start, end = (float(np.log(f / (1 - f))) for f in (model.confidence(image)[2] for image in (
-        space.images(space.start[None])[0], held)))  # fmt: skip
+        space.images(space.start[None])[0], reconstruction)))  # fmt: skip
     if kind == "pca":  # unbounded: how far it gets is a matter of steps
         assert end > start + 2
     else:
@@ -265,12 +265,14 @@ def test_nes_and_spsa_send_pairs_around_one_image() -> None:
 def test_a_strong_prior_keeps_the_image_near_the_mean() -> None:
     world = small_world((9, 9), 3, target=2)
     ends = [
-        converse(client_class("nes")(prior=prior), world, np.random.default_rng(0), queries=600).queries[-1].held
+        converse(client_class("nes")(prior=prior), world, np.random.default_rng(0), queries=600)
+        .queries[-1]
+        .reconstruction
         for prior in (0.0, 100.0)
     ]
     mean = np.stack([world.pool.image(index) for index in range(len(world.pool))]).mean(axis=0)
-    free, held = (float(np.linalg.norm(end - mean)) for end in ends)
-    assert held < 0.5 * free
+    free, reconstruction = (float(np.linalg.norm(end - mean)) for end in ends)
+    assert reconstruction < 0.5 * free
 
 
 def test_log_confidence_and_log_odds_part_where_the_model_is_sure() -> None:
@@ -309,4 +311,4 @@ def test_a_refusal_in_the_middle_of_a_gradient_returns_the_best_so_far() -> None
             query = running.send(model.answer(query, client_class(name).needs))
         with pytest.raises(StopIteration) as stop:
             running.send(Refusal())
-        np.testing.assert_array_equal(stop.value.value, query.held)
+        np.testing.assert_array_equal(stop.value.value, query.reconstruction)

@@ -42,10 +42,10 @@ STREAMS = [found for name in names("user") if issubclass(found := client_class(n
 """Every kind of user but a log, which has no images to choose from."""
 
 
-def still(**settings: Any) -> Bursts:
+def still(**configs: Any) -> Bursts:
     """Bursts of which only the settings given move anything."""
     nothing = {"shift_pixels": 0, "rotation_degrees": 0, "gain": 0, "offset": 0, "noise": 0}
-    return Bursts.model_validate({**nothing, **settings})
+    return Bursts.model_validate({**nothing, **configs})
 
 
 @pytest.mark.parametrize("kind", STREAMS)

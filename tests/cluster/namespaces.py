@@ -22,14 +22,14 @@ import pyarrow.parquet as pq
 import tomli_w
 
 from mifsim.defense import FilterConfig
-from mifsim.records import read_table
+from mifsim.tables.records import read_table
 from tests.chaos.processes import titled
 from tests.cluster.nodes import ROOT, Cluster, in_namespaces, why_no_namespaces
 from tests.tuning.studies import tiny_study
 
 PATIENCE_SECONDS = 3600.0
 SESSIONS = ("sessions", "queries", "snapshots", "leakage")
-FILES = ("frontier", "certification")
+FILES = ("pareto", "certification")
 CLOCK = ["elapsed_seconds"]
 """Columns of a time that went by."""
 
@@ -54,16 +54,16 @@ def kill_in_the_middle(cluster: Cluster, begun: Callable[[], bool], ended: Calla
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         for worker in cluster.nodes[1:]:
-            there = [name for name in ("SessionHost", "ModelActor") if titled(worker.pids(), f"ray::{name}")]
-            if "SessionHost" in there and begun():
+            remote = [name for name in ("SessionHost", "ModelActor") if titled(worker.pids(), f"ray::{name}")]
+            if "SessionHost" in remote and begun():
                 worker.end()
-                return f"{worker.address} ({' and '.join(there)})"
+                return f"{worker.address} ({' and '.join(remote)})"
         assert not ended(), "the job was over before a worker could be killed"
         assert time.monotonic() < deadline, "no session ever ran on a worker"
         time.sleep(0.02)
 
 
-def assert_same(here: Path, there: Path) -> list[str]:
+def assert_same(here: Path, remote: Path) -> list[str]:
     """Compare two calibrations, row for row and bit for bit; return what was compared."""
     told = []
 
@@ -74,15 +74,15 @@ def assert_same(here: Path, there: Path) -> list[str]:
 
     for name in SESSIONS:
         if (here / name).is_dir() or (here / f"{name}.parquet").is_file():
-            same(name, *(read_table(run, name).to_pandas() for run in (here, there)))
-    same("trials", *(pq.read_table(run / "trials" / "trials.parquet").to_pandas() for run in (here, there)))
+            same(name, *(read_table(run, name).to_pandas() for run in (here, remote)))
+    same("trials", *(pq.read_table(run / "trials" / "trials.parquet").to_pandas() for run in (here, remote)))
     for name in FILES:
-        same(name, *(pq.read_table(run / f"{name}.parquet").to_pandas() for run in (here, there)))
-    settings = [FilterConfig.load(run / "filter.toml") for run in (here, there) if (run / "filter.toml").is_file()]
-    assert len(settings) != 1, "one of them chose a setting, the other did not"
-    if settings:
-        assert settings[0] == settings[1]
-        told.append(f"filter.toml: {settings[0]}")
+        same(name, *(pq.read_table(run / f"{name}.parquet").to_pandas() for run in (here, remote)))
+    configs = [FilterConfig.load(run / "filter.toml") for run in (here, remote) if (run / "filter.toml").is_file()]
+    assert len(configs) != 1, "one of them chose a setting, the other did not"
+    if configs:
+        assert configs[0] == configs[1]
+        told.append(f"filter.toml: {configs[0]}")
     return told
 
 
@@ -152,12 +152,12 @@ def main() -> None:
         with in_namespaces(2) as cluster:
             nodes = ", ".join(node.address for node in cluster.nodes)
             started = time.monotonic()
-            there, ran = disturbed(cluster, study)
+            remote, ran = disturbed(cluster, study)
             print(
                 f"on a cluster of {nodes}, one worker killed on the way, {ran}: {time.monotonic() - started:.0f} s",
                 flush=True,
             )
-            for line in assert_same(here, there):
+            for line in assert_same(here, remote):
                 print(f"  the same {line}")
     print("1 passed, 0 failed")
 

@@ -50,7 +50,7 @@ class Node:
 
     address: str
     prefix: list[str]
-    home: Path
+    node_dir: Path
     log: Path
     process: subprocess.Popen[bytes] | None = None
 
@@ -96,7 +96,7 @@ class Cluster:
 
     def on(self, node: Node, arguments: list[str], **changes: str) -> tuple[list[str], dict[str, str]]:
         """Return the command and the environment with which something runs on a node."""
-        return [*node.prefix, *arguments], {**self.env, "HOME": str(node.home), **changes}
+        return [*node.prefix, *arguments], {**self.env, "HOME": str(node.node_dir), **changes}
 
     def start(self, node: Node, cpus: int) -> None:
         """Start Ray on a node."""
@@ -129,7 +129,7 @@ class Cluster:
     def wait_for(self, nodes: int) -> None:
         """Wait until so many nodes are up."""
         script = (
-            "import ray, sys, time; from mifsim.server.ray_cluster import connect; connect(sys.argv[1])\n"
+            "import ray, sys, time; from mifsim.server.ray.cluster import connect; connect(sys.argv[1])\n"
             f"while sum(node['Alive'] for node in ray.nodes()) < {nodes}: time.sleep(0.2)"
         )
         command, env = self.on(self.head, [sys.executable, "-c", script, f"{self.head.address}:{self.port}"])
@@ -170,12 +170,12 @@ def environment(token: str, folder: Path) -> dict[str, str]:
 
 
 def _node(folder: Path, number: int, address: str, prefix: list[str], token: str) -> Node:
-    home = folder / f"node-{number}"
-    (home / ".ray").mkdir(parents=True)
-    file = home / ".ray" / "auth_token"
+    node_dir = folder / f"node-{number}"
+    (node_dir / ".ray").mkdir(parents=True)
+    file = node_dir / ".ray" / "auth_token"
     file.touch(0o600)
     file.write_text(token)
-    return Node(address, prefix, home, folder / f"node-{number}.log")
+    return Node(address, prefix, node_dir, folder / f"node-{number}.log")
 
 
 @contextlib.contextmanager
@@ -206,7 +206,7 @@ def in_namespaces(workers: int, cpus: int = 2) -> Iterator[Cluster]:
             sessions = folder / f"sessions-{number}"
             sessions.mkdir()
             Path("/tmp/ray").mkdir(exist_ok=True)
-            own = f'mount --bind {shlex.quote(str(sessions))} /tmp/ray && exec "$@"'
+            mount_command = f'mount --bind {shlex.quote(str(sessions))} /tmp/ray && exec "$@"'
             # All of these replace themselves by what they start: the process is Ray's in the end.
             prefix = [
                 "ip",
@@ -219,7 +219,7 @@ def in_namespaces(workers: int, cpus: int = 2) -> Iterator[Cluster]:
                 "private",
                 "sh",
                 "-c",
-                own,
+                mount_command,
                 "-",
             ]
             nodes.append(_node(folder, number, address, prefix, token))

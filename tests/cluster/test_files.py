@@ -135,10 +135,10 @@ def test_all_pods_share_the_volume_that_the_run_and_the_cache_are_on() -> None:
 def test_the_fence_is_around_the_clusters_own_pods() -> None:
     _, policy = manifests("storage.yaml")
     name = manifests("raycluster.yaml")[0]["metadata"]["name"]
-    own = {"matchLabels": {"ray.io/cluster": name}}
-    assert policy["spec"]["podSelector"] == own
+    own_labels = {"matchLabels": {"ray.io/cluster": name}}
+    assert policy["spec"]["podSelector"] == own_labels
     allowed = [source["podSelector"] for rule in policy["spec"]["ingress"] for source in rule["from"]]
-    assert own in allowed
+    assert own_labels in allowed
     assert all(selector["matchLabels"] for selector in allowed), "an empty selector lets every pod in"
 
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from mifsim.server import ray_cluster
-from mifsim.server.placement import Node
+from mifsim.server.ray import cluster as ray_cluster
+from mifsim.server.ray.placement import Node
 from mifsim.study.sections import Server
 from tests.chaos.processes import below, kill
+from tests.run.test_simulate import assert_same_rows
 from tests.small import small_study
-from tests.test_simulation import assert_same_rows
 
 CONFIG: dict[str, Any] = {
     "cluster_name": "growing",
@@ -97,7 +97,7 @@ def test_a_run_waits_for_the_nodes_it_asks_for_and_gives_them_back(address: str,
     assert_same_rows(tmp_path / "here", tmp_path / "run")
     # A demand that was left would hold the workers for ever.
     script = (
-        "import ray, sys, time; from mifsim.server.ray_cluster import connect, nodes; connect(sys.argv[1])\n"
+        "import ray, sys, time; from mifsim.server.ray.cluster import connect, nodes; connect(sys.argv[1])\n"
         "while len(nodes()) > 1: time.sleep(1)"
     )
     subprocess.run([sys.executable, "-c", script, address], check=True, timeout=120)
@@ -125,7 +125,7 @@ def growing(steps: list[list[Node]]) -> Callable[[], list[Node]]:
 def test_the_demand_is_taken_back_when_the_nodes_are_there(asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     steps = [[Node(0.0)], [Node(0.0), Node(2.5)], [Node(0.0), Node(2.5), Node(2.0)]]
     monkeypatch.setattr(ray_cluster, "nodes", growing(steps))
-    with ray_cluster.grown(Server(hosts=3, grow_seconds=60)):
+    with ray_cluster.autoscaled(Server(hosts=3, grow_seconds=60)):
         assert asked == [4]  # still held: nodes without work would be ended before the actors are on them
         assert len(steps) == 1
     assert asked == [4, 0]
@@ -138,7 +138,7 @@ def test_nodes_that_do_not_come_are_waited_for_once(
     monkeypatch.setattr(time, "monotonic", iter([0.0, 0.0, 0.5, 1.0]).__next__)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     for _ in range(2):
-        with ray_cluster.grown(Server(hosts=2, model_replicas=2, grow_seconds=1)):
+        with ray_cluster.autoscaled(Server(hosts=2, model_replicas=2, grow_seconds=1)):
             pass
     assert asked == [4, 0]
     said = " ".join(capsys.readouterr().err.split())
@@ -153,7 +153,7 @@ def test_nobody_is_asked_where_nothing_was_said_or_there_is_room(
     server: dict[str, int], asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_cluster, "nodes", lambda: [Node(3.0)])
-    with ray_cluster.grown(Server(**server)):
+    with ray_cluster.autoscaled(Server(**server)):
         assert asked == []
     assert asked == []
 
@@ -164,6 +164,6 @@ def test_ctrl_c_takes_the_demand_back(asked: list[int], monkeypatch: pytest.Monk
 
     monkeypatch.setattr(ray_cluster, "nodes", lambda: [Node(2.0)])
     monkeypatch.setattr(time, "sleep", interrupted)
-    with pytest.raises(KeyboardInterrupt), ray_cluster.grown(Server(hosts=5, grow_seconds=60)):
+    with pytest.raises(KeyboardInterrupt), ray_cluster.autoscaled(Server(hosts=5, grow_seconds=60)):
         pytest.fail("the nodes are not there")
     assert asked == [6, 0]

@@ -15,12 +15,12 @@ import pandas as pd
 import pytest
 import tomli_w
 
-from mifsim.records import read_table
-from mifsim.simulation import simulate
+from mifsim.run.simulate import simulate
 from mifsim.study import Study
+from mifsim.tables.records import read_table
 from tests.cluster.namespaces import assert_same, disturbed, main, small_study, tune_here
 from tests.cluster.nodes import Cluster, in_namespaces, why_no_namespaces
-from tests.cluster.test_parcel import write_images
+from tests.cluster.test_bundle import write_images
 from tests.small import SMALL
 
 pytestmark = [
@@ -65,9 +65,9 @@ def own_study(folder: Path) -> Path:
 def test_a_worker_dies_and_the_rows_are_those_of_the_laptop(cluster: Cluster, tmp_path: Path) -> None:
     study = small_study(tmp_path)
     tune_here(str(study), tmp_path / "here", tmp_path / "cache")
-    there, ran = disturbed(cluster, str(study))
+    remote, ran = disturbed(cluster, str(study))
     assert "SessionHost" in ran
-    assert any(line.startswith("filter.toml") for line in assert_same(tmp_path / "here", there))
+    assert any(line.startswith("filter.toml") for line in assert_same(tmp_path / "here", remote))
     # The run stayed in the storage, too.
     assert len(list((cluster.folder / "shared").glob("*/filter.toml"))) == 1
 

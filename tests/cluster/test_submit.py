@@ -16,14 +16,14 @@ from pydantic import ValidationError
 
 from cluster import client
 from cluster.client import Cluster, check_address
-from cluster.job import home_of, inputs_of, pack_run
-from cluster.order import ORDER_FILE, Order, check_program, source_digest
+from cluster.job import inputs_of, job_storage, pack_run
+from cluster.job_spec import JOB_SPEC_FILE, JobSpec, check_program, source_digest
 from cluster.submit import Where, exit_code
 from mifsim.cli import main
 from mifsim.errors import ClusterError, RunError
-from mifsim.run_folder import versions
+from mifsim.run.folder import versions
 from tests.cluster.nodes import free_port
-from tests.cluster.test_parcel import write_images
+from tests.cluster.test_bundle import write_images
 from tests.small import SMALL
 
 
@@ -43,9 +43,9 @@ def write_study(folder: Path, **sections: object) -> Path:
     return file
 
 
-def order(**changes: object) -> Order:
+def job_spec(**changes: object) -> JobSpec:
     given = {"job": "mifsim-x-1", "command": "tune", "run": "x", "source": source_digest(), "versions": versions()}
-    return Order.model_validate({**given, **changes})
+    return JobSpec.model_validate({**given, **changes})
 
 
 @pytest.mark.parametrize(
@@ -131,9 +131,9 @@ def test_a_model_with_code_in_it_is_not_sent(
 
 
 def test_an_order_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    written = order(storage="/shared", filters=[["strict", "filters/0.toml"]], bring=True)
-    (tmp_path / ORDER_FILE).write_text(written.model_dump_json())
-    assert Order.read(tmp_path) == written
+    written = job_spec(storage="/shared", filters=[["strict", "filters/0.toml"]], fetch=True)
+    (tmp_path / JOB_SPEC_FILE).write_text(written.model_dump_json())
+    assert JobSpec.read(tmp_path) == written
 
 
 @pytest.mark.parametrize(
@@ -144,45 +144,45 @@ def test_an_order_comes_back_as_it_was_written(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_an_order_cannot_name_what_is_outside_or_unknown(changes: dict[str, object], tmp_path: Path) -> None:
-    (tmp_path / ORDER_FILE).write_text(json.dumps({**json.loads(order().model_dump_json()), **changes}))
+    (tmp_path / JOB_SPEC_FILE).write_text(json.dumps({**json.loads(job_spec().model_dump_json()), **changes}))
     with pytest.raises(ClusterError, match=r"order\.json: "):
-        Order.read(tmp_path)
+        JobSpec.read(tmp_path)
 
 
 def test_another_program_on_the_cluster_is_refused_and_other_libraries_are_told() -> None:
-    assert check_program(order(), versions()) == []
+    assert check_program(job_spec(), versions()) == []
     with pytest.raises(ClusterError, match="has another mifsim"):
-        check_program(order(source="0" * 16), versions())
-    (line,) = check_program(order(), {**versions(), "numpy": "1.0"})
+        check_program(job_spec(source="0" * 16), versions())
+    (line,) = check_program(job_spec(), {**versions(), "numpy": "1.0"})
     assert "numpy is 1.0 on the cluster" in line
 
 
 def test_storage_that_is_not_there_is_told(tmp_path: Path) -> None:
     with (
         pytest.raises(ClusterError, match="is no folder on the cluster's head"),
-        home_of(order(storage=str(tmp_path / "x"))),
+        job_storage(job_spec(storage=str(tmp_path / "x"))),
     ):
         pass
-    with home_of(order(storage=str(tmp_path))) as home:
-        assert home == tmp_path
-    with home_of(order()) as own:
-        assert own.stat().st_mode & 0o777 == 0o700
-        (own / "rows").write_text("of private data")
-    assert not own.exists()
+    with job_storage(job_spec(storage=str(tmp_path))) as storage_dir:
+        assert storage_dir == tmp_path
+    with job_storage(job_spec()) as scratch:
+        assert scratch.stat().st_mode & 0o777 == 0o700
+        (scratch / "rows").write_text("of private data")
+    assert not scratch.exists()
     assert tmp_path.exists()
 
 
 def test_a_run_may_stay_at_a_url_and_what_was_sent_stays_with_the_driver() -> None:
     url = "mock://bucket/mifsim"
-    with home_of(order(storage=url)) as home, inputs_of(home) as inputs:
-        assert str(home / "x") == f"{url}/x"
+    with job_storage(job_spec(storage=url)) as storage_dir, inputs_of(storage_dir) as inputs:
+        assert str(storage_dir / "x") == f"{url}/x"
         inputs.mkdir()  # on this machine, under a name that nobody had before
     assert not inputs.parent.exists()
-    with home_of(order(storage="/tmp")) as home, inputs_of(home) as inputs:
+    with job_storage(job_spec(storage="/tmp")) as storage_dir, inputs_of(storage_dir) as inputs:
         assert inputs == Path("/tmp/inputs")
     for storage in ("shared", "nowhere://x/y"):
         with pytest.raises(ValidationError, match=storage):
-            order(storage=storage)
+            job_spec(storage=storage)
 
 
 def test_files_that_all_nodes_would_have_to_read_do_not_go_to_a_url(
@@ -256,9 +256,9 @@ def test_where_says_how_to_come_back() -> None:
 
 
 def test_the_driver_runs_what_was_ordered(tmp_path: Path) -> None:
+    from cluster.bundle import pack
     from cluster.job import command_line
-    from cluster.order import PARCEL_FILE
-    from cluster.parcel import pack
+    from cluster.job_spec import BUNDLE_FILE
     from mifsim.cli import _parser
     from mifsim.study import Study
 
@@ -266,16 +266,18 @@ def test_the_driver_runs_what_was_ordered(tmp_path: Path) -> None:
     strict.write_text("t_ssim = 0.9\nt_hash = 0.01\nn_b = 2\nl_sp = 3\n")
     study = Study.parse(SMALL)
     packed = pack(study, None, [strict])
-    (tmp_path / PARCEL_FILE).write_bytes(packed.content)
-    home = tmp_path / "home"
-    ordered = order(command="matrix", run="mine", parcel=packed.digest, filters=[["strict", "filters/0.toml"]])
-    options = _parser().parse_args(command_line(ordered, tmp_path, home, home / "inputs"))
-    assert (str(options.out), options.address) == (str(home / "mine"), "auto")
+    (tmp_path / BUNDLE_FILE).write_bytes(packed.content)
+    storage_dir = tmp_path / "home"
+    ordered = job_spec(command="matrix", run="mine", bundle=packed.digest, filters=[["strict", "filters/0.toml"]])
+    options = _parser().parse_args(command_line(ordered, tmp_path, storage_dir, storage_dir / "inputs"))
+    assert (str(options.out), options.address) == (str(storage_dir / "mine"), "auto")
     assert Study.load(options.study) == study
     ((name, file),) = options.filters
     assert (name, Path(file).read_bytes()) == ("strict", strict.read_bytes())
     # An interrupted run says itself what it was.
-    (home / "mine").mkdir()
-    (home / "mine" / "run.json").write_text(json.dumps({"tuning": {}}))
-    arguments = command_line(order(command="simulate", run="mine", resume=True), tmp_path, home, home / "inputs")
-    assert arguments == ["tune", "--resume", str(home / "mine"), "--address", "auto"]
+    (storage_dir / "mine").mkdir()
+    (storage_dir / "mine" / "run.json").write_text(json.dumps({"tuning": {}}))
+    arguments = command_line(
+        job_spec(command="simulate", run="mine", resume=True), tmp_path, storage_dir, storage_dir / "inputs"
+    )
+    assert arguments == ["tune", "--resume", str(storage_dir / "mine"), "--address", "auto"]

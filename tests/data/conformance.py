@@ -4,13 +4,13 @@ import itertools
 
 import numpy as np
 
-from mifsim.data import PARTS
+from mifsim.data import SUBSETS
 
 
 def check_data_set(data):
-    assert set(data.parts) == set(PARTS)
-    for part in PARTS:
-        pool = data.part(part)
+    assert set(data.subsets) == set(SUBSETS)
+    for part in SUBSETS:
+        pool = data.subset(part)
         assert len(pool) == len(pool.labels)
         assert set(pool.labels.tolist()) == set(range(len(data.class_names))), f"{part} lacks a class"
         few = pool.images([0, len(pool) - 1])
@@ -24,10 +24,10 @@ def check_data_set(data):
     assert data.note
 
 
-def check_parts_share_no_image(data):
+def check_subsets_share_no_image(data):
     """For sets whose images all differ."""
-    seen = {part: {image.tobytes() for image in _all(data.part(part))} for part in PARTS}
-    for one, other in itertools.combinations(PARTS, 2):
+    seen = {part: {image.tobytes() for image in _all(data.subset(part))} for part in SUBSETS}
+    for one, other in itertools.combinations(SUBSETS, 2):
         assert not seen[one] & seen[other]
 
 

@@ -7,7 +7,7 @@ import pytest
 from mifsim.data import DataConfig, load_data
 from mifsim.data.celeba import class_of
 from mifsim.errors import DataError
-from tests.data.conformance import check_data_set, check_parts_share_no_image
+from tests.data.conformance import check_data_set, check_subsets_share_no_image
 
 COLUMNS = ["5_o_Clock_Shadow", "Bangs", "Eyeglasses", "Male", "Young"]
 COUNT = 120
@@ -63,10 +63,10 @@ def load(tree, **keys):
 def test_the_official_layout(tree):
     data = load(tree)
     check_data_set(data)
-    check_parts_share_no_image(data)
+    check_subsets_share_no_image(data)
     assert data.class_names == ("Male", "Female", "Bangs", "Eyeglasses")
     assert data.shape == (64, 64, 3)
-    sizes = {part: len(pool) for part, pool in data.parts.items()}
+    sizes = {subset: len(pool) for subset, pool in data.subsets.items()}
     assert sizes == {"private": 72, "auxiliary": 16, "users": 16, "evaluator": 16}
 
 
@@ -81,7 +81,7 @@ def test_the_csv_form_and_a_nested_image_folder_are_the_same_set(tree):
 
 
 def test_each_image_has_one_class_by_the_rule(tree):
-    users = load(tree).part("users")
+    users = load(tree).subset("users")
     expected = [
         CLASS[attributes(n)["Bangs"], attributes(n)["Eyeglasses"]][attributes(n)["Male"]]
         for n in range(COUNT)
@@ -97,7 +97,7 @@ def test_the_centred_square_of_148_pixels_is_averaged_down(tree):
     photo = np.zeros((218, 178, 3), np.uint8)
     photo[35:183, 15:163] = (30, 60, 90)  # blue, green, red; everything outside the square stays black
     cv2.imwrite(str(tree / "img_align_celeba" / file_name(104)), photo, [cv2.IMWRITE_JPEG_QUALITY, 100])
-    image = load(tree).part("users").image(0)
+    image = load(tree).subset("users").image(0)
     inner = image[2:-2, 2:-2].reshape(-1, 3) * 255
     np.testing.assert_allclose(inner, np.tile([90, 60, 30], (len(inner), 1)), atol=3)
     assert image[:, 0].min() * 255 > 20, "something of the black surroundings is left"
@@ -107,9 +107,9 @@ def test_images_are_read_only_when_asked_for(tree):
     data = load(tree)
     broken = tree / "img_align_celeba" / file_name(105)
     broken.write_bytes(b"\xff\xd8 broken")
-    data.part("users").image(0)
+    data.subset("users").image(0)
     with pytest.raises(DataError, match=r"000106\.jpg: truncated JPEG"):
-        data.part("users").image(1)
+        data.subset("users").image(1)
 
 
 def test_a_missing_image_is_named_at_once(tree):
@@ -124,7 +124,7 @@ def test_a_missing_image_is_named_at_once(tree):
 def test_reduced_to_so_many_a_class(tree):
     data = load(tree, images_per_class=8)
     check_data_set(data)
-    total = sum(np.bincount(pool.labels, minlength=4) for pool in data.parts.values())
+    total = sum(np.bincount(pool.labels, minlength=4) for pool in data.subsets.values())
     assert total.tolist() == [8] * 4
 
 

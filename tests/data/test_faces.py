@@ -4,7 +4,7 @@ import pytest
 from mifsim.data import DataConfig, load_data
 from mifsim.data.celeba import CLASSES
 from mifsim.data.face_rendering import render
-from tests.data.conformance import check_data_set, check_parts_share_no_image
+from tests.data.conformance import check_data_set, check_subsets_share_no_image
 
 
 def load(count=12, seed=0):
@@ -14,7 +14,7 @@ def load(count=12, seed=0):
 def pixels(data):
     return {
         np.rint(image * 255).astype(np.uint8).tobytes()
-        for pool in data.parts.values()
+        for pool in data.subsets.values()
         for image in pool.images(np.arange(len(pool)))
     }
 
@@ -22,12 +22,12 @@ def pixels(data):
 def test_the_four_classes_of_celeba_called_rendered():
     data = load()
     check_data_set(data)
-    check_parts_share_no_image(data)
+    check_subsets_share_no_image(data)
     assert data.class_names == CLASSES
     assert data.shape == (64, 64, 3)
     assert "rendered" in data.name
     assert "Rendered" in data.note
-    assert sum(len(pool) for pool in data.parts.values()) == 4 * 12
+    assert sum(len(pool) for pool in data.subsets.values()) == 4 * 12
 
 
 def test_a_face_is_the_same_however_many_are_rendered():

@@ -6,7 +6,7 @@ import pytest
 
 from mifsim.data import DataConfig, load_data
 from mifsim.errors import DataError
-from tests.data.conformance import check_data_set, check_parts_share_no_image
+from tests.data.conformance import check_data_set, check_subsets_share_no_image
 
 
 def write(path, seed, size=(12, 14), grey=False):
@@ -33,10 +33,10 @@ def load(folder, **keys):
 def test_a_sub_folder_is_a_class(folder):
     data = load(folder)
     check_data_set(data)
-    check_parts_share_no_image(data)
+    check_subsets_share_no_image(data)
     assert data.class_names == ("cats", "dogs", "fish")
     assert data.shape == (12, 14, 3)
-    assert [len(data.part(part)) for part in ("private", "auxiliary", "users", "evaluator")] == [30, 6, 18, 6]
+    assert [len(data.subset(subset)) for subset in ("private", "auxiliary", "users", "evaluator")] == [30, 6, 18, 6]
 
 
 def test_size_and_colour_are_the_studys(folder):
@@ -49,7 +49,7 @@ def test_size_and_colour_are_the_studys(folder):
 def test_pixels_are_those_of_the_files(folder):
     data = load(folder)
     pixels = {cv2.imread(str(path))[..., ::-1].tobytes() for path in (folder / "cats").glob("*.png")}
-    private = data.part("private")
+    private = data.subset("private")
     cats = private.images(np.flatnonzero(private.labels == 0))
     assert {np.rint(image * 255).astype(np.uint8).tobytes() for image in cats} <= pixels
 

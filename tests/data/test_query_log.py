@@ -187,12 +187,12 @@ class TestBadRows:
         assert str(log.bad[0]) == f"{path}, row 1: no client"
 
     def test_paths_are_held_to_the_logs_folder_and_to_plain_files(self, tmp_path: Path) -> None:
-        home = tmp_path / "home"
-        (home / "images").mkdir(parents=True)
+        log_dir = tmp_path / "home"
+        (log_dir / "images").mkdir(parents=True)
         (tmp_path / "secret.png").write_bytes(png(picture(7)))
-        (home / "images" / "good.png").write_bytes(png(picture(9)))
-        (home / "images" / "link.png").symlink_to(tmp_path / "secret.png")
-        os.mkfifo(home / "images" / "pipe.png")
+        (log_dir / "images" / "good.png").write_bytes(png(picture(9)))
+        (log_dir / "images" / "link.png").symlink_to(tmp_path / "secret.png")
+        os.mkfifo(log_dir / "images" / "pipe.png")
         paths = {
             "../secret.png": "leads out of the log's folder",
             str(tmp_path / "secret.png"): "leads out of the log's folder",
@@ -206,7 +206,7 @@ class TestBadRows:
             "x" * 5000: "",
         }
         rows = [("a", number, text) for number, text in enumerate([*paths, "images/good.png"])]
-        log = open_log(write(home / "log.parquet", rows))
+        log = open_log(write(log_dir / "log.parquet", rows))
         assert streams(log) == {"a": [9]}
         assert len(log.bad) == len(paths)
         for row, why in zip(log.bad, paths.values(), strict=True):
@@ -228,13 +228,13 @@ class TestBadRows:
             assert streams(log) == {"a": [1]}
 
     def test_a_folders_odd_files_are_named(self, tmp_path: Path) -> None:
-        home = tmp_path / "log"
-        (home / "a").mkdir(parents=True)
-        (home / "a" / "1.png").write_bytes(png(picture(3)))
-        (home / "a" / "2.gif").write_bytes(b"GIF89a")
-        (home / "a" / "3.jpg").write_bytes(b"\xff\xd8 cut")
-        (home / "notes.txt").write_text("read me")
-        log = open_log(home)
+        log_dir = tmp_path / "log"
+        (log_dir / "a").mkdir(parents=True)
+        (log_dir / "a" / "1.png").write_bytes(png(picture(3)))
+        (log_dir / "a" / "2.gif").write_bytes(b"GIF89a")
+        (log_dir / "a" / "3.jpg").write_bytes(b"\xff\xd8 cut")
+        (log_dir / "notes.txt").write_text("read me")
+        log = open_log(log_dir)
         assert streams(log) == {"a": [3]}
         assert {(Path(row.file).name, row.row, row.client) for row in log.bad} == {
             ("2.gif", None, "a"),
@@ -255,10 +255,10 @@ class TestBadRows:
         pq.write_table(table.set_column(0, "client", text), tmp_path / "log.parquet")
         assert streams(open_log(tmp_path / "log.parquet")) == {r"caf\xe9": [9], "plain": [9]}
 
-        home = os.fsencode(tmp_path / "folder")
-        os.makedirs(home + b"/caf\xe9")
+        log_dir = os.fsencode(tmp_path / "folder")
+        os.makedirs(log_dir + b"/caf\xe9")
         for name, data in ((b"1.png", good), (b"\xff\x1b[31m.png", b"")):
-            with open(home + b"/caf\xe9/" + name, "wb") as file:
+            with open(log_dir + b"/caf\xe9/" + name, "wb") as file:
                 file.write(data)
         log = open_log(tmp_path / "folder")
         assert streams(log) == {r"caf\udce9": [9]}

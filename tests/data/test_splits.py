@@ -17,11 +17,11 @@ SHARES = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
 def test_a_split_puts_every_index_into_one_part_in_its_share(sizes, seed, shuffled):
     labels = np.repeat(np.arange(len(sizes)), sizes)
     labels = np.random.default_rng(shuffled).permutation(labels)
-    parts = split_by_class(labels, SHARES, seed)
-    assert sorted(np.concatenate(list(parts.values()))) == list(range(len(labels)))
-    for part, share in SHARES.items():
+    subsets = split_by_class(labels, SHARES, seed)
+    assert sorted(np.concatenate(list(subsets.values()))) == list(range(len(labels)))
+    for subset, share in SHARES.items():
         for label, size in enumerate(sizes):
-            assert abs(np.sum(labels[parts[part]] == label) - share * size) <= 1
+            assert abs(np.sum(labels[subsets[subset]] == label) - share * size) <= 1
 
 
 def test_the_seed_decides_the_split():
@@ -44,29 +44,29 @@ def test_a_class_too_small_to_split_is_refused():
 def test_reducing_keeps_exactly_so_many_of_each_class_and_each_parts_share(sizes, wanted, seed):
     labels = np.repeat(np.arange(len(sizes)), sizes)
     names = tuple(f"c{number}" for number in range(len(sizes)))
-    parts = split_by_class(labels, SHARES, 0)
-    kept = reduce_classes(labels, parts, wanted, seed, names)
+    subsets = split_by_class(labels, SHARES, 0)
+    kept = reduce_classes(labels, subsets, wanted, seed, names)
     for label, size in enumerate(sizes):
         assert sum(np.sum(labels[indices] == label) for indices in kept.values()) == wanted
-        for part, indices in kept.items():
-            before = np.sum(labels[parts[part]] == label)
+        for subset, indices in kept.items():
+            before = np.sum(labels[subsets[subset]] == label)
             assert abs(np.sum(labels[indices] == label) - before * wanted / size) <= 1
-    for part, indices in kept.items():
-        assert set(indices) <= set(parts[part])
+    for subset, indices in kept.items():
+        assert set(indices) <= set(subsets[subset])
 
 
 def test_reducing_to_more_than_there_are_names_the_class():
     labels = np.repeat([0, 1], [100, 50])
-    parts = split_by_class(labels, SHARES, 0)
+    subsets = split_by_class(labels, SHARES, 0)
     with pytest.raises(DataError, match=r"images_per_class = 60.*'few' has 50"):
-        reduce_classes(labels, parts, 60, 0, ("many", "few"))
+        reduce_classes(labels, subsets, 60, 0, ("many", "few"))
 
 
 def test_reducing_until_a_part_is_empty_is_refused():
     labels = np.repeat([0, 1], 100)
-    parts = split_by_class(labels, SHARES, 0)
+    subsets = split_by_class(labels, SHARES, 0)
     with pytest.raises(DataError, match=r"images_per_class = 3 leaves the auxiliary part.*'a'"):
-        reduce_classes(labels, parts, 3, 0, ("a", "b"))
+        reduce_classes(labels, subsets, 3, 0, ("a", "b"))
 
 
 def test_a_subset_pool_is_the_chosen_images_in_the_chosen_order():
@@ -83,9 +83,9 @@ def test_the_fingerprint_follows_content_split_and_classes():
     pool = ArrayPool(np.zeros((40, 2, 2), np.uint8), labels)
 
     def fingerprint(content="x", seed=0, classes=("a", "b")):
-        parts = split_by_class(labels, SHARES, seed)
+        subsets = split_by_class(labels, SHARES, seed)
         return assemble(
-            name="n", shape=(2, 2), class_names=classes, pool=pool, parts=parts, content=content, note=""
+            name="n", shape=(2, 2), class_names=classes, pool=pool, subsets=subsets, content=content, note=""
         ).fingerprint
 
     base = fingerprint()

@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mifsim.defense import FilterConfig, InvalidImage, Open, QueryFilter, Verdict, Watch, simple_hash
+from mifsim.defense import FilterConfig, InvalidImage, NoDefense, QueryFilter, Verdict, Watch, simple_hash
 
-GUARDS = {
+DETECTORS = {
     "filter": lambda: QueryFilter(FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=3, l_sp=3)),
     "windowed filter": lambda: QueryFilter(FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=3, l_sp=3, ssim="gaussian")),
     "watch": lambda: Watch(3, ("global", "uniform")),
-    "open": Open,
+    "open": NoDefense,
 }
 
 
-@pytest.fixture(params=GUARDS)
-def guard(request):
-    return GUARDS[request.param]()
+@pytest.fixture(params=DETECTORS)
+def detector(request):
+    return DETECTORS[request.param]()
 
 
 def good(dtype=np.float32, shape=(12, 12)):
@@ -31,14 +31,14 @@ def spoilt(value, dtype):
     return image
 
 
-def trace(guard):
+def trace(detector):
     """Return all that a guard lets be seen of its state."""
-    if isinstance(guard, QueryFilter):
-        state = guard.state_dict()
-        return guard.count, state["shape"], state["images"].tolist()
-    if isinstance(guard, Watch):
-        return guard.last_hash, [row.tolist() for row in guard.last_similarities.values()], repr(guard)
-    return guard._shape
+    if isinstance(detector, QueryFilter):
+        state = detector.state_dict()
+        return detector.count, state["shape"], state["images"].tolist()
+    if isinstance(detector, Watch):
+        return detector.last_hash, [row.tolist() for row in detector.last_similarities.values()], repr(detector)
+    return detector._shape
 
 
 FLOATS = [np.float16, np.float32, np.float64]
@@ -71,36 +71,36 @@ if np.dtype(np.longdouble).itemsize > 8:
 
 @pytest.mark.parametrize("dtype", [*FLOATS, np.uint8])
 @pytest.mark.parametrize("shape", [(12, 12), (12, 12, 1), (12, 12, 3)], ids=str)
-def test_good_ones(guard, dtype, shape):
-    assert guard.check(good(dtype, shape)) is Verdict.SAFE
-    assert guard.check(np.zeros(shape, dtype)) is Verdict.SAFE
-    assert guard.check(np.ones(shape, dtype)) is Verdict.SAFE
+def test_good_ones(detector, dtype, shape):
+    assert detector.check(good(dtype, shape)) is Verdict.SAFE
+    assert detector.check(np.zeros(shape, dtype)) is Verdict.SAFE
+    assert detector.check(np.ones(shape, dtype)) is Verdict.SAFE
 
 
 @pytest.mark.parametrize("value", OUT_OF_RANGE)
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_bad_values_leave_no_trace(guard, dtype, value):
+def test_bad_values_leave_no_trace(detector, dtype, value):
     for already in range(3):
-        before = trace(guard)
+        before = trace(detector)
         with pytest.raises(InvalidImage, match=r"got .*; an image is a numpy array of shape .* floats in \[0, 1\]"):
-            guard.check(spoilt(value, dtype))
-        assert trace(guard) == before
-        guard.check(np.full((12, 12), already / 2, dtype=dtype))
-        assert trace(guard) != before or isinstance(guard, Open)
+            detector.check(spoilt(value, dtype))
+        assert trace(detector) == before
+        detector.check(np.full((12, 12), already / 2, dtype=dtype))
+        assert trace(detector) != before or isinstance(detector, NoDefense)
 
 
 @pytest.mark.parametrize("name", NO_IMAGES)
-def test_no_images_at_all(guard, name):
+def test_no_images_at_all(detector, name):
     for _ in range(2):
-        before = trace(guard)
+        before = trace(detector)
         with pytest.raises(InvalidImage, match=r"^got "):
-            guard.check(NO_IMAGES[name])
-        assert trace(guard) == before
-        guard.check(good())
+            detector.check(NO_IMAGES[name])
+        assert trace(detector) == before
+        detector.check(good())
 
 
 def test_each_message_says_what_came():
-    filter_ = GUARDS["filter"]()
+    filter_ = DETECTORS["filter"]()
     for image, words in (
         (None, "got NoneType"),
         (spoilt(np.nan, np.float32), "got 1 NaN of 144 values"),
@@ -122,25 +122,25 @@ def test_the_least_excess_of_a_double_is_seen():
 
 
 @pytest.mark.parametrize("other", [(12, 13), (13, 12), (12, 12, 1), (12, 12, 3), (24, 6)], ids=str)
-def test_the_first_image_fixes_the_shape(guard, other):
-    guard.check(good())
-    before = trace(guard)
+def test_the_first_image_fixes_the_shape(detector, other):
+    detector.check(good())
+    before = trace(detector)
     with pytest.raises(InvalidImage, match=r"this session's first image had shape \(12, 12\)"):
-        guard.check(good(shape=other))
-    assert trace(guard) == before
+        detector.check(good(shape=other))
+    assert trace(detector) == before
 
 
 def test_an_image_too_small_for_the_window_does_not_fix_the_shape():
-    guard = GUARDS["windowed filter"]()
+    detector = DETECTORS["windowed filter"]()
     for shape in ((10, 40), (40, 10), (10, 10, 3)):
         with pytest.raises(InvalidImage, match="at least 11 x 11"):
-            guard.check(np.zeros(shape))
-    assert guard.check(np.zeros((11, 11))) is Verdict.SAFE
+            detector.check(np.zeros(shape))
+    assert detector.check(np.zeros((11, 11))) is Verdict.SAFE
 
 
 def test_a_watch_needs_the_largest_of_its_windows():
     with pytest.raises(InvalidImage, match="at least 7 x 7"):
-        GUARDS["watch"]().check(np.zeros((6, 9)))
+        DETECTORS["watch"]().check(np.zeros((6, 9)))
 
 
 def test_layout_and_byte_order_do_not_matter():

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mifsim.records import SCHEMAS, TableWriter
+from mifsim.tables.records import SCHEMAS, TableWriter
 
 PAPER = {"t_ssim": 0.999, "t_hash": 1e-3, "n_b": 10, "l_sp": 4, "ssim": "global", "hash_size": 8}
 CHOSEN = {"t_ssim": 0.85, "t_hash": 0.05, "n_b": 12, "l_sp": 3, "ssim": "global", "hash_size": 8}
-SETTINGS = {
+CONFIGS_TESTED = {
     "calibrated": {**CHOSEN, "count_rule": "per_match"},
     "paper 3": {**PAPER, "count_rule": "per_match"},
     "no filter": dict.fromkeys([*PAPER, "count_rule"]),
@@ -51,12 +51,12 @@ def write_simulation(
     attacks = [_attack_row(name, attack, number) for name in filters for number in range(4)]
     honest = [_user_row(name, users, number) for name in filters for number in range(HONEST)]
     write(run / "sessions" / "shard-000000.parquet", "sessions", [*attacks, *honest])
-    held = [
+    reconstruction = [
         {"session_id": row["session_id"], "target": row["target"], "query": row["answered_queries"], "last": True}
         for row in attacks
     ]
     if snapshots:
-        rows = [{**row, "guess_png": _png(row["query"])} for row in held]
+        rows = [{**row, "guess_png": _png(row["query"])} for row in reconstruction]
         write(run / "snapshots" / "shard-000000.parquet", "snapshots", rows)
     if leakage:
         scored = [
@@ -69,9 +69,9 @@ def write_simulation(
                 "ssim_nearest": 0.5,
                 "psnr_nearest_db": 10.0,
             }
-            for row in held
+            for row in reconstruction
         ]
-        floors = [
+        baselines = [
             {
                 **dict.fromkeys(SCHEMAS["leakage"].names),
                 "kind": kind,
@@ -86,19 +86,19 @@ def write_simulation(
             }
             for kind, confidence, distance in (("random", 0.11, 25.0), ("prior", 0.13, 15.0))
         ]
-        write(run / "leakage" / "scores.parquet", "leakage", [*scored, *floors])
+        write(run / "leakage" / "scores.parquet", "leakage", [*scored, *baselines])
     return run
 
 
 def write_calibration(run, *, certified=True, users="bursts", **facts):
     """Write a calibration, with a setting that is certified or with none."""
-    filters = list(SETTINGS) if certified else ["paper 3", "no filter"]
-    outcome = {"trials": 6, "chosen": SETTINGS["calibrated"] if certified else None}
+    filters = list(CONFIGS_TESTED) if certified else ["paper 3", "no filter"]
+    outcome = {"trials": 6, "chosen": CONFIGS_TESTED["calibrated"] if certified else None}
     write_simulation(run, filters=filters, users=users, **{"tuning": outcome, **facts})
     tried = [(0.2, 3.0, 100), (0.0, 50.0, 100), (0.0, 2.0, 10), (0.005, 20.0, 100), (0.0, 30.0, 100), (0.05, 5.0, 100)]
     trials = [
         {
-            **SETTINGS["calibrated"],
+            **CONFIGS_TESTED["calibrated"],
             "trial": number,
             "false_positive_rate": rate,
             "queries_to_block": queries,
@@ -110,27 +110,33 @@ def write_calibration(run, *, certified=True, users="bursts", **facts):
     ]
     write(run / "trials" / "part-000000.parquet", "trials", trials)
     untested = {"name": None, "p_value": None, "certified": None, "chosen": False}
-    other = {**SETTINGS["calibrated"], "l_sp": 9}
-    frontier = [
-        {"source": "exact", **SETTINGS["calibrated"], **untested, "queries_to_block": 10.0, "false_positive_rate": 0.0},
-        {"source": "given", **SETTINGS["paper 3"], **untested, "name": "paper 3"}
+    other = {**CONFIGS_TESTED["calibrated"], "l_sp": 9}
+    pareto = [
+        {
+            "source": "exact",
+            **CONFIGS_TESTED["calibrated"],
+            **untested,
+            "queries_to_block": 10.0,
+            "false_positive_rate": 0.0,
+        },
+        {"source": "given", **CONFIGS_TESTED["paper 3"], **untested, "name": "paper 3"}
         | {"queries_to_block": 75.0, "false_positive_rate": 0.25},
-        {"source": "search", **SETTINGS["calibrated"], **untested, "p_value": 0.01 if certified else 0.2}
+        {"source": "search", **CONFIGS_TESTED["calibrated"], **untested, "p_value": 0.01 if certified else 0.2}
         | {"certified": certified, "chosen": certified, "queries_to_block": 20.0, "false_positive_rate": 0.005},
         {"source": "search", **other, **untested, "queries_to_block": 30.0, "false_positive_rate": 0.0},
     ]
-    write(run / "frontier.parquet", "frontier", frontier)
+    write(run / "pareto.parquet", "pareto", pareto)
     sessions, blocked = (299, 0) if certified else (200, 1)
     tested = [
-        {**SETTINGS["calibrated"], "workload": users, "limit": 0.01, "sessions": sessions, "blocked": blocked}
+        {**CONFIGS_TESTED["calibrated"], "workload": users, "limit": 0.01, "sessions": sessions, "blocked": blocked}
         | {"p_value": 0.0495 if certified else 0.4, "chosen": certified},
         {**other, "workload": users, "limit": 0.01, "sessions": sessions, "blocked": blocked + 2}
         | {"p_value": 0.6, "chosen": False},
     ]
     write(run / "certification.parquet", "certification", tested)
     if certified:
-        setting = "\n".join(f"{key} = {json.dumps(value)}" for key, value in SETTINGS["calibrated"].items())
-        (run / "filter.toml").write_text(f"[filter]\n{setting}\n\n[guarantee]\nconfidence = 0.95\nlimit = 0.01\n")
+        config = "\n".join(f"{key} = {json.dumps(value)}" for key, value in CONFIGS_TESTED["calibrated"].items())
+        (run / "filter.toml").write_text(f"[filter]\n{config}\n\n[guarantee]\nconfidence = 0.95\nlimit = 0.01\n")
     return run
 
 
@@ -152,7 +158,7 @@ def _attack_row(filter_, attack, number):
         "target": target,
         "trial": trial,
         "filter": filter_,
-        **SETTINGS[filter_],
+        **CONFIGS_TESTED[filter_],
         "budget_queries": BUDGET,
         "outcome": "exhausted" if at is None else "blocked",
         "queries": at or BUDGET,
@@ -184,6 +190,6 @@ def _user_row(filter_, workload, number):
 
 def _png(level):
     image = Image.fromarray(np.full((4, 4), level, dtype=np.uint8))
-    held = io.BytesIO()
-    image.save(held, format="PNG")
-    return held.getvalue()
+    reconstruction = io.BytesIO()
+    image.save(reconstruction, format="PNG")
+    return reconstruction.getvalue()

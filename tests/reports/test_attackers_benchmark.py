@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from mifsim.errors import RunError
-from mifsim.records import SCHEMAS
+from mifsim.tables.records import SCHEMAS
 from reports.attacks import benchmark, print_benchmark, write_benchmark
 from tests.reports.runs import write, write_simulation
 
@@ -40,11 +40,11 @@ def write_run(run, reconstructions):
     for part in (run / "sessions").iterdir():
         part.unlink()
     write(run / "sessions" / "shard-000000.parquet", "sessions", attackers)
-    held = [
+    reconstruction = [
         scored(f"nes/{number}@no filter", target, hit=hit, distance=distance, confidence=confidence)
         for number, (target, hit, distance, confidence) in enumerate(reconstructions)
     ]
-    early = [scored(f"nes/{number}@no filter", 0, distance=99.0, last=False) for number in range(len(held))]
+    early = [scored(f"nes/{number}@no filter", 0, distance=99.0, last=False) for number in range(len(reconstruction))]
     # Of class 0 the prior's median distance is 10, of class 1 it is 20.
     prior = [
         scored(None, target, kind="prior", hit=number == 0, distance=10.0 * (target + 1) + (number - 4.5) / 10,
@@ -52,7 +52,7 @@ def write_run(run, reconstructions):
         for target in (0, 1) for number in range(10)
     ]  # fmt: skip
     noise = [scored(None, target, kind="random", distance=30.0, confidence=0.0, last=False) for target in (0, 1)]
-    write(run / "leakage" / "scores.parquet", "leakage", [*held, *early, *prior, *noise])
+    write(run / "leakage" / "scores.parquet", "leakage", [*reconstruction, *early, *prior, *noise])
     return run
 
 

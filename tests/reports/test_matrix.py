@@ -4,7 +4,7 @@ import duckdb
 import pandas as pd
 import pytest
 
-from mifsim.records import SCHEMAS
+from mifsim.tables.records import SCHEMAS
 from reports.matrix import attack_matrix, matrix_page, outcome, user_matrix, write_matrix
 from reports.page import render
 from tests.reports.runs import BLOCKED_AT, write_simulation
@@ -27,7 +27,7 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("share", "leaked", "undefended", "floor", "said"),
+    ("share", "leaked", "undefended", "baseline", "said"),
     [
         (1.0, 0.2, 0.9, 0.1, "stopped"),
         (0.99, 0.2, 0.9, 0.1, "delayed"),
@@ -39,8 +39,8 @@ def run(tmp_path_factory):
         (1.0, float("nan"), float("nan"), float("nan"), "stopped"),
     ],
 )
-def test_outcomes_worked_by_hand(share, leaked, undefended, floor, said):
-    assert outcome(share, leaked, undefended, floor) == said
+def test_outcomes_worked_by_hand(share, leaked, undefended, baseline, said):
+    assert outcome(share, leaked, undefended, baseline) == said
 
 
 def test_a_row_for_every_attack_and_filter(run):
@@ -48,20 +48,20 @@ def test_a_row_for_every_attack_and_filter(run):
     assert list(table.index) == ["calibrated", "paper 3"]  # no filter is what they are held against
     assert set(table["attack"]) == {"mi-face"}
     assert set(table["evasions"]) == {"decoys (between 3)"}
-    ours, paper = table.loc["calibrated"], table.loc["paper 3"]
-    assert ours["blocked_share"] == 1
-    assert ours["queries_to_block"] == ours["queries_spent"] == sum(BLOCKED_AT["calibrated"]) / 4
+    measured, paper = table.loc["calibrated"], table.loc["paper 3"]
+    assert measured["blocked_share"] == 1
+    assert measured["queries_to_block"] == measured["queries_spent"] == sum(BLOCKED_AT["calibrated"]) / 4
     assert paper["blocked_share"] == 0.5
     assert paper["queries_spent"] == (40 + 60 + 100 + 100) / 4
     scores = duckdb.sql(
         f"SELECT filter, avg(evaluator_confidence) AS held FROM '{run}/leakage/*.parquet' "
         f"JOIN '{run}/sessions/*.parquet' USING (session_id) GROUP BY filter"
     ).df()
-    held = scores.set_index("filter")["held"]
+    reconstruction = scores.set_index("filter")["held"]
     for name, row in table.iterrows():
-        assert row["leakage_at_block"] == pytest.approx(held[name])
-        assert row["leakage_undefended"] == pytest.approx(held["no filter"])
-    assert ours["outcome"] == "stopped"
+        assert row["leakage_at_block"] == pytest.approx(reconstruction[name])
+        assert row["leakage_undefended"] == pytest.approx(reconstruction["no filter"])
+    assert measured["outcome"] == "stopped"
     assert paper["outcome"] == "lost"  # half of them were blocked, but the rest got nearly all there is
 
 

@@ -151,7 +151,7 @@ def test_the_survival_chart_draws_the_kaplan_meier_curve(pages):
 
 
 def test_the_frontier_chart_tells_its_points_apart(pages):
-    traces = {trace["name"]: trace for trace in pages["certified"].figure("frontier")["data"]}
+    traces = {trace["name"]: trace for trace in pages["certified"].figure("pareto")["data"]}
     assert set(traces) == {"tried", "exact frontier", "found by the search", "paper 3", "chosen"}
     assert traces["chosen"]["y"] == [20]
     np.testing.assert_allclose(traces["paper 3"]["x"], [0.5])  # the root of a quarter
@@ -212,7 +212,7 @@ def test_a_run_without_sessions_is_refused(tmp_path):
     assert not (run / "report.html").exists()
 
 
-@pytest.mark.parametrize("name", ["frontier.parquet", "certification.parquet", "filter.toml", "run.json", "study.toml"])
+@pytest.mark.parametrize("name", ["pareto.parquet", "certification.parquet", "filter.toml", "run.json", "study.toml"])
 def test_a_damaged_file_is_named(tmp_path, name):
     run = write_calibration(tmp_path / "run")
     (run / name).write_bytes(b"PAR1 = [cut short")

@@ -12,9 +12,9 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from reports.paper.arithmetic import Confusion, check, evenness, metric_table, published_confusions
 from reports.paper.attack_tables import nearest_noise
-from reports.paper.published_tables import CONFIGS, HALVES, attacks, performance, settings, users
+from reports.paper.published_tables import CONFIGS, HALVES, attacks, configs, performance, users
 from tuning.paper.plan import L_SP
-from tuning.paper.plan import settings as planned
+from tuning.paper.plan import configs as planned
 
 
 def test_the_copied_tables_are_whole() -> None:
@@ -27,7 +27,7 @@ def test_the_copied_tables_are_whole() -> None:
 
 @pytest.mark.parametrize("half", HALVES)
 def test_the_plan_runs_table_1(half: str) -> None:
-    printed = settings()
+    printed = configs()
     for name, config in planned(half).items():  # type: ignore[arg-type]
         assert (config.t_ssim, config.t_hash, config.n_b) == tuple(printed.loc[["t_ssim", "t_hash", "n_b"], name])
         assert config.l_sp == printed.loc[f"l_sp_{half.lower()}", name] == L_SP[half]  # type: ignore[index]
@@ -74,7 +74,7 @@ def test_permutation_tests_agree_with_fishers_exact_one() -> None:
 
     all_ = [c for c in product(range(4), repeat=3) if sum(c) == 3]
     exact = sum(chance(c) for c in all_ if spread(c) >= spread((1, 0, 2)))
-    assert evenness("CelebA").settings_p == pytest.approx(exact, abs=0.015)
+    assert evenness("CelebA").configs_p == pytest.approx(exact, abs=0.015)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_permutation_tests_agree_with_fishers_exact_one() -> None:
 )
 def test_the_nearest_noise_is_that_of_the_median_attacker(blocked_at: dict[float, list[Any]], nearest: float) -> None:
     rows = [
-        {"dataset": "CelebA", "setting": "config_3", "noise": noise, "queries_to_block": block}
+        {"dataset": "CelebA", "config": "config_3", "noise": noise, "queries_to_block": block}
         for noise, blocks in blocked_at.items()
         for block in blocks
     ]

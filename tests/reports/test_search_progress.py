@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reports.search_progress import hypervolume, search_progress
-from reports.tables import frontier_table, trial_table
+from reports.tables import pareto_table, trial_table
 
 
 def test_the_best_so_far_counts_only_whole_trials_within_the_limit(certified):
@@ -34,7 +34,7 @@ def test_hypervolume_is_the_share_of_a_fine_raster(points):
 
 
 def test_the_share_found_grows_and_is_measured_against_grid_and_trials_together(certified):
-    progress = search_progress(trial_table(certified), frontier_table(certified), budget=100, limit=0.01, region=0.1)
+    progress = search_progress(trial_table(certified), pareto_table(certified), budget=100, limit=0.01, region=0.1)
     # The grid's one point is (0, 10): half. A trial of 5 queries at 5% lies beyond it.
     beyond = 0.5 * (0.5 - np.log(5) / np.log(100))
     assert progress.exact == pytest.approx(0.5 + beyond)
@@ -43,5 +43,5 @@ def test_the_share_found_grows_and_is_measured_against_grid_and_trials_together(
 
 
 def test_an_empty_frontier_has_no_yardstick(certified):
-    none = frontier_table(certified).iloc[:0]
+    none = pareto_table(certified).iloc[:0]
     assert search_progress(trial_table(certified), none, budget=100, limit=None, region=0.1).exact is None

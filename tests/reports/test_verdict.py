@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from reports.verdict import sessions_needed, shortfalls
-from tests.reports.runs import SETTINGS
+from tests.reports.runs import CONFIGS_TESTED
 
 
 @pytest.mark.parametrize(("blocked", "limit", "delta"), [(0, 0.01, 0.05), (3, 0.01, 0.05), (7, 0.1, 0.01)])
@@ -16,7 +16,7 @@ def test_as_many_sessions_pass_and_one_fewer_does_not(blocked, limit, delta):
 def _tested(*rows):
     return pd.DataFrame(
         [
-            {**SETTINGS["calibrated"], "l_sp": l_sp, "workload": "w", "limit": 0.01, "sessions": 100}
+            {**CONFIGS_TESTED["calibrated"], "l_sp": l_sp, "workload": "w", "limit": 0.01, "sessions": 100}
             | {"blocked": blocked, "p_value": p, "chosen": False}
             for l_sp, blocked, p in rows
         ]

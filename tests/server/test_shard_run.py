@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mifsim.server.scene import Scene
-from mifsim.server.shard_run import Nowhere, Reply, run_tickets
-from mifsim.server.tickets import expected_queries, tickets
+from mifsim.server.client_specs import expected_queries, specs
+from mifsim.server.environment import Environment
+from mifsim.server.shard_run import Nowhere, Reply, run_clients
 from tests.small import small_study
 
 ATTACK = {"attack": "mi-face", "noise": 0.002, "labels": [0, 3], "budget_queries": 25, "beta": 0, "gamma": 0.0}
@@ -21,24 +21,24 @@ def test_the_work_done_grows_with_every_query_and_ends_as_what_was_expected(
     attacks: list[dict[str, object]], tmp_path: Path
 ) -> None:
     study = small_study(attacks=attacks)
-    scene = Scene.load(study, tmp_path, {})
-    todo = list(tickets(study, 10))
-    steps = run_tickets(todo, scene, [], Nowhere())
+    environment = Environment.load(study, tmp_path, {})
+    todo = list(specs(study, 10))
+    steps = run_clients(todo, environment, [], Nowhere())
     batch = next(steps)
     # The first round: everybody has sent one image, none of which can be refused, and nobody is through.
-    assert scene.counters.sessions == 0
-    assert scene.counters.work == len(todo)
-    seen = [scene.counters.work]
+    assert environment.counters.sessions == 0
+    assert environment.counters.work == len(todo)
+    seen = [environment.counters.work]
     try:
         while True:
             sure = np.full((len(batch.images), 10), 0.1, np.float32)
             batch = steps.send(Reply(sure, batch.images[batch.gradient_of >= 0]))
-            seen.append(scene.counters.work)
+            seen.append(environment.counters.work)
     except StopIteration:
         pass
     populations = list(study.populations)
-    whole = sum(expected_queries(populations[ticket.population]) for ticket in todo)
-    assert scene.counters.sessions == len(todo)
-    assert scene.counters.work == pytest.approx(whole)
+    whole = sum(expected_queries(populations[spec.population]) for spec in todo)
+    assert environment.counters.sessions == len(todo)
+    assert environment.counters.work == pytest.approx(whole)
     assert len(seen) > 20
     assert max(seen) <= whole + len(todo) * 10  # who asks more often than expected is counted down in the end

@@ -10,7 +10,7 @@ from mifsim.defense import FilterConfig
 from mifsim.errors import StudyError
 from mifsim.study import Filter, Study
 
-SETTING = FilterConfig(0.9, 0.01, 2, 3)
+CONFIG = FilterConfig(0.9, 0.01, 2, 3)
 
 
 def study(rows: list[Any], **more: Any) -> Study:
@@ -41,9 +41,13 @@ def test_every_attack_meets_every_row() -> None:
 
 
 def test_there_is_always_something_undefended() -> None:
-    given = [Filter(name="calibrated", config=SETTING)]
-    own = [{"name": "own", "t_ssim": 0.9, "t_hash": 0.1, "n_b": 1, "l_sp": 1}]
-    assert [item.name for item in study([[]], filters=own).crossed(given).filters] == ["calibrated", "own", "no filter"]
+    given = [Filter(name="calibrated", config=CONFIG)]
+    others = [{"name": "own", "t_ssim": 0.9, "t_hash": 0.1, "n_b": 1, "l_sp": 1}]
+    assert [item.name for item in study([[]], filters=others).crossed(given).filters] == [
+        "calibrated",
+        "own",
+        "no filter",
+    ]
     bare = [{"name": "open door", "none": True}]
     assert [item.name for item in study([[]], filters=bare).crossed(given).filters] == ["calibrated", "open door"]
 
@@ -71,6 +75,6 @@ def test_rows_that_cannot_be_crossed_are_refused(rows: Any, message: str) -> Non
 
 
 def test_names_of_filters_must_differ() -> None:
-    own = [{"name": "own", "t_ssim": 0.9, "t_hash": 0.1, "n_b": 1, "l_sp": 1}]
+    given = [{"name": "own", "t_ssim": 0.9, "t_hash": 0.1, "n_b": 1, "l_sp": 1}]
     with pytest.raises(StudyError, match="--filter: the study has a filter of that name already: own"):
-        study([[]], filters=own).crossed([Filter(name="own", config=SETTING)])
+        study([[]], filters=given).crossed([Filter(name="own", config=CONFIG)])

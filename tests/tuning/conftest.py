@@ -11,9 +11,9 @@ import pytest
 def local_ray() -> Iterator[None]:
     import ray
 
-    from mifsim.server.ray_cluster import connect
+    from mifsim.server.ray.cluster import connect
 
-    ours = connect(None)
+    started_here = connect(None)
     yield
-    if ours:
+    if started_here:
         ray.shutdown()

@@ -24,7 +24,7 @@ def two_query_sessions(similarity: np.ndarray, gap: np.ndarray, group: np.ndarra
     return trace_set(list(tables), list(np.column_stack([np.zeros(len(group)), gap])), **{**given, **more})
 
 
-def draw(rng: np.random.Generator, sessions: int, part: int) -> TraceSet:
+def draw(rng: np.random.Generator, sessions: int, split: int) -> TraceSet:
     """Draw honest sessions of both workloads, and attackers whose queries resemble each other more."""
     group = np.repeat([0, 1, 2], sessions)
     similarity = np.concatenate(
@@ -33,9 +33,9 @@ def draw(rng: np.random.Generator, sessions: int, part: int) -> TraceSet:
             *(rng.beta(*shape, sessions).astype(np.float32) for shape in SHAPES.values()),
         ]
     )
-    clients = np.array([f"{part}-{s}" for s in range(3 * sessions)])
+    clients = np.array([f"{split}-{s}" for s in range(3 * sessions)])
     gap = rng.random(3 * sessions)
-    return two_query_sessions(similarity, gap, group, clients=clients, part=np.full(3 * sessions, part))
+    return two_query_sessions(similarity, gap, group, clients=clients, split=np.full(3 * sessions, split))
 
 
 def true_rate(config: FilterConfig) -> float:
@@ -45,11 +45,11 @@ def true_rate(config: FilterConfig) -> float:
 
 def candidates(rates: np.ndarray) -> list[FilterConfig]:
     """Settings of the given true rates that block different sessions: some by similarity, some by gap."""
-    settings = []
+    configs = []
     for rate, t_hash in zip(rates, np.resize([1.0, 0.4, 0.7, 0.25], len(rates)), strict=True):
         t_ssim = max(float(stats.beta.isf(rate / t_hash, *shape)) for shape in SHAPES.values())
-        settings.append(FilterConfig(t_ssim, float(t_hash), n_b=1, l_sp=1))
-    return settings
+        configs.append(FilterConfig(t_ssim, float(t_hash), n_b=1, l_sp=1))
+    return configs
 
 
 NEAR_THE_LIMIT = candidates(LIMIT * np.geomspace(0.1, 4, 24))
@@ -58,7 +58,7 @@ JUST_ABOVE = candidates(np.full(8, LIMIT * 1.001))
 
 
 def broken_shares(
-    settings: list[FilterConfig], repeats: int, method: Method = "fixed_sequence", seed: int = 0
+    configs: list[FilterConfig], repeats: int, method: Method = "fixed_sequence", seed: int = 0
 ) -> tuple[float, float, float]:
     """Calibrate again and again on new sessions.
 
@@ -74,15 +74,15 @@ def broken_shares(
     broken = chosen = naive = 0
     for repeat in range(repeats):
         rng = np.random.default_rng([seed, repeat])
-        search, held_out = draw(rng, 100, part=0), draw(rng, 150, part=1)
-        certificate = certify(search, held_out, settings, LIMIT, delta=DELTA, method=method)
+        search, held_out = draw(rng, 100, split=0), draw(rng, 150, split=1)
+        certificate = certify(search, held_out, configs, LIMIT, delta=DELTA, method=method)
         if certificate.chosen is not None:
             chosen += 1
-            broken += true_rate(settings[certificate.chosen]) > LIMIT
-        rates = [_worst_rate(search, config) for config in settings]
+            broken += true_rate(configs[certificate.chosen]) > LIMIT
+        rates = [_worst_rate(search, config) for config in configs]
         allowed = [j for j, rate in enumerate(rates) if rate <= LIMIT]
         if allowed:
-            naive += true_rate(settings[min(allowed, key=lambda j: certificate.queries[j])]) > LIMIT
+            naive += true_rate(configs[min(allowed, key=lambda j: certificate.queries[j])]) > LIMIT
     return broken / repeats, chosen / repeats, naive / repeats
 
 

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mifsim.clients.protocol import Conversation, Query, Refusal, User, World
+from mifsim.clients.protocol import ClientGenerator, Query, Refusal, User, World
 from mifsim.data import load_data
 from mifsim.defense import InvalidImage
 from mifsim.server.backend import Job, ModelFile, Watch
-from mifsim.server.scene import Scene
+from mifsim.server.client_specs import Shard
+from mifsim.server.environment import Environment
 from mifsim.server.shard_run import Reply, run_shard
-from mifsim.server.tickets import Shard
 from mifsim.study import Study
 from mifsim.victims import Victim
 from tests.clients.fake_world import SoftmaxLinear
@@ -50,7 +50,7 @@ class Prober(User):
 
     closed_loop: ClassVar[bool] = True
 
-    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         yield Query(world.pool.image(0))
         return None
 
@@ -58,7 +58,7 @@ class Prober(User):
 class Spoilt(User):
     """Sends one image again and again, and before each time something that is none."""
 
-    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         for _ in range(8):
             with contextlib.suppress(InvalidImage):
                 yield Query(np.full(world.shape, np.nan, np.float32))
@@ -75,12 +75,12 @@ class Formula:
         self._stop_after = stop_after
 
     def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], watch: Watch) -> None:
-        scene = Scene.load(job.study, job.run, job.facts, job.watching)
-        victim = SoftmaxLinear(scene.data.shape, len(scene.data.class_names))
+        environment = Environment.load(job.study, job.run, job.facts, job.watching)
+        victim = SoftmaxLinear(environment.data.shape, len(environment.data.class_names))
         for shard in shards:
             if len(self.shards) == self._stop_after:
                 raise KeyboardInterrupt
-            steps = run_shard(shard, scene)
+            steps = run_shard(shard, environment)
             try:
                 batch = next(steps)
                 while True:
@@ -90,7 +90,7 @@ class Formula:
                     batch = steps.send(Reply(np.float32(confidence), np.float32(gradients)))
             except StopIteration:
                 self.shards.append(shard.number)
-            watch(scene.counters)
+            watch(environment.counters)
 
 
 def formula_victim(folder: Path, fingerprint: str = "formula") -> Victim:
@@ -124,14 +124,14 @@ def serial_search(
     if model is not None:
         data = digits(study)
         live = LiveAttackers(study, formula_here(study, data, None), data)
-        scorer = Scorer(traces, study.tuning, lambda setting: live.queries([setting])[0])
+        scorer = Scorer(traces, study.tuning, lambda config: live.queries([config])[0])
     trials: list[Trial] = []
     before = {trial.number: trial for trial in journal.read()}
     with journal:
         for number in range(study.tuning.trials):
-            setting = proposals.ask()
-            assert setting is not None
-            trials.append(before.get(number) or Trial(number, setting, scorer.score(setting), 0.0))
+            config = proposals.ask()
+            assert config is not None
+            trials.append(before.get(number) or Trial(number, config, scorer.score(config), 0.0))
             proposals.tell(number, trials[-1].scored)
             if number not in before:
                 journal.append(trials[-1])

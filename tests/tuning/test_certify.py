@@ -20,7 +20,7 @@ from tests.tuning.guarantee import (
     two_query_sessions,
 )
 from tests.tuning.worlds import random_traces
-from tuning.certify import cautious, certify, safest_first
+from tuning.certify import certify, conservative, order_of_testing
 from tuning.objectives import score
 from tuning.replay import replay
 
@@ -43,7 +43,7 @@ def test_the_fastest_that_passes_is_chosen():
     assert found.sessions.tolist() == [500]
     assert found.blocked.tolist() == [[2], [1], [0]]
     assert found.p == pytest.approx(stats.binom.cdf([2, 1, 0], 500, 0.01))
-    assert [found.settings[j] for j in found.order] == [TIGHT, MIDDLE, LOOSE]
+    assert [found.configs[j] for j in found.order] == [TIGHT, MIDDLE, LOOSE]
     assert found.certified.tolist() == [False, True, True]
     assert found.chosen == 1
     assert found.queries == pytest.approx([2, (2 + 2 + 10) / 3, (2 + 10 + 10) / 3])
@@ -97,7 +97,7 @@ def test_a_workload_that_was_only_searched_cannot_be_certified():
 @settings(max_examples=20, deadline=None)
 def test_each_next_one_is_faster_and_less_safe_on_the_search_part(seed):
     search = draw(np.random.default_rng(seed), 100, 0)
-    order, queries = safest_first(search, NEAR_THE_LIMIT, {1: LIMIT, 2: LIMIT})
+    order, queries = order_of_testing(search, NEAR_THE_LIMIT, {1: LIMIT, 2: LIMIT})
     found = [score(search, NEAR_THE_LIMIT[j]) for j in order]
     assert queries[list(order)].tolist() == [f.queries for f in found]
     for before, after in itertools.pairwise(found):
@@ -109,16 +109,16 @@ def test_nearest_miss_decides_where_none_was_blocked():
     """Both block nobody; one more match brings an honest session to 2 of 2, or to 2 of 9."""
     near, far = FilterConfig(0.5, 1.0, 1, 2), FilterConfig(0.5, 1.0, 1, 9)
     search = population(0, [0.6], 50)
-    assert safest_first(search, [near, far], {1: 0.01})[0] == (1,)
+    assert order_of_testing(search, [near, far], {1: 0.01})[0] == (1,)
     fast = FilterConfig(0.7, 1.0, 1, 1)  # blocks attacks too, so that it is worth testing after the safer one
-    assert safest_first(search, [near, far, fast], {1: 0.01})[0] == (1, 2)
+    assert order_of_testing(search, [near, far, fast], {1: 0.01})[0] == (1, 2)
 
 
 def test_looser_copies_decide_where_the_misses_are_alike():
     """No match at either, but users lie at 0.6: a slightly looser copy of 0.62 would block them."""
     edge, away = FilterConfig(0.62, 1.0, 1, 1), FilterConfig(0.8, 1.0, 1, 1)
     search = population(0, [0.6] * 3, 50, attack=(0.7, 0.9))
-    assert safest_first(search, [edge, away], {1: 0.01})[0] == (1, 0)
+    assert order_of_testing(search, [edge, away], {1: 0.01})[0] == (1, 0)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 7), st.integers(1, 6), st.sampled_from([0.1, 0.5, 0.9]))
@@ -126,7 +126,7 @@ def test_looser_copies_decide_where_the_misses_are_alike():
 def test_cautious_copies_come_after_and_block_no_more(seed, n_b, l_sp, t_ssim):
     traces = random_traces(np.random.default_rng(seed))
     given_ = [FilterConfig(t_ssim, 0.4, n_b, l_sp), FilterConfig(t_ssim, 0.4, n_b, l_sp + 1)]
-    copies = cautious(given_)
+    copies = conservative(given_)
     assert list(copies[:2]) == given_
     assert len(set(copies)) == len(copies) >= 12
     blocked = replay(traces, given_[0]).blocked_at > 0
@@ -137,7 +137,7 @@ def test_cautious_copies_come_after_and_block_no_more(seed, n_b, l_sp, t_ssim):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"settings": []}, "no setting"),
+        ({"configs": []}, "no setting"),
         ({"delta": 0}, "delta = 0"),
         ({"delta": 5}, "delta = 5"),
         ({"method": "bonferroni"}, "fixed_sequence or holm"),
@@ -156,7 +156,7 @@ def test_what_cannot_be_certified_is_refused(change, message):
     given_ = {
         "search": population(0, [], 5),
         "held_out": population(1, [], 5),
-        "settings": [TIGHT],
+        "configs": [TIGHT],
         "limits": 0.01,
     }
     with pytest.raises(ValueError, match=message):

@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from mifsim import simulation
 from mifsim.defense import FilterConfig
 from mifsim.errors import StudyError
+from mifsim.run import simulate as simulation
 from mifsim.study import Study
 from tests.tuning.studies import Formula, Prober, digits, formula_here, formula_victim, serial_search, tiny_study
 from tuning import tune as calibration
@@ -62,9 +62,9 @@ def test_a_trial_has_them_do_what_a_simulation_does(tmp_path: Path, monkeypatch:
     run = simulation.simulate(study, tmp_path / "run")
     rows = pq.read_table(run / "sessions").to_pandas()
     rows = rows[rows["population"] == "rotating"]
-    mine = {ticket.client_id for ticket in clients_of(study, "search", 10)}
-    assert len(mine) == 2  # of three trials for each of two classes
-    rows = rows[rows["client_id"].isin(mine)]
+    selected = {spec.client_id for spec in clients_of(study, "search", 10)}
+    assert len(selected) == 2  # of three trials for each of two classes
+    rows = rows[rows["client_id"].isin(selected)]
     assert rows.groupby("client_id", observed=True).size().min() > 1  # each needed several sessions
     spent = rows.groupby("client_id", observed=True)["queries"].sum()
     assert live_of(study).queries([STRICT]).tolist() == [[spent.mean()]]
@@ -76,11 +76,11 @@ def test_with_one_session_it_is_what_replay_says(tmp_path: Path, monkeypatch: py
     closed = tiny_study(attacks=[{**PLAIN, "evasions": [{"rotate": {"sessions": 1}}]}])
     replayed = tiny_study(attacks=[PLAIN])
     recording = record(replayed, digits(replayed), formula_victim(tmp_path), Formula())
-    traces = load(recording.path, replayed).of_part("search")
-    settings = [STRICT, LOOSE, FilterConfig(0.99, 1e-3, 3, 1)]
-    expected = [score(traces, setting).queries for setting in settings]
+    traces = load(recording.path, replayed).of_split("search")
+    configs = [STRICT, LOOSE, FilterConfig(0.99, 1e-3, 3, 1)]
+    expected = [score(traces, config).queries for config in configs]
     assert len(set(expected)) > 1
-    assert live_of(closed).queries(settings)[:, 0].tolist() == expected
+    assert live_of(closed).queries(configs)[:, 0].tolist() == expected
 
 
 def test_settings_do_not_depend_on_which_run_beside_them() -> None:
@@ -123,21 +123,21 @@ def test_a_calibration_with_closed_loop_attackers(calibrate: Callable[[Study], P
     assert found["closed_loop"] == ["rotating"]
     assert found["chosen"] is not None
     assert "hypervolume_share" not in found  # there is no exact frontier to measure by
-    frontier = pq.read_table(run / "frontier.parquet").to_pandas()
-    assert "exact" not in set(frontier["source"])
+    pareto = pq.read_table(run / "pareto.parquet").to_pandas()
+    assert "exact" not in set(pareto["source"])
 
     # What the tables say of a setting is what it does: its worst attack, closed-loop ones counted by client.
     chosen = FilterConfig(**found["chosen"])
     live = float(live_of(study).queries([chosen])[0, 0])
-    row = frontier[frontier["chosen"]].iloc[0]
+    row = pareto[pareto["chosen"]].iloc[0]
     assert row["queries_to_block"] == live if not with_open_loop else row["queries_to_block"] >= live
-    given = frontier[frontier["name"] == "strict"].iloc[0]
+    given = pareto[pareto["name"] == "strict"].iloc[0]
     assert given["queries_to_block"] >= float(live_of(study).queries([STRICT])[0, 0])
 
     # They were confirmed live too, in sessions of which nothing was foretold.
     sessions: pd.DataFrame = pq.read_table(run / "sessions").to_pandas()
     rotating = sessions[sessions["population"] == "rotating"]
-    assert set(rotating["client_id"]) == {ticket.client_id for ticket in clients_of(study, "test", 10)}
+    assert set(rotating["client_id"]) == {spec.client_id for spec in clients_of(study, "test", 10)}
     assert found["confirmed_sessions"] == len(sessions) - len(rotating)
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mifsim.defense import FilterConfig, InvalidImage, QueryFilter, Verdict
-from mifsim.defense.config import COUNT_RULES
 from mifsim.defense.similarity import FORMS
+from mifsim.defense.ssim_hash.config import COUNT_RULES
 from tests.tuning.worlds import ATTACK, random_traces, record, trace_set
 from tuning.replay import prepare, replay, replay_all, totals, verdicts
 from tuning.tracedata import TraceSet
@@ -22,32 +22,32 @@ SIDE = 11  # the Gaussian window's
 def _hostile_images() -> list[object]:
     """Duplicates, constants, near-duplicates and strangers, as bytes and floats, and what is no image."""
     rng = np.random.default_rng(0)
-    scene = rng.random((SIDE, SIDE), dtype=np.float32)
+    environment = rng.random((SIDE, SIDE), dtype=np.float32)
     other = rng.random((SIDE, SIDE), dtype=np.float32)
     noise = rng.normal(size=(SIDE, SIDE)).astype(np.float32)
-    holed = scene.copy()
+    holed = environment.copy()
     holed[3, 4] = np.nan
     return [
         np.zeros((SIDE, SIDE), np.float32),
         np.ones((SIDE, SIDE), np.float32),
         np.full((SIDE, SIDE), 0.5),
         np.nextafter(np.full((SIDE, SIDE), 0.5, np.float32), np.float32(1)),
-        scene,
-        scene.copy(),
-        scene.astype(np.float64),
-        np.clip(scene + np.float32(1e-3) * noise, 0, 1),
-        np.clip(scene + np.float32(0.1) * noise, 0, 1),
-        np.clip(scene + np.float32(1e-3), 0, 1),
-        1 - scene,
-        scene[::-1],
-        np.round(scene * 255).astype(np.uint8),
+        environment,
+        environment.copy(),
+        environment.astype(np.float64),
+        np.clip(environment + np.float32(1e-3) * noise, 0, 1),
+        np.clip(environment + np.float32(0.1) * noise, 0, 1),
+        np.clip(environment + np.float32(1e-3), 0, 1),
+        1 - environment,
+        environment[::-1],
+        np.round(environment * 255).astype(np.uint8),
         other,
         (other > 0.5).astype(np.float32),
         holed,
-        scene * np.float32(2),
+        environment * np.float32(2),
         np.full((SIDE, SIDE), np.inf),
-        scene[:5],
-        scene[:, :, None],
+        environment[:5],
+        environment[:, :, None],
         np.array([]),
         "no image",
     ]
@@ -58,13 +58,13 @@ streams = st.lists(st.integers(0, len(IMAGES) - 1).map(IMAGES.__getitem__), min_
 
 
 def live(stream: list[object], config: FilterConfig) -> tuple[list[bool], list[int]]:
-    guard, unsafe, count = QueryFilter(config), [], []
+    detector, unsafe, count = QueryFilter(config), [], []
     for image in stream:
         try:
-            unsafe.append(guard.check(image) is Verdict.UNSAFE)
+            unsafe.append(detector.check(image) is Verdict.UNSAFE)
         except InvalidImage:
             unsafe.append(False)
-        count.append(guard.count)
+        count.append(detector.count)
     return unsafe, count
 
 
@@ -174,8 +174,8 @@ def test_replay_of_many_sessions_is_the_algorithm_to_the_letter(seed, t_ssim, t_
 def test_all_at_once_is_replay_of_every_buffer_and_limit(seed, t_ssim, t_hash, n_b_max, l_sp_max, rule):
     """Every session its own group, so that the sums are the outcomes themselves."""
     made = random_traces(np.random.default_rng(seed), sessions=12)
-    own = np.arange(made.sessions)
-    traces = replace(made, group=own, groups=tuple(map(str, own)))
+    session_of = np.arange(made.sessions)
+    traces = replace(made, group=session_of, groups=tuple(map(str, session_of)))
     everything = replay_all(
         traces, form="global", rule=rule, t_ssim=t_ssim, t_hash=t_hash, n_b_max=n_b_max, l_sp_max=l_sp_max
     )
@@ -202,21 +202,21 @@ def test_totals_are_the_sums_over_each_group(seed, t_ssim, t_hash, n_b, l_sp):
         assert sums.sessions[g] == len(members)
         assert sums.blocked[g] == sum(b > 0 for b in at)
         assert sums.queries[g] == sum(b or traces.budget[s] for b, s in zip(at, members, strict=True))
-        held = [
+        leaked = [
             traces.leak[traces.offsets[s] + b - 2 if b else traces.offsets[s + 1] - 1]
             for b, s in zip(at, members, strict=True)
             if g == ATTACK
         ]
-        assert sums.leak[g] == pytest.approx(sum(held), abs=1e-8 * (1 + len(held)))
+        assert sums.leak[g] == pytest.approx(sum(leaked), abs=1e-8 * (1 + len(leaked)))
 
 
 def test_leak_at_block_is_what_the_query_before_the_block_left():
     """Blocked at the third query: two were answered. Never blocked: the last one counts."""
     image = IMAGES[4]
     traces = record([[image] * 4], 1, group=np.array([ATTACK]), leak=np.array([0.125, 0.25, 0.5, 1.0]))
-    for l_sp, held in ((2, 0.25), (3, 0.5), (4, 1.0)):
+    for l_sp, leaked in ((2, 0.25), (3, 0.5), (4, 1.0)):
         config = FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=1, l_sp=l_sp)
-        assert totals(traces, replay(traces, config)).leak.tolist() == [held, 0]
+        assert totals(traces, replay(traces, config)).leak.tolist() == [leaked, 0]
 
 
 def test_a_copy_in_another_process_replays_alike():

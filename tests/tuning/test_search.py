@@ -21,34 +21,34 @@ from mifsim.study.tuning import BufferRange
 from tests.tuning.studies import serial_search, tiny_study
 from tests.tuning.worlds import ATTACK, USER, random_traces, record
 from tuning import search as tuning_search
-from tuning.frontier import Frontier, threshold_grid
 from tuning.objectives import score
-from tuning.outcome import found_frontier, measure
+from tuning.outcome import found_front, measure
+from tuning.pareto import ParetoFront, threshold_grid
 from tuning.proposals import POPULATION, STARTUP_TRIALS, Proposals
+from tuning.reference_front import between, reference_front
 from tuning.search import FromProposals, search
 from tuning.space import inside
 from tuning.trials import Journal, Scored, Scorer, Trial
-from tuning.yardstick import between, yardstick
 
 WIDE = Tuning(ssim=["global", "uniform"], count_rule=["per_match", "per_query"])
 
 
-def landscape(setting: FilterConfig) -> Scored:
+def landscape(config: FilterConfig) -> Scored:
     """A made-up trade: loose settings block early and throw users out."""
-    loose = (1 - setting.t_ssim) * setting.t_hash**0.25 * math.sqrt(setting.n_b) / setting.l_sp
+    loose = (1 - config.t_ssim) * config.t_hash**0.25 * math.sqrt(config.n_b) / config.l_sp
     return Scored(1 + 500 / (1 + 200 * loose), min(1.0, loose), None, 10)
 
 
 def run(proposals: Proposals, trials: int, order: np.random.Generator | None = None) -> list[FilterConfig]:
     """Keep trials under way until none more can start; finish one of them, at random or the oldest; and so on."""
-    settings_, under_way = [], []
-    while len(settings_) < trials or under_way:
-        while len(settings_) < trials and (setting := proposals.ask()) is not None:
-            under_way.append(len(settings_))
-            settings_.append(setting)
+    configs_, under_way = [], []
+    while len(configs_) < trials or under_way:
+        while len(configs_) < trials and (config := proposals.ask()) is not None:
+            under_way.append(len(configs_))
+            configs_.append(config)
         number = under_way.pop(0 if order is None else int(order.integers(len(under_way))))
-        proposals.tell(number, landscape(settings_[number]))
-    return settings_
+        proposals.tell(number, landscape(configs_[number]))
+    return configs_
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
@@ -64,7 +64,7 @@ def test_proposals_do_not_depend_on_who_finishes_first(sampler: str) -> None:
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_the_search_learns(sampler: str) -> None:
     tuning = Tuning(sampler=sampler)
-    found = [landscape(setting) for setting in run(Proposals(tuning, 0, 501), 250)]
+    found = [landscape(config) for config in run(Proposals(tuning, 0, 501), 250)]
     queries = np.array([one.queries if one.false_positive_rate <= 0.1 else 501 for one in found])
     assert np.median(queries[-100:]) < 0.75 * np.median(queries[:24])  # the first 24 are drawn blindly
 
@@ -92,8 +92,8 @@ def test_every_proposal_is_within_the_bounds(data: st.DataObject) -> None:
     tuning = Tuning.model_validate(
         {"t_ssim": bounds(-0.9, 0.9999), "t_hash": bounds(1e-6, 1.0), "n_b": whole(64), "l_sp": whole(200)}
     )
-    for setting in run(Proposals(tuning, data.draw(st.integers(0, 2**63 - 1)), 501), 6):
-        assert inside(setting, tuning)
+    for config in run(Proposals(tuning, data.draw(st.integers(0, 2**63 - 1)), 501), 6):
+        assert inside(config, tuning)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_every_proposal_is_within_the_bounds(data: st.DataObject) -> None:
         ("l_sp", {"min": 0}, "greater than or equal to 1"),
         ("ssim", [], "at least 1 item"),
         ("ssim", ["global", "global"], "each may be given once"),
-        ("parts", {"search": 0.5, "certify": 0.5, "test": 0.5}, "add up to 1.5"),
+        ("splits", {"search": 0.5, "calibration": 0.5, "test": 0.5}, "add up to 1.5"),
         ("false_positive_limit", 0.0, "must lie between 0 and 1, or be a table of such a number"),
         ("false_positive_limit", {"retries": 0.01}, "it must name each workload: independent, retries"),
         ("trails", 7, "did you mean 'trials'"),
@@ -120,11 +120,11 @@ def test_bad_bounds_are_refused(key: str, value: object, message: str) -> None:
 def test_a_trial_scores_what_replay_scores() -> None:
     traces = random_traces(np.random.default_rng(0), sessions=80)
     scorer = Scorer(traces, Tuning(n_b=BufferRange(max=7), false_positive_budget=1.0))
-    setting = FilterConfig(0.6, 0.2, 4, 3)
-    expected = score(traces, setting)
-    found = scorer.score(setting)
-    assert replace(found, hints=()) == Scored(expected.queries, expected.false_positive_rate, None, 80)
-    with_leak = Scorer(traces, Tuning(n_b=BufferRange(max=7), false_positive_budget=1.0, leakage=True)).score(setting)
+    config = FilterConfig(0.6, 0.2, 4, 3)
+    expected = score(traces, config)
+    found = scorer.score(config)
+    assert replace(found, estimates=()) == Scored(expected.queries, expected.false_positive_rate, None, 80)
+    with_leak = Scorer(traces, Tuning(n_b=BufferRange(max=7), false_positive_budget=1.0, leakage=True)).score(config)
     assert with_leak.leak == expected.leak
 
 
@@ -140,8 +140,8 @@ def test_a_hopeless_setting_is_given_up_on_a_quarter_of_the_users() -> None:
 
 
 def trial(number: int) -> Trial:
-    setting = FilterConfig(1 - 0.1 / (number + 3), 1e-3 / 7, 2, number + 1)
-    return Trial(number, setting, Scored(100 / (number + 1), number / 10, None, 5), number / 3)
+    config = FilterConfig(1 - 0.1 / (number + 3), 1e-3 / 7, 2, number + 1)
+    return Trial(number, config, Scored(100 / (number + 1), number / 10, None, 5), number / 3)
 
 
 def test_hints_are_what_the_sessions_seen_first_show_of_other_buffers_and_limits() -> None:
@@ -149,35 +149,35 @@ def test_hints_are_what_the_sessions_seen_first_show_of_other_buffers_and_limits
     tuning = Tuning.model_validate(
         {"n_b": {"min": 2, "max": 5}, "l_sp": {"min": 2, "max": 6}, "false_positive_budget": 0.7}
     )
-    setting = FilterConfig(0.6, 0.2, 4, 3)
-    hints = Scorer(traces, tuning).score(setting).hints
+    config = FilterConfig(0.6, 0.2, 4, 3)
+    estimates = Scorer(traces, tuning).score(config).estimates
     first = traces.is_attack.copy()
     for group in (1, 2, 3):
         first[np.flatnonzero(traces.group == group)[::4]] = True
     seen = traces.subset(first)
     found = {}
     for n_b, l_sp in itertools.product(range(2, 6), range(2, 7)):
-        scored = score(seen, replace(setting, n_b=n_b, l_sp=l_sp))
+        scored = score(seen, replace(config, n_b=n_b, l_sp=l_sp))
         if scored.false_positive_rate <= 0.7:
             found[n_b, l_sp] = scored.false_positive_rate, scored.queries
-    assert hints
-    for n_b, l_sp, *promise in hints:
-        assert found[n_b, l_sp] == tuple(promise)
+    assert estimates
+    for n_b, l_sp, *guarantee_text in estimates:
+        assert found[n_b, l_sp] == tuple(guarantee_text)
     for rate, queries in found.values():  # nothing is better than all hints
-        assert any(hint[2] <= rate and hint[3] <= queries for hint in hints)
+        assert any(hint[2] <= rate and hint[3] <= queries for hint in estimates)
 
 
 def test_a_promising_hint_is_followed_with_the_thresholds_it_came_from() -> None:
     proposals = Proposals(Tuning(concurrent=1), 0, 501)
-    settings_ = []
+    configs_ = []
     for number in range(STARTUP_TRIALS + 2):
-        setting = proposals.ask()
-        assert setting is not None
-        settings_.append(setting)
-        hints = ((7, 9, 0.01, 20.0), (3, 5, 0.01, 30.0)) if number == 5 else ()
-        proposals.tell(number, Scored(400.0, 0.05, None, 10, hints))
-    assert replace(settings_[5], n_b=7, l_sp=9) in settings_[STARTUP_TRIALS:]
-    assert replace(settings_[5], n_b=3, l_sp=5) not in settings_  # beaten by the other hint
+        config = proposals.ask()
+        assert config is not None
+        configs_.append(config)
+        estimates = ((7, 9, 0.01, 20.0), (3, 5, 0.01, 30.0)) if number == 5 else ()
+        proposals.tell(number, Scored(400.0, 0.05, None, 10, estimates))
+    assert replace(configs_[5], n_b=7, l_sp=9) in configs_[STARTUP_TRIALS:]
+    assert replace(configs_[5], n_b=3, l_sp=5) not in configs_  # beaten by the other hint
 
 
 def test_a_killed_journal_keeps_every_whole_line(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_spoilt_journal_is_named(tmp_path: Path) -> None:
 def test_the_journal_of_another_search_is_refused() -> None:
     seen: list[int] = []
     searcher = FromProposals(
-        Proposals(Tuning(), 0, 501), {0: trial(0)}, lambda number, setting, scored: seen.append(number)
+        Proposals(Tuning(), 0, 501), {0: trial(0)}, lambda number, config, scored: seen.append(number)
     )
     assert searcher.suggest("a") == FromProposals.FINISHED
     assert searcher.failed is not None
@@ -226,8 +226,8 @@ def test_a_search_through_ray_tune_is_resumed_to_the_same_table(tmp_path: Path) 
     traces = random_traces(np.random.default_rng(2), sessions=60)
     whole = search(traces, study, Journal(tmp_path / "whole", {}))
     alone = serial_search(traces, study, Journal(tmp_path / "alone", {}))
-    assert [(one.number, one.setting, one.scored) for one in whole] == [
-        (one.number, one.setting, one.scored) for one in alone
+    assert [(one.number, one.config, one.scored) for one in whole] == [
+        (one.number, one.config, one.scored) for one in alone
     ]
 
     killed = tmp_path / "killed"
@@ -237,8 +237,8 @@ def test_a_search_through_ray_tune_is_resumed_to_the_same_table(tmp_path: Path) 
     with (killed / "trials" / "journal.jsonl").open("ab") as file:
         file.write(json.dumps({"number": 6}).encode()[:5])
     again = search(traces, study, Journal(killed, {}))
-    assert [(one.number, one.setting, one.scored) for one in again] == [
-        (one.number, one.setting, one.scored) for one in whole
+    assert [(one.number, one.config, one.scored) for one in again] == [
+        (one.number, one.config, one.scored) for one in whole
     ]
     kept = {one.number: one.elapsed_seconds for one in again}
     assert all(kept[number] == whole[number].elapsed_seconds for number in (0, 1, 2, 3, 4, 5, 8))
@@ -271,9 +271,9 @@ def test_a_search_whose_trial_tune_gave_up_goes_on_to_the_same_table(
 
     monkeypatch.setattr(tuning_search, "_fit", fit_but_once)
     again = search(traces, study, Journal(tmp_path / "again", {}))
-    assert gave_up == [f"trial 1 failed: {whole[1].setting}"]
-    assert [(one.number, one.setting, one.scored) for one in again] == [
-        (one.number, one.setting, one.scored) for one in whole
+    assert gave_up == [f"trial 1 failed: {whole[1].config}"]
+    assert [(one.number, one.config, one.scored) for one in again] == [
+        (one.number, one.config, one.scored) for one in whole
     ]
 
 
@@ -292,8 +292,8 @@ def test_the_frontier_leaves_out_what_was_given_up_or_is_above_the_budget() -> N
         Trial(n, FilterConfig(0.9, 0.1, 1, n + 1), Scored(queries, rate, None, sessions), 0.0)
         for n, (queries, rate, sessions) in enumerate(rows)
     ]
-    assert [one.number for one in found_frontier(trials, 40, study)] == [0, 1]
-    assert found_frontier(trials[3:4], 40, study) == []
+    assert [one.number for one in found_front(trials, 40, study)] == [0, 1]
+    assert found_front(trials[3:4], 40, study) == []
 
 
 def test_the_finer_grid_fills_the_cells_beside_the_best() -> None:
@@ -309,10 +309,10 @@ def test_no_setting_on_the_grids_beats_the_yardstick() -> None:
         {"n_b": {"max": 3}, "l_sp": {"max": 4}, "grid": {"t_ssim": 4, "t_hash": 4}, "false_positive_budget": 0.8}
     )
     done: list[tuple[int, int]] = []
-    found = yardstick(traces, tuning, lambda *told: done.append(told))
+    found = reference_front(traces, tuning, lambda *told: done.append(told))
     coarse = threshold_grid(traces, "global", t_ssim=(0.3, 0.99999), t_hash=(1e-5, 0.3), steps=(4, 4))
-    for setting, point in zip(found.settings, found.points, strict=True):
-        scored = score(traces, setting)
+    for config, point in zip(found.configs, found.points, strict=True):
+        scored = score(traces, config)
         assert (scored.false_positive_rate, scored.queries) == tuple(point)
     for t_ssim, t_hash, n_b, l_sp in itertools.product(*coarse, range(1, 4), range(1, 5)):
         scored = score(traces, FilterConfig(t_ssim, t_hash, n_b, l_sp))
@@ -326,10 +326,10 @@ def test_progress_counts_the_trials_to_98_percent() -> None:
     """One attack of budget 100: from 10 queries at no false positive, half of the region (1 of 2 decades)."""
     attack = {"attack": "mi-face", "budget_queries": 100}
     study = tiny_study(attacks=[attack])
-    exact = Frontier((FilterConfig(0.9, 0.1, 1, 1),), np.array([[0.0, 10.0]]), 0.5, 1)
-    setting = FilterConfig(0.9, 0.1, 1, 1)
+    exact = ParetoFront((FilterConfig(0.9, 0.1, 1, 1),), np.array([[0.0, 10.0]]), 0.5, 1)
+    config = FilterConfig(0.9, 0.1, 1, 1)
     trials = [
-        Trial(n, setting, Scored(queries, 0.0, None, 2), 0.0) for n, queries in enumerate([100.0, 50.0, 10.0, 10.0])
+        Trial(n, config, Scored(queries, 0.0, None, 2), 0.0) for n, queries in enumerate([100.0, 50.0, 10.0, 10.0])
     ]
     progress = measure(trials, exact, study)
     assert progress.trials_to_98 == 3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.tuning.worlds import random_traces, trace_set
-from tuning.tracedata import PARTS, TraceSet
+from tuning.tracedata import SPLITS, TraceSet
 
 
 def two_sessions(**more) -> TraceSet:
@@ -13,7 +13,7 @@ def two_sessions(**more) -> TraceSet:
 
 
 def test_subset_keeps_whole_sessions_in_order():
-    traces = two_sessions(leak=np.array([0.1, 0.2, 0.3, 0.4, 0.5]), part=np.array([0, 2]))
+    traces = two_sessions(leak=np.array([0.1, 0.2, 0.3, 0.4, 0.5]), split=np.array([0, 2]))
     second = traces.subset(np.array([False, True]))
     assert second.offsets.tolist() == [0, 2]
     assert second.hashes.tolist() == [0.4, 0.5]
@@ -22,8 +22,8 @@ def test_subset_keeps_whole_sessions_in_order():
     assert second.groups == traces.groups
     assert second.honest_groups == (1,)
     assert second.attack_groups == ()
-    assert traces.of_part("test").clients.tolist() == ["client 1"]
-    assert traces.of_part("certify").sessions == 0
+    assert traces.of_split("test").clients.tolist() == ["client 1"]
+    assert traces.of_split("calibration").sessions == 0
 
 
 def test_subsets_partition_the_sessions():
@@ -75,10 +75,10 @@ def test_the_caller_keeps_a_writable_array():
         ({"similarity": {"global": np.zeros((5, 0))}}, r"\(5, n_b_max\)"),
         ({"leak": np.zeros(4)}, "leak has shape"),
         ({"group": np.array([0, 2])}, "index the 2 groups"),
-        ({"part": np.array([0, len(PARTS)])}, "part must index"),
+        ({"split": np.array([0, len(SPLITS)])}, "part must index"),
         ({"is_attack": np.array([True, False]), "group": np.array([0, 0])}, "'attack' holds both"),
         (
-            {"clients": np.array(["a", "a"]), "part": np.array([0, 1])},
+            {"clients": np.array(["a", "a"]), "split": np.array([0, 1])},
             "client 'a' has sessions in more than one",
         ),
     ],

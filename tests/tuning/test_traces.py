@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 from mifsim.clients import REGISTRY
 from mifsim.errors import RunError, StudyError
-from mifsim.records import TableWriter, read_table
-from mifsim.run_folder import RunFolder
+from mifsim.run.folder import RunFolder
+from mifsim.run.simulate import run_sessions
 from mifsim.server.backend import Job
-from mifsim.server.tickets import shards
-from mifsim.simulation import run_sessions
-from mifsim.study.tuning import Parts
+from mifsim.server.client_specs import shards
+from mifsim.study.tuning import Splits
+from mifsim.tables.records import TableWriter, read_table
 from tests.logs import digit_log, log_users
 from tests.tuning.studies import Formula, Prober, digits, formula_victim, tiny_study
 from tuning.confirm import compare, predicted
-from tuning.parts import check_parts, split
-from tuning.tracedata import PARTS
+from tuning.splits import check_splits, split
+from tuning.tracedata import SPLITS
 from tuning.traces import _leak, load, record
 
 
@@ -162,12 +162,12 @@ def test_one_recording_holds_one_kind_of_hash(tmp_path: Path) -> None:
 def test_parts_hold_whole_clients_of_every_kind(tmp_path: Path) -> None:
     study = tiny_study()
     traces = load(recorded(study, tmp_path).path, study)
-    check_parts(traces, study)
-    for part in PARTS:
-        clients = set(traces.of_part(part).clients.tolist())
+    check_splits(traces, study)
+    for part in SPLITS:
+        clients = set(traces.of_split(part).clients.tolist())
         assert len([name for name in clients if name.startswith("mi-face/0/")]) == 1
         assert len([name for name in clients if name.startswith("mi-face/3/")]) == 1
-    sizes = np.bincount(traces.part[traces.group == traces.groups.index("retries")])
+    sizes = np.bincount(traces.split[traces.group == traces.groups.index("retries")])
     assert sizes.tolist() == [5, 5, 2]
 
 
@@ -175,7 +175,7 @@ def test_too_few_sessions_for_a_part_are_refused(tmp_path: Path) -> None:
     study = tiny_study(users=[{"user": "independent", "sessions": 2, "length": 3}])
     traces = load(recorded(study, tmp_path).path, study)
     with pytest.raises(StudyError, match=r"'independent': of its 2 sessions none falls into the test part"):
-        check_parts(traces, study)
+        check_splits(traces, study)
 
 
 @given(
@@ -185,7 +185,7 @@ def test_too_few_sessions_for_a_part_are_refused(tmp_path: Path) -> None:
 )
 def test_a_part_is_a_matter_of_the_client_alone(pairs, seed, random) -> None:
     clients, strata = [f"{s}/{c}" for c, s in pairs], [s for _, s in pairs]
-    shares = Parts(search=0.5, certify=0.3, test=0.2)
+    shares = Splits(search=0.5, calibration=0.3, test=0.2)
     parts = split(clients * 2, strata * 2, shares, seed)
     assert parts[: len(clients)].tolist() == parts[len(clients) :].tolist()
 
@@ -195,9 +195,9 @@ def test_a_part_is_a_matter_of_the_client_alone(pairs, seed, random) -> None:
     assert again.tolist() == parts[shuffled].tolist()
 
     for stratum in set(strata):
-        mine = parts[: len(clients)][np.array(strata) == stratum]
+        selected = parts[: len(clients)][np.array(strata) == stratum]
         for index, share in enumerate((0.5, 0.3, 0.2)):
-            assert abs((mine == index).sum() - share * len(mine)) <= 1
+            assert abs((selected == index).sum() - share * len(selected)) <= 1
 
 
 def test_leak_is_the_last_score_by_then(tmp_path: Path) -> None:

@@ -17,13 +17,13 @@ from scipy.stats import binom
 from mifsim.cli import main
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError, StudyError
-from mifsim.records import SCHEMAS
-from mifsim.simulation import resume as resume_simulation
+from mifsim.run.simulate import resume as resume_simulation
 from mifsim.study import Study
+from mifsim.tables.records import SCHEMAS
 from tests.tuning.studies import Formula, digits, formula_victim, serial_search, tiny_study
 from tuning import tune as calibration
 from tuning.confirm import compare
-from tuning.parts import check_reach
+from tuning.splits import check_reach
 
 LENIENT = {"trials": 20, "n_b": {"max": 10}, "l_sp": {"min": 2, "max": 8}, "t_ssim": {"max": 0.9},
            "t_hash": {"min": 0.003}, "ssim": ["global", "uniform"], "grid": {"t_ssim": 6, "t_hash": 6},
@@ -41,7 +41,7 @@ class Backends:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
@@ -49,9 +49,9 @@ World = Callable[..., None]
 
 
 @pytest.fixture
-def world(home: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """Calibrate with a formula for a victim and without Ray; backends may be given, in order."""
-    enter(home, monkeypatch)
+    enter(cache_home, monkeypatch)
     monkeypatch.setattr("tuning.search.search", serial_search)
 
     def use(*backends: Formula) -> None:
@@ -60,18 +60,18 @@ def world(home: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return use
 
 
-def enter(home: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("MIFSIM_CACHE_DIR", str(home / "cache"))  # traces are shared by the tests of this file
-    patch.setattr(calibration, "prepare", lambda study: (digits(study), formula_victim(home)))
+def enter(cache_home: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("MIFSIM_CACHE_DIR", str(cache_home / "cache"))  # traces are shared by the tests of this file
+    patch.setattr(calibration, "prepare", lambda study: (digits(study), formula_victim(cache_home)))
     patch.setattr(calibration, "make_backend", Backends(Formula()))
 
 
 @pytest.fixture(scope="module")
-def whole(home: Path, local_ray: None) -> Path:
+def whole(cache_home: Path, local_ray: None) -> Path:
     """One calibration whose search goes through Ray Tune."""
     with pytest.MonkeyPatch.context() as patch:
-        enter(home, patch)
-        return calibration.tune(tiny_study(tuning=LENIENT), home / "whole")
+        enter(cache_home, patch)
+        return calibration.tune(tiny_study(tuning=LENIENT), cache_home / "whole")
 
 
 def facts(run: Path) -> dict[str, Any]:
@@ -98,15 +98,15 @@ def test_a_calibration_leaves_a_certified_confirmed_setting(whole: Path) -> None
     assert document["guarantee"]["p_value"] <= 1 - 0.8
     assert document["data"]["transport"] == "float32"
 
-    for table in ("frontier", "certification"):
+    for table in ("pareto", "certification"):
         assert pq.read_schema(run / f"{table}.parquet").equals(SCHEMAS[table])
-    frontier = pq.read_table(run / "frontier.parquet").to_pandas()
-    assert {"search", "exact", "given"} <= set(frontier["source"])
-    assert frontier["chosen"].sum() == 1
+    pareto = pq.read_table(run / "pareto.parquet").to_pandas()
+    assert {"search", "exact", "given"} <= set(pareto["source"])
+    assert pareto["chosen"].sum() == 1
     certification = pq.read_table(run / "certification.parquet").to_pandas()
-    mine = certification[certification["chosen"]]
-    assert sorted(mine["workload"]) == ["independent", "retries"]
-    assert (mine["blocked"] <= mine["sessions"]).all()
+    selected = certification[certification["chosen"]]
+    assert sorted(selected["workload"]) == ["independent", "retries"]
+    assert (selected["blocked"] <= selected["sessions"]).all()
     assert len(trials_of(run)) == 20
 
     # Live: the chosen setting and the three given ones, on the test part alone.
@@ -116,7 +116,7 @@ def test_a_calibration_leaves_a_certified_confirmed_setting(whole: Path) -> None
     blocked = sessions[sessions["filter"] == "calibrated"].groupby("population", observed=True)["queries_to_block"]
     for row in found["test"]["calibrated"]:
         assert row["blocked"] == blocked.count()[row["group"]]
-    for part in ("search", "certify", "test"):
+    for part in ("search", "calibration", "test"):
         assert sum(found["sessions"][part].values()) > 0
     assert sum(sum(counts.values()) for counts in found["sessions"].values()) == 30
     assert 0 < found["hypervolume_share"] <= 1
@@ -141,7 +141,7 @@ def test_where_nothing_can_be_certified_nothing_is_chosen(
     said = f"retries: no number at this rate, {enough} if no more are blocked (there are 5)"
     assert said in found["why_none"]
     assert not (run / "filter.toml").exists()
-    assert not pq.read_table(run / "frontier.parquet")["chosen"].to_pandas().any()
+    assert not pq.read_table(run / "pareto.parquet")["chosen"].to_pandas().any()
     assert set(pq.read_table(run / "sessions").to_pandas()["filter"]) == {"third", "strict", "none"}
     shown = " ".join(capsys.readouterr().out.split())
     assert "No setting was chosen" in shown
@@ -203,7 +203,7 @@ def test_an_interrupted_calibration_goes_on_to_the_same_outcome(world: World, wh
     assert facts(tmp_path / "cut")["tuning"]["recording_cached"]
     assert trials_of(tmp_path / "cut") == trials_of(whole)
     assert FilterConfig.load(tmp_path / "cut" / "filter.toml") == FilterConfig.load(whole / "filter.toml")
-    for table in ("frontier", "certification"):
+    for table in ("pareto", "certification"):
         one, other = (pq.read_table(run / f"{table}.parquet") for run in (whole, tmp_path / "cut"))
         assert one.to_pylist() == other.to_pylist()
     with pytest.raises(RunError, match="is complete"):

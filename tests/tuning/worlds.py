@@ -25,7 +25,7 @@ def trace_set(similarity: Sequence[np.ndarray], hashes: Sequence[np.ndarray], /,
         "group": group,
         "groups": ("attack", "users"),
         "is_attack": group == ATTACK,
-        "part": np.zeros(sessions),
+        "split": np.zeros(sessions),
         "clients": np.array([f"client {s}" for s in range(sessions)], dtype=np.str_),
     }
     return TraceSet(**{**given, **more})

@@ -22,7 +22,7 @@ def blobs(shape, per_class=60, seed=0):
         shape=shape,
         class_names=("square", "upright", "lying"),
         pool=ArrayPool(pixels, labels),
-        parts=split_by_class(labels, SHARES, 0),
+        subsets=split_by_class(labels, SHARES, 0),
         content=f"{shape} {per_class} {seed}",
         note="made up",
     )

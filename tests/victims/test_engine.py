@@ -103,8 +103,8 @@ def test_the_batch_size_leaves_the_bits_alone(keras):
     gradient_of = (np.arange(70) % (classes + 1) - 1).astype(np.int32)
     results = [BatchedModel(model, shape, classes, size, size).predict(images, gradient_of) for size in (16, 50, 128)]
     for other in results[1:]:
-        for mine, theirs in zip(results[0], other, strict=True):
-            np.testing.assert_array_equal(mine, theirs)
+        for selected, reference in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(selected, reference)
 
 
 ELSEWHERE = """
@@ -138,9 +138,9 @@ def test_a_process_with_one_thread_gives_the_same_bits_quietly(keras, tmp_path):
     assert (done.stdout, done.stderr) == ("", "")  # TensorFlow keeps its start-up messages to itself
     engine = engine_from_bytes(model.read_bytes(), shape, 3, False, 48)
     confidence, gradients = engine.predict(images, gradient_of)
-    with np.load(answered) as theirs:
-        np.testing.assert_array_equal(confidence, theirs["confidence"])
-        np.testing.assert_array_equal(gradients, theirs["gradients"])
+    with np.load(answered) as reference:
+        np.testing.assert_array_equal(confidence, reference["confidence"])
+        np.testing.assert_array_equal(gradients, reference["gradients"])
 
 
 def test_no_rows_and_only_some_that_want_gradients(engine):

@@ -41,7 +41,7 @@ def test_a_victim_is_trained_once_and_recorded(grey, keras):
 def test_the_recorded_accuracy_is_that_of_the_file_on_the_users_part(grey):
     victim = prepare_victim(grey, VictimConfig(epochs=12))
     engine = engine_from_bytes(victim.model_bytes(), grey.shape, 3, victim.logits)
-    users = grey.part("users")
+    users = grey.subset("users")
     confidence, _ = engine.predict(users.images(np.arange(len(users))), np.full(len(users), -1, np.int32))
     assert np.mean(confidence.argmax(axis=1) == users.labels) == pytest.approx(victim.test_accuracy)
 
@@ -146,7 +146,7 @@ def test_the_evaluator_gives_confidences_and_features_that_tell_classes_apart(co
     assert prepared.facts["trained_on"] == ["private", "evaluator"]
     assert prepared.test_accuracy > 0.9
     evaluator = prepared.load()
-    users = colour.part("users")
+    users = colour.subset("users")
     images = users.images(np.arange(len(users)))
     confidence, features = evaluator.confidence(images), evaluator.features(images)
     assert np.mean(confidence.argmax(axis=1) == users.labels) == pytest.approx(prepared.test_accuracy)
@@ -160,7 +160,7 @@ def test_the_evaluator_gives_confidences_and_features_that_tell_classes_apart(co
 
 def test_the_evaluators_bits_do_not_depend_on_company(colour):
     evaluator = prepare_evaluator(colour).load()
-    images = colour.part("users").images(np.arange(40))
+    images = colour.subset("users").images(np.arange(40))
     alone = evaluator.features(images[17:18])
     crowd = np.concatenate([images] * 8)
     np.testing.assert_array_equal(evaluator.features(crowd)[40 * 5 + 17], alone[0])

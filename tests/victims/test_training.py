@@ -10,14 +10,14 @@ from mifsim.victims.training import Recipe, accuracy, shifted, train
 @pytest.mark.parametrize(("name", "kind"), [("lenet5", "grey"), ("cnn", "colour"), ("evaluator", "grey")])
 def test_every_architecture_learns(request, name, kind):
     data = request.getfixturevalue(kind)
-    trained = train(name, [data.part("private")], data.shape, 3, epochs=60)
+    trained = train(name, [data.subset("private")], data.shape, 3, epochs=60)
     assert (trained.images, trained.epochs) == (90, 60)
-    assert accuracy(trained.model, data.part("users"), data.shape) > 0.85
+    assert accuracy(trained.model, data.subset("users"), data.shape) > 0.85
 
 
 def test_the_seed_determines_the_weights_bit_for_bit(colour):
     """With dropout, shifts and two pools in play."""
-    pools = [colour.part("private"), colour.part("evaluator")]
+    pools = [colour.subset("private"), colour.subset("evaluator")]
 
     def weights(seed):
         return train("cnn", pools, colour.shape, 3, seed=seed, epochs=2).model.get_weights()
@@ -38,7 +38,7 @@ def test_accuracy_is_the_share_of_right_answers(grey):
     labels = np.array([1] * 300 + [0] * 700)
     pool = ArrayPool(np.zeros((1000, 12, 14), np.uint8), labels)
     assert accuracy(always_one, pool, (12, 14)) == pytest.approx(0.3)
-    assert accuracy(always_one, grey.part("users"), grey.shape) == pytest.approx(1 / 3)
+    assert accuracy(always_one, grey.subset("users"), grey.shape) == pytest.approx(1 / 3)
 
 
 def test_fewer_images_than_a_batch_can_be_trained_on(grey):

@@ -15,12 +15,12 @@ from mifsim.cache import cache_dir, digest
 from mifsim.data.base import DataSet
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError
-from mifsim.records import SCHEMA_VERSION, read_table
-from mifsim.run_folder import read_facts
-from mifsim.simulation import BackendName, make_backend, resume, simulate
+from mifsim.run.folder import read_facts
+from mifsim.run.simulate import BackendName, make_backend, resume, simulate
 from mifsim.study import Study
+from mifsim.tables.records import SCHEMA_VERSION, read_table
 from mifsim.victims import Victim
-from tuning.paper.plan import TRIALS_PAPER, Plan, Variant, settings
+from tuning.paper.plan import TRIALS_PAPER, Plan, Variant, configs
 from tuning.replay import replay
 from tuning.tracedata import TraceSet
 from tuning.traces import load, record
@@ -58,7 +58,7 @@ def main_study(plan: Plan) -> Study:
         "sessions",
         attacks=[Variant(noise).attack(plan.trials, plan.budget) for noise in plan.noises],
         users=workloads(plan, max(12, plan.workload_sessions // 4)),
-        filters=[{"name": name, **asdict(config)} for name, config in settings(plan.half).items()],
+        filters=[{"name": name, **asdict(config)} for name, config in configs(plan.half).items()],
         tuning=tuning_section(),
     )
 
@@ -74,7 +74,7 @@ def live(plan: Plan, victim: Victim, data: DataSet, chosen: FilterConfig | None,
 
     They are the first three of the main sessions at ``plan.live_noise``: the same clients, from the same seed.
     """
-    filters: list[dict[str, Any]] = [{"name": name, **asdict(config)} for name, config in settings(plan.half).items()]
+    filters: list[dict[str, Any]] = [{"name": name, **asdict(config)} for name, config in configs(plan.half).items()]
     if chosen is not None:
         filters.append({"name": "calibrated", **asdict(chosen)})
     study = plan.study(
@@ -131,12 +131,12 @@ def attack_rows(plan: Plan, traces: TraceSet, tried: Mapping[str, FilterConfig],
                     "noise": float(population.removeprefix("noise ")),
                     "label": int(label),
                     "trial": int(trial),
-                    "setting": name,
+                    "config": name,
                     "budget_queries": int(traces.budget[session]),
                     "queries_to_block": block,
                     "live_queries_to_block": lived.get((client, name)),
                     "live": ran,
-                    "evaluator_confidence": _held(traces, int(session), answered),
+                    "evaluator_confidence": _reconstruction(traces, int(session), answered),
                 }
             )
     if different:
@@ -149,7 +149,7 @@ def _lived(run: Path) -> dict[tuple[str, str], int | None]:
     return {(row["client_id"], row["filter"]): row["queries_to_block"] for row in table if row["filter"] != UNDEFENDED}
 
 
-def _held(traces: TraceSet, session: int, answered: int) -> float | None:
+def _reconstruction(traces: TraceSet, session: int, answered: int) -> float | None:
     """Return the evaluator's confidence in the last guess that was kept by the time so many queries were answered."""
     if traces.leak is None:
         return None
@@ -160,7 +160,7 @@ def picture_rows(plan: Plan, data: DataSet, run: Path) -> Rows:
     """Return the rows of ``paper_pictures``: a training image of each class, and what its first attacker held."""
     import cv2
 
-    private = data.part("private")
+    private = data.subset("private")
     rows: Rows = []
     for label in range(len(data.class_names)):
         pixels = np.rint(private.image(int(np.flatnonzero(private.labels == label)[0])) * 255).astype(np.uint8)

@@ -10,7 +10,7 @@ from mifsim.data.base import DataSet
 from mifsim.defense import FilterConfig
 from mifsim.errors import UserError
 from mifsim.progress import remark
-from mifsim.simulation import BackendName
+from mifsim.run.simulate import BackendName
 from mifsim.study import Study
 from mifsim.victims import Victim
 from tuning.paper.attacks import N_B_MAX, kept_run, tuning_section, workloads

@@ -34,7 +34,7 @@ CALIBRATION_SEED = 5_040_302
 CALIBRATED = "calibrated"
 
 
-def settings(half: Half) -> dict[str, FilterConfig]:
+def configs(half: Half) -> dict[str, FilterConfig]:
     """Return Table 1."""
     thresholds = {"config_1": (0.99990, 0.00010), "config_2": (0.99999, 0.00001), "config_3": (0.99900, 0.00100)}
     return {

@@ -12,15 +12,15 @@ from mifsim.clients.protocol import Image
 from mifsim.data.base import DataSet
 from mifsim.defense import FilterConfig
 from mifsim.progress import Bar
-from mifsim.server.tickets import client_rng
-from mifsim.server.wire import Transport
-from tuning.paper.lenses import Lens, ManyEyes, Sighting, as_read
-from tuning.paper.plan import CALIBRATED, Plan, Protocol, settings
+from mifsim.server.client_specs import client_rng
+from mifsim.study.wire import Transport
+from tuning.paper.plan import CALIBRATED, Plan, Protocol, configs
+from tuning.paper.similarity_variants import MultiVariantRecorder, SimilarityVariant, VariantRecording, as_read
 from tuning.replay import replay
 
 Rows = list[dict[str, Any]]
 
-READINGS = (Lens(), Lens("uniform"), Lens("global", 255))
+READINGS = (SimilarityVariant(), SimilarityVariant("uniform"), SimilarityVariant("global", 255))
 """Through which the paper's settings are judged; the calibrated one has a form of its own."""
 
 
@@ -32,41 +32,48 @@ def user_rows(plan: Plan, data: DataSet, chosen: FilterConfig | None, trials: in
     with Bar(f"{plan.half}: regular users", len(plan.protocols), "protocols") as bar:
         for number, protocol in enumerate(plan.protocols, 1):
             count = trials or plan.user_trials
-            sighting = Sighting.of([_seen(images, n_b) for images in sessions(plan, data, protocol, count)])
-            tried = [(lens, name, as_read(config, lens, "per_match"))
-                     for lens in READINGS for name, config in settings(plan.half).items()]  # fmt: skip
+            recording = VariantRecording.of([_seen(images, n_b) for images in sessions(plan, data, protocol, count)])
+            tried = [(variant, name, as_read(config, variant, "per_match"))
+                     for variant in READINGS for name, config in configs(plan.half).items()]  # fmt: skip
             if chosen is not None:
-                tried.append((Lens(chosen.ssim, 1, chosen.hash_size), CALIBRATED, chosen))
-            for lens, name, config in tried:
-                at = replay(sighting.through(lens, is_attack=False, budget=1), config).blocked_at
+                tried.append((SimilarityVariant(chosen.ssim, 1, chosen.hash_size), CALIBRATED, chosen))
+            for variant, name, config in tried:
+                at = replay(recording.through(variant, is_attack=False, budget=1), config).blocked_at
                 for label in range(labels):
                     blocked = int((at[label * count : (label + 1) * count] > 0).sum())
-                    rows.append(_row(plan, protocol, lens, config, name, label, count, blocked))
+                    rows.append(_row(plan, protocol, variant, config, name, label, count, blocked))
             bar.update(number)
     return rows
 
 
 def _row(
-    plan: Plan, protocol: Protocol, lens: Lens, config: FilterConfig, name: str, label: int, trials: int, blocked: int
+    plan: Plan,
+    protocol: Protocol,
+    variant: SimilarityVariant,
+    config: FilterConfig,
+    name: str,
+    label: int,
+    trials: int,
+    blocked: int,
 ) -> dict[str, Any]:
     return {
         "dataset": plan.half, "protocol": protocol.name, "images": protocol.images, "pool": protocol.pool,
-        "probability": protocol.probability, "ssim": lens.form, "dynamic_range": lens.dynamic_range,
-        "hash_size": lens.hash_size, "count_rule": config.count_rule, "setting": name, "label": label,
+        "probability": protocol.probability, "ssim": variant.form, "dynamic_range": variant.dynamic_range,
+        "hash_size": variant.hash_size, "count_rule": config.count_rule, "config": name, "label": label,
         "trials": trials, "blocked": blocked,
     }  # fmt: skip
 
 
-def _seen(images: Iterator[Image], n_b: int) -> ManyEyes:
-    guard = ManyEyes(n_b)
+def _seen(images: Iterator[Image], n_b: int) -> MultiVariantRecorder:
+    detector = MultiVariantRecorder(n_b)
     for image in images:
-        guard.check(image)
-    return guard
+        detector.check(image)
+    return detector
 
 
 def sessions(plan: Plan, data: DataSet, protocol: Protocol, trials: int) -> Iterator[Iterator[Image]]:
     """Yield every trial's images, label by label; what is drawn depends on the seed, protocol, label and trial."""
-    pool = data.part("users")
+    pool = data.subset("users")
     for label in range(len(data.class_names)):
         members = np.flatnonzero(pool.labels == label)
         for trial in range(trials):
@@ -77,7 +84,7 @@ def sessions(plan: Plan, data: DataSet, protocol: Protocol, trials: int) -> Iter
 def _images(
     data: DataSet, protocol: Protocol, label: int, members: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> Iterator[Image]:
-    pool = data.part("users")
+    pool = data.subset("users")
     match protocol.name:
         case "distinct":
             for index in rng.choice(members, min(protocol.images, len(members)), replace=False):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from mifsim.clients.attackers.latent import fit_latent
-from mifsim.clients.protocol import Answer, Attacker, Conversation, Image, Knowledge, Query, Refusal, World
+from mifsim.clients.protocol import Answer, Attacker, ClientGenerator, Image, Knowledge, Query, Refusal, World
 
 Point = npt.NDArray[np.float64]
 
@@ -67,17 +67,17 @@ class BREP(Attacker):
         3.0, gt=0, allow_inf_nan=False, description="latent coordinates are kept between -bound and bound"
     )
 
-    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one attack on the class ``world.target``; returns the image of the last centre."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
         ground = self._ground(world)
         while True:
             z = ground.draw(rng)
-            held = ground.image(z)
-            reply = yield Query(held)
+            reconstruction = ground.image(z)
+            reply = yield Query(reconstruction)
             if isinstance(reply, Refusal):
-                return held
+                return reconstruction
             if reply.label == world.target:
                 break
         radius = self.radius
@@ -85,20 +85,20 @@ class BREP(Attacker):
         while True:
             away = rng.standard_normal((points, len(z)))
             away /= np.linalg.norm(away, axis=1, keepdims=True)
-            outside = yield from _outside(ground.images(z + radius * away), held, world.target)
+            outside = yield from _outside(ground.images(z + radius * away), reconstruction, world.target)
             if outside is None:
-                return held
+                return reconstruction
             if 1 - 2 * outside.mean() > self.inside:
                 radius *= self.growth
             if not outside.any():
                 continue
             moved = ground.kept(z - min(radius / 3, self.step) * away[outside].mean(axis=0))
             image = ground.image(moved)
-            reply = yield Query(image, guess=held)
+            reply = yield Query(image, guess=reconstruction)
             if isinstance(reply, Refusal):
-                return held
+                return reconstruction
             if reply.label == world.target:
-                z, held = moved, image
+                z, reconstruction = moved, image
 
     def _ground(self, world: World) -> _Ground:
         if self.space == "pixel":
@@ -135,12 +135,12 @@ class _Ground:
 
 
 def _outside(
-    images: npt.NDArray[np.float32], held: Image, target: int
+    images: npt.NDArray[np.float32], reconstruction: Image, target: int
 ) -> Generator[Query, Answer | Refusal, npt.NDArray[np.bool_] | None]:
     """Ask for each image; return which are not of the class, None where the session has ended."""
     outside = np.zeros(len(images), bool)
     for number, image in enumerate(images):
-        reply = yield Query(image, guess=held)
+        reply = yield Query(image, guess=reconstruction)
         if isinstance(reply, Refusal):
             return None
         outside[number] = reply.label != target

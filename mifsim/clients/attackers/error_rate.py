@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from mifsim.clients.attackers.inversion import WeightedMean, near_one_hot, reconstruct
-from mifsim.clients.protocol import Attacker, Conversation, Image, Knowledge, Query, Refusal, World
+from mifsim.clients.protocol import Attacker, ClientGenerator, Image, Knowledge, Query, Refusal, World
 
 
 class ErrorRate(Attacker):
@@ -48,7 +48,7 @@ class ErrorRate(Attacker):
         """One a copy, if the auxiliary set holds so many images."""
         return float(self.images * self.draws)
 
-    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one attack on the class ``world.target``; returns what the network makes of it."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from mifsim.clients.attackers.latent import fit_latent
-from mifsim.clients.protocol import Answer, Attacker, Conversation, Image, Knowledge, Query, Refusal, World
+from mifsim.clients.protocol import Answer, Attacker, ClientGenerator, Image, Knowledge, Query, Refusal, World
 
 LEAST_CONFIDENCE = 1e-30
 """Stands for one that is 0 or withheld."""
@@ -68,12 +68,12 @@ class Genetic(Attacker):
         """The pool, and the children of all generations."""
         return float(self.pool + self.generations * (self.population - 1))
 
-    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one attack on the class ``world.target``; returns the image of the highest confidence."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
         space = fit_latent(world.pool, world.shape, self.space, self.size)
-        held: Image | None = None
+        best: Image | None = None
         highest = -math.inf
         elite: npt.NDArray[np.float64] = np.empty((0, space.size))
         elite_fitness: npt.NDArray[np.float64] = np.empty(0)
@@ -81,17 +81,17 @@ class Genetic(Attacker):
         for _ in range(self.generations + 1):
             fitness = np.empty(len(asked))
             for number, image in enumerate(space.decode(asked)):
-                reply = yield Query(image, guess=held)
+                reply = yield Query(image, guess=best)
                 if isinstance(reply, Refusal):
-                    return image if held is None else held
+                    return image if best is None else best
                 fitness[number] = _fitness(reply, world.target)
                 if fitness[number] > highest:
-                    highest, held = float(fitness[number]), image
+                    highest, best = float(fitness[number]), image
             alive, fitness = np.concatenate([elite, asked]), np.concatenate([elite_fitness, fitness])
-            best = np.argsort(-fitness, kind="stable")[: self.population]
-            elite, elite_fitness = alive[best[:1]], fitness[best[:1]]
-            asked = self._children(alive[best], fitness[best], rng)
-        return held
+            fittest = np.argsort(-fitness, kind="stable")[: self.population]
+            elite, elite_fitness = alive[fittest[:1]], fitness[fittest[:1]]
+            asked = self._children(alive[fittest], fitness[fittest], rng)
+        return best
 
     def _children(
         self, parents: npt.NDArray[np.float64], fitness: npt.NDArray[np.float64], rng: np.random.Generator

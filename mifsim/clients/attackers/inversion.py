@@ -12,13 +12,13 @@ from mifsim.cache import digest
 from mifsim.clients.attackers.networks import Inverter
 from mifsim.clients.protocol import Image
 
-Floats = npt.NDArray[np.float32]
+Float32s = npt.NDArray[np.float32]
 
 KEPT = 64
 """Trained networks that a process remembers: whoever has had the same answers has trained the same one."""
 
 
-def as_input(confidence: npt.ArrayLike, floor: float) -> Floats:
+def as_input(confidence: npt.ArrayLike, floor: float) -> Float32s:
     """Return logarithms of confidences, moved and scaled so that 1 is 1, and exp(-floor) or less is 0.
 
     Yang et al. clamp the logarithm and add a constant. A confidence that was withheld (NaN) is 0, as are those that

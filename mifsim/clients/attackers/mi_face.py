@@ -14,7 +14,7 @@ from pydantic import Field
 
 from mifsim.clients.attackers.gradients import unit
 from mifsim.clients.attackers.latent import auxiliary_images
-from mifsim.clients.protocol import Answer, Attacker, Conversation, Image, Knowledge, Query, Refusal, World
+from mifsim.clients.protocol import Answer, Attacker, ClientGenerator, Image, Knowledge, Query, Refusal, World
 
 
 class MIFace(Attacker):
@@ -76,7 +76,7 @@ class MIFace(Attacker):
         description="whether the next step starts from the image with its noise, or from the one without",
     )
 
-    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one attack on the class ``world.target``; returns the answered image of least cost."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")

@@ -24,7 +24,7 @@ from mifsim.clients.attackers.spaces import (
     search_space,
     settled,
 )
-from mifsim.clients.protocol import Answer, Attacker, Conversation, Image, Knowledge, Query, Refusal, World
+from mifsim.clients.protocol import Answer, Attacker, ClientGenerator, Image, Knowledge, Query, Refusal, World
 
 _AT_A_TIME = 64
 """Differences whose images are made together."""
@@ -68,7 +68,7 @@ class MIFaceNumeric(Attacker):
     beta: int = Field(100, ge=0, description="steps without an improvement after which it gives up; 0: never")
     gamma: float = Field(1e-8, ge=0, lt=1, description="cost (1 − confidence) at which it is content; 0: never")
 
-    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one attack on the class ``world.target``; returns the image of the step of least cost."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")

@@ -16,7 +16,7 @@ from pydantic import Field
 from mifsim.clients.attackers.gradients import antithetic, unit
 from mifsim.clients.attackers.scores import SCORE_HELP, Score, ask, score
 from mifsim.clients.attackers.spaces import COORDINATES_HELP, SPACE_HELP, SpaceName, image_of, search_space, settled
-from mifsim.clients.protocol import Attacker, Conversation, Knowledge, World
+from mifsim.clients.protocol import Attacker, ClientGenerator, Knowledge, World
 
 PRIOR_HELP = (
     "weight of the auxiliary images' Gaussian log density beside the score: keeps the image one of their kind; auto: "
@@ -52,7 +52,7 @@ class NES(Attacker):
     score: Score = Field("log-odds", description=SCORE_HELP)
     prior: Literal["auto"] | Annotated[float, Field(ge=0, le=1000)] = Field("auto", description=PRIOR_HELP)
 
-    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one attack on the class ``world.target``; goes on until it is stopped."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")

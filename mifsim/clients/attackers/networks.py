@@ -16,7 +16,7 @@ from mifsim.victims.architectures import Model, input_shape
 from mifsim.victims.engine import FixedBatch
 from mifsim.victims.tensorflow import import_tensorflow
 
-Floats = npt.NDArray[np.float32]
+Float32s = npt.NDArray[np.float32]
 
 WIDTHS = (16, 32, 64, 64)
 """Channels after each halving of the sides, as long as they are longer than `COARSEST`."""
@@ -65,7 +65,7 @@ def decoder(shape: tuple[int, ...], size: int, seed: int) -> Model:
 def descend(
     loss: Callable[..., Any],
     variables: Sequence[Any],
-    arrays: Sequence[Floats],
+    arrays: Sequence[Float32s],
     *,
     steps: int,
     batch: int,
@@ -126,7 +126,7 @@ class Autoencoder:
         self._decode = _batched(decoding, 32, (size,))
 
     @classmethod
-    def fit(cls, images: Floats, size: int, seed: int) -> Autoencoder:
+    def fit(cls, images: Float32s, size: int, seed: int) -> Autoencoder:
         """Train one on images (n, H, W) or (n, H, W, 3), for `STEPS` batches."""
         tf = import_tensorflow().tf
         shape = images.shape[1:]
@@ -148,12 +148,12 @@ class Autoencoder:
         )
         return cls(encoding, decoding)
 
-    def encode(self, images: Floats) -> Floats:
+    def encode(self, images: Float32s) -> Float32s:
         """Return codes, shape (n, size)."""
         rows = images if images.ndim == 4 else images[..., None]
         return self._encode(rows)[0]
 
-    def decode(self, codes: Floats) -> Floats:
+    def decode(self, codes: Float32s) -> Float32s:
         """Return images, shape (n, H, W, channels)."""
         return self._decode(codes)[0]
 
@@ -168,7 +168,7 @@ class Inverter:
         self._decode = _batched(decoding, 1, tuple(decoding.inputs[0].shape[1:]))
 
     @classmethod
-    def fit(cls, inputs: Floats, images: Floats, steps: int, seed: int) -> Inverter:
+    def fit(cls, inputs: Float32s, images: Float32s, steps: int, seed: int) -> Inverter:
         """Train one.
 
         Parameters
@@ -197,7 +197,7 @@ class Inverter:
         )
         return cls(decoding)
 
-    def invert(self, inputs: Floats) -> Floats:
+    def invert(self, inputs: Float32s) -> Float32s:
         """Return images, shape (n, H, W, channels)."""
         return self._decode(inputs)[0]
 

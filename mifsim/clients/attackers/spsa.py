@@ -17,7 +17,7 @@ from mifsim.clients.attackers.gradients import antithetic
 from mifsim.clients.attackers.nes import PRIOR_HELP
 from mifsim.clients.attackers.scores import SCORE_HELP, Score, ask, score
 from mifsim.clients.attackers.spaces import COORDINATES_HELP, SPACE_HELP, SpaceName, image_of, search_space, settled
-from mifsim.clients.protocol import Attacker, Conversation, Knowledge, World
+from mifsim.clients.protocol import Attacker, ClientGenerator, Knowledge, World
 
 ALPHA = 0.602
 GAMMA = 0.101
@@ -53,7 +53,7 @@ class SPSA(Attacker):
     score: Score = Field("log-odds", description=SCORE_HELP)
     prior: Literal["auto"] | Annotated[float, Field(ge=0, le=1000)] = Field("auto", description=PRIOR_HELP)
 
-    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one attack on the class ``world.target``; goes on until it is stopped."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")

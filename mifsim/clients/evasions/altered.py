@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from mifsim.clients.evasion import Evasion, Start
-from mifsim.clients.protocol import Conversation, Image, World
+from mifsim.clients.protocol import ClientGenerator, Image, World
 
 
 class Altered(Evasion):
@@ -22,15 +22,15 @@ class Altered(Evasion):
     def alter(self, image: Image, rng: np.random.Generator) -> Image:
         """Return an altered copy, float32 of the same shape; values outside [0, 1] are clipped afterwards."""
 
-    def run(self, attack: Start, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start the bent attack; see `Evasion.run`."""
-        own = rng.spawn(1)[0]
+        own_rng = rng.spawn(1)[0]
         running = attack(world, rng)
         try:
             query = next(running)
             while True:
-                sent = np.clip(self.alter(query.image, own), np.float32(0), np.float32(1))
-                query = running.send((yield query._replace(image=sent, guess=query.held)))
+                sent = np.clip(self.alter(query.image, own_rng), np.float32(0), np.float32(1))
+                query = running.send((yield query._replace(image=sent, guess=query.reconstruction)))
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
 

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from mifsim.clients.evasion import Evasion, Start
-from mifsim.clients.protocol import Conversation, Query, Refusal, World
+from mifsim.clients.protocol import ClientGenerator, Query, Refusal, World
 from mifsim.clients.users.stream import shuffled
 
 
@@ -29,7 +29,7 @@ class Decoys(Evasion):
         """The attack's query and its decoys."""
         return 1.0 + self.between
 
-    def run(self, attack: Start, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start the bent attack; see `Evasion.run`."""
         # A decoy that comes back while it is buffered would be taken for what the filter looks for.
         order = shuffled(np.arange(len(world.pool)), rng.spawn(1)[0])
@@ -37,12 +37,12 @@ class Decoys(Evasion):
         try:
             query = next(running)
             while True:
-                reply = yield query._replace(guess=query.held)
+                reply = yield query._replace(guess=query.reconstruction)
                 query = running.send(reply)
                 if isinstance(reply, Refusal):  # the attack goes on all the same: an evasion inside it rotates
                     continue
                 for index in islice(order, self.between):
-                    if isinstance((yield Query(world.pool.image(index), guess=query.held)), Refusal):
+                    if isinstance((yield Query(world.pool.image(index), guess=query.reconstruction)), Refusal):
                         query = running.send(Refusal())
                         break
         except StopIteration as done:

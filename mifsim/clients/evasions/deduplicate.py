@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from mifsim.clients.evasion import Evasion, Start
-from mifsim.clients.protocol import Answer, Conversation, World
+from mifsim.clients.protocol import Answer, ClientGenerator, World
 
 
 class Deduplicate(Evasion):
@@ -17,7 +17,7 @@ class Deduplicate(Evasion):
 
     memory: int = Field(1000, ge=1, description="answers that are remembered, the oldest forgotten first")
 
-    def run(self, attack: Start, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start the bent attack; see `Evasion.run`."""
         running = attack(world, rng)
         known: OrderedDict[tuple[bytes, int | None], Answer] = OrderedDict()
@@ -27,7 +27,7 @@ class Deduplicate(Evasion):
                 key = hashlib.blake2b(query.image.tobytes(), digest_size=16).digest(), query.gradient_of
                 reply: object = known.get(key)
                 if reply is None:
-                    reply = yield query._replace(guess=query.held)
+                    reply = yield query._replace(guess=query.reconstruction)
                     if isinstance(reply, Answer):
                         known[key] = reply
                         if len(known) > self.memory:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from mifsim.clients.evasion import Evasion, Start
-from mifsim.clients.protocol import Conversation, Query, Refusal, World
+from mifsim.clients.protocol import ClientGenerator, Query, Refusal, World
 
 
 class Interleave(Evasion):
@@ -31,25 +31,25 @@ class Interleave(Evasion):
         """One query for each of the attacks."""
         return float(self.targets)
 
-    def run(self, attack: Start, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start the bent attack; see `Evasion.run`."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
         generators = [rng, *rng.spawn(self.targets - 1)]
         worlds = [replace(world, target=(world.target + k) % world.classes) for k in range(self.targets)]
-        first, *others = [attack(other, own) for other, own in zip(worlds, generators, strict=True)]
+        first, *others = [attack(other, generator) for other, generator in zip(worlds, generators, strict=True)]
         # What each will send next; an attack that is through has no entry.
-        pending: dict[Conversation, Query] = {}
+        pending: dict[ClientGenerator, Query] = {}
         for other in others:
             with suppress(StopIteration):
                 pending[other] = next(other)
         try:
             query = next(first)
             while True:
-                reply = yield query._replace(guess=query.held)
+                reply = yield query._replace(guess=query.reconstruction)
                 query = first.send(reply)
                 for other in list(pending):
-                    reply = yield pending.pop(other)._replace(guess=query.held)
+                    reply = yield pending.pop(other)._replace(guess=query.reconstruction)
                     with suppress(StopIteration):
                         pending[other] = other.send(reply)
                     if isinstance(reply, Refusal) and other not in pending:

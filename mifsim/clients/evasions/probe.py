@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from mifsim.clients.evasion import Evasion, Start
-from mifsim.clients.protocol import Answer, Conversation, Image, Query, Refusal, World
+from mifsim.clients.protocol import Answer, ClientGenerator, Image, Query, Refusal, World
 
 _RAISE = 1.5
 """By how much the noise grows when the attack is refused all the same."""
@@ -37,22 +37,24 @@ class Probe(Evasion):
         """All of the probing sessions, none refused."""
         return self.sessions * self.patience
 
-    def run(self, attack: Start, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start the bent attack; see `Evasion.run`."""
-        own = rng.spawn(1)[0]
+        own_rng = rng.spawn(1)[0]
         running = attack(world, rng)
         try:
             query = next(running)
-            image = world.pool.image(int(own.integers(len(world.pool))))
+            image = world.pool.image(int(own_rng.integers(len(world.pool))))
             low, high = math.log(min(self.least, self.most)), math.log(max(self.least, self.most))
             for _ in range(self.sessions):
                 middle = (low + high) / 2
-                refused = yield from self._refused(image, math.exp(middle), query.held, own)
+                refused = yield from self._refused(image, math.exp(middle), query.reconstruction, own_rng)
                 low, high = (middle, high) if refused else (low, middle)
             sd, leaves = math.exp(high), True
             while True:
-                sent = _noisy(query.image, sd, own)
-                reply = yield query._replace(image=sent, guess=query.held, new_session=query.new_session or leaves)
+                sent = _noisy(query.image, sd, own_rng)
+                reply = yield query._replace(
+                    image=sent, guess=query.reconstruction, new_session=query.new_session or leaves
+                )
                 leaves = False
                 if isinstance(reply, Refusal):
                     sd = min(1.0, _RAISE * sd)
@@ -62,11 +64,11 @@ class Probe(Evasion):
             return done.value  # type: ignore[no-any-return]
 
     def _refused(
-        self, image: Image, sd: float, held: Image, rng: np.random.Generator
+        self, image: Image, sd: float, guess: Image, rng: np.random.Generator
     ) -> Generator[Query, Answer | Refusal, bool]:
         """Spend one session; return whether it was ended."""
         for number in range(self.patience):
-            reply = yield Query(_noisy(image, sd, rng), guess=held, new_session=number == 0)
+            reply = yield Query(_noisy(image, sd, rng), guess=guess, new_session=number == 0)
             if isinstance(reply, Refusal):
                 return True
         return False

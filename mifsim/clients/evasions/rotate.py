@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from mifsim.clients.evasion import Evasion, Start
-from mifsim.clients.protocol import Conversation, Refusal, World
+from mifsim.clients.protocol import ClientGenerator, Refusal, World
 
 
 class Rotate(Evasion):
@@ -26,7 +26,7 @@ class Rotate(Evasion):
         None, ge=1, description="sessions that it can have: refused in the last one it gives up; none: no end of them"
     )
 
-    def run(self, attack: Start, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start the bent attack; see `Evasion.run`."""
         running = attack(world, rng)
         opened, sent = 1, 0

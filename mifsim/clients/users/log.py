@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from mifsim.clients.protocol import Conversation, Query, Refusal, User, World
+from mifsim.clients.protocol import ClientGenerator, Query, Refusal, User, World
 from mifsim.data.log_rows import Columns
 from mifsim.data.query_log import QueryLog, open_log
 
@@ -47,7 +47,7 @@ class Log(User):
             return None
         return open_log(Path(self.path), Columns(self.client_column, self.time_column, self.image_column))
 
-    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one client's session; nothing in it is drawn."""
         for index in range(len(world.pool)):
             if isinstance((yield Query(world.pool.image(index))), Refusal):

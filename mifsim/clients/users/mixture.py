@@ -49,9 +49,9 @@ class Ingredient(BaseModel):
         """Check the user's arguments, and fill in their defaults."""
         if not isinstance(value, Mapping) or not isinstance(value.get("user"), str):
             return value
-        own = {key: value[key] for key in cls.model_fields if key in value}
+        own_keys = {key: value[key] for key in cls.model_fields if key in value}
         found = _stream_class(value["user"])
-        rest = {key: value[key] for key in value if key not in own}
+        rest = {key: value[key] for key in value if key not in own_keys}
         accepted = sorted(set(found.model_fields) - {"length"})
         if unknown := sorted(set(rest) - set(accepted)):
             raise ValueError(f"unknown key {unknown[0]!r} (accepted: user, weight, {', '.join(accepted)})")
@@ -60,7 +60,7 @@ class Ingredient(BaseModel):
         except ValidationError as error:
             told = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
             raise ValueError(f"{value['user']}: {'; '.join(told)}") from None
-        return {**own, **user.model_dump(mode="json", exclude={"length"}, exclude_none=True)}
+        return {**own_keys, **user.model_dump(mode="json", exclude={"length"}, exclude_none=True)}
 
     @cached_property
     def stream(self) -> ImageStream:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from mifsim.clients.protocol import Conversation, Image, Query, Refusal, User, World
+from mifsim.clients.protocol import ClientGenerator, Image, Query, Refusal, User, World
 from mifsim.clients.users.length import Length
 
 
@@ -34,7 +34,7 @@ class ImageStream(User):
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield images without end, float32 in [0, 1] of ``world.shape``."""
 
-    def run(self, world: World, rng: np.random.Generator) -> Conversation:
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one session; returns None."""
         if not len(world.pool):
             raise ValueError("a user needs images to send: the pool is empty")

@@ -1,0 +1,109 @@
+"""The command `mifsim`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mifsim._version import __version__
+from mifsim.cli.attacks import add_attacks
+from mifsim.cli.paper import add_paper
+from mifsim.cli.report import add_report
+from mifsim.cli.run import add_matrix, add_run
+from mifsim.cli.submit import add_submit
+from mifsim.errors import UserError
+
+_EXAMPLES = """\
+examples:
+  mifsim studies                              list the studies that come with mifsim
+  mifsim studies digits > mine.toml           start a study of your own from one of them
+  mifsim tune calibrate-digits                find, certify and confirm a setting: the main job
+  mifsim simulate digits                      run one study's sessions on this machine
+  mifsim simulate mine.toml --set server.transport=uint8
+  mifsim submit mine.toml                     run it as a job on a Ray cluster
+  mifsim report runs/mine                     build a run's page again, from its files
+  mifsim compare runs/mine runs/other         put runs side by side
+  mifsim attacks                              list the attacks, and what each needs
+  mifsim paper --small                        run the paper's evaluation again, beside its own numbers
+  mifsim columns                              say what each column of the Parquet tables means
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exit code 0, 2 (what the user gave cannot be used) or 130 (interrupted)."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not hasattr(options, "run"):
+        parser.print_help()
+        sys.exit(2)
+    try:
+        options.run(options)
+    except UserError as error:
+        print(f"mifsim: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:  # a full disk, a folder that may not be written to, a file that is gone
+        print(f"mifsim: {error.filename or 'the file system'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mifsim",
+        description="Simulate and calibrate query filters that stop model-inversion attacks on image classifiers.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mifsim {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    add_run(commands)
+    add_matrix(commands)
+    add_submit(commands)
+    add_report(commands)
+    add_attacks(commands)
+    add_paper(commands)
+    _add_studies(commands)
+    _add_columns(commands)
+    return parser
+
+
+def _add_studies(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("studies", help="list the shipped studies, or print one")
+    parser.add_argument("name", nargs="?", help="the study to print")
+    parser.set_defaults(run=_studies)
+
+
+def _studies(options: argparse.Namespace) -> None:
+    from mifsim.study import Study, find_study, shipped_studies
+
+    if options.name:
+        print(find_study(options.name).read_text(encoding="utf-8"), end="")
+        return
+    for name in shipped_studies():
+        print(f"{name:12} {Study.load(name).description}")
+
+
+def _add_columns(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("columns", help="say what each column of the Parquet tables means")
+    parser.add_argument("table", nargs="?", help="one table only")
+    parser.set_defaults(run=_columns)
+
+
+def _columns(options: argparse.Namespace) -> None:
+    from mifsim.tables.schemas import SCHEMAS, describe
+    from reports.paper.schemas import PAPER_SCHEMAS
+
+    schemas = {**SCHEMAS, **PAPER_SCHEMAS}
+    if options.table is not None and options.table not in schemas:
+        raise UserError(f"columns: {options.table!r} is no table (accepted: {', '.join(schemas)})")
+    table = None
+    for name, column, kind, description in describe(options.table, schemas):
+        if name != table:
+            print(f"{'' if table is None else chr(10)}{name}/*.parquet")
+            table = name
+        print(f"  {column:22} {kind:8} {description}")

@@ -1,0 +1,1 @@
+"""The paper's filter (Algorithm 2): the detector kind ``ssim-hash``."""

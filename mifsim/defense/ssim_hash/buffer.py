@@ -1,0 +1,155 @@
+"""The last images of one session, and what is kept of each so that nothing is computed twice.
+
+This module loads numba and OpenCV; import it where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.defense.images import Pixels, Planes, admit, from_planes, hash_of, to_planes
+from mifsim.defense.similarity import WINDOW, Form
+from mifsim.defense.ssim_hash import kernels
+from mifsim.defense.ssim_hash.config import FilterConfig
+
+_CODE: dict[Form, int] = {"global": kernels.GLOBAL, "uniform": kernels.UNIFORM, "gaussian": kernels.GAUSSIAN}
+
+
+class Buffer:
+    """A first-in, first-out ring of images with their hashes, means and contrasts.
+
+    Its arrays are made when the first image is admitted: only then the shape is known.
+
+    Parameters
+    ----------
+    capacity : int
+        Images held at most.
+    forms : sequence of {"global", "uniform", "gaussian"}
+        The forms of SSIM that it keeps means and contrasts for.
+    hash_size : int
+        See `FilterConfig`.
+
+    Attributes
+    ----------
+    shape : tuple of int or None
+        Of the first image admitted, (H, W) or (H, W, C); None before.
+    """
+
+    __slots__ = ("_hashes", "_kept", "_planes", "_size", "_start", "capacity", "forms", "hash_size", "shape")
+
+    def __init__(self, capacity: int, forms: Sequence[Form], hash_size: int = 8) -> None:
+        self.capacity = capacity
+        self.forms = tuple(forms)
+        self.hash_size = hash_size
+        self.shape: tuple[int, ...] | None = None
+        self._start = 0
+        self._size = 0
+        self._planes: Planes = np.empty((0, 0, 0), dtype=np.float32)
+        self._hashes: npt.NDArray[np.float64] = np.empty(0)
+        self._kept: dict[Form, tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.bool_]]] = {}
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        kept = sum(array.nbytes for arrays in self._kept.values() for array in arrays)
+        return self._planes.nbytes + self._hashes.nbytes + kept
+
+    def admit(self, image: object) -> tuple[Planes, float]:
+        """Return an image's planes and its hash.
+
+        Raises
+        ------
+        InvalidImage
+            It is not one that the session can take; nothing has changed.
+        """
+        if self.shape is None:
+            pixels = admit(image, smallest=max(WINDOW[form] for form in self.forms))
+            self._allocate(pixels.shape)
+        else:
+            pixels = admit(image, self.shape)
+        return to_planes(pixels), hash_of(pixels, self.hash_size)
+
+    def _allocate(self, shape: tuple[int, ...]) -> None:
+        height, width, channels = (*shape, 1)[:3]
+        self._planes = np.empty((self.capacity, channels, height * width), dtype=np.float32)
+        self._hashes = np.empty(self.capacity)
+        for form in self.forms:
+            described = np.zeros(self.capacity, dtype=np.bool_)
+            if form == "global":
+                kept = np.empty((self.capacity, channels)), np.empty((self.capacity, channels)), described
+            else:
+                places = self.capacity, channels, (height - WINDOW[form] + 1) * width
+                kept = np.empty(places, dtype=np.int32), np.empty(places, dtype=np.float32), described
+            self._kept[form] = kept
+        self.shape = shape
+
+    def check(self, config: FilterConfig, count: int, planes: Planes, hash_: float) -> int:
+        """Run lines 4 to 12 of Algorithm 2 on an admitted image.
+
+        Returns
+        -------
+        int
+            The new count. The image has been enqueued unless that is ``config.l_sp``.
+        """
+        assert self.shape is not None
+        means, contrasts, described = self._kept[config.ssim]
+        # fmt: off
+        count = kernels.check(
+            _CODE[config.ssim], config.t_ssim, config.t_hash, config.l_sp, config.count_rule == "per_query",
+            count, planes, self.shape[1], hash_,
+            self._planes, means, contrasts, described, self._hashes, self._start, self._size
+        )
+        # fmt: on
+        if count < config.l_sp:
+            self._advance()
+        return count
+
+    def push(self, planes: Planes, hash_: float, compare: bool = True) -> dict[Form, npt.NDArray[np.float32]]:
+        """Compare an admitted image with all that are held, in every form, then enqueue it.
+
+        Returns
+        -------
+        dict
+            Form to similarities, the newest image first; empty arrays unless `compare`.
+        """
+        assert self.shape is not None
+        similarities = {}
+        slot = (self._start + self._size) % self.capacity
+        for form, (means, contrasts, described) in self._kept.items():
+            row = np.empty(self._size if compare else 0, dtype=np.float32)
+            if compare:
+                # fmt: off
+                kernels.compare_all(
+                    _CODE[form], planes, self.shape[1],
+                    self._planes, means, contrasts, described, self._start, self._size, row
+                )
+                # fmt: on
+            else:
+                described[slot] = False
+            similarities[form] = row
+        self._planes[slot] = planes
+        self._hashes[slot] = hash_
+        self._advance()
+        return similarities
+
+    def _advance(self) -> None:
+        """Count in the image just written."""
+        if self._size < self.capacity:
+            self._size += 1
+        else:
+            self._start = (self._start + 1) % self.capacity
+
+    def images(self) -> npt.NDArray[np.float32]:
+        """Return copies of the images held, the oldest first: shape (n, *shape), or (0,) before the first."""
+        if self.shape is None:
+            return np.empty(0, dtype=np.float32)
+        order = (self._start + np.arange(self._size)) % self.capacity
+        pixels: list[Pixels] = [from_planes(self._planes[i], self.shape) for i in order]
+        return np.stack(pixels) if pixels else np.empty((0, *self.shape), dtype=np.float32)

@@ -1,0 +1,1 @@
+"""What simulations and calibrations share: run folders, sessions, logs, and leakage scores."""

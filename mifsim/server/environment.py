@@ -1,0 +1,127 @@
+"""What a session host holds: the study brought to life, without the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mifsim.clients.protocol import ImagePool, World
+from mifsim.data import load_data
+from mifsim.data.base import DataSet, Subset
+from mifsim.defense import Detector, NoDefense, QueryFilter
+from mifsim.leakage import Snapshots, snapshot_grid
+from mifsim.server.client_session import ClientSession, OnQuery, SessionRow
+from mifsim.server.client_specs import ClientSpec, client_rng, expected_queries
+from mifsim.server.observations import Watching
+from mifsim.server.session import Session
+from mifsim.study import Study, Users
+from mifsim.tables.storage import Folder
+
+
+@dataclass
+class Counters:
+    """What a host has done so far, for whoever shows progress."""
+
+    sessions: int = 0
+    blocked: int = 0
+    failed: int = 0
+    queries: int = 0
+    work: float = 0.0
+    """Queries that the finished clients were expected to need, and those of the running ones: what an ETA goes by."""
+
+    def add(self, other: Counters) -> None:
+        """Add another host's."""
+        self.sessions += other.sessions
+        self.blocked += other.blocked
+        self.failed += other.failed
+        self.queries += other.queries
+        self.work += other.work
+
+
+@dataclass
+class Environment:
+    """A study with its data loaded, from which conversations start.
+
+    Attributes
+    ----------
+    study : Study
+    run : Path or RemotePath
+        The run folder.
+    facts : mapping of str to str
+        Into every file's metadata.
+    data : DataSet
+    watching : Watching or None
+        How sessions are watched, in place of the filters; None where they are not.
+    counters : Counters
+    stopping : bool
+        Set when the run is interrupted: running shards give up at their next round.
+    """
+
+    study: Study
+    run: Folder
+    facts: Mapping[str, str]
+    data: DataSet
+    watching: Watching | None = None
+    counters: Counters = field(default_factory=Counters)
+    stopping: bool = False
+
+    @classmethod
+    def load(cls, study: Study, run: Folder, facts: Mapping[str, str], watching: Watching | None = None) -> Environment:
+        """Load the study's data and make the scene."""
+        return cls(study, run, facts, load_data(study.data), watching)
+
+    def __post_init__(self) -> None:
+        self._populations = list(self.study.populations)
+        self._weights = [expected_queries(population) for population in self._populations]
+        # A log's images are brought to the data set's shape once, and are in the cache from then on.
+        self._logs = {
+            number: log.pools(self.data.shape)
+            for number, population in enumerate(self._populations)
+            if isinstance(population, Users) and (log := population.log()) is not None
+        }
+        self._grids = {
+            population.budget_queries: snapshot_grid(population.budget_queries, self.study.leakage.snapshots_per_decade)
+            for population in self.study.attacks
+        }
+
+    def start(self, spec: ClientSpec, rows: list[SessionRow], on_query: OnQuery) -> ClientSession:
+        """Start one ticket's client; its sessions are appended to `rows`."""
+        population = self._populations[spec.population]
+        role = population.client.role
+        part: Subset = "auxiliary" if role == "attacker" else "users"
+        pool: ImagePool = self.data.subset(part)
+        if spec.population in self._logs:
+            pool = self._logs[spec.population][spec.trial]
+        world = World(self.data.shape, len(self.data.class_names), pool, spec.target)
+
+        def new_row(row: SessionRow) -> int:
+            rows.append(row)
+            return len(rows) - 1
+
+        def new_snapshots() -> Snapshots | None:
+            if role == "user" or not self.study.leakage.enabled:
+                return None
+            return Snapshots(self._grids[population.budget_queries])
+
+        return ClientSession(
+            spec=spec,
+            generator=population.run(world, client_rng(self.study.seed, spec.client_id)),
+            closed_loop=population.closed_loop,
+            budget=population.budget_queries,
+            name=f"{spec.client_id}@{self.study.filters[spec.filter].name}",
+            open_session=lambda: Session(self.detector(spec), self.study.transport, self.data.shape),
+            new_row=new_row,
+            new_snapshots=new_snapshots,
+            on_query=on_query,
+        )
+
+    def weight(self, spec: ClientSpec) -> float:
+        """Return how many queries a ticket is expected to need."""
+        return self._weights[spec.population]
+
+    def detector(self, spec: ClientSpec) -> Detector:
+        """Return a new filter state for one session."""
+        if self.watching is not None:
+            return self.watching.detector()
+        config = self.study.filters[spec.filter].config
+        return NoDefense() if config is None else QueryFilter(config)

@@ -1,0 +1,161 @@
+"""The setting: what it accepts, and that a TOML file gives back exactly what was put into it."""
+
+from __future__ import annotations
+
+import dataclasses
+import fractions
+import tomllib
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mifsim.defense import FilterConfig
+from mifsim.errors import ConfigError, UserError
+
+GOOD = {"t_ssim": 0.999, "t_hash": 1e-3, "n_b": 10, "l_sp": 4}
+
+
+def test_fields_in_order_and_their_defaults():
+    assert dataclasses.astuple(FilterConfig(0.5, 0.25, 3, 2)) == (0.5, 0.25, 3, 2, "global", 8, "per_match")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "accepted"),
+    [
+        *(("t_ssim", v, "a number from -1 to 1") for v in (1.0001, -1.1, np.nan, np.inf, True, "0.5", None, [0.5])),
+        *(("t_hash", v, "a number above 0, up to 1") for v in (0, 0.0, -1e-9, 1.01, np.nan, np.inf, False, "1", 1j)),
+        *(("n_b", v, "a whole number of at least 1") for v in (0, -1, 2.0, True, "3", None, np.nan, np.True_)),
+        *(("l_sp", v, "a whole number of at least 1") for v in (0, 1.5, False, "4")),
+        *(("hash_size", v, "a whole number from 1 to 256") for v in (0, 257, 8.0, True)),
+        *(("ssim", v, "one of global, uniform, gaussian") for v in ("local", None, 1, ["global"])),
+        *(("count_rule", v, "one of per_match, per_query") for v in ("per_session", None, 0)),
+    ],
+)
+def test_refused_values_are_named(field, value, accepted):
+    with pytest.raises(ValueError) as caught:
+        FilterConfig(**GOOD | {field: value})
+    assert str(caught.value) == f"{field} = {value!r}: must be {accepted}"
+    assert isinstance(caught.value, UserError)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "plain"),
+    [
+        ("t_ssim", 1, 1.0),
+        ("t_ssim", -1, -1.0),
+        ("t_ssim", np.float32(0.1), float(np.float32(0.1))),
+        ("t_hash", fractions.Fraction(1, 4), 0.25),
+        ("t_hash", 5e-324, 5e-324),
+        ("n_b", np.int64(7), 7),
+        ("l_sp", np.uint8(7), 7),
+        ("hash_size", 256, 256),
+    ],
+)
+def test_accepted_values_become_plain_ones(field, value, plain):
+    stored = getattr(FilterConfig(**GOOD | {field: value}), field)
+    assert stored == plain
+    assert type(stored) is type(plain)
+
+
+def test_is_frozen_and_hashable():
+    config = FilterConfig(**GOOD)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.n_b = 3
+    assert {config: 1}[FilterConfig(**GOOD)] == 1
+
+
+configs_of_any_kind = st.builds(
+    FilterConfig,
+    t_ssim=st.floats(-1, 1),
+    t_hash=st.floats(0, 1, exclude_min=True),
+    n_b=st.integers(1, 2**62),
+    l_sp=st.integers(1, 2**62),
+    ssim=st.sampled_from(["global", "uniform", "gaussian"]),
+    hash_size=st.integers(1, 256),
+    count_rule=st.sampled_from(["per_match", "per_query"]),
+)
+
+
+@given(config=configs_of_any_kind)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_round_trip(config, tmp_path):
+    config.save(tmp_path / "filter.toml")
+    assert FilterConfig.load(tmp_path / "filter.toml") == config
+
+
+def test_further_tables_are_for_the_reader(tmp_path):
+    path = tmp_path / "deep" / "folder" / "filter.toml"
+    config = FilterConfig(**GOOD)
+    extra = {"guarantee": {"limit": 0.01, "words": "at most 1% with 95% confidence"}, "data": {"shape": [28, 28]}}
+    config.save(path, extra)
+    assert FilterConfig.load(str(path)) == config
+    document = tomllib.loads(path.read_text())
+    assert {name: document[name] for name in extra} == extra
+    assert document["filter"] == dataclasses.asdict(config)
+    assert [entry.name for entry in path.parent.iterdir()] == ["filter.toml"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path):
+    path = tmp_path / "filter.toml"
+    FilterConfig(**GOOD).save(path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"\[filter\]"):
+        FilterConfig(**GOOD).save(path, {"filter": {}})
+    with pytest.raises(TypeError):
+        FilterConfig(**GOOD).save(path, {"data": {"thing": object()}})
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["filter.toml"]
+
+
+LINES = {"t_ssim": "0.999", "t_hash": "1e-3", "n_b": "10", "l_sp": "4"}
+
+
+def toml(**changes):
+    lines = {key: value for key, value in (LINES | changes).items() if value is not None}
+    return "[filter]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items())
+
+
+def test_whole_numbers_and_missing_defaults_are_read(tmp_path):
+    path = tmp_path / "filter.toml"
+    path.write_text(toml(t_ssim="1", ssim='"uniform"') + "[other]\nunknown = 1\n")
+    assert FilterConfig.load(path) == FilterConfig(1.0, 1e-3, 10, 4, ssim="uniform")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            toml(t_sim="0.9"),
+            r"\[filter\] t_sim = 0\.9: there is no such key; did you mean 't_ssim'\? Known are t_ssim, ",
+        ),
+        (toml(count_rules='"per_match"'), "did you mean 'count_rule'"),
+        (toml(l_sp=None), r"\[filter\] l_sp is missing"),
+        (toml(n_b="0"), r"\[filter\] n_b = 0: must be a whole number of at least 1"),
+        (toml(n_b="10.0"), r"\[filter\] n_b = 10\.0: must be a whole number"),
+        (toml(t_ssim="nan"), r"\[filter\] t_ssim = nan: must be a number from -1 to 1"),
+        (toml(t_hash='"small"'), r"\[filter\] t_hash = 'small': must be a number above 0"),
+        (toml(ssim='"local"'), r"\[filter\] ssim = 'local': must be one of global, uniform, gaussian"),
+        ("[filters]\nt_ssim = 1\n", r"has no table \[filter\]"),
+        ("filter = 3\n", r"has no table \[filter\]"),
+        ("", r"has no table \[filter\]"),
+        ("[filter\n", "is not TOML: .*line 1"),
+    ],
+)
+def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path, text, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        FilterConfig.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.toml: cannot be read: No such file"):
+        FilterConfig.load(tmp_path / "absent.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        FilterConfig.load(tmp_path)
+    (tmp_path / "latin.toml").write_bytes(b'[filter]\nname = "\xe9"\n')
+    with pytest.raises(ConfigError, match="is not TOML"):
+        FilterConfig.load(tmp_path / "latin.toml")

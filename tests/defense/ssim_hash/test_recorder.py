@@ -1,0 +1,87 @@
+"""What a watch records is what a filter compares, to the last bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mifsim.defense import FilterConfig, QueryFilter, Verdict, Watch, simple_hash, ssim
+from tests.defense.conftest import NOISE
+from tests.defense.ssim_hash.reference import FORMS, ReferenceFilter
+
+
+def test_rows_newest_first(pool):
+    watch = Watch(3, FORMS, hash_size=4)
+    assert np.isnan(watch.last_hash)
+    assert all(len(row) == 0 for row in watch.last_similarities.values())
+    for n, image in enumerate(pool[:7]):
+        assert watch.check(image) is Verdict.SAFE
+        assert watch.last_hash == simple_hash(image, 4)
+        for form in FORMS:
+            row = watch.last_similarities[form]
+            assert row.dtype == np.float32
+            assert row.tolist() == [ssim(image, pool[n - lag], form) for lag in range(1, min(n, 3) + 1)]
+    assert (watch.count, watch.blocked) == (0, False)
+    assert repr(watch) == "<Watch: 3 of 3 images, forms global, uniform, gaussian>"
+
+
+def test_rows_are_the_caller_s_to_keep(pool):
+    watch = Watch(4)
+    rows = []
+    for image in pool[:6]:
+        watch.check(image)
+        rows.append(watch.last_similarities["global"])
+    copies = [row.copy() for row in rows]
+    for image in pool[6:]:
+        watch.check(image)
+    assert all(np.array_equal(row, copy) for row, copy in zip(rows, copies, strict=True))
+
+
+@given(
+    stream=st.lists(st.integers(0, 3 * len(NOISE) - 1), min_size=2, max_size=25),
+    form=st.sampled_from(FORMS),
+    rule=st.sampled_from(["per_match", "per_query"]),
+    n_b=st.integers(1, 6),
+    l_sp=st.integers(1, 10),
+    data=st.data(),
+)
+@settings(max_examples=150, deadline=None)
+def test_every_verdict_follows_from_the_rows_exactly(pool, stream, form, rule, n_b, l_sp, data):
+    """Even where a threshold is one of the very values that were recorded, or one float64 beside it."""
+    watch = Watch(6, FORMS)
+    hashes, similarities = [], {}
+    for n, index in enumerate(stream):
+        watch.check(pool[index])
+        hashes.append(watch.last_hash)
+        for lag, value in enumerate(watch.last_similarities[form], 1):
+            similarities[n, n - lag] = float(value)
+    gaps = [abs(hashes[i] - hashes[j]) for i, j in similarities]
+    nudge = data.draw(st.sampled_from([-1.0, 0.0, 1.0]))
+    t_ssim = data.draw(st.sampled_from(sorted(similarities.values())))
+    t_hash = max(data.draw(st.sampled_from(sorted(gaps))), 1e-9)
+    if nudge:
+        t_ssim, t_hash = float(np.nextafter(t_ssim, nudge)), float(np.nextafter(t_hash, max(nudge, 0)))
+    config = FilterConfig(t_ssim, t_hash, n_b, l_sp, ssim=form, count_rule=rule)
+
+    replayed = ReferenceFilter(config, lambda i, j: similarities[i, j], lambda i: hashes[i])
+    detector = QueryFilter(config)
+    for n, index in enumerate(stream):
+        assert detector.check(pool[index]).name == replayed.check(n)
+        assert detector.count == replayed.count
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_b_max": 0}, "n_b_max = 0"),
+        ({"n_b_max": 3, "forms": ()}, "forms"),
+        ({"n_b_max": 3, "forms": ("local",)}, "global, uniform, gaussian"),
+        ({"n_b_max": 3, "forms": ("global", "global")}, "each once"),
+        ({"n_b_max": 3, "hash_size": 0}, "hash_size = 0"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Watch(**arguments)

@@ -1,0 +1,136 @@
+"""A session that moves to another process goes on exactly as it would have."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mifsim.defense import FilterConfig, QueryFilter
+from tests.defense.ssim_hash.test_filter import configs, streams
+
+CONFIG = FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=3, l_sp=5)
+
+
+def moved(detector):
+    return QueryFilter.from_state(detector.config, pickle.loads(pickle.dumps(detector.state_dict())))
+
+
+@given(config=configs, stream=streams, moves=st.sets(st.integers(0, 24)))
+@settings(max_examples=100, deadline=None)
+def test_a_move_at_any_moment_changes_nothing(pool, config, stream, moves):
+    stays, moves_on = QueryFilter(config), QueryFilter(config)
+    for n, index in enumerate(stream):
+        if n in moves:
+            moves_on = moved(moves_on)
+        assert moves_on.check(pool[index]) is stays.check(pool[index])
+        assert (moves_on.count, moves_on.blocked) == (stays.count, stays.blocked)
+    left, right = moved(moves_on).state_dict(), stays.state_dict()
+    assert left.keys() == right.keys()
+    assert left["images"].dtype == right["images"].dtype == np.float32
+    assert all(np.array_equal(left[key], right[key]) for key in left)
+    # What is kept beside the pixels, seen through the one thing that it is kept for.
+    kept, recomputed = (
+        detector._buffer.push(*detector._buffer.admit(pool[0])) for detector in (stays, moved(moves_on))
+    )
+    assert kept[config.ssim].tobytes() == recomputed[config.ssim].tobytes()
+
+
+def test_a_state_is_plain_and_a_copy(pool):
+    detector = QueryFilter(FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=3, l_sp=100))
+    for image in pool[:5]:
+        detector.check(image)
+    state = detector.state_dict()
+    assert state["version"] == 1
+    assert (state["count"], state["shape"]) == (detector.count, pool[0].shape)
+    assert np.array_equal(state["images"], np.stack(pool[2:5]))
+    state["images"][:] = 0
+    assert np.array_equal(detector.state_dict()["images"], np.stack(pool[2:5]))
+
+
+def test_a_session_without_an_image():
+    state = QueryFilter(CONFIG).state_dict()
+    assert (state["count"], state["shape"], state["images"].shape) == (0, (), (0,))
+    fresh = QueryFilter.from_state(CONFIG, state)
+    assert fresh.check(np.zeros((9, 9))).name == "SAFE"
+
+
+def images(n=2, shape=(9, 9), dtype=np.float32):
+    return np.full((n, *shape), 0.5, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "version = 2: this version restores 1"),
+        ({"count": -1}, "count = -1: .* from 0 to l_sp = 5"),
+        ({"count": 6}, "count = 6"),
+        ({"count": True}, "count = True"),
+        ({"count": 1.0}, r"count = 1\.0"),
+        ({"shape": (9, 8)}, "shape = "),
+        ({"shape": ()}, "shape = "),
+        ({"images": images(4)}, "4 of them, but n_b = 3"),
+        ({"images": images(dtype=np.float64)}, "float32"),
+        ({"images": images().tolist()}, "float32"),
+        ({"images": images() * 3}, r"images\[0\]: got values from 1\.5"),
+        ({"images": images() * np.nan}, r"images\[0\]: got 81 NaN"),
+        ({"images": images(0)}, "shape = "),
+        ({"images": images(shape=(9, 9, 2)), "shape": (9, 9, 2)}, r"images\[0\]: got shape"),
+        ({"extra": 1}, "has the keys"),
+    ],
+)
+def test_a_state_that_is_none(change, message):
+    state = {"version": 1, "count": 1, "shape": (9, 9), "images": images()}
+    assert QueryFilter.from_state(CONFIG, state).count == 1
+    with pytest.raises(ValueError, match=message):
+        QueryFilter.from_state(CONFIG, state | change)
+
+
+def test_a_state_that_is_not_whole():
+    with pytest.raises(ValueError, match="has the keys"):
+        QueryFilter.from_state(CONFIG, {"version": 1, "count": 1})
+
+
+def test_images_too_small_for_the_setting():
+    state = {"version": 1, "count": 0, "shape": (9, 9), "images": images()}
+    windowed = FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=3, l_sp=5, ssim="gaussian")
+    with pytest.raises(ValueError, match="at least 11 x 11"):
+        QueryFilter.from_state(windowed, state)
+
+
+def size_of(thing, seen=None):
+    """Return the bytes of an object and of all that it holds, each once; an array's with its data."""
+    seen = set() if seen is None else seen
+    if id(thing) in seen or isinstance(thing, type | FilterConfig):
+        return 0  # a setting is shared by all sessions
+    seen.add(id(thing))
+    total = sys.getsizeof(thing)
+    if isinstance(thing, np.ndarray):
+        base = thing
+        while isinstance(base.base, np.ndarray):
+            base = base.base
+        return total if base is thing else total + size_of(base, seen)
+    if isinstance(thing, dict):
+        return total + sum(size_of(k, seen) + size_of(v, seen) for k, v in thing.items())
+    if isinstance(thing, tuple | list):
+        return total + sum(size_of(item, seen) for item in thing)
+    slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
+    assert slots or not hasattr(thing, "__dict__")  # or there would be something else to count
+    return total + sum(size_of(getattr(thing, name), seen) for name in slots)
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (64, 64, 3)], ids=str)
+@pytest.mark.parametrize("n_b", [1, 10])
+@pytest.mark.parametrize(("form", "share"), [("global", 1.3), ("uniform", 3.5), ("gaussian", 3.5)])
+def test_memory_of_a_session(form, share, shape, n_b):
+    detector = QueryFilter(FilterConfig(t_ssim=0.9, t_hash=1.0, n_b=n_b, l_sp=10**6, ssim=form))
+    for image in np.random.default_rng(0).random((2 * n_b, *shape)):
+        detector.check(image)
+    pixels = 4 * n_b * int(np.prod(shape))
+    reconstruction = size_of(detector)
+    assert pixels < detector.nbytes < reconstruction
+    assert reconstruction <= share * pixels + 4096

@@ -1,0 +1,238 @@
+"""`mifsim paper` from start to end on a few digits: the page says what the tables say."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mifsim.cli import main
+from mifsim.data import load_data
+from mifsim.defense import FilterConfig
+from mifsim.errors import RunError
+from mifsim.run.simulate import prepare
+from mifsim.tables.records import read_checked
+from reports.paper.page import write_page
+from reports.paper.schemas import PAPER_SCHEMAS
+from tuning.paper import attacks, sweep
+from tuning.paper.plan import Plan, Protocol, Variant, configs, plan_for
+from tuning.paper.reproduction import Given, reproduce
+from tuning.paper.similarity_variants import MultiVariantRecorder, SimilarityVariant, VariantRecording, as_read
+from tuning.paper.users import sessions, user_rows
+from tuning.replay import replay
+
+TINY = Plan(
+    half="MNIST",
+    data={"set": "mnist-5k", "images_per_class": 40},
+    victim={"epochs": 2},
+    trials=4,
+    budget=40,
+    noises=(0.002,),
+    live_noise=0.002,
+    variants=(Variant(0.0), Variant(0.002), Variant(0.002, transport="uint8")),
+    sweep_budget=30,
+    protocols=(Protocol("distinct", 1), Protocol("distinct", 5), Protocol("re-uploads", 6, None, 0.5)),
+    user_trials=4,
+    workload_sessions=48,
+    workload_length=(4, 8),
+    small=True,
+)
+STRICT = FilterConfig(t_ssim=0.9, t_hash=0.01, n_b=5, l_sp=9, ssim="uniform")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("paper")
+    STRICT.save(folder / "filter.toml")
+    reproduce([TINY], folder, Given(folder / "filter.toml", "in-process"), PAPER_SCHEMAS)
+    write_page(folder)
+    return folder
+
+
+def table(out: Path, name: str) -> pd.DataFrame:
+    return read_checked(out / "parquet" / f"paper_{name}.parquet", PAPER_SCHEMAS[f"paper_{name}"]).to_pandas()
+
+
+def cells(page: str, lead: str, second: str) -> list[str]:
+    """The cells of the first Markdown row, from the one that begins with `lead` on, whose second cell is `second`."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    first = next(number for number, row in enumerate(rows) if row[0] == lead)
+    return next(row for row in rows[first:] if row[1:2] == [second])[2:]
+
+
+def test_all_tables_are_there_and_full(out: Path) -> None:
+    names = [name for name in PAPER_SCHEMAS if name.startswith("paper_")]
+    assert {path.stem for path in (out / "parquet").glob("*.parquet")} == set(names)
+    assert all(len(table(out, name.removeprefix("paper_"))) for name in names)
+
+
+def test_the_page_has_every_table_and_figure_of_the_half(out: Path) -> None:
+    page = (out / "README.md").read_text()
+    for item in ("Table 1", "Table 2", "Table 4", "Table 6", "Figure 5", "Figure 6"):
+        assert re.search(rf"^\| {item} \| \*\*", page, re.MULTILINE), item
+    links = re.findall(r"\]\(((?:figures|csv)/[^)]+)\)", page)
+    assert len({link for link in links if link.startswith("figures/")}) == 9
+    for link in links:
+        assert (out / link).stat().st_size > 100, link
+    assert all((out / link).read_bytes()[:4] == b"\x89PNG" for link in links if link.endswith(".png"))
+
+
+def test_the_page_repeats_the_papers_own_rows(out: Path) -> None:
+    page = (out / "README.md").read_text()
+    lead = page.index("## Table 2")
+    assert cells(page[lead:], "**setting 3**", "paper")[:3] == ["68", "308", "52"]
+
+
+def test_the_maxima_on_the_page_are_those_of_the_table(out: Path) -> None:
+    attacked = table(out, "attacks")
+    page = (out / "README.md").read_text()
+    for config, lead in (("config_3", "**setting 3**"), ("calibrated", "**calibrated**")):
+        expected = []
+        for label in range(10):
+            selected = attacked[(attacked["config"] == config) & (attacked["label"] == label) & (attacked["trial"] < 3)]
+            assert len(selected) == 3
+            blocks = selected["queries_to_block"]
+            expected.append("never" if blocks.isna().any() else f"{int(blocks.max()):,}")
+        assert cells(page[page.index("## Table 2") :], lead, "noise 0.002") == expected
+
+
+def test_false_detections_on_the_page_are_those_of_the_table(out: Path) -> None:
+    users = table(out, "users")
+    selected = users[(users["ssim"] == "global") & (users["dynamic_range"] == 1) & (users["config"] == "config_1")]
+    for images, said in ((1, "one image a session (as written)"), (5, "5 images, no image twice")):
+        one = selected[(selected["protocol"] == "distinct") & (selected["images"] == images)]
+        expected = 30 * one["blocked"].sum() / one["trials"].sum()
+        row = next(line for line in (out / "README.md").read_text().splitlines() if line.startswith(f"| {said} |"))
+        assert float(row.split("|")[2]) == pytest.approx(expected, abs=0.05)
+
+
+def test_the_csv_files_hold_the_same_numbers(out: Path) -> None:
+    written = pd.read_csv(out / "csv" / "iterations-mnist.csv", dtype={"label": str})
+    attacked = table(out, "attacks")
+    for _, row in written.iterrows():
+        selected = attacked[(attacked["config"] == row["config"]) & (attacked["label"] == int(row["label"]))]
+        assert (row["trials"], row["blocked"]) == (len(selected), selected["queries_to_block"].notna().sum())
+
+
+def test_live_sessions_ended_as_replay_says(out: Path) -> None:
+    attacked = table(out, "attacks")
+    ran = attacked[attacked["live"]]
+    assert len(ran) == 4 * 10 * 3  # settings, labels, trials
+    assert ran["queries_to_block"].fillna(0).tolist() == ran["live_queries_to_block"].fillna(0).tolist()
+
+
+def test_a_live_session_that_ends_otherwise_stops_the_run(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attacks, "_lived", lambda run: {("noise 0.002/0/0", "config_3"): 1})
+    study = attacks.main_study(TINY)
+    data = load_data(study.data)
+    victim = prepare(study)[1]
+    traces = attacks.recorded(TINY, data, victim, "in-process")
+    with pytest.raises(RunError, match=r"noise 0\.002/0/0 behind config_3: live 1, replay"):
+        attacks.attack_rows(TINY, traces, configs("MNIST"), out)
+
+
+def test_a_second_run_takes_everything_from_the_cache(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("it ran again")
+
+    monkeypatch.setattr(sweep, "look", refuse)
+    monkeypatch.setattr(attacks, "simulate", refuse)
+    reproduce([TINY], tmp_path, Given(out / "filter.toml", "in-process"), PAPER_SCHEMAS)
+    for name in ("attacks", "sweep", "users", "heat", "curves", "pictures"):
+        pd.testing.assert_frame_equal(table(tmp_path, name), table(out, name))
+
+
+def test_the_order_of_settings_holds_in_the_sweep(out: Path) -> None:
+    wide = table(out, "sweep").pivot_table(
+        index=["noise", "transport", "ssim", "dynamic_range", "hash_size", "count_rule", "label"],
+        columns="config", values="blocked", aggfunc="sum", observed=True,
+    )  # fmt: skip
+    assert (wide["config_3"] >= wide["config_1"]).all()
+    assert (wide["config_1"] >= wide["config_2"]).all()
+
+
+@pytest.mark.parametrize(("images", "blocked"), [(3, False), (4, True)])
+def test_the_same_image_again_is_flagged_at_the_fourth_time_whatever_the_thresholds(images: int, blocked: bool) -> None:
+    """Worked by hand: the copies match 0, 1, 2, 3 buffered ones; 1 + 2 < 4 <= 1 + 2 + 3."""
+    eyes = MultiVariantRecorder(10)
+    image = np.random.default_rng(0).random((28, 28), np.float32)
+    for _ in range(images):
+        eyes.check(image)
+    traces = VariantRecording.of([eyes]).through(SimilarityVariant(), is_attack=False, budget=1)
+    for config in configs("MNIST").values():
+        assert bool(replay(traces, as_read(config, SimilarityVariant(), "per_match")).blocked_at[0]) is blocked
+
+
+def test_one_image_against_an_empty_buffer_is_never_flagged() -> None:
+    plan = replace(TINY, protocols=(Protocol("distinct", 1),))
+    rows = user_rows(plan, load_data(attacks.main_study(plan).data), STRICT)
+    assert len(rows) == 10 * (3 * 3 + 1)
+    assert {row["blocked"] for row in rows} == {0}
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [Protocol("distinct", 7), Protocol("carried over", 12), Protocol("drawn again", 9, 3)],
+)
+def test_protocols_draw_what_they_say(protocol: Protocol) -> None:
+    data = load_data(attacks.main_study(TINY).data)
+    pool = data.subset("users")
+    known = {pool.image(i).tobytes(): int(pool.labels[i]) for i in range(len(pool))}
+    for number, images in enumerate(sessions(TINY, data, protocol, 2)):
+        drawn = [image.tobytes() for image in images]
+        label = number // 2
+        assert known[drawn[-1]] == label
+        match protocol.name:
+            case "distinct":
+                assert len(set(drawn)) == 7
+                assert {known[one] for one in drawn} == {label}
+            case "carried over":
+                assert [known[one] for one in drawn] == [(label - 11 + place) % 10 for place in range(12)]
+            case _:
+                assert len(drawn) == 9
+                assert len(set(drawn)) <= 3
+
+
+def test_variants_of_one_transport_run_together() -> None:
+    variants = [Variant(0.1), Variant(0.1, transport="uint8"), Variant(0.2), Variant(0.3), Variant(0.4)]
+    groups = sweep._groups(TINY, variants, 10)
+    assert groups == [[Variant(0.1), Variant(0.2)], [Variant(0.3), Variant(0.4)], [Variant(0.1, transport="uint8")]]
+    assert [len(group) for group in sweep._groups(TINY, variants, 4)] == [4, 1]
+
+
+def test_the_plans() -> None:
+    digits, faces = plan_for("mnist-5k", None), plan_for("faces", None, trials=50)
+    assert (digits.half, digits.trials, faces.half, faces.trials) == ("MNIST", 30, "CelebA", 50)
+    assert faces.data["images_per_class"] == 800
+    names = [variant.name for variant in digits.variants]
+    assert len(set(names)) == len(names), "equal names would share their seeds"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dataset", "celeba"], "needs --data"),
+        (["--dataset", "mnist", "--dataset", "mnist-5k"], "same half"),
+        (["--dataset", "faces", "--data", "here"], "takes no --data"),
+        (["--trials", "2"], "accepted: 3 or more"),
+        (["--data", "here"], "comes after the --dataset"),
+        (["--page-only"], "needs --out"),
+        (["--page-only", "--out", "nowhere"], "is missing"),
+        (["--dataset", "mnist", "--data", "nowhere", "--small"], "no such folder"),
+        (["--filter", "nowhere.toml"], "nowhere.toml"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main(["paper", *arguments])
+    assert exit_.value.code == 2
+    assert said in capsys.readouterr().err

@@ -1,0 +1,169 @@
+"""A study that replays a log: whose sessions they are, what is said of bad rows, and when a run is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from mifsim import progress
+from mifsim.data import query_log
+from mifsim.errors import DataError, RunError, StudyError
+from mifsim.run import simulate as simulation
+from mifsim.run.folder import RunFolder, read_facts
+from mifsim.study import Study
+from mifsim.tables.records import SCHEMAS, read_table
+from tests.logs import digit_log, digit_png, log_users, write_log
+from tests.small import small_study
+
+
+def study_of(path: Path, *others: dict[str, Any], **changes: Any) -> Study:
+    return small_study(attacks=[], users=[log_users(path, **changes), *others])
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return digit_log(tmp_path_factory.mktemp("log") / "log.parquet")
+
+
+@pytest.fixture(scope="module")
+def run(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    study = study_of(log, {"user": "independent", "sessions": 3, "length": 4})
+    return simulation.simulate(study, tmp_path_factory.mktemp("runs") / "run", backend="in-process")
+
+
+def test_every_client_is_a_session_of_its_own_images(run: Path) -> None:
+    sessions = read_table(run, "sessions").to_pandas()
+    clients = pq.read_table(run / "log_clients.parquet").to_pandas()
+    assert clients["client_id"].tolist() == [f"log/{number}" for number in range(14)]
+    assert set(clients["log_client"]) == {"again and again", "last", *(f"client {k}" for k in range(12))}
+    free = sessions[(sessions["filter"] == "none") & (sessions["population"] == "log")].set_index("client_id")
+    for row in clients.itertuples():
+        expected = {"again and again": 10, "last": 1}.get(row.log_client)
+        length = int(row.log_client.split()[1]) + 1 if expected is None else expected
+        assert row.images == length
+        assert free.loc[row.client_id, "queries"] == length
+        assert free.loc[row.client_id, "outcome"] == "finished"
+    assert (sessions["population"] == "independent").sum() == 3 * 3
+
+
+def test_a_client_that_repeats_itself_is_blocked_as_worked_by_hand(run: Path) -> None:
+    """Query 2 matches one buffered image, query 3 two, query 4 reaches the limit of 4 at its first match."""
+    clients = pq.read_table(run / "log_clients.parquet").to_pandas().set_index("log_client")["client_id"]
+    sessions = read_table(run, "sessions").to_pandas().set_index("session_id")
+    assert sessions.loc[f"{clients['again and again']}@third", "queries_to_block"] == 4
+
+
+def test_bad_rows_are_in_the_run(run: Path, log: Path) -> None:
+    bad = pq.read_table(run / "bad_rows.parquet").to_pandas()
+    assert bad[["population", "file"]].drop_duplicates().values.tolist() == [["log", str(log)]]
+    assert bad["row"].tolist() == [88, 89]
+    assert bad["log_client"].fillna("").tolist() == ["", "only bad"]
+    assert bad["problem"].tolist() == ["no client", "neither PNG, JPEG nor PGM"]
+    facts = read_facts(run)["logs"]["log"]
+    assert {key: facts[key] for key in ("rows", "clients", "images", "bad_rows")} == {
+        "rows": 91, "clients": 14, "images": 89, "bad_rows": 2,
+    }  # fmt: skip
+    for table in ("bad_rows", "log_clients"):
+        schema = pq.read_schema(run / f"{table}.parquet")
+        assert schema.remove_metadata().equals(SCHEMAS[table].remove_metadata())
+        assert schema.metadata[b"run_id"].decode() == read_facts(run)["run_id"]
+
+
+def test_bad_rows_are_told_at_the_end_of_the_run(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(simulation, "remark", told.append)
+    run = simulation.simulate(study_of(log, sessions=2), tmp_path / "run", backend="in-process")
+    assert told[-1] == (
+        f"log: 2 of the log's 91 rows cannot be used, the first: {log}, row 88: no client; "
+        f"all are in {run / 'bad_rows.parquet'}"
+    )
+    assert len(pq.read_table(run / "log_clients.parquet")) == 2
+
+
+def test_a_run_without_a_log_has_none_of_this(tmp_path: Path) -> None:
+    study = small_study(attacks=[], users=[{"user": "independent", "sessions": 1, "length": 2}])
+    run = simulation.simulate(study, tmp_path / "run", backend="in-process")
+    assert not list(run.glob("*rows*"))
+    assert not list(run.glob("log*"))
+
+
+def test_the_study_comes_back_from_its_file(run: Path, log: Path) -> None:
+    users = Study.load(run / "study.toml").users[0]
+    assert (users.sessions, users.count, users.client.path) == ("all", 14, str(log))
+
+
+def test_relative_paths_start_at_the_study(tmp_path: Path) -> None:
+    digit_log(tmp_path / "log.parquet", clients=2)
+    file = tmp_path / "study.toml"
+    file.write_text("name = 'x'\n[[users]]\nuser = 'log'\npath = 'log.parquet'\nsessions = 'all'\n")
+    assert Study.load(file).users[0].count == 4
+
+
+@pytest.mark.parametrize(
+    ("users", "told"),
+    [
+        ({"user": "log", "sessions": "all"}, r"users\.0: user = 'log' needs a key 'path'"),
+        ({"user": "independent", "sessions": "all"}, r"users\.0: sessions = 'all' goes with user = 'log'"),
+        ({"user": "log", "path": "x", "sessions": 0}, r"users\.0\.sessions = 0: .*greater than or equal to 1"),
+        ({"user": "log", "path": "x", "sessions": "each"}, r"users\.0\.sessions = 'each'"),
+        ({"user": "log", "pth": "x"}, r"unknown key 'pth'; did you mean 'path'\?"),
+    ],
+)
+def test_what_is_wrong_in_the_study_is_told(users: dict[str, Any], told: str) -> None:
+    with pytest.raises(StudyError, match=told):
+        small_study(users=[users])
+
+
+def test_more_sessions_than_clients_are_refused_before_anything_is_written(log: Path, tmp_path: Path) -> None:
+    study = study_of(log, sessions=15)
+    with pytest.raises(StudyError, match=r"users\.0\.sessions = 15: .* has 14 clients .*accepted: 1 to 14, or 'all'"):
+        simulation.simulate(study, tmp_path / "run", backend="in-process")
+    with pytest.raises(DataError, match="no such file or folder"):
+        simulation.simulate(study_of(tmp_path / "none.parquet"), tmp_path / "run", backend="in-process")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_log_was_changed_is_not_gone_on_with(tmp_path: Path) -> None:
+    path = digit_log(tmp_path / "log.parquet", clients=3)
+    study = study_of(path)
+    run = RunFolder.create(tmp_path / "run", study, victim={"fingerprint": "x"})
+    run.finish("interrupted")
+    assert simulation.study_to_resume(run) == study
+    digit_log(path, clients=3, last=51)
+    with pytest.raises(RunError, match=r"log\.parquet holds other queries .* than when the run began"):
+        simulation.study_to_resume(run)
+
+
+@pytest.fixture
+def cluster() -> Iterator[None]:
+    import ray
+
+    from mifsim.server.ray.cluster import connect
+
+    connect(None)
+    yield
+    ray.shutdown()
+
+
+def test_hosts_read_the_log_from_the_same_path(run: Path, log: Path, cluster: None, tmp_path: Path) -> None:
+    others = {"user": "independent", "sessions": 3, "length": 4}
+    again = simulation.simulate(study_of(log, others), tmp_path / "run")
+    for table in ("sessions", "queries"):
+        expected, got = (read_table(folder, table).to_pandas() for folder in (run, again))
+        pd.testing.assert_frame_equal(got, expected, check_exact=True)
+
+
+def test_a_log_is_decoded_once_for_all_filters_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_log(tmp_path / "log.parquet", [("a", 0, digit_png(60)), ("b", 0, digit_png(61))])
+    decoded: list[bytes] = []
+    original = query_log.decode
+    monkeypatch.setattr(query_log, "decode", lambda data, color: decoded.append(data) or original(data, color))
+    monkeypatch.setattr(progress.console, "quiet", True)
+    for number in range(2):
+        simulation.simulate(study_of(path), tmp_path / f"run-{number}", backend="in-process")
+    assert len(decoded) == 2 * 2  # once to see whether they can be used, once for their pixels

@@ -1,0 +1,264 @@
+"""Whole simulations in one process: what the rows say, interrupted runs, bad input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from mifsim.clients import REGISTRY
+from mifsim.defense import QueryFilter
+from mifsim.errors import ClusterError, RunError, StudyError
+from mifsim.run import folder as run_folder
+from mifsim.run import simulate as simulation
+from mifsim.run.folder import RunFolder
+from mifsim.run.leakage import decode
+from mifsim.server.backend import InProcess
+from mifsim.server.environment import Counters
+from mifsim.study import Study
+from mifsim.tables.records import SCHEMAS, read_table
+from tests.small import small_study
+
+TABLES = ("sessions", "queries", "snapshots", "leakage")
+
+
+def tables(run: Path) -> dict[str, pa.Table]:
+    return {name: read_table(run, name) for name in TABLES}
+
+
+def assert_same_rows(one: Path, other: Path) -> None:
+    expected, got = tables(one), tables(other)
+    for name in TABLES:
+        pd.testing.assert_frame_equal(got[name].to_pandas(), expected[name].to_pandas(), check_exact=True, obj=name)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small study, run in this process."""
+    return simulation.simulate(small_study(), tmp_path_factory.mktemp("runs") / "alone", backend="in-process")
+
+
+def test_every_session_of_the_study_has_its_row(alone: Path) -> None:
+    sessions = read_table(alone, "sessions").to_pandas()
+    assert len(sessions) == 3 * (2 + 5 + 4 + 4)
+    assert sessions["session_id"].is_unique
+    assert set(sessions["outcome"]) <= {"blocked", "finished", "exhausted"}
+    attacks = sessions[sessions["role"] == "attacker"]
+    assert set(attacks["target"]) == {0, 3}
+    unfiltered = sessions[sessions["filter"] == "none"]
+    assert not unfiltered["outcome"].eq("blocked").any()
+    assert unfiltered[["t_ssim", "n_b", "queries_to_block"]].isna().all(axis=None)
+    assert attacks.loc[attacks["filter"] == "none", "queries"].eq(25).all()
+
+
+def test_session_rows_follow_from_the_query_rows(alone: Path) -> None:
+    sessions = read_table(alone, "sessions").to_pandas().set_index("session_id")
+    queries = read_table(alone, "queries").to_pandas()
+    for session_id, rows in queries.groupby("session_id"):
+        session = sessions.loc[session_id]
+        assert rows["query"].tolist() == list(range(1, session["queries"] + 1))
+        assert rows["suspicious_count"].is_monotonic_increasing
+        assert rows["suspicious_count"].iloc[-1] == session["suspicious_count"]
+        unsafe = rows.loc[rows["verdict"] == "unsafe", "query"].tolist()
+        expected = [session["queries_to_block"]] if session["outcome"] == "blocked" else []
+        assert unsafe == expected
+        answered = rows[rows["verdict"] == "safe"]
+        assert len(answered) == session["answered_queries"]
+        assert answered["label"].notna().all()
+        assert rows.loc[rows["verdict"] != "safe", "label"].isna().all()
+    blocked = sessions[sessions["outcome"] == "blocked"]
+    assert (blocked["suspicious_count"] >= blocked["l_sp"]).all()
+    assert len(blocked) >= 4
+
+
+def test_a_client_is_the_same_under_every_filter_until_it_is_blocked(alone: Path) -> None:
+    queries = read_table(alone, "queries").to_pandas()
+    queries[["client", "filter"]] = queries["session_id"].str.split("@", expand=True)
+    free = queries[queries["filter"] == "none"].set_index(["client", "query"])["confidence"]
+    for name in ("third", "strict"):
+        safe = queries[(queries["filter"] == name) & (queries["verdict"] == "safe")].set_index(["client", "query"])
+        assert len(safe) > 50
+        assert safe["confidence"].equals(free.loc[safe.index])
+
+
+def test_verdicts_are_those_of_the_filter_on_the_stream(alone: Path) -> None:
+    """Drive one client by hand, with the engine's answers, and compare its rows with a filter of our own."""
+    from mifsim.clients.protocol import Answer, World
+    from mifsim.data import load_data
+    from mifsim.server.client_specs import client_rng
+    from mifsim.victims import prepare_victim
+    from mifsim.victims.engine import engine_from_bytes
+
+    study = small_study()
+    data = load_data(study.data)
+    victim = prepare_victim(data, study.victim)
+    engine = engine_from_bytes(victim.model_bytes(), data.shape, 10, victim.logits, 16)
+    attack = study.attacks[0]
+    client = attack.client.run(
+        World(data.shape, 10, data.subset("auxiliary"), target=3), client_rng(study.seed, "mi-face/3/0")
+    )
+    detector = QueryFilter(study.filters[1].config)
+    query, counts = next(client), []
+    while detector.check(query.image).name == "SAFE" and len(counts) < 25:
+        counts.append(detector.count)
+        confidence, gradients = engine.predict(query.image[None], np.array([query.gradient_of], np.int32))
+        query = client.send(Answer(int(confidence[0].argmax()), confidence[0], gradients[0]))
+    rows = read_table(alone, "queries").to_pandas()
+    selected = rows[rows["session_id"] == "mi-face/3/0@strict"]
+    assert selected.loc[selected["verdict"] == "safe", "suspicious_count"].tolist() == counts
+    assert selected["suspicious_count"].iloc[-1] == detector.count
+
+
+def test_snapshots_and_their_scores_belong_together(alone: Path) -> None:
+    snapshots = read_table(alone, "snapshots").to_pandas()
+    sessions = read_table(alone, "sessions").to_pandas().set_index("session_id")
+    last = snapshots[snapshots["last"]].set_index("session_id")
+    assert set(last.index) == set(sessions.index[sessions["role"] == "attacker"])
+    assert last["query"].equals(sessions.loc[last.index, "answered_queries"].rename("query"))
+    image = decode(snapshots["guess_png"].iloc[0])
+    assert image.shape == (28, 28)
+    assert 0 <= image.min() <= image.max() <= 1
+    scores = read_table(alone, "leakage").to_pandas()
+    attacks = scores[scores["kind"] == "attack"]
+    keys = ["session_id", "query"]
+    assert attacks[keys].reset_index(drop=True).equals(snapshots[keys].reset_index(drop=True))
+    assert scores.loc[scores["kind"] == "prior"].groupby("target").size().eq(2).all()
+    assert scores["evaluator_confidence"].between(0, 1).all()
+
+
+class _InterruptAfter(InProcess):
+    def __init__(self, batches: int) -> None:
+        self.left = batches
+
+    def run(self, job: object, model: object, shards: object, watch: Callable[[Counters], None]) -> None:
+        def stop(done: Counters) -> None:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+            watch(done)
+
+        super().run(job, model, shards, stop)
+
+
+def test_an_interrupted_run_is_whole_files_and_goes_on_to_the_same_rows(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(simulation, "InProcess", lambda: _InterruptAfter(60))
+        with pytest.raises(KeyboardInterrupt):
+            simulation.simulate(small_study(), tmp_path / "run", backend="in-process")
+    run = tmp_path / "run"
+    assert RunFolder.open(run).facts["status"] == "interrupted"
+    assert not list(run.rglob("*.partial"))
+    finished = read_table(run, "sessions").to_pandas()
+    assert 0 < len(finished) < 45
+    assert set(finished["session_id"]) == set(read_table(run, "queries")["session_id"].to_pylist())
+    simulation.resume(run, backend="in-process")
+    assert RunFolder.open(run).facts["status"] == "complete"
+    assert_same_rows(alone, run)
+
+
+def test_resuming_what_is_complete_or_changed_is_refused(alone: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="complete"):
+        simulation.resume(alone, backend="in-process")
+    with pytest.raises(RunError, match=r"no run\.json"):
+        simulation.resume(tmp_path, backend="in-process")
+
+
+def test_a_client_that_raises_ends_its_own_session_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REGISTRY, "crashing", "tests.odd_clients:Crashing")
+    monkeypatch.setitem(REGISTRY, "odd-images", "tests.odd_clients:OddImages")
+    users = [
+        {"user": "crashing", "sessions": 2},
+        {"user": "odd-images", "sessions": 1},
+        {"user": "independent", "sessions": 2, "length": 4},
+    ]
+    run = simulation.simulate(small_study(users=users, attacks=[]), tmp_path / "run", backend="in-process")
+    sessions = read_table(run, "sessions").to_pandas()
+    crashed = sessions[sessions["client"] == "crashing"]
+    assert crashed["outcome"].eq("failed").all()
+    assert crashed["error"].eq("ZeroDivisionError: as it was told to").all()
+    assert crashed["queries"].eq(2).all()
+    assert sessions.loc[sessions["client"] == "independent", "outcome"].isin(["finished", "blocked"]).all()
+    assert RunFolder.open(run).facts["status"] == "complete"
+
+
+def test_bad_images_are_counted_refused_and_leave_the_session_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REGISTRY, "odd-images", "tests.odd_clients:OddImages")
+    users = [{"user": "odd-images", "sessions": 1}]
+    for transport in ("float32", "uint8", "jpeg-90"):
+        study = small_study(users=users, attacks=[], server={"transport": transport})
+        run = simulation.simulate(study, tmp_path / transport, backend="in-process")
+        rows = read_table(run, "queries").to_pandas()
+        third = rows[rows["session_id"] == "odd-images/0@third"]
+        # A good image, eight that are none, the good one three times more: the fourth match would block.
+        assert third["verdict"].tolist() == ["safe"] + ["invalid"] * 8 + ["safe", "safe", "unsafe"]
+        assert third["suspicious_count"].tolist() == [0] * 9 + [1, 3, 4]
+
+
+def test_bad_input_leaves_no_half_written_run(tmp_path: Path) -> None:
+    wrong_label = small_study(attacks=[{"attack": "mi-face", "labels": [10]}])
+    with pytest.raises(StudyError, match=r"labels: 10 is no class.*0 to 9"):
+        simulation.simulate(wrong_label, tmp_path / "run", backend="in-process")
+    with pytest.raises(StudyError, match="filters: is missing"):
+        simulation.simulate(small_study(filters=[]), tmp_path / "run", backend="in-process")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(RunError, match="not empty"):
+        simulation.simulate(small_study(), tmp_path / "full", backend="in-process")
+
+
+def test_a_run_whose_rows_are_not_all_there_is_not_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = InProcess.run
+
+    def lose_one(self: InProcess, *arguments: Any) -> None:
+        original(self, *arguments)
+        min((tmp_path / "run" / "sessions").iterdir()).unlink()
+
+    monkeypatch.setattr(run_folder, "SEE_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(InProcess, "run", lose_one)
+        with pytest.raises(ClusterError, match=r"1 of \d+ files were written and are not there"):
+            simulation.simulate(small_study(), tmp_path / "run", backend="in-process")
+    assert run_folder.read_facts(tmp_path / "run")["status"] == "failed"
+    assert "go on with: mifsim simulate --resume" in " ".join(capsys.readouterr().err.split())
+    simulation.resume(tmp_path / "run", backend="in-process")
+    assert run_folder.read_facts(tmp_path / "run")["status"] == "complete"
+
+
+def test_another_seed_gives_other_rows(alone: Path, tmp_path: Path) -> None:
+    run = simulation.simulate(small_study(seed=6), tmp_path / "run", backend="in-process")
+    assert not tables(run)["queries"]["confidence"].equals(tables(alone)["queries"]["confidence"])
+
+
+def test_pandas_and_duckdb_read_the_files_as_the_readme_shows(alone: Path) -> None:
+    frame = pd.read_parquet(alone / "sessions")
+    by_pandas = frame[frame["role"] == "user"].groupby("filter", observed=True)["outcome"].value_counts().to_dict()
+    rows = duckdb.sql(
+        f"SELECT filter, outcome, count(*) FROM '{alone}/sessions/*.parquet' WHERE role = 'user' GROUP BY ALL"
+    ).fetchall()
+    assert {(f, o): n for f, o, n in rows} == {key: n for key, n in by_pandas.items() if n}
+
+
+def test_every_file_has_the_declared_schema_and_the_runs_facts(alone: Path) -> None:
+    import pyarrow.parquet as pq
+
+    study = Study.load(alone / "study.toml")
+    for name in TABLES:
+        for path in (alone / name).glob("*.parquet"):
+            schema = pq.read_schema(path)
+            assert schema.remove_metadata().equals(SCHEMAS[name].remove_metadata())
+            assert schema.metadata[b"schema_version"] == b"1"
+            assert schema.metadata[b"study_fingerprint"].decode() == study.fingerprint
+            assert all(field.metadata[b"description"] for field in SCHEMAS[name])

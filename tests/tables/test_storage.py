@@ -1,0 +1,201 @@
+"""Runs and recordings lie on any file system that pyarrow reaches, and are the same there.
+
+Here that is Arrow's file system in memory. With ``MIFSIM_TEST_URL`` (such as ``s3://bucket/tests``) the same tests run
+against a real store too; CONTRIBUTING.md says how.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import uuid
+from pathlib import Path
+
+import pytest
+
+from mifsim.cli import main
+from mifsim.errors import RunError
+from mifsim.run import simulate as simulation
+from mifsim.run.folder import RunFolder
+from mifsim.study import Study
+from mifsim.tables.records import TableWriter, read_file, read_table
+from mifsim.tables.storage import RemotePath, folder, matching, remove
+from reports.compare import compare_runs
+from reports.page import render
+from tests.run.test_simulate import _InterruptAfter, assert_same_rows
+from tests.small import small_study
+from tests.tuning.studies import Formula, digits, formula_victim, serial_search, tiny_study
+from tests.tuning.test_tune import LENIENT, trials_of
+from tuning import tune as calibration
+from tuning.trials import Journal
+
+STORES = ["mock://store/some runs", *([os.environ["MIFSIM_TEST_URL"]] if "MIFSIM_TEST_URL" in os.environ else [])]
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest) -> RemotePath:
+    place = folder(request.param) / uuid.uuid4().hex
+    assert isinstance(place, RemotePath)
+    return place
+
+
+def test_a_path_stays_a_path() -> None:
+    assert folder("runs/mine") == Path("runs/mine")
+    assert folder("file:///srv/some%20runs") == Path("/srv/some runs")
+    assert folder("C:/odd") == Path("C:/odd")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nowhere://x/y", r"nowhere://x/y: pyarrow reaches no file system there: .*accepted: a path, or a URL"),
+        ("s3://key:secret@bucket/x", r"^s3://…@bucket/x: credentials do not belong into a URL"),
+        ("file://host/x", "three slashes"),
+    ],
+)
+def test_urls_that_cannot_be_used_are_refused(text: str, message: str) -> None:
+    with pytest.raises(RunError, match=message) as error:
+        folder(text)
+    assert "secret@" not in str(error.value)
+
+
+def test_a_url_is_taken_apart_like_a_path_and_keeps_its_query() -> None:
+    run = RemotePath("s3://bucket/runs/mine?region=eu-central-1")
+    assert str(run / "study.toml") == "s3://bucket/runs/mine/study.toml?region=eu-central-1"
+    assert (run / "study.toml").parent == run
+    assert ((run / "a.b.toml").name, (run / "a.b.toml").stem) == ("a.b.toml", "a.b")
+    assert (run / "x").located[1] == "bucket/runs/mine/x"
+    assert RemotePath("gs://bucket/runs").located[1] == "bucket/runs"
+    assert pickle.loads(pickle.dumps(run)) == run
+
+
+def test_files_appear_whole_are_listed_and_removed(store: RemotePath, tmp_path: Path) -> None:
+    local = tmp_path / "file"
+    local.write_bytes(b"one")
+    assert not store.exists()
+    assert not list(store.glob("*"))
+    with pytest.raises(FileNotFoundError) as missing:
+        (store / "a" / "x.bin").read_bytes()
+    assert missing.value.filename == str(store / "a" / "x.bin")
+    for name in ("a/x.bin", "a/y.txt", "b/x.bin"):
+        (store / name).put(local)
+    local.write_bytes(b"two")
+    (store / "a" / "x.bin").put(local)
+    assert (store / "a" / "x.bin").read_bytes() == b"two"
+    assert (store / "b" / "x.bin").read_text() == "one"
+    assert matching(store, "*/x.*") == [store / "a" / "x.bin", store / "b" / "x.bin"]
+    assert [one.name for one in store.iterdir()] == ["a", "b"]
+    assert ((store / "a").is_dir(), (store / "a").is_file()) == (True, False)
+    assert ((store / "a" / "x.bin").is_dir(), (store / "a" / "x.bin").is_file()) == (False, True)
+    (store / "a" / "x.bin").unlink()
+    (store / "a" / "x.bin").unlink(missing_ok=True)
+    with pytest.raises(FileNotFoundError):
+        (store / "a" / "x.bin").unlink()
+    remove(store)
+    assert not store.exists()
+    remove(store)
+
+
+def test_a_table_that_was_not_finished_is_not_there(store: RemotePath) -> None:
+    row = {"population": ["p"], "file": ["f"], "row": [1], "log_client": ["c"], "problem": ["none"]}
+    writer = TableWriter(store / "bad_rows.parquet", "bad_rows", {})
+    writer.write(row)
+    writer.close(keep=False)
+    assert not store.exists()
+    with TableWriter(store / "bad_rows.parquet", "bad_rows", {"run_id": "r-1"}) as writer:
+        writer.write(row)
+    assert read_file(store / "bad_rows.parquet").to_pydict()["row"] == [1]
+    assert [one.name for one in store.iterdir()] == ["bad_rows.parquet"]
+
+
+def test_an_interrupted_run_on_a_store_goes_on_to_the_same_rows(
+    store: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = simulation.simulate(small_study(), tmp_path / "here", backend="in-process")
+    monkeypatch.setattr(Study, "load", lambda source, overrides=(), load=Study.load: (
+        small_study() if source == "small" else load(source, overrides)
+    ))  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(simulation, "InProcess", lambda: _InterruptAfter(60))
+        with pytest.raises(SystemExit) as exit_:
+            main(["simulate", "small", "--out", str(store), "--backend", "in-process"])
+    assert exit_.value.code == 130
+    assert "--resume 'mock://" in capsys.readouterr().err or "MIFSIM_TEST_URL" in os.environ
+    assert RunFolder.open(store).facts["status"] == "interrupted"
+    assert 0 < read_table(store, "sessions").num_rows < 45
+    with pytest.raises(RunError, match="not empty"):
+        simulation.simulate(small_study(), store, backend="in-process")
+    main(["simulate", "--resume", str(store), "--backend", "in-process"])
+    assert_same_rows(here, store)  # type: ignore[arg-type]
+    page = (store / "report.html").read_text()
+    assert page == render(store)
+    assert "sessions/*.parquet" in page
+    main(["report", str(store)])
+    assert capsys.readouterr().out.splitlines()[-1] == str(store / "report.html")
+    both = compare_runs([here, store])
+    assert both.groupby("run")["blocked"].sum().nunique() == 1
+    with pytest.raises(RunError, match="complete"):
+        simulation.resume(store, backend="in-process")
+
+
+def test_a_calibration_and_its_recording_lie_on_a_store(
+    store: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "prepare", lambda study: (digits(study), formula_victim(tmp_path)))
+    monkeypatch.setattr("tuning.search.search", serial_search)
+    monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula())
+    study = tiny_study(tuning=LENIENT)
+    here = calibration.tune(study, tmp_path / "here")
+    monkeypatch.setenv("MIFSIM_TRACES", str(store / "recordings"))
+    monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula(stop_after=5))
+    with pytest.raises(KeyboardInterrupt):
+        calibration.tune(study, store / "run")
+    assert len(matching(store / "recordings", "*/*/sessions/*.parquet")) == 5
+    monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula())
+    calibration.resume(store / "run")
+    assert len(matching(store / "recordings", "*/*/run.json")) == 1
+    assert read_file(store / "run" / "trials" / "trials.parquet").drop(["elapsed_seconds"]).to_pylist() == trials_of(
+        here
+    )  # type: ignore[arg-type]
+    for table in ("pareto", "certification"):
+        expected, got = (read_file(run / f"{table}.parquet").to_pylist() for run in (here, store / "run"))
+        assert got == expected
+    assert (store / "run" / "filter.toml").read_text() == (here / "filter.toml").read_text()
+
+
+@pytest.mark.skipif("MIFSIM_TEST_URL" not in os.environ, reason="hosts are other processes: memory is not theirs")
+def test_session_hosts_write_to_a_store_by_themselves(tmp_path: Path) -> None:
+    store = folder(os.environ["MIFSIM_TEST_URL"]) / uuid.uuid4().hex
+    here = simulation.simulate(small_study(), tmp_path / "here", backend="in-process")
+    present = simulation.simulate(small_study(server={"hosts": 2}), store)
+    assert_same_rows(here, present)  # type: ignore[arg-type]
+
+
+def test_a_journal_on_a_store_loses_no_finished_trial(store: RemotePath, tmp_path: Path) -> None:
+    from tests.tuning.test_search import trial
+
+    with Journal(store, {}) as journal:
+        for number in (0, 2, 1):
+            journal.append(trial(number))
+    assert Journal(store, {}).read() == [trial(0), trial(1), trial(2)]
+    with Journal(store, {}) as journal:
+        journal.append(trial(3))
+    Journal(store, {}).finish([trial(number) for number in range(4)])
+    assert [one.name for one in (store / "trials").iterdir()] == ["trials.parquet"]
+    assert Journal(store, {}).read() == [trial(number) for number in range(4)]
+
+
+def test_a_shard_cut_otherwise_is_not_gone_on_with(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", small_study()).path
+    small_study(server={"sessions_per_host": 9}).save(run / "study.toml")
+    with pytest.raises(RunError, match=r"server.sessions_per_host = 9: the run began with 8"):
+        simulation.resume(run, backend="in-process")
+
+
+def test_facts_are_replaced_whole(store: RemotePath) -> None:
+    run = RunFolder.create(store, small_study())
+    run.note(more=1)
+    assert json.loads((store / "run.json").read_text())["more"] == 1
+    run.discard()
+    assert not store.exists()

@@ -1,0 +1,190 @@
+"""Hypervolumes against closed forms, the frontier against a plain search through every setting."""
+
+import doctest
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tuning.pareto
+from mifsim.defense import FilterConfig
+from mifsim.defense.ssim_hash.config import COUNT_RULES
+from tests.tuning.worlds import random_traces, trace_set
+from tuning.objectives import score
+from tuning.pareto import grid_front, hypervolume, non_dominated, threshold_grid
+
+coarse_points = st.integers(2, 3).flatmap(
+    lambda m: st.lists(st.tuples(*[st.integers(0, 4)] * m), max_size=30).map(lambda p: np.reshape(p, (-1, m)))
+)
+
+
+@given(coarse_points)
+def test_non_dominated_is_its_definition(points):
+    kept = non_dominated(points)
+    for i, p in enumerate(points):
+        beaten = any((q <= p).all() and (q < p).any() for q in points)
+        repeats = any((q == p).all() for q in points[:i])
+        assert kept[i] == (not beaten and not repeats)
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([[0.0, 1.0]], 1.0),
+        ([[0.05, 1.0]], 0.5),
+        ([[0.0, 10.0]], 2 / 3),
+        ([[0.05, 10.0], [0.05, 10.0]], 1 / 3),
+        ([[0.1, 1.0]], 0.0),
+        ([[0.0, 1000.0]], 0.0),
+        ([[0.2, 1.0], [0.0, 5000.0]], 0.0),
+        ([[0.0, 100.0], [0.05, 10.0], [0.2, 1.0]], 1 / 3 + 1 / 6),
+        ([[0.0, 1.0, 0.25]], 0.75),
+        # Two boxes less what they share: 1 x 1/3 x 1/2 + 1/2 x 2/3 x 1/2 - 1/2 x 1/3 x 1/2
+        ([[0.0, 100.0, 0.5], [0.05, 10.0, 0.5]], 1 / 6 + 1 / 6 - 1 / 12),
+        (np.empty((0, 2)), 0.0),
+    ],
+)
+def test_hypervolume_equals_the_closed_form(points, expected):
+    assert hypervolume(points, budget=1000, fpr_limit=0.1) == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.3), st.floats(1, 500)), max_size=20), st.integers(2, 400))
+def test_hypervolume_is_the_area_above_the_staircase(points, budget):
+    """Rate by rate: the height is what the fastest setting of at most that rate leaves of the decades."""
+    steps = sorted({0.0, 0.15, *(rate for rate, _ in points if rate < 0.15)})
+    area = 0.0
+    for left, right in itertools.pairwise(steps):
+        fastest = min((queries for rate, queries in points if rate <= left), default=budget)
+        area += (right - left) / 0.15 * max(0.0, 1 - math.log(fastest) / math.log(budget))
+    found = hypervolume(np.reshape(points, (-1, 2)), budget=budget, fpr_limit=0.15)
+    assert found == pytest.approx(area, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("points", "more"),
+    [
+        ([[0.0]], {}),
+        ([[0.0, 1.0, 0.0, 0.0]], {}),
+        ([0.0, 1.0], {}),
+        ([[math.nan, 1.0]], {}),
+        ([[0.0, 0.5]], {}),
+        ([[0.0, 2.0, -0.1]], {}),
+        ([[0.0, 2.0]], {"budget": 1}),
+        ([[0.0, 2.0]], {"fpr_limit": 0}),
+    ],
+)
+def test_hypervolume_refuses(points, more):
+    with pytest.raises(ValueError, match=r"must|need"):
+        hypervolume(points, **{"budget": 100, **more})
+
+
+T_SSIM, T_HASH = [0.25, 0.5, float(np.float32(0.8))], [0.05, 0.1, 0.3]
+
+
+def two_sided(seed: int):
+    """Random traces that hold an attack and an honest session."""
+    return next(
+        traces
+        for extra in itertools.count()
+        if (traces := random_traces(np.random.default_rng([seed, extra]), n_b_max=4)).attack_groups
+        and traces.honest_groups
+    )
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["worst", "mean"]),
+    st.booleans(),
+    st.tuples(st.integers(1, 4), st.integers(1, 4)).map(sorted),
+    st.tuples(st.integers(1, 5), st.integers(1, 5)).map(sorted),
+)
+@settings(max_examples=25, deadline=None)
+def test_exact_frontier_is_a_plain_search_through_every_setting(seed, attack, leakage, n_b, l_sp):
+    traces = two_sided(seed)
+    found = grid_front(
+        traces, {"global": (T_SSIM, T_HASH)}, n_b=tuple(n_b), l_sp=tuple(l_sp), rules=COUNT_RULES,
+        attack=attack, leakage=leakage, fpr_limit=0.5,
+    )  # fmt: skip
+    # In the order of preference among equals that the docstring promises.
+    every = [
+        FilterConfig(t_ssim, t_hash, n, m, count_rule=rule)
+        for rule in COUNT_RULES
+        for t_ssim in reversed(T_SSIM)
+        for t_hash in T_HASH
+        for n in range(n_b[0], n_b[1] + 1)
+        for m in range(l_sp[1], l_sp[0] - 1, -1)
+    ]
+    assert found.tried == len(every)
+    best: dict[tuple[float, ...], FilterConfig] = {}
+    for config in every:
+        done = score(traces, config, attack)
+        point = (done.false_positive_rate, done.queries, *([done.leak] if leakage else []))
+        if done.false_positive_rate <= 0.5:
+            best.setdefault(point, config)
+    expected = {p: c for p, c in best.items() if not any(q != p and all(map(float.__le__, q, p)) for q in best)}
+    assert dict(zip(map(tuple, found.points.tolist()), found.configs, strict=True)) == expected
+    assert found.points.tolist() == sorted(found.points.tolist())
+    budget = traces.budget[traces.is_attack].max()
+    assert found.hypervolume == pytest.approx(hypervolume(found.points, budget=budget, fpr_limit=0.5))
+
+
+def test_threads_change_nothing_and_progress_is_told():
+    traces = two_sided(1)
+    seen = []
+    both = [
+        grid_front(
+            traces, {"global": (T_SSIM, T_HASH)}, n_b=(1, 4), l_sp=(1, 5), rules=COUNT_RULES, fpr_limit=1.0,
+            threads=threads, progress=lambda done, total: seen.append((done, total)),
+        )
+        for threads in (1, 3)
+    ]  # fmt: skip
+    assert both[0].configs == both[1].configs
+    assert both[0].points.tolist() == both[1].points.tolist()
+    assert seen == [(done, 18) for done in (3, 6, 9, 12, 15, 18)] * 2
+
+
+def test_no_setting_under_the_limit_leaves_an_empty_frontier():
+    """An honest session and an attack that are blocked by whatever blocks at all."""
+    table = np.array([[np.nan], [0.9]])
+    traces = trace_set([table, table], [np.full(2, 0.5)] * 2, group=np.array([0, 1]))
+    found = grid_front(traces, {"global": ([0.5], [0.1])}, n_b=(1, 1), l_sp=(1, 1))
+    assert found.configs == ()
+    assert found.points.shape == (0, 2)
+    assert found.hypervolume == 0
+
+
+@pytest.mark.parametrize("ranges", [{"n_b": (0, 3), "l_sp": (1, 2)}, {"n_b": (1, 3), "l_sp": (3, 2)}])
+def test_empty_ranges_are_refused(ranges):
+    with pytest.raises(ValueError, match="least <= greatest"):
+        grid_front(two_sided(1), {"global": (T_SSIM, T_HASH)}, **ranges)
+
+
+def test_threshold_grid_spans_the_bounds_and_follows_the_data():
+    traces = two_sided(2)
+    t_ssim, t_hash = threshold_grid(traces, "global", t_ssim=(0.15, 0.99), t_hash=(0.01, 0.42), steps=(21, 9))
+    for values, low, high, steps in ((t_ssim, 0.15, 0.99, 21), (t_hash, 0.01, 0.42, 9)):
+        assert len(values) <= steps
+        assert (np.diff(values) > 0).all()
+        assert values[[0, -1]] == pytest.approx([low, high])
+    # Data are tenths and twentieths: the quantiles reach the extremes between the bounds.
+    assert any(t_ssim == pytest.approx(0.2, abs=1e-7) for t_ssim in t_ssim)
+    assert any(t_hash == pytest.approx(0.4, abs=1e-12) for t_hash in t_hash)
+    # 1 - t_ssim and t_hash: without data between the bounds, equal ratios.
+    alone, _ = threshold_grid(traces, "global", t_ssim=(0.91, 0.99), t_hash=(0.01, 0.4), steps=(8, 8))
+    assert np.diff(np.log(1 - alone)) == pytest.approx(math.log(1 / 9) / 3)
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"t_ssim": (0.5, 1.0)}, {"t_ssim": (0.9, 0.5)}, {"t_hash": (0.0, 0.5)}, {"steps": (1, 5)}]
+)
+def test_threshold_grid_refuses(bounds):
+    given = {"t_ssim": (0.5, 0.9), "t_hash": (0.1, 0.5), "steps": (5, 5), **bounds}
+    with pytest.raises(ValueError, match="0 < low <= high"):
+        threshold_grid(two_sided(1), "global", **given)
+
+
+def test_examples_in_the_docstrings_run():
+    assert doctest.testmod(tuning.pareto, optionflags=doctest.ELLIPSIS).failed == 0
