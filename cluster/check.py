@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cluster.bundle import named_paths, uploaded
 from mifsim.data import load_data
+from mifsim.run.inputs import check_labels
 from mifsim.run.logs import load_logs
-from mifsim.run.simulate import check_labels
 from mifsim.study import Study
 from mifsim.victims import prepare_victim
 

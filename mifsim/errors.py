@@ -10,7 +10,11 @@ class UserError(Exception):
 
 
 class ConfigError(UserError, ValueError):
-    """A filter's setting, or the TOML file it is kept in, is wrong."""
+    """A detector's configuration, or the TOML file it is kept in, is wrong."""
+
+
+class PluginError(UserError):
+    """A plug-in cannot be loaded, or what it registers is not what its group takes."""
 
 
 class StudyError(UserError):
@@ -31,3 +35,14 @@ class RunError(UserError):
 
 class ClusterError(RunError):
     """The Ray cluster failed under a run that had begun: it can be gone on with."""
+
+
+class InvalidImage(ValueError):
+    """What was submitted is not an image that a session can take; the session's state is as it was before.
+
+    It is not the user's error in the sense above: a client sent it, and the session goes on.
+    """
+
+
+class DetectorError(RuntimeError):
+    """A detector failed while it judged an image; its session ends as failed."""

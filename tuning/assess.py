@@ -1,4 +1,4 @@
-"""What a setting does to sessions that neither the search nor the certification saw: its unbiased figures."""
+"""What a configuration does to sessions that neither search nor certification saw: its unbiased figures."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mifsim.defense import FilterConfig
+from mifsim.defense import DetectorConfig
 from mifsim.statistics import Survival, clopper_pearson, kaplan_meier
-from tuning.replay import replay
+from tuning.replay import Replay, replay
 from tuning.tracedata import TraceSet
 
 
@@ -42,17 +42,20 @@ class GroupFigures:
     queries: float
 
 
-def assess(traces: TraceSet, config: FilterConfig, confidence: float = 0.95) -> tuple[GroupFigures, ...]:
+def assess(
+    traces: TraceSet, config: DetectorConfig, confidence: float = 0.95, replay: Replay = replay
+) -> tuple[GroupFigures, ...]:
     """Return the figures of each group of which there are sessions.
 
     Parameters
     ----------
     traces : TraceSet
-        The test part.
-    config : FilterConfig
-        The setting.
+        The test split.
+    config : DetectorConfig
     confidence : float
         Of the intervals and bands, in (0, 1).
+    replay : callable
+        Says what the configuration does to each session.
 
     Returns
     -------

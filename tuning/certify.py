@@ -1,4 +1,4 @@
-"""From settings that looked good to one with a guarantee: Learn then Test.
+"""From configurations that looked good to one with a guarantee: Learn then Test.
 
 Every candidate stands for a null hypothesis: *for some workload, its false-positive rate exceeds that
 workload's limit*. On sessions that the search never saw, the blocked ones of a workload are binomial; that
@@ -9,7 +9,7 @@ holds of whatever is chosen among the certified, by whatever data: only the orde
 
 Holm's procedure asks each of J candidates for a p-value near delta / J, and so for far more sessions than the
 299 that one test at 1% and 95% needs. The fixed sequence tests each at the whole of delta, but ends at the
-first that fails: its order decides. Here it is the most cautious first, each next one faster: `order_of_testing`.
+first that fails: its order decides. Here it is the most conservative first, each next one faster: `order_of_testing`.
 
 References
 ----------
@@ -19,23 +19,22 @@ Risk Control* (2021).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from mifsim.defense import FilterConfig
+from mifsim.defense import DetectorConfig
 from tuning.hypotheses import SessionsNeeded, fixed_sequence, holm, p_values, sessions_needed
-from tuning.objectives import NO_LIVE, Attack, score
-from tuning.replay import replay
+from tuning.objectives import NO_LIVE, Attack, evaluate
+from tuning.replay import Replay, replay
 from tuning.tracedata import Bools, Floats, Ints, TraceSet
 
 Method = Literal["fixed_sequence", "holm"]
 
 _STEPS = (1.1, 1.25, 1.5, 2.0, 3.0)
-"""By how much thresholds are moved: to make more cautious copies, and to see how close to the edge one is."""
+"""By how much thresholds are moved: to make more conservative candidates, and to see how close to the edge one is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +43,18 @@ class Certificate:
 
     Attributes
     ----------
-    settings : tuple of FilterConfig
+    configs : tuple of DetectorConfig
         The candidates, as given.
     workloads : tuple of str
-        Whose false-positive rates are guarded.
+        Whose false-positive rates are limited.
     limits : ndarray of shape (W,)
         The rates that must not be exceeded.
     delta : float
-        Chance that a certified setting exceeds one all the same, at most.
+        Chance that a certified configuration exceeds one all the same, at most.
     method : {"fixed_sequence", "holm"}
         How that is controlled.
     sessions : ndarray of int64, shape (W,)
-        Of the certification part.
+        Of the calibration split.
     blocked : ndarray of int64, shape (J, W)
         How many of them each candidate blocks.
     p : ndarray of shape (J,)
@@ -65,10 +64,10 @@ class Certificate:
     certified : ndarray of bool, shape (J,)
         Which of them passed.
     queries : ndarray of shape (J,)
-        Restricted mean queries to block, on the search part.
+        Restricted mean queries to block, on the search split.
     """
 
-    configs: tuple[FilterConfig, ...]
+    configs: tuple[DetectorConfig, ...]
     workloads: tuple[str, ...]
     limits: Floats
     delta: float
@@ -84,8 +83,8 @@ class Certificate:
     def chosen(self) -> int | None:
         """Index of the fastest certified candidate, of equals the first tested; None where none is.
 
-        Speed is that of the search part. The guarantee would allow any data; these have the attacks that the
-        order was learned on, and leave those of the test part for unbiased figures.
+        Speed is that on the search split. The guarantee would allow any data; these have the attacks that the
+        order was learned on, and leave those of the test split for unbiased figures.
         """
         passed = [j for j in self.order if self.certified[j]]
         return min(passed, key=lambda j: self.queries[j]) if passed else None
@@ -110,22 +109,23 @@ class Certificate:
 def certify(
     search: TraceSet,
     held_out: TraceSet,
-    configs: Sequence[FilterConfig],
+    configs: Sequence[DetectorConfig],
     limits: float | Mapping[str, float],
     *,
     delta: float = 0.05,
     method: Method = "fixed_sequence",
     attack: Attack = "worst",
     live: Floats | None = None,
+    replay: Replay = replay,
 ) -> Certificate:
     """Test candidates on sessions that the search never saw.
 
     Parameters
     ----------
     search, held_out : TraceSet
-        The search and the certification part: no client has sessions in both.
-    settings : sequence of FilterConfig
-        Candidates; see `cautious`: a frontier alone has hardly any that can pass.
+        The search and the calibration split: no client has sessions in both.
+    configs : sequence of DetectorConfig
+        Candidates; see `conservative`: a Pareto front alone has hardly any that can pass.
     limits : float, or mapping of workload to float
         The greatest false-positive rate that is accepted, in (0, 1), for all workloads or for each.
     delta : float
@@ -136,33 +136,35 @@ def certify(
         By which attack speed is judged.
     live : ndarray of shape (J, L), optional
         Of each candidate: see `tuning.objectives.objectives`.
+    replay : callable
+        Says what a configuration does to each session.
 
     Raises
     ------
     ValueError
-        Where there is no candidate, a limit is missing or has no workload, or the parts are not apart.
+        Where there is no candidate, a limit is missing or has no workload, or the splits share a client.
 
     Notes
     -----
-    The sessions of a workload are taken for independent draws from those that the filter will meet: the
+    The sessions of a workload are taken for independent draws from those that the detector will meet: the
     guarantee is about sessions like them, and sessions of one client that resemble each other say less than
     their number.
     """
     if not configs:
-        raise ValueError("there is no setting to certify")
+        raise ValueError("there is no configuration to certify")
     if not 0 < delta < 1:
         raise ValueError(f"delta = {delta}: must lie between 0 and 1")
     if method not in ("fixed_sequence", "holm"):
         raise ValueError(f"method = {method!r}: must be fixed_sequence or holm")
     if search.groups != held_out.groups:
-        raise ValueError(f"the parts have other groups: {search.groups} and {held_out.groups}")
+        raise ValueError(f"the splits have different groups: {search.groups} and {held_out.groups}")
     if (both := np.intersect1d(search.clients, held_out.clients)).size:
-        raise ValueError(f"client {str(both[0])!r} has sessions in both parts")
+        raise ValueError(f"client {str(both[0])!r} has sessions in both splits")
     honest = sorted({*search.honest_groups, *held_out.honest_groups})
     bounds = _limits(limits, tuple(search.groups[g] for g in honest))
-    order, queries = order_of_testing(search, configs, dict(zip(honest, bounds, strict=True)), attack, live)
+    order, queries = order_of_testing(search, configs, dict(zip(honest, bounds, strict=True)), attack, live, replay)
     sessions = np.bincount(held_out.group, minlength=len(held_out.groups))[honest]
-    blocked = np.stack([_blocked(held_out, config)[honest] for config in configs])
+    blocked = np.stack([_blocked(held_out, config, replay)[honest] for config in configs])
     p = p_values(blocked, sessions, bounds)
     certified = np.zeros(len(configs), dtype=np.bool_)
     certified[list(order)] = (fixed_sequence if method == "fixed_sequence" else holm)(p[list(order)], delta)
@@ -181,48 +183,44 @@ def certify(
     )
 
 
-def conservative(configs: Sequence[FilterConfig]) -> tuple[FilterConfig, ...]:
-    """Return the settings, and after them more cautious copies: tighter thresholds, or a higher limit.
+def conservative(configs: Sequence[DetectorConfig]) -> tuple[DetectorConfig, ...]:
+    """Return the configurations, and after them copies that block less; see `DetectorConfig.conservative`.
 
-    The fastest setting without a false positive among those that a search tried is so by luck in part: on new
-    sessions it often has some. Behind the frontier there are settings that cost little speed and do hold.
+    The fastest configuration without a false positive among those that a search tried is so by luck in part: on new
+    sessions it often has some. Behind the Pareto front there are configurations that cost little speed and do pass.
     """
-    copies = [
-        copy
-        for config in configs
-        for copy in (
-            *(_move_thresholds(config, 1 / step) for step in _STEPS),
-            *(replace(config, l_sp=config.l_sp + more) for more in (1, 2, 3, 5, 8)),
-        )
-    ]
+    copies = [copy for config in configs for copy in config.conservative(_STEPS)]
     return tuple(dict.fromkeys([*configs, *copies]))
 
 
 def order_of_testing(
     search: TraceSet,
-    configs: Sequence[FilterConfig],
+    configs: Sequence[DetectorConfig],
     limits: Mapping[int, float],
     attack: Attack = "worst",
     live: Floats | None = None,
+    replay: Replay = replay,
 ) -> tuple[tuple[int, ...], Floats]:
-    """Learn on the search part in which order to test: the most cautious first, each next one faster.
+    """Learn on the search split in which order to test: the most conservative first, each next one faster.
 
     Candidates are sorted by what tells most about the false-positive rate on new sessions: the p-value on the
-    search part; where equal (many block no session there) by the nearest miss, the share of `l_sp` that one
-    more match would have brought an honest session to; where equal by the rates of looser and looser copies;
-    then the slower first. A candidate no faster than one before it is left out: it could only end the
+    search split; where equal (many block no session there) by the nearest miss, the greatest `Outcome.nearness` of
+    an honest session that was not blocked; where equal by the rates of stricter and stricter copies (for kinds with
+    a replay); then the slower first. A candidate no faster than one before it is left out: it could only end the
     sequence.
 
     Parameters
     ----------
     search : TraceSet
-        The search part.
-    settings : sequence of FilterConfig
+        The search split.
+    configs : sequence of DetectorConfig
     limits : mapping of int to float
         The limit of each honest group, by its index.
     attack : {"worst", "mean"}
         By which attack speed is judged.
     live : ndarray of shape (J, L), optional
+        See `certify`.
+    replay : callable
         See `certify`.
 
     Returns
@@ -235,18 +233,21 @@ def order_of_testing(
     groups, bounds = list(limits), np.array(list(limits.values()))
     sessions = np.bincount(search.group, minlength=len(search.groups))[groups]
     beside = [NO_LIVE] * len(configs) if live is None else live
-    scores = [score(search, config, attack, live_queries) for config, live_queries in zip(configs, beside, strict=True)]
-    queries = np.array([found.queries for found in scores])
+    found = [
+        evaluate(search, config, attack, live_queries, replay)
+        for config, live_queries in zip(configs, beside, strict=True)
+    ]
+    queries = np.array([evaluation.queries for evaluation in found])
 
     def risk(j: int) -> tuple[float, ...]:
-        outcome = replay(search, configs[j])
+        outcome = found[j].outcome
         spared = ~search.is_attack & (outcome.blocked_at == 0)
-        nearest_miss = (outcome.count[spared].max(initial=0) + 1) / configs[j].l_sp
+        nearest_miss = float(outcome.nearness[spared].max(initial=0.0))
         excess = []
-        for step in _STEPS:
-            looser = replace(_move_thresholds(configs[j], step), l_sp=math.ceil(configs[j].l_sp / step))
-            excess.append(float((_blocked(search, looser)[groups] / np.maximum(sessions, 1) / bounds).max()))
-        p = float(p_values(scores[j].totals.blocked[groups], sessions, bounds))
+        for step in _STEPS if configs[j].replayable() else ():  # a live run of each copy would take far too long
+            looser = _blocked(search, configs[j].stricter(step), replay)[groups]
+            excess.append(float((looser / np.maximum(sessions, 1) / bounds).max()))
+        p = float(p_values(found[j].totals.blocked[groups], sessions, bounds))
         return p, nearest_miss, *excess, -queries[j]
 
     order: list[int] = []
@@ -256,12 +257,7 @@ def order_of_testing(
     return tuple(order), queries
 
 
-def _move_thresholds(config: FilterConfig, step: float) -> FilterConfig:
-    """Scale the distances that still count as similar: a step above 1 is looser, below 1 tighter."""
-    return replace(config, t_ssim=max(-1.0, 1 - step * (1 - config.t_ssim)), t_hash=min(1.0, step * config.t_hash))
-
-
-def _blocked(traces: TraceSet, config: FilterConfig) -> Ints:
+def _blocked(traces: TraceSet, config: DetectorConfig, replay: Replay) -> Ints:
     return np.bincount(traces.group[replay(traces, config).blocked_at > 0], minlength=len(traces.groups))
 
 

@@ -1,10 +1,9 @@
-"""Confirmation: the chosen setting runs live on the test sessions, and must do what replay said it would."""
+"""Confirmation: the chosen configuration runs live on the test sessions, and must do what replay predicted."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,14 +12,14 @@ from mifsim.server.client_specs import ClientSpec
 from mifsim.study import Filter
 from mifsim.tables.records import read_table
 from mifsim.tables.storage import Folder
-from tuning.replay import replay
+from tuning.replay import Replay, replay
 from tuning.tracedata import TraceSet
 
 _SHOWN = 10
 
 
 class OfClients:
-    """Which tickets to run: those of the given clients."""
+    """Which clients to run: the given ones."""
 
     def __init__(self, clients: Iterable[str]) -> None:
         self._clients = frozenset(clients)
@@ -30,22 +29,21 @@ class OfClients:
         return spec.client_id in self._clients
 
 
-def predicted(traces: TraceSet, filters: Sequence[Filter]) -> dict[str, int | None]:
+def predicted(traces: TraceSet, filters: Sequence[Filter], replay: Replay = replay) -> dict[str, int | None]:
     """Return for each session, by its id, the query at which replay has it blocked; None for never.
 
     Parameters
     ----------
     traces : TraceSet
-        The test part.
+        The test split.
     filters : sequence of Filter
         Those that run live.
+    replay : callable
+        Says what a configuration does to each session.
     """
     found: dict[str, int | None] = {}
     for item in filters:
-        if item.config is None:
-            blocked_at = np.zeros(traces.sessions, dtype=np.int64)
-        else:
-            blocked_at = replay(traces, item.config).blocked_at
+        blocked_at = replay(traces, item.config).blocked_at
         for client, query in zip(traces.clients.tolist(), blocked_at.tolist(), strict=True):
             found[f"{client}@{item.name}"] = query or None
     return found
@@ -80,7 +78,7 @@ def compare(run: Folder, expected: dict[str, int | None], live_clients: Collecti
         elif outcomes[session] == "failed":
             differences.append(f"{session}: failed")
         elif session not in expected:
-            differences.append(f"{session}: ran, but is none of the test part")
+            differences.append(f"{session}: ran, but is not in the test split")
         elif live[session] != expected[session]:
             differences.append(f"{session}: {_when(live[session])} live, {_when(expected[session])} in replay")
     if differences:

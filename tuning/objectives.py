@@ -1,4 +1,4 @@
-"""What a setting scores.
+"""What a configuration is judged by.
 
 Two numbers are minimised. *False-positive rate*: the share of honest sessions blocked, of the worst workload.
 *Queries to block*: the restricted mean over the sessions of an attack, each counted as its budget where it
@@ -13,20 +13,20 @@ from typing import Literal
 
 import numpy as np
 
-from mifsim.defense import FilterConfig
-from tuning.replay import Totals, replay, totals
+from mifsim.defense import DetectorConfig, Outcome
+from tuning.replay import Replay, Totals, replay, totals
 from tuning.tracedata import Floats, Ints, TraceSet
 
 Attack = Literal["worst", "mean"]
-"""Which attack a setting is judged by: the one it stops last, or the mean, each attack of the same weight."""
+"""Which attack a configuration is judged by: the one it stops last, or the mean, each attack of the same weight."""
 
 
 NO_LIVE: Floats = np.empty(0)
 
 
 @dataclass(frozen=True)
-class Score:
-    """What one setting does.
+class Evaluation:
+    """What one configuration does.
 
     Attributes
     ----------
@@ -38,25 +38,35 @@ class Score:
         Mean leakage at block, in [0, 1]; None where the traces do not say.
     totals : Totals
         The sums over each group from which these follow.
+    outcome : Outcome
+        What it does to each session.
     """
 
     false_positive_rate: float
     queries: float
     leak: float | None
     totals: Totals
+    outcome: Outcome
 
 
-def score(traces: TraceSet, config: FilterConfig, attack: Attack = "worst", live: Floats = NO_LIVE) -> Score:
-    """Replay one setting and return what it does; `live` as in `objectives`.
+def evaluate(
+    traces: TraceSet,
+    config: DetectorConfig,
+    attack: Attack = "worst",
+    live: Floats = NO_LIVE,
+    replay: Replay = replay,
+) -> Evaluation:
+    """Replay one configuration and return what it does; `live` as in `objectives`.
 
     Raises
     ------
     ValueError
-        Where the traces hold no attack or no honest session, or not what the setting needs.
+        Where the traces hold no attack or no honest session, or not what the configuration needs.
     """
-    sums = totals(traces, replay(traces, config))
+    outcome = replay(traces, config)
+    sums = totals(traces, outcome.blocked_at)
     rate, queries, *leak = objectives(traces, sums, attack, leakage=traces.leak is not None, live=live)
-    return Score(float(rate), float(queries), float(leak[0]) if leak else None, sums)
+    return Evaluation(float(rate), float(queries), float(leak[0]) if leak else None, sums, outcome)
 
 
 def objectives(

@@ -1,4 +1,4 @@
-"""What a calibration leaves behind: the frontier, the certification, the chosen setting with its promise."""
+"""What a calibration leaves behind: the Pareto front, the certification, the chosen configuration."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ import numpy as np
 
 from mifsim._version import __version__
 from mifsim.cache import atomic_write
-from mifsim.defense import FilterConfig
+from mifsim.defense import DetectorConfig
+from mifsim.defense.space import SearchSpace
 from mifsim.study import Study
 from mifsim.tables.records import TableWriter
 from mifsim.tables.storage import Folder
 from tuning.assess import assess
 from tuning.certify import Certificate
 from tuning.live import longest_budget
-from tuning.objectives import NO_LIVE, score
-from tuning.pareto import ParetoFront, hypervolume, non_dominated
+from tuning.objectives import NO_LIVE, evaluate
+from tuning.params import config_columns, param_schema
+from tuning.pareto import hypervolume, non_dominated
+from tuning.reference_front import ParetoFront
+from tuning.replay import Replay, replay
 from tuning.tracedata import Floats, TraceSet
-from tuning.trials import CONFIG_FIELDS, Trial
+from tuning.trials import Trial
 
 SHARE_WANTED = 0.98
-"""Of the exact frontier's hypervolume: a run says after how many trials the search had it."""
+"""Of the reference front's hypervolume: a run says after how many trials the search had it."""
 
 
 def points_of(trials: Sequence[Trial], *, leakage: bool) -> Floats:
     """Return the objectives of trials; shape (n, 2), or (n, 3) with the leakage."""
     rows = [
-        (t.scored.false_positive_rate, t.scored.queries, *((t.scored.leak or 0.0,) if leakage else ())) for t in trials
+        (t.result.false_positive_rate, t.result.queries, *((t.result.leak or 0.0,) if leakage else ())) for t in trials
     ]
     return np.array(rows, dtype=np.float64).reshape(len(rows), 3 if leakage else 2)
 
@@ -40,51 +44,51 @@ def found_front(trials: Sequence[Trial], sessions: int, study: Study) -> list[Tr
     whole = [
         trial
         for trial in trials
-        if trial.scored.sessions == sessions and trial.scored.false_positive_rate <= tuning.false_positive_budget
+        if trial.result.sessions == sessions and trial.result.false_positive_rate <= tuning.false_positive_budget
     ]
     kept = non_dominated(points_of(whole, leakage=tuning.leakage))
     best = [trial for trial, keep in zip(whole, kept, strict=True) if keep]
-    return sorted(best, key=lambda trial: (trial.scored.false_positive_rate, trial.scored.queries))
+    return sorted(best, key=lambda trial: (trial.result.false_positive_rate, trial.result.queries))
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How much of the exact frontier the search found.
+    """How much of the reference front the search found.
 
     Attributes
     ----------
-    hypervolume, exact_hypervolume : float
-        See `tuning.pareto.hypervolume`; the exact one is that of the grid and the found settings together, as a
+    hypervolume, reference_hypervolume : float
+        See `tuning.pareto.hypervolume`; the reference is that of the grid and the found configurations together, as a
         grid is only so fine.
     trials_to_98 : int or None
         Trials after which 98% of it were found; None where they never were.
     """
 
     hypervolume: float
-    exact_hypervolume: float
+    reference_hypervolume: float
     trials_to_98: int | None
 
     @property
     def share(self) -> float:
-        """Of the exact hypervolume."""
-        return self.hypervolume / self.exact_hypervolume if self.exact_hypervolume else 1.0
+        """Of the reference hypervolume."""
+        return self.hypervolume / self.reference_hypervolume if self.reference_hypervolume else 1.0
 
 
 def measure(trials: Sequence[Trial], exact: ParetoFront, study: Study) -> Progress:
-    """Compare what the trials found with the exact frontier."""
+    """Compare what the trials found with the reference front."""
     tuning, budget = study.tuning, longest_budget(study)
     points = points_of(trials, leakage=tuning.leakage)
 
     def volume(some: Floats) -> float:
         return hypervolume(some, budget=budget, fpr_limit=tuning.false_positive_budget)
 
-    reference_front = volume(np.concatenate([exact.points, points]))
+    reference = volume(np.concatenate([exact.points, points]))
     # The volume only grows with the trials: bisect.
     low, high = 0, len(points) + 1
     while low + 1 < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if volume(points[:middle]) >= SHARE_WANTED * reference_front else (middle, high)
-    return Progress(volume(points), reference_front, high if high <= len(points) else None)
+        low, high = (low, middle) if volume(points[:middle]) >= SHARE_WANTED * reference else (middle, high)
+    return Progress(volume(points), reference, high if high <= len(points) else None)
 
 
 def write_pareto(
@@ -96,25 +100,26 @@ def write_pareto(
     exact: ParetoFront | None,
     certificate: Certificate | None,
     live: Floats | None = None,
+    replay: Replay = replay,
 ) -> None:
     """Write ``pareto.parquet``: what was found, what was tested, what was given, and the reference front.
 
     `exact` is None where there is no reference front; `live` is what closed-loop attackers do under the given filters
     (see `tuning.objectives.objectives`), one row for each that has a configuration.
     """
-    tested: dict[FilterConfig, int] = {}
+    tested: dict[DetectorConfig, int] = {}
     chosen = None
     if certificate is not None:
         tested = {certificate.configs[j]: j for j in certificate.order}
         chosen = certificate.configs[certificate.chosen] if certificate.chosen is not None else None
     rows: list[dict[str, Any]] = []
 
-    def add(source: str, config: FilterConfig, name: str | None, rate: float, queries: float) -> None:
+    def add(source: str, config: DetectorConfig, name: str | None, rate: float, queries: float) -> None:
         j = tested.get(config) if source in ("search", "conservative") else None
         rows.append(
             {
                 "source": source,
-                **{key: getattr(config, key) for key in CONFIG_FIELDS},
+                "config": config,
                 "name": name,
                 "queries_to_block": queries,
                 "false_positive_rate": rate,
@@ -125,27 +130,30 @@ def write_pareto(
         )
 
     for trial in found:
-        add("search", trial.config, None, trial.scored.false_positive_rate, trial.scored.queries)
-    for config in tested.keys() - {trial.config for trial in found}:
+        add("search", trial.config, None, trial.result.false_positive_rate, trial.result.queries)
+    for config in [config for config in tested if config not in {trial.config for trial in found}]:
         assert certificate is not None
         queries = certificate.queries[[tested[config]]]  # closed-loop attackers counted in
-        scored = score(search, config, study.tuning.attack, queries)
+        scored = evaluate(search, config, study.tuning.attack, queries, replay)
         add("conservative", config, None, scored.false_positive_rate, float(queries[0]))
     if exact is not None:
         for config, (rate, queries, *_) in zip(exact.configs, exact.points.tolist(), strict=True):
-            add("exact", config, None, rate, queries)
-    given = [(item.name, item.config) for item in study.filters if item.config is not None]
+            add("reference", config, None, rate, queries)
+    given = [(item.name, item.config) for item in study.filters if not item.undefended]
     for number, (name, config) in enumerate(given):
         beside = NO_LIVE if live is None else live[number]
-        scored = score(search, config, study.tuning.attack, beside)
+        scored = evaluate(search, config, study.tuning.attack, beside, replay)
         add("given", config, name, scored.false_positive_rate, scored.queries)
     rows.sort(key=lambda row: (row["source"], row["false_positive_rate"], row["queries_to_block"]))
-    with TableWriter(run / "pareto.parquet", "pareto", facts) as writer:
-        writer.write({key: [row[key] for row in rows] for key in writer.schema.names})
+    space = study.tuning.search_space
+    with TableWriter(run / "pareto.parquet", "pareto", facts, param_schema("pareto", space)) as writer:
+        configs = config_columns([row.pop("config") for row in rows], space)
+        names = [name for name in writer.schema.names if name not in configs]
+        writer.write({**configs, **{name: [row[name] for row in rows] for name in names}})
 
 
-def write_certification(run: Folder, facts: Mapping[str, str], certificate: Certificate) -> None:
-    """Write ``certification.parquet``: every tested setting on every workload, in the order of testing."""
+def write_certification(run: Folder, facts: Mapping[str, str], space: SearchSpace, certificate: Certificate) -> None:
+    """Write ``certification.parquet``: every tested configuration on every workload, in the order of testing."""
     from tuning.hypotheses import p_values
 
     pairs = [(j, w) for j in certificate.order for w in range(len(certificate.workloads))]
@@ -153,10 +161,11 @@ def write_certification(run: Folder, facts: Mapping[str, str], certificate: Cert
     blocked = [int(certificate.blocked[j, w]) for j, w in pairs]
     sessions = [int(certificate.sessions[w]) for _, w in pairs]
     limits = [float(certificate.limits[w]) for _, w in pairs]
-    with TableWriter(run / "certification.parquet", "certification", facts) as writer:
+    schema = param_schema("certification", space)
+    with TableWriter(run / "certification.parquet", "certification", facts, schema) as writer:
         writer.write(
             {
-                **{key: [getattr(config, key) for config in configs] for key in CONFIG_FIELDS},
+                **config_columns(configs, space),
                 "workload": [certificate.workloads[w] for _, w in pairs],
                 "limit": limits,
                 "sessions": sessions,
@@ -170,35 +179,37 @@ def write_certification(run: Folder, facts: Mapping[str, str], certificate: Cert
 
 
 def guarantee(certificate: Certificate) -> str:
-    """Return the promise that the chosen setting comes with, in words."""
-    limits_text = ", ".join(
+    """Return the guarantee of the chosen configuration, in words."""
+    limits = ", ".join(
         f"{limit:.3g} for {name}" for name, limit in zip(certificate.workloads, certificate.limits, strict=True)
     )
     sessions = ", ".join(
         f"{count} of {name}" for name, count in zip(certificate.workloads, certificate.sessions, strict=True)
     )
     return (
-        f"With {1 - certificate.delta:.3g} confidence, this setting blocks at most this share of honest sessions: "
-        f"{limits_text}. Tested on sessions that its search never saw ({sessions}), by exact binomial tests with "
-        f"{certificate.method.replace('_', '-')} control of the family-wise error (Learn then Test). It is a promise "
-        "about sessions like these, for these data, this victim and this transport."
+        f"With {1 - certificate.delta:.3g} confidence, this configuration blocks at most this share of honest sessions: "
+        f"{limits}. Tested on sessions that its search never saw ({sessions}), by exact binomial tests with "
+        f"{certificate.method.replace('_', '-')} control of the family-wise error (Learn then Test). It is a "
+        "guarantee about sessions like these, for these data, this victim and this transport."
     )
 
 
 def sessions_missing(certificate: Certificate) -> str:
-    """Return why no setting was certified, and how many sessions it would take, in words."""
+    """Return why no configuration was certified, and how many sessions it would take, in words."""
     lines = []
     for name, need in certificate.sessions_needed.items():
         available = int(certificate.sessions[certificate.workloads.index(name)])
         rate = "no number at this rate" if need.same_rate is None else f"{need.same_rate:,} at this rate"
         lines.append(f"{name}: {rate}, {need.same_count:,} if no more are blocked (there are {available:,})")
-    return "no setting can be certified; certification sessions that it would take: " + "; ".join(lines)
+    return "no configuration can be certified; sessions of the calibration split that it would take: " + "; ".join(
+        lines
+    )
 
 
 def save_filter(
     path: Folder, study: Study, certificate: Certificate, data: Mapping[str, Any], versions: Mapping[str, str]
 ) -> None:
-    """Write ``filter.toml``: the setting, its promise in words and numbers, the data and the versions behind it."""
+    """Write ``filter.toml``: the configuration, its guarantee, the data and the versions behind it."""
     chosen = certificate.chosen
     assert chosen is not None
     numbers = zip(
@@ -232,8 +243,8 @@ def save_filter(
         certificate.configs[chosen].save(temporary, extra=document)
 
 
-def figures(test: TraceSet, config: FilterConfig, confidence: float) -> list[dict[str, Any]]:
-    """Return what a setting does to each group of the test part, as plain numbers."""
+def figures(test: TraceSet, config: DetectorConfig, confidence: float, replay: Replay = replay) -> list[dict[str, Any]]:
+    """Return what a configuration does to each group of the test split, as plain numbers."""
     return [
         {
             "group": found.group,
@@ -244,5 +255,5 @@ def figures(test: TraceSet, config: FilterConfig, confidence: float) -> list[dic
             "blocked_high": found.high,
             "queries_to_block": found.queries if found.is_attack else None,
         }
-        for found in assess(test, config, confidence)
+        for found in assess(test, config, confidence, replay)
     ]

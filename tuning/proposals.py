@@ -1,4 +1,4 @@
-"""Which setting to try next: Optuna's samplers, fed so that the answer depends on the results alone.
+"""Which configuration to try next: Optuna's samplers, fed so that the answer depends on the results alone.
 
 With several trials under way at once, what a sampler knows when it is asked usually depends on which of them
 happened to be the quickest. Here it does not: trial t is proposed from the results of the trials 0 to
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mifsim.defense import FilterConfig
+from mifsim.defense import DetectorConfig
 from mifsim.study import Tuning
 from tuning.pareto import hypervolume, non_dominated
-from tuning.space import config, distributions
+from tuning.space import distributions
 from tuning.tracedata import Floats
-from tuning.trials import Scored
+from tuning.trials import TrialResult
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -39,13 +39,13 @@ class Proposals:
 
     The objectives, all minimised, are the false-positive rate of the worst workload, the logarithm of the queries to
     block and, where the study wants it, the leakage at block. A false-positive rate above the study's budget is a
-    violated constraint: both samplers then prefer any setting within the budget, and of two outside the nearer.
+    violated constraint: both samplers then prefer any configuration within the budget, and of two outside the nearer.
 
-    A sampler sees one setting a trial, but a replay of one pair of thresholds shows all buffer sizes and limits.
-    So every other trial, once the sampler has begun to learn, follows the best of the trials' hints: it replays,
-    with thresholds that were tried, the buffer size and limit that promise the greatest gain in hypervolume. The
-    sampler learns from these trials as from its own. Without them it often stays with the first kind of setting that
-    does well (a long buffer, say) where another (a short one) does better.
+    A sampler sees one configuration a trial, but for a kind that sweeps (`DetectorConfig.swept`) a replay shows all
+    values of the swept parameters. So every other trial, once the sampler has begun to learn, follows the best of these
+    surrogate estimates: it replays, with all else as in a trial before, the swept values of which the estimate adds
+    most to the hypervolume. The sampler learns from these trials as from its own. Without these warm-start candidates
+    it often stays with the first region that does well (a long buffer, say) where another (a short one) does better.
 
     Parameters
     ----------
@@ -66,8 +66,9 @@ class Proposals:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._tuning = tuning
-        self._space = distributions(tuning)
-        self._results: dict[int, Scored] = {}
+        self._space = tuning.search_space
+        self._distributions = distributions(self._space)
+        self._results: dict[int, TrialResult] = {}
         self._told = 0
         self.asked = 0
         small = seed % 2**32  # numpy's legacy generator, which the samplers use, takes no larger seed
@@ -77,13 +78,13 @@ class Proposals:
         self._study = optuna.create_study(directions=directions, sampler=self._sampler)
         self._trials: list[optuna.trial.Trial] = []
         self._budget = budget
-        self._proposed: set[FilterConfig] = set()
+        self._proposed: set[DetectorConfig] = set()
         self._points: list[tuple[float, ...]] = []
-        # What hints promise, none beaten by another: objectives, and the parameters to try.
+        # Warm-start candidates, none beaten by another: estimated objectives, and the parameters to try.
         self._candidates: list[tuple[tuple[float, ...], dict[str, Any]]] = []
 
-    def ask(self) -> FilterConfig | None:
-        """Propose the next trial's setting; None as long as a result that it depends on is missing."""
+    def ask(self) -> DetectorConfig | None:
+        """Propose the next trial's configuration; None as long as a result that it depends on is missing."""
         while self._told <= self.asked - self._tuning.concurrent:
             if self._told not in self._results:
                 return None
@@ -92,41 +93,44 @@ class Proposals:
             self._study.enqueue_trial(params)
         elsewhere = self.asked % LOOK_ELSEWHERE == LOOK_ELSEWHERE // 2
         self._study.sampler = self._random if elsewhere else self._sampler
-        trial = self._study.ask(self._space)
+        trial = self._study.ask(self._distributions)
         self._trials.append(trial)
         self.asked += 1
-        proposed = config(trial.params, self._tuning)
+        proposed = self._space.config(trial.params)
         self._proposed.add(proposed)
         return proposed
 
-    def tell(self, number: int, scored: Scored) -> None:
+    def tell(self, number: int, result: TrialResult) -> None:
         """Take the result of a trial, in whatever order they come."""
-        self._results[number] = scored
+        self._results[number] = result
 
-    def _tell(self, scored: Scored) -> None:
+    def _tell(self, result: TrialResult) -> None:
         trial = self._trials[self._told]
-        trial.set_constraint("budget", scored.false_positive_rate - self._tuning.false_positive_budget)
-        values = [scored.false_positive_rate, math.log(scored.queries)]
-        if scored.leak is not None:
-            values.append(scored.leak)
+        trial.set_constraint("budget", result.false_positive_rate - self._tuning.false_positive_budget)
+        values = [result.false_positive_rate, math.log(result.queries)]
+        if result.leak is not None:
+            values.append(result.leak)
         self._study.tell(trial, values)
         self._told += 1
-        leak = () if scored.leak is None else (scored.leak,)
-        self._points.append((scored.false_positive_rate, scored.queries, *leak))
-        for n_b, l_sp, *objectives in scored.estimates:
-            self._candidates.append((tuple(objectives), {**trial.params, "n_b": int(n_b), "l_sp": int(l_sp)}))
-        kept = non_dominated(np.array([guarantee_text for guarantee_text, _ in self._candidates]))
-        self._candidates = [guarantee_text for guarantee_text, keep in zip(self._candidates, kept, strict=True) if keep]
+        leak = () if result.leak is None else (result.leak,)
+        self._points.append((result.false_positive_rate, result.queries, *leak))
+        swept = self._space.config_class.swept
+        names = {name: self._space.config_class.params[name].search_name or name for name in swept}
+        for estimate in result.estimates:
+            chosen = {names[name]: int(value) for name, value in zip(swept, estimate, strict=False)}
+            self._candidates.append((estimate[len(swept) :], {**trial.params, **chosen}))
+        kept = non_dominated(np.array([estimate for estimate, _ in self._candidates]))
+        self._candidates = [candidate for candidate, keep in zip(self._candidates, kept, strict=True) if keep]
 
     def _best_candidate(self) -> dict[str, Any] | None:
-        """Return the parameters whose promise adds most to what was found; None where none adds anything."""
+        """Return the parameters whose estimate adds most to what was found; None where none adds anything."""
         found = np.array(self._points)
         front = found[non_dominated(found)]
         best, most = None, self._volume(front)
-        for guarantee_text, params in self._candidates:
-            if config(params, self._tuning) in self._proposed:
+        for estimate, params in self._candidates:
+            if self._space.config(params) in self._proposed:
                 continue
-            volume = self._volume(np.vstack([front, guarantee_text]))
+            volume = self._volume(np.vstack([front, estimate]))
             if volume > most:
                 best, most = params, volume
         return best

@@ -14,7 +14,8 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from mifsim.defense import FilterConfig
+from mifsim.defense import DetectorConfig
+from mifsim.defense.kinds import read_config
 from mifsim.errors import RunError
 from mifsim.progress import Bar
 from mifsim.server.backend import ModelFile
@@ -22,10 +23,11 @@ from mifsim.server.ray.cluster import autoscaled, connect, nodes, translate_erro
 from mifsim.server.ray.models import Models, drop_divergent_replicas, nearest_copy, start_models
 from mifsim.server.ray.placement import capacity, model_beside_trials
 from mifsim.study import Study
-from tuning.live import Ask, Images, Labels, LiveAttackers, longest_budget
+from tuning.live import Ask, Images, Labels, LiveAttackers, LiveReplay, longest_budget
+from tuning.objectives import NO_LIVE
 from tuning.proposals import Proposals
 from tuning.tracedata import TraceSet
-from tuning.trials import Journal, Scored, Scorer, Trial
+from tuning.trials import Journal, Trial, TrialEvaluator, TrialResult
 
 ATTEMPTS = 3
 """To finish the trials. Tune starts a trial again whose actor died, alone or with its node. But now and then (Ray
@@ -45,33 +47,40 @@ _QUIET = {
 
 
 class ReplayTrial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
-    """One setting, replayed. Tune keeps the actor for the next trial: traces are mapped and prepared once."""
+    """One configuration, replayed. Tune keeps the actor for the next trial: traces are mapped and prepared once."""
 
     def setup(self, config: dict[str, Any], traces: TraceSet, study: Study, models: Sequence[tuple[str, str]]) -> None:
-        """Take the first setting; `traces` come out of the object store, not copied.
+        """Take the first configuration; `traces` come out of the object store, not copied.
 
         `models` are the names of the model's actors, each with its node. This trial asks one, on its own node where
-        there is one: closed-loop attackers do, in this very process. Empty: there are none of them.
+        there is one, for what runs live in this very process: closed-loop attackers, and all clients of a kind without
+        a replay. Empty: nothing does.
         """
         if not models:
-            self._scorer = Scorer(traces, study.tuning)
+            self._evaluator = TrialEvaluator(traces, study.tuning)
         else:
-            attackers = LiveAttackers(study, _model_of_actor(nearest_copy(*zip(*models, strict=True))))
-            self._scorer = Scorer(traces, study.tuning, lambda config: attackers.queries([config])[0])
+            ask = _model_of_actor(nearest_copy(*zip(*models, strict=True)))
+            replay = LiveReplay(study, ask)
+            if any(attack.closed_loop for attack in study.attacks):
+                attackers = LiveAttackers(study, ask)
+                live = lambda config: attackers.queries([config])[0]  # noqa: E731
+            else:
+                live = lambda config: NO_LIVE  # noqa: E731
+            self._evaluator = TrialEvaluator(traces, study.tuning, live, replay)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next setting."""
-        self._config = FilterConfig(**new_config)
+        """Take the next configuration."""
+        self._config = read_config(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Score the setting."""
-        return {**asdict(self._scorer.score(self._config)), "done": True}
+        """Evaluate the configuration."""
+        return {**asdict(self._evaluator.evaluate(self._config)), "done": True}
 
 
 class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
-    """What Tune asks for settings: `Proposals`, past those trials that an earlier part of the run has finished.
+    """What Tune asks for configurations: `Proposals`, past those trials that an earlier part of the run has finished.
 
     Parameters
     ----------
@@ -79,26 +88,26 @@ class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
     finished : mapping of int to Trial
         Trials that need not run again: their results are told to the sampler as if they had just come.
     done : callable
-        Called with number, setting and result of each trial as it finishes.
+        Called with number, configuration and result of each trial as it finishes.
     """
 
     def __init__(
         self,
         proposals: Proposals,
         finished: Mapping[int, Trial],
-        done: Callable[[int, FilterConfig, Scored], None],
+        done: Callable[[int, DetectorConfig, TrialResult], None],
     ) -> None:
         super().__init__()
         self._proposals = proposals
         self._finished = finished
         self._done = done
-        self._running: dict[str, tuple[int, FilterConfig]] = {}
+        self._running: dict[str, tuple[int, DetectorConfig]] = {}
         self.failed: str | None = None
         self.died: str | None = None
         self.full: OSError | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next setting; None for "not yet"."""
+        """Return the next configuration; None for "not yet"."""
         while self.failed is None and self.died is None and self.full is None:
             number = self._proposals.asked
             config = self._proposals.ask()
@@ -107,14 +116,14 @@ class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
             before = self._finished.get(number)
             if before is None:
                 self._running[trial_id] = number, config
-                return asdict(config)
+                return config.to_dict()
             if before.config != config:
                 self.failed = (
                     f"trial {number} of the journal is {before.config}, but {config} is proposed now: "
                     "the run was begun with another version of Optuna, and its search cannot be gone on with"
                 )
                 break
-            self._proposals.tell(number, before.scored)
+            self._proposals.tell(number, before.result)
         return Searcher.FINISHED  # type: ignore[no-any-return]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -123,10 +132,10 @@ class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
         if error or result is None:
             self.died = f"trial {number} failed: {config}"
             return
-        scored = Scored(**{key: result[key] for key in Scored.__dataclass_fields__})
-        self._proposals.tell(number, scored)
+        found = TrialResult(**{key: result[key] for key in TrialResult.__dataclass_fields__})
+        self._proposals.tell(number, found)
         try:
-            self._done(number, config, scored)
+            self._done(number, config, found)
         except OSError as full:  # a full disk: Tune would make a trial's failure of it
             self.full = full
 
@@ -156,19 +165,19 @@ def _model_of_actor(actor: Any) -> Ask:
 def search(
     traces: TraceSet, study: Study, journal: Journal, address: str | None = None, model: ModelFile | None = None
 ) -> list[Trial]:
-    """Try the study's number of settings, without those that the journal holds already.
+    """Try the study's number of configurations, without those that the journal holds already.
 
     Parameters
     ----------
     traces : TraceSet
-        The search part.
+        The search split.
     study : Study
     journal : Journal
         Each trial is written into it as soon as it is finished, and it is turned into a table at the end.
     address : str or None
         Of a Ray cluster; None starts a local one.
     model : ModelFile, optional
-        The victim: needed where the study has closed-loop attackers, who run live in every trial.
+        The victim: needed where something runs live in every trial (see `tuning.live.runs_live`).
 
     Returns
     -------
@@ -201,7 +210,7 @@ def _run(
     tuning = study.tuning
     limit = min(tuning.limit(users.name) for users in study.users)
     best = min(
-        (t.scored.queries for t in before.values() if t.scored.false_positive_rate <= limit), default=float("inf")
+        (t.result.queries for t in before.values() if t.result.false_positive_rate <= limit), default=float("inf")
     )
     elapsed = max((trial.elapsed_seconds for trial in before.values()), default=0.0)
     count = len(before)
@@ -220,12 +229,12 @@ def _run(
         with Bar("searching", tuning.trials, "trials", tuning.trials - count) as bar:
             started = time.monotonic()
 
-            def done(number: int, config: FilterConfig, scored: Scored) -> None:
+            def done(number: int, config: DetectorConfig, found: TrialResult) -> None:
                 nonlocal best, count
                 count += 1
-                journal.append(Trial(number, config, scored, elapsed + time.monotonic() - started))
-                if scored.false_positive_rate <= limit:
-                    best = min(best, scored.queries)
+                journal.append(Trial(number, config, found, elapsed + time.monotonic() - started))
+                if found.false_positive_rate <= limit:
+                    best = min(best, found.queries)
                 note = f"best so far blocks after {best:.1f} queries" if best < float("inf") else "none below the limit"
                 bar.update(count, note, count - len(before))
 

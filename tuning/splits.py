@@ -1,4 +1,4 @@
-"""Which sessions the search sees, which the certification, and which are left for unbiased figures."""
+"""Which sessions the search sees, which the calibration (certification), and which are left for unbiased figures."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from mifsim.study.tuning import Splits
 from tuning.tracedata import SPLITS, TraceSet
 
 
-def split(clients: Sequence[str], strata: Sequence[Hashable], shares: Splits, seed: int) -> npt.NDArray[np.int8]:
-    """Deal the clients of each stratum to the parts.
+def split_clients(
+    clients: Sequence[str], strata: Sequence[Hashable], shares: Splits, seed: int
+) -> npt.NDArray[np.int8]:
+    """Assign the clients of each stratum to the splits.
 
     Parameters
     ----------
     clients : sequence of str
-        Who ran each session.
+        The client of each session.
     strata : sequence
-        The population (and class under attack) of each session: each is dealt out in the study's shares.
+        The population (and class under attack) of each session: each is split by the study's shares.
     shares : Parts
     seed : int
         The study's.
@@ -32,23 +34,24 @@ def split(clients: Sequence[str], strata: Sequence[Hashable], shares: Splits, se
     Returns
     -------
     ndarray of int8, shape (S,)
-        Index into `PARTS` for each session; all sessions of a client are in one part.
+        Index into `SPLITS` for each session; all sessions of a client are in one split.
 
     Notes
     -----
     The order within a stratum is that of a digest of seed and client: it depends neither on other strata nor on
-    the order in which sessions are given, and no seed that a client draws from has a part in it.
+    the order in which sessions are given, and no seed that a client draws from enters it.
     """
     members: dict[Hashable, set[str]] = defaultdict(set)
     for client, stratum in zip(clients, strata, strict=True):
         members[stratum].add(client)
-    part_of: dict[str, int] = {}
+    split_of: dict[str, int] = {}
     for found in members.values():
+        # The word in the digest is as old as the project: another one would split every study anew.
         ordered = sorted(found, key=lambda client: hashlib.sha256(f"{seed}\0part\0{client}".encode()).digest())
         first, second = cuts(shares, len(ordered))
         for position, client in enumerate(ordered):
-            part_of[client] = (position >= first) + (position >= second)
-    return np.array([part_of[client] for client in clients], dtype=np.int8)
+            split_of[client] = (position >= first) + (position >= second)
+    return np.array([split_of[client] for client in clients], dtype=np.int8)
 
 
 def check_reach(study: Study) -> None:
@@ -80,32 +83,32 @@ def check_reach(study: Study) -> None:
 def sessions_for(shares: Splits, calibration: int) -> int:
     """Return the least number of sessions of which at least `calibration` fall into the calibration split."""
     sessions = max(1, math.floor(calibration / shares.calibration) - 2)
-    while (part := cuts(shares, sessions))[1] - part[0] < calibration:
+    while (ends := cuts(shares, sessions))[1] - ends[0] < calibration:
         sessions += 1
     return sessions
 
 
 def cuts(shares: Splits, clients: int) -> tuple[int, int]:
-    """Return where a stratum of so many clients is cut: before these are the search and the certification part."""
+    """Return where a stratum of so many clients is cut: before these are the search and the calibration split."""
     return round(shares.search * clients), round((shares.search + shares.calibration) * clients)
 
 
 def check_splits(traces: TraceSet, study: Study) -> None:
-    """Refuse traces of which a part has too few sessions to be of any use.
+    """Refuse traces of which a split has too few sessions to be of any use.
 
     Raises
     ------
     StudyError
-        Where an attack has no session in the search or the test part, or a workload none in some part.
+        Where an attack has no session in the search or the test split, or a workload none in some split.
     """
     for number, name in enumerate(traces.groups):
         members = traces.group == number
         is_attack = bool(traces.is_attack[members].any())
-        for index, part in enumerate(SPLITS):
-            if (is_attack and part == "calibration") or (members & (traces.split == index)).any():
+        for index, split in enumerate(SPLITS):
+            if (is_attack and split == "calibration") or (members & (traces.split == index)).any():
                 continue
             key = "trials" if is_attack else "sessions"
             raise StudyError(
-                f"{study.name}: {name!r}: of its {int(members.sum())} sessions none falls into the {part} part; "
-                f"give it more {key}, or the part a larger share in [tuning.splits]"
+                f"{study.name}: {name!r}: of its {int(members.sum())} sessions none falls into the {split} split; "
+                f"give it more {key}, or the split a larger share in [tuning.splits]"
             )

@@ -1,8 +1,8 @@
-"""Traces: all sessions of a study run once, watched by a filter that never blocks, and kept for every later search.
+"""Traces: all sessions of a study run once, with recorders in the place of detectors, kept for every later search.
 
-What a session's queries are does not depend on the filter as long as it answers, so this recording holds what any
-setting would have seen. It lies in the cache under a digest of whatever determines it; a changed ``[tuning]``
-section or other filters find it there again.
+What a session's queries are does not depend on the detector as long as it answers, so this recording holds what any
+configuration would have seen. It lies in the cache under a digest of everything that determines it; a changed
+``[tuning]`` section or other filters find it there again.
 """
 
 from __future__ import annotations
@@ -21,19 +21,24 @@ import pyarrow.compute as pc
 from mifsim._version import __version__
 from mifsim.cache import cache_dir, digest, recordings_dir
 from mifsim.data.base import DataSet
+from mifsim.defense import Column, NoDefenseConfig, RecordedSessions
+from mifsim.defense.kinds import columns_of, covers, specs_for
+from mifsim.defense.recording import RecordingSpec
 from mifsim.errors import RunError, StudyError
-from mifsim.progress import remark
 from mifsim.run.folder import RunFolder, read_facts
+from mifsim.run.inputs import data_facts
 from mifsim.run.leakage import score_run
-from mifsim.run.simulate import data_facts, run_sessions
+from mifsim.run.sessions import run_sessions
 from mifsim.server.backend import Backend, Job
-from mifsim.server.observations import Watching
+from mifsim.server.observations import column_name
 from mifsim.study import Filter, Study
 from mifsim.tables.records import SCHEMA_VERSION, open_table, read_table
 from mifsim.tables.storage import Folder, matching, remove
 from mifsim.victims import Victim, prepare_evaluator
-from tuning.splits import split
-from tuning.tracedata import TraceSet
+from tuning.splits import split_clients
+from tuning.tracedata import Bools, TraceSet
+
+Specs = tuple[RecordingSpec, ...]
 
 
 @dataclass(frozen=True)
@@ -43,39 +48,22 @@ class Recording:
     Attributes
     ----------
     path : Path or RemotePath
-        A run folder with a table ``similarities``.
+        A run folder with a table ``observations``.
     cached : bool
-        Whether it was there already.
+        Whether it existed already.
     """
 
     path: Folder
     cached: bool
 
 
-def watching(study: Study) -> Watching:
-    """Return what has to be watched for a study's search and for its filters.
-
-    Raises
-    ------
-    StudyError
-        Where a filter takes its hashes otherwise than the search does: one recording holds one kind.
-    """
-    configs = [item.config for item in study.filters if item.config is not None]
-    for item in study.filters:
-        if item.config is not None and item.config.hash_size != study.tuning.hash_size:
-            raise StudyError(
-                f"{study.name}: filter {item.name!r} has hash_size = {item.config.hash_size}, "
-                f"tuning.hash_size is {study.tuning.hash_size}; to compare them they must be equal"
-            )
-    return Watching(
-        n_b_max=max(study.tuning.n_b.max, *(config.n_b for config in configs), 1),
-        forms=tuple(sorted({*study.tuning.ssim, *(config.ssim for config in configs)})),
-        hash_size=study.tuning.hash_size,
-    )
+def recording_specs(study: Study) -> tuple[RecordingSpec, ...]:
+    """Return what has to be recorded for a study's search and for its filters."""
+    return specs_for([*study.tuning.search_space.corners(), *(item.config for item in study.filters)])
 
 
 def record(study: Study, data: DataSet, victim: Victim, backend: Backend) -> Recording:
-    """Record a study's sessions, or find them in the cache; an interrupted recording is gone on with.
+    """Record a study's sessions, or find them in the cache; an interrupted recording is resumed.
 
     Raises
     ------
@@ -91,29 +79,29 @@ def record(study: Study, data: DataSet, victim: Victim, backend: Backend) -> Rec
                 f"{study.name}: {population.name!r} reacts to being refused (closed-loop): "
                 "its sessions cannot be replayed"
             )
-    wanted = watching(study)
+    wanted = recording_specs(study)
     # One virtual filter: each client runs once. Its name is all that the sessions' ids need of it.
-    traced = study.model_copy(update={"filters": [Filter(name="watch", config=None)]})
+    traced = study.model_copy(update={"filters": [Filter(name="recorder", config=NoDefenseConfig())]})
     content = _content(traced, data, victim)
     recordings = recordings_dir() / content
     with _alone(content):
         if (found := _find(recordings, wanted)) is not None:
             return Recording(found, True)
-        path = recordings / f"{wanted.n_b_max}-{'-'.join(wanted.forms)}-{wanted.hash_size}"
+        path = recordings / digest([spec.to_dict() for spec in wanted])
         run = _open(path, traced, wanted, data, victim)
         _record(run, traced, wanted, data, victim, backend)
     return Recording(path, False)
 
 
-def _record(run: RunFolder, traced: Study, wanted: Watching, data: DataSet, victim: Victim, backend: Backend) -> None:
+def _record(run: RunFolder, traced: Study, wanted: Specs, data: DataSet, victim: Victim, backend: Backend) -> None:
     facts = run.metadata(traced)
     try:
         job = Job(traced, run.path.resolve(), facts, wanted)
         run_sessions("recording", run, job, victim, backend, len(data.class_names))
         _refuse_failed(run.path)
         if traced.leakage.enabled and traced.attacks:
-            evaluator = prepare_evaluator(data, remark)
-            run.note(evaluator=evaluator.facts)
+            evaluator = prepare_evaluator(data)
+            run.update_facts(evaluator=evaluator.facts)
             score_run(run.path, traced, data, evaluator, facts)
     except BaseException:
         run.finish("interrupted")
@@ -126,7 +114,7 @@ def _content(traced: Study, data: DataSet, victim: Victim) -> str:
     plain = traced.to_toml()
     for key in ("name", "description", "tuning", "filters"):
         plain.pop(key, None)
-    # `sessions_per_host` stays: it cuts the shards, by which an interrupted recording is gone on with.
+    # `sessions_per_host` stays: it cuts the shards, by which an interrupted recording is resumed.
     for key in ("hosts", "model_replicas", "grow_seconds"):
         plain["server"].pop(key, None)
     for table, users in zip(plain["users"], traced.users, strict=True):
@@ -135,27 +123,22 @@ def _content(traced: Study, data: DataSet, victim: Victim) -> str:
     return digest(plain, data.fingerprint, victim.fingerprint, __version__, SCHEMA_VERSION)
 
 
-def _find(recordings: Folder, wanted: Watching) -> Folder | None:
+def _find(recordings: Folder, wanted: Specs) -> Folder | None:
     """Return a complete recording that holds at least what is wanted."""
     for file in matching(recordings, "*/run.json"):
         facts = read_facts(file.parent)
-        present: dict[str, Any] = facts.get("watching", {})
-        if (
-            facts["status"] == "complete"
-            and present["n_b_max"] >= wanted.n_b_max
-            and set(present["forms"]) >= set(wanted.forms)
-            and present["hash_size"] == wanted.hash_size
-        ):
+        found = [RecordingSpec.from_dict(plain) for plain in facts.get("recording", [])]
+        if facts["status"] == "complete" and all(any(covers(spec, one) for spec in found) for one in wanted):
             return file.parent
     return None
 
 
-def _open(path: Folder, traced: Study, wanted: Watching, data: DataSet, victim: Victim) -> RunFolder:
+def _open(path: Folder, traced: Study, wanted: Specs, data: DataSet, victim: Victim) -> RunFolder:
     if (path / "run.json").is_file():
         return RunFolder.open(path)
     remove(path)  # in the cache: what has no run.json never became a recording
-    present = {"n_b_max": wanted.n_b_max, "forms": list(wanted.forms), "hash_size": wanted.hash_size}
-    return RunFolder.create(path, traced, watching=present, data=data_facts(data), victim=victim.facts)
+    plain = [spec.to_dict() for spec in wanted]
+    return RunFolder.create(path, traced, recording=plain, data=data_facts(data), victim=victim.facts)
 
 
 @contextmanager
@@ -184,21 +167,20 @@ def _refuse_failed(path: Folder) -> None:
 
 
 def load(path: Folder, study: Study) -> TraceSet:
-    """Load a recording for a study, its sessions dealt to the parts.
+    """Load a recording for a study, its sessions assigned to the splits.
 
     Parameters
     ----------
     path : Path or RemotePath
         Of a `Recording`.
     study : Study
-        Its ``[tuning]`` section says how the parts are cut; no more is loaded than its settings can use.
+        Its ``[tuning]`` section says how the sessions are split; no more is loaded than its configurations can use.
 
     Raises
     ------
     RunError
         Where the recording is not whole, or not of this version.
     """
-    wanted = watching(study)
     sessions = read_table(
         path, "sessions", ["session_id", "client_id", "population", "target", "queries", "budget_queries"]
     )
@@ -214,54 +196,72 @@ def load(path: Folder, study: Study) -> TraceSet:
     is_attack = np.array([population.client.role == "attacker" for population in populations])[group]
     clients: list[str] = sessions["client_id"].to_pylist()
     strata = list(zip(of_session, sessions["target"].to_pylist(), strict=True))
-    similarity, hashes = _similarities(path, ids, offsets, wanted)
+    valid, recordings = _observations(path, ids, offsets, recording_specs(study))
     return TraceSet(
         offsets=offsets,
-        similarity=similarity,
-        hashes=hashes,
+        valid=valid,
+        recordings=recordings,
         # An honest session is as long as it is: nothing is known of what it would have done beyond.
         budget=np.where(is_attack, sessions["budget_queries"].to_numpy(), np.maximum(lengths, 1)),
         group=group,
         groups=groups,
         is_attack=is_attack,
-        split=split(clients, strata, study.tuning.splits, study.seed),
+        split=split_clients(clients, strata, study.tuning.splits, study.seed),
         clients=np.array(clients, dtype=np.str_),
-        hash_size=wanted.hash_size,
-        leak=_leak(path, ids, offsets, hashes) if study.leakage.enabled and study.attacks else None,
+        leak=_leak(path, ids, offsets, valid) if study.leakage.enabled and study.attacks else None,
     )
 
 
-def _similarities(
-    path: Folder, ids: list[str], offsets: npt.NDArray[np.int64], wanted: Watching
-) -> tuple[dict[str, npt.NDArray[np.float32]], npt.NDArray[np.float64]]:
+def _observations(
+    path: Folder, ids: list[str], offsets: npt.NDArray[np.int64], wanted: Specs
+) -> tuple[Bools, dict[RecordingSpec, RecordedSessions]]:
+    """Return which queries were valid, and of each wanted spec the columns: no more history than it needs."""
     total = int(offsets[-1])
     first_row = dict(zip(ids, offsets.tolist(), strict=False))
-    hashes = np.full(total, np.nan)
-    similarity: dict[str, npt.NDArray[np.float32]] = {
-        form: np.full((total, wanted.n_b_max), np.nan, dtype=np.float32) for form in wanted.forms
-    }
-    columns = ["session_id", "query", "hash", *(f"ssim_{form}" for form in wanted.forms)]
-    present = 0
-    for batch in open_table(path, "similarities").to_batches(columns=columns):
+    recorded = [RecordingSpec.from_dict(plain) for plain in read_facts(path)["recording"]]
+    valid = np.zeros(total, np.bool_)
+    made: dict[RecordingSpec, dict[str, npt.NDArray[Any]]] = {}
+    sources: list[tuple[str, Column, npt.NDArray[Any]]] = []
+    for spec in wanted:
+        place = next(place for place, other in enumerate(recorded) if covers(other, spec))
+        made[spec] = {name: _empty(total, column) for name, column in columns_of(spec).items()}
+        sources += [
+            (column_name(recorded, place, name), column, made[spec][name]) for name, column in columns_of(spec).items()
+        ]
+    seen = 0
+    names_read = list(dict.fromkeys(["session_id", "query", "valid", *(name for name, _, _ in sources)]))
+    for batch in open_table(path, "observations").to_batches(columns=names_read):
         names = batch["session_id"]
         starts = np.array([first_row[name] for name in names.dictionary.to_pylist()], dtype=np.int64)
         rows = starts[names.indices.to_numpy()] + batch["query"].to_numpy() - 1
-        hashes[rows] = batch["hash"].to_numpy(zero_copy_only=False)
-        for form, table in similarity.items():
-            lists = batch[f"ssim_{form}"]
-            lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
-            column = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            near = column < wanted.n_b_max
-            table[np.repeat(rows, lengths)[near], column[near]] = lists.flatten().to_numpy()[near]
-        present += batch.num_rows
-    if present != total:
-        raise RunError(f"{path}: the recording is not whole: {present} queries watched of {total}")
-    return similarity, hashes
+        valid[rows] = batch["valid"].to_numpy(zero_copy_only=False)
+        for name, column, array in sources:
+            _fill(array, rows, batch[name], column)
+        seen += batch.num_rows
+    if seen != total:
+        raise RunError(f"{path}: the recording is not whole: {seen} queries recorded of {total}")
+    return valid, {
+        spec: RecordedSessions(offsets, valid, columns, dict(spec.options)) for spec, columns in made.items()
+    }
 
 
-def _leak(
-    path: Folder, ids: list[str], offsets: npt.NDArray[np.int64], hashes: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def _empty(total: int, column: Column) -> npt.NDArray[Any]:
+    shape = (total, column.history) if column.history else (total,)
+    return np.full(shape, np.nan if column.dtype.startswith("float") else 0, dtype=column.dtype)
+
+
+def _fill(array: npt.NDArray[Any], rows: npt.NDArray[np.int64], values: pa.Array, column: Column) -> None:
+    if not column.history:
+        present = values.is_valid().to_numpy(zero_copy_only=False)
+        array[rows[present]] = values.drop_null().to_numpy(zero_copy_only=False)
+        return
+    lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    near = place < column.history
+    array[np.repeat(rows, lengths)[near], place[near]] = values.flatten().to_numpy(zero_copy_only=False)[near]
+
+
+def _leak(path: Folder, ids: list[str], offsets: npt.NDArray[np.int64], valid: Bools) -> npt.NDArray[np.float64]:
     """Return for every query the evaluator's confidence in the last guess that was scored by then; 0 before any."""
     columns = ["kind", "session_id", "query", "evaluator_confidence"]
     scores = open_table(path, "leakage").to_table(columns=columns)
@@ -273,9 +273,9 @@ def _leak(
     keys = session * span + scores["query"].to_numpy()
     order = np.argsort(keys)
     keys, values = keys[order], scores["evaluator_confidence"].to_numpy()[order].astype(np.float64)
-    valid = np.concatenate([[0], np.cumsum(~np.isnan(hashes))])
+    counted = np.concatenate([[0], np.cumsum(valid)])
     of_query = np.repeat(np.arange(len(ids)), np.diff(offsets))
-    answered = valid[1:] - valid[offsets[:-1]][of_query]
+    answered = counted[1:] - counted[offsets[:-1]][of_query]
     place = np.searchsorted(keys, of_query * span + answered, side="right") - 1
     found = (place >= 0) & (keys[np.maximum(place, 0)] // span == of_query) if len(keys) else np.zeros(0, np.bool_)
-    return np.where(found, values[np.maximum(place, 0)], 0.0) if len(keys) else np.zeros(len(hashes))
+    return np.where(found, values[np.maximum(place, 0)], 0.0) if len(keys) else np.zeros(len(valid))

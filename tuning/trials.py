@@ -1,4 +1,4 @@
-"""A trial: one setting scored by replay; and the journal that loses none."""
+"""A trial: one configuration evaluated by replay; and the journal that loses none."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from types import TracebackType
 import numpy as np
 
 from mifsim.cache import atomic_write
-from mifsim.defense import FilterConfig
+from mifsim.defense import DetectorConfig
+from mifsim.defense.kinds import read_cells, read_config
+from mifsim.defense.space import SearchSpace
 from mifsim.errors import RunError
 from mifsim.statistics import clopper_pearson
 from mifsim.study import Tuning
 from mifsim.tables.records import TableWriter, read_file
 from mifsim.tables.storage import Folder, RemotePath
-from tuning.objectives import NO_LIVE, objectives, score
+from tuning.objectives import NO_LIVE, Evaluation, evaluate, objectives
+from tuning.params import config_columns, param_schema
 from tuning.pareto import non_dominated
-from tuning.replay import replay, replay_all, totals
+from tuning.replay import Replay, replay, replay_swept
 from tuning.tracedata import Floats, TraceSet
 
 FIRST_SHARE = 4
 """A trial sees all attacks and one honest session in so many first."""
 PRUNE_CONFIDENCE = 0.998
-"""How sure it must be from those that a setting is above the budget before the others are not looked at."""
-
-CONFIG_FIELDS = tuple(FilterConfig.__dataclass_fields__)
+"""How sure it must be from those that a configuration is above the budget before it is pruned."""
 
 
 @dataclass(frozen=True)
-class Scored:
+class TrialResult:
     """What a trial found.
 
     Attributes
@@ -61,77 +62,83 @@ class Trial:
     """A finished trial: a row of ``trials``."""
 
     number: int
-    config: FilterConfig
-    scored: Scored
+    config: DetectorConfig
+    result: TrialResult
     elapsed_seconds: float
 
 
-class Scorer:
-    """Scores settings on the search part, a fixed share of its honest sessions first.
+class TrialEvaluator:
+    """Evaluates configurations on the search split, a fixed share of its honest sessions first.
 
     Parameters
     ----------
     traces : TraceSet
-        The search part.
+        The search split.
     tuning : Tuning
     live : callable, optional
-        Runs the closed-loop attackers: from a setting to the restricted mean queries to block of each attack, shape
-        (L,). See `tuning.live`.
+        Runs the closed-loop attackers: from a configuration to the restricted mean queries to block of each attack,
+        shape (L,). See `tuning.live`.
+    replay : callable
+        Says what a configuration does to each session.
     """
 
     def __init__(
-        self, traces: TraceSet, tuning: Tuning, live: Callable[[FilterConfig], Floats] = lambda config: NO_LIVE
+        self,
+        traces: TraceSet,
+        tuning: Tuning,
+        live: Callable[[DetectorConfig], Floats] = lambda config: NO_LIVE,
+        replay: Replay = replay,
     ) -> None:
         self._live = live
+        self._replay = replay
         self._all = traces if tuning.leakage else replace(traces, leak=None)
-        # Every so-many-th session of each workload: they are ordered by who ran them, not by what became of them.
+        # Every so-many-th session of each workload: they are ordered by client, not by what became of them.
         first = traces.is_attack.copy()
         for group in traces.honest_groups:
             first[np.flatnonzero(traces.group == group)[::FIRST_SHARE]] = True
         self._first = self._all.subset(first)
         self._tuning = tuning
 
-    def score(self, config: FilterConfig) -> Scored:
-        """Return what a setting does; from the first share alone where that leaves no hope."""
+    def evaluate(self, config: DetectorConfig) -> TrialResult:
+        """Return what a configuration does; from the first share alone where that prunes it."""
         live = self._live(config)
-        found = self._score(self._first, config, live)
-        if found.false_positive_rate <= self._tuning.false_positive_budget or not self._pruned(config):
-            found = self._score(self._all, config, live)
+        few = self._evaluate(self._first, config, live)
+        found = self._result(few, self._first)
+        if found.false_positive_rate <= self._tuning.false_positive_budget or not self._pruned(few):
+            found = self._result(self._evaluate(self._all, config, live), self._all)
         return replace(found, estimates=self._estimates(config, live))
 
-    def _score(self, traces: TraceSet, config: FilterConfig, live: Floats) -> Scored:
-        found = score(traces, config, self._tuning.attack, live)
-        return Scored(found.queries, found.false_positive_rate, found.leak, traces.sessions)
+    def _evaluate(self, traces: TraceSet, config: DetectorConfig, live: Floats) -> Evaluation:
+        return evaluate(traces, config, self._tuning.attack, live, self._replay)
 
-    def _estimates(self, config: FilterConfig, live: Floats) -> tuple[tuple[float, ...], ...]:
-        """Look at all buffer sizes and limits at once: for a pair of thresholds that is one pass over the traces.
+    @staticmethod
+    def _result(found: Evaluation, traces: TraceSet) -> TrialResult:
+        return TrialResult(found.queries, found.false_positive_rate, found.leak, traces.sessions)
+
+    def _estimates(self, config: DetectorConfig, live: Floats) -> tuple[tuple[float, ...], ...]:
+        """Look at all values of the swept parameters at once: that is one pass over the traces.
 
         What closed-loop attackers would do is not known of them all: they are taken to do as they did in this trial.
         """
-        tuning = self._tuning
-        sums = replay_all(
-            self._first,
-            form=config.ssim,
-            rule=config.count_rule,
-            t_ssim=config.t_ssim,
-            t_hash=config.t_hash,
-            n_b_max=tuning.n_b.max,
-            l_sp_max=tuning.l_sp.max,
-        )
+        tuning, bounds = self._tuning, self._tuning.search_space.bounds
+        if not config.swept or not config.replayable():
+            return ()
+        lows = [int(bounds[name][0]) for name in config.swept]
+        sums = replay_swept(self._first, config, {name: int(bounds[name][1]) for name in config.swept})
         table = objectives(self._first, sums, tuning.attack, leakage=tuning.leakage, live=live)
-        table = table[:, tuning.n_b.min - 1 :, tuning.l_sp.min - 1 :]
+        table = table[(slice(None), *(slice(low - 1, None) for low in lows))]
         inside = np.flatnonzero(table[0] <= tuning.false_positive_budget)
         points = table.reshape(len(table), -1)[:, inside].T
         kept = non_dominated(points)
         places = np.column_stack(np.unravel_index(inside[kept], table.shape[1:])).tolist()
         return tuple(
-            (tuning.n_b.min + n, tuning.l_sp.min + m, *point)
-            for (n, m), point in zip(places, points[kept].tolist(), strict=True)
+            (*(low + step for low, step in zip(lows, place, strict=True)), *point)
+            for place, point in zip(places, points[kept].tolist(), strict=True)
         )
 
-    def _pruned(self, config: FilterConfig) -> bool:
+    def _pruned(self, few: Evaluation) -> bool:
         """Return whether some workload's rate is surely above the budget."""
-        sums = totals(self._first, replay(self._first, config))
+        sums = few.totals
         return any(
             clopper_pearson(int(sums.blocked[g]), int(sums.sessions[g]), PRUNE_CONFIDENCE)[0]
             > self._tuning.false_positive_budget
@@ -152,12 +159,15 @@ class Journal:
         The run folder.
     facts : mapping of str to str
         Into the Parquet file's metadata.
+    space : SearchSpace
+        Whose parameters are columns of the table.
     """
 
-    def __init__(self, run: Folder, facts: Mapping[str, str]) -> None:
+    def __init__(self, run: Folder, facts: Mapping[str, str], space: SearchSpace) -> None:
         self._lines = run / "trials" / "journal.jsonl"
         self._table = run / "trials" / "trials.parquet"
         self._facts = facts
+        self._space = space
 
     def __enter__(self) -> Journal:
         if isinstance(self._lines, RemotePath):
@@ -177,7 +187,13 @@ class Journal:
 
     def append(self, trial: Trial) -> None:
         """Write a finished trial down."""
-        line = json.dumps(asdict(trial)).encode() + b"\n"
+        row = {
+            "number": trial.number,
+            "config": trial.config.to_dict(),
+            "result": asdict(trial.result),
+            "elapsed_seconds": trial.elapsed_seconds,
+        }
+        line = json.dumps(row).encode() + b"\n"
         if isinstance(self._lines, RemotePath):
             with atomic_write(self._lines.parent / f"journal-{trial.number:06d}.jsonl") as temporary:
                 temporary.write_bytes(line)
@@ -196,15 +212,15 @@ class Journal:
 
     def finish(self, trials: Sequence[Trial]) -> None:
         """Turn the journal into a table."""
-        with TableWriter(self._table, "trials", self._facts) as writer:
+        with TableWriter(self._table, "trials", self._facts, param_schema("trials", self._space)) as writer:
             writer.write(
                 {
                     "trial": [trial.number for trial in trials],
-                    **{key: [getattr(trial.config, key) for trial in trials] for key in CONFIG_FIELDS},
-                    "queries_to_block": [trial.scored.queries for trial in trials],
-                    "false_positive_rate": [trial.scored.false_positive_rate for trial in trials],
-                    "leakage_at_block": [trial.scored.leak for trial in trials],
-                    "sessions_replayed": [trial.scored.sessions for trial in trials],
+                    **config_columns([trial.config for trial in trials], self._space),
+                    "queries_to_block": [trial.result.queries for trial in trials],
+                    "false_positive_rate": [trial.result.false_positive_rate for trial in trials],
+                    "leakage_at_block": [trial.result.leak for trial in trials],
+                    "sessions_replayed": [trial.result.sessions for trial in trials],
                     "elapsed_seconds": [trial.elapsed_seconds for trial in trials],
                 }
             )
@@ -215,8 +231,8 @@ class Journal:
         for row in read_file(self._table).to_pylist():
             yield Trial(
                 row["trial"],
-                FilterConfig(**{key: row[key] for key in CONFIG_FIELDS}),
-                Scored(
+                read_cells(row["kind"], row["config"]),
+                TrialResult(
                     row["queries_to_block"],
                     row["false_positive_rate"],
                     row["leakage_at_block"],
@@ -235,8 +251,8 @@ class Journal:
             for number, line in enumerate(file.read_bytes().split(b"\n")[:-1]):
                 try:
                     row = json.loads(line)
-                    estimates = tuple(tuple(hint) for hint in row["scored"].pop("estimates"))
-                    config, scored = FilterConfig(**row["config"]), Scored(**row["scored"], estimates=estimates)
-                    yield Trial(row["number"], config, scored, row["elapsed_seconds"])
+                    estimates = tuple(tuple(estimate) for estimate in row["result"].pop("estimates"))
+                    config, result = read_config(row["config"]), TrialResult(**row["result"], estimates=estimates)
+                    yield Trial(row["number"], config, result, row["elapsed_seconds"])
                 except (ValueError, KeyError, TypeError) as error:
-                    raise RunError(f"{file}: line {number + 1} is no trial: {error}") from None
+                    raise RunError(f"{file}: line {number + 1} is not a trial: {error}") from None

@@ -96,7 +96,7 @@ def _needs(attacker: type[Attacker]) -> str:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from mifsim.run.simulate import resume, simulate
+    from mifsim.run.simulate import resume_simulation, simulate
     from reports.attacks import print_benchmark, write_benchmark
 
     if options.resume is not None and options.data:
@@ -109,6 +109,6 @@ def _measure(options: argparse.Namespace) -> None:
     def start(study: Study, out: Folder | None, **where: Any) -> Folder:
         return simulate(study.undefended(), out, **where)
 
-    run = run_study(options, "attacks --measure", start, resume)
+    run = run_study(options, "attacks --measure", start, resume_simulation)
     write_benchmark(run, {name: _needs(attacker) for name, attacker in _registered().items()})
     print_benchmark(run)

@@ -124,32 +124,32 @@ def _seed(text: str) -> int:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    from mifsim.run.simulate import resume, simulate
+    from mifsim.run.simulate import resume_simulation, simulate
 
-    run_study(options, "simulate", simulate, resume)
+    run_study(options, "simulate", simulate, resume_simulation)
 
 
 def _tune(options: argparse.Namespace) -> None:
-    from tuning.tune import resume, tune
+    from tuning.tune import resume_tuning, tune
 
-    run_study(options, "tune", tune, resume)
+    run_study(options, "tune", tune, resume_tuning)
 
 
 def _matrix(options: argparse.Namespace) -> None:
-    from mifsim.defense import FilterConfig
-    from mifsim.run.simulate import resume, simulate
+    from mifsim.defense import load_config
+    from mifsim.run.simulate import resume_simulation, simulate
     from mifsim.study import Filter, Study
 
     if options.resume is not None and options.filters:
         raise UserError("--resume RUN takes its filters from the run: no --filter beside it")
-    given = [Filter(name=name, config=FilterConfig.load(file)) for name, file in options.filters]
+    given = [Filter(name=name, config=load_config(file)) for name, file in options.filters]
 
     def start(study: Study, out: Folder | None, **where: Any) -> Folder:
         return simulate(study.crossed(given), out, **where)
 
     from reports.matrix import write_matrix
 
-    write_matrix(run_study(options, "matrix", start, resume))
+    write_matrix(run_study(options, "matrix", start, resume_simulation))
 
 
 def run_study(

@@ -92,17 +92,17 @@ def _submit(options: argparse.Namespace) -> None:
 def _check(study: object, command: str, filters: list[tuple[str, Path]], storage: Folder | None) -> None:
     """Refuse here what the cluster would refuse: as far as the study's files are here, they are read."""
     from cluster.check import check_files, logs_elsewhere
-    from mifsim.defense import FilterConfig
-    from mifsim.run.simulate import needs_filters
+    from mifsim.defense import load_config
+    from mifsim.run.simulate import require_filters
     from mifsim.study import Filter, Study
-    from tuning.tune import check
+    from tuning.tune import check_calibration
 
     assert isinstance(study, Study)
     folder = storage if isinstance(storage, Path) else None
-    given = [Filter(name=name, config=FilterConfig.load(file)) for name, file in filters]
+    given = [Filter(name=name, config=load_config(file)) for name, file in filters]
     if command == "tune":
         if not logs_elsewhere(study, folder):  # how many sessions there are is known only where the logs are
-            check(study)
+            check_calibration(study)
     else:
-        needs_filters(study.crossed(given) if command == "matrix" else study)
+        require_filters(study.crossed(given) if command == "matrix" else study)
     check_files(study, folder)

@@ -45,12 +45,16 @@ class Query(NamedTuple):
     new_session : bool
         The client leaves its session, and opens another with this query. Only a closed-loop client may: a trace
         holds one session a client.
+    new_client : bool
+        The same under another client identity (another account, say): what a detector of scope ``"client"`` knows of
+        the client begins anew. Only a closed-loop client may.
     """
 
     image: Image
     guess: Image | None = None
     gradient_of: int | None = None
     new_session: bool = False
+    new_client: bool = False
 
     @property
     def reconstruction(self) -> Image:

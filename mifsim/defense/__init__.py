@@ -1,25 +1,45 @@
-"""What stands before the model: the paper's filter, the measures it rests on, and guards that only look on.
+"""Detectors that stand before a model: the kinds, the paper's filter among them, and the measures it rests on.
 
 A server can embed this package as it is: it needs numpy, OpenCV and numba, and knows nothing of the rest of
-`mifsim`, of Ray or of TensorFlow. numba and OpenCV are loaded when the first guard is made.
+`mifsim`, of Ray or of TensorFlow. numba and OpenCV are loaded when the first detector is made.
 """
 
-from mifsim.defense.detector import Detector, InvalidImage, NoDefense, Verdict
-from mifsim.defense.similarity import Form, simple_hash, ssim
+from mifsim.defense.config import DetectorConfig
+from mifsim.defense.detector import Detector, ModelAnswer, NoDefense, Verdict
+from mifsim.defense.kinds import KINDS, config_class, load_config, read_config
+from mifsim.defense.measures import simple_hash, ssim
+from mifsim.defense.none import NoDefenseConfig
+from mifsim.defense.param import Choice, Param
+from mifsim.defense.recording import Column, Outcome, RecordedSessions, Recorder
+from mifsim.defense.similarity import Form
 from mifsim.defense.ssim_hash.config import CountRule, FilterConfig
 from mifsim.defense.ssim_hash.filter import QueryFilter
-from mifsim.defense.ssim_hash.recorder import Watch
+from mifsim.defense.view import View
+from mifsim.errors import InvalidImage
 
 __all__ = [
+    "KINDS",
+    "Choice",
+    "Column",
     "CountRule",
     "Detector",
+    "DetectorConfig",
     "FilterConfig",
     "Form",
     "InvalidImage",
+    "ModelAnswer",
     "NoDefense",
+    "NoDefenseConfig",
+    "Outcome",
+    "Param",
     "QueryFilter",
+    "RecordedSessions",
+    "Recorder",
     "Verdict",
-    "Watch",
+    "View",
+    "config_class",
+    "load_config",
+    "read_config",
     "simple_hash",
     "ssim",
 ]

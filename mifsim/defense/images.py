@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.defense.compiled import entry
-from mifsim.defense.detector import InvalidImage
+from mifsim.errors import InvalidImage
 
 Pixels = npt.NDArray[np.float32]
 """(H, W) or (H, W, C), float32 in [0, 1], C-contiguous."""

@@ -74,7 +74,7 @@ class RunFolder:
         now = datetime.now(UTC)
         run = cls(path, f"r-{now:%Y%m%d}-{os.urandom(4).hex()}", new=True)
         write_log_tables(path, study, run.metadata(study))
-        run.note(
+        run.update_facts(
             run_id=run.run_id,
             schema_version=SCHEMA_VERSION,
             study=study.name,
@@ -102,7 +102,7 @@ class RunFolder:
         """What ``run.json`` says now."""
         return read_facts(self.path)
 
-    def note(self, **facts: Any) -> None:
+    def update_facts(self, **facts: Any) -> None:
         """Add facts to ``run.json``; it is replaced whole."""
         path = self.path / "run.json"
         known = json.loads(path.read_text()) if path.is_file() else {}
@@ -110,10 +110,10 @@ class RunFolder:
             temporary.write_text(json.dumps({**known, **facts}, indent=2, default=str) + "\n")
 
     def finish(self, status: Status, **facts: Any) -> None:
-        """Say how the run ended, and remove what writers left half done."""
+        """Record how the run ended, and remove what writers left half done."""
         remove_partial_files(self.path)
         remove_sentinels(self.path)
-        self.note(status=status, finished=datetime.now(UTC).isoformat(timespec="seconds"), **facts)
+        self.update_facts(status=status, finished=datetime.now(UTC).isoformat(timespec="seconds"), **facts)
 
     def discard(self) -> None:
         """Remove the folder, made for a run that could not begin."""

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from mifsim.defense.recording import RecordingSpec
 from mifsim.server.client_specs import Shard
 from mifsim.server.environment import Counters, Environment
-from mifsim.server.observations import Watching
 from mifsim.server.shard_run import Reply, run_shard
 from mifsim.study import Study
 from mifsim.tables.storage import Folder
 
-Watch = Callable[[Counters], None]
+OnProgress = Callable[[Counters], None]
 """Called now and then with what all hosts have done so far."""
 
 
@@ -28,14 +28,14 @@ class Job:
         The run folder, which every host can write to.
     facts : dict of str to str
         Into every file's metadata.
-    watching : Watching or None
-        Sessions are watched, not filtered, and leave a table ``similarities``.
+    recording : tuple of RecordingSpec or None
+        Sessions are recorded, not filtered, and leave a table ``observations``.
     """
 
     study: Study
     run: Folder
     facts: dict[str, str]
-    watching: Watching | None = None
+    recording: tuple[RecordingSpec, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,18 @@ class ModelFile:
 class Backend(Protocol):
     """Run shards; the rows they leave do not depend on which backend did."""
 
-    def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], watch: Watch) -> None:
+    def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], on_progress: OnProgress) -> None:
         """Run all shards to their ends; on KeyboardInterrupt, leave whole files only and let it through."""
 
 
 class InProcess:
     """Everything in this process, one shard after another: for debugging."""
 
-    def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], watch: Watch) -> None:
+    def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], on_progress: OnProgress) -> None:
         """Run all shards; see `Backend.run`."""
         from mifsim.victims.engine import engine_from_bytes
 
-        environment = Environment.load(job.study, job.run, job.facts, job.watching)
+        environment = Environment.load(job.study, job.run, job.facts, job.recording)
         engine = engine_from_bytes(
             model.content,
             environment.data.shape,
@@ -81,9 +81,9 @@ class InProcess:
             try:
                 batch = next(steps)
                 while True:
-                    watch(environment.counters)
+                    on_progress(environment.counters)
                     batch = steps.send(Reply(*engine.predict(batch.images, batch.gradient_of)))
             except StopIteration:
-                watch(environment.counters)
+                on_progress(environment.counters)
             finally:
                 steps.close()

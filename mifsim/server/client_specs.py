@@ -1,4 +1,4 @@
-"""The work of a run, as tickets: one for each client under each filter, cut into shards."""
+"""The work of a run: a spec for each client under each filter, cut into shards."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ClientSpec:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A few tickets that one host runs at a time, and the part files that hold their rows."""
+    """A few clients that one host runs at a time, and the part files that hold their rows."""
 
     number: int
     specs: tuple[ClientSpec, ...]
@@ -51,8 +51,8 @@ class Shard:
         return f"shard-{self.number:06d}"
 
 
-def specs(study: Study, classes: int) -> Iterator[ClientSpec]:
-    """Yield all tickets of a study; the order depends on the study alone."""
+def client_specs(study: Study, classes: int) -> Iterator[ClientSpec]:
+    """Yield the specs of all clients of a study; the order depends on the study alone."""
     filters = range(len(study.filters))
     for number, population in enumerate(study.populations):
         if isinstance(population, Attacks):
@@ -69,11 +69,11 @@ def specs(study: Study, classes: int) -> Iterator[ClientSpec]:
 
 
 def shards(study: Study, classes: int, wanted: Callable[[ClientSpec], bool] | None = None) -> Iterator[Shard]:
-    """Cut a study's tickets, or those that are wanted, into shards, lazily: their number need not fit into memory."""
+    """Cut a study's clients, or those that are wanted, into shards, lazily: their number need not fit into memory."""
     size = shard_size(study)
     pending: list[ClientSpec] = []
     number = 0
-    for spec in filter(wanted, specs(study, classes)):
+    for spec in filter(wanted, client_specs(study, classes)):
         pending.append(spec)
         if len(pending) == size:
             yield Shard(number, tuple(pending))

@@ -1,4 +1,4 @@
-"""What a session host holds: the study brought to life, without the model."""
+"""What a session host holds: a study with its data loaded, without the model."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from mifsim.clients.protocol import ImagePool, World
 from mifsim.data import load_data
 from mifsim.data.base import DataSet, Subset
-from mifsim.defense import Detector, NoDefense, QueryFilter
+from mifsim.defense import Detector
+from mifsim.defense.config import Scope
+from mifsim.defense.recording import RecordingSpec
 from mifsim.leakage import Snapshots, snapshot_grid
 from mifsim.server.client_session import ClientSession, OnQuery, SessionRow
 from mifsim.server.client_specs import ClientSpec, client_rng, expected_queries
-from mifsim.server.observations import Watching
+from mifsim.server.observations import SessionRecorder
 from mifsim.server.session import Session
 from mifsim.study import Study, Users
 from mifsim.tables.storage import Folder
@@ -40,7 +42,7 @@ class Counters:
 
 @dataclass
 class Environment:
-    """A study with its data loaded, from which conversations start.
+    """A study with its data loaded, which starts clients.
 
     Attributes
     ----------
@@ -50,8 +52,8 @@ class Environment:
     facts : mapping of str to str
         Into every file's metadata.
     data : DataSet
-    watching : Watching or None
-        How sessions are watched, in place of the filters; None where they are not.
+    recording : tuple of RecordingSpec or None
+        What recorders keep, in the place of detectors; None: the study's own filters run.
     counters : Counters
     stopping : bool
         Set when the run is interrupted: running shards give up at their next round.
@@ -61,14 +63,20 @@ class Environment:
     run: Folder
     facts: Mapping[str, str]
     data: DataSet
-    watching: Watching | None = None
+    recording: tuple[RecordingSpec, ...] | None = None
     counters: Counters = field(default_factory=Counters)
     stopping: bool = False
 
     @classmethod
-    def load(cls, study: Study, run: Folder, facts: Mapping[str, str], watching: Watching | None = None) -> Environment:
-        """Load the study's data and make the scene."""
-        return cls(study, run, facts, load_data(study.data), watching)
+    def load(
+        cls,
+        study: Study,
+        run: Folder,
+        facts: Mapping[str, str],
+        recording: tuple[RecordingSpec, ...] | None = None,
+    ) -> Environment:
+        """Load the study's data and make the environment."""
+        return cls(study, run, facts, load_data(study.data), recording)
 
     def __post_init__(self) -> None:
         self._populations = list(self.study.populations)
@@ -85,11 +93,11 @@ class Environment:
         }
 
     def start(self, spec: ClientSpec, rows: list[SessionRow], on_query: OnQuery) -> ClientSession:
-        """Start one ticket's client; its sessions are appended to `rows`."""
+        """Start the client of one spec; its sessions are appended to `rows`."""
         population = self._populations[spec.population]
         role = population.client.role
-        part: Subset = "auxiliary" if role == "attacker" else "users"
-        pool: ImagePool = self.data.subset(part)
+        subset: Subset = "auxiliary" if role == "attacker" else "users"
+        pool: ImagePool = self.data.subset(subset)
         if spec.population in self._logs:
             pool = self._logs[spec.population][spec.trial]
         world = World(self.data.shape, len(self.data.class_names), pool, spec.target)
@@ -109,19 +117,24 @@ class Environment:
             closed_loop=population.closed_loop,
             budget=population.budget_queries,
             name=f"{spec.client_id}@{self.study.filters[spec.filter].name}",
-            open_session=lambda: Session(self.detector(spec), self.study.transport, self.data.shape),
+            scope=self.scope(spec),
+            new_detector=lambda: self.detector(spec),
+            open_session=lambda detector: Session(detector, self.study.transport, self.data.shape),
             new_row=new_row,
             new_snapshots=new_snapshots,
             on_query=on_query,
         )
 
     def weight(self, spec: ClientSpec) -> float:
-        """Return how many queries a ticket is expected to need."""
+        """Return how many queries the client of a spec is expected to need."""
         return self._weights[spec.population]
 
     def detector(self, spec: ClientSpec) -> Detector:
-        """Return a new filter state for one session."""
-        if self.watching is not None:
-            return self.watching.detector()
-        config = self.study.filters[spec.filter].config
-        return NoDefense() if config is None else QueryFilter(config)
+        """Return a new detector state for one session or client, or a recorder in its place."""
+        if self.recording is not None:
+            return SessionRecorder(self.recording)
+        return self.study.filters[spec.filter].config.detector()
+
+    def scope(self, spec: ClientSpec) -> Scope:
+        """Return whose state the detector is."""
+        return "session" if self.recording is not None else self.study.filters[spec.filter].config.scope

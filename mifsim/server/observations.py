@@ -1,99 +1,180 @@
-"""What a filter that only watches leaves behind: for every query, how similar it is to those before."""
+"""Recorders in the place of detectors, and the table that they leave: what has to be kept of every query."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from mifsim.defense import Form, Watch
-from mifsim.defense.similarity import FORMS
+from mifsim.defense import Column, ModelAnswer, NoDefense, Recorder, Verdict
+from mifsim.defense.kinds import columns_of, recorder_of
+from mifsim.defense.recording import RecordingSpec
+from mifsim.errors import DetectorError, InvalidImage
 from mifsim.tables.records import TableWriter
+from mifsim.tables.schemas import with_columns
 
 if TYPE_CHECKING:
     from mifsim.server.client_session import ClientSession
 
 FLUSH_ROWS = 20_000
 
-
-@dataclass(frozen=True)
-class Watching:
-    """How the sessions of a run are watched; see `Watch` for the fields."""
-
-    n_b_max: int
-    forms: tuple[Form, ...]
-    hash_size: int
-
-    def detector(self) -> Watch:
-        """Return a new guard for one session."""
-        return Watch(self.n_b_max, self.forms, self.hash_size)
+_TYPES = {"float64": pa.float64(), "float32": pa.float32(), "int64": pa.int64(), "bool": pa.bool_()}
 
 
-class SimilarityRows:
-    """The rows of one shard's ``similarities``, gathered and written.
+def column_name(specs: Sequence[RecordingSpec], place: int, column: str) -> str:
+    """Return what a recorder's column is called in the table: ``kind.column``, or ``kind#2.column`` for a second."""
+    kind = specs[place].kind
+    before = sum(spec.kind == kind for spec in specs[:place])
+    return f"{kind}.{column}" if not before else f"{kind}#{before + 1}.{column}"
+
+
+def observation_columns(specs: Sequence[RecordingSpec]) -> dict[str, Column]:
+    """Return all columns that recorders of these specs fill, by their names in the table."""
+    return {
+        column_name(specs, place, name): column
+        for place, spec in enumerate(specs)
+        for name, column in columns_of(spec).items()
+    }
+
+
+def observation_schema(specs: Sequence[RecordingSpec]) -> pa.Schema:
+    """Return the schema of ``observations`` for these specs."""
+    fields = {}
+    for name, column in observation_columns(specs).items():
+        kind = _TYPES[column.dtype]
+        if column.history:
+            fields[name] = (pa.list_(kind), f"of the last {column.history} valid queries, the newest first")
+        else:
+            fields[name] = (kind, "of the query")
+    return with_columns("observations", fields)
+
+
+class SessionRecorder:
+    """The recorders of one session, side by side, as one detector that never blocks.
+
+    Parameters
+    ----------
+    specs : sequence of RecordingSpec
+        May be empty: then only validity is recorded.
+
+    Attributes
+    ----------
+    last_rows : list of mapping
+        What each recorder keeps of the last valid query, once `observe` was called.
+    """
+
+    __slots__ = ("_recorders", "last_rows", "specs")
+
+    count = 0.0
+    limit = math.inf
+    blocked = False
+
+    def __init__(self, specs: Sequence[RecordingSpec]) -> None:
+        self.specs = tuple(specs)
+        self._recorders: tuple[Recorder, ...] = tuple(recorder_of(spec) for spec in specs) or (NoDefense(),)
+        self.last_rows: list[Mapping[str, Any]] = [dict.fromkeys(columns_of(spec)) for spec in specs]
+
+    def check(self, image: object) -> Verdict:
+        """Show the image to all recorders and return SAFE.
+
+        Raises
+        ------
+        InvalidImage
+            The image is not one that the session can take.
+        DetectorError
+            One recorder takes it and another one does not: their recordings would not be of the same queries.
+        """
+        self._recorders[0].check(image)
+        for recorder in self._recorders[1:]:
+            try:
+                recorder.check(image)
+            except InvalidImage as error:
+                raise DetectorError(f"one kind of detector takes an image that another one refuses: {error}") from error
+        return Verdict.SAFE
+
+    def observe(self, answer: ModelAnswer) -> None:
+        """Show the model's answer to all recorders, and take what each keeps of the query."""
+        for recorder in self._recorders:
+            recorder.observe(answer)
+        if self.specs:
+            self.last_rows = [recorder.row() for recorder in self._recorders]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Raise: a recorder stays where its session is."""
+        raise NotImplementedError("a recorder does not move to another process")
+
+
+class ObservationRows:
+    """The rows of one shard's ``observations``, gathered and written.
 
     Parameters
     ----------
     writer : TableWriter
-        Of that table.
-    forms : sequence of {"global", "uniform", "gaussian"}
-        Those that the guards watch.
+        Of that table, with the schema of `observation_schema`.
+    specs : sequence of RecordingSpec
     """
 
-    def __init__(self, writer: TableWriter, forms: Sequence[Form]) -> None:
+    def __init__(self, writer: TableWriter, specs: Sequence[RecordingSpec]) -> None:
         self._writer = writer
-        self._forms = forms
+        self._columns = observation_columns(specs)
+        self._names = [
+            {name: column_name(specs, place, name) for name in columns_of(spec)} for place, spec in enumerate(specs)
+        ]
         self._clear()
 
     def _clear(self) -> None:
         self._numbers: list[int] = []
         self._queries: list[int] = []
-        self._hashes: list[float] = []
-        self._seen: dict[Form, list[npt.NDArray[np.float32]]] = {form: [] for form in self._forms}
+        self._valid: list[bool] = []
+        self._values: dict[str, list[Any]] = {name: [] for name in self._columns}
 
     def add(self, clients: Sequence[ClientSession], ids: Sequence[str]) -> None:
-        """Note the last valid query of each conversation; `ids` are the shard's sessions so far."""
+        """Take in the last query of each session, which the model has answered; `ids` are the sessions' ids."""
         for client in clients:
-            detector = client.session.detector
-            assert isinstance(detector, Watch)
-            self._append(client.number, client.session.queries, detector.last_hash, detector.last_similarities)
+            recorder = client.session.detector
+            assert isinstance(recorder, SessionRecorder)
+            self._append(client.number, client.session.queries, True)
+            for names, row in zip(self._names, recorder.last_rows, strict=True):
+                for name, column in names.items():
+                    self._values[column].append(row[name])
         if len(self._numbers) >= FLUSH_ROWS:
             self.flush(ids)
 
     def add_invalid(self, number: int, query: int) -> None:
-        """Note a query that was no image."""
-        nothing = np.empty(0, dtype=np.float32)
-        self._append(number, query, float("nan"), dict.fromkeys(self._forms, nothing))
+        """Take in a query that was refused as no image."""
+        self._append(number, query, False)
+        for name in self._columns:
+            self._values[name].append(None)
 
-    def _append(self, number: int, query: int, hash_: float, seen: Mapping[Form, npt.NDArray[np.float32]]) -> None:
+    def _append(self, number: int, query: int, valid: bool) -> None:
         self._numbers.append(number)
         self._queries.append(query)
-        self._hashes.append(hash_)
-        for form in self._forms:
-            self._seen[form].append(seen[form])
+        self._valid.append(valid)
 
     def flush(self, ids: Sequence[str]) -> None:
-        """Write what is held."""
+        """Write what is gathered."""
         if not self._numbers:
             return
-        hashes = np.array(self._hashes)
         self._writer.write(
             {
                 "session_id": pa.DictionaryArray.from_arrays(pa.array(self._numbers, pa.int32()), list(ids)),
                 "query": np.array(self._queries, dtype=np.int64),
-                "hash": pa.array(hashes, mask=np.isnan(hashes)),
-                **{f"ssim_{form}": self._lists(form) for form in FORMS},
+                "valid": np.array(self._valid, dtype=np.bool_),
+                **{name: _array(values, self._columns[name]) for name, values in self._values.items()},
             }
         )
         self._clear()
 
-    def _lists(self, form: Form) -> pa.Array:
-        if form not in self._seen:
-            return pa.nulls(len(self._numbers), pa.list_(pa.float32()))
-        rows = self._seen[form]
-        ends = np.cumsum([0, *(len(row) for row in rows)]).astype(np.int32)
-        return pa.ListArray.from_arrays(ends, np.concatenate(rows))
+
+def _array(values: list[Any], column: Column) -> pa.Array:
+    kind = _TYPES[column.dtype]
+    if not column.history:
+        return pa.array(values, kind)
+    empty = np.empty(0, dtype=column.dtype)
+    rows = [empty if value is None else np.asarray(value, dtype=column.dtype) for value in values]
+    ends = np.cumsum([0, *(len(row) for row in rows)]).astype(np.int32)
+    mask = pa.array([value is None for value in values])
+    return pa.ListArray.from_arrays(ends, np.concatenate(rows), mask=mask)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from mifsim.clients.protocol import Image
-from mifsim.defense import Detector, InvalidImage, Verdict
+from mifsim.defense import Detector, ModelAnswer, Verdict
+from mifsim.errors import DetectorError, InvalidImage
 from mifsim.study.wire import Transport
 
 
 class Session:
-    """Algorithm 1, lines 1 to 10: fetch, filter, and end the session at UNSAFE.
+    """Algorithm 1, lines 1 to 10: fetch, judge, and end the session at UNSAFE.
 
     The model (line 11) is asked by whoever holds the session, so that many sessions share one batch.
 
     Parameters
     ----------
-    guard : Guard
-        The session's own filter: a new one for each session.
+    detector : Detector
+        The state of the session, or of its client where the detector's scope is the client.
     transport : Transport
         What of an image arrives.
     shape : tuple of int
@@ -49,18 +50,46 @@ class Session:
         Returns
         -------
         Image or None
-            The image as it arrived, for the model; None where the filter said UNSAFE and the session is over.
+            The image as it arrived, for the model; None where the detector said UNSAFE and the session is over.
 
         Raises
         ------
         InvalidImage
-            The query is refused, the session goes on as if it had not come (but it is counted).
+            The query is refused, the session continues as if it had not come (but it is counted).
+        DetectorError
+            The detector failed.
         """
         self.queries += 1
         arrived = self._transport.arrive(image)
         if arrived.shape != self._shape:
             raise InvalidImage(f"the model takes images of shape {self._shape}, got {arrived.shape}")
-        if self.detector.check(arrived) is Verdict.UNSAFE:
+        try:
+            verdict = self.detector.check(arrived)
+        except InvalidImage:
+            raise
+        except Exception as error:  # a detector may be foreign code: what it raises ends this session alone
+            raise self._failure("check", error) from error
+        if verdict is Verdict.UNSAFE:
             return None
+        if verdict is not Verdict.SAFE:
+            raise DetectorError(f"check returned {verdict!r} at query {self.queries}, which is not a Verdict")
         self.answered += 1
         return arrived
+
+    def observe(self, answer: ModelAnswer) -> None:
+        """Show the detector what the model answered to the last query.
+
+        Raises
+        ------
+        DetectorError
+            The detector failed.
+        """
+        try:
+            self.detector.observe(answer)
+        except Exception as error:
+            raise self._failure("observe", error) from error
+
+    def _failure(self, method: str, error: Exception) -> DetectorError:
+        if isinstance(error, DetectorError):
+            return error
+        return DetectorError(f"the detector's {method} failed at query {self.queries}: {type(error).__name__}: {error}")

@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mifsim.defense import FilterConfig
 from mifsim.server.client_session import ClientSession, SessionRow
 from mifsim.server.client_specs import Shard
-from mifsim.server.observations import SimilarityRows
+from mifsim.server.observations import ObservationRows, observation_schema
 from mifsim.study import Study, client_name
 from mifsim.tables.records import TableWriter
 
@@ -21,9 +20,8 @@ if TYPE_CHECKING:
     from mifsim.server.environment import Environment
 
 FLUSH_ROWS = 50_000
-"""Query rows held before they go to disk: the memory of a shard does not grow with the length of its sessions."""
+"""Query rows gathered before they go to disk: the memory of a shard does not grow with the length of its sessions."""
 
-_CONFIG_FIELDS = tuple(FilterConfig.__dataclass_fields__)
 _VERDICTS = ("safe", "unsafe", "invalid")
 
 
@@ -38,24 +36,28 @@ def shard_files(environment: Environment, shard: Shard, rows: list[SessionRow]) 
     scene : Environment
     shard : Shard
     rows : list of SessionRow
-        Filled in by the conversations while the block runs.
+        Filled in by the clients' sessions while the block runs.
     """
     tables = ["sessions", "queries"]
     if environment.study.leakage.enabled and environment.study.attacks:
         tables.insert(1, "snapshots")
-    if environment.watching is not None:
-        tables.append("similarities")
+    schemas: dict[str, pa.Schema] = {}
+    if environment.recording is not None:
+        tables.append("observations")
+        schemas["observations"] = observation_schema(environment.recording)
     with ExitStack() as stack:  # closes in reverse: the table opened first is renamed last
         writers = {
             table: stack.enter_context(
-                TableWriter(environment.run / table / f"{shard.stem}.parquet", table, environment.facts)
+                TableWriter(
+                    environment.run / table / f"{shard.stem}.parquet", table, environment.facts, schemas.get(table)
+                )
             )
             for table in tables
         }
-        watched = None
-        if environment.watching is not None:
-            watched = SimilarityRows(writers["similarities"], environment.watching.forms)
-        files = ShardFiles(environment.study, writers, rows, watched)
+        recorded = None
+        if environment.recording is not None:
+            recorded = ObservationRows(writers["observations"], environment.recording)
+        files = ShardFiles(environment.study, writers, rows, recorded)
         yield files
         files.finish()
 
@@ -68,29 +70,29 @@ class ShardFiles:
         study: Study,
         writers: Mapping[str, TableWriter],
         rows: list[SessionRow],
-        watched: SimilarityRows | None = None,
+        recorded: ObservationRows | None = None,
     ) -> None:
         self._study = study
-        self._watched = watched
+        self._recorded = recorded
         self._writers = writers
         self._rows = rows
         self._parts: list[dict[str, npt.NDArray[np.generic]]] = []
-        self._reconstruction = 0
-        self._single: list[tuple[int, str, int, int]] = []
+        self._gathered = 0
+        self._single: list[tuple[int, str, int, float]] = []
 
     def finish(self) -> None:
-        """Write what is still held, and the rows of the sessions."""
+        """Write what is still gathered, and the rows of the sessions."""
         self._flush()
-        if self._watched is not None:
-            self._watched.flush([row.session_id for row in self._rows])
+        if self._recorded is not None:
+            self._recorded.flush([row.session_id for row in self._rows])
         self._write_sessions()
         self._write_snapshots()
 
-    def unanswered(self, number: int, verdict: str, query: int, count: int) -> None:
-        """Note a query that the model never saw."""
+    def unanswered(self, number: int, verdict: str, query: int, count: float) -> None:
+        """Take in a query that the model never saw."""
         self._single.append((number, verdict, query, count))
-        if self._watched is not None:  # whoever only watches refuses nothing but what is no image
-            self._watched.add_invalid(number, query)
+        if self._recorded is not None:  # a recorder refuses nothing but what is no image
+            self._recorded.add_invalid(number, query)
         self._grow(1)
 
     def answered(
@@ -99,26 +101,26 @@ class ShardFiles:
         labels: npt.NDArray[np.int64],
         confidence: npt.NDArray[np.float32],
     ) -> None:
-        """Note one answered query of each conversation."""
+        """Take in one answered query of each client."""
         targets = np.array([-1 if client.spec.target is None else client.spec.target for client in clients])
         each = np.arange(len(clients))
         self._parts.append(
             {
                 "number": np.array([client.number for client in clients], dtype=np.int32),
                 "query": np.array([client.session.queries for client in clients], dtype=np.int64),
-                "count": np.array([client.session.detector.count for client in clients], dtype=np.int64),
+                "count": np.array([client.session.detector.count for client in clients], dtype=np.float64),
                 "label": labels.astype(np.int16),
                 "confidence": confidence[each, labels],
                 "target_confidence": np.where(targets < 0, np.float32(np.nan), confidence[each, targets]),
             }
         )
-        if self._watched is not None:
-            self._watched.add(clients, [row.session_id for row in self._rows])
+        if self._recorded is not None:
+            self._recorded.add(clients, [row.session_id for row in self._rows])
         self._grow(len(clients))
 
     def _grow(self, rows: int) -> None:
-        self._reconstruction += rows
-        if self._reconstruction >= FLUSH_ROWS:
+        self._gathered += rows
+        if self._gathered >= FLUSH_ROWS:
             self._flush()
 
     def _flush(self) -> None:
@@ -143,10 +145,10 @@ class ShardFiles:
                 np.array(numbers, dtype=np.int32),
                 np.array([_VERDICTS.index(verdict) for verdict in verdicts], dtype=np.int32),
                 np.array(queries),
-                np.array(counts),
+                np.array(counts, dtype=np.float64),
                 *(pa.nulls(len(numbers), kind) for kind in (pa.int16(), pa.float32(), pa.float32())),
             )
-        self._parts, self._single, self._reconstruction = [], [], 0
+        self._parts, self._single, self._gathered = [], [], 0
 
     def _write_queries(
         self,
@@ -173,6 +175,7 @@ class ShardFiles:
 
     def _write_sessions(self) -> None:
         populations = list(self._study.populations)
+        configs = [item.config.to_cells() for item in self._study.filters]
         columns: dict[str, list[object]] = {name: [] for name in self._writers["sessions"].schema.names}
         for row in self._rows:
             spec = row.spec
@@ -185,8 +188,9 @@ class ShardFiles:
                 "client": client_name(population.client),
                 "target": spec.target,
                 "trial": spec.trial,
+                "client_number": row.client_number,
                 "filter": filter_.name,
-                **{key: getattr(filter_.config, key, None) for key in _CONFIG_FIELDS},
+                **configs[spec.filter],
                 "budget_queries": population.budget_queries,
                 "outcome": row.outcome,
                 "queries": row.queries,

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.clients.protocol import Answer
+from mifsim.defense import ModelAnswer
 from mifsim.server.client_session import ClientSession, SessionRow
 from mifsim.server.client_specs import ClientSpec, Shard
 from mifsim.server.environment import Environment
@@ -83,10 +84,10 @@ class Sink(Protocol):
     def answered(
         self, clients: Sequence[ClientSession], labels: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32]
     ) -> None:
-        """Note one answered query of each conversation."""
+        """Take in one answered query of each client."""
 
-    def unanswered(self, number: int, verdict: str, query: int, count: int) -> None:
-        """Note a query that the model never saw."""
+    def unanswered(self, number: int, verdict: str, query: int, count: float) -> None:
+        """Take in a query that the model never saw."""
 
 
 class Nowhere:
@@ -97,23 +98,23 @@ class Nowhere:
     ) -> None:
         """Drop them."""
 
-    def unanswered(self, number: int, verdict: str, query: int, count: int) -> None:
+    def unanswered(self, number: int, verdict: str, query: int, count: float) -> None:
         """Drop it."""
 
 
 def run_clients(
     specs: Sequence[ClientSpec], environment: Environment, rows: list[SessionRow], sink: Sink
 ) -> Generator[Batch, Reply, None]:
-    """Run some tickets' sessions to their ends; `rows` is filled with them. See `run_shard`."""
+    """Run the sessions of some clients to their ends; `rows` is filled with them. See `run_shard`."""
     counters = environment.counters
 
-    def on_query(number: int, verdict: str, query: int, count: int) -> None:
+    def on_query(number: int, verdict: str, query: int, count: float) -> None:
         sink.unanswered(number, verdict, query, count)
         counters.queries += 1
 
     clients = [environment.start(spec, rows, on_query) for spec in specs]
     images = np.empty((len(clients), *environment.data.shape), dtype=np.float32)
-    # `asking` holds the conversations that wait for the model, in ticket order; row i of `images` is theirs.
+    # `asking` holds the clients that wait for the model, in the order of their specs; row i of `images` is client i's.
     asking = _advance([(client, None) for client in clients], images, environment)
     policy = environment.study.policy
     while asking:
@@ -125,6 +126,8 @@ def run_clients(
         )
         reply = yield Batch(images[: len(asking)], wanted)
         labels = reply.confidence.argmax(axis=1)
+        for client, label, shares in zip(asking, labels.tolist(), reply.confidence, strict=True):
+            client.observe(ModelAnswer(label, shares))
         sink.answered(asking, labels, reply.confidence)
         counters.queries += len(asking)
         for client, shares in zip(asking, reply.confidence, strict=True):
@@ -149,7 +152,7 @@ def run_clients(
 def _advance(
     answers: list[tuple[ClientSession, Answer | None]], images: npt.NDArray[np.float32], environment: Environment
 ) -> list[ClientSession]:
-    """Give every conversation its answer; return those that have a next image, having put it into `images`."""
+    """Give every client its answer; return those that have a next image, having put it into `images`."""
     asking: list[ClientSession] = []
     for client, answer in answers:
         counted = client.spent

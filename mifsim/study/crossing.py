@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from mifsim.clients.evasion import Evasion
+from mifsim.defense import NoDefenseConfig
 from mifsim.errors import StudyError
 from mifsim.study.populations import evasion_name, read_evasions
 from mifsim.study.sections import Filter, Section
@@ -70,7 +71,7 @@ def cross(attacks: Sequence[Any], matrix: Matrix) -> list[Any]:
 
 
 def with_filters(filters: Sequence[Filter], given: Sequence[Filter]) -> list[Filter]:
-    """Return the filters of a matrix: those given, those of the study, and none at all, which the rest is held against.
+    """Return the filters of a matrix: those given, those of the study, and none at all, with which the others are compared.
 
     Raises
     ------
@@ -78,8 +79,8 @@ def with_filters(filters: Sequence[Filter], given: Sequence[Filter]) -> list[Fil
         Where two have the same name.
     """
     every = [*given, *filters]
-    if all(item.config is not None for item in every):
-        every.append(Filter(name="no filter", config=None))
+    if not any(item.undefended for item in every):
+        every.append(Filter(name="no filter", config=NoDefenseConfig()))
     names = [item.name for item in every]
     if twice := {name for name in names if names.count(name) > 1}:
         raise StudyError(f"--filter: the study has a filter of that name already: {', '.join(sorted(twice))}")

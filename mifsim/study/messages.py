@@ -35,6 +35,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
             message = item["msg"].removeprefix("Value error, ")
             value = item["input"]
             shown = f" = {value!r}" if isinstance(value, (str, int, float, bool, type(None))) else ""
+            if message.startswith("."):  # a validator of the whole table names the key itself
+                lines[f"{place}{message}"] = None
+                continue
             lines[f"{place}{shown}: {message[0].lower() + message[1:] if message[:1].isupper() else message}"] = None
     return list(lines)
 

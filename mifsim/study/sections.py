@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -10,6 +9,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    InstanceOf,
     ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from mifsim.defense import FilterConfig
+from mifsim.defense import DetectorConfig, NoDefenseConfig, load_config, read_config
 from mifsim.study.wire import ResponsePolicy, Transport
 
 Count = Literal["auto"] | Annotated[int, Field(ge=1)]
@@ -84,12 +84,25 @@ class Leakage(Section):
     snapshots_per_decade: int = Field(4, ge=1, le=20, description="guesses kept between query 10^k and 10^(k+1)")
     baseline_images: int = Field(20, ge=1, description="random images and zero-query prior samples scored a class")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_0_1_0(cls, value: Any) -> Any:
+        """Take the name that mifsim 0.1.0 had for the images of the zero-query baselines."""
+        if isinstance(value, Mapping) and "floor_images" in value and "baseline_images" not in value:
+            value = {"baseline_images" if key == "floor_images" else key: item for key, item in value.items()}
+        return value
+
 
 class Filter(Section):
-    """A filter under test: the four parameters and the form, or no filter at all."""
+    """A detector under test: a kind and its parameters, or the kind ``none``."""
 
     name: Name = Field(description="what the tables call it")
-    config: FilterConfig | None = Field(None, description="the setting; None: no filter")
+    config: InstanceOf[DetectorConfig] = Field(description="its configuration")
+
+    @property
+    def undefended(self) -> bool:
+        """Whether it is the null detector."""
+        return self.config.kind == "none"
 
     @model_validator(mode="before")
     @classmethod
@@ -98,35 +111,25 @@ class Filter(Section):
             return value
         rest = dict(value)
         name = rest.pop("name", None)
-        if rest.pop("none", False) is True:
-            if rest:
-                raise ValueError(f"a filter with none = true takes no setting, got {', '.join(rest)}")
-            return {"name": name if name is not None else "none"}
+        if rest.get("none", False) is True:
+            if set(rest) - {"none"}:
+                raise ValueError(f"a filter with none = true takes no parameter, got {', '.join(set(rest) - {'none'})}")
+            return {"name": name if name is not None else "none", "config": NoDefenseConfig()}
+        rest.pop("none", None)
         if "file" in rest:
             path = rest.pop("file")
             if rest:
                 raise ValueError(f"a filter from a file takes no other key, got {', '.join(rest)}")
-            return {"name": name, "config": FilterConfig.load(path)}
-        known = list(FilterConfig.__dataclass_fields__)
-        for key in rest:
-            if key not in known:
-                near = difflib.get_close_matches(key, [*known, "name", "none", "file"], 1, 0.5)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"unknown key {key!r}{hint} (accepted: name, none, file, {', '.join(known)})")
-        missing = [key for key in known[:4] if key not in rest]
-        if missing:
+            return {"name": name, "config": load_config(path)}
+        if not rest:
             raise ValueError(
-                f"a filter needs {', '.join(known[:4])} (or none = true, or file); missing: {', '.join(missing)}"
+                'a filter needs a kind with its parameters, such as kind = "ssim-hash" with t_ssim, t_hash, n_b and '
+                "l_sp; or none = true; or file"
             )
-        try:
-            config = FilterConfig(**rest)
-        except TypeError as error:  # pydantic lets a TypeError through as a traceback
-            raise ValueError(str(error)) from None
-        return {"name": name, "config": config}
+        if name is None and rest.get("kind") == "none":
+            name = "none"
+        return {"name": name, "config": read_config(rest)}
 
     def to_toml(self) -> dict[str, Any]:
         """Return the table as a study writes it."""
-        if self.config is None:
-            return {"name": self.name, "none": True}
-        fields = {key: getattr(self.config, key) for key in FilterConfig.__dataclass_fields__}
-        return {"name": self.name, **fields}
+        return {"name": self.name, **self.config.to_dict()}

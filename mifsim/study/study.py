@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from mifsim.cache import atomic_write, digest
 from mifsim.clients.protocol import Knowledge
 from mifsim.data import DataConfig
+from mifsim.defense import NoDefenseConfig
 from mifsim.errors import StudyError, UserError
 from mifsim.study.crossing import Matrix, cross, with_filters
 from mifsim.study.messages import explain
@@ -52,7 +53,7 @@ class Study(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Study:
         if not self.attacks and not self.users:
-            raise ValueError("nobody asks: a study needs at least one [[attacks]] or [[users]] table")
+            raise ValueError("no clients: add at least one [[attacks]] or [[users]] table")
         for what, names in (
             ("filters", [item.name for item in self.filters]),
             ("attacks and users", [item.name for item in (*self.attacks, *self.users)]),
@@ -112,7 +113,7 @@ class Study(Section):
         """
         if not self.attacks:
             raise StudyError(f"{self.name}: attacks: is missing (there is nothing to measure)")
-        nothing = [Filter(name="no filter", config=None)]
+        nothing = [Filter(name="no filter", config=NoDefenseConfig())]
         plain = self.model_copy(update={"filters": nothing, "users": [], "tuning": Tuning()})
         return Study.parse(plain.to_toml(), self.name)
 

@@ -133,7 +133,12 @@ def open_table(run: Folder, table: str) -> ds.Dataset:
         if version != str(SCHEMA_VERSION):
             raise RunError(f"{file}: schema_version is {version}, this mifsim reads {SCHEMA_VERSION}")
     names = [_located(file)[1] for file in files]
-    return ds.dataset(names, schema=SCHEMAS[table], format="parquet", filesystem=_located(files[0])[0])
+    system = _located(files[0])[0]
+    # Some tables have further columns (searched parameters, recorders'), the same in all their files.
+    found = pq.read_schema(names[0], filesystem=system)
+    further = [field for field in found if field.name not in SCHEMAS[table].names]
+    schema = pa.schema([*SCHEMAS[table], *further])
+    return ds.dataset(names, schema=schema, format="parquet", filesystem=system)
 
 
 def read_file(path: Folder) -> pa.Table:

@@ -20,16 +20,10 @@ def schema_of(*fields: tuple[str, pa.DataType, str]) -> pa.Schema:
     return pa.schema([pa.field(name, kind, metadata={"description": text}) for name, kind, text in fields])
 
 
-_CONFIG_FIELDS = (
-    ("t_ssim", pa.float64(), "SSIM above which a buffered image is similar; null without a filter"),
-    ("t_hash", pa.float64(), "difference of mean-intensity hashes below which a buffered image is similar"),
-    ("n_b", pa.int32(), "images that the buffer holds"),
-    ("l_sp", pa.int32(), "count of suspicious submissions at which the session ends"),
-    ("ssim", CATEGORY, "form of the SSIM: global, uniform or gaussian"),
-    ("hash_size", pa.int32(), "edge of the image that the hash averages, in pixels"),
-    ("count_rule", CATEGORY, "per_match (Algorithm 2) or per_query (Section 3.3)"),
+_DETECTOR = (
+    ("kind", CATEGORY, "kind of the detector; none: undefended"),
+    ("config", CATEGORY, "its configuration: every parameter, as JSON"),
 )
-
 SCHEMAS: dict[str, pa.Schema] = {
     "sessions": schema_of(
         (
@@ -47,14 +41,19 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("client", CATEGORY, "kind of client, as registered"),
         ("target", pa.int16(), "class under attack; null for users"),
         ("trial", pa.int32(), "number of the client within its population (and class)"),
+        (
+            "client_number",
+            pa.int32(),
+            "which of its client identities the session is of, from 1: an attacker may spend several",
+        ),
         ("filter", CATEGORY, "name of the study's [[filters]] table"),
-        *_CONFIG_FIELDS,
+        *_DETECTOR,
         ("budget_queries", pa.int64(), "queries after which an unblocked client is stopped"),
         ("outcome", CATEGORY, "blocked, finished (the client was done), exhausted (its budget was), failed"),
         ("queries", pa.int64(), "queries that the server received, bad and unsafe ones included"),
         ("answered_queries", pa.int64(), "queries that the model answered"),
         ("queries_to_block", pa.int64(), "the query at which UNSAFE came; null where it never did"),
-        ("suspicious_count", pa.int64(), "the filter's count at the end"),
+        ("suspicious_count", pa.float64(), "the detector's count at the end"),
         (
             "target_confidence",
             pa.float32(),
@@ -66,7 +65,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("session_id", CATEGORY, "as in sessions"),
         ("query", pa.int64(), "number of the query within its session, from 1"),
         ("verdict", CATEGORY, "safe, unsafe, or invalid (not an image: refused, the session goes on)"),
-        ("suspicious_count", pa.int64(), "the filter's count after the query"),
+        ("suspicious_count", pa.float64(), "the detector's count after the query"),
         ("label", pa.int16(), "class that the model gave; null where it was not asked"),
         ("confidence", pa.float32(), "the model's confidence in that class; null where it was not asked"),
         (
@@ -78,26 +77,22 @@ SCHEMAS: dict[str, pa.Schema] = {
     "snapshots": schema_of(
         ("session_id", pa.string(), "as in sessions"),
         ("target", pa.int16(), "class under attack"),
-        ("query", pa.int64(), "answered query after which the attacker held this guess; 0: before the first"),
+        (
+            "query",
+            pa.int64(),
+            "answered query after which this was the attacker's current reconstruction; 0: before the first",
+        ),
         ("last", pa.bool_(), "whether it was the last answered query of the session: the leakage at block"),
         ("guess_png", pa.binary(), "the attacker's best guess, 8 bits, as PNG"),
     ),
-    "similarities": schema_of(
+    "observations": schema_of(
         ("session_id", CATEGORY, "as in sessions"),
         ("query", pa.int64(), "number of the query within its session, from 1"),
-        ("hash", pa.float64(), "mean-intensity hash, in [0, 1]; null for an invalid query"),
-        *(
-            (f"ssim_{form}", pa.list_(pa.float32()), f"{form} SSIM to the valid queries before, newest first; {rest}")
-            for form, rest in (
-                ("global", "as many as were watched; null where this form was not"),
-                ("uniform", "likewise"),
-                ("gaussian", "likewise"),
-            )
-        ),
+        ("valid", pa.bool_(), "false for a query that was refused as no image; then the columns behind are null"),
     ),
     "trials": schema_of(
         ("trial", pa.int64(), "number of the trial, in the order of the search's proposals, from 0"),
-        *_CONFIG_FIELDS,
+        *_DETECTOR,
         ("queries_to_block", pa.float64(), "restricted mean, of the worst attack or over attacks, as the study says"),
         ("false_positive_rate", pa.float64(), "of the worst honest workload"),
         ("leakage_at_block", pa.float64(), "mean evaluator confidence at block; null where it is no objective"),
@@ -108,25 +103,25 @@ SCHEMAS: dict[str, pa.Schema] = {
         (
             "source",
             CATEGORY,
-            "search (found by trials), cautious (a careful copy of a found one, tested too), "
-            "exact (exhaustive grid), given (in the study)",
+            "search (found by trials), conservative (a copy of a found one that blocks less, tested too), "
+            "reference (exhaustive grid), given (in the study)",
         ),
-        *_CONFIG_FIELDS,
+        *_DETECTOR,
         ("name", pa.string(), "of the filter, where it has one; null otherwise"),
-        ("queries_to_block", pa.float64(), "restricted mean on the search part"),
-        ("false_positive_rate", pa.float64(), "of the worst honest workload on the search part"),
-        ("p_value", pa.float64(), "that some workload is above its limit, on the certification part; null: not tested"),
+        ("queries_to_block", pa.float64(), "restricted mean on the search split"),
+        ("false_positive_rate", pa.float64(), "of the worst honest workload on the search split"),
+        ("p_value", pa.float64(), "that some workload is above its limit, on the calibration split; null: not tested"),
         ("certified", pa.bool_(), "whether the guarantee holds for it; null: not tested"),
-        ("chosen", pa.bool_(), "whether it is the setting in filter.toml"),
+        ("chosen", pa.bool_(), "whether it is the configuration in filter.toml"),
     ),
     "certification": schema_of(
-        *_CONFIG_FIELDS,
+        *_DETECTOR,
         ("workload", CATEGORY, "population of honest users"),
         ("limit", pa.float64(), "false-positive rate that must not be exceeded"),
-        ("sessions", pa.int64(), "of the workload in the certification part"),
-        ("blocked", pa.int64(), "of them by this setting"),
+        ("sessions", pa.int64(), "of the workload in the calibration split"),
+        ("blocked", pa.int64(), "of them by this configuration"),
         ("p_value", pa.float64(), "exact binomial: chance of so few, were the rate at its limit"),
-        ("chosen", pa.bool_(), "whether it is the setting in filter.toml"),
+        ("chosen", pa.bool_(), "whether it is the configuration in filter.toml"),
     ),
     "matrix_attacks": schema_of(
         ("attack", CATEGORY, "kind of attack, as registered"),
@@ -142,14 +137,15 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("queries_to_block", pa.float64(), "restricted mean over all sessions of an attacker, up to its budget"),
         ("budget_queries", pa.int64(), "of one attacker"),
         ("sessions_used", pa.float64(), "mean of one attacker"),
+        ("clients_used", pa.float64(), "client identities that one attacker spent, mean"),
         ("queries_spent", pa.float64(), "mean of one attacker, blocked or not"),
         (
             "leakage_at_block",
             pa.float64(),
-            "evaluator's mean confidence in what they held at the end; null: unscored",
+            "evaluator's mean confidence in their reconstructions at the end; null: unscored",
         ),
-        ("leakage_undefended", pa.float64(), "the same where nothing filters"),
-        ("leakage_without_queries", pa.float64(), "the same for the better of the floors"),
+        ("leakage_undefended", pa.float64(), "the same under the kind none"),
+        ("leakage_without_queries", pa.float64(), "the same for the better of the zero-query baselines"),
         ("outcome", CATEGORY, "stopped, delayed or lost, see the page"),
     ),
     "matrix_users": schema_of(
@@ -165,19 +161,19 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("population", CATEGORY, "as in sessions"),
         ("attack", CATEGORY, "kind of attack, as registered; null for what needs no query"),
         ("needs", CATEGORY, "what it needs back: label, top-k, confidence or gradients; null for what needs no query"),
-        ("attackers", pa.int64(), "how many there are, failed ones left out; of floors: images and classes"),
+        ("attackers", pa.int64(), "how many there are, failed ones left out; of baselines: images and classes"),
         ("reconstructions", pa.int64(), "of them, those that differ: what the tests count"),
         ("answered_queries", pa.float64(), "median of one attacker"),
         ("evaluator_hits", pa.int64(), "reconstructions that the evaluator takes for their target"),
         ("evaluator_hit_share", pa.float64(), "the share of them"),
-        ("low", pa.float64(), "of its exact 95% interval; null for floors"),
+        ("low", pa.float64(), "of its exact 95% interval; null for baselines"),
         ("high", pa.float64(), "likewise"),
         ("evaluator_confidence", pa.float64(), "in the target, mean"),
         ("feature_distance", pa.float64(), "to the nearest private image of the class, median"),
         ("closer", pa.int64(), "reconstructions closer than the median zero-query prior image is for their class"),
         ("hit_p_value", pa.float64(), "Fisher's exact test: chance of so many more hits than the prior's by luck"),
         ("distance_p_value", pa.float64(), "exact sign test: chance of so many closer ones by luck"),
-        ("works", pa.bool_(), "whether both are below 0.01; null for floors"),
+        ("works", pa.bool_(), "whether both are below 0.01; null for baselines"),
     ),
     "log_clients": schema_of(
         ("client_id", pa.string(), "as in sessions"),
@@ -196,11 +192,15 @@ SCHEMAS: dict[str, pa.Schema] = {
         (
             "kind",
             CATEGORY,
-            "attack, or a floor: random (noise images), prior (auxiliary images, no query needed)",
+            "attack, or a zero-query baseline: random (noise images), prior (auxiliary images, no query needed)",
         ),
-        ("session_id", pa.string(), "as in sessions; null for floors"),
+        ("session_id", pa.string(), "as in sessions; null for baselines"),
         ("target", pa.int16(), "class under attack"),
-        ("query", pa.int64(), "answered query after which the attacker held this guess; 0 for floors"),
+        (
+            "query",
+            pa.int64(),
+            "answered query after which this was the attacker's current reconstruction; 0 for baselines",
+        ),
         ("last", pa.bool_(), "whether it was the last answered query of the session"),
         ("evaluator_confidence", pa.float32(), "confidence in the target by a model of another architecture"),
         ("evaluator_hit", pa.bool_(), "whether that model takes the guess for the target"),
@@ -224,3 +224,25 @@ def describe(
             for field in schema:
                 kind = "text" if field.type in (CATEGORY, pa.string()) else str(field.type)
                 yield name, field.name, kind, (field.metadata or {})[b"description"].decode()
+
+
+def with_columns(table: str, fields: Mapping[str, tuple[pa.DataType, str]], after: str | None = None) -> pa.Schema:
+    """Return a table's schema with further columns: those of searched parameters, or what a recorder keeps.
+
+    Parameters
+    ----------
+    table : str
+    fields : mapping of str to (type, description)
+    after : str or None
+        The column that they follow; None: the last one.
+    """
+    declared = list(SCHEMAS[table])
+    place = len(declared) if after is None else SCHEMAS[table].names.index(after) + 1
+    return pa.schema(
+        [*declared[:place], *schema_of(*((name, *rest) for name, rest in fields.items())), *declared[place:]]
+    )
+
+
+def param_column(name: str) -> str:
+    """Return the column of a searched parameter."""
+    return f"param_{name}"

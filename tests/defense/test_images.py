@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mifsim.defense import FilterConfig, InvalidImage, NoDefense, QueryFilter, Verdict, Watch, simple_hash
+from mifsim.defense import FilterConfig, InvalidImage, NoDefense, QueryFilter, Verdict, simple_hash
+from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
 
 DETECTORS = {
     "filter": lambda: QueryFilter(FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=3, l_sp=3)),
     "windowed filter": lambda: QueryFilter(FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=3, l_sp=3, ssim="gaussian")),
-    "watch": lambda: Watch(3, ("global", "uniform")),
+    "recorder": lambda: SsimHashRecorder(3, ("global", "uniform")),
     "open": NoDefense,
 }
 
@@ -36,7 +37,7 @@ def trace(detector):
     if isinstance(detector, QueryFilter):
         state = detector.state_dict()
         return detector.count, state["shape"], state["images"].tolist()
-    if isinstance(detector, Watch):
+    if isinstance(detector, SsimHashRecorder):
         return detector.last_hash, [row.tolist() for row in detector.last_similarities.values()], repr(detector)
     return detector._shape
 
@@ -140,7 +141,7 @@ def test_an_image_too_small_for_the_window_does_not_fix_the_shape():
 
 def test_a_watch_needs_the_largest_of_its_windows():
     with pytest.raises(InvalidImage, match="at least 7 x 7"):
-        DETECTORS["watch"]().check(np.zeros((6, 9)))
+        DETECTORS["recorder"]().check(np.zeros((6, 9)))
 
 
 def test_layout_and_byte_order_do_not_matter():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from mifsim.data.base import DataSet
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError
 from mifsim.run.folder import read_facts
-from mifsim.run.simulate import BackendName, make_backend, resume, simulate
+from mifsim.run.sessions import BackendName, make_backend
+from mifsim.run.simulate import resume_simulation, simulate
 from mifsim.study import Study
 from mifsim.tables.records import SCHEMA_VERSION, read_table
 from mifsim.victims import Victim
@@ -43,7 +43,7 @@ WORKLOADS = (
 
 def tuning_section(**more: Any) -> dict[str, Any]:
     """Return how filters are watched and searched: scikit-image's SSIM, which separates better than Eq. (1)."""
-    return {"ssim": ["uniform"], "n_b": {"max": N_B_MAX}, **more}
+    return {"space": {"ssim": ["uniform"], "n_b": {"max": N_B_MAX}}, **more}
 
 
 def workloads(plan: Plan, sessions: int) -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ def main_study(plan: Plan) -> Study:
         "sessions",
         attacks=[Variant(noise).attack(plan.trials, plan.budget) for noise in plan.noises],
         users=workloads(plan, max(12, plan.workload_sessions // 4)),
-        filters=[{"name": name, **asdict(config)} for name, config in configs(plan.half).items()],
+        filters=[{"name": name, **config.to_dict()} for name, config in configs(plan.half).items()],
         tuning=tuning_section(),
     )
 
@@ -74,16 +74,16 @@ def live(plan: Plan, victim: Victim, data: DataSet, chosen: FilterConfig | None,
 
     They are the first three of the main sessions at ``plan.live_noise``: the same clients, from the same seed.
     """
-    filters: list[dict[str, Any]] = [{"name": name, **asdict(config)} for name, config in configs(plan.half).items()]
+    filters: list[dict[str, Any]] = [{"name": name, **config.to_dict()} for name, config in configs(plan.half).items()]
     if chosen is not None:
-        filters.append({"name": "calibrated", **asdict(chosen)})
+        filters.append({"name": "calibrated", **chosen.to_dict()})
     study = plan.study(
         "live",
         attacks=[Variant(plan.live_noise).attack(TRIALS_PAPER, plan.budget)],
         filters=[*filters, {"name": UNDEFENDED, "none": True}],
     )
     return kept_run("live", study, data, victim, lambda path: simulate(study, path, backend=backend),
-                    lambda path: resume(path, backend=backend))  # fmt: skip
+                    lambda path: resume_simulation(path, backend=backend))  # fmt: skip
 
 
 def kept_run(

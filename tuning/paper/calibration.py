@@ -10,12 +10,12 @@ from mifsim.data.base import DataSet
 from mifsim.defense import FilterConfig
 from mifsim.errors import UserError
 from mifsim.progress import remark
-from mifsim.run.simulate import BackendName
+from mifsim.run.sessions import BackendName
 from mifsim.study import Study
 from mifsim.victims import Victim
 from tuning.paper.attacks import N_B_MAX, kept_run, tuning_section, workloads
 from tuning.paper.plan import CALIBRATION_SEED, Plan, Variant
-from tuning.tune import resume, tune
+from tuning.tune import resume_tuning, tune
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def calibrate(plan: Plan, data: DataSet, victim: Victim, backend: BackendName) -
     """Find a setting by the ordinary calibration, or in the cache what it found the last time."""
     study = calibration_study(plan)
     run = kept_run("calibration", study, data, victim, lambda path: tune(study, path, backend=backend),
-                   lambda path: resume(path, backend=backend))  # fmt: skip
+                   lambda path: resume_tuning(path, backend=backend))  # fmt: skip
     file = run / "filter.toml"
     what = f"`mifsim tune` on sessions of another seed, {study.seed}"
     if not file.is_file():

@@ -16,7 +16,8 @@ from mifsim.data.base import DataSet
 from mifsim.defense import FilterConfig
 from mifsim.progress import duration, remark
 from mifsim.run.folder import machine, versions
-from mifsim.run.simulate import BackendName, prepare
+from mifsim.run.inputs import load_inputs
+from mifsim.run.sessions import BackendName
 from mifsim.tables.records import TableWriter
 from mifsim.victims import Victim
 from tuning.paper.attacks import attack_rows, live, main_study, picture_rows, recorded
@@ -76,7 +77,7 @@ def reproduce(plans: list[Plan], out: Path, more: Given, schemas: Mapping[str, p
 
 def _half(plan: Plan, brought: Chosen | None, more: Given, schemas: Mapping[str, pa.Schema]) -> dict[str, Rows]:
     started = time.monotonic()
-    data, victim = prepare(main_study(plan))
+    data, victim = load_inputs(main_study(plan))
     remark(f"{plan.half}: {data.name}, {len(data.subset('private')):,} private images")
     facts = {"plan": digest(repr(plan)), "mifsim_version": __version__}
     swept = sweep(plan, data, victim, facts, schemas["paper_sweep"])

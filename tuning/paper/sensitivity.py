@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from mifsim.defense import FilterConfig
+from mifsim.defense import FilterConfig, Form
 from mifsim.progress import Bar
 from mifsim.statistics import kaplan_meier
 from tuning.objectives import objectives
 from tuning.paper.attacks import N_B_MAX
 from tuning.paper.plan import CALIBRATED, Plan, configs
-from tuning.replay import replay, replay_all
+from tuning.replay import replay, replay_swept
 from tuning.tracedata import TraceSet
 
 Rows = list[dict[str, Any]]
 
 FALSE_POSITIVE_LIMIT = 0.01
 L_SP_MAX = 64
-HEAT_FORM = "uniform"
+HEAT_FORM: Form = "uniform"
 ATTACKERS_A_LABEL = 3
 """In the heat maps: each of their cells replays thousands of settings."""
 
@@ -88,12 +88,11 @@ def heat_rows(plan: Plan, traces: TraceSet) -> Rows:
     pairs = [(1 - float(distance), float(value)) for distance in distances for value in hashes]
     best = np.full((N_B_MAX, L_SP_MAX), np.inf)
     rows: Rows = []
-    replay_all(few, form=HEAT_FORM, rule="per_match", t_ssim=0.5, t_hash=0.5, n_b_max=1, l_sp_max=1)  # prepares once
+    most = {"n_b": N_B_MAX, "l_sp": L_SP_MAX}
+    replay_swept(few, FilterConfig(0.5, 0.5, 1, 1, HEAT_FORM), {"n_b": 1, "l_sp": 1})  # prepares once
 
     def cell(pair: tuple[float, float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        sums = replay_all(
-            few, form=HEAT_FORM, rule="per_match", t_ssim=pair[0], t_hash=pair[1], n_b_max=N_B_MAX, l_sp_max=L_SP_MAX
-        )
+        sums = replay_swept(few, FilterConfig(pair[0], pair[1], 1, 1, HEAT_FORM), most)
         rate, queries = objectives(few, sums, "worst", leakage=False)
         return np.where(rate <= FALSE_POSITIVE_LIMIT, queries, np.inf)
 

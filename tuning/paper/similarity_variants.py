@@ -6,15 +6,18 @@ that changes what an open-loop client sends, so one pass over its images serves 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.defense import CountRule, FilterConfig, Form, Verdict, Watch
+from mifsim.defense import CountRule, FilterConfig, Form, ModelAnswer, Verdict
 from mifsim.defense.images import admit, hash_of
+from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
+from mifsim.defense.ssim_hash.replay import recorded_sessions
 from tuning.tracedata import TraceSet
 
 FORMS_OF_RANGE: dict[int, tuple[Form, ...]] = {1: get_args(Form), 255: ("global", "uniform")}
@@ -61,11 +64,12 @@ class MultiVariantRecorder:
         How many earlier queries each is compared with.
     """
 
-    count = 0
+    count = 0.0
+    limit = math.inf
     blocked = False
 
     def __init__(self, n_b: int) -> None:
-        self._watches = {range_: Watch(n_b, forms) for range_, forms in FORMS_OF_RANGE.items()}
+        self._watches = {range_: SsimHashRecorder(n_b, forms) for range_, forms in FORMS_OF_RANGE.items()}
         self._n_b = n_b
         self.similarity: dict[tuple[Form, int], list[npt.NDArray[np.float32]]] = {
             (form, range_): [] for range_, forms in FORMS_OF_RANGE.items() for form in forms
@@ -84,6 +88,13 @@ class MultiVariantRecorder:
         for size, found in self.hashes.items():
             found.append(hash_of(pixels, size))
         return Verdict.SAFE
+
+    def observe(self, answer: ModelAnswer) -> None:
+        """Ignore it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Raise: a recorder stays where its session is."""
+        raise NotImplementedError("a recorder does not move to another process")
 
 
 @dataclass(frozen=True)
@@ -118,19 +129,23 @@ class VariantRecording:
     def through(self, similarity_variant: SimilarityVariant, *, is_attack: bool, budget: int) -> TraceSet:
         """Return traces as a filter with this reading would have seen them; replay them with its form."""
         sessions = len(self.lengths)
+        offsets = np.concatenate([[0], np.cumsum(self.lengths)])
+        spec, made = recorded_sessions(
+            offsets,
+            {similarity_variant.form: self.similarity[similarity_variant.form, similarity_variant.dynamic_range]},
+            self.hashes[similarity_variant.hash_size],
+            similarity_variant.hash_size,
+        )
         return TraceSet(
-            offsets=np.concatenate([[0], np.cumsum(self.lengths)]),
-            similarity={
-                similarity_variant.form: self.similarity[similarity_variant.form, similarity_variant.dynamic_range]
-            },
-            hashes=self.hashes[similarity_variant.hash_size],
+            offsets=offsets,
+            valid=made.valid,
+            recordings={spec: made},
             budget=np.full(sessions, max(budget, int(self.lengths.max(initial=1)))),
             group=np.zeros(sessions, np.int32),
             groups=("all",),
             is_attack=np.full(sessions, is_attack),
             split=np.zeros(sessions, np.int8),
             clients=np.array([str(number) for number in range(sessions)]),
-            hash_size=similarity_variant.hash_size,
         )
 
 

@@ -19,7 +19,7 @@ from mifsim.cache import cache_dir, digest
 from mifsim.data.base import DataSet
 from mifsim.defense import CountRule
 from mifsim.progress import Bar
-from mifsim.run.simulate import prepare
+from mifsim.run.inputs import load_inputs
 from mifsim.study import Study
 from mifsim.tables.records import SCHEMA_VERSION, TableWriter, read_checked
 from mifsim.victims import Victim
@@ -155,7 +155,7 @@ def _study(plan: Plan, variants: list[Variant]) -> Study:
 def _ready(plain: str) -> tuple[DataSet, BatchedModel]:
     """Return data and engine for a study, made once a process."""
     study = Study.parse(json.loads(plain))
-    data, victim = prepare(study)
+    data, victim = load_inputs(study)
     return data, engine_for(study, data, victim)
 
 

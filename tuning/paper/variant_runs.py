@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mifsim.data.base import DataSet
-from mifsim.defense import Detector
+from mifsim.defense import Detector, NoDefenseConfig
 from mifsim.errors import RunError
 from mifsim.server.client_session import SessionRow
-from mifsim.server.client_specs import ClientSpec, specs
+from mifsim.server.client_specs import ClientSpec, client_specs
 from mifsim.server.environment import Environment
 from mifsim.server.shard_run import Nowhere, Reply, run_clients
 from mifsim.study import Filter, Study
@@ -64,10 +64,10 @@ def look(
     RunError
         Where a client failed.
     """
-    traced = study.model_copy(update={"filters": [Filter(name="watch", config=None)]})
+    traced = study.model_copy(update={"filters": [Filter(name="recorder", config=NoDefenseConfig())]})
     environment = _Watched(traced, Path(), {}, data, n_b=n_b)
     rows: list[SessionRow] = []
-    steps = run_clients(list(specs(traced, len(data.class_names))), environment, rows, Nowhere())
+    steps = run_clients(list(client_specs(traced, len(data.class_names))), environment, rows, Nowhere())
     try:
         batch = next(steps)
         while True:

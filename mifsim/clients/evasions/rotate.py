@@ -1,4 +1,4 @@
-"""A new session before or at the block: whatever the filter counts, it counts from nought again."""
+"""A new session before or at the block, or a new client: what the detector has counted begins at 0 again."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from mifsim.clients.protocol import ClientGenerator, Refusal, World
 
 
 class Rotate(Evasion):
-    """When refused, the same query again in a new session; or a new session after every so many queries.
+    """When refused, send the same query again in a new session; or open one after every so many queries.
 
-    A filter whose state is the session's cannot stop it, only make it dearer: what it costs is the number of
-    sessions, and so of accounts or addresses.
+    A detector whose state is the session's cannot stop it, only make it more expensive. One whose state is the client's
+    survives the client's sessions: a session that is refused at its first query shows the attacker that the client is
+    blocked, and only a new client identity helps. The price is the number of sessions and of clients (accounts,
+    addresses) that it spends.
     """
 
     main: ClassVar[str | None] = "every"
@@ -23,26 +25,36 @@ class Rotate(Evasion):
 
     every: int | None = Field(None, ge=1, description="queries after which a session is left; none: only when refused")
     sessions: int | None = Field(
-        None, ge=1, description="sessions that it can have: refused in the last one it gives up; none: no end of them"
+        None,
+        ge=1,
+        description="sessions that each client can have: refused in the last one it is spent; none: no limit",
     )
+    clients: int = Field(1, ge=1, le=10_000, description="client identities that it can spend, one after the other")
 
     def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start the bent attack; see `Evasion.run`."""
+        """Start the wrapped attack; see `Evasion.run`."""
         running = attack(world, rng)
-        opened, sent = 1, 0
+        clients, opened, sent = 1, 1, 0
+        new_client = False
         try:
             query = next(running)
             while True:
-                more = self.sessions is None or opened < self.sessions
-                leaves = more and self.every is not None and sent >= self.every
+                may_open = self.sessions is None or opened < self.sessions
+                leaves = may_open and self.every is not None and sent >= self.every
                 if leaves:
                     opened, sent = opened + 1, 0
-                reply = yield query._replace(new_session=query.new_session or leaves)
-                sent += 1
+                reply = yield query._replace(
+                    new_session=query.new_session or leaves, new_client=query.new_client or new_client
+                )
+                sent, new_client = sent + 1, False
                 if not isinstance(reply, Refusal):
                     query = running.send(reply)
-                elif self.sessions is None or opened < self.sessions:
+                    continue
+                blocked_client = sent == 1  # a session refused at its first query: the client itself is blocked
+                if may_open and not blocked_client:
                     opened, sent = opened + 1, 0  # the same query again: it was not answered
+                elif clients < self.clients:
+                    clients, opened, sent, new_client = clients + 1, 1, 0, True
                 else:
                     query = running.send(reply)
         except StopIteration as done:

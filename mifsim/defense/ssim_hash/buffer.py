@@ -6,7 +6,7 @@ This module loads numba and OpenCV; import it where it is used.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,10 @@ import numpy.typing as npt
 from mifsim.defense.images import Pixels, Planes, admit, from_planes, hash_of, to_planes
 from mifsim.defense.similarity import WINDOW, Form
 from mifsim.defense.ssim_hash import kernels
-from mifsim.defense.ssim_hash.config import FilterConfig
+from mifsim.defense.view import View
+
+if TYPE_CHECKING:
+    from mifsim.defense.ssim_hash.config import FilterConfig
 
 _CODE: dict[Form, int] = {"global": kernels.GLOBAL, "uniform": kernels.UNIFORM, "gaussian": kernels.GAUSSIAN}
 
@@ -32,19 +35,37 @@ class Buffer:
         The forms of SSIM that it keeps means and contrasts for.
     hash_size : int
         See `FilterConfig`.
+    view : View or None
+        What of each image is held and compared; None: all of it.
 
     Attributes
     ----------
     shape : tuple of int or None
-        Of the first image admitted, (H, W) or (H, W, C); None before.
+        Of the first image's view, (H, W) or (H, W, C); None before.
+    submitted : tuple of int or None
+        Of the first image itself; every further one must have the same.
     """
 
-    __slots__ = ("_hashes", "_kept", "_planes", "_size", "_start", "capacity", "forms", "hash_size", "shape")
+    __slots__ = (
+        "_hashes",
+        "_kept",
+        "_planes",
+        "_size",
+        "_start",
+        "capacity",
+        "forms",
+        "hash_size",
+        "shape",
+        "submitted",
+        "view",
+    )
 
-    def __init__(self, capacity: int, forms: Sequence[Form], hash_size: int = 8) -> None:
+    def __init__(self, capacity: int, forms: Sequence[Form], hash_size: int = 8, view: View | None = None) -> None:
         self.capacity = capacity
         self.forms = tuple(forms)
         self.hash_size = hash_size
+        self.view = view
+        self.submitted: tuple[int, ...] | None = None  # the shape of what is submitted, which the view reduces
         self.shape: tuple[int, ...] | None = None
         self._start = 0
         self._size = 0
@@ -69,11 +90,18 @@ class Buffer:
         InvalidImage
             It is not one that the session can take; nothing has changed.
         """
-        if self.shape is None:
-            pixels = admit(image, smallest=max(WINDOW[form] for form in self.forms))
-            self._allocate(pixels.shape)
+        if self.shape is not None:
+            pixels = admit(image, self.submitted)
+            if self.view is not None:
+                pixels = self.view.apply(pixels)
         else:
-            pixels = admit(image, self.shape)
+            smallest = max(WINDOW[form] for form in self.forms)
+            pixels = admit(image, smallest=smallest if self.view is None else 1)
+            submitted = pixels.shape
+            if self.view is not None:
+                pixels = admit(self.view.apply(pixels), smallest=smallest)
+            self.submitted = submitted
+            self._allocate(pixels.shape)
         return to_planes(pixels), hash_of(pixels, self.hash_size)
 
     def _allocate(self, shape: tuple[int, ...]) -> None:

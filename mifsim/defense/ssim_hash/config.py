@@ -1,31 +1,33 @@
-"""The filter's setting, and the TOML file that carries it from a calibration to a server."""
+"""The configuration of the paper's filter: the detector kind ``ssim-hash``."""
 
 from __future__ import annotations
 
-import difflib
 import math
-import os
-import tempfile
-import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import dataclass
 from numbers import Integral, Real
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
+import numpy as np
+
+from mifsim.defense.config import DetectorConfig
+from mifsim.defense.param import Choice, Param
+from mifsim.defense.recording import Column, Outcome, RecordedSessions, SessionWeights, SweptSums
 from mifsim.defense.similarity import FORMS, LARGEST_HASH, Form
 from mifsim.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mifsim.defense.ssim_hash.filter import QueryFilter
+    from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
 
 CountRule = Literal["per_match", "per_query"]
 """Whether every matching buffered image adds one to the count, or every query that has any."""
 
 COUNT_RULES: tuple[CountRule, ...] = get_args(CountRule)
 
-_TABLE = "filter"
 
-
-@dataclass(frozen=True, slots=True)
-class FilterConfig:
+@dataclass(frozen=True)
+class FilterConfig(DetectorConfig):
     """One choice of the paper's four parameters, and the form of the filter.
 
     Attributes
@@ -45,6 +47,8 @@ class FilterConfig:
     count_rule : {"per_match", "per_query"}
         ``"per_match"``: every similar buffered image adds one, as in Algorithm 2. ``"per_query"``: a query
         adds at most one, as Section 3.3 words it.
+    scope, view
+        See `DetectorConfig`; as keywords only.
 
     Raises
     ------
@@ -53,7 +57,7 @@ class FilterConfig:
 
     Examples
     --------
-    The paper's third setting for MNIST (Table 1):
+    The paper's third configuration for MNIST (Table 1):
 
     >>> FilterConfig(t_ssim=0.999, t_hash=1e-3, n_b=10, l_sp=4).count_rule
     'per_match'
@@ -67,7 +71,28 @@ class FilterConfig:
     hash_size: int = 8
     count_rule: CountRule = "per_match"
 
+    kind: ClassVar[str] = "ssim-hash"
+    # The sampler knows t_ssim by its distance from 1, under the name d_ssim. Optuna's multivariate TPE orders its
+    # dimensions by name: another name there changes the proposals of every study from the 25th trial on.
+    params: ClassVar[Mapping[str, Param]] = {
+        "t_ssim": Param(
+            0.3, 0.99999, "similar above this SSIM", pole=1.0, strictness=1, least=-1.0, most=1.0, search_name="d_ssim"
+        ),
+        "t_hash": Param(1e-5, 0.3, "and hashes closer than this", strictness=1, least=0.0, most=1.0),
+        "n_b": Param(1, 32, "images remembered", whole=True, least=1, most=1024),
+        "l_sp": Param(1, 64, "the count that ends the session", whole=True, strictness=-1, least=1, most=65536),
+    }
+    choices: ClassVar[Mapping[str, Choice]] = {
+        "ssim": Choice(FORMS, "global", "form of the SSIM"),
+        "count_rule": Choice(COUNT_RULES, "per_match", "whether every match counts, or every query that has one"),
+        "hash_size": Choice(range(1, LARGEST_HASH + 1), 8, "edge of the image that the hash averages, in pixels"),
+    }
+    views_itself: ClassVar[bool] = True
+    swept: ClassVar[tuple[str, ...]] = ("n_b", "l_sp")
+    reference_steps: ClassVar[Mapping[str, int]] = {"t_ssim": 32, "t_hash": 32}
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         # Plain Python numbers, whatever came (numpy's, TOML's 1 for 1.0): what is written is what is read
         # back.
         set_ = object.__setattr__
@@ -83,74 +108,62 @@ class FilterConfig:
         _one_of("ssim", self.ssim, FORMS)
         _one_of("count_rule", self.count_rule, COUNT_RULES)
 
-    def save(self, path: str | os.PathLike[str], extra: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        """Write the setting as the table ``[filter]`` of a TOML file.
+    def new_detector(self) -> QueryFilter:
+        """Return a new filter state."""
+        from mifsim.defense.ssim_hash.filter import QueryFilter
 
-        The file is written beside its place and renamed: what is there is whole.
+        return QueryFilter(self)
 
-        Parameters
-        ----------
-        path : path-like
-            Missing folders are made.
-        extra : mapping of mappings, optional
-            Further tables for the reader (a guarantee, facts about the data); `load` passes over them.
-
-        Raises
-        ------
-        ValueError
-            `extra` has a table ``filter`` of its own.
-        """
-        import tomli_w
-
-        if extra and _TABLE in extra:
-            raise ValueError(f"extra has a table [{_TABLE}], which is the setting's own")
-        text = tomli_w.dumps({_TABLE: asdict(self), **(extra or {})})
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            temporary.chmod(0o644)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    def recording(self) -> Mapping[str, Any]:
+        """Return how many earlier images each is compared with, in which forms, and the size of the hash's image."""
+        return {"n_b": self.n_b, "forms": (self.ssim,), "hash_size": self.hash_size}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> FilterConfig:
-        """Read the table ``[filter]`` of a TOML file.
+    def columns(cls, options: Mapping[str, Any]) -> Mapping[str, Column]:
+        """Return the hash, and for each form the similarities to the last `n_b` images."""
+        forms = {f"ssim_{form}": Column("float32", options["n_b"]) for form in options["forms"]}
+        return {"hash": Column("float64"), **forms}
 
-        Raises
-        ------
-        ConfigError
-            Names the file, the key, its value and what is accepted.
-        """
-        try:
-            with open(path, "rb") as file:
-                document = tomllib.load(file)
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: is not TOML: {error}") from error
-        table = document.get(_TABLE)
-        if not isinstance(table, dict):
-            raise ConfigError(f"{path}: has no table [{_TABLE}], which holds a filter's setting")
-        known = [field.name for field in fields(cls)]
-        for key in table:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-                raise ConfigError(
-                    f"{path}: [{_TABLE}] {key} = {table[key]!r}: there is no such key; "
-                    f"did you mean {near!r}? Known are {', '.join(known)}"
-                )
-        for field in fields(cls):
-            if field.default is MISSING and field.name not in table:
-                raise ConfigError(f"{path}: [{_TABLE}] {field.name} is missing, and has no default")
-        try:
-            return cls(**table)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: [{_TABLE}] {error}") from error
+    @classmethod
+    def recorder(cls, options: Mapping[str, Any]) -> SsimHashRecorder:
+        """Return a new recorder."""
+        from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
+
+        return SsimHashRecorder(options["n_b"], options["forms"], options["hash_size"], options.get("view"))
+
+    @classmethod
+    def merge(cls, first: Mapping[str, Any], second: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Return the longer memory and all forms of both; None where the hashes differ."""
+        if first["hash_size"] != second["hash_size"]:
+            return None
+        forms = tuple(sorted({*first["forms"], *second["forms"]}))
+        return {"n_b": max(first["n_b"], second["n_b"]), "forms": forms, "hash_size": first["hash_size"]}
+
+    def replay(self, sessions: RecordedSessions) -> Outcome:
+        """Return what it would have done to recorded sessions; see `mifsim.defense.ssim_hash.replay`."""
+        from mifsim.defense.ssim_hash.replay import follow
+
+        blocked_at, count = follow(sessions, self)
+        return Outcome(blocked_at, np.minimum(1.0, (count + 1) / self.l_sp))
+
+    def replay_swept(self, sessions: RecordedSessions, weights: SessionWeights, most: Mapping[str, int]) -> SweptSums:
+        """Return the sums for every buffer size and limit; see `DetectorConfig.replay_swept`."""
+        from mifsim.defense.ssim_hash.replay import follow_swept
+
+        return follow_swept(sessions, self, weights, most["n_b"], most["l_sp"])
+
+    @classmethod
+    def reference_values(
+        cls,
+        sessions: RecordedSessions,
+        chosen: Mapping[str, Any],
+        bounds: Mapping[str, tuple[float, float]],
+        steps: Mapping[str, int],
+    ) -> Mapping[str, np.ndarray[Any, np.dtype[np.float64]]]:
+        """Return thresholds to try; see `mifsim.defense.ssim_hash.replay.threshold_values`."""
+        from mifsim.defense.ssim_hash.replay import threshold_values
+
+        return threshold_values(sessions, chosen["ssim"], bounds, steps)
 
 
 def _number(value: object) -> float:

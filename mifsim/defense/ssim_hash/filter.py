@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mifsim.defense.detector import InvalidImage, Verdict
-from mifsim.defense.ssim_hash.config import FilterConfig
+from mifsim.defense.detector import ModelAnswer, Verdict
+from mifsim.errors import InvalidImage
+
+if TYPE_CHECKING:
+    from mifsim.defense.ssim_hash.config import FilterConfig
 
 _STATE_VERSION = 1
 
 
 class QueryFilter:
-    """One session's filter: a buffer of its last images, and a count of suspicious queries.
+    """The paper's filter for one session or client: a buffer of its last images, and a count of suspicious queries.
 
     Algorithm 2 to the letter. A new image is compared with the buffered ones, the oldest first; each that
     is similar adds one to the count. At ``l_sp`` the session is blocked: that image and all that follow are
@@ -30,9 +33,10 @@ class QueryFilter:
     Examples
     --------
     >>> import numpy as np
-    >>> guard = QueryFilter(FilterConfig(t_ssim=0.999, t_hash=1e-3, n_b=10, l_sp=2))
+    >>> from mifsim import FilterConfig
+    >>> detector = QueryFilter(FilterConfig(t_ssim=0.999, t_hash=1e-3, n_b=10, l_sp=2))
     >>> image = np.full((28, 28), 0.5)
-    >>> [guard.check(image).name for _ in range(4)], guard.count
+    >>> [detector.check(image).name for _ in range(4)], detector.count
     (['SAFE', 'SAFE', 'UNSAFE', 'UNSAFE'], 2)
     """
 
@@ -42,12 +46,12 @@ class QueryFilter:
         from mifsim.defense.ssim_hash.buffer import Buffer  # loads numba, which the import of this module must not
 
         self._config = config
-        self._buffer = Buffer(config.n_b, (config.ssim,), config.hash_size)
+        self._buffer = Buffer(config.n_b, (config.ssim,), config.hash_size, config.view)
         self._count = 0
 
     @property
     def config(self) -> FilterConfig:
-        """The setting."""
+        """The configuration."""
         return self._config
 
     @property
@@ -59,6 +63,11 @@ class QueryFilter:
     def blocked(self) -> bool:
         """Whether every further verdict is UNSAFE."""
         return self._count >= self._config.l_sp
+
+    @property
+    def limit(self) -> int:
+        """The count at which the session is blocked: ``l_sp``."""
+        return self._config.l_sp
 
     @property
     def nbytes(self) -> int:
@@ -91,6 +100,9 @@ class QueryFilter:
         self._count = self._buffer.check(self._config, self._count, planes, hash_)
         return Verdict.UNSAFE if self.blocked else Verdict.SAFE
 
+    def observe(self, answer: ModelAnswer) -> None:
+        """Ignore it: the filter looks at images alone."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return all that another process needs to go on with this session.
 
@@ -98,30 +110,30 @@ class QueryFilter:
         -------
         dict
             ``version`` (int), ``count`` (int), ``shape`` (tuple of int: the session's, empty before its first
-            image) and ``images`` (ndarray of float32, shape (n, *shape), the oldest first). Copies.
+            image) and ``images`` (ndarray of float32, shape (n, *shape of the view), the oldest first). Copies.
         """
         return {
             "version": _STATE_VERSION,
             "count": self._count,
-            "shape": self._buffer.shape or (),
+            "shape": self._buffer.submitted or (),
             "images": self._buffer.images(),
         }
 
     @classmethod
     def from_state(cls, config: FilterConfig, state: Mapping[str, Any]) -> QueryFilter:
-        """Restore a session: it goes on exactly as it would have.
+        """Restore a session: it continues exactly as it would have.
 
         Parameters
         ----------
         config : FilterConfig
-            The setting that the session had.
+            The configuration that the session had.
         state : mapping
             From `state_dict`.
 
         Raises
         ------
         ValueError
-            The state is not whole, is of another version, or does not belong to such a setting.
+            The state is not whole, is of another version, or does not belong to such a configuration.
         """
         keys = {"version", "count", "shape", "images"}
         if set(state) != keys:
@@ -133,7 +145,9 @@ class QueryFilter:
             raise ValueError(f"count = {count!r}: must be a whole number from 0 to l_sp = {config.l_sp}")
         if not isinstance(images, np.ndarray) or images.dtype != np.float32 or images.ndim == 0:
             raise ValueError("images: must be a float32 array of shape (n, *shape)")
-        if tuple(state["shape"]) != images.shape[1:] or (len(images) == 0) != (images.ndim == 1):
+        shape = tuple(state["shape"])
+        seen = config.view.shape(shape) if config.view is not None and shape else shape
+        if seen != images.shape[1:] or (len(images) == 0) != (images.ndim == 1):
             raise ValueError(f"shape = {state['shape']!r}: does not belong to images of shape {images.shape}")
         if len(images) > config.n_b:
             raise ValueError(f"images: {len(images)} of them, but n_b = {config.n_b}")
@@ -145,6 +159,8 @@ class QueryFilter:
             except InvalidImage as error:
                 raise ValueError(f"images[{number}]: {error}") from error
             restored._buffer.push(planes, hash_, compare=False)
+        if shape:
+            restored._buffer.submitted = shape
         return restored
 
     def __repr__(self) -> str:

@@ -1,20 +1,23 @@
-"""The filter that only watches: what any setting would have compared, for the record."""
+"""The recorder of the paper's filter: what any configuration would have compared, for the recording."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.defense.detector import Verdict
+from mifsim.defense.detector import ModelAnswer, Verdict
 from mifsim.defense.similarity import FORMS, LARGEST_HASH, Form
+from mifsim.defense.view import View
 
 
-class Watch:
-    """A guard that finds every valid image SAFE and tells how similar it is to the ones before.
+class SsimHashRecorder:
+    """A detector that finds every valid image SAFE and tells how similar it is to the ones before.
 
-    From its rows the verdicts of every setting with ``n_b <= n_b_max`` follow exactly: it computes what
+    From its rows the verdicts of every configuration with ``n_b <= n_b_max`` follow exactly: it computes what
     `QueryFilter` computes, with the same code on the same kept values, to the last bit.
 
     Parameters
@@ -25,6 +28,8 @@ class Watch:
         The forms of SSIM to compute. The largest window among them is the least size of an image.
     hash_size : int
         See `FilterConfig`.
+    view : View or None
+        What of an image is compared.
 
     Attributes
     ----------
@@ -37,19 +42,22 @@ class Watch:
     Examples
     --------
     >>> import numpy as np
-    >>> watch = Watch(2)
+    >>> recorder = SsimHashRecorder(2)
     >>> for level in (0.25, 0.5, 0.5):
-    ...     verdict = watch.check(np.full((8, 8), level))
-    >>> verdict.name, watch.last_hash, [round(float(s), 2) for s in watch.last_similarities["global"]]
+    ...     verdict = recorder.check(np.full((8, 8), level))
+    >>> verdict.name, recorder.last_hash, [round(float(s), 2) for s in recorder.last_similarities["global"]]
     ('SAFE', 0.5, [1.0, 0.8])
     """
 
     __slots__ = ("_buffer", "last_hash", "last_similarities")
 
-    count = 0
+    count = 0.0
+    limit = math.inf
     blocked = False
 
-    def __init__(self, n_b_max: int, forms: Sequence[Form] = ("global",), hash_size: int = 8) -> None:
+    def __init__(
+        self, n_b_max: int, forms: Sequence[Form] = ("global",), hash_size: int = 8, view: View | None = None
+    ) -> None:
         from mifsim.defense.ssim_hash.buffer import Buffer  # loads numba, which the import of this module must not
 
         if n_b_max < 1:
@@ -58,7 +66,7 @@ class Watch:
             raise ValueError(f"forms = {forms!r}: must be some of {', '.join(FORMS)}, each once")
         if not 1 <= hash_size <= LARGEST_HASH:
             raise ValueError(f"hash_size = {hash_size!r}: must be a whole number from 1 to {LARGEST_HASH}")
-        self._buffer = Buffer(n_b_max, forms, hash_size)
+        self._buffer = Buffer(n_b_max, forms, hash_size, view)
         self.last_similarities: dict[Form, npt.NDArray[np.float32]] = {
             form: np.empty(0, dtype=np.float32) for form in forms
         }
@@ -77,6 +85,17 @@ class Watch:
         self.last_hash = hash_
         return Verdict.SAFE
 
+    def observe(self, answer: ModelAnswer) -> None:
+        """Ignore it."""
+
+    def row(self) -> Mapping[str, Any]:
+        """Return the hash and the similarities of the last valid image."""
+        return {"hash": self.last_hash, **{f"ssim_{form}": row for form, row in self.last_similarities.items()}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Raise: a recorder stays where its session is."""
+        raise NotImplementedError("a recorder does not move to another process")
+
     def __repr__(self) -> str:
         buffer = self._buffer
-        return f"<Watch: {len(buffer)} of {buffer.capacity} images, forms {', '.join(buffer.forms)}>"
+        return f"<SsimHashRecorder: {len(buffer)} of {buffer.capacity} images, forms {', '.join(buffer.forms)}>"

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from mifsim.errors import RunError
-from mifsim.server.backend import Job, ModelFile, Watch
+from mifsim.server.backend import Job, ModelFile, OnProgress
 from mifsim.server.client_specs import SHARDS_AT_A_TIME, Shard
 from mifsim.server.environment import Counters, Environment
 from mifsim.server.ray.cluster import autoscaled, connect, nodes, translate_errors, wait_for_place
@@ -40,7 +40,7 @@ class SessionHost:
     def __init__(self, job: Job, models: Sequence[str], node_ids: Sequence[str] = ()) -> None:
         # An actor without a GPU of its own sees all of them: hide them, an attacker may train a network here.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        self._environment = Environment.load(job.study, job.run, job.facts, job.watching)
+        self._environment = Environment.load(job.study, job.run, job.facts, job.recording)
         # What is there now stays. Queries and answers are tracked by the collector and freed by their counts, in no
         # cycle: with Python's threshold of 700 it spends a tenth of a host's time on looking for one.
         gc.freeze()
@@ -115,17 +115,17 @@ class OnRay:
             if server is not None and not server.grow_seconds:
                 place_actors(server, nodes())
 
-    def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], watch: Watch) -> None:
+    def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], on_progress: OnProgress) -> None:
         """Run all shards; see `Backend.run`."""
         started_here = connect(self._address)
         try:
             with translate_errors():
-                self._run(job, model, shards, watch)
+                self._run(job, model, shards, on_progress)
         finally:
             if started_here:
                 ray.shutdown()
 
-    def _run(self, job: Job, model: ModelFile, shards: Iterator[Shard], watch: Watch) -> None:
+    def _run(self, job: Job, model: ModelFile, shards: Iterator[Shard], on_progress: OnProgress) -> None:
         # The driver's handles keep the models alive: the hosts look them up by name, which does not count.
         with sentinel_file(job.run) as sentinel:
             models, hosts, placed = start_actors(job, model)
@@ -137,7 +137,7 @@ class OnRay:
                 return host, host.missing_sentinel.remote(sentinel)
 
             in_flight = min(SHARDS_AT_A_TIME, job.study.server.sessions_per_host)
-            dispatch(hosts, shards, watch, in_flight, placed, another)
+            dispatch(hosts, shards, on_progress, in_flight, placed, another)
 
 
 def require_shared_folder(hosts: list[Any], run: Folder, sentinel: str) -> None:

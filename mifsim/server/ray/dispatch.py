@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from mifsim.errors import ClusterError, RunError
 from mifsim.progress import remark
-from mifsim.server.backend import Watch
+from mifsim.server.backend import OnProgress
 from mifsim.server.client_specs import Shard
 from mifsim.server.environment import Counters
 from mifsim.server.ray.cluster import LOOK_SECONDS, nodes
@@ -29,7 +29,7 @@ ANSWER_SECONDS = 10.0
 def dispatch(
     hosts: list[Any],
     shards: Iterator[Shard],
-    watch: Watch,
+    on_progress: OnProgress,
     in_flight: int,
     placed: Placement | None = None,
     another: Callable[[], tuple[Any, Any]] | None = None,
@@ -72,10 +72,10 @@ def dispatch(
                 total = _sum(asked)
                 if monitor is not None:
                     monitor.saw(total)
-                watch(total)
+                on_progress(total)
                 asked = [host.progress.remote() for host in hosts]
         asked = [host.progress.remote() for host in hosts]
-        watch(_sum(ray.wait(asked, num_returns=len(asked), timeout=ANSWER_SECONDS)[0]))
+        on_progress(_sum(ray.wait(asked, num_returns=len(asked), timeout=ANSWER_SECONDS)[0]))
     except RayTaskError as error:
         raise error.cause from None
     finally:

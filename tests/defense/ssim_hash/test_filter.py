@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mifsim.defense import Detector, FilterConfig, NoDefense, QueryFilter, Verdict, Watch, simple_hash, ssim
+from mifsim.defense import Detector, FilterConfig, NoDefense, QueryFilter, Verdict, simple_hash, ssim
+from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
 from tests.defense.conftest import NOISE, pool_of
 from tests.defense.ssim_hash.reference import FORMS, ReferenceFilter, reference_hash, reference_ssim
 
@@ -149,7 +150,7 @@ def test_what_the_client_does_with_its_array_changes_nothing():
 
 def test_all_are_guards_and_say_what_they_are():
     detector = QueryFilter(make_config(l_sp=1))
-    assert all(isinstance(g, Detector) for g in (detector, Watch(3), NoDefense()))
+    assert all(isinstance(g, Detector) for g in (detector, SsimHashRecorder(3), NoDefense()))
     assert "open: count 0 of 1, 0 of 10 images, " in repr(detector)
     verdicts(detector, [A, A])
     assert "blocked: count 1 of 1, 1 of 10 images of shape (12, 12), FilterConfig(" in repr(detector)

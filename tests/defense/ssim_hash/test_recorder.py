@@ -1,4 +1,4 @@
-"""What a watch records is what a filter compares, to the last bit."""
+"""What a recorder records is what a filter compares, to the last bit."""
 
 from __future__ import annotations
 
@@ -7,35 +7,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mifsim.defense import FilterConfig, QueryFilter, Verdict, Watch, simple_hash, ssim
+from mifsim.defense import FilterConfig, QueryFilter, Verdict, simple_hash, ssim
+from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
 from tests.defense.conftest import NOISE
 from tests.defense.ssim_hash.reference import FORMS, ReferenceFilter
 
 
 def test_rows_newest_first(pool):
-    watch = Watch(3, FORMS, hash_size=4)
-    assert np.isnan(watch.last_hash)
-    assert all(len(row) == 0 for row in watch.last_similarities.values())
+    recorder = SsimHashRecorder(3, FORMS, hash_size=4)
+    assert np.isnan(recorder.last_hash)
+    assert all(len(row) == 0 for row in recorder.last_similarities.values())
     for n, image in enumerate(pool[:7]):
-        assert watch.check(image) is Verdict.SAFE
-        assert watch.last_hash == simple_hash(image, 4)
+        assert recorder.check(image) is Verdict.SAFE
+        assert recorder.last_hash == simple_hash(image, 4)
         for form in FORMS:
-            row = watch.last_similarities[form]
+            row = recorder.last_similarities[form]
             assert row.dtype == np.float32
             assert row.tolist() == [ssim(image, pool[n - lag], form) for lag in range(1, min(n, 3) + 1)]
-    assert (watch.count, watch.blocked) == (0, False)
-    assert repr(watch) == "<Watch: 3 of 3 images, forms global, uniform, gaussian>"
+    assert (recorder.count, recorder.blocked) == (0, False)
+    assert repr(recorder) == "<SsimHashRecorder: 3 of 3 images, forms global, uniform, gaussian>"
 
 
 def test_rows_are_the_caller_s_to_keep(pool):
-    watch = Watch(4)
+    recorder = SsimHashRecorder(4)
     rows = []
     for image in pool[:6]:
-        watch.check(image)
-        rows.append(watch.last_similarities["global"])
+        recorder.check(image)
+        rows.append(recorder.last_similarities["global"])
     copies = [row.copy() for row in rows]
     for image in pool[6:]:
-        watch.check(image)
+        recorder.check(image)
     assert all(np.array_equal(row, copy) for row, copy in zip(rows, copies, strict=True))
 
 
@@ -50,12 +51,12 @@ def test_rows_are_the_caller_s_to_keep(pool):
 @settings(max_examples=150, deadline=None)
 def test_every_verdict_follows_from_the_rows_exactly(pool, stream, form, rule, n_b, l_sp, data):
     """Even where a threshold is one of the very values that were recorded, or one float64 beside it."""
-    watch = Watch(6, FORMS)
+    recorder = SsimHashRecorder(6, FORMS)
     hashes, similarities = [], {}
     for n, index in enumerate(stream):
-        watch.check(pool[index])
-        hashes.append(watch.last_hash)
-        for lag, value in enumerate(watch.last_similarities[form], 1):
+        recorder.check(pool[index])
+        hashes.append(recorder.last_hash)
+        for lag, value in enumerate(recorder.last_similarities[form], 1):
             similarities[n, n - lag] = float(value)
     gaps = [abs(hashes[i] - hashes[j]) for i, j in similarities]
     nudge = data.draw(st.sampled_from([-1.0, 0.0, 1.0]))
@@ -84,4 +85,4 @@ def test_every_verdict_follows_from_the_rows_exactly(pool, stream, form, rule, n
 )
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Watch(**arguments)
+        SsimHashRecorder(**arguments)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mifsim.defense import InvalidImage, Watch, simple_hash, ssim
+from mifsim.defense import InvalidImage, simple_hash, ssim
+from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
 from tests.defense.ssim_hash.reference import FORMS, reference_hash, reference_ssim
 
 C1 = 1e-4
@@ -112,14 +113,14 @@ def test_bits_depend_on_the_pair_alone(form, shape):
     others = [near(image, rng, sd) for sd in (1e-4, 1e-3, 1e-2, 0.1, 0.5, 1e-3, 1e-2)]
     alone = [ssim(image, other, form) for other in others]
     for turn in range(len(others)):
-        watch = Watch(len(others), (form,))
+        recorder = SsimHashRecorder(len(others), (form,))
         order = np.roll(np.arange(len(others)), turn)
         for filler in rng.random((turn, *shape)):  # so that the ring starts elsewhere
-            watch.check(filler)
+            recorder.check(filler)
         for i in order:
-            watch.check(others[i])
-        watch.check(image)
-        assert watch.last_similarities[form].tolist() == [alone[i] for i in order[::-1]]
+            recorder.check(others[i])
+        recorder.check(image)
+        assert recorder.last_similarities[form].tolist() == [alone[i] for i in order[::-1]]
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 32])
@@ -163,7 +164,9 @@ def test_smaller_than_the_window(form, least):
     assert ssim(np.zeros((1, 1)), np.zeros((1, 1))) == 1
 
 
-@pytest.mark.parametrize("name", ["similarity", "ssim_hash.config", "ssim_hash.filter", "ssim_hash.recorder"])
+@pytest.mark.parametrize(
+    "name", ["measures", "param", "view", "ssim_hash.config", "ssim_hash.filter", "ssim_hash.recorder"]
+)
 def test_examples(name):
     module = importlib.import_module(f"mifsim.defense.{name}")
     result = doctest.testmod(module)

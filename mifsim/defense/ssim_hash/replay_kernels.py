@@ -1,4 +1,4 @@
-"""The compiled loops of replay, and what they read. Import it where traces are replayed: it loads numba."""
+"""The compiled loops of the filter's replay, and what they read. Import it where it is used: it loads numba."""
 
 from __future__ import annotations
 

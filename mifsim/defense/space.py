@@ -1,0 +1,145 @@
+"""A search space: a kind of detector, bounds of its parameters, and what does not change."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mifsim.defense.config import DetectorConfig, Scope, corner_points
+from mifsim.defense.kinds import config_class
+from mifsim.defense.view import View
+from mifsim.errors import ConfigError
+
+_SLACK = 1e-12
+"""A value at a bound may miss it by a rounding: it was computed from its distance to the pole."""
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What a search may propose; plain data, so that it crosses to other processes without the kind's code.
+
+    Attributes
+    ----------
+    kind : str
+    bounds : mapping of str to (float, float)
+        Of every parameter of the kind.
+    choices : mapping of str to tuple
+        The values to choose from, of every choice of the kind; one alone is no dimension of the search.
+    scope : {"session", "client"}
+    view : View or None
+    """
+
+    kind: str
+    bounds: Mapping[str, tuple[float, float]]
+    choices: Mapping[str, tuple[Any, ...]]
+    scope: Scope = "session"
+    view: View | None = None
+
+    @classmethod
+    def parse(cls, kind: str, given: Mapping[str, Any], scope: Scope = "session", view: object = None) -> SearchSpace:
+        """Read what a study's ``[tuning.space]`` says; what it does not name has the kind's defaults.
+
+        Raises
+        ------
+        ConfigError
+            Names the key, its value and what is accepted.
+        """
+        found = config_class(kind)
+        if not found.params:
+            raise ConfigError(f"kind = {kind!r}: has no parameter to search")
+        known = [*found.params, *found.choices]
+        for key in given:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, 1, 0.5)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ConfigError(f"space.{key}: {kind!r} has no such parameter{hint} (accepted: {', '.join(known)})")
+        space = cls(
+            kind,
+            {name: _bounds(found, name, given.get(name, {})) for name in found.params},
+            {name: _values(found, name, given.get(name)) for name in found.choices},
+            scope,
+            View.parse(view),
+        )
+        space.corners()  # a combination that the kind itself refuses is refused now, not in a trial
+        return space
+
+    @property
+    def config_class(self) -> type[DetectorConfig]:
+        """Of the kind."""
+        return config_class(self.kind)
+
+    @property
+    def searched_choices(self) -> dict[str, tuple[Any, ...]]:
+        """The choices that there are more values of than one."""
+        return {name: values for name, values in self.choices.items() if len(values) > 1}
+
+    def config(self, point: Mapping[str, Any]) -> DetectorConfig:
+        """Return the configuration at a point of the search.
+
+        Parameters
+        ----------
+        point : mapping
+            A distance for each parameter, under its `Param.search_name`, and a value for each searched choice.
+        """
+        cls = self.config_class
+        values = {
+            name: param.value(point[param.search_name or name], above=self.bounds[name][0] > param.pole)
+            for name, param in cls.params.items()
+        }
+        chosen = {name: point.get(name, options[0]) for name, options in self.choices.items()}
+        return cls(**values, **chosen, scope=self.scope, view=self.view)
+
+    def point(self, config: DetectorConfig) -> dict[str, Any]:
+        """Return where a configuration is in the search."""
+        point: dict[str, Any] = {
+            param.search_name or name: param.distance(getattr(config, name)) for name, param in config.params.items()
+        }
+        return {**point, **{name: getattr(config, name) for name in self.searched_choices}}
+
+    def contains(self, config: DetectorConfig) -> bool:
+        """Return whether a configuration lies within the bounds, to rounding."""
+        return all(
+            low - _SLACK * bool(config.params[name].pole)
+            <= getattr(config, name)
+            <= high + _SLACK * bool(config.params[name].pole)
+            for name, (low, high) in self.bounds.items()
+        )
+
+    def corners(self) -> list[DetectorConfig]:
+        """Return the configurations at the corners: what has to be recorded for all is recorded for these."""
+        cls = self.config_class
+        return [cls(**point, scope=self.scope, view=self.view) for point in corner_points(self.bounds, self.choices)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the space as a study writes it, every default filled in."""
+        bounds: dict[str, Any] = {name: {"min": low, "max": high} for name, (low, high) in self.bounds.items()}
+        return {**bounds, **{name: list(values) for name, values in self.choices.items()}}
+
+
+def _bounds(cls: type[DetectorConfig], name: str, given: object) -> tuple[float, float]:
+    param = cls.params[name]
+    if not isinstance(given, Mapping) or set(given) - {"min", "max"}:
+        raise ConfigError(
+            f"space.{name} = {given!r}: must be a table such as {{min = {param.low}, max = {param.high}}}"
+        )
+    low, high = given.get("min", param.low), given.get("max", param.high)
+    if problem := param.problem(low, high):
+        raise ConfigError(f"space.{name}.{problem}")
+    return (int(low), int(high)) if param.whole else (float(low), float(high))
+
+
+def _values(cls: type[DetectorConfig], name: str, given: object) -> tuple[Any, ...]:
+    choice = cls.choices[name]
+    if given is None:
+        return (choice.default,)
+    values: Sequence[Any] = given if isinstance(given, (list, tuple)) else [given]
+    if not values:
+        raise ConfigError(f"space.{name} = []: needs at least one value (accepted: {choice.words})")
+    for value in values:
+        if isinstance(value, bool) or value not in choice.accepted:
+            raise ConfigError(f"space.{name}: {value!r} is not a value of it (accepted: {choice.words})")
+    if len(set(values)) < len(values):
+        raise ConfigError(f"space.{name} = {list(values)}: each may be given once")
+    return tuple(values)

@@ -1,0 +1,46 @@
+"""Columns of the tables that say which configuration a row is about: kind, JSON, and one for each parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from mifsim.defense import DetectorConfig
+from mifsim.defense.space import SearchSpace
+from mifsim.tables.schemas import CATEGORY, param_column, with_columns
+
+
+def param_schema(table: str, space: SearchSpace) -> pa.Schema:
+    """Return a table's schema with a column for each parameter and choice of the space's kind, after ``config``."""
+    cls = space.config_class
+    fields: dict[str, tuple[pa.DataType, str]] = {}
+    for name, param in cls.params.items():
+        kind = pa.int64() if param.whole else pa.float64()
+        fields[param_column(name)] = (kind, param.description or "searched parameter")
+    for name, choice in cls.choices.items():
+        whole = isinstance(choice.default, int) and not isinstance(choice.default, bool)
+        fields[param_column(name)] = (pa.int64() if whole else CATEGORY, choice.description or "searched choice")
+    return with_columns(table, fields, after="config")
+
+
+def config_columns(configs: Sequence[DetectorConfig], space: SearchSpace) -> dict[str, list[Any]]:
+    """Return the columns ``kind``, ``config`` and those of the parameters; null for configurations of other kinds."""
+    cells = [config.to_cells() for config in configs]
+    names = [*space.config_class.params, *space.config_class.choices]
+    return {
+        "kind": [cell["kind"] for cell in cells],
+        "config": [cell["config"] for cell in cells],
+        **{
+            param_column(name): [getattr(config, name) if config.kind == space.kind else None for config in configs]
+            for name in names
+        },
+    }
+
+
+def param_facts(space: SearchSpace) -> dict[str, str]:
+    """Return what each parameter and choice means, for ``run.json``: pages are made from files alone."""
+    cls = space.config_class
+    params = {name: param.description for name, param in cls.params.items()}
+    return {**params, **{name: choice.description for name, choice in cls.choices.items()}}
