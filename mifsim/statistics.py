@@ -5,6 +5,7 @@ The session is the unit of all of them: queries inside one session are not indep
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -114,6 +115,8 @@ def kaplan_meier(queries: npt.ArrayLike, blocked: npt.ArrayLike, confidence: flo
     >>> curve.median, curve.restricted_mean(10)
     (6.0, 7.5)
     """
+    from scipy import stats  # takes longer to load than the rest of what this module needs
+
     times = np.asarray(queries, dtype=np.float64)
     events = np.asarray(blocked, dtype=bool)
     if times.shape != events.shape or times.ndim != 1:
@@ -122,36 +125,24 @@ def kaplan_meier(queries: npt.ArrayLike, blocked: npt.ArrayLike, confidence: flo
         raise ValueError("no session: a survival curve needs at least one")
     if not (np.isfinite(times) & (times >= 0)).all():
         raise ValueError("queries must be finite and at least 0")
-    steps = np.unique(np.append(times, 0.0))
-    place = np.searchsorted(steps, times)
-    ended = np.bincount(place, minlength=steps.size)
-    blocks = np.bincount(place[events], minlength=steps.size)
-    at_risk = times.size - np.concatenate([[0], np.cumsum(ended)[:-1]])
-    open_ = np.cumprod(1 - blocks / at_risk)
-    low, high = _log_log_band(open_, blocks, at_risk, confidence)
-    return Survival(queries=steps, open=open_, low=low, high=high)
-
-
-def _log_log_band(
-    open_: Floats, blocks: npt.NDArray[np.intp], at_risk: npt.NDArray[np.intp], confidence: float
-) -> tuple[Floats, Floats]:
     tail = _tail(confidence)
-    low, high = np.empty_like(open_), np.empty_like(open_)
-    inner = (open_ > 0) & (open_ < 1)
-    greenwood = np.cumsum(blocks[inner] / (at_risk[inner] * (at_risk[inner] - blocks[inner])))
-    spread = special.ndtri(1 - tail) * np.sqrt(greenwood) / np.abs(np.log(open_[inner]))
-    low[inner] = open_[inner] ** np.exp(spread)
-    high[inner] = open_[inner] ** np.exp(-spread)
+    curve = stats.ecdf(stats.CensoredData(uncensored=times[events], right=times[~events])).sf
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # at shares 0 and 1, whose band is set below
+        band = curve.confidence_interval(confidence, method="log-log")
+    columns = [curve.quantiles, curve.probabilities, band.low.probabilities, band.high.probabilities]
+    if columns[0][0] > 0:
+        columns = [np.insert(column, 0, first) for column, first in zip(columns, (0, 1, 1, 1), strict=True)]
+    steps, open_, low, high = columns
+    at_risk = times.size - np.searchsorted(np.sort(times), steps)
     # None blocked yet: at worst what as many successes in as many trials leave possible.
     everyone = open_ == 1
     low[everyone], high[everyone] = tail ** (1 / at_risk[everyone]), 1.0
     # All blocked: the band stays where it was; where it never was, all fell at one query.
-    nobody = np.flatnonzero(open_ == 0)
-    if nobody.size:
-        first = int(nobody[0])
-        before = high[first - 1] if inner.any() else 1.0
-        low[first:], high[first:] = 0.0, min(before, 1 - tail ** (1 / at_risk[first]))
-    return low, high
+    if open_[-1] == 0:
+        before = high[-2] if high.size > 1 else 1.0
+        low[-1], high[-1] = 0.0, min(before, 1 - tail ** (1 / at_risk[-1]))
+    return Survival(queries=steps, open=open_, low=low, high=high)
 
 
 def _tail(confidence: float) -> float:

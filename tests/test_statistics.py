@@ -1,8 +1,10 @@
-"""Against textbook tables, R's documented output, closed forms, and scipy's own implementations."""
+"""Against textbook tables, R's documented output, closed forms, and definitions worked out in fractions."""
 
 import doctest
 import math
 import warnings
+from fractions import Fraction
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -91,24 +93,36 @@ def test_kaplan_meier_without_censoring_is_the_empirical_share():
     assert curve.restricted_mean(10) == pytest.approx(np.minimum(PLACEBO, 10).mean())
 
 
-@given(outcomes)
-def test_kaplan_meier_equals_scipy(sessions):
-    times, blocked = np.array([s[0] for s in sessions]), np.array([s[1] for s in sessions])
-    curve = kaplan_meier(times, blocked)
-    reference = stats.ecdf(stats.CensoredData(uncensored=times[blocked], right=times[~blocked])).sf
-    assert curve.queries[0] == 0
-    assert curve.open[0] == 1
-    assert curve.queries[1:] == pytest.approx(reference.quantiles)
-    assert curve.open[1:] == pytest.approx(reference.probabilities)
-    assert (curve.low <= curve.open + 1e-12).all()
-    assert (curve.open <= curve.high + 1e-12).all()
-    inner = (curve.open[1:] > 0) & (curve.open[1:] < 1)
-    if inner.any():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # scipy warns of the shares 0 and 1, which are not compared
-            band = reference.confidence_interval(0.95, method="log-log")
-        assert curve.low[1:][inner] == pytest.approx(band.low.probabilities[inner])
-        assert curve.high[1:][inner] == pytest.approx(band.high.probabilities[inner])
+@given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=40))
+def test_kaplan_meier_is_its_definition(sessions):
+    """Query by query in fractions; the band with Greenwood's sum on the log-log scale, exact at its two edges."""
+    curve = kaplan_meier([queries for queries, _ in sessions], [blocked for _, blocked in sessions])
+    assert curve.queries.tolist() == sorted({0, *(queries for queries, _ in sessions)})
+    normal = NormalDist().inv_cdf(0.975)
+    left, greenwood, upper = Fraction(1), Fraction(0), 1.0
+    for query, share, low, high in zip(curve.queries, curve.open, curve.low, curve.high, strict=True):
+        at_risk = sum(queries >= query for queries, _ in sessions)
+        fell = sum(queries == query and blocked for queries, blocked in sessions)
+        left *= Fraction(at_risk - fell, at_risk)
+        assert share == pytest.approx(float(left), rel=1e-12)
+        if left == 1:
+            expected = (0.025 ** (1 / at_risk), 1.0)
+        elif left == 0:
+            expected = (0.0, min(upper, 1 - 0.025 ** (1 / at_risk)))
+        else:
+            greenwood += Fraction(fell, at_risk * (at_risk - fell))
+            spread = normal * math.sqrt(greenwood) / -math.log(left)
+            expected = (left ** math.exp(spread), left ** math.exp(-spread))
+        assert (low, high) == pytest.approx(expected, rel=1e-9)
+        assert low <= share <= high
+        upper = high
+
+
+@pytest.mark.parametrize(("queries", "blocked"), [([50] * 10, [False] * 10), (PLACEBO, [True] * 21), ([3], [True])])
+def test_kaplan_meier_warns_of_nothing(queries, blocked):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kaplan_meier(queries, blocked)
 
 
 @given(outcomes, st.integers(30, 60))
