@@ -16,11 +16,12 @@ from reports.paper.arithmetic import evenness, same_speed
 from reports.paper.attack_tables import agreement, with_intervals
 from reports.paper.drawing import title
 from reports.paper.load import CALIBRATED, Results
-from reports.paper.markdown import percent, whole
+from reports.paper.markdown import whole
 from reports.paper.published_tables import CONFIGS, FOLDER, attacks
 from reports.paper.readings import AS_WRITTEN, REACHED, VARIANT, published_medians, reaches, reading_table
 from reports.paper.user_tables import fit_table, protocol_name
 from reports.paper.verdicts import NUMBERS, findings
+from reports.wording import percent
 
 PIECES = {
     "iterations": sections.iterations_table,
@@ -176,7 +177,7 @@ def _users(results: Results, half: str) -> dict[str, Any]:
     return {
         "false_total": even.total,
         "false_attempts": even.attempts,
-        "false_rate": percent(even.total / even.attempts),
+        "false_rate": percent(even.total / even.attempts, brief=True),
         "labels_p": f"{even.labels_p:.2f}",
         "configs_p": f"{even.configs_p:.2f}",
         "nearest_protocol": protocol_name(fits.iloc[0]),
