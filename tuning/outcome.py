@@ -11,6 +11,7 @@ import numpy as np
 from mifsim._version import __version__
 from mifsim.cache import atomic_write
 from mifsim.defense import FilterConfig
+from mifsim.pareto import hypervolume, non_dominated
 from mifsim.study import Study
 from mifsim.tables.records import TableWriter
 from mifsim.tables.storage import Folder
@@ -18,7 +19,7 @@ from tuning.assess import assess
 from tuning.certify import Certificate
 from tuning.live import longest_budget
 from tuning.objectives import NO_LIVE, score
-from tuning.pareto import ParetoFront, hypervolume, non_dominated
+from tuning.pareto import ParetoFront
 from tuning.tracedata import Floats, TraceSet
 from tuning.trials import CONFIG_FIELDS, Trial
 
@@ -54,7 +55,7 @@ class Progress:
     Attributes
     ----------
     hypervolume, exact_hypervolume : float
-        See `tuning.pareto.hypervolume`; the exact one is that of the grid and the found settings together, as a
+        See `mifsim.pareto.hypervolume`; the exact one is that of the grid and the found settings together, as a
         grid is only so fine.
     trials_to_98 : int or None
         Trials after which 98% of it were found; None where they never were.

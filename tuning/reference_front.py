@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from mifsim.defense import Form
+from mifsim.pareto import hypervolume, non_dominated
 from mifsim.study import Tuning
 from tuning.objectives import attack_budget
-from tuning.pareto import ParetoFront, grid_front, hypervolume, non_dominated, threshold_grid
+from tuning.pareto import ParetoFront, grid_front, threshold_grid
 from tuning.tracedata import Floats, TraceSet
 
 Grids = Mapping[Form, tuple[Floats, Floats]]

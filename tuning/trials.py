@@ -13,12 +13,12 @@ import numpy as np
 from mifsim.cache import atomic_write
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError
+from mifsim.pareto import non_dominated
 from mifsim.statistics import clopper_pearson
 from mifsim.study import Tuning
 from mifsim.tables.records import TableWriter, read_file
 from mifsim.tables.storage import Folder, RemotePath
 from tuning.objectives import NO_LIVE, objectives, score
-from tuning.pareto import non_dominated
 from tuning.replay import replay, replay_all, totals
 from tuning.tracedata import Floats, TraceSet
 
