@@ -156,7 +156,7 @@ def _readings(results: Results, half: str) -> dict[str, Any]:
 
 
 def _ratio(readings: pd.DataFrame) -> str:
-    """Return how many times the queries of configuration 1 configuration 2 needs where there is no noise, as written."""
+    """Return how many times the queries of configuration 1 configuration 2 needs without noise, as written."""
     written = readings[(readings[list(AS_WRITTEN)] == pd.Series(AS_WRITTEN)).all(axis=1)]
     bare = written[written["noise"] == written["noise"].min()].iloc[0]
     return f"{bare['config_2'] / bare['config_1']:.1f}" if np.isfinite(bare["config_2"]) else "many"

@@ -37,7 +37,7 @@ def configs_table(results: Results) -> Piece:
 
 
 def iterations_table(results: Results, half: str) -> Piece:
-    """Return Table 2 or 3: labels across, for each configuration the paper's row, ours at two noises, and the medians."""
+    """Return Table 2 or 3: labels across; by configuration the paper's row, two noises' of this run, the medians."""
     names, budget = results.classes(half), results.facts(half)["budget"]
     published: Any = attacks(half)
     single = results.live_noise(half)
