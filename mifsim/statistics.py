@@ -5,14 +5,19 @@ The session is the unit of all of them: queries inside one session are not indep
 
 from __future__ import annotations
 
+import bisect
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
 Floats = npt.NDArray[np.float64]
+
+_MOST_SESSIONS = 10_000_000
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -114,6 +119,8 @@ def kaplan_meier(queries: npt.ArrayLike, blocked: npt.ArrayLike, confidence: flo
     >>> curve.median, curve.restricted_mean(10)
     (6.0, 7.5)
     """
+    from scipy import stats  # takes longer to load than the rest of what this module needs
+
     times = np.asarray(queries, dtype=np.float64)
     events = np.asarray(blocked, dtype=bool)
     if times.shape != events.shape or times.ndim != 1:
@@ -122,42 +129,90 @@ def kaplan_meier(queries: npt.ArrayLike, blocked: npt.ArrayLike, confidence: flo
         raise ValueError("no session: a survival curve needs at least one")
     if not (np.isfinite(times) & (times >= 0)).all():
         raise ValueError("queries must be finite and at least 0")
-    steps = np.unique(np.append(times, 0.0))
-    place = np.searchsorted(steps, times)
-    ended = np.bincount(place, minlength=steps.size)
-    blocks = np.bincount(place[events], minlength=steps.size)
-    at_risk = times.size - np.concatenate([[0], np.cumsum(ended)[:-1]])
-    open_ = np.cumprod(1 - blocks / at_risk)
-    low, high = _log_log_band(open_, blocks, at_risk, confidence)
-    return Survival(queries=steps, open=open_, low=low, high=high)
-
-
-def _log_log_band(
-    open_: Floats, blocks: npt.NDArray[np.intp], at_risk: npt.NDArray[np.intp], confidence: float
-) -> tuple[Floats, Floats]:
     tail = _tail(confidence)
-    low, high = np.empty_like(open_), np.empty_like(open_)
-    inner = (open_ > 0) & (open_ < 1)
-    greenwood = np.cumsum(blocks[inner] / (at_risk[inner] * (at_risk[inner] - blocks[inner])))
-    spread = special.ndtri(1 - tail) * np.sqrt(greenwood) / np.abs(np.log(open_[inner]))
-    low[inner] = open_[inner] ** np.exp(spread)
-    high[inner] = open_[inner] ** np.exp(-spread)
+    curve = stats.ecdf(stats.CensoredData(uncensored=times[events], right=times[~events])).sf
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # at shares 0 and 1, whose band is set below
+        band = curve.confidence_interval(confidence, method="log-log")
+    columns = [curve.quantiles, curve.probabilities, band.low.probabilities, band.high.probabilities]
+    if columns[0][0] > 0:
+        columns = [np.insert(column, 0, first) for column, first in zip(columns, (0, 1, 1, 1), strict=True)]
+    steps, open_, low, high = columns
+    at_risk = times.size - np.searchsorted(np.sort(times), steps)
     # None blocked yet: at worst what as many successes in as many trials leave possible.
     everyone = open_ == 1
     low[everyone], high[everyone] = tail ** (1 / at_risk[everyone]), 1.0
     # All blocked: the band stays where it was; where it never was, all fell at one query.
-    nobody = np.flatnonzero(open_ == 0)
-    if nobody.size:
-        first = int(nobody[0])
-        before = high[first - 1] if inner.any() else 1.0
-        low[first:], high[first:] = 0.0, min(before, 1 - tail ** (1 / at_risk[first]))
-    return low, high
+    if open_[-1] == 0:
+        before = high[-2] if high.size > 1 else 1.0
+        low[-1], high[-1] = 0.0, min(before, 1 - tail ** (1 / at_risk[-1]))
+    return Survival(queries=steps, open=open_, low=low, high=high)
 
 
 def _tail(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     return (1 - confidence) / 2
+
+
+class SessionsNeeded(NamedTuple):
+    """How many sessions of a workload would certify a setting.
+
+    Attributes
+    ----------
+    same_count : int
+        If no more of them were blocked than were.
+    same_rate : int or None
+        If the share of blocked ones stayed what it was; None where that is at the limit or above, or so close
+        to it that ten million sessions could not tell.
+    """
+
+    same_count: int
+    same_rate: int | None
+
+
+def sessions_needed(blocked: int, sessions: int, limit: float, delta: float) -> SessionsNeeded:
+    """Return with how many sessions, in all, a workload would pass at level `delta`.
+
+    Parameters
+    ----------
+    blocked, sessions : int
+        What was seen: ``0 <= blocked <= sessions``.
+    limit, delta : float
+        Both in (0, 1).
+
+    Examples
+    --------
+    >>> sessions_needed(0, 100, limit=0.01, delta=0.05)
+    SessionsNeeded(same_count=299, same_rate=299)
+    >>> sessions_needed(1, 200, limit=0.01, delta=0.05)
+    SessionsNeeded(same_count=473, same_rate=1182)
+    """
+    if not 0 <= blocked <= sessions:
+        raise ValueError(f"need 0 <= blocked <= sessions, got {blocked} of {sessions}")
+
+    def least(count: int, among: range) -> int:
+        # The binomial tail as a beta integral: scipy's own takes no more than 2**31 trials.
+        def passes(n: int) -> bool:
+            return bool(special.betaincc(count + 1, n - count, limit) <= delta)
+
+        return among[bisect.bisect_left(among, True, key=passes)]
+
+    same_count = least(blocked, range(blocked, 2**40))
+    if blocked == 0:
+        return SessionsNeeded(same_count, same_count)
+    # At the same rate, rounded up, c are blocked of more than (c - 1) * sessions / blocked and at most
+    # c * sessions / blocked sessions. Look for the first c that passes with the most it may have.
+    count = 1
+    while blocked < limit * sessions and count * sessions // blocked <= _MOST_SESSIONS:
+        counts = np.arange(count, 2 * count)
+        passed = special.bdtr(counts, counts * sessions // blocked, limit) <= delta
+        if passed.any():
+            first = int(counts[passed.argmax()])
+            among = range((first - 1) * sessions // blocked + 1, first * sessions // blocked + 1)
+            return SessionsNeeded(same_count, least(first, among))
+        count *= 2
+    return SessionsNeeded(same_count, None)
 
 
 def queries_until_stopped(sessions: Sequence[tuple[str, int]], budget: int) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from mifsim.errors import RunError
-from mifsim.statistics import clopper_pearson
+from mifsim.statistics import sessions_needed
 from mifsim.tables.storage import Folder
 from reports.comparison import undefended
 from reports.styles import CALIBRATED
@@ -64,34 +64,6 @@ def calibration_section(run: Folder) -> dict[str, Any]:
     return dict(found)
 
 
-def sessions_needed(blocked: int, limit: float, delta: float) -> int:
-    """Return with how many sessions, in all, a workload passes an exact test at level `delta`.
-
-    Parameters
-    ----------
-    blocked : int
-        Of them, however many there are.
-    limit, delta : float
-        The rate that must not be exceeded, in (0, 1); the chance of passing wrongly, in (0, 0.5).
-
-    Examples
-    --------
-    >>> sessions_needed(0, 0.01, 0.05), sessions_needed(1, 0.01, 0.05)
-    (299, 473)
-    """
-
-    def passes(sessions: int) -> bool:
-        return clopper_pearson(blocked, sessions, 1 - 2 * delta)[1] <= limit
-
-    few, many = blocked, blocked + 1
-    while not passes(many):
-        few, many = many, 2 * many
-    while many - few > 1:
-        middle = (few + many) // 2
-        few, many = (few, middle) if passes(middle) else (middle, many)
-    return many
-
-
 def shortfalls(certification: pd.DataFrame, confidence: float, procedure: str) -> list[Shortfall]:
     """Return what each workload lacks for the candidate that comes first.
 
@@ -118,7 +90,7 @@ def shortfalls(certification: pd.DataFrame, confidence: float, procedure: str) -
             float(row["limit"]),
             int(row["sessions"]),
             int(row["blocked"]),
-            sessions_needed(int(row["blocked"]), float(row["limit"]), delta),
+            sessions_needed(int(row["blocked"]), int(row["sessions"]), float(row["limit"]), delta).same_count,
         )
         for _, row in nearest.iterrows()
     ]

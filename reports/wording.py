@@ -29,16 +29,27 @@ def number(value: float, digits: int = 6) -> str:
     return repr(float(value)) if float(text) == 1.0 != value else text
 
 
-def percent(share: float) -> str:
+def percent(share: float, *, brief: bool = False) -> str:
     """Return a share in percent, one decimal more below 10%, where rates are limited and compared.
+
+    Parameters
+    ----------
+    share : float
+        In [0, 1]; None or NaN where there is none.
+    brief : bool
+        One decimal at most, and none where it would be 0: for a table whose cells hold several shares.
 
     Examples
     --------
     >>> percent(0.0), percent(0.00667), percent(0.3333), percent(1.0)
     ('0%', '0.67%', '33.3%', '100%')
+    >>> percent(0.2, brief=True), percent(0.0125, brief=True), percent(0.996, brief=True)
+    ('20%', '1.2%', '99.6%')
     """
     if missing(share):
         return ABSENT
+    if brief:
+        return f"{100 * share:.1f}".removesuffix(".0") + "%"
     if share in (0.0, 1.0):
         return f"{share:.0%}"
     return f"{share:.2%}" if share < 0.1 else f"{share:.1%}"

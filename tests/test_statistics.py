@@ -1,8 +1,10 @@
-"""Against textbook tables, R's documented output, closed forms, and scipy's own implementations."""
+"""Against textbook tables, R's documented output, closed forms, and definitions worked out in fractions."""
 
 import doctest
 import math
 import warnings
+from fractions import Fraction
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import mifsim.statistics
-from mifsim.statistics import clopper_pearson, kaplan_meier
+from mifsim.statistics import clopper_pearson, kaplan_meier, sessions_needed
 
 # Freireich et al. (1963), remission of leukaemia in weeks: the data set of every survival textbook.
 SIX_MP = [6, 6, 6, 6, 7, 9, 10, 10, 11, 13, 16, 17, 19, 20, 22, 23, 25, 32, 32, 34, 35]
@@ -91,24 +93,36 @@ def test_kaplan_meier_without_censoring_is_the_empirical_share():
     assert curve.restricted_mean(10) == pytest.approx(np.minimum(PLACEBO, 10).mean())
 
 
-@given(outcomes)
-def test_kaplan_meier_equals_scipy(sessions):
-    times, blocked = np.array([s[0] for s in sessions]), np.array([s[1] for s in sessions])
-    curve = kaplan_meier(times, blocked)
-    reference = stats.ecdf(stats.CensoredData(uncensored=times[blocked], right=times[~blocked])).sf
-    assert curve.queries[0] == 0
-    assert curve.open[0] == 1
-    assert curve.queries[1:] == pytest.approx(reference.quantiles)
-    assert curve.open[1:] == pytest.approx(reference.probabilities)
-    assert (curve.low <= curve.open + 1e-12).all()
-    assert (curve.open <= curve.high + 1e-12).all()
-    inner = (curve.open[1:] > 0) & (curve.open[1:] < 1)
-    if inner.any():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # scipy warns of the shares 0 and 1, which are not compared
-            band = reference.confidence_interval(0.95, method="log-log")
-        assert curve.low[1:][inner] == pytest.approx(band.low.probabilities[inner])
-        assert curve.high[1:][inner] == pytest.approx(band.high.probabilities[inner])
+@given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=40))
+def test_kaplan_meier_is_its_definition(sessions):
+    """Query by query in fractions; the band with Greenwood's sum on the log-log scale, exact at its two edges."""
+    curve = kaplan_meier([queries for queries, _ in sessions], [blocked for _, blocked in sessions])
+    assert curve.queries.tolist() == sorted({0, *(queries for queries, _ in sessions)})
+    normal = NormalDist().inv_cdf(0.975)
+    left, greenwood, upper = Fraction(1), Fraction(0), 1.0
+    for query, share, low, high in zip(curve.queries, curve.open, curve.low, curve.high, strict=True):
+        at_risk = sum(queries >= query for queries, _ in sessions)
+        fell = sum(queries == query and blocked for queries, blocked in sessions)
+        left *= Fraction(at_risk - fell, at_risk)
+        assert share == pytest.approx(float(left), rel=1e-12)
+        if left == 1:
+            expected = (0.025 ** (1 / at_risk), 1.0)
+        elif left == 0:
+            expected = (0.0, min(upper, 1 - 0.025 ** (1 / at_risk)))
+        else:
+            greenwood += Fraction(fell, at_risk * (at_risk - fell))
+            spread = normal * math.sqrt(greenwood) / -math.log(left)
+            expected = (left ** math.exp(spread), left ** math.exp(-spread))
+        assert (low, high) == pytest.approx(expected, rel=1e-9)
+        assert low <= share <= high
+        upper = high
+
+
+@pytest.mark.parametrize(("queries", "blocked"), [([50] * 10, [False] * 10), (PLACEBO, [True] * 21), ([3], [True])])
+def test_kaplan_meier_warns_of_nothing(queries, blocked):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kaplan_meier(queries, blocked)
 
 
 @given(outcomes, st.integers(30, 60))
@@ -162,6 +176,51 @@ def test_band_stays_where_it_was_when_the_last_session_falls():
 def test_kaplan_meier_refuses(queries, blocked, message):
     with pytest.raises(ValueError, match=message):
         kaplan_meier(queries, blocked)
+
+
+@pytest.mark.parametrize(
+    ("blocked", "limit", "expected"),
+    [(0, 0.01, 299), (1, 0.01, 473), (2, 0.01, 628), (0, 0.001, 2995), (0, 0.05, 59), (1, 0.05, 93)],
+)
+def test_sessions_needed_with_no_more_blocked(blocked, limit, expected):
+    """The sample sizes of the tables of acceptance sampling by attributes (95% confidence)."""
+    assert sessions_needed(blocked, 50, limit, 0.05).same_count == expected
+
+
+@given(st.integers(1, 60), st.data(), st.sampled_from([0.02, 0.1, 0.3]), st.sampled_from([0.05, 0.2]))
+def test_sessions_needed_is_the_first_that_passes(sessions, data, limit, delta):
+    blocked = data.draw(st.integers(0, max(0, math.ceil(limit * sessions) - 1)))
+    needed = sessions_needed(blocked, sessions, limit, delta)
+    n = np.arange(max(blocked, 1), 6000)
+    same_count = n[stats.binom.cdf(blocked, n, limit) <= delta]
+    assert needed.same_count == same_count[0]
+    same_rate = n[stats.binom.cdf(-(-blocked * n // sessions), n, limit) <= delta]
+    if same_rate.size:
+        assert needed.same_rate == same_rate[0]
+    else:
+        assert needed.same_rate is None or needed.same_rate > n[-1]
+
+
+@pytest.mark.parametrize(("blocked", "sessions"), [(1, 100), (2, 100), (100, 100), (99_999, 10_000_000)])
+def test_a_rate_at_the_limit_or_next_to_it_never_passes(blocked, sessions):
+    assert sessions_needed(blocked, sessions, 0.01, 0.05).same_rate is None
+
+
+def test_nothing_seen_of_a_workload_needs_as_many_as_none_blocked():
+    assert sessions_needed(0, 0, 0.01, 0.05) == (299, 299)
+
+
+@pytest.mark.parametrize(("blocked", "sessions"), [(-1, 10), (11, 10)])
+def test_impossible_counts_are_refused(blocked, sessions):
+    with pytest.raises(ValueError, match=f"got {blocked} of {sessions}"):
+        sessions_needed(blocked, sessions, 0.01, 0.05)
+
+
+@pytest.mark.parametrize(("blocked", "limit", "delta"), [(0, 0.01, 0.05), (3, 0.01, 0.05), (7, 0.1, 0.01)])
+def test_as_many_sessions_pass_and_one_fewer_does_not(blocked, limit, delta):
+    needed = sessions_needed(blocked, blocked, limit, delta).same_count
+    assert stats.binom.cdf(blocked, needed, limit) <= delta
+    assert stats.binom.cdf(blocked, needed - 1, limit) > delta
 
 
 def test_examples_in_the_docstrings_run():

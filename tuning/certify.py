@@ -26,7 +26,8 @@ from typing import Literal
 import numpy as np
 
 from mifsim.defense import DetectorConfig
-from tuning.hypotheses import SessionsNeeded, fixed_sequence, holm, p_values, sessions_needed
+from mifsim.statistics import SessionsNeeded, sessions_needed
+from tuning.hypotheses import fixed_sequence, holm, p_values
 from tuning.objectives import NO_LIVE, Attack, evaluate
 from tuning.replay import Replay, replay
 from tuning.tracedata import Bools, Floats, Ints, TraceSet

@@ -12,6 +12,7 @@ from mifsim._version import __version__
 from mifsim.cache import atomic_write
 from mifsim.defense import DetectorConfig
 from mifsim.defense.space import SearchSpace
+from mifsim.pareto import hypervolume, non_dominated
 from mifsim.study import Study
 from mifsim.tables.records import TableWriter
 from mifsim.tables.storage import Folder
@@ -20,7 +21,6 @@ from tuning.certify import Certificate
 from tuning.live import longest_budget
 from tuning.objectives import NO_LIVE, evaluate
 from tuning.params import config_columns, param_schema
-from tuning.pareto import hypervolume, non_dominated
 from tuning.reference_front import ParetoFront
 from tuning.replay import Replay, replay
 from tuning.tracedata import Floats, TraceSet
@@ -58,7 +58,7 @@ class Progress:
     Attributes
     ----------
     hypervolume, reference_hypervolume : float
-        See `tuning.pareto.hypervolume`; the reference is that of the grid and the found configurations together, as a
+        See `mifsim.pareto.hypervolume`; the reference is that of the grid and the found configurations together, as a
         grid is only so fine.
     trials_to_98 : int or None
         Trials after which 98% of it were found; None where they never were.

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mifsim.defense import DetectorConfig
+from mifsim.pareto import hypervolume, non_dominated
 from mifsim.study import Tuning
-from tuning.pareto import hypervolume, non_dominated
 from tuning.space import distributions
 from tuning.tracedata import Floats
 from tuning.trials import TrialResult

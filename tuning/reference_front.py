@@ -21,9 +21,9 @@ import numpy as np
 
 from mifsim.defense import DetectorConfig, Param
 from mifsim.defense.space import SearchSpace
+from mifsim.pareto import hypervolume, non_dominated
 from mifsim.study import Tuning
 from tuning.objectives import Attack, attack_budget, objectives
-from tuning.pareto import hypervolume, non_dominated
 from tuning.replay import replay_swept
 from tuning.tracedata import Floats, TraceSet
 

@@ -15,13 +15,13 @@ from mifsim.defense import DetectorConfig
 from mifsim.defense.kinds import read_cells, read_config
 from mifsim.defense.space import SearchSpace
 from mifsim.errors import RunError
+from mifsim.pareto import non_dominated
 from mifsim.statistics import clopper_pearson
 from mifsim.study import Tuning
 from mifsim.tables.records import TableWriter, read_file
 from mifsim.tables.storage import Folder, RemotePath
 from tuning.objectives import NO_LIVE, Evaluation, evaluate, objectives
 from tuning.params import config_columns, param_schema
-from tuning.pareto import non_dominated
 from tuning.replay import Replay, replay, replay_swept
 from tuning.tracedata import Floats, TraceSet
 

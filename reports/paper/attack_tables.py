@@ -76,7 +76,7 @@ def with_intervals(results: Results, half: str) -> pd.DataFrame:
 
 
 def by_label(results: Results, half: str, noise: float) -> pd.DataFrame:
-    """Return Kaplan-Meier medians of all trials, a row a label and configuration: median, low, high, blocked, trials."""
+    """Return Kaplan-Meier medians of all trials, by label and configuration: median, low, high, blocked, trials."""
     rows = []
     names = results.classes(half)
     groups: Any = _sessions(results, half, noise).groupby(["label", "config"])

@@ -33,7 +33,7 @@ def title(config: str) -> str:
     Examples
     --------
     >>> title("config_1"), title("calibrated")
-    ('setting 1', 'calibrated')
+    ('configuration 1', 'calibrated')
     """
     return config.replace("config_", "configuration ")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from reports.wording import percent
+
 Cell = str | float | int | None
 
 
@@ -21,21 +23,9 @@ def whole(value: float | None, *, never: str = "never") -> str:
     return f"{value:.1f}" if value < 10 and value != int(value) else f"{value:,.0f}"
 
 
-def percent(value: float) -> str:
-    """Return a share.
-
-    Examples
-    --------
-    >>> percent(0.2), percent(0.0125), percent(1.0), percent(0.996)
-    ('20%', '1.2%', '100%', '99.6%')
-    """
-    shown = 100 * value
-    return f"{shown:.0f}%" if abs(shown - round(shown)) < 0.05 else f"{shown:.1f}%"
-
-
 def interval(low: float, high: float) -> str:
     """Return an interval of shares."""
-    return f"{percent(low)} to {percent(high)}"
+    return f"{percent(low, brief=True)} to {percent(high, brief=True)}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 1) -> str:

@@ -16,11 +16,12 @@ from reports.paper.arithmetic import evenness, same_speed
 from reports.paper.attack_tables import agreement, with_intervals
 from reports.paper.drawing import title
 from reports.paper.load import CALIBRATED, Results
-from reports.paper.markdown import percent, whole
+from reports.paper.markdown import whole
 from reports.paper.published_tables import CONFIGS, FOLDER, attacks
 from reports.paper.readings import AS_WRITTEN, REACHED, VARIANT, published_medians, reaches, reading_table
 from reports.paper.user_tables import fit_table, protocol_name
 from reports.paper.verdicts import NUMBERS, findings
+from reports.wording import percent
 
 PIECES = {
     "iterations": sections.iterations_table,
@@ -155,7 +156,7 @@ def _readings(results: Results, half: str) -> dict[str, Any]:
 
 
 def _ratio(readings: pd.DataFrame) -> str:
-    """Return how many times the queries of configuration 1 configuration 2 needs where there is no noise, as written."""
+    """Return how many times the queries of configuration 1 configuration 2 needs without noise, as written."""
     written = readings[(readings[list(AS_WRITTEN)] == pd.Series(AS_WRITTEN)).all(axis=1)]
     bare = written[written["noise"] == written["noise"].min()].iloc[0]
     return f"{bare['config_2'] / bare['config_1']:.1f}" if np.isfinite(bare["config_2"]) else "many"
@@ -176,7 +177,7 @@ def _users(results: Results, half: str) -> dict[str, Any]:
     return {
         "false_total": even.total,
         "false_attempts": even.attempts,
-        "false_rate": percent(even.total / even.attempts),
+        "false_rate": percent(even.total / even.attempts, brief=True),
         "labels_p": f"{even.labels_p:.2f}",
         "configs_p": f"{even.configs_p:.2f}",
         "nearest_protocol": protocol_name(fits.iloc[0]),

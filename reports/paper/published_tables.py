@@ -22,7 +22,7 @@ def published(name: str) -> pd.DataFrame:
 
 
 def attacks(half: str) -> pd.DataFrame:
-    """Return Table 2 or 3: index label, columns ``attempts``, ``successful``, and the maximum iterations a configuration."""
+    """Return Table 2 or 3: index label, columns ``attempts``, ``successful``, and each configuration's iterations."""
     table = published(ATTACKS[half]).set_index("label")
     return table.rename(columns=lambda name: name.replace("max_iterations_", "").replace("attack_attempts", "attempts"))
 

@@ -11,10 +11,11 @@ from reports.paper.arithmetic import Confusion, metric_table, published_confusio
 from reports.paper.attack_tables import by_label, nearest_noise, paper_way, with_intervals
 from reports.paper.drawing import title
 from reports.paper.load import CALIBRATED, Results
-from reports.paper.markdown import interval, percent, table, whole
+from reports.paper.markdown import interval, table, whole
 from reports.paper.published_tables import CONFIGS, attacks, performance, users
 from reports.paper.readings import READING, family_rows, ladder_row, published_medians, reading_table
 from reports.paper.user_tables import fit_table, label_table, protocol_name, workload_rates
+from reports.wording import percent
 
 Piece = tuple[str, pd.DataFrame]
 """Markdown, and the same numbers unrounded."""
@@ -36,7 +37,7 @@ def configs_table(results: Results) -> Piece:
 
 
 def iterations_table(results: Results, half: str) -> Piece:
-    """Return Table 2 or 3: labels across, for each configuration the paper's row, ours at two noises, and the medians."""
+    """Return Table 2 or 3: labels across; by configuration the paper's row, two noises' of this run, the medians."""
     names, budget = results.classes(half), results.facts(half)["budget"]
     published: Any = attacks(half)
     single = results.live_noise(half)
@@ -135,8 +136,8 @@ def users_table(results: Results, half: str) -> Piece:
         rows.append(
             [
                 "" if config in CONFIGS else f"**{title(config)}**", "here",
-                *(percent(blocked[name] / trials[name]) for name in names),
-                percent(blocked.sum() / trials.sum()),
+                *(percent(blocked[name] / trials[name], brief=True) for name in names),
+                percent(blocked.sum() / trials.sum(), brief=True),
             ]
         )  # fmt: skip
     frame = measured.stack("config", future_stack=True).reset_index()
@@ -260,6 +261,7 @@ def workloads_table(results: Results, half: str) -> Piece:
         cells = [workload]
         for base in dict.fromkeys(frame["base"]):
             row = frame[(frame["workload"] == workload) & (frame["base"] == base)].iloc[0]
-            cells.append(f"{percent(row['blocked'] / row['sessions'])} ({interval(row['low'], row['high'])})")
+            share = percent(row["blocked"] / row["sessions"], brief=True)
+            cells.append(f"{share} ({interval(row['low'], row['high'])})")
         rows.append(cells)
     return table(["honest sessions blocked", *(title(str(b)) for b in dict.fromkeys(frame["base"]))], rows), frame

@@ -10,11 +10,12 @@ import numpy as np
 from reports.paper.arithmetic import check
 from reports.paper.attack_tables import paper_way
 from reports.paper.load import Results
-from reports.paper.markdown import percent, whole
+from reports.paper.markdown import whole
 from reports.paper.published_tables import CONFIGS, HALVES, attacks, performance, users
 from reports.paper.readings import family_rows, ladder_row, published_medians, reaches, reading_table
 from reports.paper.sections import OWN_NOISES, our_metrics
 from reports.paper.user_tables import fit_table, protocol_name
+from reports.wording import percent
 
 REPRODUCED = "reproduced"
 IN_KIND = "reproduced in kind"
@@ -162,7 +163,8 @@ def bar_finding(results: Results, half: str) -> Finding:
         rows.append(f"configuration {config[-1]} {whole(middle)} at noise {noise:g} "
                     f"(paper {whole(published_medians(half)[config])})")  # fmt: skip
     evidence = (
-        f"configuration 3 detects first on {percent(measured_share)} of labels (paper: {percent(paper_values)}); medians "
-        "over labels, each row by the noise nearest to it: " + ", ".join(rows)
+        f"configuration 3 detects first on {percent(measured_share, brief=True)} of labels "
+        f"(paper: {percent(paper_values, brief=True)}); medians over labels, each row by the noise nearest to it: "
+        + ", ".join(rows)
     )
     return Finding(NUMBERS[half]["bars"], IN_KIND if measured_share >= 0.75 else NOT, evidence)

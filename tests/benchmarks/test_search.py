@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mifsim.pareto import hypervolume
 from mifsim.run.simulate import make_backend, prepare
 from mifsim.study import Study, Tuning
 from tuning import proposals as module
 from tuning.objectives import attack_budget
-from tuning.pareto import hypervolume
 from tuning.proposals import Proposals
 from tuning.reference_front import reference_front
 from tuning.search import search

@@ -84,13 +84,13 @@ def test_the_page_has_every_table_and_figure_of_the_half(out: Path) -> None:
 def test_the_page_repeats_the_papers_own_rows(out: Path) -> None:
     page = (out / "README.md").read_text()
     lead = page.index("## Table 2")
-    assert cells(page[lead:], "**setting 3**", "paper")[:3] == ["68", "308", "52"]
+    assert cells(page[lead:], "**configuration 3**", "paper")[:3] == ["68", "308", "52"]
 
 
 def test_the_maxima_on_the_page_are_those_of_the_table(out: Path) -> None:
     attacked = table(out, "attacks")
     page = (out / "README.md").read_text()
-    for config, lead in (("config_3", "**setting 3**"), ("calibrated", "**calibrated**")):
+    for config, lead in (("config_3", "**configuration 3**"), ("calibrated", "**calibrated**")):
         expected = []
         for label in range(10):
             selected = attacked[(attacked["config"] == config) & (attacked["label"] == label) & (attacked["trial"] < 3)]

@@ -1,16 +1,14 @@
 """Against binomials worked by hand, and plain searches."""
 
 import doctest
-import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 import tuning.hypotheses
-from tuning.hypotheses import fixed_sequence, holm, p_values, sessions_needed
+from tuning.hypotheses import fixed_sequence, holm, p_values
 
 p_lists = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
@@ -65,44 +63,6 @@ def test_holm_is_the_closed_bonferroni_test(p, delta):
 def test_holm_by_hand():
     """Levels 0.05/4, 0.05/3, 0.05/2: 0.03 is over 0.025, and what comes after it is lost too."""
     assert holm([0.01, 0.04, 0.03, 0.005], 0.05).tolist() == [True, False, False, True]
-
-
-@pytest.mark.parametrize(
-    ("blocked", "limit", "expected"),
-    [(0, 0.01, 299), (1, 0.01, 473), (2, 0.01, 628), (0, 0.001, 2995), (0, 0.05, 59), (1, 0.05, 93)],
-)
-def test_sessions_needed_with_no_more_blocked(blocked, limit, expected):
-    """The sample sizes of the tables of acceptance sampling by attributes (95% confidence)."""
-    assert sessions_needed(blocked, 50, limit, 0.05).same_count == expected
-
-
-@given(st.integers(1, 60), st.data(), st.sampled_from([0.02, 0.1, 0.3]), st.sampled_from([0.05, 0.2]))
-def test_sessions_needed_is_the_first_that_passes(sessions, data, limit, delta):
-    blocked = data.draw(st.integers(0, max(0, math.ceil(limit * sessions) - 1)))
-    needed = sessions_needed(blocked, sessions, limit, delta)
-    n = np.arange(max(blocked, 1), 6000)
-    same_count = n[stats.binom.cdf(blocked, n, limit) <= delta]
-    assert needed.same_count == same_count[0]
-    same_rate = n[stats.binom.cdf(-(-blocked * n // sessions), n, limit) <= delta]
-    if same_rate.size:
-        assert needed.same_rate == same_rate[0]
-    else:
-        assert needed.same_rate is None or needed.same_rate > n[-1]
-
-
-@pytest.mark.parametrize(("blocked", "sessions"), [(1, 100), (2, 100), (100, 100), (99_999, 10_000_000)])
-def test_a_rate_at_the_limit_or_next_to_it_never_passes(blocked, sessions):
-    assert sessions_needed(blocked, sessions, 0.01, 0.05).same_rate is None
-
-
-def test_nothing_seen_of_a_workload_needs_as_many_as_none_blocked():
-    assert sessions_needed(0, 0, 0.01, 0.05) == (299, 299)
-
-
-@pytest.mark.parametrize(("blocked", "sessions"), [(-1, 10), (11, 10)])
-def test_impossible_counts_are_refused(blocked, sessions):
-    with pytest.raises(ValueError, match=f"got {blocked} of {sessions}"):
-        sessions_needed(blocked, sessions, 0.01, 0.05)
 
 
 def test_examples_in_the_docstrings_run():

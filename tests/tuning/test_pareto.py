@@ -1,6 +1,5 @@
-"""Hypervolumes against closed forms, the frontier against a plain search through every setting."""
+"""The frontier against a plain search through every setting."""
 
-import doctest
 import itertools
 import math
 
@@ -9,77 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tuning.pareto
 from mifsim.defense import FilterConfig
 from mifsim.defense.ssim_hash.config import COUNT_RULES
+from mifsim.pareto import hypervolume
 from tests.tuning.worlds import random_traces, trace_set
 from tuning.objectives import score
-from tuning.pareto import grid_front, hypervolume, non_dominated, threshold_grid
-
-coarse_points = st.integers(2, 3).flatmap(
-    lambda m: st.lists(st.tuples(*[st.integers(0, 4)] * m), max_size=30).map(lambda p: np.reshape(p, (-1, m)))
-)
-
-
-@given(coarse_points)
-def test_non_dominated_is_its_definition(points):
-    kept = non_dominated(points)
-    for i, p in enumerate(points):
-        beaten = any((q <= p).all() and (q < p).any() for q in points)
-        repeats = any((q == p).all() for q in points[:i])
-        assert kept[i] == (not beaten and not repeats)
-
-
-@pytest.mark.parametrize(
-    ("points", "expected"),
-    [
-        ([[0.0, 1.0]], 1.0),
-        ([[0.05, 1.0]], 0.5),
-        ([[0.0, 10.0]], 2 / 3),
-        ([[0.05, 10.0], [0.05, 10.0]], 1 / 3),
-        ([[0.1, 1.0]], 0.0),
-        ([[0.0, 1000.0]], 0.0),
-        ([[0.2, 1.0], [0.0, 5000.0]], 0.0),
-        ([[0.0, 100.0], [0.05, 10.0], [0.2, 1.0]], 1 / 3 + 1 / 6),
-        ([[0.0, 1.0, 0.25]], 0.75),
-        # Two boxes less what they share: 1 x 1/3 x 1/2 + 1/2 x 2/3 x 1/2 - 1/2 x 1/3 x 1/2
-        ([[0.0, 100.0, 0.5], [0.05, 10.0, 0.5]], 1 / 6 + 1 / 6 - 1 / 12),
-        (np.empty((0, 2)), 0.0),
-    ],
-)
-def test_hypervolume_equals_the_closed_form(points, expected):
-    assert hypervolume(points, budget=1000, fpr_limit=0.1) == pytest.approx(expected)
-
-
-@given(st.lists(st.tuples(st.floats(0, 0.3), st.floats(1, 500)), max_size=20), st.integers(2, 400))
-def test_hypervolume_is_the_area_above_the_staircase(points, budget):
-    """Rate by rate: the height is what the fastest setting of at most that rate leaves of the decades."""
-    steps = sorted({0.0, 0.15, *(rate for rate, _ in points if rate < 0.15)})
-    area = 0.0
-    for left, right in itertools.pairwise(steps):
-        fastest = min((queries for rate, queries in points if rate <= left), default=budget)
-        area += (right - left) / 0.15 * max(0.0, 1 - math.log(fastest) / math.log(budget))
-    found = hypervolume(np.reshape(points, (-1, 2)), budget=budget, fpr_limit=0.15)
-    assert found == pytest.approx(area, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("points", "more"),
-    [
-        ([[0.0]], {}),
-        ([[0.0, 1.0, 0.0, 0.0]], {}),
-        ([0.0, 1.0], {}),
-        ([[math.nan, 1.0]], {}),
-        ([[0.0, 0.5]], {}),
-        ([[0.0, 2.0, -0.1]], {}),
-        ([[0.0, 2.0]], {"budget": 1}),
-        ([[0.0, 2.0]], {"fpr_limit": 0}),
-    ],
-)
-def test_hypervolume_refuses(points, more):
-    with pytest.raises(ValueError, match=r"must|need"):
-        hypervolume(points, **{"budget": 100, **more})
-
+from tuning.pareto import grid_front, threshold_grid
 
 T_SSIM, T_HASH = [0.25, 0.5, float(np.float32(0.8))], [0.05, 0.1, 0.3]
 
@@ -184,7 +118,3 @@ def test_threshold_grid_refuses(bounds):
     given = {"t_ssim": (0.5, 0.9), "t_hash": (0.1, 0.5), "steps": (5, 5), **bounds}
     with pytest.raises(ValueError, match="0 < low <= high"):
         threshold_grid(two_sided(1), "global", **given)
-
-
-def test_examples_in_the_docstrings_run():
-    assert doctest.testmod(tuning.pareto, optionflags=doctest.ELLIPSIS).failed == 0

@@ -1,7 +1,7 @@
-"""The trade between detection speed and false positives: the settings that no other beats.
+"""Which settings no other beats, and how much of the trade between them is reached.
 
-Points are rows of objectives (see `tuning.objectives`): false-positive rate, queries to block and, where
-asked for, leakage at block; all are minimised.
+Points are rows of objectives: false-positive rate, queries to block and, where asked for, leakage at block; all are
+minimised.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import moocore
 import numpy as np
 import numpy.typing as npt
 
-from tuning.tracedata import Bools
 
-
-def non_dominated(points: npt.ArrayLike) -> Bools:
+def non_dominated(points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Return which points no other beats: none is as good in all objectives and better in one.
 
     Parameters
