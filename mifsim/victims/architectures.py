@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from mifsim.victims.tensorflow import import_tensorflow
-
-Model = Any  # keras.Model; keras is imported where a model is built
+from mifsim.networks import Model, import_tensorflow
 
 FEATURES = "features"
 """Name of the evaluator's penultimate layer."""
@@ -90,9 +87,3 @@ ARCHITECTURES: dict[str, Callable[[tuple[int, int, int], int], Model]] = {
     "cnn": cnn,
     "evaluator": evaluator,
 }
-
-
-def input_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Return a model's input shape for images of `shape`: grey images get a channel axis."""
-    height, width, *channels = shape
-    return height, width, channels[0] if channels else 1

@@ -1,19 +1,13 @@
-"""The batched model: the one place where images meet the network, and what bounds a simulation's speed.
+"""The batched model: the one place where images meet the victim, and what bounds a simulation's speed.
 
-*A batch must not change its members' results.* Every call therefore has one fixed shape, padded with zeros,
-and a row's result must not depend, to the last bit, on its place or its neighbours. Measured (TensorFlow 2.21
-on an AMD EPYC, both victims, random places, neighbours and fill): plain graphs with oneDNN give equal bits
-for every place, batch sizes from 16 to 512, and one or two threads. Graphs compiled by XLA differ between one
-and two threads and run at a third of the speed; without oneDNN the colour network differs between one and two
-threads, at less than half the speed. So: oneDNN (TensorFlow's default), no XLA, and a check when an engine
-starts.
+*A batch must not change its members' results*: `mifsim.networks.fixed_batch` says how that is reached, and an
+engine checks it when it starts.
 """
 
 from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,66 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.errors import VictimError
-from mifsim.victims.architectures import Model, input_shape
+from mifsim.networks import FixedBatch, Model, import_tensorflow, input_shape
 from mifsim.victims.loading import load_victim
-from mifsim.victims.tensorflow import import_tensorflow
 
 Float32s = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
 BATCH_SIZE = 256
 GRADIENT_BATCH_SIZE = 32
-
-
-class FixedBatch:
-    """A function of a batch, traced for one batch size: fewer rows are padded with zeros, more are cut up.
-
-    Not for several threads at once: the padded rows are written into buffers of its own.
-
-    Parameters
-    ----------
-    function : callable
-        From tensors to a tuple of tensors, all with the batch size as first dimension.
-    batch_size : int
-    inputs : sequence of (shape, dtype)
-        Of one row of each input.
-    """
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        batch_size: int,
-        inputs: Sequence[tuple[tuple[int, ...], npt.DTypeLike]],
-    ) -> None:
-        self._tf = import_tensorflow().tf
-        signature = [self._tf.TensorSpec((batch_size, *shape), np.dtype(kind)) for shape, kind in inputs]
-        # The concrete function skips what a tf.function does to find it: 0.1 ms a call.
-        self._call = self._tf.function(function, input_signature=signature).get_concrete_function()
-        self._buffers = [np.zeros((batch_size, *shape), kind) for shape, kind in inputs]
-        self.batch_size = batch_size
-
-    def __call__(self, *arrays: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
-        """Apply the function to any positive number of rows."""
-        rows = len(arrays[0])
-        pieces = [
-            self._piece([array[start : start + self.batch_size] for array in arrays])
-            for start in range(0, rows, self.batch_size)
-        ]
-        if len(pieces) == 1:
-            return pieces[0]
-        return tuple(np.concatenate(outputs) for outputs in zip(*pieces, strict=True))
-
-    def _piece(self, arrays: Sequence[npt.NDArray[Any]]) -> tuple[npt.NDArray[Any], ...]:
-        rows = len(arrays[0])
-        if rows < self.batch_size:
-            for buffer, array in zip(self._buffers, arrays, strict=True):
-                buffer[:rows] = array
-                buffer[rows:] = 0
-            arrays = self._buffers
-        constants = [
-            self._tf.constant(array, dtype=buffer.dtype) for array, buffer in zip(arrays, self._buffers, strict=True)
-        ]
-        return tuple(output.numpy()[:rows] for output in self._call(*constants))
 
 
 class BatchedModel:

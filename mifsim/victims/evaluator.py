@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.victims.architectures import FEATURES, input_shape
-from mifsim.victims.engine import FixedBatch
+from mifsim.networks import FixedBatch, import_tensorflow, input_shape
+from mifsim.victims.architectures import FEATURES
 from mifsim.victims.loading import load_victim
-from mifsim.victims.tensorflow import import_tensorflow
 
 BATCH_SIZE = 128
 

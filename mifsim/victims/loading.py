@@ -10,8 +10,7 @@ import numpy as np
 
 from mifsim.errors import VictimError
 from mifsim.limits import check_zip
-from mifsim.victims.architectures import Model, input_shape
-from mifsim.victims.tensorflow import import_tensorflow
+from mifsim.networks import Model, import_tensorflow, input_shape
 
 Output = Literal["softmax", "logits"]
 

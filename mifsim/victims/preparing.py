@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mifsim.victims.training import Report
 
 EVALUATOR_SEED = 0
+PROGRAMS = ("victims/architectures.py", "victims/training.py", "networks/fixed_batch.py", "networks/tensorflow.py")
+"""Sources that a trained model's weights follow from: where one has changed, the model is trained again."""
 
 
 def _silent(text: str) -> None:
@@ -118,7 +120,7 @@ def _trained(
     name: str, data: DataSet, subsets: tuple[Subset, ...], seed: int, epochs: int | None, remark: Report
 ) -> tuple[Path, dict[str, Any], bool]:
     """Return an architecture trained on some subsets: its file, its facts, and whether it was in the cache."""
-    programs = [Path(__file__).with_name(file).read_bytes() for file in ("architectures.py", "training.py")]
+    programs = [(Path(__file__).parents[1] / file).read_bytes() for file in PROGRAMS]
     key = digest(name, data.fingerprint, subsets, seed, epochs, _versions(), *programs)
     path = cache_dir() / "models" / f"{name}-{key}.keras"
     if (facts := _read_facts(path)) is not None:

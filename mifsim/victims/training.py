@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.data.base import ImagePool
-from mifsim.victims.architectures import ARCHITECTURES, Model, input_shape
-from mifsim.victims.engine import FixedBatch
-from mifsim.victims.tensorflow import import_tensorflow
+from mifsim.networks import FixedBatch, Model, import_tensorflow, input_shape
+from mifsim.victims.architectures import ARCHITECTURES
 
 Report = Callable[[str], None]
 """Called with a line for whoever watches."""
@@ -153,7 +152,7 @@ def shifted(images: npt.NDArray[np.float32], most: int, rng: np.random.Generator
 def accuracy(model: Model, pool: ImagePool, shape: tuple[int, ...]) -> float:
     """Return the share of a pool's images that the model classifies correctly."""
     row = input_shape(shape)
-    ask = FixedBatch(lambda images: (model(images, training=False),), 256, [(row, np.float32)])
+    ask = FixedBatch.of_network(model, 256, row)
     right = 0
     for start in range(0, len(pool), 256):
         chosen = np.arange(start, min(start + 256, len(pool)))

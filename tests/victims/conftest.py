@@ -50,6 +50,6 @@ def colour():
 
 @pytest.fixture(scope="session")
 def keras():
-    from mifsim.victims.tensorflow import import_tensorflow
+    from mifsim.networks import import_tensorflow
 
     return import_tensorflow().keras

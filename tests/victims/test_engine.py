@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mifsim.errors import VictimError
-from mifsim.victims.architectures import ARCHITECTURES, input_shape
-from mifsim.victims.engine import BatchedModel, FixedBatch, engine_from_bytes
+from mifsim.networks import input_shape
+from mifsim.victims.architectures import ARCHITECTURES
+from mifsim.victims.engine import BatchedModel, engine_from_bytes
 
 CASES = [("lenet5", (28, 28), 10), ("cnn", (64, 64, 3), 4)]
 BATCH, GRADIENT_BATCH = 24, 16
@@ -204,20 +205,3 @@ def test_an_engine_from_a_files_content(keras, tmp_path):
     images = np.random.default_rng(6).random((3, 28, 28), np.float32)
     expected = model(images[..., None], training=False).numpy()
     np.testing.assert_allclose(engine.predict(images, none(3))[0], expected, atol=1e-6)
-
-
-def test_a_fixed_batch_pads_with_zeros_and_is_traced_once():
-    traced = []
-
-    def total(rows):
-        import tensorflow as tf
-
-        traced.append(rows.shape)
-        return rows * 2, tf.repeat(tf.reduce_sum(rows)[None], 4)
-
-    fixed = FixedBatch(total, 4, [((), np.float32)])
-    doubled, sums = fixed(np.array([1, 2, 3, 4, 5, 6], np.float32))
-    assert doubled.tolist() == [2, 4, 6, 8, 10, 12]
-    assert sums.tolist() == [10] * 4 + [11] * 2  # 5 + 6 and two zeros
-    fixed(np.ones(1, np.float32))
-    assert traced == [(4,)]

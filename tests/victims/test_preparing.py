@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from mifsim.data import DataConfig, load_data
 from mifsim.errors import VictimError
-from mifsim.victims import VictimConfig, prepare_evaluator, prepare_victim
+from mifsim.victims import VictimConfig, prepare_evaluator, prepare_victim, preparing
 from mifsim.victims.engine import engine_from_bytes
 
 
@@ -75,6 +75,17 @@ def test_a_damaged_copy_is_trained_again_to_the_same_weights(grey, keras, damage
     assert second.fingerprint == first.fingerprint
     for one, two in zip(before, weights(second.path, keras), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_a_model_is_trained_again_where_its_program_has_changed(grey, monkeypatch):
+    config = VictimConfig(epochs=1, seed=4)
+    first = prepare_victim(grey, config)
+    assert prepare_victim(grey, config).cached
+    for program in preparing.PROGRAMS:
+        monkeypatch.setattr(preparing, "PROGRAMS", [other for other in preparing.PROGRAMS if other != program])
+        again = prepare_victim(grey, config)
+        assert not again.cached
+        assert again.fingerprint == first.fingerprint
 
 
 def test_a_cache_folder_that_cannot_be_written_is_named(grey, tmp_path, monkeypatch):

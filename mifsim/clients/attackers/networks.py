@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.victims.architectures import Model, input_shape
-from mifsim.victims.engine import FixedBatch
-from mifsim.victims.tensorflow import import_tensorflow
+from mifsim.networks import FixedBatch, Model, import_tensorflow, input_shape
 
 Float32s = npt.NDArray[np.float32]
 
@@ -122,8 +120,8 @@ class Autoencoder:
 
     def __init__(self, encoding: Model, decoding: Model) -> None:
         size = decoding.inputs[0].shape[1]
-        self._encode = _batched(encoding, 32, tuple(encoding.inputs[0].shape[1:]))
-        self._decode = _batched(decoding, 32, (size,))
+        self._encode = FixedBatch.of_network(encoding, 32, tuple(encoding.inputs[0].shape[1:]))
+        self._decode = FixedBatch.of_network(decoding, 32, (size,))
 
     @classmethod
     def fit(cls, images: Float32s, size: int, seed: int) -> Autoencoder:
@@ -165,7 +163,7 @@ class Inverter:
     RATE = 3e-3
 
     def __init__(self, decoding: Model) -> None:
-        self._decode = _batched(decoding, 1, tuple(decoding.inputs[0].shape[1:]))
+        self._decode = FixedBatch.of_network(decoding, 1, tuple(decoding.inputs[0].shape[1:]))
 
     @classmethod
     def fit(cls, inputs: Float32s, images: Float32s, steps: int, seed: int) -> Inverter:
@@ -200,10 +198,6 @@ class Inverter:
     def invert(self, inputs: Float32s) -> Float32s:
         """Return images, shape (n, H, W, channels)."""
         return self._decode(inputs)[0]
-
-
-def _batched(model: Model, batch: int, row: tuple[int, ...]) -> FixedBatch:
-    return FixedBatch(lambda rows: (model(rows, training=False),), batch, [(row, np.float32)])
 
 
 def _initialisers(seed: int) -> Callable[[], Any]:

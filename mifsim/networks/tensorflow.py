@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from mifsim.errors import VictimError
 
+Model = Any  # keras.Model; keras is imported where a model is built or loaded
+
 _CHATTER = re.compile(rb"(?:[IWE]\d{4} .*|WARNING: All log messages before absl.*|\d{4}-\d\d-\d\d .*: [IWE] .*)\n?")
 
 

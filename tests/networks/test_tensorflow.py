@@ -1,0 +1,54 @@
+"""TensorFlow is imported where it is first used, quietly, and set up so that the same input gives the same bits."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mifsim.errors import VictimError
+from mifsim.networks import import_tensorflow
+from mifsim.networks.tensorflow import _without_chatter
+
+CHATTER = b"""2026-01-31 12:00:00.123456: I external/local_xla/xla/tsl/cuda/cudart_stub.cc:31] Could not find drivers
+WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
+I0000 00:00:1790000000.146134   24280 port.cc:153] oneDNN custom operations are on.
+"""
+
+
+def run(code, **environment):
+    environment = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"} | environment
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+
+
+def test_importing_the_package_does_not_import_tensorflow():
+    done = run("import sys, mifsim.networks; print(sorted({'tensorflow', 'keras'} & set(sys.modules)))")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_first_use_imports_it_quietly():
+    code = "import sys; from mifsim.networks import *; import_tensorflow(); print('tensorflow' in sys.modules)"
+    done = run(code, TF_CPP_MIN_LOG_LEVEL="2")
+    assert (done.stdout.split(), done.stderr) == (["True"], "")
+
+
+def test_it_is_set_up_to_give_the_same_bits():
+    """Where operations are deterministic, TensorFlow refuses to draw without a seed."""
+    done = run("from mifsim.networks import *; import_tensorflow().tf.random.uniform((1,))")
+    assert "Random ops require a seed to be set when determinism is enabled" in done.stderr
+    tf, keras = import_tensorflow()
+    assert import_tensorflow() is import_tensorflow()
+    assert keras.backend.backend() == "tensorflow"
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+def test_keras_on_another_backend_is_refused(monkeypatch):
+    monkeypatch.setattr(import_tensorflow().keras.backend, "backend", lambda: "torch")
+    with pytest.raises(VictimError, match="keras runs on 'torch' in this process; needed: KERAS_BACKEND=tensorflow"):
+        import_tensorflow.__wrapped__()
+
+
+def test_what_is_not_chatter_is_passed_on(capfd):
+    with _without_chatter():
+        os.write(2, CHATTER + b"something broke\n")
+    assert capfd.readouterr().err == "something broke\n"
