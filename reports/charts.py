@@ -52,7 +52,7 @@ class Chart:
 def pareto_chart(
     run: Folder, pareto: pd.DataFrame | None, limits: Mapping[str, float], look: Mapping[str, Style]
 ) -> Chart | None:
-    """Return the settings of a calibration, speed against false positives; None where there are none."""
+    """Return the configurations of a calibration, speed against false positives; None where there are none."""
     if pareto is None or pareto.empty:
         return None
     figure = pareto_figure(pareto, trial_table(run), max(limits.values(), default=None), look)
@@ -92,7 +92,7 @@ def false_positive_chart(
 def progress_charts(
     run: Folder, rows: pd.DataFrame, pareto: pd.DataFrame | None, limits: Mapping[str, float], region: float
 ) -> list[Chart]:
-    """Return how the search went on, trial by trial; none where nothing was searched."""
+    """Return the progress of the search, trial by trial; none where nothing was searched."""
     trials = trial_table(run)
     if trials is None or trials.empty:
         return []
@@ -100,10 +100,12 @@ def progress_charts(
     progress = search_progress(trials, pareto, budget=budget, limit=min(limits.values(), default=None), region=region)
     steps = [float(number) for number in range(1, len(trials) + 1)]
     best = progress_figure(steps, progress.best, "queries to block", share=False)
-    volumes, of = (progress.hypervolume, "the region") if progress.found is None else (progress.found, "the exact one")
+    volumes, of = (
+        (progress.hypervolume, "the region") if progress.found is None else (progress.found, "the reference front")
+    )
     volume = progress_figure(steps, volumes, "hypervolume", share=True)
     return [
-        Chart("best", "Best setting within the limit so far", best),
+        Chart("best", "Best configuration within the limit so far", best),
         Chart("hypervolume", f"Hypervolume found, as a share of {of}", volume),
     ]
 

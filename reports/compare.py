@@ -27,7 +27,7 @@ def compare_runs(runs: Sequence[Folder]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns ``run``, ``study``, ``seed``, ``status``, ``filter``, the setting's ``t_ssim`` to ``count_rule``,
+        Columns ``run``, ``study``, ``seed``, ``status``, ``filter``, ``kind``, ``config`` (JSON),
         ``role``, ``population``, ``sessions``, ``blocked``, the false-positive rate and its exact interval
         (``false_positive_rate``, ``low``, ``high``; null for attacks), queries to block and what the attacker held
         as `reports.tables.attack_table` names them (null for users), and the versions ``mifsim``, ``ray``,
@@ -70,9 +70,10 @@ def print_comparison(table: pd.DataFrame, console: Console | None = None) -> Non
     def line(title: str, cells: Sequence[str]) -> None:
         shown.add_row(Text(title), *(Text(cell) for cell in cells))
 
-    for key in ("t_ssim", "t_hash", "n_b", "l_sp"):
-        line(key, [_number(group[key].iloc[0]) for group in groups])
-    line("form", [f"{group['ssim'].iloc[0]}, {group['count_rule'].iloc[0]}" for group in groups])
+    line("kind", [str(group["kind"].iloc[0]) for group in groups])
+    parameters = [wording.parameters(str(group["config"].iloc[0])) for group in groups]
+    for key in dict.fromkeys(key for found in parameters for key in found):
+        line(f"  {key}", [wording.value(found[key]) if key in found else wording.ABSENT for found in parameters])
     shown.add_section()
     line("worst workload", [_worst(group, "population") for group in groups])
     line("  false positives", [_worst(group, "rate") for group in groups])
@@ -127,10 +128,6 @@ def _worst(group: pd.DataFrame, what: str) -> str:
     return f"{wording.percent(row['low'])} to {wording.percent(row['high'])}"
 
 
-def _number(value: float) -> str:
-    return wording.ABSENT if wording.missing(value) else wording.number(value)
-
-
 def _names(runs: Sequence[Folder]) -> list[str]:
     """Return what tells the runs apart: their folders' names, or their paths where two are called alike."""
     resolved = [run.resolve() for run in runs]
@@ -155,8 +152,7 @@ def _rows(run: Folder, name: str) -> pd.DataFrame:
     versions = {key: known.get("versions", {}).get(key, "") for key in ("mifsim", "ray", "tensorflow", "numpy")}
     head = {"run": name, "study": known.get("study"), "seed": known.get("seed"), "status": known.get("status")}
     found = found.assign(**head, **versions)
-    config = ["t_ssim", "t_hash", "n_b", "l_sp", "ssim", "hash_size", "count_rule"]
-    first = [*head, "filter", *config, "role", "population", "sessions", "blocked"]
+    first = [*head, "filter", "kind", "config", "role", "population", "sessions", "blocked"]
     rates = ["false_positive_rate", "low", "high"]
     dropped = {*first, *rates, *versions, "worst"}
     rest = [str(column) for column in found.columns if column not in dropped]

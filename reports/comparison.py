@@ -101,9 +101,9 @@ class Comparison:
 
 
 def undefended(run: Folder) -> list[str]:
-    """Return the names of the filters that filter nothing."""
+    """Return the names of the filters of the kind ``none``."""
     table = filter_table(run)
-    return [str(name) for name in table.index[table["t_ssim"].isna()]]
+    return [str(name) for name in table.index[table["kind"] == "none"]]
 
 
 def in_order(names: Sequence[str], unfiltered: Sequence[str]) -> list[str]:
@@ -112,7 +112,7 @@ def in_order(names: Sequence[str], unfiltered: Sequence[str]) -> list[str]:
 
 
 def compare_attacks(run: Folder) -> Comparison:
-    """Return attack by filter: who was blocked, when, and what the attacker held; the floors last."""
+    """Return attack by filter: who was blocked, when, and the attacker's reconstruction; the baselines last."""
     frame = attack_table(run)
     if frame.empty:
         return Comparison((), ())

@@ -15,7 +15,7 @@ import pandas as pd
 
 from mifsim.statistics import Survival
 from reports.styles import CHOSEN, OTHER, Style
-from reports.wording import config, limit, percent, queries
+from reports.wording import describe, limit, percent, queries
 
 Figure = dict[str, Any]
 
@@ -28,19 +28,26 @@ _LIMIT = {"color": "#d55e00", "width": 1.5, "dash": "4px,3px"}
 def pareto_figure(
     pareto: pd.DataFrame, trials: pd.DataFrame | None, allowed: float | None, look: Mapping[str, Style]
 ) -> Figure:
-    """Return false-positive rate against queries to block: trials, frontiers, what was given, certified, chosen."""
+    """Return false-positive rate against queries to block: trials, fronts, what was given, certified, chosen."""
     data = []
     if trials is not None and len(trials):
         data.append({**_points(trials, "tried", _GREY, "circle", 4), "opacity": 0.35, "hoverinfo": "skip"})
-    exact = pareto[pareto["source"] == "exact"].sort_values("false_positive_rate")
-    if len(exact):
+    reference = pareto[pareto["source"] == "reference"].sort_values("false_positive_rate")
+    if len(reference):
         line = {"color": _GREY, "width": 1.5, "shape": "hv"}
-        data.append({**_points(exact, "exact frontier", _GREY, "circle", 4), "mode": "lines+markers", "line": line})
+        data.append(
+            {**_points(reference, "reference front", _GREY, "circle", 4), "mode": "lines+markers", "line": line}
+        )
     open_ = pareto[~pareto["chosen"].eq(True)]
     certified = open_["certified"].eq(True)
     for rows, name, symbol, size in (
         (open_[(open_["source"] == "search") & ~certified], "found by the search", "circle-open", 9),
-        (open_[(open_["source"] == "conservative") & ~certified], "more cautious, not certified", "diamond-open", 9),
+        (
+            open_[(open_["source"] == "conservative") & ~certified],
+            "conservative, not certified",
+            "diamond-open",
+            9,
+        ),
         (open_[certified], "certified", "circle", 10),
     ):
         if len(rows):
@@ -74,7 +81,7 @@ def pareto_figure(
 def _points(rows: pd.DataFrame, name: str, colour: str, symbol: str, size: int) -> Figure:
     hover = [
         f"{name}<br>{percent(row['false_positive_rate'])} false positives, "
-        f"{queries(row['queries_to_block'])} queries to block<br>{escape(config(row))}" + _p_value(row.get("p_value"))
+        f"{queries(row['queries_to_block'])} queries to block<br>{escape(describe(row))}" + _p_value(row.get("p_value"))
         for _, row in rows.iterrows()
     ]
     return {

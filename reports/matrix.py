@@ -16,7 +16,7 @@ from reports.comparison import in_order, undefended
 from reports.tables import attack_table, baseline_table, facts, user_table
 from reports.wording import missing, percent, queries
 
-Outcome = Literal["stopped", "delayed", "lost"]
+CellResult = Literal["stopped", "delayed", "lost"]
 
 LEAKS = 0.05
 """An attack leaks where the evaluator's confidence, undefended, is above the best floor by so much."""
@@ -24,7 +24,7 @@ TOO_MUCH = 0.5
 """Of what an attack leaks undefended: a filter that lets so much of it out has lost, whenever it blocked."""
 
 
-def outcome(blocked_share: float, leaked: float, undefended_: float, baseline: float) -> Outcome:
+def cell_result(blocked_share: float, leaked: float, undefended_: float, baseline: float) -> CellResult:
     """Say what a filter made of an attack.
 
     Lost: fewer than half of the attackers were blocked, or what they held at the end was worth at least half of what
@@ -40,9 +40,9 @@ def outcome(blocked_share: float, leaked: float, undefended_: float, baseline: f
 
     Examples
     --------
-    >>> outcome(1.0, 0.1, 0.9, 0.1), outcome(0.8, 0.1, 0.9, 0.1), outcome(1.0, 0.6, 0.9, 0.1)
+    >>> cell_result(1.0, 0.1, 0.9, 0.1), cell_result(0.8, 0.1, 0.9, 0.1), cell_result(1.0, 0.6, 0.9, 0.1)
     ('stopped', 'delayed', 'lost')
-    >>> outcome(1.0, 0.12, 0.12, 0.1)  # it leaks next to nothing even undefended
+    >>> cell_result(1.0, 0.12, 0.12, 0.1)  # it leaks next to nothing even undefended
     'stopped'
     """
     leaks = not np.isnan([leaked, undefended_, baseline]).any() and undefended_ - baseline >= LEAKS
@@ -83,11 +83,12 @@ def attack_matrix(run: Folder) -> pd.DataFrame:
                 "queries_to_block": row["restricted_mean_queries"],
                 "budget_queries": row["budget_queries"],
                 "sessions_used": row["sessions_used"],
+                "clients_used": row["clients_used"],
                 "queries_spent": row["queries_spent"],
                 "leakage_at_block": value,
                 "leakage_undefended": top,
                 "leakage_without_queries": baseline,
-                "outcome": "undefended" if row["filter"] in bare else outcome(share, value, top, baseline),
+                "outcome": "undefended" if row["filter"] in bare else cell_result(share, value, top, baseline),
             }
         )
     found = pd.DataFrame(rows)
@@ -186,6 +187,8 @@ def _cell(row: pd.Series) -> MatrixCell:
     numbers = f"{queries(row['queries_to_block'], at_least=spared)} queries"
     if row["sessions_used"] > 1:
         numbers += f" in {row['sessions_used']:.1f} sessions"
+    if row["clients_used"] > 1:
+        numbers += f" of {row['clients_used']:.1f} clients"
     leak = ""
     if not missing(float(row["leakage_at_block"])):
         leak = f"held {row['leakage_at_block']:.2f}"

@@ -5,6 +5,7 @@ The same files give the same page, byte for byte.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +32,7 @@ from reports.tables import (
 )
 from reports.verdict import calibration_section, filter_file, guarantee_text, headline, shortfalls, worst_users
 
-_ELSEWHERE = frozenset({"chosen", "guarantee", "why_none", "test"})
+_ELSEWHERE = frozenset({"chosen", "guarantee", "why_none", "test", "parameters", "kind"})
 """Facts of a calibration that the page tells in another place."""
 
 
@@ -75,7 +76,7 @@ def render(run: Folder) -> str:
         "percent": wording.percent,
         "limit": wording.limit,
         "number": wording.number,
-        "config": wording.config,
+        "value": wording.value,
     }
     template = environment.get_template("page.html.j2")
     return template.render(**_context(run), plotly=Markup(get_plotlyjs()))  # noqa: S704
@@ -94,7 +95,8 @@ def _context(run: Folder) -> dict[str, Any]:
     picked = None if certification is None else certification[certification["chosen"].eq(True)]
     chosen = file["filter"] if file is not None else None
     if chosen is None and picked is not None and len(picked):
-        chosen = picked.iloc[0].to_dict()  # the run ended before it was confirmed
+        first = picked.iloc[0]  # the run ended before it was confirmed
+        chosen = {"kind": first["kind"], **json.loads(first["config"])}
     allowed = limits(certification)
     attacks = compare_attacks(run)
     matrix = matrix_page(run)
@@ -102,6 +104,7 @@ def _context(run: Folder) -> dict[str, Any]:
         "facts": known,
         "calibration": calibration,
         "chosen": chosen,
+        "boxes": [] if chosen is None else _boxes(chosen, known),
         "headline": headline(run, calibration=calibration, chosen=chosen is not None),
         "guarantee": "" if picked is None or picked.empty else guarantee_text(picked, confidence),
         "confidence": confidence,
@@ -114,7 +117,7 @@ def _context(run: Folder) -> dict[str, Any]:
         "attacks": attacks,
         "tally": attacks.tally,
         "users": compare_users(run),
-        "filters": [(name, look[name], wording.config(configs[name])) for name in filters],
+        "filters": [(name, look[name], wording.describe(configs[name])) for name in filters],
         "look": look,
         "undefended": unfiltered,
         "sessions": len(rows),
@@ -133,6 +136,12 @@ def _context(run: Folder) -> dict[str, Any]:
         "description": _description(run),
         "files": _files(run),
     }
+
+
+def _boxes(chosen: Mapping[str, Any], known: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+    """Return name, value and meaning of each parameter of the chosen configuration."""
+    meanings: Mapping[str, str] = (known.get("tuning") or {}).get("parameters") or {}
+    return [(name, found, meanings.get(name, "")) for name, found in wording.parameters(chosen).items()]
 
 
 def _command(run: Folder, known: Mapping[str, Any], *, calibration: bool) -> str:
@@ -194,7 +203,7 @@ def _description(run: Folder) -> str:
 
 
 def _files(run: Folder) -> list[str]:
-    names = ("sessions", "queries", "snapshots", "leakage", "traces", "trials")
+    names = ("sessions", "queries", "snapshots", "leakage", "trials")
     files = ("pareto.parquet", "certification.parquet", "filter.toml", "study.toml", "run.json")
     return [f"{name}/*.parquet" for name in names if (run / name).is_dir()] + [
         name for name in files if (run / name).is_file()

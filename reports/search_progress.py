@@ -1,4 +1,4 @@
-"""How a search went on: the best setting under the budget, and the frontier's hypervolume, trial by trial."""
+"""The progress of a search: the best configuration within the limit, and the hypervolume, trial by trial."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mifsim.pareto import hypervolume, non_dominated
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """How a search went on; entry i is after i + 1 trials.
+    """The progress of a search; entry i is after i + 1 trials.
 
     Attributes
     ----------
@@ -20,31 +20,31 @@ class SearchProgress:
         Least queries to block of the trials whose false-positive rate is within the limit; None before the first.
     hypervolume : tuple of float
         Share of the region that the trials dominate; see `mifsim.pareto.hypervolume`.
-    exact : float or None
-        The same of the exact frontier and the trials together; None where there is no exact frontier.
+    reference : float or None
+        The same of the reference front and the trials together; None where there is no reference front.
     """
 
     best: tuple[float | None, ...]
     hypervolume: tuple[float, ...]
-    exact: float | None
+    reference: float | None
 
     @property
     def found(self) -> tuple[float, ...] | None:
-        """The share of the exact hypervolume found, after each trial."""
-        return None if not self.exact else tuple(value / self.exact for value in self.hypervolume)
+        """The share of the reference hypervolume found, after each trial."""
+        return None if not self.reference else tuple(value / self.reference for value in self.hypervolume)
 
 
 def search_progress(
     trials: pd.DataFrame, pareto: pd.DataFrame | None, *, budget: float, limit: float | None, region: float
 ) -> SearchProgress:
-    """Return how the search went on.
+    """Return the progress of a search.
 
     Parameters
     ----------
     trials : DataFrame
         As `reports.tables.trial_table` gives it. A trial scored on part of the sessions only counts as nothing.
     pareto : DataFrame or None
-        Whose rows of source ``exact`` are the exact frontier.
+        Whose rows of source ``reference`` are the reference front.
     budget : float
         Of queries, above 1: the scale of the hypervolume.
     limit : float or None
@@ -68,9 +68,9 @@ def search_progress(
                 volume = hypervolume(front, budget=budget, fpr_limit=region)
         best.append(last)
         volumes.append(volume)
-    exact = None
-    if pareto is not None and len(grid := pareto[pareto["source"] == "exact"]):
+    reference = None
+    if pareto is not None and len(grid := pareto[pareto["source"] == "reference"]):
         # A grid is only so fine: a trial may lie beyond it.
         both = np.vstack([front, grid[["false_positive_rate", "queries_to_block"]].to_numpy(np.float64)])
-        exact = hypervolume(both, budget=budget, fpr_limit=region)
-    return SearchProgress(tuple(best), tuple(volumes), exact)
+        reference = hypervolume(both, budget=budget, fpr_limit=region)
+    return SearchProgress(tuple(best), tuple(volumes), reference)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from mifsim.tables.storage import Folder
 from reports.tables import attack_table, baseline_table, facts, failures, user_table
+from reports.wording import value
 
 
 def print_summary(run: Folder, console: Console | None = None) -> None:
@@ -37,28 +38,30 @@ def print_summary(run: Folder, console: Console | None = None) -> None:
 
 
 def _print_calibration(found: Mapping[str, Any], run: Folder, out: Console) -> None:
-    """Print how the search did, the setting and its promise."""
+    """Print how the search did, the configuration and its guarantee."""
     if found.get("closed_loop"):
         out.print(
-            f"closed-loop, run live under every setting that was tried: {', '.join(found['closed_loop'])}; "
-            "no exact frontier to measure the search by",
+            f"closed-loop, run live under every configuration that was tried: {', '.join(found['closed_loop'])}; "
+            "no reference front to measure the search by",
             highlight=False,
         )
     if "hypervolume_share" in found:
         reached = found.get("trials_to_98_percent")
         out.print(
-            f"the search found {found['hypervolume_share']:.1%} of the exact hypervolume in {found['trials']} trials"
-            + (f" (98% after {reached})" if reached else ""),
+            f"the search found {found['hypervolume_share']:.1%} of the reference hypervolume in "
+            f"{found['trials']} trials" + (f" (98% after {reached})" if reached else ""),
             highlight=False,
         )
     if found.get("chosen") is None:
-        out.print(f"[bold]No setting was chosen[/]: {found.get('why_none') or 'the run ended before'}", highlight=False)
+        out.print(
+            f"[bold]No configuration was chosen[/]: {found.get('why_none') or 'the run ended before'}", highlight=False
+        )
         return
-    chosen = ", ".join(f"{key} = {value}" for key, value in found["chosen"].items())
+    chosen = ", ".join(f"{key} = {value(item)}" for key, item in found["chosen"].items())
     out.print(f"[bold]{chosen}[/]\n{found['guarantee']}", highlight=False)
     if "confirmed_sessions" in found:
-        out.print(f"live, {found['confirmed_sessions']:,} sessions did what replay foretold", highlight=False)
-    out.print(f"the setting is in {run / 'filter.toml'}", highlight=False)
+        out.print(f"confirmed: all {found['confirmed_sessions']:,} live sessions matched the replay", highlight=False)
+    out.print(f"the configuration is in {run / 'filter.toml'}", highlight=False)
 
 
 def _print_attacks(run: Folder, out: Console) -> None:
@@ -70,7 +73,7 @@ def _print_attacks(run: Folder, out: Console) -> None:
     table.add_column("attack", overflow="fold", min_width=min(24, int(frame["attack"].str.len().max())))
     several = frame["sessions_used"].gt(1).any()
     for name in (
-        *(("sessions used",) if several else ()),
+        *(("sessions used", "clients used") if several else ()),
         "blocked",
         "queries to block: median",
         "mean",
@@ -98,7 +101,7 @@ def _print_attacks(run: Folder, out: Console) -> None:
         table.add_row(
             row["filter"] if row["filter"] != previous else "",
             row["attack"],
-            *((f"{row['sessions_used']:.1f}",) if several else ()),
+            *((f"{row['sessions_used']:.1f}", f"{row['clients_used']:.1f}") if several else ()),
             f"{row['blocked']}/{row['sessions']}",
             median,
             mean,

@@ -35,7 +35,7 @@ def attack_table(run: Folder) -> pd.DataFrame:
     -------
     DataFrame
         One row a filter and attack. Its unit is the attacker: see `attackers`. Columns ``filter``, ``attack``,
-        ``sessions`` (attackers), ``sessions_used``, ``queries_spent`` (means of one attacker), ``blocked``,
+        ``sessions`` (attackers), ``sessions_used``, ``clients_used``, ``queries_spent`` (means of one attacker), ``blocked``,
         ``median_queries_to_block`` (Kaplan-Meier; NaN where fewer than half were blocked),
         ``restricted_mean_queries`` (each attacker counted as its budget at most), ``budget_queries``, ``failed``, and
         at the last answered query ``victim_confidence``, ``evaluator_hit_share``, ``evaluator_confidence``,
@@ -61,11 +61,12 @@ def attackers(rows: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         The columns of `rows`, ``outcome``, ``queries`` and ``queries_to_block`` being the attacker's, and
-        ``sessions_used``.
+        ``sessions_used`` and ``clients_used``.
     """
     attacks = rows[rows["role"] == "attacker"].reset_index(drop=True)
     of_one = attacks.groupby(["filter", "client_id"], observed=True, sort=False)
     attacks["sessions_used"] = of_one["session_id"].transform("size")
+    attacks["clients_used"] = of_one["client_number"].transform("max")
     attacks["outcome"] = attacks["outcome"].astype(str)  # a category that nobody had yet may come in
     for places in of_one.indices.values():
         if len(places) == 1:
@@ -98,6 +99,7 @@ def _attack_row(group: pd.DataFrame, last: pd.DataFrame | None) -> dict[str, Any
     row: dict[str, Any] = {
         "sessions": len(group),
         "sessions_used": float(group["sessions_used"].mean()),
+        "clients_used": float(group["clients_used"].mean()),
         "queries_spent": float(group["queries"].mean()),
         "blocked": int(group["outcome"].eq("blocked").sum()),
         "median_queries_to_block": np.nan if median is None else median,
@@ -195,11 +197,10 @@ def failures(run: Folder) -> pd.DataFrame:
 
 
 def filter_table(run: Folder) -> pd.DataFrame:
-    """Return one row a filter: its name (the index) and its setting, NaN where nothing is filtered."""
-    columns = ["filter", "t_ssim", "t_hash", "n_b", "l_sp", "ssim", "hash_size", "count_rule"]
+    """Return one row a filter: its name (the index), ``kind``, and ``config`` (its configuration as JSON)."""
+    columns = ["filter", "kind", "config"]
     table = _plain(open_table(run, "sessions").to_table(columns=columns)).drop_duplicates("filter")
-    whole = dict.fromkeys(("n_b", "l_sp", "hash_size"), "Int64")  # not 10.0, where another filter has none
-    return table.astype(whole).set_index("filter")
+    return table.set_index("filter")
 
 
 def trial_table(run: Folder) -> pd.DataFrame | None:
@@ -210,12 +211,12 @@ def trial_table(run: Folder) -> pd.DataFrame | None:
 
 
 def pareto_table(run: Folder) -> pd.DataFrame | None:
-    """Return the settings that no other beats, and those given; None where the run has no frontier."""
+    """Return the configurations that no other beats, and those given; None where the run has no Pareto front."""
     return _single_file(run, "pareto")
 
 
 def certification_table(run: Folder) -> pd.DataFrame | None:
-    """Return what each candidate did on the certification part, by workload; None where nothing was tested."""
+    """Return what each candidate did on the calibration split, by workload; None where nothing was tested."""
     return _single_file(run, "certification")
 
 

@@ -77,8 +77,7 @@ def shortfalls(certification: pd.DataFrame, confidence: float, procedure: str) -
         How settings were tested. The first of a fixed sequence must pass at the whole level; under Holm's procedure
         the one with the least p-value must, at the level shared by all.
     """
-    config = ["t_ssim", "t_hash", "n_b", "l_sp", "ssim", "hash_size", "count_rule"]
-    candidates = [rows for _, rows in certification.groupby(config, sort=False)]
+    candidates = [rows for _, rows in certification.groupby(["kind", "config"], sort=False)]
     if not candidates:
         return []
     nearest, delta = candidates[0], 1 - confidence
@@ -102,7 +101,7 @@ def headline(run: Folder, *, calibration: bool, chosen: bool) -> str:
     if calibration and not chosen and "chosen" not in (facts(run).get("tuning") or {}):
         return "This calibration has not come to its end"
     if calibration and not chosen:
-        return "No setting could be certified, so none was chosen"
+        return "No configuration could be certified, so none was chosen"
     if chosen and CALIBRATED in set(attacks.get("filter", [])):
         calibrated = _slowest(attacks[attacks["filter"] == CALIBRATED])
         text = f"With the calibrated filter the longest-lasting attack is blocked after {calibrated} queries on average"

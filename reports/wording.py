@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -96,17 +97,47 @@ def listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def config(row: Mapping[str, Any] | pd.Series) -> str:
-    """Return a setting in one line; of the form only what differs from the paper's."""
-    if missing(row["t_ssim"]):
-        return "no filter"
-    parts = [
-        f"T_SSIM {number(row['t_ssim'])}",
-        f"T_hash {number(row['t_hash'])}",
-        f"N_B {int(row['n_b'])}",
-        f"L_SP {int(row['l_sp'])}",
-        f"{row['ssim']} SSIM",
-    ]
-    if row["count_rule"] != "per_match":
-        parts.append("at most one count a query")
-    return ", ".join(parts)
+def parameters(config: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration's parameters: what the cell ``config`` holds, without what has its default.
+
+    Parameters
+    ----------
+    config : str or mapping
+        The cell of a table (JSON), or the table ``[filter]`` of a ``filter.toml``.
+    """
+    found: dict[str, Any] = dict(json.loads(config) if isinstance(config, str) else config)
+    for name in ("kind", "version"):
+        found.pop(name, None)
+    if found.get("scope") == "session":
+        del found["scope"]
+    return found
+
+
+def value(found: Any) -> str:
+    """Return a parameter's value as the page writes it.
+
+    Examples
+    --------
+    >>> value(0.8667142773967207), value(13), value({"size": [64, 64], "colour": "grey"})
+    ('0.866714', '13', 'size 64×64, colour grey')
+    """
+    if isinstance(found, Mapping):
+        return ", ".join(f"{key} {value(item)}" for key, item in found.items())
+    if isinstance(found, (list, tuple)):
+        return "×".join(value(item) for item in found)
+    return number(found) if isinstance(found, float) else str(found)
+
+
+def describe(row: Mapping[str, Any] | pd.Series) -> str:
+    """Return a row's kind and configuration in one line.
+
+    Examples
+    --------
+    >>> describe({"kind": "none", "config": "{}"})
+    'no defence'
+    >>> describe({"kind": "example-quota", "config": '{"queries": 80, "scope": "client"}'})
+    'example-quota: queries 80, scope client'
+    """
+    if row["kind"] == "none":
+        return "no defence"
+    return f"{row['kind']}: " + ", ".join(f"{key} {value(found)}" for key, found in parameters(row["config"]).items())

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tuning.pareto import grid_front, threshold_grid
 
 from mifsim.defense import FilterConfig
 from mifsim.defense.ssim_hash.config import COUNT_RULES
 from mifsim.pareto import hypervolume
 from tests.tuning.worlds import random_traces, trace_set
 from tuning.objectives import score
-from tuning.pareto import grid_front, threshold_grid
 
 T_SSIM, T_HASH = [0.25, 0.5, float(np.float32(0.8))], [0.05, 0.1, 0.3]
 

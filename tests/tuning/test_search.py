@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tuning.pareto import ParetoFront, threshold_grid
 
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError, StudyError
@@ -23,7 +24,6 @@ from tests.tuning.worlds import ATTACK, USER, random_traces, record
 from tuning import search as tuning_search
 from tuning.objectives import score
 from tuning.outcome import found_front, measure
-from tuning.pareto import ParetoFront, threshold_grid
 from tuning.proposals import POPULATION, STARTUP_TRIALS, Proposals
 from tuning.reference_front import between, reference_front
 from tuning.search import FromProposals, search
