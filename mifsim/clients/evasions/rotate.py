@@ -1,4 +1,4 @@
-"""A new session before or at the block: whatever the filter counts, it counts from nought again."""
+"""Session rotation: a new session before or after a refusal, so that the filter counts from zero again."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from mifsim.clients.protocol import ClientGenerator, Refusal, World
 
 
 class Rotate(Evasion):
-    """When refused, the same query again in a new session; or a new session after every so many queries.
+    """Repeat a refused query in a new session; with `every`, also open a new session after that many queries.
 
-    A filter whose state is the session's cannot stop it, only make it dearer: what it costs is the number of
-    sessions, and so of accounts or addresses.
+    A filter with state per session cannot stop this attacker, only make the attack more expensive: its cost is the
+    number of sessions, and so of accounts or addresses.
     """
 
     main: ClassVar[str | None] = "every"
     closed_loop: ClassVar[bool] = True
 
-    every: int | None = Field(None, ge=1, description="queries after which a session is left; none: only when refused")
+    every: int | None = Field(
+        None, ge=1, description="queries after which it opens a new session; none: only when refused"
+    )
     sessions: int | None = Field(
-        None, ge=1, description="sessions that it can have: refused in the last one it gives up; none: no end of them"
+        None, ge=1, description="maximum number of sessions; a refusal in the last one ends the attack; none: no limit"
     )
 
     def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start the bent attack; see `Evasion.run`."""
+        """Start the wrapped attack; see `Evasion.run`."""
         running = attack(world, rng)
         opened, sent = 1, 0
         try:
@@ -42,7 +44,7 @@ class Rotate(Evasion):
                 if not isinstance(reply, Refusal):
                     query = running.send(reply)
                 elif self.sessions is None or opened < self.sessions:
-                    opened, sent = opened + 1, 0  # the same query again: it was not answered
+                    opened, sent = opened + 1, 0  # send the query again: it was not answered
                 else:
                     query = running.send(reply)
         except StopIteration as done:
