@@ -35,7 +35,8 @@ def attack_table(run: Folder) -> pd.DataFrame:
     -------
     DataFrame
         One row a filter and attack. Its unit is the attacker: see `attackers`. Columns ``filter``, ``attack``,
-        ``sessions`` (attackers), ``sessions_used``, ``clients_used``, ``queries_spent`` (means of one attacker), ``blocked``,
+        ``sessions`` (attackers), ``sessions_used``, ``clients_used``, ``queries_spent`` (means of one attacker),
+        ``blocked``,
         ``median_queries_to_block`` (Kaplan-Meier; NaN where fewer than half were blocked),
         ``restricted_mean_queries`` (each attacker counted as its budget at most), ``budget_queries``, ``failed``, and
         at the last answered query ``victim_confidence``, ``evaluator_hit_share``, ``evaluator_confidence``,

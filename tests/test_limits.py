@@ -74,5 +74,5 @@ def test_a_directory_that_understates_its_members_gains_nothing(tmp_path: Path) 
 
 def test_arrays_with_python_objects_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "mnist.npz", x_train=np.array([object()], dtype=object))
-    with pytest.raises(DataError, match=r"mnist\.npz: not a sound \.npz archive without pickles"):
+    with pytest.raises(DataError, match=r"mnist\.npz: not a valid \.npz archive without pickles"):
         load_data(DataConfig(set="mnist", folder=tmp_path))

@@ -187,8 +187,8 @@ def guarantee(certificate: Certificate) -> str:
         f"{count} of {name}" for name, count in zip(certificate.workloads, certificate.sessions, strict=True)
     )
     return (
-        f"With {1 - certificate.delta:.3g} confidence, this configuration blocks at most this share of honest sessions: "
-        f"{limits}. Tested on sessions that its search never saw ({sessions}), by exact binomial tests with "
+        f"With {1 - certificate.delta:.3g} confidence, this configuration blocks at most this share of honest "
+        f"sessions: {limits}. Tested on sessions that its search never saw ({sessions}), by exact binomial tests with "
         f"{certificate.method.replace('_', '-')} control of the family-wise error (Learn then Test). It is a "
         "guarantee about sessions like these, for these data, this victim and this transport."
     )

@@ -250,7 +250,8 @@ class _Calibration:
             self._record_facts(
                 chosen=None,
                 guarantee=None,
-                why_none=f"the search found no configuration with at most {tuning.false_positive_budget:.3g} false positives",
+                why_none="the search found no configuration with at most "
+                f"{tuning.false_positive_budget:.3g} false positives",
             )
             return None
         if not self._space.config_class.replayable():  # what runs live is kept, so that it is done once

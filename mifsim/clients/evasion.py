@@ -1,4 +1,4 @@
-"""What an evasion is: it stands between an attacker and the server, and bends what is sent."""
+"""The interface of evasions: an evasion wraps an attack and changes the queries that it sends."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from pydantic import BaseModel, ConfigDict
 from mifsim.clients.protocol import ClientGenerator, World
 
 Start = Callable[[World, np.random.Generator], ClientGenerator]
-"""Starts the attack that is bent: an attacker's own `run`, or that of an evasion around it."""
+"""Starts the wrapped attack: the `run` of an attacker, or of another evasion around it."""
 
 
 class Evasion(BaseModel, ABC):
-    """A way to look less like an attack, around any attack and around each other.
+    """A way to hide an attack from a filter; it wraps any attack, or another evasion.
 
-    A subclass is a pydantic model, as a client is. Its own randomness comes from a generator spawned from the
-    client's (``rng.spawn(1)[0]``): the attack inside then draws what it draws without the evasion, and the two are
-    compared like with like.
+    A subclass is a pydantic model, as a client is. Its randomness comes from a generator spawned from the client's
+    (``rng.spawn(1)[0]``), so that the wrapped attack draws the same random numbers as without the evasion, and the two
+    can be compared.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     main: ClassVar[str | None] = None
-    """The argument that a bare value in a study sets, as in ``{decoys = 10}``; None: there is none to set."""
+    """The argument that a plain value in a study sets, as in ``{decoys = 10}``; None where a table is required."""
     closed_loop: ClassVar[bool] = False
-    """Whether it reacts to a refusal, or leaves sessions: the client cannot then be replayed from a trace."""
+    """Whether it reacts to refusals or opens new sessions: the client cannot then be replayed from a trace."""
 
     @property
     def cost(self) -> float:
-        """How many queries it sends for one of the attack's, on the average."""
+        """Mean number of queries that it sends per query of the attack."""
         return 1.0
 
     @property
     def entry(self) -> int:
-        """How many it spends before the attack begins, at most."""
+        """Maximum number of queries before the attack begins."""
         return 0
 
     @abstractmethod
     def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start the bent attack; it returns the attack's reconstruction."""
+        """Start the wrapped attack; the generator returns the attack's reconstruction."""

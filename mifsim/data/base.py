@@ -1,4 +1,4 @@
-"""What a data set is to the rest: four subsets that share no image, each a pool of labelled images."""
+"""Data sets: four subsets that share no image, each a pool of labelled images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ImagePool(Protocol):
 
 
 SMALL_BYTES = 16 * 2**20
-"""Of 8-bit pixels: a pool up to this size is also held as floats, four times as large."""
+"""Up to this size of its 8-bit pixels, a pool is also stored as floats, which take four times as much memory."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,16 @@ class ArrayPool:
         return len(self.labels)
 
     def image(self, index: int) -> npt.NDArray[np.float32]:
-        """Return one image, float32 in [0, 1]; not to be written to."""
+        """Return one image, float32 in [0, 1]; do not write to it."""
         if self._floats is not None:
-            held_image: npt.NDArray[np.float32] = self._floats[index]
-            return held_image
+            stored: npt.NDArray[np.float32] = self._floats[index]
+            return stored
         image: npt.NDArray[np.float32] = np.divide(self.pixels[index], np.float32(255), dtype=np.float32)
         return image
 
     @cached_property
     def _floats(self) -> npt.NDArray[np.float32] | None:
-        """All images as floats, where they are few: users draw the same ones again and again."""
+        """All images as floats, or None for a large pool; users draw the same images repeatedly."""
         if self.pixels.nbytes > SMALL_BYTES:
             return None
         floats: npt.NDArray[np.float32] = np.divide(self.pixels, np.float32(255), dtype=np.float32)
@@ -79,7 +79,7 @@ class ArrayPool:
 
 @dataclass(frozen=True)
 class SubsetPool:
-    """Some of another pool's images, without a copy: a part of a split.
+    """A view of some of another pool's images, such as one subset of a split.
 
     Attributes
     ----------
@@ -120,8 +120,8 @@ class DataSet:
     class_names : tuple of str
     subsets : mapping from subset to pool
         ``private``: the victim's training images. ``auxiliary``: what attackers may hold. ``users``: what
-        honest users send, never trained on. ``evaluator``: what the evaluator is trained on beside the
-        private part. No image is in two subsets.
+        honest users send, never trained on. ``evaluator``: what the evaluator is trained on besides the
+        private subset. No image is in two subsets.
     fingerprint : str
         A digest of the content and the split; equal digests mean equal images in equal subsets.
     note : str
@@ -143,19 +143,19 @@ class DataSet:
 def split_by_class(
     labels: npt.NDArray[np.int64], shares: Mapping[Subset, float], seed: int
 ) -> dict[Subset, npt.NDArray[np.int64]]:
-    """Split indices into subsets, class by class, so that every part has every class in the same proportion.
+    """Split indices into subsets, class by class, so that each holds every class in the same proportion.
 
     Parameters
     ----------
     labels : ndarray of int64, shape (n,)
     shares : mapping
-        Part to its share of each class; they add up to 1.
+        Subset to its share of each class; the shares add up to 1.
     seed : int
 
     Returns
     -------
     dict
-        Part to sorted indices.
+        Subset to sorted indices.
     """
     if not np.isclose(sum(shares.values()), 1.0):
         raise ValueError(f"shares must add up to 1, got {dict(shares)}")
@@ -180,16 +180,16 @@ def reduce_classes(
     seed: int,
     class_names: tuple[str, ...],
 ) -> dict[Subset, npt.NDArray[np.int64]]:
-    """Keep exactly so many images of each class, over all subsets together (paper, Section 4.5: 800 per label).
+    """Keep exactly `images_per_class` images of each class over all subsets (paper, Section 4.5: 800 per label).
 
-    Each part keeps its share of the class, to within one image.
+    Each subset keeps its share of the class, to within one image.
 
     Parameters
     ----------
     labels : ndarray of int64, shape (n,)
-        Of the whole set.
+        Labels of the whole set.
     subsets : mapping
-        Part to the indices that it holds.
+        Subset to its indices.
     images_per_class : int
     seed : int
     class_names : tuple of str
@@ -197,12 +197,12 @@ def reduce_classes(
     Returns
     -------
     dict
-        Part to sorted indices.
+        Subset to sorted indices.
 
     Raises
     ------
     DataError
-        If a class has fewer images, or so few would be kept that a part would be left without it.
+        If a class has fewer images, or a subset would be left without a class.
     """
     rng = np.random.default_rng(seed)
     kept: dict[Subset, list[npt.NDArray[np.int64]]] = {subset: [] for subset in subsets}
@@ -220,7 +220,7 @@ def reduce_classes(
         for (subset, indices), size in zip(members.items(), np.diff(ends, prepend=0), strict=True):
             if size == 0:
                 raise DataError(
-                    f"images_per_class = {images_per_class} leaves the {subset} part without an image of "
+                    f"images_per_class = {images_per_class} leaves the {subset} subset without an image of "
                     f"class {name!r}; accepted: a larger number, up to {total}"
                 )
             kept[subset].append(rng.permutation(indices)[:size])
@@ -239,7 +239,7 @@ def assemble(
     images_per_class: int | None = None,
     seed: int = 0,
 ) -> DataSet:
-    """Make a data set of one pool and the indices of its subsets, reduced where `images_per_class` says so.
+    """Make a data set from one pool and the indices of its subsets, reduced if `images_per_class` is given.
 
     `content` is a digest of the pool's images and labels; with the indices it gives the fingerprint.
     """

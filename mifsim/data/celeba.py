@@ -41,13 +41,13 @@ def class_of(male: bool, bangs: bool, eyeglasses: bool) -> int:
 
 @dataclass(frozen=True)
 class FilePool:
-    """Face images read from disk when asked for: 202,599 of them do not fit into memory.
+    """Face images, read from disk on demand: 202,599 of them do not fit into memory.
 
     Attributes
     ----------
     folder : Path
     names : tuple of str
-        File names, one an image.
+        File names, one per image.
     labels : ndarray of int64, shape (n,)
     """
 
@@ -74,7 +74,7 @@ class FilePool:
         return image
 
     def images(self, indices: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Read several."""
+        """Read several images, shape (n, 64, 64, 3)."""
         chosen = np.asarray(indices, np.int64)
         if not len(chosen):
             return np.empty((0, SIDE, SIDE, 3), np.float32)
@@ -82,13 +82,13 @@ class FilePool:
 
 
 def load(config: DataConfig) -> DataSet:
-    """Read the lists of CelebA and check that every image is there; the images themselves are read when used.
+    """Read the lists of CelebA and check that every image exists; the images themselves are read on demand.
 
-    The official partition holds each person in one part only, so attackers and evaluator get images of people
+    The official partition puts each person into one set only, so attackers and evaluator get images of people
     whom the victim has not seen.
     """
     folder = config.folder
-    assert folder is not None  # DataConfig sees to it
+    assert folder is not None  # checked by DataConfig
     images = folder / "img_align_celeba"
     if (images / "img_align_celeba").is_dir():  # as some archives unpack
         images = images / "img_align_celeba"
@@ -113,14 +113,14 @@ def load(config: DataConfig) -> DataSet:
     for subset, indices in subsets.items():
         for label, name in enumerate(CLASSES):
             if not np.any(labels[indices] == label):
-                raise DataError(f"{partition_file}: leaves the {subset} part without an image of class {name}")
+                raise DataError(f"{partition_file}: leaves the {subset} subset without an image of class {name}")
     return assemble(
         name="celeba",
         shape=(SIDE, SIDE, 3),
         class_names=CLASSES,
         pool=FilePool(images, names, labels),
         subsets=subsets,
-        # Not the pixels: 1.4 GB would be read at every start. An altered image goes unnoticed here.
+        # Not the pixels: every start would read 1.4 GB. An altered image is not detected.
         content=digest(names, labels.tobytes(), CROP, SIDE),
         note=(
             "CelebA's official partition: training set private, validation set half auxiliary and half "
@@ -148,10 +148,10 @@ def _read_list(path: Path, columns: tuple[str, ...]) -> dict[str, tuple[int, ...
     separator = "," if path.suffix == ".csv" else None
     rows = [(number, line.split(separator)) for number, line in enumerate(lines, start=1) if line.strip()]
     places = [1]
-    if separator:  # a header that names the file's column too
+    if separator:  # its header also names the column of file names
         rows, header = rows[1:], rows[0][1] if rows else []
         places = _places(path, header, columns)
-    elif len(columns) > 1:  # a count, then a header that does not
+    elif len(columns) > 1:  # a count, then a header without that name
         rows, header = rows[2:], rows[1][1] if len(rows) > 1 else []
         places = [place + 1 for place in _places(path, header, columns)]
     table = {}
@@ -174,7 +174,7 @@ def _places(path: Path, header: list[str], columns: tuple[str, ...]) -> list[int
 
 
 def _check(names: tuple[str, ...], partition: dict[str, tuple[int, ...]], partition_file: Path, images: Path) -> None:
-    """See that every listed image is on disk and in the partition; one look at the folder, not one a file."""
+    """Check that every listed image is on disk and in the partition, with one listing of the folder."""
     present = set(os.listdir(images))
     missing = [name for name in names if name not in present]
     if missing:

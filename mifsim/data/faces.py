@@ -17,11 +17,11 @@ from mifsim.data.prepared import Raw, prepare
 SHARES: dict[Subset, float] = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
 IMAGES_PER_CLASS = 1000
 SEED = 2015
-"""Of all faces: face number i of a class is the same in every set, however many are rendered."""
+"""Seed of all faces: face number i of a class is the same in every set, however many are rendered."""
 
 
 def load(config: DataConfig) -> DataSet:
-    """Render the faces (once; then they are in the cache folder) and split them by `SHARES`."""
+    """Render the faces (once; then they are cached) and split them by `SHARES`."""
     count = config.images_per_class or IMAGES_PER_CLASS
     labels = np.repeat(np.arange(len(CLASSES)), count).astype(np.int64)
     programs = [Path(__file__).with_name(name).read_bytes() for name in ("face_rendering.py", "pencil.py")]
@@ -37,7 +37,7 @@ def load(config: DataConfig) -> DataSet:
         content=prepared.content,
         note=(
             f"Rendered faces, {count} a class, no photographs: a stand-in where CelebA is absent. Each class "
-            "split by chance: private 50%, auxiliary 10%, users 30%, evaluator 10%."
+            "split at random: private 50%, auxiliary 10%, users 30%, evaluator 10%."
         ),
     )
 

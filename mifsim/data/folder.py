@@ -1,4 +1,4 @@
-"""A folder of the user's own images: a sub-folder a class, with PNG, JPEG or PGM files in it."""
+"""A folder of the user's images: one sub-folder per class, with PNG, JPEG or PGM files in it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from mifsim.errors import DataError
 
 SHARES: dict[Subset, float] = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
 FEWEST = 10
-"""Images a class: with fewer, a part of 10% could be empty."""
+"""Minimum number of images per class: with fewer, a subset of 10% could be empty."""
 
 
 def load(config: DataConfig) -> DataSet:
     """Load the folder, split class by class by `SHARES`.
 
-    Sub-folders in the order of their names are the classes. Images are brought to one size (cut to its
-    aspect around the centre, then resized) and colour mode once, and kept in the cache folder; they are
-    prepared anew when a file's name, length or time of change differs.
+    The sub-folders, sorted by name, are the classes. Images are converted once to one size (cropped around the centre
+    to its aspect ratio, then resized) and colour mode, and cached; they are prepared anew when the name, length or
+    modification time of a file changes.
     """
-    assert config.folder is not None  # DataConfig sees to it
+    assert config.folder is not None  # checked by DataConfig
     files = _files(config.folder)
     class_names = tuple(files)
     paths = [path for members in files.values() for path in members]
@@ -50,7 +50,7 @@ def load(config: DataConfig) -> DataSet:
         subsets=split_by_class(labels, SHARES, config.split_seed),
         content=prepared.content,
         note=(
-            f"{len(labels):,} images of a folder; each class split by chance: private 50%, auxiliary 10%, "
+            f"{len(labels):,} images of a folder; each class split at random: private 50%, auxiliary 10%, "
             "users 30%, evaluator 10%. Images of one subject may be in several subsets."
         ),
         images_per_class=config.images_per_class,
@@ -59,9 +59,9 @@ def load(config: DataConfig) -> DataSet:
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:
-    """Return the image files of each class, in order of name; hidden files are passed over."""
+    """Return the image files of each class, sorted by name; hidden files are skipped."""
     if not folder.is_dir():
-        raise DataError(f"data.folder = {folder}: no such folder; expected one with a sub-folder a class")
+        raise DataError(f"data.folder = {folder}: no such folder; expected one with a sub-folder for each class")
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(classes) < 2:
         raise DataError(f"data.folder = {folder}: {len(classes)} sub-folders; expected at least 2, one for each class")
@@ -78,7 +78,7 @@ def _files(folder: Path) -> dict[str, list[Path]]:
 
 
 def _common_size(paths: list[Path]) -> tuple[int, int]:
-    """Return the size that all images have, from their headers alone."""
+    """Return the size that all images have in common, read from their headers."""
     first: tuple[int, int] | None = None
     for path in paths:
         size = read_size(path)

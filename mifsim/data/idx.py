@@ -23,7 +23,7 @@ def read_idx(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.uint8]
     path : Path
         Gzipped if its name ends in ``.gz``.
     shape : tuple of int or None
-        The sizes that the file must state; None where any will do.
+        The sizes that the file must state; None for any size.
 
     Returns
     -------
@@ -41,7 +41,9 @@ def read_idx(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.uint8]
         raise DataError(f"{path}: truncated: {len(data)} bytes, the IDX header alone has {header}")
     magic = bytes((0, 0, _UNSIGNED_BYTE, len(shape)))
     if data[:4] != magic:
-        raise DataError(f"{path}: not such an IDX file: it begins with {data[:4].hex()}, expected {magic.hex()}")
+        raise DataError(
+            f"{path}: not an IDX file of this kind: it begins with {data[:4].hex()}, expected {magic.hex()}"
+        )
     sizes = struct.unpack(f">{len(shape)}I", data[4:header])
     if any(wanted not in (None, size) for size, wanted in zip(sizes, shape, strict=True)):
         wanted = " x ".join("any" if side is None else str(side) for side in shape)
@@ -60,14 +62,14 @@ def read_idx(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[np.uint8]
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """Return at most `limit` bytes of the (unpacked) content; of a truncated archive what can be had."""
+    """Return at most `limit` bytes of the (unpacked) content; of a truncated archive, what can be unpacked."""
     try:
         with path.open("rb") as file:
             if path.suffix != ".gz":
                 return file.read(limit)
-            # Not `gzip.open`: it forgets what it has when the archive ends early, and the message names that.
+            # Not `gzip.open`: it drops the unpacked bytes if the archive ends early, and the error states their number.
             return zlib.decompressobj(wbits=31).decompress(file.read(MAX_ARCHIVE_BYTES), limit)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except zlib.error as error:
-        raise DataError(f"{path}: not a sound gzip file ({error})") from error
+        raise DataError(f"{path}: not a valid gzip file ({error})") from error

@@ -1,4 +1,4 @@
-"""Reading PNG, JPEG and PGM files that may be damaged or hostile (headers are checked before decoding); JPEG's loss."""
+"""Reading of PNG, JPEG and PGM files that may be damaged or hostile (headers are checked first); JPEG compression."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mifsim.limits import read_plain
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".pgm")
 MAX_PIXELS = 64 * 2**20
-"""More are refused: a file of a few kilobytes can state a size that takes gigabytes to decode."""
+"""Larger images are refused: a file of a few kilobytes can state a size that takes gigabytes to decode."""
 
 MAX_FILE_BYTES = 256 * 2**20
-"""Of one image file."""
+"""Maximum size of one image file."""
 
 Color = Literal["gray", "rgb"]
 
@@ -29,7 +29,7 @@ def header_size(data: bytes) -> tuple[int, int]:
     Raises
     ------
     ValueError
-        If the data is no PNG, JPEG or PGM, or ends before the image does.
+        If the data is not a PNG, JPEG or PGM file, or is truncated.
     """
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return _png_size(data)
@@ -43,12 +43,12 @@ def header_size(data: bytes) -> tuple[int, int]:
 def decode(data: bytes, color: Color) -> npt.NDArray[np.uint8]:
     """Decode one image to (H, W) or (H, W, 3) RGB.
 
-    16-bit images are brought to 8 bits, transparency is dropped, and a JPEG is turned as its EXIF data say.
+    16-bit images are converted to 8 bits, transparency is dropped, and a JPEG is rotated according to its EXIF data.
 
     Raises
     ------
     ValueError
-        If the data is damaged, no image, or states more than `MAX_PIXELS`.
+        If the data is damaged, is not an image, or states more than `MAX_PIXELS`.
     """
     import cv2
 
@@ -89,7 +89,7 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 def fit(image: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Cut the largest centred piece of the wanted aspect, and resize it.
+    """Crop the largest centred piece of the target aspect ratio, and resize it.
 
     Shrinking averages over areas (``INTER_AREA``), which does not alias; enlarging is bilinear.
     """
@@ -110,7 +110,7 @@ def fit(image: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np
 
 
 def through_jpeg(image: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
-    """Return what is left of an (H, W) or (H, W, 3) RGB image after a JPEG file of this quality (1 to 100)."""
+    """Return an (H, W) or (H, W, 3) RGB image after JPEG compression of this quality (1 to 100)."""
     import cv2
 
     colour = image.ndim == 3
@@ -135,8 +135,8 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
         if marker == 0xFF:  # padding
             at += 1
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start-of-frame segment
-            # OpenCV fills what is missing of a cut file with grey, in silence. Only behind this segment: a
-            # thumbnail before it has an end marker of its own, and cameras append data after the image's.
+            # OpenCV silently fills the missing part of a truncated file with grey. Search only behind this segment:
+            # a thumbnail before it has its own end marker, and cameras append data after that of the image.
             if data.find(b"\xff\xd9", at) < 0:
                 raise ValueError("truncated JPEG")
             height, width = struct.unpack(">HH", data[at + 5 : at + 9])
@@ -152,7 +152,7 @@ _PGM_HEADER = re.compile(rb"P([25])(?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\
 def _pgm_size(data: bytes) -> tuple[int, int]:
     header = _PGM_HEADER.match(data[:4096])
     if header is None:
-        raise ValueError("PGM without a sound header")
+        raise ValueError("PGM without a valid header")
     kind, width, height, largest = (int(number) for number in header.groups())
     available = len(data) - header.end()
     if kind == 5:

@@ -1,6 +1,6 @@
-"""The rows of a log of queries, one after another: of Parquet files, or of a folder with a sub-folder for each client.
+"""The rows of a query log, from Parquet files or from a folder with a sub-folder for each client.
 
-Nothing in a log is trusted: a row that cannot be used is handed on with the reason why, and no image is decoded here.
+Logs are untrusted: a row that cannot be used is returned with the reason why, and no image is decoded here.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ BATCH_ROWS = 64
 """Rows of a Parquet file in memory at a time."""
 
 READ_BYTES = 2**20
-"""Of a column chunk at a time: without a limit pyarrow reads a row group's images as a whole."""
+"""Bytes of a column chunk to read at a time: without a limit, pyarrow reads all images of a row group."""
 
 MAX_IMAGE_BYTES = 64 * 2**20
-"""Of one image as it is stored; larger ones are refused unread."""
+"""Maximum size of one stored image; larger ones are refused, not decoded."""
 
 MAX_CLIENT_CHARACTERS = 200
 
 
 class Columns(NamedTuple):
-    """What a Parquet log calls its columns."""
+    """The column names of a Parquet log."""
 
     client: str = "client"
     time: str = "time"
@@ -37,7 +37,7 @@ class Columns(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One query of a log, or what is wrong with it.
+    """One query of a log, or the reason why it cannot be used.
 
     Attributes
     ----------
@@ -46,13 +46,13 @@ class Row(NamedTuple):
     row : int or None
         Number of the row in the Parquet file, from 0; None in a folder.
     client : str or None
-        None where the row does not say.
+        None if the row names no client.
     time : int or float
-        To order a client's queries by: of a timestamp microseconds, in a folder the place of the file's name.
+        Sort key of a client's queries: microseconds for a timestamp, in a folder the position of the file name.
     image : bytes
-        As stored; empty where there is a problem.
+        As stored; empty if there is a problem.
     problem : str or None
-        Why the row cannot be used; None where nothing is known against it.
+        Why the row cannot be used; None if no problem is known.
     """
 
     file: str
@@ -72,13 +72,13 @@ def log_rows(path: Path, columns: Columns) -> Iterator[Row]:
         A Parquet file, a folder with Parquet files in it (read in the order of their names), or a folder with a
         sub-folder for each client, in which the order of the file names is that of time.
     columns : Columns
-        Of Parquet files. The client is text or a whole number; the time a timestamp, a date or a number; the image
-        a PNG or JPEG file's bytes, or its path from the log's folder, which it may not lead out of.
+        Column names in Parquet files. The client is text or a whole number; the time a timestamp, a date or a number;
+        the image the bytes of a PNG or JPEG file, or a path relative to the log's folder and inside it.
 
     Raises
     ------
     DataError
-        Where there is no log, a file of it is no Parquet, or lacks a column or has it of another type.
+        If there is no log, or a file of it is not Parquet, lacks a column or has a column of another type.
     """
     parts = _parquet_files(path)
     if not parts:
@@ -95,9 +95,9 @@ def log_rows(path: Path, columns: Columns) -> Iterator[Row]:
 
 
 def stamps(path: Path, columns: Columns) -> Iterator[tuple[str, int, int, int]]:
-    """Yield name, size, time of change and time of the inode's change of every file that a log consists of.
+    """Yield name, size, modification time and inode change time of every file of a log.
 
-    The last of them cannot be set by a program: a log that has the stamps that it had has not been changed.
+    Programs cannot set the inode change time, so a log whose stamps are unchanged is unchanged.
     """
     import pyarrow as pa
 
@@ -139,11 +139,11 @@ def _open(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"log {path}: is no Parquet file: {_one_line(error)}") from None
+        raise DataError(f"log {path}: not a Parquet file: {_one_line(error)}") from None
 
 
 def _kinds(path: Path, schema: pa.Schema, columns: Columns) -> tuple[pa.DataType, ...]:
-    """Return the types of the three columns, behind their dictionaries; refuse what cannot be used."""
+    """Return the types of the three columns (value types of dictionaries); reject unsuitable ones."""
     import pyarrow as pa
 
     is_ = pa.types
@@ -161,7 +161,9 @@ def _kinds(path: Path, schema: pa.Schema, columns: Columns) -> tuple[pa.DataType
     kinds = []
     for role, name in columns._asdict().items():
         if schema.names.count(name) != 1:
-            raise DataError(f"log {path}: {role}_column = {name!r}: it has the columns {', '.join(schema.names)}")
+            raise DataError(
+                f"log {path}: {role}_column = {name!r}: must name exactly one of the columns {', '.join(schema.names)}"
+            )
         kind = schema.field(name).type
         if is_.is_dictionary(kind) and role != "time":
             kind = kind.value_type
@@ -205,7 +207,7 @@ def _parquet_rows(path: Path, file: pq.ParquetFile, columns: Columns) -> Iterato
 
 
 def _texts(column: pa.Array) -> list[str | None]:
-    """Return a column of text; what is no UTF-8 in it is spelt out instead of raising an error for all rows."""
+    """Return a column of text; bytes that are not UTF-8 are escaped, not an error for all rows."""
     import pyarrow as pa
 
     raw = column.cast(pa.binary()).to_pylist()
@@ -244,7 +246,7 @@ def _checked(
 
 
 def _inside(folder: Path, text: str) -> Path | None:
-    """Return the file that a path in the log means; None where that is not in the log's folder."""
+    """Resolve a path in the log; return None if it is outside the log's folder."""
     try:
         root = folder.resolve()
         found = (root / text).resolve()
@@ -255,7 +257,7 @@ def _inside(folder: Path, text: str) -> Path | None:
 
 def _read(row: Row, path: Path) -> Row:
     try:
-        if not path.is_file():  # a pipe or a device would never end
+        if not path.is_file():  # reading a pipe or a device would never end
             return row._replace(problem=f"{_shown(path)[:200]!r}: no such file")
         with path.open("rb") as file:
             return _measured(row._replace(image=file.read(MAX_IMAGE_BYTES + 1)))
@@ -281,7 +283,7 @@ def _folder_rows(path: Path) -> Iterator[Row]:
 
 
 def _members(path: Path) -> Iterator[tuple[str | None, Path]]:
-    """Yield each file of a folder with the sub-folder that it is in, by name; hidden ones are passed over."""
+    """Yield each file of a folder with the sub-folder that it is in, sorted by name; hidden files are skipped."""
     for entry in sorted(found for found in path.iterdir() if not found.name.startswith(".")):
         if entry.is_dir():
             for member in sorted(found for found in entry.iterdir() if not found.name.startswith(".")):

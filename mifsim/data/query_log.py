@@ -1,8 +1,8 @@
-"""A log of real queries: who sent which image, in which order.
+"""A log of real queries: which client sent which image, in which order.
 
-A log is read twice, once ever: the first pass finds what can be used, the second brings the images to the data
-set's shape and keeps them in the cache folder, memory-mapped. Neither holds more than some rows in memory, and both
-are done again when a file of the log changes.
+A log is read in two passes: the first finds the usable rows, the second converts the images to the data set's shape
+and memory-maps them. Both hold only some rows in memory. Their results are cached; the passes run again only when a
+file of the log changes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mifsim.progress import remark
 
 T = TypeVar("T")
 
-FORMAT = 1  # of the index in the cache folder; part of its name
+FORMAT = 1  # version of the index in the cache folder; part of its name
 
 
 class BadRow(NamedTuple):
@@ -46,30 +46,30 @@ class BadRow(NamedTuple):
     problem: str
 
     def __str__(self) -> str:
-        file = self.file if self.file.isprintable() else repr(self.file)  # it may go to a terminal
+        file = self.file if self.file.isprintable() else repr(self.file)  # a terminal may show it
         return f"{file}: {self.problem}" if self.row is None else f"{file}, row {self.row:,}: {self.problem}"
 
 
 @dataclass(frozen=True)
 class QueryLog:
-    """What of a log can be used.
+    """The usable queries of a log.
 
     Attributes
     ----------
     path : Path
     columns : Columns
     rows : int
-        All of them, bad ones included.
+        Number of rows, including bad ones.
     clients : tuple of str
-        Those of whom at least one image can be used, in the order of a digest of their ids: the first n of them
-        are a sample that depends neither on when they came nor on how much they sent.
+        Clients with at least one usable image, in the order of a digest of their ids: the first n of them are a
+        sample that depends neither on when they came nor on how much they sent.
     offsets : ndarray of int64, shape (clients + 1,)
         Where the clients' images begin in `order`.
     order : ndarray of int64, shape (images,)
-        Client by client and in order of time, numbers of the usable rows (equal times: in the order of the rows).
+        Numbers of the usable rows, by client and in order of time (ties in the order of the rows).
     bad : tuple of BadRow
     bad_at : ndarray of int64, shape (bad,)
-        Their numbers among all rows.
+        Numbers of the bad rows among all rows.
     content : str
         A digest of the usable rows: equal digests mean equal queries.
     """
@@ -89,20 +89,21 @@ class QueryLog:
 
     @property
     def mean_images(self) -> float:
-        """Images of a client, on the average."""
+        """Mean number of images per client."""
         return len(self.order) / len(self.clients)
 
     def pools(self, shape: tuple[int, ...]) -> Sessions:
-        """Return the clients' images, brought to one shape.
+        """Return the clients' images, converted to one shape.
 
         Parameters
         ----------
         shape : tuple of int
-            (H, W) or (H, W, 3). The largest centred piece of that aspect is cut out and resized (area averages to
-            shrink, bilinear to enlarge); colour becomes grey by OpenCV's weights, grey is repeated in three channels.
+            (H, W) or (H, W, 3). The largest centred piece of that aspect ratio is cropped and resized (area averages
+            to shrink, bilinear to enlarge); colour becomes grey by OpenCV's weights, grey is repeated in three
+            channels.
         """
         key = digest(self.content, list(shape))
-        labels = np.full(len(self.order), -1)  # a log does not know any
+        labels = np.full(len(self.order), -1)  # a log has no labels
         prepared = prepare("log", key, lambda: Raw(labels, shape, self._images(shape)))
         return Sessions(prepared.pool, self.order, self.offsets)
 
@@ -119,11 +120,11 @@ class QueryLog:
                 return None
 
         for row, image in _in_threads(shaped, rows):
-            _note(row, sha)
+            _update_digest(row, sha)
             if image is None:
                 break
             yield image
-        if sha.hexdigest()[:16] != self.content:  # nothing of it may be kept under the digest of what it was
+        if sha.hexdigest()[:16] != self.content:  # do not cache it under the digest of the old content
             raise DataError(f"log {self.path}: was changed while it was read; start again")
 
 
@@ -150,12 +151,12 @@ class Sessions(Sequence[SubsetPool]):
 
 
 def open_log(path: Path, columns: Columns = Columns()) -> QueryLog:  # noqa: B008 - immutable
-    """Find out what of a log can be used; see `log_rows` for what a log is.
+    """Find the usable queries of a log; see `log_rows` for the formats.
 
     Raises
     ------
     DataError
-        Where there is no log, or not one row of it can be used.
+        If there is no log, or none of its rows can be used.
     """
     return _opened(path, columns, digest(str(path), list(columns), list(stamps(path, columns))))
 
@@ -165,7 +166,7 @@ def _opened(path: Path, columns: Columns, key: str) -> QueryLog:
     file = cache_dir() / "logs" / f"{FORMAT}-{key}.npz"
     found = _load(file, path, columns)
     if found is None:
-        remark(f"reading the log {path} (once: the cache folder keeps what is found)")
+        remark(f"reading the log {path} (once; the result is cached)")
         found = _read(path, columns)
         _save(file, found)
     return found
@@ -185,7 +186,7 @@ def _read(path: Path, columns: Columns) -> QueryLog:
         assert row.client is not None
         of_row.append(codes.setdefault(row.client, len(codes)))
         times.append(row.time)
-        _note(row, sha)
+        _update_digest(row, sha)
     if not codes:
         why = f"none of its {number + 1:,} rows can be used, the first: {bad[0]}" if bad else "it holds no rows"
         raise DataError(f"log {path}: {why}")
@@ -207,19 +208,19 @@ def _read(path: Path, columns: Columns) -> QueryLog:
 
 
 def _in_threads(work: Callable[[Row], T], rows: Iterator[Row]) -> Iterator[tuple[Row, T]]:
-    """Yield each row with what `work` makes of it, in order, a few rows ahead: OpenCV decodes without Python's lock."""
+    """Yield each row with the result of `work`, in order, computed in threads: OpenCV decodes without the GIL."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while some := list(islice(rows, BATCH_ROWS)):
             yield from zip(some, pool.map(work, some), strict=True)
 
 
-def _note(row: Row, sha: hashlib._Hash) -> None:
+def _update_digest(row: Row, sha: hashlib._Hash) -> None:
     sha.update(repr((row.client, row.time, len(row.image))).encode())
     sha.update(row.image)
 
 
 def _problem(row: Row) -> str | None:
-    """Say why a row cannot be used, if it cannot: decoding is the only way to know."""
+    """Return why a row cannot be used, or None if it can; only decoding can tell."""
     if row.problem is not None:
         return row.problem
     try:

@@ -45,7 +45,8 @@ def check_detectors(study: Study, data: DataSet) -> None:
             config.detector().check(image)
         except InvalidImage as error:
             raise StudyError(
-                f"{study.name}: {place}: {config.kind} takes no image of {data.name}, whose shape is {data.shape}: {error}"
+                f"{study.name}: {place}: {config.kind} takes no image of {data.name}, whose shape is {data.shape}: "
+                f"{error}"
             ) from None
 
 

@@ -71,7 +71,7 @@ def cross(attacks: Sequence[Any], matrix: Matrix) -> list[Any]:
 
 
 def with_filters(filters: Sequence[Filter], given: Sequence[Filter]) -> list[Filter]:
-    """Return the filters of a matrix: those given, those of the study, and none at all, with which the others are compared.
+    """Return the filters of a matrix: those given, those of the study, and the kind ``none`` to compare them with.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The models asked: LeNet-5, the face CNN or a file of the user's own, and the evaluator of what leaked.
+"""Victim models (LeNet-5, the face CNN or a user's file), and the evaluator of reconstructions.
 
 Importing this package does not import TensorFlow; neither does preparing a model that is in the cache.
 """

@@ -1,4 +1,4 @@
-"""Which model a study puts under attack."""
+"""The ``[victim]`` section of a study: the model under attack."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ class VictimConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Literal["lenet5", "cnn"] | None = Field(
-        None, description="what is trained on the private part; where absent lenet5 for grey, cnn for colour"
+        None, description="model to train on the private subset (default: lenet5 for grey images, cnn for colour)"
     )
-    file: Path | None = Field(None, description="a .keras file of your own instead")
+    file: Path | None = Field(None, description="a .keras file to use instead of training")
     output: Literal["softmax", "logits"] = Field(
-        "softmax", description="what the file's model gives; logits get a softmax"
+        "softmax", description="output of the file's model; a softmax is added to logits"
     )
     epochs: int | None = Field(
-        None, ge=1, le=1000, description="passes over the private part (where absent: by its size)"
+        None, ge=1, le=1000, description="passes over the private subset (default: depends on its size)"
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="of the weights' start and the order of the images")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the initial weights and the order of the images")
 
     @model_validator(mode="after")
     def _file_or_training(self) -> VictimConfig:
         if self.file is not None:
             for key in ("model", "epochs", "seed"):
                 if key in self.model_fields_set and getattr(self, key) is not None:
-                    raise ValueError(f"{key!r} is for a model to be trained; it cannot stand beside 'file'")
+                    raise ValueError(f"{key!r} is for a model to be trained; it cannot be combined with 'file'")
         elif self.output != "softmax":
             raise ValueError("output = 'logits' is for 'file'; the models trained here end in a softmax")
         return self
@@ -44,7 +44,7 @@ class VictimConfig(BaseModel):
     @model_serializer(mode="wrap")
     def _readable_again(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         plain: dict[str, Any] = handler(self)
-        if self.file is not None:  # beside it the defaults of a training would be refused
+        if self.file is not None:  # the defaults of a training cannot be combined with it
             for key in ("model", "epochs", "seed"):
                 plain.pop(key, None)
         return plain

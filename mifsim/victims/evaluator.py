@@ -1,7 +1,7 @@
-"""The evaluator: a model of another architecture that says what a reconstruction looks like.
+"""The evaluator: a model of another architecture that judges reconstructions.
 
-It was trained on the private and the evaluator's part, so that it knows what the victim knows and more, and
-an image that merely exploits the victim's own quirks does not convince it.
+It is trained on the private and the evaluator subset: on the victim's training images and more. An image that only
+exploits the victim's quirks does not convince it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BATCH_SIZE = 128
 
 
 class Evaluator:
-    """Confidences and features of images; the same bits for an image whatever it is asked with.
+    """Confidences and features of images; those of an image are bit-identical whatever else is in the batch.
 
     Parameters
     ----------
@@ -45,13 +45,13 @@ class Evaluator:
 
     def confidence(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return the confidence in each class, shape (n, classes)."""
-        return self._ask(images)[0]
+        return self._predict(images)[0]
 
     def features(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the penultimate layer's activations, shape (n, 64): near where images look alike to it."""
-        return self._ask(images)[1]
+        """Return the penultimate layer's activations, shape (n, 64): close for similar images."""
+        return self._predict(images)[1]
 
-    def _ask(self, images: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], ...]:
+    def _predict(self, images: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], ...]:
         if images.shape[1:] != self.shape or not len(images):
             raise ValueError(f"images of shape {images.shape}; expected (n, {', '.join(map(str, self.shape))})")
         return self._both(images.reshape(-1, *self._row))

@@ -1,4 +1,4 @@
-"""Opening a ``.keras`` file that may be anybody's: no code of its is run, and it must fit the data."""
+"""Loading of untrusted ``.keras`` files: no code in them is run, and the model must fit the data."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Output = Literal["softmax", "logits"]
 
 
 def load_victim(path: Path, shape: tuple[int, ...], classes: int, output: Output = "softmax") -> Model:
-    """Load a model and bring it to one form.
+    """Load a model and convert it to a standard form.
 
     Parameters
     ----------
     path : Path
         A file that ``model.save("….keras")`` wrote. It is loaded in keras' safe mode, without its optimizer.
     shape : tuple of int
-        Of the data's images: (H, W) or (H, W, 3).
+        Shape of the data's images: (H, W) or (H, W, 3).
     classes : int
         Number of classes of the data.
     output : {"softmax", "logits"}
-        What the model gives. Logits get a softmax.
+        The model's output. A softmax is added to logits.
 
     Returns
     -------
@@ -37,8 +37,8 @@ def load_victim(path: Path, shape: tuple[int, ...], classes: int, output: Output
     Raises
     ------
     VictimError
-        If the file cannot be loaded safely, or does not fit; the message names the file, what it has and what
-        is needed.
+        If the file cannot be loaded safely, or does not fit; the message names the file, what it has and what is
+        expected.
     """
     model = _open(path)
     takes, gives = _shape_of(path, model, "input"), _shape_of(path, model, "output")
@@ -66,7 +66,7 @@ def load_victim(path: Path, shape: tuple[int, ...], classes: int, output: Output
 
 def _open(path: Path) -> Model:
     if path.suffix != ".keras":
-        raise VictimError(f"{path}: accepted: a .keras file, as keras' model.save('model.keras') writes it")
+        raise VictimError(f"{path}: not a .keras file (expected one that keras' model.save('model.keras') writes)")
     if not path.is_file():
         raise VictimError(f"{path}: no such file")
     if not zipfile.is_zipfile(path):
@@ -78,12 +78,12 @@ def _open(path: Path) -> Model:
     keras = import_tensorflow().keras
     try:
         return keras.saving.load_model(path, safe_mode=True, compile=False)
-    except Exception as error:  # keras raises many kinds, of its own and of what it deserialises
+    except Exception as error:  # keras raises many kinds, as does the code that it deserialises
         text = str(error)
         if "safe_mode" in text or "unsafe" in text:
             raise VictimError(
-                f"{path}: holds Python code (such as a Lambda layer), which is not run here; "
-                "accepted: keras' own layers only"
+                f"{path}: holds Python code (such as a Lambda layer), which is not run; "
+                "accepted: layers that keras provides"
             ) from error
         reason = text.strip().splitlines()[0] if text.strip() else type(error).__name__
         raise VictimError(f"{path}: keras cannot load it: {reason}") from error
@@ -96,7 +96,7 @@ def _shape_of(path: Path, model: Model, end: Literal["input", "output"]) -> tupl
     except AttributeError:
         shape = None
     if not isinstance(shape, tuple) or not all(side is None or isinstance(side, int) for side in shape):
-        raise VictimError(f"{path}: must have one {end} of known shape, it has {shape}")
+        raise VictimError(f"{path}: must have one {end} of known shape, got {shape}")
     return shape[1:]
 
 
@@ -116,7 +116,7 @@ def _check_output(
     wanted: tuple[int, int, int],
     output: Output,
 ) -> None:
-    """Try the model on noise: what is declared logits must not be confidences, and the other way round."""
+    """Run the model on noise, and check that its output is what `output` says: confidences or logits."""
     noise = np.random.default_rng(0).random((8, *wanted), np.float32)
     raw: Any = model(noise[..., 0] if len(takes) == 2 else noise, training=False)
     values = np.asarray(raw, np.float32)
@@ -126,7 +126,9 @@ def _check_output(
     if output == "softmax" and not adds_up:
         raise VictimError(
             f"{path}: its output does not add up to 1 (values from {values[0].min():.3g} to "
-            f"{values[0].max():.3g}, sum {values[0].sum():.3g}); if these are logits, say output = 'logits'"
+            f"{values[0].max():.3g}, sum {values[0].sum():.3g}); if these are logits, set output = 'logits'"
         )
     if output == "logits" and adds_up:
-        raise VictimError(f"{path}: its output adds up to 1, so it is no logits; say output = 'softmax'")
+        raise VictimError(
+            f"{path}: its output adds up to 1, so these are confidences, not logits; set output = 'softmax'"
+        )

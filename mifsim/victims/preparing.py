@@ -1,4 +1,4 @@
-"""Victims and evaluators, ready to be asked: trained when first needed, then taken from the cache."""
+"""Victims and evaluators: trained when first needed, then read from the cache."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class Victim:
     path : Path
         Its ``.keras`` file.
     logits : bool
-        Whether its output still wants a softmax.
+        Whether its output still needs a softmax.
     test_accuracy : float
-        On the users' subset, which no victim trained here has seen.
+        Accuracy on the users' subset, which no victim trained here has seen.
     fingerprint : str
-        A digest of its weights and form (of the whole file, if it is the user's own).
+        A digest of its architecture and weights (of the whole file, for a user's file).
     cached : bool
-        Whether it was there already.
+        Whether it was in the cache already.
     facts : mapping
-        For the record of a run: all of the above, and how it was trained.
+        Facts for the record of a run, such as accuracy, fingerprint and training.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class Victim:
     facts: Mapping[str, Any]
 
     def model_bytes(self) -> bytes:
-        """Return the file's content, to be sent to where the model runs."""
+        """Return the file's content, to be sent to the process that runs the model."""
         return self.path.read_bytes()
 
 
@@ -81,7 +81,7 @@ class PreparedEvaluator:
 
 
 def prepare_victim(data: DataSet, config: VictimConfig, remark: Report = _silent) -> Victim:
-    """Train the victim that `config` describes on the private subset, or check the user's file.
+    """Return the victim that `config` describes: train it on the private subset, or check the user's file.
 
     Parameters
     ----------
@@ -96,14 +96,14 @@ def prepare_victim(data: DataSet, config: VictimConfig, remark: Report = _silent
         If the file cannot be loaded or does not fit the data.
     """
     if config.file is not None:
-        return _own_file(data, config.file, config)
+        return _user_file(data, config.file, config)
     name = config.model or ("lenet5" if len(data.shape) == 2 else "cnn")
     path, facts, cached = _trained(name, data, ("private",), config.seed, config.epochs, remark)
     return Victim(path, False, facts["test_accuracy"], facts["fingerprint"], cached, facts)
 
 
 def prepare_evaluator(data: DataSet, remark: Report = _silent) -> PreparedEvaluator:
-    """Train the evaluator on the private and the evaluator's part; see `mifsim.victims.evaluator`."""
+    """Return the evaluator, trained on the private and the evaluator subset; see `mifsim.victims.evaluator`."""
     path, facts, cached = _trained("evaluator", data, ("private", "evaluator"), EVALUATOR_SEED, None, remark)
     return PreparedEvaluator(
         path,
@@ -163,8 +163,8 @@ def _trained(
     return path, facts, False
 
 
-def _own_file(data: DataSet, path: Path, config: VictimConfig) -> Victim:
-    """Check the user's file, once for each content of it and of the data."""
+def _user_file(data: DataSet, path: Path, config: VictimConfig) -> Victim:
+    """Check the user's file, once for each content of the file and the data."""
     try:
         content = read_plain(path, MAX_ARCHIVE_BYTES)
     except OSError as error:
@@ -204,7 +204,7 @@ def _versions() -> dict[str, str]:
 
 
 def _weights_digest(name: str, model: Any) -> str:
-    """Not of the file: it holds the time and names that count how many layers a process has made."""
+    """Digest the weights, not the file: that holds the time, and layer names that depend on the process."""
     return digest(name, *(weights.tobytes() for weights in model.get_weights()))
 
 

@@ -1,4 +1,4 @@
-"""What every client must do, as classes to inherit from: supply the fixture `client` and get the tests."""
+"""The contract of clients, as test classes to inherit from: supply the fixture `client` and get the tests."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ class ClientConformance:
             assert len(transcript.queries) >= refuse_at or transcript.ended
         else:
             assert transcript.ended
-            assert len(transcript.queries) <= refuse_at  # fewer where it was done before
+            assert len(transcript.queries) <= refuse_at  # fewer if it ended earlier
             assert transcript.queries
 
     def test_every_field_is_documented(self, client: Client) -> None:
         assert type(client).__doc__ != Client.__doc__
         for name, field in type(client).model_fields.items():
-            assert field.description, f"{name} says nothing of what it is"
+            assert field.description, f"{name} has no description"
             assert not field.is_required(), f"{name} has no default"
 
     def test_fields_survive_json_toml_and_pickle(self, client: Client) -> None:
@@ -97,7 +97,7 @@ class ClientConformance:
 
 
 class AttackerConformance(ClientConformance):
-    """What holds of attackers besides."""
+    """The contract of attackers, in addition."""
 
     def test_states_what_the_server_sees(self, client: Client) -> None:
         assert isinstance(client, Attacker)
@@ -110,7 +110,7 @@ class AttackerConformance(ClientConformance):
             assert returned is not None
             assert_is_image(returned, world.shape)
 
-    def test_who_needs_the_label_reads_nothing_else(self, client: Client, world: World) -> None:
+    def test_a_label_only_client_reads_nothing_else(self, client: Client, world: World) -> None:
         if client.needs is not Knowledge.LABEL:
             pytest.skip("needs more")
         streams = [
@@ -124,13 +124,13 @@ class AttackerConformance(ClientConformance):
             next(client.run(replace(world, target=None), np.random.default_rng(1)))
 
     @pytest.mark.parametrize("shown", [Knowledge.TOP_K, Knowledge.LABEL])
-    def test_a_confidence_withheld_is_no_error(self, client: Client, world: World, shown: Knowledge) -> None:
+    def test_a_withheld_confidence_is_not_an_error(self, client: Client, world: World, shown: Knowledge) -> None:
         transcript = converse(client, world, np.random.default_rng(1), knows=min(shown, client.needs))
         for query in transcript.queries:
             assert_is_image(query.image, world.shape)
             assert_is_image(query.reconstruction, world.shape)
 
-    def test_holds_images_and_asks_only_for_its_target(self, client: Client, world: World) -> None:
+    def test_guesses_are_images_and_gradients_are_of_the_target(self, client: Client, world: World) -> None:
         assert isinstance(client, Attacker)
         for target in range(world.classes):
             attack = replace(world, target=target)
@@ -143,14 +143,14 @@ class AttackerConformance(ClientConformance):
 
 
 class UserConformance(ClientConformance):
-    """What holds of honest users besides."""
+    """The contract of honest users, in addition."""
 
     def test_returns_nothing(self, client: Client, world: World) -> None:
         transcript = converse(client, world, np.random.default_rng(1), queries=10**5)
         assert transcript.ended
         assert transcript.returned is None
 
-    def test_holds_no_guess_and_no_weights(self, client: Client, world: World) -> None:
+    def test_sends_no_guess_and_requests_no_gradient(self, client: Client, world: World) -> None:
         for query in converse(client, world, np.random.default_rng(1)).queries:
             assert query.guess is None
             assert query.gradient_of is None

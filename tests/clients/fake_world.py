@@ -1,4 +1,4 @@
-"""A world small enough to know by heart: a linear softmax model, a strict pool, a server for one client."""
+"""A minimal world for tests: a linear softmax model, a strict pool, a server for one client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mifsim.clients import Answer, ClientGenerator, Image, Knowledge, Query, Ref
 
 
 class StrictPool:
-    """Gives what the protocol promises and no more: no negative index, nothing that can be written to."""
+    """Provides what the protocol guarantees and no more: no negative indices, read-only arrays."""
 
     def __init__(self, images: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> None:
         self._images = images
@@ -33,7 +33,7 @@ class StrictPool:
         return self._images[index]
 
     def index_of(self, image: Image) -> int:
-        """Return which image of the pool this is, pixel for pixel; -1 where it is none of them."""
+        """Return the index of an identical image in the pool; -1 if there is none."""
         (hits,) = np.nonzero((self._images == image).reshape(len(self), -1).all(axis=1))
         return int(hits[0]) if len(hits) else -1
 
@@ -56,7 +56,7 @@ class SoftmaxLinear:
         return f[label] * (self.weights[label] - np.tensordot(f, self.weights, 1))
 
     def answer(self, query: Query, knowledge: Knowledge) -> Answer:
-        """Answer with no more than `knowledge`; nothing in the answer can be written to."""
+        """Answer with no more than `knowledge`, in read-only arrays."""
         f = self.confidence(query.image).astype(np.float32)
         label = int(f.argmax())
         confidence: npt.NDArray[np.float32] | None = f
@@ -79,7 +79,7 @@ def small_world(shape: tuple[int, ...] = (28, 28), classes: int = 10, target: in
 
 @dataclass
 class Transcript:
-    """One session as it went. `sent` and `held` are copies made when the query came."""
+    """The record of one session. `sent` and `reconstruction` are copies made when the query came."""
 
     queries: list[Query] = field(default_factory=list)
     sent: list[bytes] = field(default_factory=list)
@@ -103,9 +103,9 @@ def converse(
     refuse_at: int | None = None,
     knows: Knowledge | None = None,
 ) -> Transcript:
-    """Run a client against the linear model, for so many queries at most; number `refuse_at` is refused.
+    """Run a client against the linear model, for at most `queries` queries; number `refuse_at` is refused.
 
-    It is answered with what it needs, or with what it `knows`.
+    The answers contain what the client needs, or what it `knows`.
     """
     model = SoftmaxLinear(world.shape, world.classes)
     transcript = Transcript()

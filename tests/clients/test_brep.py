@@ -1,4 +1,4 @@
-"""BREP on classes whose shape is known: a half-space and a ball of latent points that decode to themselves."""
+"""BREP on classes of known shape: a half-space and a ball of latent points, which decode to themselves."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WORLD = World(SHAPE, 2, StrictPool.random(SHAPE, 2, each=10), target=1)
 def walk(
     client: BREP, of_the_class: Callable[[np.ndarray], bool], queries: int, seed: int = 0
 ) -> tuple[list[Query], list[bool]]:
-    """Answer so many queries; return them, and whether each was of the class."""
+    """Answer `queries` queries; return them, and whether each was of the class."""
     running = client.run(WORLD, np.random.default_rng(seed))
     sent, inside = [next(running)], []
     for _ in range(queries):
@@ -49,7 +49,7 @@ def walk(
 
 
 def centres(sent: list[Query], inside: list[bool]) -> list[np.ndarray]:
-    """Return the distinct centres: what is held from the first point of the class on."""
+    """Return the distinct centres: the current reconstructions from the first point of the class on."""
     first = inside.index(True)
     found: list[np.ndarray] = []
     for query in sent[first + 1 :]:
@@ -80,10 +80,10 @@ def test_walks_away_from_a_plane() -> None:
     sent, inside = walk(BREP(radius=4.0, growth=1.0 + 1e-9, bound=9.0), half_space, 2000)
     path = centres(sent, inside)
     assert path[0][0] < 2.5
-    # Its points reach 4 away: from 5 on none is outside, and there is nothing more to walk away from. That a point is
-    # near the pole of a sphere in 16 dimensions is rare, so it slows down before.
+    # The points are 4 away: from 5 on none is outside, and the walk ends. In 16 dimensions points near the pole of a
+    # sphere are rare, so the walk slows down before.
     assert 3.0 < path[-1][0] < 5.0 + 4 / 3
-    assert np.abs(path[-1][1:]).mean() < 2.5  # along the other axes nothing pushes it
+    assert np.abs(path[-1][1:]).mean() < 2.5  # no force along the other axes
 
 
 def test_walks_to_the_middle_of_a_ball() -> None:
@@ -110,10 +110,10 @@ def spheres(client: BREP, answers: Callable[[int, int], bool], turns: int) -> li
     radii = []
     for turn in range(turns):
         radii.append(float(np.linalg.norm(point(query.image) - centre)))
-        inside = [answers(turn, number) for number in range(32)]  # what BREP has by default
+        inside = [answers(turn, number) for number in range(32)]  # BREP's default
         for one in inside:
             query = running.send(Answer(int(one)))
-        if not all(inside):  # the new centre: refused, so that spheres stay around the first
+        if not all(inside):  # the new centre: answered as outside, so that spheres stay around the first
             query = running.send(Answer(0))
     return radii
 
@@ -146,7 +146,7 @@ def test_a_step_is_a_third_of_the_radius_or_the_longest_against_those_outside(
     np.testing.assert_allclose(moved, -length * np.mean(outside, axis=0), atol=0.02)
 
 
-def test_the_centre_is_not_asked_where_all_points_are_inside() -> None:
+def test_the_centre_is_not_queried_if_all_points_are_inside() -> None:
     sent, inside = walk(BREP(points=8), lambda z: True, 100)
     assert all(inside)
     guesses = {query.guess.tobytes() for query in sent[1:] if query.guess is not None}
@@ -158,7 +158,7 @@ def test_latents_stay_within_the_bound() -> None:
     assert max(np.abs(point(query.image)).max() for query in sent[1:]) <= 1.5 + 1e-5
 
 
-def test_a_refusal_in_the_midst_returns_the_last_centre() -> None:
+def test_a_refusal_at_any_query_returns_the_last_centre() -> None:
     for stop in (1, 2, 20, 34, 100):
         transcript = converse(BREP(), WORLD, np.random.default_rng(0), queries=10**4, refuse_at=stop)
         assert transcript.ended
@@ -197,7 +197,7 @@ CHANGES = {"space": "pixel", "size": 5, "points": 3, "radius": 0.1, "growth": 2.
 
 
 @pytest.mark.parametrize("field", sorted(set(BREP.model_fields) - {"size"}))
-def test_every_setting_has_an_effect(field: str) -> None:
+def test_every_argument_has_an_effect(field: str) -> None:
     changed = BREP.model_validate({field: CHANGES[field]})
     streams = [[query.image.tobytes() for query in walk(client, ball, 300, 1)[0]] for client in (BREP(), changed)]
     assert streams[0] != streams[1]
@@ -208,12 +208,12 @@ def test_every_setting_has_an_effect(field: str) -> None:
     [("space", "gan"), ("size", 0), ("points", 1), ("radius", 0), ("growth", 1.0), ("inside", 1.0), ("step", 0),
      ("bound", float("inf"))],
 )  # fmt: skip
-def test_wrong_settings_are_refused(field: str, value: Any) -> None:
+def test_invalid_arguments_are_refused(field: str, value: Any) -> None:
     with pytest.raises(ValidationError):
         BREP.model_validate({field: value})
 
 
-def test_a_refusal_is_heeded_at_once() -> None:
+def test_a_refusal_ends_the_attack_at_once() -> None:
     running = BREP().run(WORLD, np.random.default_rng(0))
     next(running)
     with pytest.raises(StopIteration):

@@ -47,7 +47,7 @@ class TestNoise:
         assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < bound
         assert abs(correlation(one.ravel(), 1)) < bound
 
-    def test_it_comes_on_top_of_what_is_there(self) -> None:
+    def test_it_is_added_to_the_image(self) -> None:
         plain, grey = np.zeros((8, 8, 3), np.float32), np.full((8, 8, 3), 0.25, np.float32)
         for image in (plain, grey):
             add_noise(image, 0.02, np.random.default_rng(3))
@@ -83,7 +83,7 @@ class TestVideo:
         assert sorted(index for index, _ in runs[:24]) == list(range(24))
         assert {frames for _, frames in runs[:-1]} == {4, 5, 6}
 
-    def test_motion_has_its_size_and_its_memory(self) -> None:
+    def test_motion_has_the_given_size_and_memory(self) -> None:
         path = centres(sent(video(length=6000, scene=6000, memory_frames=5, shift_pixels=0.8), pool=one(blob())))
         assert path.std(axis=0) == pytest.approx([0.8, 0.8], rel=0.1)
         assert path.mean(axis=0) == pytest.approx([10, 10], abs=0.15)
@@ -160,7 +160,7 @@ class TestKiosk:
         noisy = sent(kiosk(length=100, subject=1.6, noise=0.02)) - 0.5
         assert noisy.std(axis=0).mean() == pytest.approx(0.02, rel=0.03)
 
-    def test_subjects_stand_and_sit_where_they_like(self) -> None:
+    def test_subjects_vary_in_place_and_size(self) -> None:
         pool = one(blob(10, 14, 1.0))
         black = {"subject": 1.6, "length": 2000}
         assert centres(sent(kiosk(shift_pixels=0.5, **black), pool=pool)).std(axis=0) == pytest.approx(

@@ -1,4 +1,4 @@
-"""Every registered client keeps the contract, with its defaults; some again with other settings."""
+"""Every registered client meets the contract, with its default arguments; some also with others."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ SIDE = 16
 
 
 def smooth_pool(count: int = 12, colour: bool = False) -> StrictPool:
-    """Images without fine detail in 8 bits, as a JPEG and a resize leave them almost alone."""
+    """Return 8-bit images without fine detail, which JPEG compression and resizing hardly change."""
     shape = (count, SIDE, SIDE, 3) if colour else (count, SIDE, SIDE)
     noise = np.random.default_rng(0).random(shape)
     images = np.stack([gaussian_filter(image, (3, 3, 0) if colour else 3) for image in noise])
@@ -42,7 +42,7 @@ def sent(user: User, seed: int = 0, pool: StrictPool = POOL) -> list[Image]:
 
 
 def pillow_jpeg(image: Image, quality: int) -> Image:
-    """Another program's JPEG."""
+    """Compress with another program's JPEG encoder."""
     file = io.BytesIO()
     Pillow.fromarray(np.rint(image * 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
     return np.asarray(Pillow.open(file), np.float32) / 255
@@ -81,7 +81,7 @@ class TestReUploads:
     def test_a_copy_was_shrunk_by_area_and_enlarged_again(self) -> None:
         for original, copy in self.copies(scale=0.5, quality=100)[:20]:
             small = block_reduce(original, (2, 2), np.mean)
-            # Enlarged twice, bilinearly: the mean of the four pixels of a block is (9 own + 3 each of two
+            # Enlarged twice, bilinearly: the mean of the four pixels of a block is (9 of the block + 3 each of two
             # neighbours + 1 ...)/16 averaged over the corners, which on the inside is a filter of 1/8, 3/4, 1/8.
             kernel = np.outer([1, 6, 1], [1, 6, 1]) / 64
             windows = np.lib.stride_tricks.sliding_window_view(small, (3, 3))
@@ -118,12 +118,12 @@ class TestAugmentation:
             np.testing.assert_allclose(bad, pillow_jpeg(original, 20), atol=3 / 255)
             np.testing.assert_allclose(small.mean(), original.mean(), atol=0.02)
 
-    def test_parts_can_be_left_out(self) -> None:
+    def test_versions_can_be_switched_off(self) -> None:
         images = sent(Augmentation(length=12, flip=False, crops=0, qualities=(), scales=()))
         assert sorted(POOL.index_of(image) for image in images) == list(range(12))
 
     def test_a_crop_is_a_piece_of_its_size_somewhere_enlarged(self) -> None:
-        """On a ramp a crop of share s is a ramp of slope s, and its level says where it was."""
+        """On a ramp, a crop of share s is a ramp of slope s, and its level gives its position."""
         ramp = np.tile(np.linspace(0.1, 0.9, 64, dtype=np.float32), (64, 1))
         pool = StrictPool(ramp[None].copy(), np.zeros(1, np.int64))
         user = Augmentation(length=1001, flip=False, crops=1000, crop=0.5, qualities=(), scales=())

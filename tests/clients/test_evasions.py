@@ -1,4 +1,4 @@
-"""Every registered evasion keeps the contract, alone and around one another; and each does what it says."""
+"""Every registered evasion meets the contract, alone and combined, and does what it documents."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def world(request: pytest.FixtureRequest) -> World:
 
 
 class TestConformance:
-    """What holds of an attacker however it is bent."""
+    """The contract of an attacker with any evasions."""
 
-    def test_sends_and_holds_images(self, attacks: Attacks, world: World) -> None:
+    def test_queries_and_guesses_are_images(self, attacks: Attacks, world: World) -> None:
         transcript = converse(attacks, world, np.random.default_rng(1))
         assert len(transcript.queries) == 40
         for query in transcript.queries:
             assert_is_image(query.image, world.shape)
-            assert query.guess is not None, "a bent image is not what the attacker holds"
+            assert query.guess is not None, "an altered image is not the attacker's current reconstruction"
             assert_is_image(query.guess, world.shape)
 
     def test_same_seed_same_stream_and_no_other_randomness(self, attacks: Attacks, world: World) -> None:
@@ -90,11 +90,11 @@ class TestConformance:
         assert kind.__doc__ != Evasion.__doc__
         assert kind.main is None or kind.main in kind.model_fields
         for key, field in kind.model_fields.items():
-            assert field.description, f"{key} says nothing of what it is"
+            assert field.description, f"{key} has no description"
         kind()
 
 
-def test_the_attack_inside_draws_what_it_draws_alone() -> None:
+def test_the_wrapped_attack_draws_the_same_numbers_as_alone() -> None:
     world = small_world(target=1)
     alone = converse(wrapped([], noise=0.02), world, np.random.default_rng(3), queries=10)
     among = converse(wrapped([{"decoys": 3}], noise=0.02), world, np.random.default_rng(3), queries=40)
@@ -108,7 +108,7 @@ def test_the_attack_inside_draws_what_it_draws_alone() -> None:
 
 
 def test_altered_copies_leave_the_iterate_alone() -> None:
-    """What is sent has noise on it; what the attacker holds has not."""
+    """The submitted image has noise; the attacker's current reconstruction has none."""
     transcript = converse(wrapped([{"noise": 0.1}]), small_world(target=1), np.random.default_rng(0), queries=5)
     first = transcript.queries[0]
     assert not first.reconstruction.any()  # MI-Face begins with a black image
@@ -129,7 +129,7 @@ def test_brightness_and_contrast_do_what_they_say() -> None:
     assert stretched.std() != pytest.approx(image.std(), rel=1e-3)
 
 
-def test_motion_moves_by_no_more_than_it_may() -> None:
+def test_motion_stays_within_its_limits() -> None:
     image = np.zeros((41, 41), np.float32)
     image[20, 20] = 1
     kind = evasion_class("motion")
@@ -149,8 +149,8 @@ def test_interleaved_attacks_take_turns() -> None:
         assert before.gradient_of == after.gradient_of == 8
 
 
-def test_nothing_is_asked_twice() -> None:
-    """A step of no length stands still: without the evasion it asks the same for ever."""
+def test_deduplication_sends_no_query_twice() -> None:
+    """With a step of almost no length the attack stalls: without the evasion it repeats one query for ever."""
     still = {"step": 1e-60, "alpha": 30}
     world = small_world(target=1)
     assert len(set(converse(wrapped([], **still), world, np.random.default_rng(0)).sent)) == 1
@@ -168,7 +168,7 @@ def test_rotation_sends_the_refused_query_again() -> None:
     query = running.send(model.answer(query, attacks.client.needs))
     again = running.send(Refusal())
     assert again.image is query.image
-    with pytest.raises(StopIteration) as done:  # refused in its last session it gives up
+    with pytest.raises(StopIteration) as done:  # a refusal in its last session ends it
         running.send(Refusal())
     assert done.value.value is not None
 
@@ -197,11 +197,11 @@ def test_probing_finds_the_noise_that_passes() -> None:
     attack = [query for query in sent if query.gradient_of == 1]
     assert len(attack) > 100  # most of its queries are the attack's, and pass
     steps = [np.sqrt(np.square(a.image - b.image).mean()) for a, b in pairwise(attack[-20:])]
-    assert 0.05 <= min(steps) < 0.15  # above what is refused, not far above
+    assert 0.05 <= min(steps) < 0.15  # above the threshold, but not far above
 
 
 @pytest.mark.parametrize(
-    ("evasions", "complaint"),
+    ("evasions", "message"),
     [
         ([{"decoy": 10}], r"no evasion is called 'decoy'; did you mean 'decoys'\?"),
         ([{"decoys": 0}], r"decoys\.between"),
@@ -212,8 +212,8 @@ def test_probing_finds_the_noise_that_passes() -> None:
         ("rotate", "must be a list"),
     ],
 )
-def test_what_is_no_evasion_is_refused(evasions: Any, complaint: str) -> None:
-    with pytest.raises(StudyError, match=complaint):
+def test_an_invalid_evasion_is_refused(evasions: Any, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
         Study.parse({"name": "s", "attacks": [{"attack": "mi-face", "evasions": evasions}]})
 
 

@@ -1,4 +1,4 @@
-"""The genetic search on a function that is known: the confidence falls with the distance to a hidden point."""
+"""The genetic search on a known function: the confidence decreases with the distance to a hidden point."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _latents_are_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
 def breed(
     client: Genetic, queries: int, seed: int = 0, f: Any = confidence
 ) -> tuple[list[Query], list[float], np.ndarray | None]:
-    """Answer so many queries; return them, the confidences given, and what was returned (None: it would go on)."""
+    """Answer `queries` queries; return them, the confidences, and the result (None: it has not ended)."""
     running = client.run(WORLD, np.random.default_rng(seed))
     sent, given = [next(running)], []
     for _ in range(queries):
@@ -60,7 +60,7 @@ def test_finds_the_hidden_point() -> None:
     assert max(given) > 0.7
 
 
-def test_what_it_holds_is_the_best_it_was_answered_and_never_gets_worse() -> None:
+def test_the_current_reconstruction_is_the_best_answered_so_far() -> None:
     sent, given, _ = breed(Genetic(pool=30, population=10), 300)
     for number in range(1, len(sent)):
         guess = sent[number].guess
@@ -68,7 +68,7 @@ def test_what_it_holds_is_the_best_it_was_answered_and_never_gets_worse() -> Non
         np.testing.assert_array_equal(guess, sent[int(np.argmax(given[:number]))].image)
 
 
-def test_asks_the_pool_and_then_all_of_each_generation_but_the_elite() -> None:
+def test_queries_the_pool_and_then_all_of_each_generation_but_the_elite() -> None:
     sent, given, returned = breed(Genetic(pool=30, population=10, generations=4), 10**4)
     assert len(sent) == len(given) == 30 + 4 * 9
     assert returned is not None
@@ -76,7 +76,7 @@ def test_asks_the_pool_and_then_all_of_each_generation_but_the_elite() -> None:
     assert start.std() == pytest.approx(1.0, abs=0.15)
 
 
-def test_without_mutations_to_speak_of_children_are_made_of_their_parents_coordinates() -> None:
+def test_with_tiny_mutations_children_have_their_parents_coordinates() -> None:
     client = Genetic(pool=20, population=6, generations=1, mutation=0.0, spread=1e-7)
     sent, given, _ = breed(client, 10**4)
     pool = np.array([point(query.image) for query in sent[:20]])
@@ -86,7 +86,7 @@ def test_without_mutations_to_speak_of_children_are_made_of_their_parents_coordi
 
 
 def test_parents_are_drawn_in_proportion_to_their_confidence() -> None:
-    # Of three points one is asked for 0.75 and two for 0.125: so are the coordinates of the children.
+    # Of three points one has the share 0.75 and two have 0.125: so have the coordinates of the children.
     client = Genetic(pool=3, population=3, generations=1, mutation=0.0)
     parents = np.array([[1.0] * SIZE, [2.0] * SIZE, [-1.0] * SIZE])
     fitness = np.log([0.75, 0.125, 0.125])
@@ -97,23 +97,23 @@ def test_parents_are_drawn_in_proportion_to_their_confidence() -> None:
     np.testing.assert_allclose(shares, kept * np.array([0.75, 0.125, 0.125]), atol=0.02)
 
 
-def test_mutations_are_as_many_as_asked() -> None:
+def test_mutations_have_the_given_rate() -> None:
     client = Genetic(mutation=0.1, spread=1.0, bound=100.0)
     same = np.zeros((50, SIZE))
     children = np.concatenate([client._children(same, np.zeros(50), np.random.default_rng(k)) for k in range(50)])
     mutated = children != 0
     assert mutated.any(axis=1).all()
-    # p = 0.1 each, and one in the 0.9^8 that would have none.
+    # p = 0.1 each, and one mutation in the share 0.9^8 of children that would have none.
     assert mutated.mean() == pytest.approx(0.1 + 0.9**SIZE / SIZE, abs=0.01)
     assert children[mutated].std() == pytest.approx(1.0, abs=0.05)
 
 
-def test_nothing_is_asked_twice() -> None:
+def test_no_query_repeats() -> None:
     sent, _, _ = breed(Genetic(pool=30, population=10), 2000)
     assert len({query.image.tobytes() for query in sent}) == len(sent)
 
 
-def test_a_confidence_withheld_counts_as_none() -> None:
+def test_a_withheld_confidence_counts_as_zero() -> None:
     withheld = breed(Genetic(pool=30, population=10), 300, f=lambda z: np.nan)
     zero = breed(Genetic(pool=30, population=10), 300, f=lambda z: 0.0)
     assert [query.image.tobytes() for query in withheld[0]] == [query.image.tobytes() for query in zero[0]]
@@ -137,7 +137,7 @@ CHANGES = {"pool": 20, "population": 5, "mutation": 0.5, "spread": 0.3, "bound":
 
 
 @pytest.mark.parametrize("field", CHANGES)
-def test_every_setting_has_an_effect(field: str) -> None:
+def test_every_argument_has_an_effect(field: str) -> None:
     base = Genetic(pool=30, population=10)
     changed = base.model_copy(update={field: CHANGES[field]})
     streams = [[query.image.tobytes() for query in breed(client, 100)[0]] for client in (base, changed)]
@@ -149,6 +149,6 @@ def test_every_setting_has_an_effect(field: str) -> None:
     [("space", "pixels"), ("size", 0), ("pool", 1), ("population", 1), ("population", 201), ("mutation", 1.1),
      ("spread", 0), ("bound", 0), ("generations", -1)],
 )  # fmt: skip
-def test_wrong_settings_are_refused(field: str, value: Any) -> None:
+def test_invalid_arguments_are_refused(field: str, value: Any) -> None:
     with pytest.raises(ValidationError):
         Genetic.model_validate({field: value})

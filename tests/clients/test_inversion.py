@@ -1,4 +1,4 @@
-"""Inversion networks: what they ask, what they make of it, and error rates against their closed form."""
+"""Inversion networks: their queries and reconstructions, and error rates against their closed form."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLASSES = 4
 
 
 def quadrant(label: int) -> np.ndarray:
-    """The image of a class: one bright quarter."""
+    """Return the image of a class: one bright quarter."""
     image = np.full(SHAPE, 0.1, np.float32)
     row, column = divmod(label, 2)
     image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 0.9
@@ -31,7 +31,7 @@ def quadrant(label: int) -> np.ndarray:
 
 
 def toy_pool(each: int = 10) -> StrictPool:
-    """Images of the classes, each a little different, in random order."""
+    """Return images of the classes, with small differences, in random order."""
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.tile(np.arange(CLASSES), each))
     images = np.stack([quadrant(int(label)) for label in labels]) + rng.uniform(-0.05, 0.05, (len(labels), *SHAPE))
@@ -39,7 +39,7 @@ def toy_pool(each: int = 10) -> StrictPool:
 
 
 def toy_model(image: np.ndarray) -> np.ndarray:
-    """Return a confidence that tells which quarter is bright: an invertible function of the toy's classes."""
+    """Return confidences that identify the bright quarter: an invertible function of the classes."""
     means = image.reshape(2, 4, 2, 4).mean(axis=(1, 3)).ravel()
     powers = np.exp(20 * (means - means.max()))
     return (powers / powers.sum()).astype(np.float32)
@@ -59,7 +59,7 @@ def ask(
     top: int | None = None,
     label_only: bool = False,
 ) -> tuple[list[Image], list[Image], Image]:
-    """Run to the end; return what was sent, what was held, and what was returned."""
+    """Run to the end; return the queries, the current reconstructions, and the result."""
     running = client.run(where, np.random.default_rng(seed))
     sent, reconstruction = [], []
     query = next(running)
@@ -97,7 +97,7 @@ class TestInput:
 
 @pytest.fixture
 def asked_of_training(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Trainings are not done but written down: (answers, images, wanted)."""
+    """Replace trainings by a list of their arguments: (answers, images, wanted)."""
     calls: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def instead(confidences: Any, images: Any, wanted: Any, **configs: Any) -> Image:
@@ -117,7 +117,7 @@ class TestInversionNetwork:
         assert sorted(where.pool.index_of(image) for image in sent) == list(range(40))
         assert len(asked_of_training) == 1
 
-    def test_asks_as_many_as_it_is_allowed(self, asked_of_training: list[Any]) -> None:
+    def test_sends_as_many_images_as_it_is_allowed(self, asked_of_training: list[Any]) -> None:
         where = world()
         assert isinstance(where.pool, StrictPool)
         sent, _, _ = ask(InversionNetwork(images=7), where)
@@ -135,7 +135,7 @@ class TestInversionNetwork:
         np.testing.assert_array_equal(returned, sent[0])
         assert not asked_of_training
 
-    def test_holds_the_mean_weighted_by_confidence(self, asked_of_training: list[Any]) -> None:
+    def test_its_current_reconstruction_is_the_mean_weighted_by_confidence(self, asked_of_training: list[Any]) -> None:
         sent, reconstruction, _ = ask(InversionNetwork(), world())
         np.testing.assert_array_equal(reconstruction[0], sent[0])
         for number in range(1, len(sent)):
@@ -154,7 +154,7 @@ class TestInversionNetwork:
         _, _, returned = ask(InversionNetwork(steps=300), world(1), top=1)
         assert error(returned, 1) < 0.01
 
-    def test_who_has_the_same_answers_trains_the_same_network(self) -> None:
+    def test_the_same_answers_train_the_same_network(self) -> None:
         one = ask(InversionNetwork(steps=5), world(), seed=1)
         other = ask(InversionNetwork(steps=5), world(), seed=2)
         assert [image.tobytes() for image in one[0]] != [image.tobytes() for image in other[0]]
@@ -169,7 +169,7 @@ class TestInversionNetwork:
 
 
 class TestErrorRate:
-    def test_asks_for_so_many_copies_of_each_image_none_of_them_the_image(self, asked_of_training: list[Any]) -> None:
+    def test_sends_the_given_number_of_copies_of_each_image(self, asked_of_training: list[Any]) -> None:
         client = ErrorRate(images=5, draws=4, noise=0.1)
         sent, _, _ = ask(client, world(), label_only=True)
         assert len(sent) == 20
@@ -203,24 +203,28 @@ class TestErrorRate:
         ((shares, images, _),) = asked_of_training
         assert len(shares) == len(images) == 3
 
-    def test_refused_before_that_it_holds_what_it_has(self, asked_of_training: list[Any]) -> None:
+    def test_refused_before_that_it_returns_its_current_reconstruction(self, asked_of_training: list[Any]) -> None:
         _, reconstruction, returned = ask(ErrorRate(draws=5), world(), refuse_at=5, label_only=True)
         np.testing.assert_array_equal(returned, reconstruction[-1])
         assert not asked_of_training
 
-    def test_holds_the_mean_weighted_by_the_targets_share(self, asked_of_training: list[Any]) -> None:
-        def whim(image: np.ndarray) -> np.ndarray:
+    def test_its_current_reconstruction_is_the_mean_weighted_by_the_targets_share(
+        self, asked_of_training: list[Any]
+    ) -> None:
+        def arbitrary(image: np.ndarray) -> np.ndarray:
             return np.eye(CLASSES)[2 if float(image.sum() * 1e3) % 2 < 1 else 0]
 
         sent, reconstruction, _ = ask(
-            ErrorRate(images=12, draws=3, noise=0.01, prior=0.5), world(), whim, label_only=True
+            ErrorRate(images=12, draws=3, noise=0.01, prior=0.5), world(), arbitrary, label_only=True
         )
         ((_, images, _),) = asked_of_training
         asked: list[Image] = []
         for number in range(3, 36, 3):
             copies = sent[number - 3 : number]
             asked.append(min(images, key=lambda image: float(np.mean((np.mean(copies, axis=0) - image) ** 2))))
-        weights = [(sum(int(whim(copy).argmax()) == 2 for copy in sent[k : k + 3]) + 0.5) / 5 for k in range(0, 33, 3)]
+        weights = [
+            (sum(int(arbitrary(copy).argmax()) == 2 for copy in sent[k : k + 3]) + 0.5) / 5 for k in range(0, 33, 3)
+        ]
         assert len(set(weights)) > 1
         for done in range(1, 12):
             expected = np.average(asked[:done], axis=0, weights=weights[:done])
@@ -247,17 +251,17 @@ def test_images_of_any_shape_come_back(shape: tuple[int, ...]) -> None:
 
 
 def configs_seen(client: Attacker, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
-    """Return all that follows from the settings: the stream, and what the training was told."""
-    told: list[Any] = []
+    """Return all that depends on the arguments: the stream, and the arguments of the training."""
+    calls: list[Any] = []
 
     def instead(confidences: Any, images: Any, wanted: Any, **configs: Any) -> Image:
-        told.append((np.array(confidences).tobytes(), np.array(wanted).tobytes(), sorted(configs.items())))
+        calls.append((np.array(confidences).tobytes(), np.array(wanted).tobytes(), sorted(configs.items())))
         return images[0]
 
     for module in (inversion_network, error_rate):
         monkeypatch.setattr(module, "reconstruct", instead)
     transcript = converse(client, world(), np.random.default_rng(0), queries=10**4)
-    return transcript.sent, told
+    return transcript.sent, calls
 
 
 CHANGES = {"images": 3, "steps": 7, "floor": 3.0, "top": 2, "certainty": 0.5, "draws": 2, "noise": 0.1, "prior": 3.0}
@@ -268,13 +272,13 @@ CHANGES = {"images": 3, "steps": 7, "floor": 3.0, "top": 2, "certainty": 0.5, "d
     [(client, field) for client in (InversionNetwork(), ErrorRate(images=5)) for field in type(client).model_fields],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_every_setting_has_an_effect(base: Attacker, field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_argument_has_an_effect(base: Attacker, field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = base.model_copy(update={field: CHANGES[field]})
     assert configs_seen(base, monkeypatch) != configs_seen(changed, monkeypatch)
 
 
 @pytest.mark.parametrize("client", [InversionNetwork, ErrorRate])
 @pytest.mark.parametrize(("field", "value"), [("images", 0), ("steps", 0), ("floor", 0), ("certainty", 1.0)])
-def test_wrong_settings_are_refused(client: type[Attacker], field: str, value: Any) -> None:
+def test_invalid_arguments_are_refused(client: type[Attacker], field: str, value: Any) -> None:
     with pytest.raises(ValidationError):
         client.model_validate({field: value})

@@ -1,4 +1,4 @@
-"""Latent spaces against their definitions: numpy's own SVD, the identity as covariance, images that are known."""
+"""Latent spaces against their definitions: numpy's SVD, the identity as covariance, known images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS: tuple[Kind, ...] = ("pca", "autoencoder")
 
 
 def blobs(shape: tuple[int, ...], n: int, seed: int = 0) -> StrictPool:
-    """Make images with four degrees of freedom: a soft spot's place, size and brightness."""
+    """Return images with four degrees of freedom: position, size and brightness of a soft spot."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     y, x = (rng.uniform(0.25, 0.75, (2, n, 1, 1)).T * shape[:2]).T
@@ -64,7 +64,7 @@ class TestEverySpace:
         assert images.min() >= 0
         assert images.max() <= 1
 
-    def test_knows_more_of_its_images_than_their_mean(self, kind: Kind, shape: tuple[int, ...]) -> None:
+    def test_reconstructs_its_images_better_than_their_mean(self, kind: Kind, shape: tuple[int, ...]) -> None:
         space, pool = self.fitted(kind, shape)
         images = stack(pool)
         missed = np.mean((space.decode(space.encode(images)) - images) ** 2)
@@ -75,7 +75,7 @@ class TestEverySpace:
         z = space.sample(np.random.default_rng(1), 40)
         np.testing.assert_array_equal(space.decode(z)[35:36], space.decode(z[35:36]))
 
-    def test_the_same_images_give_the_same_space_whoever_asks_first(
+    def test_the_same_images_give_the_same_space_in_any_order_of_calls(
         self, kind: Kind, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         space, _ = self.fitted(kind, shape)

@@ -53,9 +53,9 @@ def test_is_written_as_it_was_read(plain: Any) -> None:
     [0, -3, 2.5, True, "5", None, {}, {"min": 3, "max": 2}, {"min": 0, "max": 2}, {"min": 1}, {"mean": 0.5},
      {"mean": float("nan")}, {"mean": float("inf")}, {"mean": 3, "min": 1}, {"men": 3}, [1, 2]],
 )  # fmt: skip
-def test_anything_else_is_told_in_one_line(wrong: Any) -> None:
-    with pytest.raises(ValidationError) as told:
+def test_anything_else_is_reported_in_one_line(wrong: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
         Length.model_validate(wrong)
-    (error,) = told.value.errors()
+    (error,) = caught.value.errors()
     assert "whole number of at least 1" in error["msg"]
     assert repr(wrong) in error["msg"]

@@ -24,7 +24,7 @@ def answer(confidence: float, gradient: Image | None = FLAT) -> Answer:
 
 
 def play(client: MIFace, replies: Sequence[Answer | Refusal], seed: int = 0) -> tuple[list[Query], Image | None]:
-    """Give scripted replies; return the queries that came, and what was returned (None: it would go on)."""
+    """Give scripted replies; return the queries, and the result (None: it has not ended)."""
     running = client.run(WORLD, np.random.default_rng(seed))
     queries = [next(running)]
     for reply in replies:
@@ -65,37 +65,37 @@ def test_sends_x_0_and_then_alpha_steps() -> None:
     assert returned is not None
 
 
-def test_returns_and_holds_the_best_iterate_not_the_last() -> None:
+def test_reconstructs_the_best_iterate_not_the_last() -> None:
     rise = np.full(SHAPE, 1.0, np.float32)  # a step of 0.1: the iterates are 0, 0.1, 0.2, …
     confidences = [0.1, 0.5, 0.3, 0.6, 0.2]
     queries, returned = play(MIFace(), [*(answer(c, rise) for c in confidences), Refusal()])
     reconstruction = [float(query.guess[0, 0]) for query in queries if query.guess is not None]
-    # A query carries the best of those answered before it; the first has nothing but the start.
+    # A query carries the best iterate answered before it; the first carries the start.
     assert reconstruction == pytest.approx([0.0, 0.0, 0.1, 0.1, 0.3, 0.3])
     assert returned is not None
     assert np.unique(returned) == pytest.approx(0.3)
 
 
-def test_gives_up_when_beta_steps_brought_no_improvement() -> None:
+def test_stops_after_beta_steps_without_improvement() -> None:
     queries, returned = play(MIFace(beta=3), [answer(c) for c in (0.2, 0.5, 0.4, 0.6, 0.6, 0.5, 0.3, 0.9)])
     assert len(queries) == 7  # 0.6 is the best, and three after it are not better
     assert returned is not None
 
 
-def test_is_content_at_a_cost_of_gamma() -> None:
+def test_stops_at_a_cost_of_gamma() -> None:
     queries, returned = play(MIFace(gamma=0.25), [answer(c) for c in (0.5, 0.74, 0.75, 0.8)])
     assert len(queries) == 3
     assert returned is not None
 
 
-def test_zero_switches_both_stopping_rules_off() -> None:
+def test_zero_disables_both_stopping_rules() -> None:
     queries, returned = play(MIFace(beta=0, gamma=0.0), [answer(1.0)] * 300)
     assert len(queries) == 301
     assert returned is None
 
 
 def half_grey_then(configs: dict[str, Any], steps: int) -> list[Image]:
-    """One step from black to 0.5, then no gradient at all: what is left is noise."""
+    """Take one step from black to 0.5, then get no gradient: all further change is noise."""
     client = MIFace(beta=0, gamma=0.0, noise=0.01, **configs)
     up = answer(0.5, np.full(SHAPE, 5.0, np.float32))
     queries, _ = play(client, [up, *[answer(0.5)] * steps])
@@ -115,7 +115,7 @@ def test_noise_on_the_copy_does_not() -> None:
     assert np.corrcoef(images[0].ravel(), images[-1].ravel())[0, 1] == pytest.approx(0, abs=0.25)
 
 
-def test_an_attacker_who_noises_the_copy_holds_the_clean_image() -> None:
+def test_with_noise_on_the_copy_the_guess_is_the_clean_image() -> None:
     up = answer(0.5, np.full(SHAPE, 5.0, np.float32))
     queries, _ = play(MIFace(noise=0.01, noise_on="copy"), [answer(0.1, up.gradient), up])
     assert queries[-1].guess is not None
@@ -135,7 +135,7 @@ def test_denoise_sharpen_damps_each_frequency_as_its_docstring_says() -> None:
     np.testing.assert_allclose(queries[1].image, np.broadcast_to(expected, SHAPE), atol=1e-5)
 
 
-def test_denoise_sharpen_never_blows_an_image_up() -> None:
+def test_denoise_sharpen_never_amplifies_an_image() -> None:
     noise = np.random.default_rng(0).random(SHAPE)
     to_noise = answer(0.5, (noise * 10).astype(np.float32))
     queries, _ = play(MIFace(process="denoise-sharpen", beta=0, gamma=0.0), [to_noise, *[answer(0.5)] * 200])
@@ -144,10 +144,10 @@ def test_denoise_sharpen_never_blows_an_image_up() -> None:
 
 
 @pytest.mark.parametrize("confidence", [None, np.array([0.9, np.nan], np.float32)], ids=["label", "top-1"])
-def test_a_confidence_withheld_counts_as_none_at_all(confidence: npt.NDArray[np.float32] | None) -> None:
+def test_a_withheld_confidence_counts_as_zero(confidence: npt.NDArray[np.float32] | None) -> None:
     withheld = Answer(0, confidence, np.full(SHAPE, 1.0, np.float32))
     queries, returned = play(MIFace(beta=0), [withheld, withheld, answer(0.3), Refusal()])
-    assert np.unique(queries[2].image) == pytest.approx(0.2)  # the gradient is followed all the same
+    assert np.unique(queries[2].image) == pytest.approx(0.2)  # the gradient is still followed
     assert returned is not None
     assert np.unique(returned) == pytest.approx(0.2)
 
@@ -176,7 +176,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("field", MIFace.model_fields)
-def test_every_setting_has_an_effect(field: str) -> None:
+def test_every_argument_has_an_effect(field: str) -> None:
     base = MIFace(noise=0.01, beta=30)
     changed = MIFace.model_validate({**base.model_dump(), field: CHANGES[field]})
     world = small_world((9, 9), 3, target=2)
@@ -189,6 +189,6 @@ def test_every_setting_has_an_effect(field: str) -> None:
     [("step", 0), ("step", float("inf")), ("alpha", 0), ("beta", -1), ("gamma", 1.0), ("gamma", -0.1),
      ("process", "blur"), ("noise", -0.1), ("noise", float("nan")), ("noise_on", "both"), ("lambda", 0.1)],
 )  # fmt: skip
-def test_wrong_settings_are_refused(field: str, value: Any) -> None:
+def test_invalid_arguments_are_refused(field: str, value: Any) -> None:
     with pytest.raises(ValidationError):
         MIFace.model_validate({field: value})

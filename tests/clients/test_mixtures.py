@@ -22,7 +22,7 @@ POOL = StrictPool.random((8, 8), 4, each=6)
 
 
 def indices(user: User, seed: int = 0) -> list[int]:
-    """Return which image of the pool each query is; -1 for those that were made of one."""
+    """Return the index in the pool of each query's image; -1 for an altered image."""
     world = World((8, 8), 4, POOL)
     queries = converse(user, world, np.random.default_rng(seed), queries=10**6).queries
     return [POOL.index_of(query.image) for query in queries]
@@ -33,17 +33,17 @@ def of(*users: dict[str, Any], **configs: Any) -> Mixture:
 
 
 class TestMixture:
-    def test_weights_are_the_shares(self) -> None:
+    def test_shares_follow_the_weights(self) -> None:
         order = indices(of({"user": "independent", "weight": 3}, {"user": "kiosk", "weight": 1}, length=3000))
         assert binomtest(order.count(-1), 3000, 0.25).pvalue > 1e-3
 
-    def test_each_goes_on_where_it_stopped(self) -> None:
+    def test_each_user_continues_where_it_stopped(self) -> None:
         order = indices(of({"user": "independent"}, {"user": "kiosk"}, length=60))
         drawn = [index for index in order if index >= 0]
         assert len(drawn) > 20
         assert len(set(drawn[:24])) == min(24, len(drawn))
 
-    def test_a_turn_is_so_many_images(self) -> None:
+    def test_a_turn_has_the_given_number_of_images(self) -> None:
         order = indices(of({"user": "independent"}, {"user": "kiosk"}, length=600, turn=5))
         runs = [len(list(run)) for _, run in groupby(index < 0 for index in order)]
         assert all(run % 5 == 0 for run in runs)
@@ -61,7 +61,7 @@ class TestMixture:
         assert binomtest(again, 399, 0.9).pvalue > 1e-3
 
     @pytest.mark.parametrize(
-        ("user", "told"),
+        ("user", "message"),
         [
             ({"user": "burst"}, "did you mean 'bursts'"),
             ({"user": "log"}, "'log' cannot be part of a mixture"),
@@ -73,11 +73,11 @@ class TestMixture:
             ({"weight": 1}, "user"),
         ],
     )
-    def test_what_is_wrong_with_a_user_is_told(self, user: dict[str, Any], told: str) -> None:
-        with pytest.raises(ValidationError, match=told):
+    def test_an_invalid_user_is_reported(self, user: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValidationError, match=message):
             of(user)
 
-    def test_a_mixture_of_nobody_is_refused(self) -> None:
+    def test_an_empty_mixture_is_refused(self) -> None:
         with pytest.raises(ValidationError, match="at least 1"):
             of()
 
@@ -89,19 +89,19 @@ class TestLongSessions:
         assert max(lengths) <= 1200
         assert len(set(lengths)) == 12
 
-    def test_a_task_is_some_dozens_of_images(self) -> None:
+    def test_a_task_has_a_few_dozen_images(self) -> None:
         order = indices(LongSessions(length=4000, of=(Ingredient(user="independent"), Ingredient(user="kiosk"))))
         runs = [len(list(run)) for _, run in groupby(index < 0 for index in order)]
-        # A run is a geometric number (half of the turns change the user) of turns of 25 images on the average.
+        # A run is a geometric number (half of the turns change the user) of turns of 25 images on average.
         assert 30 < np.mean(runs) < 75
 
 
 class TestSpan:
     @pytest.mark.parametrize("value", ["fast", [1, 2], {"min": 2, "max": 1}, {"min": 1}, float("nan"), None])
-    def test_what_is_no_span_is_told_in_one_line(self, value: Any) -> None:
-        with pytest.raises(ValidationError, match=r"must be a number, or \{min = 0.2, max = 0.6\}") as told:
+    def test_an_invalid_span_is_reported_in_one_line(self, value: Any) -> None:
+        with pytest.raises(ValidationError, match=r"must be a number, or \{min = 0.2, max = 0.6\}") as caught:
             ReUploads.model_validate({"scale": value})
-        assert told.value.error_count() == 1
+        assert caught.value.error_count() == 1
 
     @pytest.mark.parametrize("value", [0, 101, {"min": 0, "max": 50}, {"min": 50, "max": 101}])
     def test_ends_beyond_the_fields_range_are_refused(self, value: Any) -> None:

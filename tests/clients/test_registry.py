@@ -28,21 +28,21 @@ def test_the_registry_names_the_module_in_which_the_class_is_written() -> None:
         assert place == f"{found.__module__}:{found.__name__}"
 
 
-def test_an_unknown_name_is_told_with_the_nearest_and_all() -> None:
-    with pytest.raises(UserError) as told:
+def test_an_unknown_name_is_reported_with_the_nearest_and_all_names() -> None:
+    with pytest.raises(UserError) as caught:
         client_class("mi-fcae")
-    assert "'mi-fcae'" in str(told.value)
-    assert "did you mean 'mi-face'?" in str(told.value)
-    assert all(name in str(told.value) for name in REGISTRY)
+    assert "'mi-fcae'" in str(caught.value)
+    assert "did you mean 'mi-face'?" in str(caught.value)
+    assert all(name in str(caught.value) for name in REGISTRY)
 
 
-def test_a_name_that_resembles_none_gets_no_guess() -> None:
-    with pytest.raises(UserError) as told:
+def test_a_name_unlike_all_others_gets_no_suggestion() -> None:
+    with pytest.raises(UserError) as caught:
         client_class("zzzzzz")
-    assert "did you mean" not in str(told.value)
+    assert "did you mean" not in str(caught.value)
 
 
-def test_all_clients_import_without_heavy_company() -> None:
+def test_all_clients_import_without_heavy_dependencies() -> None:
     program = (
         "import sys, mifsim.clients as c; [c.client_class(n) for n in c.names()];"
         "print([m for m in ('tensorflow', 'keras', 'ray', 'cv2', 'numba') if m in sys.modules])"

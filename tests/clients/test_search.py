@@ -28,7 +28,7 @@ PIXEL_SPACES: tuple[SpaceName, ...] = ("dct", "block", "pixel")
     st.integers(1, 12), st.integers(1, 12), st.sampled_from([None, 3]), st.integers(1, 200),
     st.sampled_from([dct_basis, block_basis]),
 )  # fmt: skip
-def test_bases_are_orthonormal_and_no_larger_than_asked(
+def test_bases_are_orthonormal_and_no_larger_than_requested(
     height: int, width: int, channels: int | None, most: int, basis: Any
 ) -> None:
     shape = (height, width) if channels is None else (height, width, channels)
@@ -138,19 +138,19 @@ def test_antithetic_pairs_cancel_what_is_even() -> None:
     np.testing.assert_array_equal(antithetic(even, even, directions, 0.1), np.zeros(3))
 
 
-def test_a_value_withheld_tells_nothing() -> None:
+def test_a_withheld_value_gives_a_zero_slope() -> None:
     nan, directions = math.nan, np.eye(2)
     np.testing.assert_array_equal(forward_differences(np.array([nan, 3.0]), 1.0, 0.5), [0, 4])
     np.testing.assert_array_equal(forward_differences(np.array([2.0, 3.0]), nan, 0.5), [0, 0])
     np.testing.assert_array_equal(antithetic(np.array([nan, 3.0]), np.array([1.0, 1.0]), directions, 0.5), [0, 1])
 
 
-def test_a_direction_has_length_one_or_none() -> None:
+def test_a_direction_has_length_one_or_zero() -> None:
     np.testing.assert_allclose(unit(np.array([3.0, -4.0])), [0.6, -0.8])
     np.testing.assert_array_equal(unit(np.zeros(2)), [0, 0])
 
 
-def test_what_is_left_of_a_sure_model_is_added_up() -> None:
+def test_the_cost_at_a_sure_model_is_summed_over_the_other_classes() -> None:
     sure = Answer(1, np.array([1e-20, 1.0, 3e-20], np.float32))
     assert shares(sure, 1) == (1.0, pytest.approx(4e-20))
     assert cost(sure, 1) == pytest.approx(4e-20)
@@ -163,13 +163,13 @@ def test_what_is_left_of_a_sure_model_is_added_up() -> None:
         assert math.isnan(score(nothing, 1, "log-odds"))
 
 
-def test_a_confidence_rounded_to_nothing_has_a_finite_score() -> None:
+def test_a_confidence_rounded_to_zero_has_a_finite_score() -> None:
     rounded = Answer(0, np.array([1.0, 0.0], np.float32))
     assert math.isfinite(score(rounded, 0, "log-odds"))
     assert math.isfinite(score(rounded, 1, "log-confidence"))
 
 
-def test_numeric_mi_face_asks_d_plus_1_or_2_d_plus_1_queries_a_step() -> None:
+def test_numeric_mi_face_sends_d_plus_1_or_2_d_plus_1_queries_per_step() -> None:
     world = small_world((9, 9), 3, target=2)
     for differences, each in (("forward", 5), ("central", 9)):
         client = client_class("mi-face-numeric")(
@@ -188,7 +188,7 @@ def test_numeric_mi_face_asks_d_plus_1_or_2_d_plus_1_queries_a_step() -> None:
         ("spsa", {"prior": 0.2, "gain": 0.02}, {"prior": 0.02, "gain": 0.1}),
     ],
 )
-def test_what_is_not_given_depends_on_whether_coordinates_are_single_pixels(
+def test_auto_depends_on_whether_coordinates_are_single_pixels(
     name: str, usual: dict[str, float], over_pixels: dict[str, float]
 ) -> None:
     world = small_world((9, 9), 3, target=2)
@@ -202,7 +202,7 @@ def test_what_is_not_given_depends_on_whether_coordinates_are_single_pixels(
 
 
 def test_numeric_mi_face_goes_down_the_slope_of_a_known_model() -> None:
-    """Its second iterate is the first, less a step along the model's own gradient, seen through the basis."""
+    """The second iterate is the first plus a step along the model's gradient, projected on the basis."""
     world = small_world((9, 9), 3, target=2)
     model = SoftmaxLinear(world.shape, world.classes)
     client = client_class("mi-face-numeric")(
@@ -237,7 +237,7 @@ def reachable(space: SearchSpace, model: SoftmaxLinear, target: int) -> float:
 
 @pytest.mark.parametrize("name", ["mi-face-numeric", "nes", "spsa"])
 @pytest.mark.parametrize("kind", ["dct", "block", "pca"])
-def test_it_climbs_a_good_part_of_the_way_in_every_space(name: str, kind: SpaceName) -> None:
+def test_it_covers_a_good_part_of_the_way_in_every_space(name: str, kind: SpaceName) -> None:
     world = small_world((9, 9), 3, target=2)
     model = SoftmaxLinear(world.shape, world.classes)
     given = {"nes": {"prior": 0.0}, "spsa": {"prior": 0.0, "gain": 0.3}, "mi-face-numeric": {"step": 0.3, "gamma": 0.0}}
@@ -246,7 +246,7 @@ def test_it_climbs_a_good_part_of_the_way_in_every_space(name: str, kind: SpaceN
     space = search_space(kind, world.pool, world.shape, 6)
     start, end = (float(np.log(f / (1 - f))) for f in (model.confidence(image)[2] for image in (
         space.images(space.start[None])[0], reconstruction)))  # fmt: skip
-    if kind == "pca":  # unbounded: how far it gets is a matter of steps
+    if kind == "pca":  # unbounded: the distance depends on the number of steps
         assert end > start + 2
     else:
         assert end - start > (1 / 3) * (reachable(space, model, 2) - start)
@@ -275,7 +275,7 @@ def test_a_strong_prior_keeps_the_image_near_the_mean() -> None:
     assert reconstruction < 0.5 * free
 
 
-def test_log_confidence_and_log_odds_part_where_the_model_is_sure() -> None:
+def test_log_confidence_and_log_odds_differ_where_the_model_is_sure() -> None:
     world = small_world((9, 9), 3, target=2)
     streams = [
         converse(client_class("nes")(score=kind), world, np.random.default_rng(0), queries=60).sent
@@ -292,9 +292,9 @@ FIELDS = [(name, field) for name in ("mi-face-numeric", "nes", "spsa") for field
 
 
 @pytest.mark.parametrize(("name", "field"), FIELDS)
-def test_every_setting_has_an_effect(name: str, field: str) -> None:
+def test_every_argument_has_an_effect(name: str, field: str) -> None:
     world = small_world((9, 9), 3, target=2)
-    # So long a step overshoots: some steps bring no improvement.
+    # Such a long step overshoots: some steps bring no improvement.
     base: Client = client_class(name).model_validate({"step": 40.0, "gamma": 0.0} if name == "mi-face-numeric" else {})
     changed = client_class(name).model_validate({**base.model_dump(), field: CHANGES[field]})
     streams = [converse(client, world, np.random.default_rng(0), queries=400).sent for client in (base, changed)]

@@ -39,11 +39,11 @@ def indices(user: User, seed: int = 0, pool: StrictPool = POOL) -> list[int]:
 
 
 STREAMS = [found for name in names("user") if issubclass(found := client_class(name), ImageStream)]
-"""Every kind of user but a log, which has no images to choose from."""
+"""Every kind of user except a log, which chooses no images from the data set."""
 
 
 def still(**configs: Any) -> Bursts:
-    """Bursts of which only the settings given move anything."""
+    """Return bursts without any variation except the given arguments."""
     nothing = {"shift_pixels": 0, "rotation_degrees": 0, "gain": 0, "offset": 0, "noise": 0}
     return Bursts.model_validate({**nothing, **configs})
 
@@ -77,14 +77,14 @@ class TestIndependent:
 
 
 class TestOneClass:
-    def test_sends_one_class_only_all_of_it_before_any_again(self) -> None:
+    def test_sends_all_images_of_one_class_before_any_repeats(self) -> None:
         order = indices(OneClass(length=15), seed=3)
         assert len(set(POOL.labels[order])) == 1
         assert len(set(order[:6])) == 6
         assert order[6:12] == order[:6]
 
     def test_classes_are_equally_likely_however_many_images_they_have(self) -> None:
-        labels = np.array([0, 0, 0, 0, 0, 0, 0, 2, 3, 3])  # and none of class 1
+        labels = np.array([0, 0, 0, 0, 0, 0, 0, 2, 3, 3])  # none of class 1
         pool = StrictPool(np.random.default_rng(0).random((10, *SHAPE), np.float32), labels)
         drawn = Counter(int(labels[indices(OneClass(length=1), seed, pool)[0]]) for seed in range(900))
         assert set(drawn) == {0, 2, 3}
@@ -97,7 +97,7 @@ class TestRetries:
         again = sum(now == before for before, now in pairwise(order))
         assert binomtest(again, 4000, 0.2).pvalue > 1e-3
         runs = Counter(len(list(run)) for _, run in groupby(order))
-        assert runs[3] > 0  # several times running
+        assert runs[3] > 0  # several times in a row
         # Given a first retry, a second has the same chance.
         longer = sum(count for run, count in runs.items() if run >= 3)
         assert binomtest(longer, longer + runs[2], 0.2).pvalue > 1e-3
@@ -119,7 +119,7 @@ class TestRetries:
         assert set(age) == {0, 1, 2}
         assert chisquare(list(age.values())).pvalue > 1e-3
 
-    def test_never_is_possible(self) -> None:
+    def test_a_probability_of_zero_gives_no_retries(self) -> None:
         assert len(set(indices(Retries(length=24, probability=0)))) == 24
 
 
@@ -206,7 +206,7 @@ def test_the_table_above_is_complete() -> None:
 
 
 @pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind in CHANGES for field in kind.model_fields])
-def test_every_setting_has_an_effect(kind: type[User], field: str) -> None:
+def test_every_argument_has_an_effect(kind: type[User], field: str) -> None:
     base = kind.model_validate({"probability": 0.3} if kind is Retries else {})
     changed = kind.model_validate({**base.model_dump(mode="json"), field: CHANGES[kind][field]})
     streams = [[image.tobytes() for image in sent(user)] for user in (base, changed)]

@@ -1,4 +1,4 @@
-"""What every data set must hold to; a test module calls it with its own small set."""
+"""The contract of data sets; a test module calls it with a small set."""
 
 import itertools
 
@@ -9,10 +9,10 @@ from mifsim.data import SUBSETS
 
 def check_data_set(data):
     assert set(data.subsets) == set(SUBSETS)
-    for part in SUBSETS:
-        pool = data.subset(part)
+    for subset in SUBSETS:
+        pool = data.subset(subset)
         assert len(pool) == len(pool.labels)
-        assert set(pool.labels.tolist()) == set(range(len(data.class_names))), f"{part} lacks a class"
+        assert set(pool.labels.tolist()) == set(range(len(data.class_names))), f"{subset} lacks a class"
         few = pool.images([0, len(pool) - 1])
         assert few.shape == (2, *data.shape)
         assert few.dtype == np.float32
@@ -25,8 +25,8 @@ def check_data_set(data):
 
 
 def check_subsets_share_no_image(data):
-    """For sets whose images all differ."""
-    seen = {part: {image.tobytes() for image in _all(data.subset(part))} for part in SUBSETS}
+    """Check a set whose images all differ."""
+    seen = {subset: {image.tobytes() for image in _all(data.subset(subset))} for subset in SUBSETS}
     for one, other in itertools.combinations(SUBSETS, 2):
         assert not seen[one] & seen[other]
 

@@ -1,4 +1,4 @@
-"""On a tree in CelebA's published layout, with 120 small stand-ins for its photographs."""
+"""CelebA's loader on a tree in the published layout, with 120 small images instead of the photographs."""
 
 import cv2
 import numpy as np
@@ -16,12 +16,12 @@ CLASS = {(-1, -1): {1: 0, -1: 1}, (1, -1): {1: 2, -1: 2}, (-1, 1): {1: 3, -1: 3}
 
 
 def attributes(number):
-    """Every combination of the three attributes in turn, so that each part has every class."""
+    """Every combination of the three attributes in turn, so that each subset has every class."""
     bangs, glasses, male = (1 if (number // step) % 2 else -1 for step in (1, 2, 4))
     return {"5_o_Clock_Shadow": -1, "Bangs": bangs, "Eyeglasses": glasses, "Male": male, "Young": 1}
 
 
-def part_of(number):
+def partition_of(number):
     return 0 if number < 72 else 1 if number < 104 else 2
 
 
@@ -47,11 +47,11 @@ def write_lists(root, ending):
     if ending == ".txt":
         rows = [str(COUNT), " ".join(COLUMNS) + " "]
         rows += [file_name(n) + "  " + "  ".join(f"{attributes(n)[c]:2}" for c in COLUMNS) for n in range(COUNT)]
-        partition = [f"{file_name(n)} {part_of(n)}" for n in range(COUNT)]
+        partition = [f"{file_name(n)} {partition_of(n)}" for n in range(COUNT)]
     else:
         rows = ["image_id," + ",".join(COLUMNS)]
         rows += [file_name(n) + "," + ",".join(str(attributes(n)[c]) for c in COLUMNS) for n in range(COUNT)]
-        partition = ["image_id,partition"] + [f"{file_name(n)},{part_of(n)}" for n in range(COUNT)]
+        partition = ["image_id,partition"] + [f"{file_name(n)},{partition_of(n)}" for n in range(COUNT)]
     (root / f"list_attr_celeba{ending}").write_text("\r\n".join(rows) + "\r\n")
     (root / f"list_eval_partition{ending}").write_text("\n".join(partition) + "\n")
 
@@ -85,7 +85,7 @@ def test_each_image_has_one_class_by_the_rule(tree):
     expected = [
         CLASS[attributes(n)["Bangs"], attributes(n)["Eyeglasses"]][attributes(n)["Male"]]
         for n in range(COUNT)
-        if part_of(n) == 2
+        if partition_of(n) == 2
     ]
     assert users.labels.tolist() == expected
     assert class_of(male=True, bangs=True, eyeglasses=True) == 3
@@ -147,7 +147,7 @@ def replace(path, old, new):
         (lambda t: replace(t / "list_eval_partition.txt", "000003.jpg 0\n", ""), r"000003\.jpg must be in"),
         (
             lambda t: replace(t / "list_eval_partition.txt", " 2\n", " 0\n"),
-            "users part without an image of class",
+            "users subset without an image of class",
         ),
         (lambda t: (t / "list_attr_celeba.txt").write_text("3\n"), "no column 'Male'"),
         (lambda t: (t / "list_attr_celeba.txt").write_bytes(b"\xff\xfe\x00"), "cannot be read as text"),

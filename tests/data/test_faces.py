@@ -19,7 +19,7 @@ def pixels(data):
     }
 
 
-def test_the_four_classes_of_celeba_called_rendered():
+def test_the_four_classes_of_celeba_named_as_rendered():
     data = load()
     check_data_set(data)
     check_subsets_share_no_image(data)

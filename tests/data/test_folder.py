@@ -39,7 +39,7 @@ def test_a_sub_folder_is_a_class(folder):
     assert [len(data.subset(subset)) for subset in ("private", "auxiliary", "users", "evaluator")] == [30, 6, 18, 6]
 
 
-def test_size_and_colour_are_the_studys(folder):
+def test_size_and_colour_are_those_of_the_study(folder):
     data = load(folder, size=(10, 8), color="gray")
     check_data_set(data)
     assert data.shape == (10, 8)
@@ -62,7 +62,7 @@ def test_a_changed_file_is_read_again(folder):
     assert load(folder).fingerprint != before.fingerprint
 
 
-def test_images_of_several_sizes_need_one_from_the_study(folder):
+def test_images_of_several_sizes_need_a_size_in_the_study(folder):
     write(folder / "cats" / "odd.png", 5, size=(9, 9))
     with pytest.raises(DataError, match=r"data\.size is missing.*odd\.png is 9 high and 9 wide"):
         load(folder)
@@ -77,7 +77,7 @@ def test_a_damaged_image_is_named(folder, size):
         load(folder, size=size)
 
 
-def test_what_is_no_image_is_named(folder):
+def test_a_file_that_is_not_an_image_is_named(folder):
     (folder / "dogs" / "notes.txt").write_text("hello")
     with pytest.raises(DataError, match=r"notes\.txt: not an image file of a known kind; accepted: \.png"):
         load(folder)

@@ -50,7 +50,7 @@ def test_a_truncated_file_is_refused(ending, kept):
         decode(whole[: int(len(whole) * kept)], "rgb")
 
 
-def test_a_thumbnails_end_marker_does_not_pass_for_the_images():
+def test_a_thumbnails_end_marker_is_not_taken_for_the_images():
     whole = encode(".jpg")
     thumbnail = b"\xff\xe1" + struct.pack(">H", 2 + 6) + b"xx\xff\xd9yy"
     cut = whole[:2] + thumbnail + whole[2 : len(whole) // 2]
@@ -75,7 +75,7 @@ def test_a_decompression_bomb_is_refused_by_its_header():
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"GIF89a" + bytes(50), b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"P5 x"])
-def test_what_is_no_image_is_refused(data, tmp_path):
+def test_a_file_that_is_not_an_image_is_refused(data, tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"picture\.png"):
@@ -91,7 +91,7 @@ def test_a_missing_file_is_named(tmp_path):
     st.binary(max_size=60),
     st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\xff\xd8\xff\xe0", b"P5 ", b"P2 "]),
 )
-def test_no_bytes_do_anything_but_decode_or_be_refused(tail, magic):
+def test_any_bytes_are_either_decoded_or_refused(tail, magic):
     try:
         image = decode(magic + tail, "rgb")
     except ValueError:

@@ -19,7 +19,7 @@ def digits(count, seed):
 
 
 def idx(array, magic=None, sizes=None):
-    """An IDX file by the published description, written independently of the reader."""
+    """Return an IDX file by the published description, written independently of the reader."""
     magic = 0x0800 + array.ndim if magic is None else magic
     sizes = array.shape if sizes is None else sizes
     return struct.pack(f">I{len(sizes)}I", magic, *sizes) + array.tobytes()
@@ -127,7 +127,7 @@ def test_a_damaged_file_is_named_with_what_is_wrong(folder, name, damage, messag
     assert name in str(caught.value)
 
 
-def test_a_cut_archive_says_how_much_could_be_unpacked(folder):
+def test_the_error_for_a_truncated_archive_states_the_unpacked_bytes(folder):
     contents = {key + ".gz": gzip.compress(data) for key, data in files().items()}
     whole = contents["train-images-idx3-ubyte.gz"]
     contents["train-images-idx3-ubyte.gz"] = whole[: len(whole) // 2]
@@ -136,10 +136,10 @@ def test_a_cut_archive_says_how_much_could_be_unpacked(folder):
         load(folder)
 
 
-def test_an_archive_that_is_none(folder):
+def test_a_file_that_is_not_gzip_is_named(folder):
     contents = {key + ".gz": data for key, data in files().items()}
     write(folder, contents)
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: not a sound gzip file"):
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: not a valid gzip file"):
         load(folder)
 
 
@@ -167,9 +167,9 @@ def test_a_wrong_npz_is_named(folder, arrays, message):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"not a zip at all"])
-def test_an_npz_that_is_none(folder, content):
+def test_a_file_that_is_not_an_npz_archive_is_named(folder, content):
     (folder / "mnist.npz").write_bytes(content)
-    with pytest.raises(DataError, match=r"mnist\.npz: not a sound \.npz archive"):
+    with pytest.raises(DataError, match=r"mnist\.npz: not a valid \.npz archive"):
         load(folder)
 
 

@@ -11,7 +11,7 @@ LABELS = np.array([0, 1, 2, 0, 1, 2])
 
 
 class Source:
-    """Counts how often it is read."""
+    """A source that counts how often it is read."""
 
     def __init__(self):
         self.reads = 0
@@ -62,10 +62,10 @@ def remove(path):
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, remove])
 @pytest.mark.parametrize("ending", [".pixels.npy", ".labels.npy", ".json"])
-def test_a_damaged_copy_is_made_again(own_cache, ending, damage):
+def test_a_damaged_copy_is_replaced(cache_folder, ending, damage):
     source = Source()
     prepare("set", "key", source)
-    (path,) = (own_cache / "data").glob("set-*" + ending)
+    (path,) = (cache_folder / "data").glob("set-*" + ending)
     damage(path)
     check(prepare("set", "key", source))
     assert source.reads == 2
@@ -73,14 +73,14 @@ def test_a_damaged_copy_is_made_again(own_cache, ending, damage):
     assert source.reads == 2
 
 
-def test_a_failure_half_way_leaves_nothing(own_cache):
+def test_a_failure_half_way_leaves_nothing(cache_folder):
     def images():
         yield from PIXELS[:3]
         raise DataError("the fourth is broken")
 
     with pytest.raises(DataError, match="the fourth is broken"):
         prepare("set", "key", lambda: Raw(LABELS, (4, 5, 3), images()))
-    assert list((own_cache / "data").iterdir()) == []
+    assert list((cache_folder / "data").iterdir()) == []
 
 
 def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):

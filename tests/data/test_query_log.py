@@ -1,4 +1,4 @@
-"""A log of queries: what can be used of it, in which order, and what is said of the rest."""
+"""A log of queries: the usable rows, their order, and the messages about the others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHAPE = (8, 8)
 
 
 def picture(level: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
-    """An image that is told from all others by its level."""
+    """Return an image that its level identifies."""
     return np.full(shape, level, np.uint8)
 
 
@@ -35,7 +35,7 @@ def png(image: np.ndarray) -> bytes:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A sound PNG header that states a size which nothing behind it could fill."""
+    """Return a PNG whose valid header states a size far larger than its data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -101,7 +101,7 @@ class TestOrder:
         pq.write_table(table, tmp_path / "categories.parquet")
         assert streams(open_log(tmp_path / "categories.parquet")) == EXPECTED
 
-    def test_columns_may_have_other_names_and_company(self, tmp_path: Path) -> None:
+    def test_columns_may_have_other_names_and_more_columns_beside_them(self, tmp_path: Path) -> None:
         names = Columns("api_key", "received", "body")
         path = write(tmp_path / "log.parquet", stored(ROWS), names)
         table = pq.read_table(path).append_column("agent", [["curl"] * 6])
@@ -125,12 +125,12 @@ class TestOrder:
         for client, time, level in ROWS:
             (tmp_path / "log" / client).mkdir(exist_ok=True, parents=True)
             (tmp_path / "log" / client / f"{time:03}-{level}.png").write_bytes(png(picture(level)))
-        (tmp_path / "log" / ".hidden").write_text("is passed over")
+        (tmp_path / "log" / ".hidden").write_text("is skipped")
         log = open_log(tmp_path / "log")
         assert streams(log) == EXPECTED
         assert log.bad == ()
 
-    def test_the_first_clients_are_a_sample_that_their_ids_alone_decide(self, tmp_path: Path) -> None:
+    def test_the_order_of_clients_depends_on_their_ids_alone(self, tmp_path: Path) -> None:
         many = [(f"client-{i:03}", i, png(picture(i % 200))) for i in range(200)]
         forward = open_log(write(tmp_path / "forward.parquet", many)).clients
         backward = open_log(write(tmp_path / "backward.parquet", many[::-1])).clients
@@ -186,7 +186,7 @@ class TestBadRows:
             assert row.client == (client if client and len(client) < 200 else None)
         assert str(log.bad[0]) == f"{path}, row 1: no client"
 
-    def test_paths_are_held_to_the_logs_folder_and_to_plain_files(self, tmp_path: Path) -> None:
+    def test_paths_must_be_plain_files_in_the_logs_folder(self, tmp_path: Path) -> None:
         log_dir = tmp_path / "home"
         (log_dir / "images").mkdir(parents=True)
         (tmp_path / "secret.png").write_bytes(png(picture(7)))
@@ -212,9 +212,7 @@ class TestBadRows:
         for row, why in zip(log.bad, paths.values(), strict=True):
             assert why in row.problem
 
-    def test_an_image_of_too_many_bytes_is_refused_unread(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_an_image_of_too_many_bytes_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reading, "MAX_IMAGE_BYTES", 2000)
         large = png(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8))
         (tmp_path / "large.png").write_bytes(large)
@@ -242,7 +240,7 @@ class TestBadRows:
             ("notes.txt", None, None),
         }
 
-    def test_names_that_are_no_text_are_spelt_out(self, tmp_path: Path) -> None:
+    def test_names_that_are_not_utf_8_are_escaped(self, tmp_path: Path) -> None:
         good = png(picture(9))
         table = pa.table(
             {
@@ -265,7 +263,7 @@ class TestBadRows:
         assert r"\udcff" in log.bad[0].file
         assert "\x1b" not in str(log.bad[0])
 
-    def test_a_page_that_is_damaged_costs_its_row_group_alone(self, tmp_path: Path) -> None:
+    def test_a_damaged_page_costs_only_its_row_group(self, tmp_path: Path) -> None:
         noise = np.random.default_rng(0)
         rows = [("a", n, png(noise.integers(0, 256, (40, 40), np.uint8))) for n in range(30)]
         path = write(tmp_path / "log.parquet", rows, row_group_size=10, use_dictionary=False)
@@ -282,11 +280,11 @@ class TestBadRows:
 
 
 class TestErrors:
-    def test_what_is_no_log_is_told(self, tmp_path: Path) -> None:
+    def test_a_path_that_is_not_a_log_is_reported(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"missing\.parquet: no such file or folder"):
             open_log(tmp_path / "missing.parquet")
         (tmp_path / "log.csv").write_text("client,time,image\n")
-        with pytest.raises(DataError, match=r"log\.csv: is no Parquet file"):
+        with pytest.raises(DataError, match=r"log\.csv: not a Parquet file"):
             open_log(tmp_path / "log.csv")
         (tmp_path / "empty").mkdir()
         with pytest.raises(DataError, match="empty: it holds no rows"):
@@ -297,9 +295,11 @@ class TestErrors:
         with pytest.raises(DataError, match=r"none of its 2 rows can be used, the first: .*row 0: neither PNG"):
             open_log(path)
 
-    def test_columns_are_told_with_those_that_there_are(self, tmp_path: Path) -> None:
+    def test_a_wrong_column_is_reported_with_the_existing_ones(self, tmp_path: Path) -> None:
         path = write(tmp_path / "log.parquet", stored(ROWS))
-        with pytest.raises(DataError, match=r"client_column = 'user': it has the columns client, time, image"):
+        with pytest.raises(
+            DataError, match=r"client_column = 'user': must name exactly one of the columns client, time, image"
+        ):
             open_log(path, Columns(client="user"))
         with pytest.raises(DataError, match=r"time_column = 'client': has type string \(accepted: timestamps"):
             open_log(path, Columns(time="client"))
@@ -314,7 +314,7 @@ class TestErrors:
 
 
 class TestContent:
-    def test_it_is_that_of_the_queries_and_not_of_the_place(self, tmp_path: Path) -> None:
+    def test_the_digest_depends_on_the_queries_and_not_on_the_path(self, tmp_path: Path) -> None:
         base = open_log(write(tmp_path / "log.parquet", stored(ROWS))).content
         (tmp_path / "else").mkdir()
         assert open_log(write(tmp_path / "else" / "other.parquet", stored(ROWS), row_group_size=2)).content == base
@@ -345,7 +345,7 @@ class TestContent:
         image.write_bytes(png(picture(2)))
         assert streams(open_log(path)) == {"a": [2]}
 
-    def test_what_was_found_is_kept_and_a_damaged_copy_made_again(
+    def test_the_index_is_cached_and_a_damaged_copy_replaced(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from mifsim.data import query_log

@@ -14,7 +14,7 @@ SHARES = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
     seed=st.integers(0, 2**32 - 1),
     shuffled=st.integers(0, 9),
 )
-def test_a_split_puts_every_index_into_one_part_in_its_share(sizes, seed, shuffled):
+def test_a_split_puts_every_index_into_one_subset_in_its_share(sizes, seed, shuffled):
     labels = np.repeat(np.arange(len(sizes)), sizes)
     labels = np.random.default_rng(shuffled).permutation(labels)
     subsets = split_by_class(labels, SHARES, seed)
@@ -41,7 +41,7 @@ def test_a_class_too_small_to_split_is_refused():
     wanted=st.integers(40, 80),
     seed=st.integers(0, 99),
 )
-def test_reducing_keeps_exactly_so_many_of_each_class_and_each_parts_share(sizes, wanted, seed):
+def test_reducing_keeps_exactly_the_given_number_of_each_class_and_each_subsets_share(sizes, wanted, seed):
     labels = np.repeat(np.arange(len(sizes)), sizes)
     names = tuple(f"c{number}" for number in range(len(sizes)))
     subsets = split_by_class(labels, SHARES, 0)
@@ -55,17 +55,17 @@ def test_reducing_keeps_exactly_so_many_of_each_class_and_each_parts_share(sizes
         assert set(indices) <= set(subsets[subset])
 
 
-def test_reducing_to_more_than_there_are_names_the_class():
+def test_reducing_to_more_than_a_class_has_names_the_class():
     labels = np.repeat([0, 1], [100, 50])
     subsets = split_by_class(labels, SHARES, 0)
     with pytest.raises(DataError, match=r"images_per_class = 60.*'few' has 50"):
         reduce_classes(labels, subsets, 60, 0, ("many", "few"))
 
 
-def test_reducing_until_a_part_is_empty_is_refused():
+def test_reducing_until_a_subset_is_empty_is_refused():
     labels = np.repeat([0, 1], 100)
     subsets = split_by_class(labels, SHARES, 0)
-    with pytest.raises(DataError, match=r"images_per_class = 3 leaves the auxiliary part.*'a'"):
+    with pytest.raises(DataError, match=r"images_per_class = 3 leaves the auxiliary subset.*'a'"):
         reduce_classes(labels, subsets, 3, 0, ("a", "b"))
 
 

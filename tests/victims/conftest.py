@@ -1,4 +1,4 @@
-"""Small separable data sets, and a cache folder of the session's own."""
+"""Small separable data sets, and a cache folder for the test session."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def cache_folder(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def own_cache(cache_folder, monkeypatch):
+def use_cache_folder(cache_folder, monkeypatch):
     monkeypatch.setenv("MIFSIM_CACHE_DIR", str(cache_folder))
 
 

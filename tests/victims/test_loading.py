@@ -65,9 +65,9 @@ def test_sides_of_any_length_are_accepted(keras, tmp_path):
         ((8, 9, 3), 3, "softmax", "softmax", r"must take \(8, 9, 1\) or \(8, 9\)"),
         ((72,), 3, "softmax", "softmax", r"takes images of shape \(72\)"),
         ((8, 9, 1), 10, "softmax", "softmax", r"gives \(10\) for an image; the data has 3 classes"),
-        ((8, 9, 1), 3, None, "softmax", "does not add up to 1.*say output = 'logits'"),
+        ((8, 9, 1), 3, None, "softmax", "does not add up to 1.*set output = 'logits'"),
         ((8, 9, 1), 3, "sigmoid", "softmax", "does not add up to 1"),
-        ((8, 9, 1), 3, "softmax", "logits", "adds up to 1, so it is no logits; say output = 'softmax'"),
+        ((8, 9, 1), 3, "softmax", "logits", "so these are confidences, not logits; set output = 'softmax'"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_both_sides(keras, tmp_path, shape, classes, activation, output, message):
@@ -126,12 +126,12 @@ def test_a_model_cannot_name_functions_outside_of_keras(keras, tmp_path, monkeyp
     assert called == []
 
 
-def not_there(path):
+def missing(path):
     pass
 
 
 def text(path):
-    path.write_text("this is no model")
+    path.write_text("this is not a model")
 
 
 def other_archive(path):
@@ -141,9 +141,9 @@ def other_archive(path):
 
 @pytest.mark.parametrize(
     ("make", "message"),
-    [(not_there, "no such file"), (text, "not a .keras archive"), (other_archive, "keras cannot load it")],
+    [(missing, "no such file"), (text, "not a .keras archive"), (other_archive, "keras cannot load it")],
 )
-def test_files_that_are_no_models(tmp_path, make, message):
+def test_files_that_are_not_models_are_refused(tmp_path, make, message):
     path = tmp_path / "own.keras"
     make(path)
     with pytest.raises(VictimError, match=message) as caught:
@@ -161,5 +161,5 @@ def test_a_truncated_model_is_refused(keras, tmp_path):
 
 def test_other_endings_are_refused(tmp_path):
     (tmp_path / "model.h5").write_text("")
-    with pytest.raises(VictimError, match=r"model\.h5: accepted: a \.keras file"):
+    with pytest.raises(VictimError, match=r"model\.h5: not a \.keras file \(expected one that"):
         load_victim(tmp_path / "model.h5", GREY, CLASSES)

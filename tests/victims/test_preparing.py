@@ -24,7 +24,7 @@ def test_a_victim_is_trained_once_and_recorded(grey, keras):
     assert f"accuracy {victim.test_accuracy:.1%}" in lines[-1]
     again = prepare_victim(grey, VictimConfig(epochs=12), lines.append)
     assert again.cached
-    assert len(lines) == 2  # silent the second time
+    assert len(lines) == 2  # no progress lines the second time
     assert again.facts == victim.facts
     assert again.fingerprint == victim.fingerprint
     assert json.loads(json.dumps(victim.facts)) == victim.facts
@@ -38,7 +38,7 @@ def test_a_victim_is_trained_once_and_recorded(grey, keras):
         assert victim.facts[key] == value
 
 
-def test_the_recorded_accuracy_is_that_of_the_file_on_the_users_part(grey):
+def test_the_recorded_accuracy_is_that_of_the_file_on_the_users_subset(grey):
     victim = prepare_victim(grey, VictimConfig(epochs=12))
     engine = engine_from_bytes(victim.model_bytes(), grey.shape, 3, victim.logits)
     users = grey.subset("users")
@@ -95,7 +95,7 @@ def test_a_cache_folder_that_cannot_be_written_is_named(grey, tmp_path, monkeypa
         prepare_victim(grey, VictimConfig(epochs=1))
 
 
-def own_model(keras, path, activation):
+def save_model(keras, path, activation):
     model = keras.Sequential(
         [
             keras.layers.Input((12, 14, 1)),
@@ -106,9 +106,9 @@ def own_model(keras, path, activation):
     model.save(path)
 
 
-def test_a_file_of_the_users_own_is_checked_once(grey, keras, tmp_path):
-    path = tmp_path / "own.keras"
-    own_model(keras, path, None)
+def test_a_users_file_is_checked_once(grey, keras, tmp_path):
+    path = tmp_path / "user.keras"
+    save_model(keras, path, None)
     config = VictimConfig(file=path, output="logits")
     first, second = prepare_victim(grey, config), prepare_victim(grey, config)
     assert (first.cached, second.cached) == (False, True)
@@ -116,9 +116,9 @@ def test_a_file_of_the_users_own_is_checked_once(grey, keras, tmp_path):
     assert first.path == path
     assert 0 <= first.test_accuracy == second.test_accuracy <= 1
     assert first.facts["file"] == str(path)
-    with pytest.raises(VictimError, match="say output = 'logits'"):
+    with pytest.raises(VictimError, match="set output = 'logits'"):
         prepare_victim(grey, VictimConfig(file=path))
-    own_model(keras, path, "softmax")  # the file changes under the same name
+    save_model(keras, path, "softmax")  # the file changes under the same name
     changed = prepare_victim(grey, VictimConfig(file=path))
     assert changed.fingerprint != first.fingerprint
     with pytest.raises(VictimError, match=r"gone\.keras: cannot be read"):
@@ -169,7 +169,7 @@ def test_the_evaluator_gives_confidences_and_features_that_tell_classes_apart(co
         evaluator.features(images[..., 0])
 
 
-def test_the_evaluators_bits_do_not_depend_on_company(colour):
+def test_the_evaluators_bits_do_not_depend_on_the_batch(colour):
     evaluator = prepare_evaluator(colour).load()
     images = colour.subset("users").images(np.arange(40))
     alone = evaluator.features(images[17:18])
@@ -186,7 +186,7 @@ def test_lenet5_reaches_its_accuracy_on_real_digits():
 
 
 def test_the_evaluator_reaches_its_accuracy_on_real_digits():
-    """At least 96%, trained on the private and the evaluator's part."""
+    """At least 96%, trained on the private and the evaluator subset."""
     assert prepare_evaluator(load_data(DataConfig())).test_accuracy >= 0.96
 
 

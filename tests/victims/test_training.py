@@ -16,7 +16,7 @@ def test_every_architecture_learns(request, name, kind):
 
 
 def test_the_seed_determines_the_weights_bit_for_bit(colour):
-    """With dropout, shifts and two pools in play."""
+    """With dropout, shifts and two pools."""
     pools = [colour.subset("private"), colour.subset("evaluator")]
 
     def weights(seed):
@@ -28,8 +28,8 @@ def test_the_seed_determines_the_weights_bit_for_bit(colour):
     assert not np.array_equal(first[0], other[0])
 
 
-def test_accuracy_is_the_share_of_right_answers(grey):
-    """A stand-in for a model that always answers class 1: a third of a balanced part."""
+def test_accuracy_is_the_share_of_correct_answers(grey):
+    """A stand-in for a model that always answers class 1: a third of a balanced subset."""
     import tensorflow as tf
 
     def always_one(images, training):

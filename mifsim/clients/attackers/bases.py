@@ -1,7 +1,7 @@
-"""Orthonormal bases of few, broad patterns: what a gradient is measured along where a query a pixel is too dear.
+"""Orthonormal bases of few, broad patterns, to measure a gradient along where one query per pixel is too expensive.
 
-A classifier's gradient at a natural image has most of its energy in low frequencies, and what a second classifier
-agrees to lies there too; d + 1 queries a step become some dozens.
+A classifier's gradient at a natural image has most of its energy in low frequencies, and so has the component that a
+second classifier agrees with; d + 1 queries per step become a few dozen.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Rows = npt.NDArray[np.float64]
-"""A basis: orthonormal rows (size, pixels), the pixels in the images' own order (C, channels last)."""
+"""A basis: orthonormal rows (size, pixels), with the pixels in the images' memory order (C, channels last)."""
 
 
 def dct_basis(shape: tuple[int, ...], most: int) -> Rows:
@@ -21,7 +21,8 @@ def dct_basis(shape: tuple[int, ...], most: int) -> Rows:
     shape : tuple of int
         Of one image: (H, W) or (H, W, 3).
     most : int
-        Patterns in all; each of the lowest frequencies comes once a channel, so a multiple of the channels is used.
+        Maximum number of patterns; every frequency is used once per channel, so the number is rounded down to a
+        multiple of the channels (at least one per channel).
 
     Returns
     -------

@@ -1,7 +1,7 @@
 """BREP-MI: label-only inversion that walks away from the boundary of the target's class.
 
 Kahla, Chen, Just and Jia, "Label-Only Model Inversion Attacks via Boundary Repulsion", CVPR 2022, Algorithm 1; in
-the latent space of an autoencoder or of principal components where the paper has a GAN's.
+the latent space of an autoencoder or of principal components, where the paper uses that of a GAN.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Point = npt.NDArray[np.float64]
 
 
 class BREP(Attacker):
-    r"""Find a point of the class, then move it to where a larger and larger sphere around it is of the class.
+    r"""Find a point of the class, then move it so that larger and larger spheres around it are of the class.
 
     ::
 
@@ -32,12 +32,13 @@ class BREP(Attacker):
             where any Φ_i is −1: z' = z − min(R/3, 3) · (mean of u_i over Φ_i = −1), and z ← z' if G(z') is of the class
         return G(z)
 
-    The mean direction is short where points are outside on all sides: steps get shorter towards the middle. N + 1
-    queries a turn: the points of the sphere, one after another, and the new centre (none where all the points were
-    of the class: there is nothing to move away from). The centre is always of the class, as far as the model says.
+    The mean direction is short where points are outside on all sides, so steps get shorter towards the middle of the
+    class. An iteration takes N + 1 queries: the points of the sphere, one after another, and the new centre (none if
+    all points are of the class, as there is nothing to move away from). The model always assigns the centre to the
+    class.
 
-    Over pixels a random sphere's points are the centre with noise on it, and a step is a mean of noise: of few points,
-    it spoils the image that the walk starts from. It is there to compare with.
+    Over pixels, the points of a random sphere are the centre with noise added, and a step is a mean of noise: with few
+    points, it degrades the image that the walk starts from. This space serves as a comparison.
     """
 
     needs: ClassVar[Knowledge] = Knowledge.LABEL
@@ -45,23 +46,26 @@ class BREP(Attacker):
 
     space: Literal["pca", "autoencoder", "pixel"] = Field(
         "pca",
-        description="where it walks: a latent space of the auxiliary images, or the pixels themselves, from one of "
-        "those images",
+        description="search space: a latent space of the auxiliary images, or the pixels, starting from one of those "
+        "images",
     )
     size: int = Field(20, ge=1, le=1024, description="coordinates of the latent space")
     points: Literal["auto"] | Annotated[int, Field(ge=2, le=4096)] = Field(
         "auto", description="points on each sphere: the paper's N; auto: the paper's 32, and 64 over pixels"
     )
-    radius: float = Field(2.0, gt=0, allow_inf_nan=False, description="of the first sphere: the paper's R_0")
+    radius: float = Field(2.0, gt=0, allow_inf_nan=False, description="radius of the first sphere: the paper's R_0")
     growth: float = Field(1.3, gt=1, le=10, description="factor by which the radius grows: the paper's γ")
     inside: float = Field(
-        0.75, ge=-1, lt=1, description="mean of the points' labels (+1 of the class, -1 not) above which it grows"
+        0.75,
+        ge=-1,
+        lt=1,
+        description="mean of the points' labels (+1 of the class, -1 not) above which the radius grows",
     )
     step: float = Field(
         3.0,
         gt=0,
         allow_inf_nan=False,
-        description="times the mean direction, a step of the centre; a third of the radius, if less",
+        description="length of a step as a multiple of the mean direction; a third of the radius, if less",
     )
     bound: float = Field(
         3.0, gt=0, allow_inf_nan=False, description="latent coordinates are kept between -bound and bound"
@@ -71,10 +75,10 @@ class BREP(Attacker):
         """Start one attack on the class ``world.target``; returns the image of the last centre."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
-        ground = self._ground(world)
+        space = self._search_space(world)
         while True:
-            z = ground.draw(rng)
-            reconstruction = ground.image(z)
+            z = space.draw(rng)
+            reconstruction = space.image(z)
             reply = yield Query(reconstruction)
             if isinstance(reply, Refusal):
                 return reconstruction
@@ -85,22 +89,22 @@ class BREP(Attacker):
         while True:
             away = rng.standard_normal((points, len(z)))
             away /= np.linalg.norm(away, axis=1, keepdims=True)
-            outside = yield from _outside(ground.images(z + radius * away), reconstruction, world.target)
+            outside = yield from _outside(space.images(z + radius * away), reconstruction, world.target)
             if outside is None:
                 return reconstruction
             if 1 - 2 * outside.mean() > self.inside:
                 radius *= self.growth
             if not outside.any():
                 continue
-            moved = ground.kept(z - min(radius / 3, self.step) * away[outside].mean(axis=0))
-            image = ground.image(moved)
+            moved = space.kept(z - min(radius / 3, self.step) * away[outside].mean(axis=0))
+            image = space.image(moved)
             reply = yield Query(image, guess=reconstruction)
             if isinstance(reply, Refusal):
                 return reconstruction
             if reply.label == world.target:
                 z, reconstruction = moved, image
 
-    def _ground(self, world: World) -> _Ground:
+    def _search_space(self, world: World) -> _Space:
         if self.space == "pixel":
 
             def draw(rng: np.random.Generator) -> Point:
@@ -109,14 +113,14 @@ class BREP(Attacker):
             def decode(z: Point) -> npt.NDArray[np.float32]:
                 return z.astype(np.float32).reshape(-1, *world.shape)
 
-            return _Ground(draw, decode, 0.0, 1.0)
+            return _Space(draw, decode, 0.0, 1.0)
         space = fit_latent(world.pool, world.shape, self.space, self.size)
-        return _Ground(lambda rng: space.sample(rng, 1)[0], space.decode, -self.bound, self.bound)
+        return _Space(lambda rng: space.sample(rng, 1)[0], space.decode, -self.bound, self.bound)
 
 
 @dataclass(frozen=True)
-class _Ground:
-    """A space to walk in: where to start, what a point looks like, and how far it reaches."""
+class _Space:
+    """A search space: its prior, its decoder and its bounds."""
 
     draw: Callable[[np.random.Generator], Point]
     decode: Callable[[Point], npt.NDArray[np.float32]]
@@ -137,7 +141,7 @@ class _Ground:
 def _outside(
     images: npt.NDArray[np.float32], reconstruction: Image, target: int
 ) -> Generator[Query, Answer | Refusal, npt.NDArray[np.bool_] | None]:
-    """Ask for each image; return which are not of the class, None where the session has ended."""
+    """Query each image; return which are not of the class, or None if the session has ended."""
     outside = np.zeros(len(images), bool)
     for number, image in enumerate(images):
         reply = yield Query(image, guess=reconstruction)

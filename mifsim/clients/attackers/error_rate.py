@@ -1,4 +1,4 @@
-"""Label-only inversion by error rate: how often noise changes the label stands in for the confidence.
+"""Label-only inversion by error rate: how often noise changes the label replaces the confidence.
 
 Zhu, Ye, Zhou, Liu and Zhou, "Label-Only Model Inversion Attacks: Attack With the Least Information", IEEE TIFS 2022
 (the defence's paper, reference 26); then the inversion network of Yang et al. (`inversion_network`).
@@ -17,39 +17,38 @@ from mifsim.clients.protocol import Attacker, ClientGenerator, Image, Knowledge,
 
 
 class ErrorRate(Attacker):
-    """Ask for noisy copies of auxiliary images, count their labels, and train an inversion network on the shares.
+    """Query noisy copies of auxiliary images, count the labels, and train an inversion network on their shares.
 
     An image far from the class's boundary keeps its label under noise. For a linear model of two classes and Gaussian
-    noise the share of a label is Φ(margin / sd), its error rate Φ(-margin / sd): as good as the confidence itself.
-    The label counts, each with `prior` added so that none is 0, are the confidences that the network inverts.
+    noise, the share of a label is Φ(margin / sd), its error rate Φ(-margin / sd): as informative as the confidence
+    itself. The network inverts the shares of the labels, with `prior` added to each count so that none is 0.
 
-    While it asks it holds the mean of the images, weighted by the target's share (see `InversionNetwork`); in the end,
-    or when it is refused, it trains on the images whose copies were all answered and returns the network's image.
+    During the queries, the current reconstruction is the mean of the images, weighted by the target's share (see
+    `InversionNetwork`). At the end, or when refused, the attacker trains on the images whose copies were all answered
+    and returns the network's image.
     """
 
     needs: ClassVar[Knowledge] = Knowledge.LABEL
     sends: ClassVar[str] = "noisy copies of natural auxiliary images, one image after the other"
 
-    images: int = Field(100, ge=1, description="auxiliary images asked, at random; all, if there are no more")
+    images: int = Field(100, ge=1, description="auxiliary images queried, at random; all, if there are fewer")
     draws: int = Field(10, ge=1, le=10_000, description="noisy copies of each")
     noise: float = Field(
         0.2, gt=0, le=10, description="standard deviation of the noise, in pixel values; copies are clipped to 0 to 1"
     )
     prior: float = Field(0.1, gt=0, le=100, description="added to the count of each label")
-    steps: int = Field(800, ge=1, le=100_000, description="batches of 50 images that the training takes")
-    certainty: float = Field(
-        0.99, gt=0, lt=1, description="confidence in the class in the answer that is inverted in the end"
-    )
-    top: int = Field(1, ge=1, description="highest shares of an answer that the network is given; the others are 0")
-    floor: float = Field(5.0, gt=0, le=100, description="logarithms of shares below -floor are taken for -floor")
+    steps: int = Field(800, ge=1, le=100_000, description="training steps, each on a batch of 50 images")
+    certainty: float = Field(0.99, gt=0, lt=1, description="confidence in the target class, in the answer to invert")
+    top: int = Field(1, ge=1, description="number of highest shares that the network receives; the others are 0")
+    floor: float = Field(5.0, gt=0, le=100, description="lower bound -floor on the logarithms of shares")
 
     @property
     def expected_queries(self) -> float | None:
-        """One a copy, if the auxiliary set holds so many images."""
+        """One query per copy, if the auxiliary set has enough images."""
         return float(self.images * self.draws)
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start one attack on the class ``world.target``; returns what the network makes of it."""
+        """Start one attack on the class ``world.target``; returns the network's image of it."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
         order = rng.permutation(len(world.pool))[: self.images]

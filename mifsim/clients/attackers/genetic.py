@@ -17,35 +17,33 @@ from mifsim.clients.attackers.latent import fit_latent
 from mifsim.clients.protocol import Answer, Attacker, ClientGenerator, Image, Knowledge, Query, Refusal, World
 
 LEAST_CONFIDENCE = 1e-30
-"""Stands for one that is 0 or withheld."""
+"""Replaces a confidence that is smaller or withheld."""
 
 
 class Genetic(Attacker):
-    r"""Breed latent points; how fit one is says the logarithm of the model's confidence in the target.
+    r"""Breed latent points, whose fitness is the logarithm of the model's confidence in the target.
 
     ::
 
         draw `pool` points from the prior; the fittest `population` of them are the first generation
         repeat:
-            the fittest is kept (the elite; its image is not asked again)
+            the fittest is kept (the elite; its image is not queried again)
             population − 1 times: two parents, drawn by the softmax of their fitness; of each coordinate, either
                 parent's; with probability `mutation`, plus N(0, `spread`²)
-        return the image of the fittest point ever asked
+        return the image of the fittest point of all
 
-    The softmax of logarithms is the confidences themselves, divided by their sum. A child in which nothing mutated
-    has one coordinate, drawn at random, that does: two of one blood would otherwise have children that are their
-    very image, and the attack would send the same queries again.
+    The softmax of log confidences equals the confidences divided by their sum. If no coordinate of a child mutates,
+    one is drawn at random to mutate: otherwise the children of two equal parents would equal them, and the attack
+    would repeat queries.
     """
 
     needs: ClassVar[Knowledge] = Knowledge.TOP_K
     sends: ClassVar[str] = "samples of a latent prior, then children near the fittest"
 
-    space: Literal["autoencoder", "pca"] = Field(
-        "autoencoder", description="the latent space of the auxiliary images that is searched"
-    )
-    size: int = Field(20, ge=1, le=1024, description="its coordinates")
-    pool: int = Field(200, ge=2, le=100_000, description="points of the prior asked at the start")
-    population: int = Field(50, ge=2, le=100_000, description="points of a generation, the elite among them")
+    space: Literal["autoencoder", "pca"] = Field("autoencoder", description="latent space of the auxiliary images")
+    size: int = Field(20, ge=1, le=1024, description="coordinates of the latent space")
+    pool: int = Field(200, ge=2, le=100_000, description="points drawn from the prior and queried at the start")
+    population: int = Field(50, ge=2, le=100_000, description="points of a generation, including the elite")
     mutation: float = Field(0.1, ge=0, le=1, description="probability that a coordinate of a child mutates")
     spread: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="standard deviation of a mutation; the prior's is 1"
@@ -59,13 +57,13 @@ class Genetic(Attacker):
     def _pool_holds_a_generation(self) -> Genetic:
         if self.population > self.pool:
             raise ValueError(
-                f"population = {self.population} are chosen from pool = {self.pool}; accepted: at most pool"
+                f"population = {self.population} is larger than pool = {self.pool}; accepted: at most pool"
             )
         return self
 
     @property
     def expected_queries(self) -> float | None:
-        """The pool, and the children of all generations."""
+        """Size of the pool, plus the children of all generations."""
         return float(self.pool + self.generations * (self.population - 1))
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
@@ -105,13 +103,13 @@ class Genetic(Attacker):
         unchanged = np.flatnonzero(~mutated.any(axis=1))
         mutated[unchanged, one[unchanged]] = True
         children += mutated * rng.normal(0, self.spread, (count, size))
-        # Folded, not clipped: at the bound, children that are clipped would be copies of one another.
+        # Reflected, not clipped: children clipped at the bound would be copies of one another.
         beyond = np.maximum(np.abs(children) - self.bound, 0)
-        folded: npt.NDArray[np.float64] = children - 2 * np.sign(children) * beyond
-        return np.clip(folded, -self.bound, self.bound)
+        reflected: npt.NDArray[np.float64] = children - 2 * np.sign(children) * beyond
+        return np.clip(reflected, -self.bound, self.bound)
 
 
 def _fitness(answer: Answer, target: int) -> float:
-    """Return the logarithm of the confidence in the target; one that is withheld counts as none."""
+    """Return the log confidence in the target; a withheld one counts as `LEAST_CONFIDENCE`."""
     confidence = math.nan if answer.confidence is None else float(answer.confidence[target])
     return math.log(LEAST_CONFIDENCE if math.isnan(confidence) else max(confidence, LEAST_CONFIDENCE))

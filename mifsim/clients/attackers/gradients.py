@@ -1,6 +1,6 @@
-"""Gradients from values alone: finite differences along coordinates, and antithetic pairs along random directions.
+"""Gradients from function values: finite differences along coordinates, antithetic pairs along random directions.
 
-A value that the server withheld is NaN; what it would have told counts as nothing.
+A value that the server withheld is NaN; the slopes that it enters are set to 0.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def antithetic(ahead: Floats, behind: Floats, directions: Floats, width: float) 
 
 
 def unit(gradient: Floats) -> Floats:
-    """Return a gradient's direction; zeros where it has none."""
+    """Return a gradient scaled to length 1; a zero gradient stays zero."""
     length = float(np.linalg.norm(gradient))
     return gradient / length if length else gradient
 

@@ -1,4 +1,4 @@
-"""What the inversion networks share: answers as a network's input, its training, and what it makes of a class."""
+"""Common code of the inversion networks: encoding of answers, training, and the reconstruction of a class."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mifsim.clients.protocol import Image
 Float32s = npt.NDArray[np.float32]
 
 KEPT = 64
-"""Trained networks that a process remembers: whoever has had the same answers has trained the same one."""
+"""Number of trained networks that a process caches: attackers with the same answers train the same network."""
 
 
 def as_input(confidence: npt.ArrayLike, floor: float) -> Float32s:
-    """Return logarithms of confidences, moved and scaled so that 1 is 1, and exp(-floor) or less is 0.
+    """Return log confidences, shifted and scaled so that 1 maps to 1, and exp(-floor) or less to 0.
 
-    Yang et al. clamp the logarithm and add a constant. A confidence that was withheld (NaN) is 0, as are those that
-    their truncation sets to 0.
+    Yang et al. clamp the logarithm and add a constant. A withheld confidence (NaN) maps to 0, as do those that their
+    truncation sets to 0.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def as_input(confidence: npt.ArrayLike, floor: float) -> Float32s:
 
 
 def truncated(confidence: npt.ArrayLike, top: int) -> npt.NDArray[np.float64]:
-    """Return confidences with all but the `top` highest withheld (NaN); of equal ones the lower class is kept.
+    """Return confidences with all but the `top` highest withheld (NaN); ties keep the lower class.
 
     Examples
     --------
@@ -54,22 +54,22 @@ def truncated(confidence: npt.ArrayLike, top: int) -> npt.NDArray[np.float64]:
 
 
 def near_one_hot(target: int, classes: int, certainty: float) -> npt.NDArray[np.float64]:
-    """Return the confidences of a model that is all but sure: `certainty` in the target, the rest shared evenly."""
+    """Return confidences that are nearly one-hot: `certainty` in the target, the rest shared evenly."""
     vector = np.full(classes, (1 - certainty) / max(classes - 1, 1))
     vector[target] = certainty
     return vector
 
 
 class WeightedMean:
-    """The mean of the images asked so far, weighted by what was answered of the target.
+    """The mean of the images queried so far, weighted by the target's confidence (or share of labels).
 
-    A network that minimises the squared error answers with a mean of images, too: those that were answered alike. So
-    this is what an attacker that has not trained yet would get of its answers, to a first approximation.
+    A network that minimises the squared error also outputs a mean of images: of those with similar answers. So this
+    mean approximates what the attacker would reconstruct if it trained on the answers so far.
 
     Parameters
     ----------
     first : Image
-        What it is as long as all weights are 0.
+        The image as long as all weights are 0.
     """
 
     def __init__(self, first: Image) -> None:
@@ -77,7 +77,7 @@ class WeightedMean:
         self._sum, self._weight = np.zeros(first.shape), 0.0
 
     def add(self, image: Image, weight: float) -> None:
-        """Take an image in; a weight that was withheld (NaN) is 0."""
+        """Add an image; a withheld weight (NaN) counts as 0."""
         if weight > 0:
             self._sum = self._sum + weight * image
             self._weight += weight
@@ -93,14 +93,14 @@ def reconstruct(
     floor: float,
     steps: int,
 ) -> Image:
-    """Train an inversion network on the answers to some images, and return what it makes of the wanted answer.
+    """Train an inversion network on the answers to some images, and return its image for the wanted answer.
 
     Parameters
     ----------
     confidences : sequence of n vectors
-        What was answered.
+        The answers.
     images : sequence of n images
-        What was asked, in the same order; their order here decides that of the training.
+        The queried images, in the same order; the training depends on that order.
     wanted : array-like, shape (classes,)
         Confidences.
     top : int
@@ -108,7 +108,7 @@ def reconstruct(
     floor : float
         See `as_input`.
     steps : int
-        Batches of the training.
+        Training steps, each on a batch of images.
     """
     inputs = as_input(np.stack([truncated(vector, top) for vector in confidences]), floor)
     outputs = np.stack(images)

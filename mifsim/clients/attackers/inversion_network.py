@@ -1,4 +1,4 @@
-"""An inversion network: learn what the model says of natural images, backwards.
+"""An inversion network: learn the inverse of the model, from its answers to natural images.
 
 Yang, Zhang, Chang and Liang, "Neural Network Inversion in Adversarial Setting via Background Knowledge Alignment",
 CCS 2019: its black-box attack, with truncated predictions.
@@ -17,39 +17,37 @@ from mifsim.clients.protocol import Answer, Attacker, ClientGenerator, Image, Kn
 
 
 class InversionNetwork(Attacker):
-    """Ask for each auxiliary image once, then train a network from answers to images.
+    """Query each auxiliary image once, then train a network that maps answers to images.
 
     The network (a dense layer, transposed convolutions) takes the truncated, clamped logarithm of an answer and
-    minimises the squared error to the image that was answered so, by Adam. The reconstruction of a class is what it
-    makes of an answer that is all but sure of it. All queries are natural images, none twice: to a filter that looks
-    for images alike the attacker is an honest user.
+    minimises the squared error to the queried image, by Adam. The reconstruction of a class is its output for an
+    answer of almost full confidence in that class. All queries are distinct natural images: a filter that looks for
+    similar images cannot tell the attacker from an honest user.
 
-    While it asks it holds the mean of the images asked, weighted by the confidence in the target: what the network
-    would make of them, to a first approximation, without training one after every answer. In the end, or when it is
-    refused, it trains on the answers it has and returns the network's image. An attacker stopped by its budget cannot
-    train any more: ask for no more images than that.
+    During the queries, the current reconstruction is the mean of the queried images, weighted by the confidence in
+    the target. This approximates the network's output without a training after every answer. At the end, or when
+    refused, the attacker trains on all answers and returns the network's image. An attacker stopped by its budget
+    cannot train: do not set `images` higher than the budget.
     """
 
     needs: ClassVar[Knowledge] = Knowledge.TOP_K
     sends: ClassVar[str] = "natural auxiliary images, none twice"
 
-    images: int = Field(500, ge=1, description="auxiliary images asked, at random; all, if there are no more")
-    steps: int = Field(1000, ge=1, le=100_000, description="batches of 50 images that the training takes")
+    images: int = Field(500, ge=1, description="auxiliary images queried, at random; all, if there are fewer")
+    steps: int = Field(1000, ge=1, le=100_000, description="training steps, each on a batch of 50 images")
     top: int = Field(
-        3, ge=1, description="highest confidences of an answer that the network is given; the others are 0"
+        3, ge=1, description="number of highest confidences of an answer that the network receives; the others are 0"
     )
-    floor: float = Field(10.0, gt=0, le=100, description="logarithms of confidences below -floor are taken for -floor")
-    certainty: float = Field(
-        0.9999, gt=0, lt=1, description="confidence in the class in the answer that is inverted in the end"
-    )
+    floor: float = Field(10.0, gt=0, le=100, description="lower bound -floor on the logarithms of confidences")
+    certainty: float = Field(0.9999, gt=0, lt=1, description="confidence in the target class, in the answer to invert")
 
     @property
     def expected_queries(self) -> float | None:
-        """One an image, if the auxiliary set holds so many."""
+        """One query per image, if the auxiliary set has enough of them."""
         return float(self.images)
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start one attack on the class ``world.target``; returns what the network makes of it."""
+        """Start one attack on the class ``world.target``; returns the network's image of it."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
         order = rng.permutation(len(world.pool))[: self.images]
@@ -68,7 +66,7 @@ class InversionNetwork(Attacker):
 
     def _trained(self, world: World, answers: dict[int, npt.NDArray[Any]]) -> Image:
         assert world.target is not None
-        asked = sorted(answers)  # not in the order of asking: who has asked the same shares one training
+        asked = sorted(answers)  # not in query order: attackers with the same queries share one training
         return reconstruct(
             [answers[index] for index in asked],
             [world.pool.image(index) for index in asked],
@@ -80,7 +78,7 @@ class InversionNetwork(Attacker):
 
 
 def _confidence(answer: Answer, classes: int) -> npt.NDArray[Any]:
-    """Return the answer's confidences; where there is a label alone, it counts as certain."""
+    """Return the answer's confidences; a label alone counts as certain."""
     if answer.confidence is not None:
         return answer.confidence
     alone = np.full(classes, np.nan)

@@ -1,8 +1,8 @@
 """Latent spaces: few coordinates that decode to plausible images, learned from auxiliary images alone.
 
-Searches that would take a pixel at a time move in here instead (landscape: MIRROR, RLB-MI and BREP-MI search the
-latent space of a GAN; a principal-component basis or a small autoencoder needs no GAN). Coordinates are whitened:
-over the auxiliary images they have mean 0 and the covariance I, so that N(0, I) is the prior to draw from.
+Attacks search such a space instead of single pixels. (MIRROR, RLB-MI and BREP-MI search the latent space of a GAN; a
+principal-component basis or a small autoencoder needs no GAN.) Coordinates are whitened: over the auxiliary images
+they have mean 0 and covariance I, so that N(0, I) is the prior to sample from.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Latents = npt.NDArray[np.float64]
 Kind = Literal["pca", "autoencoder"]
 
 MOST_IMAGES = 2000
-"""Of a larger pool so many are used, evenly spaced: what a space is fitted on is held in memory, and hashed."""
+"""Maximum number of images to fit a space on, evenly spaced in a larger pool: they are held in memory and hashed."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class LatentSpace:
     Attributes
     ----------
     size : int
-        Coordinates: as many as were asked for, or as the auxiliary images span, if fewer.
+        Number of coordinates: as requested, or the number that the auxiliary images span, if smaller.
     shape : tuple of int
         Of one image.
     """
@@ -67,7 +67,7 @@ class LatentSpace:
         return np.clip(images, np.float32(0), np.float32(1))
 
     def encode(self, images: Images) -> Latents:
-        """Return the points that stand for some images, shape (n, size)."""
+        """Return the points that represent some images, shape (n, size)."""
         return self._encode(np.asarray(images, np.float32))
 
     def sample(self, rng: np.random.Generator, n: int) -> Latents:
@@ -78,8 +78,8 @@ class LatentSpace:
 def fit_latent(pool: ImagePool, shape: tuple[int, ...], kind: Kind, size: int, seed: int = 0) -> LatentSpace:
     """Return the latent space of a pool, fitted when a process first needs it.
 
-    What comes out depends on the images and the arguments, not on who asked first, and on one machine is the same
-    to the last bit in every process.
+    The result depends on the images and the arguments only, not on earlier calls; on one machine it is the same to the
+    last bit in every process.
 
     Parameters
     ----------
@@ -88,18 +88,18 @@ def fit_latent(pool: ImagePool, shape: tuple[int, ...], kind: Kind, size: int, s
     shape : tuple of int
         Of one image: (H, W) or (H, W, 3).
     kind : {"pca", "autoencoder"}
-        Linear, in milliseconds; or a small convolutional autoencoder, in seconds, whose images are sharper.
+        Linear, fitted in milliseconds; or a small convolutional autoencoder, fitted in seconds, with sharper images.
     size : int
-        Coordinates, at least 1.
+        Number of coordinates, at least 1.
     seed : int
-        Of the autoencoder's weights and batches, beside the images.
+        Seed of the autoencoder's weights and batches, together with the images.
 
     Raises
     ------
     ValueError
-        Where the images do not differ at all.
+        If all images are identical.
     """
-    images = _Held.of(pool, shape)
+    images = _PoolImages.of(pool, shape)
     key = (images.content, kind, size, seed)
     if key not in _fitted:
         _fitted[key] = {"pca": _pca, "autoencoder": _autoencoder}[kind](images.pixels, size, _seed(*key))
@@ -114,16 +114,16 @@ def _seed(*facts: str | int) -> int:
 
 
 @dataclass(frozen=True)
-class _Held:
-    """A pool's images, or some of them, and a digest of what is in them."""
+class _PoolImages:
+    """The images of a pool, at most `MOST_IMAGES`, and a digest of their content."""
 
     pool: weakref.ref[ImagePool]
     pixels: Images
     content: str
 
     @classmethod
-    def of(cls, pool: ImagePool, shape: tuple[int, ...]) -> _Held:
-        """Read a pool; the pool read last is remembered."""
+    def of(cls, pool: ImagePool, shape: tuple[int, ...]) -> _PoolImages:
+        """Read a pool; the last one is cached."""
         global _last
         if _last is None or _last.pool() is not pool or _last.pixels.shape[1:] != shape:
             chosen = np.unique(np.linspace(0, len(pool) - 1, min(len(pool), MOST_IMAGES)).round().astype(int))
@@ -132,12 +132,12 @@ class _Held:
         return _last
 
 
-_last: _Held | None = None
+_last: _PoolImages | None = None
 
 
 def auxiliary_images(pool: ImagePool, shape: tuple[int, ...]) -> Images:
-    """Return a pool's images, of a pool larger than `MOST_IMAGES` so many; not to be written to."""
-    return _Held.of(pool, shape).pixels
+    """Return a pool's images, at most `MOST_IMAGES` of them; do not write to the array."""
+    return _PoolImages.of(pool, shape).pixels
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Whitening:
     ----------
     mean : ndarray, shape (p,)
     axes : ndarray, shape (size, p)
-        Orthonormal rows, of falling variance; the largest entry of each is positive.
+        Orthonormal rows, in order of decreasing variance; the entry of largest magnitude in each row is positive.
     deviations : ndarray, shape (size,)
         Standard deviations along the axes (n − 1 in the denominator).
     """
@@ -159,11 +159,11 @@ class Whitening:
 
     @classmethod
     def fit(cls, rows: npt.ArrayLike, most: int) -> Whitening:
-        """Fit to rows (n, p): the `most` principal axes, without those along which nothing varies."""
+        """Fit to rows (n, p): at most `most` principal axes, without those of zero variance."""
         given = np.asarray(rows, np.float64)
         mean = given.mean(axis=0)
         centred = given - mean
-        # The smaller of the two matrices of products has the same eigenvalues, other than 0, as the larger.
+        # The smaller of the two Gram matrices has the same nonzero eigenvalues as the larger.
         wide = centred.shape[0] < centred.shape[1]
         with one_thread():
             squares, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
@@ -184,7 +184,7 @@ class Whitening:
             return np.asarray((np.asarray(rows, np.float64) - self.mean) @ self.axes.T / self.deviations)
 
     def back(self, z: Latents) -> npt.NDArray[np.float64]:
-        """Return the rows (n, p) that whitened rows stand for."""
+        """Invert `forth`: return the rows (n, p) of whitened rows."""
         with one_thread():
             return np.asarray(self.mean + (z * self.deviations) @ self.axes)
 
@@ -212,9 +212,9 @@ def _autoencoder(images: Images, size: int, seed: int) -> LatentSpace:
 
 
 def one_thread() -> AbstractContextManager[object]:
-    """Keep numpy's linear algebra to one thread: its last bits depend on how many there are.
+    """Limit numpy's linear algebra to one thread, as the last bits of its results depend on the number of threads.
 
-    Ray gives its actors another number than a process has by itself.
+    That number differs between Ray actors and other processes.
     """
     limited: AbstractContextManager[object] = _controller().limit(limits=1, user_api="blas")
     return limited

@@ -28,18 +28,18 @@ class MIFace(Attacker):
             stop if the cost has not improved for β steps, or c(x_i) ≤ γ
         return the x_i of least cost
 
-    One query a step: the answer to x_i brings its cost, and the gradient that the attacker works out from
-    the weights it holds (it costs no query of its own). α steps send α + 1 images, x_0 among them. The
-    gradient is that of the confidence itself, not of its logarithm: where the model is sure that a black
-    image is another class it vanishes, and the attack stands still until noise moves it.
+    One query per step: the answer to x_i gives its cost, and the gradient, which the attacker computes from the
+    model's weights without another query. α steps send α + 1 images, including x_0. The gradient is that of the
+    confidence itself, not of its logarithm. It vanishes where the model is sure that a black image is of another
+    class; the attack then stalls until noise moves it.
 
-    Where the model is nearly sure it vanishes too: a step λ · ∇c from there moves nothing, and what is found convinces
-    no other classifier. With ``steps = "unit"`` a step has the length λ whatever the gradient's, and with
-    ``start = "mean"`` it starts from the mean of the attacker's auxiliary images: together these make it work on
-    digits (`mifsim attacks --measure`). The defaults are the paper's.
+    The gradient also vanishes where the model is nearly sure of the target: a step λ · ∇c from there moves nothing, and
+    the result convinces no other classifier. With ``steps = "unit"`` a step has length λ whatever the length of the
+    gradient, and with ``start = "mean"`` the attack starts from the mean of its auxiliary images: together these make
+    it work on digits (`mifsim attacks --measure`). The defaults are the paper's.
 
-    Algorithm 1 stops where c(x_i) is no less than the *largest* of the last β costs, which ends nearly any
-    descent with noise on it at the same place; the paper's words, "fails to improve", are followed instead.
+    Algorithm 1 stops when c(x_i) is no less than the *largest* of the last β costs, which ends nearly any noisy descent
+    at the same place. This implementation follows the paper's words, "fails to improve", instead.
     """
 
     needs: ClassVar[Knowledge] = Knowledge.CONFIDENCE
@@ -55,15 +55,15 @@ class MIFace(Attacker):
     step: float = Field(
         0.1, gt=0, allow_inf_nan=False, description="length of a step along the gradient: the paper's λ"
     )
-    alpha: int = Field(5000, ge=1, description="most steps: the paper's α")
+    alpha: int = Field(5000, ge=1, description="maximum number of steps: the paper's α")
     beta: int = Field(
-        100, ge=0, description="steps without an improvement after which it gives up: the paper's β; 0: never"
+        100, ge=0, description="steps without an improvement after which it stops: the paper's β; 0: never"
     )
     gamma: float = Field(
-        0.01, ge=0, lt=1, description="cost (1 − confidence) at which it is content: the paper's γ; 0: never"
+        0.01, ge=0, lt=1, description="cost (1 − confidence) at which it stops: the paper's γ; 0: never"
     )
     process: Literal["identity", "denoise-sharpen"] = Field(
-        "identity", description="what is done to the image after each step: the paper's Process"
+        "identity", description="processing of the image after each step: the paper's Process"
     )
     noise: float = Field(
         0.0,
@@ -73,7 +73,7 @@ class MIFace(Attacker):
     )
     noise_on: Literal["iterate", "copy"] = Field(
         "iterate",
-        description="whether the next step starts from the image with its noise, or from the one without",
+        description="whether the next step starts from the image with its noise (iterate) or without it (copy)",
     )
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
@@ -94,7 +94,7 @@ class MIFace(Attacker):
                 best, least, steps_since = x, cost, 0
             else:
                 steps_since += 1
-            # 0 switches a rule off: in float32 a sure model's cost *is* 0.
+            # 0 disables a rule: in float32 the cost at a sure model *is* 0.
             if (self.gamma and cost <= self.gamma) or (self.beta and steps_since >= self.beta):
                 break
             x = self._processed(x + np.float32(self.step) * self._direction(reply))  # −∇c = ∇f
@@ -123,22 +123,22 @@ class MIFace(Attacker):
 
 
 def _cost(answer: Answer, target: int) -> float:
-    """1 − f_target(x); a confidence that the server withholds counts as 0."""
+    """Return 1 − f_target(x); a withheld confidence counts as 0."""
     confidence = math.nan if answer.confidence is None else float(answer.confidence[target])
     return 1.0 if math.isnan(confidence) else 1.0 - confidence
 
 
 def _gradient(answer: Answer) -> Image:
     if answer.gradient is None:
-        raise ValueError("MI-Face is white-box: the answer must bring the gradient that the query asked for")
+        raise ValueError("MI-Face is white-box: the answer must contain the gradient that the query requested")
     return answer.gradient
 
 
 def _denoise_sharpen(x: Image) -> Image:
-    """Blur, then add back what a second blur takes away (unsharp masking).
+    """Blur, then add back what a second blur removes (unsharp masking).
 
-    With the same Gaussian and amount 1, frequencies of gain G come out with 1 − (1 − G)²: none above 1. A
-    stronger sharpening, repeated at every step, would blow the image up.
+    Where the Gaussian has gain G, the result has gain 1 − (1 − G)², which is never above 1. A stronger sharpening,
+    repeated at every step, would amplify without bound.
     """
     import cv2
 

@@ -27,7 +27,7 @@ from mifsim.clients.attackers.spaces import (
 from mifsim.clients.protocol import Answer, Attacker, ClientGenerator, Image, Knowledge, Query, Refusal, World
 
 _AT_A_TIME = 64
-"""Differences whose images are made together."""
+"""Number of differences whose images are computed together."""
 
 
 class MIFaceNumeric(Attacker):
@@ -42,10 +42,10 @@ class MIFaceNumeric(Attacker):
             z_{i+1} = z_i − λ · g / |g|
         return the z_i of least cost
 
-    Two things differ from `MIFace`, both because a step is dear. It is of one length whatever the gradient's, which
-    vanishes as f nears 1. And γ is smaller: at the paper's 0.01 the victim is convinced and no second classifier.
-    Costs so small can be told apart because 1 − f is added up from the other classes (`scores.shares`). There is no
-    AuxTerm: one that is felt beside a cost below 0.01 holds the image back.
+    Two things differ from `MIFace`, both because a step is expensive. A step has a fixed length, as the gradient
+    vanishes when f approaches 1. And γ is smaller: at the paper's 0.01 the image convinces the victim, but no second
+    classifier. Such small costs can be resolved because 1 − f is summed over the other classes (`scores.shares`). The
+    paper's AuxTerm is omitted: if large enough to matter beside a cost below 0.01, it would hold the image back.
     """
 
     needs: ClassVar[Knowledge] = Knowledge.CONFIDENCE
@@ -64,9 +64,9 @@ class MIFaceNumeric(Attacker):
         description="λ: length of a step, in the same unit; auto: 1, and 3 over single pixels, whose deviations are a "
         "third of those of broad patterns",
     )
-    alpha: int = Field(5000, ge=1, description="most steps: the paper's α")
-    beta: int = Field(100, ge=0, description="steps without an improvement after which it gives up; 0: never")
-    gamma: float = Field(1e-8, ge=0, lt=1, description="cost (1 − confidence) at which it is content; 0: never")
+    alpha: int = Field(5000, ge=1, description="maximum number of steps: the paper's α")
+    beta: int = Field(100, ge=0, description="steps without an improvement after which it stops; 0: never")
+    gamma: float = Field(1e-8, ge=0, lt=1, description="cost (1 − confidence) at which it stops; 0: never")
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one attack on the class ``world.target``; returns the image of the step of least cost."""

@@ -2,7 +2,7 @@
 
 Wierstra et al., "Natural Evolution Strategies", JMLR 15 (2014), with the fixed isotropic search distribution and
 antithetic sampling that Ilyas et al., "Black-box Adversarial Attacks with Limited Queries and Information", ICML 2018,
-Algorithm 1, estimate a classifier's gradient by; here it is followed to an image of a class, not away from one.
+Algorithm 1, use to estimate a classifier's gradient; here the gradient leads towards a class, not away from one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mifsim.clients.attackers.spaces import COORDINATES_HELP, SPACE_HELP, SpaceN
 from mifsim.clients.protocol import Attacker, ClientGenerator, Knowledge, World
 
 PRIOR_HELP = (
-    "weight of the auxiliary images' Gaussian log density beside the score: keeps the image one of their kind; auto: "
-    "0.2, and 0.02 over single pixels, a sum of ten times as many terms"
+    "weight of the auxiliary images' Gaussian log density, which is added to the score and keeps the image similar to "
+    "them; auto: 0.2, and 0.02 over single pixels, where the density has about ten times as many terms"
 )
 
 
@@ -31,12 +31,12 @@ class NES(Attacker):
 
         z_0 = the mean auxiliary image
         for i = 0, 1, …:
-            draw u_1 … u_n; ask at z_i ± σ u_k
+            draw u_1 … u_n; query z_i ± σ u_k
             g = mean of (J(z_i + σ u_k) − J(z_i − σ u_k)) u_k / 2σ
             z_{i+1} = z_i + λ · g / |g|
         return the z_i whose 2 n values have the largest mean: the estimate of J(z_i) itself
 
-    No iterate is sent: what the answers around it say is what there is to know of it.
+    The iterates themselves are not sent; an iterate is judged by the answers around it.
     """
 
     needs: ClassVar[Knowledge] = Knowledge.CONFIDENCE
@@ -44,16 +44,19 @@ class NES(Attacker):
 
     space: SpaceName = Field("dct", description=SPACE_HELP)
     coordinates: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description=COORDINATES_HELP)
-    pairs: int = Field(10, ge=1, description="n: pairs a step, two queries each")
+    pairs: int = Field(10, ge=1, description="n: pairs per step, two queries each")
     sigma: float = Field(
-        0.1, gt=0, le=10, description="σ: how far a pair lies from the iterate, in standard deviations a coordinate"
+        0.1,
+        gt=0,
+        le=10,
+        description="σ: scale of a pair's distance from the iterate, in standard deviations per coordinate",
     )
     step: float = Field(0.5, gt=0, le=100, description="λ: length of a step, in standard deviations")
     score: Score = Field("log-odds", description=SCORE_HELP)
     prior: Literal["auto"] | Annotated[float, Field(ge=0, le=1000)] = Field("auto", description=PRIOR_HELP)
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start one attack on the class ``world.target``; goes on until it is stopped."""
+        """Start one attack on the class ``world.target``; continues until it is stopped."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
         space = search_space(self.space, world.pool, world.shape, self.coordinates)

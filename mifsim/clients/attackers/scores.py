@@ -1,4 +1,4 @@
-"""What an attacker makes of answers: the cost of MI-Face, two scores to climb by, and asking for several at once."""
+"""Scores of answers: the cost of MI-Face, two scores to maximise, and the answers to a batch of images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mifsim.clients.protocol import Answer, Image, Query, Refusal
 
 Score = Literal["log-odds", "log-confidence"]
 SCORE_HELP = (
-    "what is climbed: log f − log(1 − f), or log f, which is flat where the model is sure and leaves it to the prior"
+    "score to maximise: log f − log(1 − f), or log f, which is flat where the model is sure, so that the prior decides"
 )
 
 LEAST = float(np.finfo(np.float32).tiny)
@@ -20,10 +20,10 @@ LEAST = float(np.finfo(np.float32).tiny)
 
 
 def shares(answer: Answer, target: int) -> tuple[float, float]:
-    """Return the target's confidence f and that of all other classes together; NaN twice where f is withheld.
+    """Return the target's confidence f and the sum of all others; both are NaN if f is withheld.
 
-    Where every class is shown, the others are added up: in float32, 1 − f is 0 or noise once the model is sure,
-    while the sum still falls to 1e-38. This is what keeps an attack going.
+    If every class is shown, the other confidences are summed: in float32, 1 − f is 0 or noise once the model is sure,
+    while the sum still decreases to 1e-38. This lets an attack make progress.
     """
     if answer.confidence is None or math.isnan(answer.confidence[target]):
         return math.nan, math.nan
@@ -48,7 +48,7 @@ def score(answer: Answer, target: int, kind: Score) -> float:
 
 
 def ask(images: Iterable[Image], guess: Image) -> Generator[Query, Answer | Refusal, list[Answer] | None]:
-    """Ask about images one after the other; return the answers, or None as soon as one is refused."""
+    """Query images one after the other; return the answers, or None as soon as one is refused."""
     answers = []
     for image in images:
         reply = yield Query(image, guess=guess)

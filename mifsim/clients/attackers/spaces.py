@@ -1,7 +1,7 @@
-"""Search spaces: what the coordinates of an attacker's steps are, from single pixels to a learned latent space.
+"""Search spaces: the coordinates of an attack's steps, from single pixels to a learned latent space.
 
-All start at the middle of the auxiliary images and measure their coordinates in standard deviations of those images,
-so that one length of step, one width of probing and one weight of the prior serve them all.
+All spaces start at the centre of the auxiliary images and measure coordinates in standard deviations of those images,
+so that step lengths, widths of finite differences and weights of the prior are comparable between spaces.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ Floats = npt.NDArray[np.float64]
 Images = npt.NDArray[np.float32]
 
 SpaceName = Literal["dct", "block", "pixel", "pca", "autoencoder"]
-SPACE_HELP = "what a step's coordinates are: dct and block patterns, single pixels, or latents of auxiliary images"
-COORDINATES_HELP = "how many at most; auto: 64 a channel (dct, block), 20 (pca, autoencoder); all pixels in any case"
+SPACE_HELP = "coordinates of a step: dct and block patterns, single pixels, or latents of auxiliary images"
+COORDINATES_HELP = (
+    "maximum number of coordinates; auto: 64 per channel (dct, block), 20 (pca, autoencoder); pixel: always all"
+)
 
 
 def settled(given: float | Literal["auto"], space: SpaceName, usual: float, pixel: float) -> float:
-    """Return a setting: what was given, else what works in `space`.
+    """Return the given value, or for ``"auto"`` the default of `space`: `pixel` or `usual`.
 
-    Over single pixels a move, and a sum over the coordinates, are of another size than over few broad patterns.
+    Over single pixels, a move and a sum over the coordinates have another scale than over few broad patterns.
     """
     if given != "auto":
         return given
@@ -35,24 +37,24 @@ def settled(given: float | Literal["auto"], space: SpaceName, usual: float, pixe
 
 
 class SearchSpace(Protocol):
-    """Points that stand for images, and moves along coordinates."""
+    """Points that represent images, and moves along coordinates."""
 
     @property
     def size(self) -> int:
-        """Coordinates of a move."""
+        """Number of coordinates of a move."""
 
     @property
     def start(self) -> Floats:
-        """Where a search begins, shape (d,): the point of the most probable image."""
+        """The starting point of a search, shape (d,): that of the most probable image."""
 
     def moved(self, point: Floats, by: Floats) -> Floats:
-        """Return the points (n, d) that moves `by` (n, size), in standard deviations, lead to from one point (d,)."""
+        """Return the points (n, d) at moves `by` (n, size), in standard deviations, from one point (d,)."""
 
     def images(self, points: Floats) -> Images:
-        """Return the images (n, H, W) or (n, H, W, 3) that points (n, d) stand for."""
+        """Return the images (n, H, W) or (n, H, W, 3) that points (n, d) represent."""
 
     def log_prior(self, points: Floats) -> Floats:
-        """Return, shape (n,), −|z|²/2 of each point (n, d): the log density of N(0, I), but for a constant."""
+        """Return −|z|²/2 of each point (n, d), shape (n,): the log density of N(0, I), up to a constant."""
 
 
 def search_space(
@@ -85,13 +87,13 @@ def image_of(space: SearchSpace, point: Floats) -> Image:
 
 @dataclass(frozen=True)
 class LatentSearch:
-    """A latent space; a point is its latents, which no move clips."""
+    """A search in a latent space; a point is its latents, which are not clipped."""
 
     latent: LatentSpace
 
     @property
     def size(self) -> int:
-        """Latents."""
+        """Number of latents."""
         return self.latent.size
 
     @property
@@ -114,13 +116,13 @@ class LatentSearch:
 
 @dataclass(frozen=True)
 class PixelSearch:
-    """Images themselves, moved along the rows of an orthonormal basis and clipped to [0, 1]; a point is its pixels.
+    """A search over pixels, along the rows of an orthonormal basis, clipped to [0, 1]; a point is its pixels.
 
     Attributes
     ----------
     shape : tuple of int
     mean : ndarray, shape (pixels,)
-        Of the auxiliary images: where a search starts.
+        Mean of the auxiliary images: the start of a search.
     deviation : float
         Root mean square of the auxiliary images' standard deviations along the rows: the unit of a move.
     rows : ndarray, shape (size, pixels), or None
@@ -140,12 +142,12 @@ class PixelSearch:
         along = pixels - mean if rows is None else (pixels - mean) @ rows.T
         deviation = float(np.sqrt((along**2).mean()))
         if not deviation:
-            raise ValueError(f"{len(images)} auxiliary images, all alike: they give no unit to move by")
+            raise ValueError(f"{len(images)} auxiliary images, all alike: they have no standard deviation to move by")
         return cls(images.shape[1:], mean, deviation, rows)
 
     @property
     def size(self) -> int:
-        """Rows of the basis."""
+        """Number of rows of the basis."""
         return len(self.mean) if self.rows is None else len(self.rows)
 
     @property

@@ -31,7 +31,7 @@ class SPSA(Attacker):
 
         z_0 = the mean auxiliary image
         for k = 0, 1, …:
-            draw signs δ; ask at z_k ± c_k δ            c_k = σ / (k + 1)^0.101
+            draw signs δ; query z_k ± c_k δ             c_k = σ / (k + 1)^0.101
             g = (J(z_k + c_k δ) − J(z_k − c_k δ)) / 2c_k · δ
             z_{k+1} = z_k + a_k · g                     a_k = a / (1 + k / A)^0.602
         return the z_k of the largest (J(z_k + c_k δ) + J(z_k − c_k δ)) / 2, which is J(z_k) up to c_k²
@@ -43,18 +43,21 @@ class SPSA(Attacker):
     space: SpaceName = Field("dct", description=SPACE_HELP)
     coordinates: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description=COORDINATES_HELP)
     sigma: float = Field(
-        0.1, gt=0, le=10, description="σ: how far the first pair lies from the start, in standard deviations"
+        0.1,
+        gt=0,
+        le=10,
+        description="σ: distance of the first pair from the start along each coordinate, in standard deviations",
     )
     gain: Literal["auto"] | Annotated[float, Field(gt=0, le=100)] = Field(
         "auto",
-        description="a: what the first estimate of the gradient is multiplied by; auto: 0.02, over single pixels 0.1",
+        description="a: factor of the first gradient estimate; auto: 0.02, over single pixels 0.1",
     )
     stability: float = Field(50, gt=0, description="A: steps after which the gain begins to fall")
     score: Score = Field("log-odds", description=SCORE_HELP)
     prior: Literal["auto"] | Annotated[float, Field(ge=0, le=1000)] = Field("auto", description=PRIOR_HELP)
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start one attack on the class ``world.target``; goes on until it is stopped."""
+        """Start one attack on the class ``world.target``; continues until it is stopped."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
         space = search_space(self.space, world.pool, world.shape, self.coordinates)

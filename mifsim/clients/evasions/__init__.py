@@ -1,1 +1,1 @@
-"""Ways to look less like an attack, one a file (or a few of a kind); the registry is `mifsim.clients.EVASIONS`."""
+"""Evasions, one per file (or a few related ones); the registry is `mifsim.clients.EVASIONS`."""

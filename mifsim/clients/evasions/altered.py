@@ -1,4 +1,4 @@
-"""Evasions that alter each submitted copy: the attack goes on from its own image and takes the answer as its own."""
+"""Evasions that alter each submitted copy, while the attack continues from the unaltered image."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from mifsim.clients.protocol import ClientGenerator, Image, World
 
 
 class Altered(Evasion):
-    """Every query's image is altered afresh; the attacker's guess is not.
+    """Alter the image of each query anew, but not the attacker's guess.
 
-    The answer, and a white-box attacker's gradient with it, are those of the altered image.
+    The answer, and a white-box attacker's gradient, are those of the altered image; the attack uses them as if they
+    were those of the unaltered one.
     """
 
     @abstractmethod
@@ -23,13 +24,13 @@ class Altered(Evasion):
         """Return an altered copy, float32 of the same shape; values outside [0, 1] are clipped afterwards."""
 
     def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start the bent attack; see `Evasion.run`."""
-        own_rng = rng.spawn(1)[0]
+        """Start the wrapped attack; see `Evasion.run`."""
+        evasion_rng = rng.spawn(1)[0]
         running = attack(world, rng)
         try:
             query = next(running)
             while True:
-                sent = np.clip(self.alter(query.image, own_rng), np.float32(0), np.float32(1))
+                sent = np.clip(self.alter(query.image, evasion_rng), np.float32(0), np.float32(1))
                 query = running.send((yield query._replace(image=sent, guess=query.reconstruction)))
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
@@ -48,7 +49,7 @@ class Noise(Altered):
 
 
 class Brightness(Altered):
-    """All pixels up or down by one amount: against the mean-intensity hash."""
+    """One random shift of all pixel values; it targets the mean-intensity hash."""
 
     main: ClassVar[str | None] = "most"
 
@@ -60,7 +61,7 @@ class Brightness(Altered):
 
 
 class Contrast(Altered):
-    """Differences from the image's mean stretched or shrunk: against SSIM's contrast term, not against the hash."""
+    """A random scaling of the differences from the image's mean; it targets SSIM's contrast term, not the hash."""
 
     main: ClassVar[str | None] = "most"
 
@@ -74,7 +75,7 @@ class Contrast(Altered):
 
 
 class Motion(Altered):
-    """A small shift and rotation, edges repeated: against SSIM's structure term."""
+    """A small shift and rotation, with edges replicated; it targets SSIM's structure term."""
 
     main: ClassVar[str | None] = "pixels"
 

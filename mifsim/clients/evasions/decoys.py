@@ -1,4 +1,4 @@
-"""Natural images between the attack's queries: they fill the buffer, so that what it holds resembles nothing."""
+"""Natural images between the attack's queries, which fill the filter's buffer with dissimilar images."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mifsim.clients.users.stream import shuffled
 
 
 class Decoys(Evasion):
-    """After each query of the attack, some of the attacker's auxiliary images, in random order, none twice in a round.
+    """Send auxiliary images after each query of the attack, in random order, each once before any of them repeats.
 
-    With at least `n_b` between them, no query of the attack ever meets another one in the buffer. The price is
-    the queries: each of the attack's costs ``between + 1``. What is answered to a decoy is dropped.
+    With at least `n_b` decoys, the filter never compares two queries of the attack with each other. In return, each
+    query of the attack costs ``between + 1`` queries. The answers to decoys are ignored.
     """
 
     main: ClassVar[str | None] = "between"
@@ -26,12 +26,12 @@ class Decoys(Evasion):
 
     @property
     def cost(self) -> float:
-        """The attack's query and its decoys."""
+        """One query of the attack and its decoys."""
         return 1.0 + self.between
 
     def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start the bent attack; see `Evasion.run`."""
-        # A decoy that comes back while it is buffered would be taken for what the filter looks for.
+        """Start the wrapped attack; see `Evasion.run`."""
+        # A decoy that repeats while it is in the buffer would itself be detected.
         order = shuffled(np.arange(len(world.pool)), rng.spawn(1)[0])
         running = attack(world, rng)
         try:
@@ -39,7 +39,7 @@ class Decoys(Evasion):
             while True:
                 reply = yield query._replace(guess=query.reconstruction)
                 query = running.send(reply)
-                if isinstance(reply, Refusal):  # the attack goes on all the same: an evasion inside it rotates
+                if isinstance(reply, Refusal):  # the attack goes on: an evasion inside this one may rotate sessions
                     continue
                 for index in islice(order, self.between):
                     if isinstance((yield Query(world.pool.image(index), guess=query.reconstruction)), Refusal):

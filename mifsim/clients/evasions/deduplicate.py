@@ -1,4 +1,4 @@
-"""Asking nothing twice: an attack that stands still sends one image again and again, which gives it away."""
+"""Deduplication of queries: an attack that stalls sends one image repeatedly, which a filter detects."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mifsim.clients.protocol import Answer, ClientGenerator, World
 
 
 class Deduplicate(Evasion):
-    """A query that was answered before is answered by the client itself, from memory, and not sent."""
+    """Answer a repeated query from the client's memory instead of sending it again."""
 
-    memory: int = Field(1000, ge=1, description="answers that are remembered, the oldest forgotten first")
+    memory: int = Field(1000, ge=1, description="number of answers to remember; the oldest is dropped first")
 
     def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start the bent attack; see `Evasion.run`."""
+        """Start the wrapped attack; see `Evasion.run`."""
         running = attack(world, rng)
         known: OrderedDict[tuple[bytes, int | None], Answer] = OrderedDict()
         try:

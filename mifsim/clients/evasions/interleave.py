@@ -1,4 +1,4 @@
-"""Several targets in one session: consecutive queries belong to different attacks, and do not resemble each other."""
+"""Several targets in one session: consecutive queries belong to different attacks and are dissimilar."""
 
 from __future__ import annotations
 
@@ -14,31 +14,34 @@ from mifsim.clients.protocol import ClientGenerator, Query, Refusal, World
 
 
 class Interleave(Evasion):
-    """Attacks on several classes take turns; what is recorded and returned is the one on ``world.target``.
+    """Attack several classes in turn; only the reconstruction of ``world.target`` is recorded and returned.
 
-    With at least `n_b` targets no query meets one of its own attack in the buffer. It is not dearer than the attacks
-    one after the other: the attacker wants the other classes too.
+    With more than `n_b` targets, the filter never compares two queries of the same attack. This is not more expensive
+    than one attack after the other, as the attacker wants the other classes too.
     """
 
     main: ClassVar[str | None] = "targets"
 
     targets: int = Field(
-        5, ge=2, le=1000, description="attacks at a time, on the target and the classes after it (again from the first)"
+        5,
+        ge=2,
+        le=1000,
+        description="attacks that take turns, on the target and the classes after it (wrapping to the first)",
     )
 
     @property
     def cost(self) -> float:
-        """One query for each of the attacks."""
+        """One query for each attack."""
         return float(self.targets)
 
     def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start the bent attack; see `Evasion.run`."""
+        """Start the wrapped attack; see `Evasion.run`."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
         generators = [rng, *rng.spawn(self.targets - 1)]
         worlds = [replace(world, target=(world.target + k) % world.classes) for k in range(self.targets)]
         first, *others = [attack(other, generator) for other, generator in zip(worlds, generators, strict=True)]
-        # What each will send next; an attack that is through has no entry.
+        # The next query of each attack; an attack that has ended has no entry.
         pending: dict[ClientGenerator, Query] = {}
         for other in others:
             with suppress(StopIteration):
@@ -53,7 +56,7 @@ class Interleave(Evasion):
                     with suppress(StopIteration):
                         pending[other] = other.send(reply)
                     if isinstance(reply, Refusal) and other not in pending:
-                        # The session is over, and this attack does not open another: perhaps the first does.
+                        # The session has ended and this attack opens no other one; the first attack may.
                         query = first.send(reply)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Finding out what the filter lets pass, at the price of a few sessions, and staying just beyond it."""
+"""Probing: find the least noise that passes the filter, at the cost of a few sessions, and attack with it."""
 
 from __future__ import annotations
 
@@ -13,45 +13,46 @@ from mifsim.clients.evasion import Evasion, Start
 from mifsim.clients.protocol import Answer, ClientGenerator, Image, Query, Refusal, World
 
 _RAISE = 1.5
-"""By how much the noise grows when the attack is refused all the same."""
+"""Factor by which the noise grows when the attack is still refused."""
 
 
 class Probe(Evasion):
-    """Search for the least noise that is not refused, then attack with that much on every submitted copy.
+    """Search for the least noise that is not refused, then add that much noise to every submitted copy.
 
-    Each probing session sends one auxiliary image again and again with noise on it: refused before `patience` queries,
-    the next session tries more noise; not refused, less. After the last one the attack begins, in a session of its
-    own; where it is refused it goes on in another, with more noise.
+    The search is a bisection on the logarithm of the standard deviation. Each probing session sends one auxiliary
+    image `patience` times, with fresh noise. If a query is refused, the next session tries more noise, otherwise less.
+    After the last one the attack begins, in a new session; after a refusal it continues in another one, with more
+    noise.
     """
 
     main: ClassVar[str | None] = "sessions"
     closed_loop: ClassVar[bool] = True
 
     sessions: int = Field(6, ge=1, le=100, description="probing sessions")
-    patience: int = Field(30, ge=2, description="queries of a probing session that must pass")
-    least: float = Field(0.002, gt=0, le=1, description="standard deviation from which the search starts")
-    most: float = Field(0.3, gt=0, le=1, description="and up to which it goes")
+    patience: int = Field(30, ge=2, description="queries that must pass in a probing session")
+    least: float = Field(0.002, gt=0, le=1, description="lowest standard deviation of the search")
+    most: float = Field(0.3, gt=0, le=1, description="highest standard deviation of the search")
 
     @property
     def entry(self) -> int:
-        """All of the probing sessions, none refused."""
+        """All queries of the probing sessions, if none is refused."""
         return self.sessions * self.patience
 
     def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start the bent attack; see `Evasion.run`."""
-        own_rng = rng.spawn(1)[0]
+        """Start the wrapped attack; see `Evasion.run`."""
+        evasion_rng = rng.spawn(1)[0]
         running = attack(world, rng)
         try:
             query = next(running)
-            image = world.pool.image(int(own_rng.integers(len(world.pool))))
+            image = world.pool.image(int(evasion_rng.integers(len(world.pool))))
             low, high = math.log(min(self.least, self.most)), math.log(max(self.least, self.most))
             for _ in range(self.sessions):
                 middle = (low + high) / 2
-                refused = yield from self._refused(image, math.exp(middle), query.reconstruction, own_rng)
+                refused = yield from self._refused(image, math.exp(middle), query.reconstruction, evasion_rng)
                 low, high = (middle, high) if refused else (low, middle)
             sd, leaves = math.exp(high), True
             while True:
-                sent = _noisy(query.image, sd, own_rng)
+                sent = _noisy(query.image, sd, evasion_rng)
                 reply = yield query._replace(
                     image=sent, guess=query.reconstruction, new_session=query.new_session or leaves
                 )
@@ -66,7 +67,7 @@ class Probe(Evasion):
     def _refused(
         self, image: Image, sd: float, guess: Image, rng: np.random.Generator
     ) -> Generator[Query, Answer | Refusal, bool]:
-        """Spend one session; return whether it was ended."""
+        """Run one probing session; return whether a query was refused."""
         for number in range(self.patience):
             reply = yield Query(_noisy(image, sd, rng), guess=guess, new_session=number == 0)
             if isinstance(reply, Refusal):

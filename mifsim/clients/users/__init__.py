@@ -1,1 +1,1 @@
-"""Honest workloads, one a file: a false-positive rate means nothing without saying whose."""
+"""Honest workloads, one per file: a false-positive rate is meaningful only for a stated workload."""

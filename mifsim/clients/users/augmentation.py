@@ -1,4 +1,4 @@
-"""A program that asks about several versions of each image, and makes up its mind from all answers."""
+"""Client-side augmentation: a program that sends several versions of each image and combines the answers."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ from mifsim.clients.users.stream import ImageStream, shuffled
 
 
 class Augmentation(ImageStream):
-    """Sends an image, then its mirror image, crops of it, and coarser and coarser copies; then the next image.
+    """Sends an image, its mirror image, crops, JPEG copies and shrunken copies of it; then the next image.
 
-    Test-time augmentation averages the answers over crops and mirror images (Krizhevsky et al. 2012 use ten a
-    picture); a test of robustness goes down ladders of JPEG qualities and sizes. Every version is made of the
+    Test-time augmentation averages the answers over crops and mirror images (Krizhevsky et al. 2012 use ten per
+    image); a robustness test sends copies of decreasing JPEG quality and size. Every version is made from the
     original, in the order of the fields; a session may end before an image's last version.
     """
 
     flip: bool = Field(True, description="send the mirror image (left to right)")
-    crops: int = Field(4, ge=0, le=1000, description="crops an image, each placed by chance and enlarged to full size")
+    crops: int = Field(
+        4, ge=0, le=1000, description="crops per image, each at a random place and enlarged to full size"
+    )
     crop: Share = Field(
         Span.model_validate({"min": 0.75, "max": 0.95}),
         description="side of a crop, as a share of the image's: a number, or {min, max}",
     )
     qualities: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
-        (90, 70, 50), description="ladder of JPEG qualities, one copy each"
+        (90, 70, 50), description="JPEG qualities, one copy each"
     )
     scales: tuple[Annotated[float, Field(ge=0.01, le=1)], ...] = Field(
-        (0.75, 0.5), description="ladder of sizes: one copy each, shrunk to this share and enlarged again"
+        (0.75, 0.5), description="sizes, one copy each: shrunk to this share and enlarged again"
     )
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:

@@ -1,4 +1,4 @@
-"""Images inside one and the same frame, as scanners and screenshots make them."""
+"""Images inside a constant frame, such as those of scanners and screenshots."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Style = Literal["frame", "letterbox", "pillarbox"]
 class Borders(ImageStream):
     """Sends distinct images, each shrunk into the same border.
 
-    A border is drawn once a session, for a user has one scanner, phone or player: bars above and below
+    The border is drawn once per session, as a user has one scanner, phone or player: bars above and below
     ("letterbox"), left and right ("pillarbox"), or all around ("frame": a scanner's lid, a program's window). It
-    is of one grey `level`, with blocks of `detail` on it that never change: icons, captions, dust on the glass. The
-    image is resized to what the border leaves free, with the aspect of that.
+    has one grey `level`, plus constant blocks of contrast `detail`: icons, captions, dust on the glass. The image is
+    resized to the area inside the border, and takes its aspect ratio.
     """
 
     style: Style | Literal["any"] = Field(
@@ -36,7 +36,7 @@ class Borders(ImageStream):
         Span.model_validate({"min": 0, "max": 1}),
         description="grey value of the border (pixels: 0 to 1): a number, or {min, max}",
     )
-    detail: float = Field(0.1, ge=0, allow_inf_nan=False, description="contrast of what is drawn on the border (sd)")
+    detail: float = Field(0.1, ge=0, allow_inf_nan=False, description="contrast of the blocks on the border (sd)")
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield the pool's images in random order, each inside the session's border."""

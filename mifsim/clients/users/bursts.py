@@ -14,12 +14,12 @@ from mifsim.clients.users.stream import ImageStream, shuffled
 
 
 class Bursts(ImageStream):
-    """Takes each image of the pool several times, every shot a little different.
+    """Takes each image of the pool several times, with small differences between shots.
 
     A shot is the image moved by a hand that shakes (shift and rotation about the centre, bilinear, the border
     replicated), under a light that varies (x · (1 + gain) + offset) and through a sensor's noise, clipped to
     [0, 1]. Shots of one subject differ from it independently of each other; each of the five amounts is the
-    standard deviation of a normal distribution, and 0 leaves that part out.
+    standard deviation of a normal distribution, and 0 switches it off.
     """
 
     shots: Length = Field(

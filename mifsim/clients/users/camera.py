@@ -1,6 +1,7 @@
-"""What befalls an image on its way to a client's query: a camera's motion, light and noise, and the file it is kept in.
+"""Changes to an image before a client sends it: a camera's motion, light and noise, resizing, and JPEG compression.
 
-All take and return float32 images in [0, 1], (H, W) or (H, W, 3), and leave what they are given as it was.
+Images are float32 in [0, 1], (H, W) or (H, W, 3). `add_noise` and `clipped` work in place; the other functions leave
+their input unchanged.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from mifsim.clients.protocol import Image
 from mifsim.data.image_files import through_jpeg
 
 NOISE_TABLE = 2**20
-"""Normal numbers drawn once a process, which small images take their noise from: most of a shot's cost otherwise."""
+"""Normal numbers drawn once per process, as a source of noise for small images: drawing noise anew is slow."""
 
 
 def moved(image: Image, right: float, down: float, degrees: float = 0.0, zoom: float = 1.0) -> Image:
-    """Shift by pixels, turn and zoom about the centre (bilinear, the border replicated)."""
+    """Shift by pixels, rotate and zoom about the centre (bilinear, the border replicated)."""
     import cv2
 
     height, width = image.shape[:2]
@@ -39,8 +40,8 @@ def exposed(image: Image, gain: float, offset: float, noise: float, rng: np.rand
 def add_noise(shot: Image, sd: float, rng: np.random.Generator) -> None:
     """Add normal noise of mean 0, independent from pixel to pixel, in place.
 
-    An image of less than a sixteenth of `NOISE_TABLE` takes a piece of that table, from a place that `rng` draws;
-    two pieces are as good as independent unless they start at the same place. A larger one is drawn number by number.
+    An image of at most a sixteenth of `NOISE_TABLE` takes a piece of that table, from a place that `rng` draws; two
+    pieces are practically independent unless they start at the same place. For a larger image all numbers are drawn.
     """
     import cv2
 
@@ -58,13 +59,13 @@ def _noise_table() -> npt.NDArray[np.float32]:
 
 
 def as_jpeg(image: Image, quality: int) -> Image:
-    """Return what is left of it in a JPEG file: 8 bits, and JPEG's loss."""
+    """Return the image after JPEG compression: 8 bits per channel, and JPEG's loss."""
     pixels = np.rint(image * np.float32(255)).astype(np.uint8)
     return through_jpeg(pixels, quality).astype(np.float32) / np.float32(255)
 
 
 def resized(image: Image, height: int, width: int) -> Image:
-    """Resize: averaging over areas to shrink, which does not alias, bilinear to enlarge."""
+    """Resize an image; shrinking averages over areas, which does not alias, enlarging is bilinear."""
     import cv2
 
     how = cv2.INTER_AREA if height <= image.shape[0] and width <= image.shape[1] else cv2.INTER_LINEAR
@@ -72,7 +73,7 @@ def resized(image: Image, height: int, width: int) -> Image:
 
 
 def coarsened(image: Image, scale: float) -> Image:
-    """Shrink both sides to so much of themselves, and enlarge to the old size again."""
+    """Shrink both sides by the factor `scale`, then enlarge to the original size."""
     height, width = image.shape[:2]
     small = resized(image, max(1, round(scale * height)), max(1, round(scale * width)))
     return resized(small, height, width)

@@ -1,4 +1,4 @@
-"""The usual honest user of the papers, and the easiest: every image is another one."""
+"""The usual honest user in the literature, and the easiest one for a filter: every image is different."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A camera that is fixed to a wall: one background, one sensor, and whoever comes by."""
+"""A fixed camera: one background, one sensor, changing subjects."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ EDGE = 0.15
 class Kiosk(ImageStream):
     """Takes shots of one subject after the other, in front of the same background and through the same camera.
 
-    The frame shows an evenly painted wall, lit from one side (level and slope drawn once a session, for each
-    colour channel its own level); an image of the pool covers an oval in its middle, with a soft edge. A subject
+    The frame shows an evenly painted wall, lit from one side (level and slope drawn once per session, the
+    level for each colour channel); an image of the pool covers an oval in its middle, with a soft edge. A subject
     stands a little off the centre and nearer or farther away. The light drifts slowly over the session. The
-    sensor adds its fixed pattern, drawn once a session: an offset (DSNU) and a relative sensitivity (PRNU) of each
+    sensor adds its fixed pattern, drawn once per session: an offset (DSNU) and a relative sensitivity (PRNU) of each
     pixel, in the terms of the standard EMVA 1288; and noise, drawn anew in every shot. Shots are clipped to [0, 1].
     """
 
@@ -34,7 +34,7 @@ class Kiosk(ImageStream):
     )
     subject: float = Field(0.8, ge=0.1, le=2, description="height and width of the oval, as a share of the frame's")
     shift_pixels: float = Field(
-        1.0, ge=0, allow_inf_nan=False, description="subject's place along each axis, in pixels (sd)"
+        1.0, ge=0, allow_inf_nan=False, description="subject's offset along each axis, in pixels (sd)"
     )
     zoom: float = Field(0.05, ge=0, le=1, description="relative change of a subject's size (sd; of its logarithm)")
     light: float = Field(0.05, ge=0, allow_inf_nan=False, description="relative drift of the light (sd)")
@@ -54,7 +54,7 @@ class Kiosk(ImageStream):
         wall = _wall(shape, rng) * (1 - mask)
         pattern = np.float32(self.pattern) * rng.standard_normal(shape, np.float32)
         response = 1 + np.float32(self.response) * rng.standard_normal(shape, np.float32)
-        mask, wall = mask * response, wall * response  # light scales both, and the sensitivity with them
+        mask, wall = mask * response, wall * response  # light and sensitivity scale both
         kept = math.exp(-1 / self.memory_shots)
         brighter = rng.standard_normal()
         for index in shuffled(np.arange(len(world.pool)), rng):
@@ -77,7 +77,7 @@ class Kiosk(ImageStream):
 
 
 def _oval(shape: tuple[int, ...], share: float) -> npt.NDArray[np.float32]:
-    """Return how far each pixel shows the subject: 1 inside, 0 outside, linear over the edge; (H, W) or (H, W, 1)."""
+    """Return the subject's weight in each pixel: 1 inside, 0 outside, linear over the edge; (H, W) or (H, W, 1)."""
     rows, columns = (np.abs(np.linspace(-1, 1, side, dtype=np.float32)) for side in shape[:2])
     radius = np.hypot(rows[:, None], columns[None, :]) / np.float32(share)
     mask = np.clip((1 + EDGE / 2 - radius) / EDGE, 0, 1).astype(np.float32)

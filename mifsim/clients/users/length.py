@@ -1,4 +1,4 @@
-"""How many: a fixed number, or one drawn anew each time."""
+"""Counts: a positive whole number, fixed or drawn each time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Uniform(BaseModel):
 
 
 class Geometric(BaseModel):
-    """1, 2, 3, … with the same chance of stopping after each; the mean is `mean`, and a few are very long."""
+    """The geometric distribution on 1, 2, 3, … with mean `mean`; a few draws are very large."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,8 +57,8 @@ class Length(RootModel[Annotated[int, Field(ge=1, strict=True)] | Uniform | Geom
 
     @model_validator(mode="wrap")
     @classmethod
-    def _told_once(cls, value: Any, handler: ModelWrapValidatorHandler[Length]) -> Length:
-        """Say what is accepted in one line: pydantic would report each branch of the union by itself."""
+    def _single_message(cls, value: Any, handler: ModelWrapValidatorHandler[Length]) -> Length:
+        """Say in one line what is accepted; pydantic would report each branch of the union separately."""
         try:
             return handler(value)
         except ValidationError:
@@ -71,7 +71,7 @@ class Length(RootModel[Annotated[int, Field(ge=1, strict=True)] | Uniform | Geom
 
     @property
     def mean(self) -> float:
-        """What `draw` returns on the average."""
+        """Expected value of `draw`."""
         match self.root:
             case Uniform(min=low, max=high):
                 return (low + high) / 2
@@ -81,7 +81,7 @@ class Length(RootModel[Annotated[int, Field(ge=1, strict=True)] | Uniform | Geom
                 return float(fixed)
 
     def draw(self, rng: np.random.Generator) -> int:
-        """Return the number, from `rng` where it is drawn."""
+        """Return the fixed number, or one drawn from `rng`."""
         match self.root:
             case Uniform(min=low, max=high):
                 return int(rng.integers(low, high, endpoint=True))

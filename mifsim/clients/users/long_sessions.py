@@ -1,4 +1,4 @@
-"""A user who stays all day: many hundreds of queries, of one kind and then another."""
+"""A user with long sessions: many hundreds of queries, of several kinds in turn."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mifsim.clients.users.mixture import Ingredient, Mixture
 
 
 class LongSessions(Mixture):
-    """One person at work: a mixture in long sessions, with a task of some dozens of images to a turn.
+    """One person at work: a mixture in long sessions, in which a turn is a task of a few dozen images.
 
-    The filter's count never goes down, so that a rare coincidence is what ends such a session: where each query
-    has the chance p of one, an honest session lives about l_sp / p queries.
+    The filter's count never decreases, so rare coincidences end such a session: if each query adds one to the count
+    with probability p, an honest session lasts about l_sp / p queries.
     """
 
     length: Length = Field(

@@ -18,14 +18,14 @@ from mifsim.errors import UserError
 
 
 def _stream_class(name: str) -> type[ImageStream]:
-    from mifsim.clients import client_class  # here, for the registry is where this module is found
+    from mifsim.clients import client_class  # imported late: the registry refers to this module
 
     try:
         found = client_class(name)
     except UserError as error:
         raise ValueError(str(error)) from None
     if not issubclass(found, ImageStream):
-        raise ValueError(f"{name!r} cannot be part of a mixture (accepted: users that draw on the data set)")
+        raise ValueError(f"{name!r} cannot be part of a mixture (expected a user that sends images of the data set)")
     return found
 
 
@@ -41,7 +41,7 @@ class Ingredient(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     user: str = Field(description="kind of user, as in [[users]]; not a log")
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="how often its turn comes, against the others'")
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="relative frequency of its turns")
 
     @model_validator(mode="before")
     @classmethod
@@ -49,31 +49,31 @@ class Ingredient(BaseModel):
         """Check the user's arguments, and fill in their defaults."""
         if not isinstance(value, Mapping) or not isinstance(value.get("user"), str):
             return value
-        own_keys = {key: value[key] for key in cls.model_fields if key in value}
+        ingredient_keys = {key: value[key] for key in cls.model_fields if key in value}
         found = _stream_class(value["user"])
-        rest = {key: value[key] for key in value if key not in own_keys}
+        rest = {key: value[key] for key in value if key not in ingredient_keys}
         accepted = sorted(set(found.model_fields) - {"length"})
         if unknown := sorted(set(rest) - set(accepted)):
             raise ValueError(f"unknown key {unknown[0]!r} (accepted: user, weight, {', '.join(accepted)})")
         try:
             user = found.model_validate(rest)
         except ValidationError as error:
-            told = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-            raise ValueError(f"{value['user']}: {'; '.join(told)}") from None
-        return {**own_keys, **user.model_dump(mode="json", exclude={"length"}, exclude_none=True)}
+            messages = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+            raise ValueError(f"{value['user']}: {'; '.join(messages)}") from None
+        return {**ingredient_keys, **user.model_dump(mode="json", exclude={"length"}, exclude_none=True)}
 
     @cached_property
     def stream(self) -> ImageStream:
-        """The user itself."""
+        """The user with these arguments."""
         return _stream_class(self.user).model_validate(self.model_extra)
 
 
 class Mixture(ImageStream):
-    """Several users take turns in one session, each going on where it stopped.
+    """Several users take turns in one session; each continues where it stopped.
 
-    So looks a key that several people or programs share. Whose turn it is is drawn anew after every `turn`, in
-    proportion to the weights; in the long run, so are the shares of the images. The users know nothing of each
-    other: two of them may send the same image.
+    This is the traffic of an API key that several people or programs share. The next user is drawn after every turn,
+    in proportion to the weights; in the long run, the shares of the images follow them too. The users are independent:
+    two of them may send the same image.
     """
 
     of: tuple[Ingredient, ...] = Field(
@@ -96,7 +96,7 @@ class Mixture(ImageStream):
         streams = [ingredient.stream.images(world, rng) for ingredient in self.of]
         ends = list(accumulate(ingredient.weight for ingredient in self.of))
         while True:
-            # At the very end of the range rounding could reach ends[-1] itself.
+            # Rounding could give ends[-1] itself, for which bisect returns an index out of range.
             stream = streams[min(bisect(ends, rng.random() * ends[-1]), len(ends) - 1)]
             for _ in range(self.turn.draw(rng)):
                 yield next(stream)

@@ -1,4 +1,4 @@
-"""A user who is interested in one thing only."""
+"""A user who sends images of one class only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mifsim.clients.users.stream import ImageStream, shuffled
 
 
 class OneClass(ImageStream):
-    """Draws one class (each that the pool has equally likely), then sends distinct images of it alone.
+    """Draws one class (all classes in the pool equally likely), then sends distinct images of that class.
 
     Images of one class resemble each other, as an attacker's do. A session longer than the class goes through
     it again in the same order.

@@ -1,4 +1,4 @@
-"""A user whose connection, program or patience fails: the same image again."""
+"""A user who sends the same image again, after a failed connection or an unsatisfactory answer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mifsim.clients.users.stream import ImageStream, shuffled
 
 
 class Retries(ImageStream):
-    """Sends distinct images, but now and then one of its last ones once more, pixel for pixel.
+    """Sends distinct images, and sometimes one of the last ones again, pixel for pixel.
 
     Every query after the first is such a retry with the same probability, so one image may be sent several
-    times running. A retry counts as one of the session's `length` images.
+    times in a row. A retry counts as one of the session's `length` images.
     """
 
     probability: float = Field(0.05, ge=0, lt=1, description="chance that a query is a retry")

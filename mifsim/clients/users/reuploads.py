@@ -1,4 +1,4 @@
-"""A user who sends an earlier image once more, out of another file."""
+"""A user who sends an earlier image again, from another file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mifsim.clients.users.stream import ImageStream, shuffled
 
 
 class ReUploads(ImageStream):
-    """Sends distinct images, but now and then a copy of an earlier one, resized and stored as JPEG on its way.
+    """Sends distinct images, and sometimes a copy of an earlier one, resized and compressed as JPEG.
 
-    Pictures that are saved, forwarded and uploaded again come back so: messengers and content systems shrink them
-    and write a JPEG of their own. The copy is shrunk to `scale`, brought back to its size and put through a JPEG; it
-    is always made of the original. Every query after the first is such a copy with the same probability.
+    This models pictures that are saved, forwarded and uploaded again: messengers and content systems shrink them and
+    compress them as JPEG. The copy is shrunk to `scale`, enlarged to the original size and compressed; it is always
+    made from the original. Every query after the first is such a copy with the same probability.
     """
 
     probability: float = Field(0.2, ge=0, lt=1, description="chance that a query is a re-upload")
@@ -28,11 +28,11 @@ class ReUploads(ImageStream):
     )
     scale: Share = Field(
         Span.model_validate({"min": 0.5, "max": 1}),
-        description="size of the copy on its way, as a share of the original's: a number, or {min, max}",
+        description="size to which the copy is shrunk, as a share of the original's: a number, or {min, max}",
     )
     quality: Quality = Field(
         Span.model_validate({"min": 50, "max": 95}),
-        description="of the copy's JPEG, 1 to 100: a number, or {min, max} (each whole number equally likely)",
+        description="JPEG quality of the copy, 1 to 100: a number, or {min, max} (each whole number equally likely)",
     )
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:

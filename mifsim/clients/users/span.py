@@ -1,4 +1,4 @@
-"""How much: a fixed number, or one drawn anew each time."""
+"""Amounts: a number, fixed or drawn uniformly each time."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Span(RootModel[Finite | Ends]):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _told_once(cls, value: Any, handler: ModelWrapValidatorHandler[Span]) -> Span:
-        """Say what is accepted in one line: pydantic would report each branch of the union by itself."""
+    def _single_message(cls, value: Any, handler: ModelWrapValidatorHandler[Span]) -> Span:
+        """Say in one line what is accepted; pydantic would report each branch of the union separately."""
         try:
             return handler(value)
         except ValidationError:
@@ -65,22 +65,22 @@ class Span(RootModel[Finite | Ends]):
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The least and the greatest that `draw` returns."""
+        """The least and the greatest value of `draw`."""
         return (self.root.min, self.root.max) if isinstance(self.root, Ends) else (self.root, self.root)
 
     def draw(self, rng: np.random.Generator) -> float:
-        """Return the number, from `rng` where it is drawn."""
+        """Return the fixed number, or one drawn from `rng`."""
         low, high = self.ends
         return low if low == high else float(rng.uniform(low, high))
 
     def draw_whole(self, rng: np.random.Generator) -> int:
-        """Return a whole number; where it is drawn, each in the range is equally likely, both ends included."""
+        """Return a whole number; a drawn one is uniform over the range, both ends included."""
         low, high = self.ends
         return round(low) if low == high else int(rng.integers(round(low), round(high), endpoint=True))
 
 
 def within(low: float, high: float) -> AfterValidator:
-    """Return a validator for fields of type `Span`: both its ends lie in [`low`, `high`]."""
+    """Return a validator for fields of type `Span`, which requires both ends to lie in [`low`, `high`]."""
 
     def check(span: Span) -> Span:
         if not low <= span.ends[0] <= span.ends[1] <= high:
@@ -91,7 +91,7 @@ def within(low: float, high: float) -> AfterValidator:
 
 
 Quality = Annotated[Span, within(1, 100)]
-"""Of a JPEG file, as libjpeg counts it."""
+"""Quality of a JPEG file, on libjpeg's scale of 1 to 100."""
 
 Share = Annotated[Span, within(0.01, 1)]
-"""Of a length."""
+"""Share of a length, 0.01 to 1."""

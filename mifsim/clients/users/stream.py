@@ -1,4 +1,4 @@
-"""What all users share that send one image after the other and take the answer as it comes."""
+"""The base class of users whose images do not depend on the answers, and random orders of images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mifsim.clients.users.length import Length
 class ImageStream(User):
     """A user who sends `length` images and leaves, or leaves when refused.
 
-    A subclass says which images, in `images`; whatever the answers are, they do not change them.
+    A subclass chooses the images in `images`; the answers do not influence them.
     """
 
     length: Length = Field(
@@ -46,23 +46,23 @@ class ImageStream(User):
 
 
 _SMALL = 4096
-"""Items: fewer are shuffled at once, which takes less time than drawing a session's images one by one."""
+"""Up to this many items are shuffled at once, which is faster than drawing a session's images one by one."""
 
 
 def shuffled(items: npt.NDArray[np.int64], rng: np.random.Generator) -> Iterator[int]:
     """Yield the items in random order, each once, then the same order again and again.
 
-    The same order, so that an item never comes back before all others have been: a fresh order could send one
-    image twice running, which "distinct images" must not.
+    The order stays the same so that an item repeats only after all others: a fresh order could yield one item twice
+    in a row, so that consecutive images would not be distinct.
 
-    Many items are drawn lazily: a session of 50 images out of 60,000 does not shuffle 60,000.
+    More than `_SMALL` items are drawn lazily: a session of 50 images out of 60,000 does not shuffle 60,000.
     """
     return cycle(rng.permutation(items).tolist() if len(items) <= _SMALL else _each_once(items, rng))
 
 
 def _each_once(items: npt.NDArray[np.int64], rng: np.random.Generator) -> Iterable[int]:
-    moved: dict[int, int] = {}  # Fisher-Yates on positions, keeping only those that moved
-    shares: list[float] = []  # drawn in blocks: a call of the generator costs more than a number
+    moved: dict[int, int] = {}  # Fisher-Yates on positions; only those that moved are stored
+    shares: list[float] = []  # drawn in blocks: a call of the generator costs more than drawing a number
     for front in range(len(items)):
         if not shares:
             shares = rng.random(min(64, len(items) - front)).tolist()

@@ -17,10 +17,11 @@ from mifsim.clients.users.stream import ImageStream, shuffled
 class Video(ImageStream):
     """Sends frame after frame of one subject, which moves slowly under a slowly changing light; then the scene changes.
 
-    Position, turn, size and light each follow a stationary autoregressive path of first order (a sampled
-    Ornstein-Uhlenbeck process) about the subject as it is: so far apart as the standard deviations say in the long
-    run, but little from one frame to the next. The correlation of two frames' positions that are k frames apart is
-    exp(−k / memory_frames). The sensor's noise is new in every frame. A scene shows another image of the pool.
+    Position, rotation, size and light each follow a stationary autoregressive process of first order (a sampled
+    Ornstein-Uhlenbeck process) around the original image: they have the given standard deviations in the long run,
+    but change little from one frame to the next. The correlation of the positions in two frames that are k frames
+    apart is exp(−k / memory_frames). The sensor's noise is new in every frame. Each scene shows another image of the
+    pool.
     """
 
     scene: Length = Field(
@@ -31,7 +32,7 @@ class Video(ImageStream):
         10.0, gt=0, le=1e6, description="frames after which the correlation of motion and light is down to 1/e"
     )
     shift_pixels: float = Field(1.0, ge=0, allow_inf_nan=False, description="motion along each axis, in pixels (sd)")
-    rotation_degrees: float = Field(3.0, ge=0, allow_inf_nan=False, description="turn about the centre (sd)")
+    rotation_degrees: float = Field(3.0, ge=0, allow_inf_nan=False, description="rotation about the centre (sd)")
     zoom: float = Field(0.03, ge=0, le=1, description="relative change of size (sd; of its logarithm)")
     gain: float = Field(0.05, ge=0, allow_inf_nan=False, description="relative change of the light (sd)")
     noise: float = Field(0.01, ge=0, allow_inf_nan=False, description="sensor noise of each pixel (sd; pixels: 0 to 1)")
@@ -39,7 +40,7 @@ class Video(ImageStream):
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield the frames of one scene after the other, their subjects in random order."""
         kept = math.exp(-1 / self.memory_frames)
-        fresh = math.sqrt(1 - kept**2)  # so that the variance stays 1
+        fresh = math.sqrt(1 - kept**2)  # keeps the variance at 1
         for index in shuffled(np.arange(len(world.pool)), rng):
             subject = world.pool.image(index)
             state = rng.standard_normal(5)
