@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from mifsim.defense import Watch, simple_hash
+from mifsim.defense import simple_hash
+from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
 from tuning.paper.plan import configs as table_1
 from tuning.paper.similarity_variants import (
     SIMILARITY_VARIANTS,
@@ -32,10 +33,10 @@ def stream(seed: int, shape: tuple[int, ...], step: float, length: int = 12) -> 
 
 
 def seen(images: list[np.ndarray], n_b: int = 10) -> MultiVariantRecorder:
-    eyes = MultiVariantRecorder(n_b)
+    recorder = MultiVariantRecorder(n_b)
     for image in images:
-        eyes.check(image)
-    return eyes
+        recorder.check(image)
+    return recorder
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (16, 16, 3)])
@@ -61,15 +62,15 @@ def test_a_range_of_255_over_the_whole_image_is_equation_1() -> None:
     assert seen([x, y]).similarity["global", 255][1][0] == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_plain_lens_sees_what_the_filters_own_watch_sees() -> None:
+def test_the_plain_variant_records_what_the_filters_own_recorder_does() -> None:
     images = stream(3, (28, 28), 0.05)
-    eyes, watch = seen(images), Watch(10, ("global",))
+    variants, recorder = seen(images), SsimHashRecorder(10, ("global",))
     for n, image in enumerate(images):
-        watch.check(image)
-        row = eyes.similarity["global", 1][n]
-        assert row[: min(n, 10)].tolist() == watch.last_similarities["global"].tolist()
+        recorder.check(image)
+        row = variants.similarity["global", 1][n]
+        assert row[: min(n, 10)].tolist() == recorder.last_similarities["global"].tolist()
         assert np.isnan(row[min(n, 10) :]).all()
-        assert eyes.hashes[64][n] == simple_hash(image, 64)
+        assert variants.hashes[64][n] == simple_hash(image, 64)
 
 
 @settings(max_examples=25)
