@@ -174,7 +174,7 @@ def test_clients_that_react_cannot_be_replayed(tmp_path: Path) -> None:
 def test_one_recording_holds_as_many_kinds_of_hash_as_a_study_needs(tmp_path: Path) -> None:
     """The search hashes images of 4 pixels, the study's filters those of 8, one of 2; each is replayed exactly."""
     filters = [*tiny_study().to_toml()["filters"], {**STRICT, "name": "two", "hash_size": 2}]
-    study = tiny_study(tuning={"space": {"n_b": {"max": 4}, "hash_size": 4}}, filters=filters)
+    study = tiny_study(tuning={"space": {"n_b": {"max": 4}, "ssim": "uniform", "hash_size": 4}}, filters=filters)
     assert sorted(dict(spec.options)["hash_size"] for spec in recording_specs(study)) == [2, 4, 8]
     traces = load(recorded(study, tmp_path).path, study)
     hashes = [made.columns["hash"] for made in traces.recordings.values()]
