@@ -14,7 +14,8 @@ from mifsim.cache import atomic_write, cache_dir, digest
 from mifsim.data.base import DataSet, Subset
 from mifsim.errors import VictimError
 from mifsim.limits import MAX_ARCHIVE_BYTES, read_plain
-from mifsim.victims.config import VictimConfig
+from mifsim.plugins import source_of_entry
+from mifsim.victims.config import VICTIMS, VictimConfig
 
 if TYPE_CHECKING:
     from mifsim.victims.evaluator import Evaluator
@@ -121,16 +122,18 @@ def _trained(
 ) -> tuple[Path, dict[str, Any], bool]:
     """Return an architecture trained on some subsets: its file, its facts, and whether it was in the cache."""
     programs = [(Path(__file__).parents[1] / file).read_bytes() for file in PROGRAMS]
+    if name != "evaluator" and VICTIMS.origin_of(name) is not None:
+        programs.append(source_of_entry(VICTIMS.load(name)))
     key = digest(name, data.fingerprint, subsets, seed, epochs, _versions(), *programs)
     path = cache_dir() / "models" / f"{name}-{key}.keras"
     if (facts := _read_facts(path)) is not None:
         return path, facts, True
 
-    from mifsim.victims.training import RECIPES, accuracy, train
+    from mifsim.victims.training import accuracy, recipe_of, train
 
     pools = [data.subset(subset) for subset in subsets]
     images = sum(map(len, pools))
-    remark(f"training {name} on {images:,} images of {data.name} ({epochs or RECIPES[name].epochs(images)} epochs)")
+    remark(f"training {name} on {images:,} images of {data.name} ({epochs or recipe_of(name).epochs(images)} epochs)")
     classes = len(data.class_names)
     trained = train(name, pools, data.shape, classes, seed=seed, epochs=epochs, remark=remark)
     measured = accuracy(trained.model, data.subset("users"), data.shape)

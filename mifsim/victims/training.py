@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mifsim.data.base import ImagePool
 from mifsim.networks import FixedBatch, Model, import_tensorflow, input_shape
-from mifsim.victims.architectures import ARCHITECTURES
+from mifsim.victims.architectures import builder_of
 
 Report = Callable[[str], None]
 """Called with a line for whoever watches."""
@@ -53,6 +53,14 @@ RECIPES = {
     "cnn": Recipe(images_seen=40_000, least_epochs=5, batch_size=32, learning_rate=1.2e-3, shift=1),
     "evaluator": Recipe(images_seen=21_000, least_epochs=3, batch_size=64, learning_rate=4e-3, shift=1),
 }
+
+
+def recipe_of(name: str) -> Recipe:
+    """Return how a model is trained: a plug-in's model may bring its recipe."""
+    if name in RECIPES:
+        return RECIPES[name]
+    found: Recipe = getattr(builder_of(name), "recipe", RECIPES["cnn"])
+    return found
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ def train(
     remark : callable
     """
     keras = import_tensorflow().keras
-    recipe, build = RECIPES[name], ARCHITECTURES[name]
+    recipe, build = recipe_of(name), builder_of(name)
     labels = np.concatenate([pool.labels for pool in pools])
     batch = min(recipe.batch_size, len(labels))
     steps = len(labels) // batch
