@@ -14,6 +14,7 @@ from mifsim.cli.run import add_matrix, add_run
 from mifsim.cli.submit import add_submit
 from mifsim.errors import UserError
 from mifsim.plugins import load_plugin
+from mifsim.progress import configure_logging
 
 _EXAMPLES = """\
 examples:
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not hasattr(options, "run"):
         parser.print_help()
         sys.exit(2)
+    configure_logging()
     try:
         for path in getattr(options, "plugins", []):
             load_plugin(path)
@@ -59,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mifsim",
-        description="Simulate and calibrate detectors that stop model-inversion attacks on image classifiers by watching "
-        "queries.",
+        description="Simulate and calibrate detectors that watch queries to stop model-inversion attacks on image "
+        "classifiers.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

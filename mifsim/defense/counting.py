@@ -51,7 +51,7 @@ class CountingDetector(ABC):
         """Return what `step` depends on beside the image; nothing, unless a subclass says so."""
         return {}
 
-    def remember(self, memory: Mapping[str, Any]) -> None:
+    def remember(self, memory: Mapping[str, Any]) -> None:  # noqa: B027  # optional: most have no memory
         """Take back what `memory` returned."""
 
     def check(self, image: object) -> Verdict:
@@ -64,7 +64,7 @@ class CountingDetector(ABC):
         self.blocked = self.count >= self.limit
         return Verdict.UNSAFE if self.blocked else Verdict.SAFE
 
-    def observe(self, answer: ModelAnswer) -> None:
+    def observe(self, answer: ModelAnswer) -> None:  # noqa: B027  # optional: most look at images alone
         """Ignore it, unless a subclass looks at it."""
 
     def state_dict(self) -> dict[str, Any]:
