@@ -8,6 +8,7 @@ study; the run notes their digest.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import linecache
 import sys
 import traceback
@@ -173,6 +174,14 @@ def _place(error: Exception, plugin: Plugin) -> str:
         return f"line {error.lineno}: "
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == plugin.name]
     return f"line {lines[-1]}: " if lines else ""
+
+
+def source_of_entry(entry: Any) -> bytes:
+    """Return the source of the module that defines an entry: what follows from its code is cached under it."""
+    for plugin in _loaded.values():
+        if plugin.module == getattr(entry, "__module__", None):
+            return plugin.source
+    return inspect.getsource(sys.modules[entry.__module__]).encode()
 
 
 def unload_plugins() -> None:
