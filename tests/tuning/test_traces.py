@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mifsim.clients import REGISTRY
 from mifsim.defense import read_config
 from mifsim.errors import RunError, StudyError
+from mifsim.plugins import register
+from mifsim.registry import registry
 from mifsim.run.folder import RunFolder
 from mifsim.run.sessions import run_sessions
 from mifsim.server.backend import Job
@@ -21,7 +23,7 @@ from mifsim.study import Filter
 from mifsim.study.tuning import Splits
 from mifsim.tables.records import TableWriter, read_table
 from tests.logs import digit_log, log_users
-from tests.tuning.studies import Formula, Prober, digits, formula_victim, tiny_study
+from tests.tuning.studies import Formula, Prober, Spoilt, digits, formula_victim, tiny_study
 from tests.tuning.worlds import hashes_of, recording, similarity_of
 from tuning.confirm import compare, predicted
 from tuning.splits import check_splits, split_clients
@@ -52,8 +54,15 @@ def assert_live_is_as_predicted(study, traces, tmp_path) -> dict[str, int | None
     return expected
 
 
-def test_replay_of_a_recording_is_what_the_filters_do_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(REGISTRY, "spoilt", "tests.tuning.studies:Spoilt")
+@pytest.fixture
+def spoilt() -> Iterator[None]:
+    register("users", "spoilt")(Spoilt)
+    yield
+    registry("users").forget(Spoilt.__module__)
+
+
+@pytest.mark.usefixtures("spoilt")
+def test_replay_of_a_recording_is_what_the_filters_do_live(tmp_path: Path) -> None:
     users = [*tiny_study().to_toml()["users"], {"user": "spoilt", "sessions": 3}]
     study = tiny_study(users=users)
     traces = load(recorded(study, tmp_path).path, study)

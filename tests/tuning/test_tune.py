@@ -15,7 +15,7 @@ import pytest
 from scipy.stats import binom
 
 from mifsim.cli import main
-from mifsim.defense import FilterConfig, load_config
+from mifsim.defense import DetectorConfig, FilterConfig, load_config
 from mifsim.defense.kinds import read_cells
 from mifsim.errors import RunError, StudyError
 from mifsim.run.simulate import resume_simulation
@@ -23,8 +23,9 @@ from mifsim.study import Study
 from mifsim.tables.records import SCHEMAS
 from tests.tuning.studies import Formula, digits, formula_victim, serial_search, tiny_study
 from tuning import tune as calibration
-from tuning.confirm import compare
+from tuning.confirm import compare, predicted
 from tuning.params import param_schema
+from tuning.replay import replay
 from tuning.splits import check_reach
 
 SPACE = {"n_b": {"max": 10}, "l_sp": {"min": 2, "max": 8}, "t_ssim": {"max": 0.9}, "t_hash": {"min": 0.003},
@@ -238,16 +239,12 @@ def test_an_interrupted_calibration_is_resumed_to_the_same_outcome(world: World,
 
 
 def test_a_replay_that_lies_is_found_out(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tuning.confirm
-
-    honest = tuning.confirm.replay
-
-    def lying(traces: Any, config: FilterConfig) -> Any:
-        outcome = honest(traces, config)
+    def lying(traces: Any, config: DetectorConfig) -> Any:
+        outcome = replay(traces, config)
         outcome.blocked_at[np.flatnonzero(traces.is_attack)[0]] += 1
         return outcome
 
-    monkeypatch.setattr(tuning.confirm, "replay", lying)
+    monkeypatch.setattr(calibration, "predicted", lambda traces, filters, honest: predicted(traces, filters, lying))
     run = tmp_path / "run"
     with pytest.raises(RunError, match=r"confirmation failed: \d+ of \d+ sessions differ") as error:
         calibration.tune(tiny_study(tuning=LENIENT), run)
