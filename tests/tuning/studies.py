@@ -12,6 +12,8 @@ import numpy as np
 from mifsim.clients.protocol import ClientGenerator, Query, Refusal, User, World
 from mifsim.data import load_data
 from mifsim.defense import InvalidImage
+from mifsim.run.folder import RunFolder
+from mifsim.run.sessions import run_sessions
 from mifsim.server.backend import Job, ModelFile, OnProgress
 from mifsim.server.client_specs import Shard
 from mifsim.server.environment import Environment
@@ -20,6 +22,7 @@ from mifsim.study import Study
 from mifsim.victims import Victim
 from tests.clients.fake_world import SoftmaxLinear
 from tests.small import small_study
+from tuning.confirm import compare, predicted
 from tuning.live import LiveAttackers, LiveReplay, longest_budget
 from tuning.objectives import NO_LIVE
 from tuning.proposals import Proposals
@@ -118,6 +121,16 @@ def formula_here(study: Study, data: Any, victim: Victim | None) -> Any:
         return np.float32([model.confidence(image) for image in images]), np.float32(gradients)
 
     return ask
+
+
+def live_as_predicted(study: Study, traces: TraceSet, folder: Path) -> dict[str, int | None]:
+    """Run a study's filters live, and refuse any session that does not end as replay predicts; return that."""
+    expected = predicted(traces, study.filters)
+    run = RunFolder.create(folder, study)
+    job = Job(study, run.path, run.metadata(study))
+    run_sessions("live", run, job, formula_victim(folder.parent), Formula(), 10)
+    assert compare(run.path, expected) == len(expected)
+    return expected
 
 
 def serial_search(

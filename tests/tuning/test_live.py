@@ -16,8 +16,7 @@ from mifsim.defense import FilterConfig, read_config
 from mifsim.errors import StudyError
 from mifsim.run import simulate as simulation
 from mifsim.study import Study
-from tests.tuning.studies import Formula, Prober, digits, formula_here, formula_victim, serial_search, tiny_study
-from tuning import tune as calibration
+from tests.tuning.studies import Formula, Prober, digits, formula_here, formula_victim, tiny_study
 from tuning.live import LiveAttackers, clients_of, open_loop
 from tuning.objectives import NO_LIVE, evaluate, objectives
 from tuning.replay import replay_swept
@@ -40,17 +39,6 @@ def mixed(rotate: dict[str, Any] | int, **changes: Any) -> Study:
 
 def live_of(study: Study) -> LiveAttackers:
     return LiveAttackers(study, formula_here(study, digits(study), None))
-
-
-@pytest.fixture
-def calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Study], Path]:
-    """Calibrate with a formula for a victim and without Ray."""
-    monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(calibration, "load_inputs", lambda study: (digits(study), formula_victim(tmp_path)))
-    monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula())
-    monkeypatch.setattr(calibration, "model_here", formula_here)
-    monkeypatch.setattr("tuning.search.search", serial_search)
-    return lambda study: calibration.tune(study, tmp_path / "run")
 
 
 def test_a_trial_has_them_do_what_a_simulation_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

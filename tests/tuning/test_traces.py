@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +12,13 @@ from hypothesis import strategies as st
 
 from mifsim.defense import read_config
 from mifsim.errors import RunError, StudyError
-from mifsim.plugins import register
-from mifsim.registry import registry
-from mifsim.run.folder import RunFolder
-from mifsim.run.sessions import run_sessions
-from mifsim.server.backend import Job
 from mifsim.server.client_specs import shards
 from mifsim.study import Filter
 from mifsim.study.tuning import Splits
 from mifsim.tables.records import TableWriter, read_table
 from tests.logs import digit_log, log_users
-from tests.tuning.studies import Formula, Prober, Spoilt, digits, formula_victim, tiny_study
+from tests.tuning.studies import Formula, Prober, digits, formula_victim, live_as_predicted, tiny_study
 from tests.tuning.worlds import hashes_of, recording, similarity_of
-from tuning.confirm import compare, predicted
 from tuning.splits import check_splits, split_clients
 from tuning.tracedata import SPLITS
 from tuning.traces import _leak, load, record, recording_specs
@@ -44,23 +37,6 @@ def recorded(study, tmp_path, backend=None):
     return record(study, digits(study), formula_victim(tmp_path), backend or Formula())
 
 
-def assert_live_is_as_predicted(study, traces, tmp_path) -> dict[str, int | None]:
-    """Run a study's filters live, and compare with what replay predicts of them; return that."""
-    expected = predicted(traces, study.filters)
-    run = RunFolder.create(tmp_path / "live", study)
-    job = Job(study, run.path, run.metadata(study))
-    run_sessions("live", run, job, formula_victim(tmp_path), Formula(), 10)
-    assert compare(run.path, expected) == len(expected)
-    return expected
-
-
-@pytest.fixture
-def spoilt() -> Iterator[None]:
-    register("users", "spoilt")(Spoilt)
-    yield
-    registry("users").forget(Spoilt.__module__)
-
-
 @pytest.mark.usefixtures("spoilt")
 def test_replay_of_a_recording_is_what_the_filters_do_live(tmp_path: Path) -> None:
     users = [*tiny_study().to_toml()["users"], {"user": "spoilt", "sessions": 3}]
@@ -68,7 +44,7 @@ def test_replay_of_a_recording_is_what_the_filters_do_live(tmp_path: Path) -> No
     traces = load(recorded(study, tmp_path).path, study)
     assert (~traces.valid).sum() == 3 * 8
     assert np.isnan(hashes_of(traces)).tolist() == (~traces.valid).tolist()
-    expected = assert_live_is_as_predicted(study, traces, tmp_path)
+    expected = live_as_predicted(study, traces, tmp_path / "live")
     assert len(expected) == 3 * 33
     by_filter = Counter(name.partition("@")[2] for name, query in expected.items() if query is not None)
     assert 0 < by_filter["strict"] < 33  # something is blocked, and not everything
@@ -190,7 +166,7 @@ def test_one_recording_holds_as_many_kinds_of_hash_as_a_study_needs(tmp_path: Pa
     assert len({array.tobytes() for array in hashes}) == 3
 
     four = Filter(name="four", config=read_config({**STRICT, "n_b": 4, "hash_size": 4}))
-    assert_live_is_as_predicted(study.model_copy(update={"filters": [*study.filters, four]}), traces, tmp_path)
+    live_as_predicted(study.model_copy(update={"filters": [*study.filters, four]}), traces, tmp_path / "live")
 
 
 def test_what_views_see_is_recorded_beside_each_other(tmp_path: Path) -> None:
@@ -203,7 +179,7 @@ def test_what_views_see_is_recorded_beside_each_other(tmp_path: Path) -> None:
         "20×20 colours as they are",
     ]
     fourteen = Filter(name="fourteen", config=read_config({**STRICT, "view": {"size": 14}}))
-    assert_live_is_as_predicted(study.model_copy(update={"filters": [*study.filters, fourteen]}), traces, tmp_path)
+    live_as_predicted(study.model_copy(update={"filters": [*study.filters, fourteen]}), traces, tmp_path / "live")
 
 
 def test_splits_hold_whole_clients_of_every_kind(tmp_path: Path) -> None:

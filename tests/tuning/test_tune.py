@@ -137,7 +137,10 @@ def test_a_calibration_leaves_a_certified_confirmed_configuration(whole: Path) -
     # Live: the chosen configuration and the three given ones, on the test split alone.
     sessions = pq.read_table(run / "sessions").to_pandas()
     assert set(sessions["filter"]) == {"calibrated", "third", "strict", "none"}
-    ran = {name: read_cells(*cells) for name, *cells in set(zip(*(sessions[c] for c in ("filter", "kind", "config")), strict=True))}
+    ran = {
+        name: read_cells(*cells)
+        for name, *cells in set(zip(*(sessions[c] for c in ("filter", "kind", "config")), strict=True))
+    }
     given = {item.name: item.config for item in tiny_study().filters}
     assert ran == {"calibrated": chosen, **given}
     assert found["confirmed_sessions"] == len(sessions) == 4 * sum(found["sessions"]["test"].values())
