@@ -53,9 +53,9 @@ SIMULATE: dict[str, Any] = {
 TUNE: dict[str, Any] = {
     "server": _SERVER,
     "tuning": {
-        "trials": 40, "n_b": {"max": 10}, "l_sp": {"min": 2, "max": 8}, "t_ssim": {"max": 0.9},
-        "t_hash": {"min": 0.003}, "grid": {"t_ssim": 6, "t_hash": 6}, "false_positive_limit": 0.6,
-        "false_positive_budget": 0.9, "confidence": 0.8,
+        "trials": 40,
+        "space": {"n_b": {"max": 10}, "l_sp": {"min": 2, "max": 8}, "t_ssim": {"max": 0.9}, "t_hash": {"min": 0.003}},
+        "grid": {"t_ssim": 6, "t_hash": 6}, "false_positive_limit": 0.6, "false_positive_budget": 0.9, "confidence": 0.8,
     },
     "attacks": [{**_ATTACK, "trials": 3}, {**_ROTATING, "trials": 3}],
     "users": [{**_RETRIES, "sessions": 24}],
@@ -167,7 +167,7 @@ def _next_command(calm: Calm, run: Path) -> list[str]:
 
 
 def assert_same_rows(one: Path, other: Path) -> None:
-    """Compare every table of two runs, row for row and bit for bit, and the setting that was chosen."""
+    """Compare every table of two runs, row for row and bit for bit, and the configuration that was chosen."""
     for name in TABLES:
         if not (one / name).is_dir():
             continue

@@ -34,7 +34,7 @@ def test_the_rows_are_those_of_an_undisturbed_run(fault: str, fraction: float, c
     assert found.hit != CAUSED_NOTHING
 
 
-def test_a_full_disk_stops_a_run_that_is_gone_on_with(calm: Calm, tmp_path: Path) -> None:
+def test_a_full_disk_stops_a_run_that_is_then_resumed(calm: Calm, tmp_path: Path) -> None:
     try:
         found = disturbed(calm, FAULTS["full disk"], 0.1, tmp_path / "round", random.Random(0))
     except PermissionError as error:
@@ -42,7 +42,7 @@ def test_a_full_disk_stops_a_run_that_is_gone_on_with(calm: Calm, tmp_path: Path
     assert found.hit.startswith("No space left on device")
     assert found.resumes == 1
     assert "No space left on device" in (log := (tmp_path / "round" / "log").read_text())
-    assert "go on with: mifsim simulate --resume" in log
+    assert "resume with: mifsim simulate --resume" in log
 
 
 def test_processes_are_found_below_their_own_driver() -> None:
