@@ -44,7 +44,7 @@ def write(path: Path, filters: list[dict[str, object]]) -> Path:
 
     plain = tiny_study(
         filters=filters,
-        tuning={"kind": "example-quota", "space": {"queries": {"min": 1, "max": 30}}, 
+        tuning={"kind": "example-quota", "space": {"queries": {"min": 1, "max": 30}},
                 "grid": {}, "trials": 12, "false_positive_limit": 0.5},
         matrix={"evasions": [[], [{"noise": 0.02}]]},
     ).to_toml()  # fmt: skip
