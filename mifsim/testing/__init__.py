@@ -31,7 +31,7 @@ except ImportError as error:
     raise ImportError("mifsim.testing needs pytest, which is not installed: pip install pytest") from error
 
 pytest.register_assert_rewrite(
-    *(f"{__name__}.{module}" for module in ("clients", "conversations", "datasets", "evasions", "models", "worlds"))
+    *(f"{__name__}.{module}" for module in ("clients", "conversations", "datasets", "evasions", "fields", "worlds"))
 )
 
 from mifsim.testing.clients import AttackerConformance, UserConformance  # noqa: E402 - once pytest rewrites asserts

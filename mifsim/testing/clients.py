@@ -12,7 +12,7 @@ import pytest
 
 from mifsim.clients import Attacker, Client, Knowledge, User, World
 from mifsim.testing.conversations import WORLDS, ConversationConformance, has_an_effect
-from mifsim.testing.models import assert_fields_are_documented, assert_survives_files_and_processes, with_value
+from mifsim.testing.fields import assert_fields_are_documented, assert_survives_files_and_processes, with_value
 from mifsim.testing.worlds import StrictPool, assert_is_image, converse, small_world
 
 
@@ -62,7 +62,7 @@ class ClientConformance(ConversationConformance):
         if client.needs is not Knowledge.LABEL:
             pytest.skip("needs more")
         transcripts = [
-            converse(client, world, np.random.default_rng(1), queries=60, knows=knows).bits
+            converse(client, world, np.random.default_rng(1), queries=60, knows=knows).digests
             for knows in (Knowledge.LABEL, Knowledge.CONFIDENCE)
         ]
         assert transcripts[0] == transcripts[1]
@@ -160,7 +160,7 @@ class UserConformance(ClientConformance):
         assert client.role == "user"
 
     def test_returns_nothing(self, client: Client, world: World) -> None:
-        transcript = converse(client, world, np.random.default_rng(1), queries=10**5)
+        transcript = converse(client, world, np.random.default_rng(1), queries=10**4)
         assert transcript.ended
         assert transcript.returned is None
 

@@ -15,7 +15,7 @@ from mifsim.clients import Attacker, ClientGenerator, Evasion, Image, Knowledge,
 from mifsim.clients.attackers.mi_face import MIFace
 from mifsim.clients.evasion import Start
 from mifsim.testing.conversations import ConversationConformance, has_an_effect
-from mifsim.testing.models import assert_fields_are_documented, assert_survives_files_and_processes, with_value
+from mifsim.testing.fields import assert_fields_are_documented, assert_survives_files_and_processes, with_value
 from mifsim.testing.worlds import Runs, assert_is_image, converse
 
 _ENDLESS = 10**5

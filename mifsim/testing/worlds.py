@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -110,18 +111,25 @@ class Transcript:
         What it returned.
     """
 
-    queries: list[Query] = field(default_factory=list)
-    sent: list[bytes] = field(default_factory=list)
-    reconstruction: list[bytes | None] = field(default_factory=list)
+    queries: list[Query] = field(default_factory=list, repr=False)
+    sent: list[bytes] = field(default_factory=list, repr=False)
+    reconstruction: list[bytes | None] = field(default_factory=list, repr=False)
     ended: bool = False
-    returned: Image | None = None
+    returned: Image | None = field(default=None, repr=False)
 
     @property
-    def bits(self) -> tuple[object, ...]:
-        """Everything that the client did, to be compared bit by bit."""
-        rest = [(query.gradient_of, query.new_session) for query in self.queries]
+    def digests(self) -> list[str]:
+        """A line for each query, and one for the end: equal where the client did the same, bit by bit."""
+        lines = [
+            f"{_digest(sent)} {_digest(held)} {query.gradient_of} {query.new_session}"
+            for query, sent, held in zip(self.queries, self.sent, self.reconstruction, strict=True)
+        ]
         returned = None if self.returned is None else self.returned.tobytes()
-        return self.sent, self.reconstruction, rest, self.ended, returned
+        return [*lines, f"returned {_digest(returned)}" if self.ended else "stopped"]
+
+
+def _digest(content: bytes | None) -> str:
+    return "none" if content is None else hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 class Runs(Protocol):

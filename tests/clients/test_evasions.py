@@ -72,7 +72,7 @@ class TestEvasions(EvasionConformance):
         attacks = wrapped(rows, noise=0.02)
         for refuse_at in (None, 3):
             one, other = (
-                converse(started, world, np.random.default_rng(1), refuse_at=refuse_at).bits
+                converse(started, world, np.random.default_rng(1), refuse_at=refuse_at).digests
                 for started in (runs, attacks)
             )
             assert one == other

@@ -1,4 +1,4 @@
-"""What holds of the pydantic models whose fields a study sets: clients and evasions."""
+"""What holds of the fields that a study sets: those of clients and evasions, which are pydantic models."""
 
 from __future__ import annotations
 
