@@ -66,7 +66,7 @@ def attributes(number):
     return {"5_o_Clock_Shadow": -1, "Bangs": bangs, "Eyeglasses": glasses, "Male": male, "Young": 1}
 
 
-def part_of(number):
+def partition_of(number):
     return 0 if number < 72 else 1 if number < 104 else 2
 
 
@@ -91,10 +91,10 @@ def write_celeba_lists(root, ending):
     if ending == ".txt":
         rows = [str(FACES), " ".join(FACE_COLUMNS) + " "]
         rows += [face_file(n) + "  " + "  ".join(f"{attributes(n)[c]:2}" for c in FACE_COLUMNS) for n in range(FACES)]
-        partition = [f"{face_file(n)} {part_of(n)}" for n in range(FACES)]
+        partition = [f"{face_file(n)} {partition_of(n)}" for n in range(FACES)]
     else:
         rows = ["image_id," + ",".join(FACE_COLUMNS)]
         rows += [face_file(n) + "," + ",".join(str(attributes(n)[c]) for c in FACE_COLUMNS) for n in range(FACES)]
-        partition = ["image_id,partition"] + [f"{face_file(n)},{part_of(n)}" for n in range(FACES)]
+        partition = ["image_id,partition"] + [f"{face_file(n)},{partition_of(n)}" for n in range(FACES)]
     (root / f"list_attr_celeba{ending}").write_text("\r\n".join(rows) + "\r\n")
     (root / f"list_eval_partition{ending}").write_text("\n".join(partition) + "\n")

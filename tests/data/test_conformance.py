@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from mifsim.data import SOURCES, DataConfig, load_data
+from mifsim.data import DATASETS, DataConfig, load_data
 from mifsim.testing import DataSetConformance
 from tests.data.small_sources import idx_files, write_celeba, write_files, write_pets
 
@@ -53,4 +53,4 @@ class TestDataSets(DataSetConformance):
 
 
 def test_every_data_set_is_tested():
-    assert {name.partition(",")[0] for name in CASES} == set(SOURCES)
+    assert {name.partition(",")[0] for name in CASES} == set(DATASETS)
