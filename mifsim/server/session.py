@@ -1,4 +1,4 @@
-"""One client session on the server: Algorithm 1 of the paper, without the network and without Ray."""
+"""One client session on the server: Algorithm 1 of the paper, independent of the network and of Ray."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from mifsim.study.wire import Transport
 
 
 class Session:
-    """Algorithm 1, lines 1 to 10: fetch, filter, and end the session at UNSAFE.
+    """Algorithm 1, lines 1 to 10: fetch a query, filter it, and end the session at UNSAFE.
 
-    The model (line 11) is asked by whoever holds the session, so that many sessions share one batch.
+    The caller queries the model (line 11), so that many sessions share one batch.
 
     Parameters
     ----------
-    guard : Guard
-        The session's own filter: a new one for each session.
+    detector : Detector
+        The filter of this session; each session needs a new one.
     transport : Transport
-        What of an image arrives.
+        The encoding in which images arrive.
     shape : tuple of int
-        Of the images that the model takes.
+        Shape of the images that the model takes.
 
     Attributes
     ----------
     queries : int
-        Images received, bad and unsafe ones included. The server counts them; nobody else does.
+        Number of images received, invalid and unsafe ones included. Only the server counts them.
     answered : int
-        Those that went to the model.
+        Number of images passed on to the model.
     """
 
     __slots__ = ("_shape", "_transport", "answered", "detector", "queries")
@@ -49,12 +49,12 @@ class Session:
         Returns
         -------
         Image or None
-            The image as it arrived, for the model; None where the filter said UNSAFE and the session is over.
+            The image as it arrived, for the model; None if the filter returned UNSAFE, which ends the session.
 
         Raises
         ------
         InvalidImage
-            The query is refused, the session goes on as if it had not come (but it is counted).
+            The query is refused but counted, and the session continues.
         """
         self.queries += 1
         arrived = self._transport.arrive(image)
