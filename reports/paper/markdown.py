@@ -1,4 +1,4 @@
-"""Markdown tables, and numbers as the page writes them."""
+"""Markdown tables, and the number formats of the page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Cell = str | float | int | None
 
 
 def whole(value: float | None, *, never: str = "never") -> str:
-    """Return a number of queries; `never` where it is missing or infinite.
+    """Format a number of queries; return `never` if it is missing or infinite.
 
     Examples
     --------
@@ -22,7 +22,7 @@ def whole(value: float | None, *, never: str = "never") -> str:
 
 
 def percent(value: float) -> str:
-    """Return a share.
+    """Format a share as a percentage.
 
     Examples
     --------
@@ -34,12 +34,12 @@ def percent(value: float) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """Return an interval of shares."""
+    """Format an interval of shares."""
     return f"{percent(low)} to {percent(high)}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 1) -> str:
-    """Return a Markdown table; the first `left` columns are aligned to the left, the others to the right.
+    """Return a Markdown table with the first `left` columns left-aligned and the others right-aligned.
 
     Examples
     --------
@@ -48,6 +48,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 
     | --- | ---: |
     | x | 1 |
     """
-    rule = ["---" if place < left else "---:" for place in range(len(head))]
+    rule = ["---" if column < left else "---:" for column in range(len(head))]
     lines = [head, rule, *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
