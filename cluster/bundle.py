@@ -45,16 +45,16 @@ class Bundle(NamedTuple):
 
 def named_paths(study: Study) -> list[NamedPath]:
     """Return the paths that a study names, without those of filters, which are read with the study itself."""
-    found = []
+    paths = []
     if study.data.folder is not None:
-        found.append(NamedPath("data.folder", study.data.folder))
+        paths.append(NamedPath("data.folder", study.data.folder))
     if study.victim.file is not None:
-        found.append(NamedPath("victim.file", study.victim.file))
+        paths.append(NamedPath("victim.file", study.victim.file))
     for number, (users, table) in enumerate(zip(study.users, study.to_toml()["users"], strict=True)):
         if table["user"] == "log":
             columns = Columns(*(getattr(users.client, f"{name}_column") for name in Columns._fields))
-            found.append(NamedPath(f"users.{number}.path", Path(table["path"]), columns))
-    return found
+            paths.append(NamedPath(f"users.{number}.path", Path(table["path"]), columns))
+    return paths
 
 
 def uploaded(named: NamedPath, storage: Path | None) -> bool:

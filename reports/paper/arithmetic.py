@@ -35,17 +35,17 @@ class Confusion:
         >>> Confusion(tp=30, fn=0, fp=6, tn=24).metrics()["accuracy"]
         90.0
         """
-        precision, recall = _share(self.tp, self.tp + self.fp), _share(self.tp, self.tp + self.fn)
+        precision, recall = _percentage(self.tp, self.tp + self.fp), _percentage(self.tp, self.tp + self.fn)
         return {
-            "accuracy": _share(self.tp + self.tn, self.tp + self.tn + self.fp + self.fn),
+            "accuracy": _percentage(self.tp + self.tn, self.tp + self.tn + self.fp + self.fn),
             "precision": precision,
             "recall": recall,
             "f1": 2 * precision * recall / (precision + recall) if precision + recall else float("nan"),
         }
 
 
-def _share(part: int, whole: int) -> float:
-    return 100 * part / whole if whole else float("nan")
+def _percentage(part: int, total: int) -> float:
+    return 100 * part / total if total else float("nan")
 
 
 def published_confusions(half: str) -> dict[str, Confusion]:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 Cell = str | float | int | None
 
 
-def whole(value: float | None, *, never: str = "never") -> str:
+def format_count(value: float | None, *, never: str = "never") -> str:
     """Format a number of queries; return `never` if it is missing or infinite.
 
     Examples
     --------
-    >>> whole(1234.4), whole(float("inf")), whole(7.25)
+    >>> format_count(1234.4), format_count(float("inf")), format_count(7.25)
     ('1,234', 'never', '7.2')
     """
     if value is None or not math.isfinite(value):

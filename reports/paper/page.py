@@ -16,7 +16,7 @@ from reports.paper.arithmetic import equal_counts_p_value, homogeneity_tests
 from reports.paper.attack_tables import agreement, with_intervals
 from reports.paper.drawing import title
 from reports.paper.load import CALIBRATED, Results
-from reports.paper.markdown import percent, whole
+from reports.paper.markdown import format_count, percent
 from reports.paper.published_tables import CONFIGS, FOLDER, attacks
 from reports.paper.readings import AS_WRITTEN, REACH_FACTOR, VARIANT, published_medians, reaches, reading_table
 from reports.paper.user_tables import fit_table, protocol_name
@@ -139,11 +139,11 @@ def _readings(results: Results, half: str) -> dict[str, Any]:
     at_once = max(sum(reaches(row, c) for c in CONFIGS) for _, row in readings.iterrows())
     return {
         "readings": f"{len(readings):,}",
-        "medians": " · ".join(whole(median) for median in published_medians(half).values()),
+        "medians": " · ".join(format_count(median) for median in published_medians(half).values()),
         "crossed": int((published["config_2"] < published["config_1"]).sum()),
         "equal_counts_p_value": f"{equal_counts_p_value(half):.2f}",
         "best": best.to_dict(),
-        "best_medians": " · ".join(whole(best[c]) for c in CONFIGS),
+        "best_medians": " · ".join(format_count(best[c]) for c in CONFIGS),
         "best_off": f"{best['off']:.1f}",
         "hash_ratio": f"{hash_ratio:.2f}",
         "rule_ratio": f"{rule_ratio:.2f}",
@@ -195,6 +195,6 @@ def _beyond(results: Results, half: str) -> dict[str, Any]:
     pictures = results.pictures[results.pictures["dataset"] == half].groupby("row")
     confidence = pictures["evaluator_confidence"].mean()
     return {
-        "worst": {config: whole(float(mean)) for config, mean in worst.items()},
+        "worst": {config: format_count(float(mean)) for config, mean in worst.items()},
         "confidence": {row: f"{value:.2f}" for row, value in confidence.items() if value == value},
     }

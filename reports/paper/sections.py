@@ -11,7 +11,7 @@ from reports.paper.arithmetic import Confusion, metric_table, published_confusio
 from reports.paper.attack_tables import by_label, max_iterations, nearest_noise, with_intervals
 from reports.paper.drawing import title
 from reports.paper.load import CALIBRATED, Results
-from reports.paper.markdown import interval, percent, table, whole
+from reports.paper.markdown import format_count, interval, percent, table
 from reports.paper.published_tables import CONFIGS, attacks, performance, users
 from reports.paper.readings import READING, family_rows, nearest_sweep_row, published_medians, reading_table
 from reports.paper.user_tables import fit_table, label_table, protocol_name, workload_rates
@@ -51,12 +51,12 @@ def iterations_table(results: Results, half: str) -> TableOutput:
         medians["here_max_of_3"] = reproduced[config]
         if config in CONFIGS:
             matched_noise, row = nearest_sweep_row(results, half, config)
-            rows.append([lead, "paper", *(whole(published.loc[name, config]) for name in names)])
+            rows.append([lead, "paper", *(format_count(published.loc[name, config]) for name in names)])
             if matched_noise != single:
-                rows.append(["", f"noise {matched_noise:g}", *(whole(row[name]) for name in names)])
+                rows.append(["", f"noise {matched_noise:g}", *(format_count(row[name]) for name in names)])
             medians = medians.assign(paper_max_of_3=published[config], own_noise=matched_noise, own_noise_max_of_3=row)
             lead = ""
-        rows.append([lead, f"noise {single:g}", *(whole(reproduced.loc[name, config]) for name in names)])
+        rows.append([lead, f"noise {single:g}", *(format_count(reproduced.loc[name, config]) for name in names)])
         frames.append(medians.reset_index().assign(noise=single, budget=int(budget)))
     return table(["", "", *(f"'{name}'" for name in names)], rows, left=2), pd.concat(frames, ignore_index=True)
 
@@ -66,15 +66,14 @@ def intervals_table(results: Results, half: str) -> TableOutput:
     frame = with_intervals(results, half)
     rows = []
     for _, row in frame.iterrows():
-        budget = whole(row["budget"])
-        band = (
-            f"{whole(row['median_low'], never=f'over {budget}')} to {whole(row['median_high'], never=f'over {budget}')}"
-        )
+        over = f"over {format_count(row['budget'])}"
+        low, high = (format_count(row[column], never=over) for column in ("median_low", "median_high"))
+        mean = format_count(row["mean"])
         rows.append(
             [
                 f"{row['noise']:g}", title(row["config"]), f"{int(row['blocked'])} of {int(row['trials'])}",
-                interval(row["low"], row["high"]), whole(row["median"], never=f"over {budget}"), band,
-                whole(row["mean"]) if row["blocked"] == row["trials"] else f"at least {whole(row['mean'])}",
+                interval(row["low"], row["high"]), format_count(row["median"], never=over), f"{low} to {high}",
+                mean if row["blocked"] == row["trials"] else f"at least {mean}",
                 f"{row['evaluator_confidence']:.2f}",
             ]
         )  # fmt: skip
@@ -86,7 +85,7 @@ def readings_table(results: Results, half: str) -> TableOutput:
     """Return for each family of readings the rows that it reaches, and its noise nearest to all three rows."""
     readings = reading_table(results, half)
     medians = published_medians(half)
-    rows: list[list[str]] = [["*the paper*", "", "", "", "", " · ".join(whole(medians[c]) for c in CONFIGS), ""]]
+    rows: list[list[str]] = [["*the paper*", "", "", "", "", " · ".join(format_count(medians[c]) for c in CONFIGS), ""]]
     for _, row in family_rows(readings).iterrows():
         cells = []
         for config in CONFIGS:
@@ -94,7 +93,7 @@ def readings_table(results: Results, half: str) -> TableOutput:
             cells.append(
                 "no" if span is None else f"{span[0]:g}" if span[0] == span[1] else f"{span[0]:g} to {span[1]:g}"
             )
-        nearest = " · ".join(whole(row[f"best_{c}"]) for c in CONFIGS)
+        nearest = " · ".join(format_count(row[f"best_{c}"]) for c in CONFIGS)
         rows.append(
             [
                 row["reading"],

@@ -10,7 +10,7 @@ import numpy as np
 from reports.paper.arithmetic import check_table_6
 from reports.paper.attack_tables import max_iterations
 from reports.paper.load import Results
-from reports.paper.markdown import percent, whole
+from reports.paper.markdown import format_count, percent
 from reports.paper.published_tables import CONFIGS, HALVES, attacks, performance, users
 from reports.paper.readings import family_rows, nearest_sweep_row, published_medians, reaches, reading_table
 from reports.paper.sections import MATCHED_NOISES, reproduced_metrics
@@ -160,8 +160,8 @@ def bar_finding(results: Results, half: str) -> Finding:
     for config in CONFIGS:
         noise, row = nearest_sweep_row(results, half, config)
         median = float(row.fillna(np.inf).median())
-        rows.append(f"configuration {config[-1]}: {whole(median)} at noise {noise:g} "
-                    f"(paper: {whole(published_medians(half)[config])})")  # fmt: skip
+        rows.append(f"configuration {config[-1]}: {format_count(median)} at noise {noise:g} "
+                    f"(paper: {format_count(published_medians(half)[config])})")  # fmt: skip
     evidence = (
         f"configuration 3 detects first on {percent(share)} of labels (paper: {percent(published_share)}); medians "
         "over labels at the nearest noise for each configuration: " + ", ".join(rows)

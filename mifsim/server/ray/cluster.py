@@ -51,7 +51,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def connect(address: str | None) -> bool:
-    """Connect to a cluster, or start a local one; return False if this process was connected before.
+    """Connect to a cluster, or start a local one; return whether this process was not connected before.
 
     Raises
     ------
