@@ -143,10 +143,12 @@ def load_source(plugin: Plugin) -> Plugin:
     except BaseException as error:
         _forget(plugin)
         if isinstance(error, PluginError):
-            raise PluginError(f"--plugin {error}") from error
+            text = str(error).removeprefix(f"{plugin.name}: ")
+            raise PluginError(f"--plugin {plugin.name}: {text}") from error
         if not isinstance(error, Exception):
             raise
-        raise PluginError(f"--plugin {plugin.name}: {_place(error, plugin)}{type(error).__name__}: {error}") from error
+        text = " ".join(str(error).split())  # one line, whatever it raises
+        raise PluginError(f"--plugin {plugin.name}: {_place(error, plugin)}{type(error).__name__}: {text}") from error
     finally:
         _loading.pop()
     if _entries() == before:

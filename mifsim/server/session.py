@@ -1,4 +1,4 @@
-"""One client session on the server: Algorithm 1 of the paper, without the network and without Ray."""
+"""One client session on the server: Algorithm 1 of the paper, independent of the network and of Ray."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from mifsim.study.wire import Transport
 class Session:
     """Algorithm 1, lines 1 to 10: fetch, judge, and end the session at UNSAFE.
 
-    The model (line 11) is asked by whoever holds the session, so that many sessions share one batch.
+    The caller queries the model (line 11), so that many sessions share one batch.
 
     Parameters
     ----------
     detector : Detector
         The state of the session, or of its client where the detector's scope is the client.
     transport : Transport
-        What of an image arrives.
+        The encoding in which images arrive.
     shape : tuple of int
-        Of the images that the model takes.
+        Shape of the images that the model takes.
 
     Attributes
     ----------
     queries : int
-        Images received, bad and unsafe ones included. The server counts them; nobody else does.
+        Number of images received, invalid and unsafe ones included. Only the server counts them.
     answered : int
-        Those that went to the model.
+        Number of images passed on to the model.
     """
 
     __slots__ = ("_shape", "_transport", "answered", "detector", "queries")

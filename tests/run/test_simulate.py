@@ -12,7 +12,6 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from mifsim.clients import REGISTRY
 from mifsim.defense import QueryFilter
 from mifsim.errors import ClusterError, RunError, StudyError
 from mifsim.run import folder as run_folder
@@ -23,6 +22,7 @@ from mifsim.server.backend import InProcess
 from mifsim.server.environment import Counters
 from mifsim.study import Study
 from mifsim.tables.records import SCHEMAS, read_table
+from tests.registering import add_entry
 from tests.small import small_study
 
 TABLES = ("sessions", "queries", "snapshots", "leakage")
@@ -172,8 +172,8 @@ def test_resuming_what_is_complete_or_changed_is_refused(alone: Path, tmp_path: 
 
 
 def test_a_client_that_raises_ends_its_own_session_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(REGISTRY, "crashing", "tests.odd_clients:Crashing")
-    monkeypatch.setitem(REGISTRY, "odd-images", "tests.odd_clients:OddImages")
+    add_entry(monkeypatch, "users", "crashing", "tests.odd_clients:Crashing")
+    add_entry(monkeypatch, "users", "odd-images", "tests.odd_clients:OddImages")
     users = [
         {"user": "crashing", "sessions": 2},
         {"user": "odd-images", "sessions": 1},
@@ -192,7 +192,7 @@ def test_a_client_that_raises_ends_its_own_session_alone(tmp_path: Path, monkeyp
 def test_bad_images_are_counted_refused_and_leave_the_session_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(REGISTRY, "odd-images", "tests.odd_clients:OddImages")
+    add_entry(monkeypatch, "users", "odd-images", "tests.odd_clients:OddImages")
     users = [{"user": "odd-images", "sessions": 1}]
     for transport in ("float32", "uint8", "jpeg-90"):
         study = small_study(users=users, attacks=[], server={"transport": transport})
