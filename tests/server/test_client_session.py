@@ -169,7 +169,8 @@ def test_a_blocked_client_is_refused_at_its_next_first_query_and_then_stopped() 
     def client() -> ClientGenerator:
         try:
             for value in (0.1, 0.1, 0.5, 0.7, 0.9):
-                replies.append((yield Query(image(value))))
+                reply = yield Query(image(value))
+                replies.append(reply)
         finally:
             closed.append(True)
         return image(0.5)
@@ -250,7 +251,8 @@ def test_a_detector_that_goes_wrong_ends_its_session_as_failed(
     def client() -> ClientGenerator:
         try:
             for value in (0.1, 0.3, 0.5):
-                replies.append((yield Query(image(value))))
+                reply = yield Query(image(value))
+                replies.append(reply)
         except GeneratorExit:
             replies.append("closed")
             raise

@@ -258,7 +258,9 @@ def test_a_study_may_calibrate_any_kind_that_has_parameters(tmp_path: Path) -> N
             Study.load(write(tmp_path, text + "space = {query = {max = 9}}\n"))
         with pytest.raises(StudyError, match=r"tuning\.grid\.queries: .*nothing: 'quota' has no exhaustive search"):
             Study.load(write(tmp_path, text + "grid = {queries = 9}\n"))
-        with pytest.raises(StudyError, match=r"tuning\.n_b: parameters go into \[tuning\.space\] where a kind is named"):
+        with pytest.raises(
+            StudyError, match=r"tuning\.n_b: parameters go into \[tuning\.space\] where a kind is named"
+        ):
             Study.load(write(tmp_path, text + "n_b = {max = 9}\n"))
         parameter = "[[filters]]\nname = 'q'\nkind = 'quota'\nquerys = 3\n"
         with pytest.raises(StudyError, match=r"filters\.2: querys = 3: unknown key; did you mean 'queries'\?"):

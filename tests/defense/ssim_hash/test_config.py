@@ -181,7 +181,10 @@ def test_a_file_of_another_kind_is_not_taken_for_it(tmp_path):
         (toml(l_sp=None), r"\[filter\] 'ssim-hash' needs t_ssim, t_hash, n_b, l_sp; missing: l_sp"),
         (toml(scope='"user"'), r"\[filter\] scope = 'user': must be one of session, client"),
         (toml(view="{sise = 3}"), r"\[filter\] view: unknown key 'sise' \(accepted: size, colour\)"),
-        (toml(view="{size = 0}"), r"\[filter\] view\.size = 0: must be a whole number of at least 1, or \[height, width\]"),
+        (
+            toml(view="{size = 0}"),
+            r"\[filter\] view\.size = 0: must be a whole number of at least 1, or \[height, width\]",
+        ),
         (toml(view='{colour = "red"}'), r"\[filter\] view\.colour = 'red': must be one of as-is, grey"),
         (toml(version="3"), r"\[filter\] version = 3: this mifsim reads 1 to 2"),
         (toml(version="true"), r"\[filter\] version = True: this mifsim reads 1 to 2"),
