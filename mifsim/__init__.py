@@ -1,47 +1,86 @@
-"""mifsim: simulate and calibrate query filters that stop model-inversion attacks on image classifiers.
+"""mifsim: simulate and calibrate detectors that stop model-inversion attacks on image classifiers.
 
 Examples
 --------
 >>> import numpy as np
 >>> from mifsim import FilterConfig, QueryFilter, Verdict
->>> guard = QueryFilter(FilterConfig(t_ssim=0.999, t_hash=1e-3, n_b=10, l_sp=2))
+>>> detector = QueryFilter(FilterConfig(t_ssim=0.999, t_hash=1e-3, n_b=10, l_sp=2))
 >>> image = np.zeros((28, 28), dtype=np.float32)
->>> [guard.check(image).name for _ in range(3)]
+>>> [detector.check(image).name for _ in range(3)]
 ['SAFE', 'SAFE', 'UNSAFE']
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mifsim._version import __version__
-from mifsim.defense import FilterConfig, InvalidImage, QueryFilter, Verdict, simple_hash, ssim
+from mifsim.defense import (
+    Detector,
+    DetectorConfig,
+    FilterConfig,
+    InvalidImage,
+    QueryFilter,
+    Verdict,
+    load_config,
+    simple_hash,
+    ssim,
+)
+from mifsim.plugins import register
 
 if TYPE_CHECKING:
-    from mifsim.run.simulate import simulate
+    from mifsim.api import Run, matrix, read_run, simulate, tune
+    from mifsim.clients import Attacker, Evasion, User
+    from mifsim.data import load_data
     from mifsim.study import Study
 
 __all__ = [
+    "Attacker",
+    "Detector",
+    "DetectorConfig",
+    "Evasion",
     "FilterConfig",
     "InvalidImage",
     "QueryFilter",
+    "Run",
     "Study",
+    "User",
     "Verdict",
     "__version__",
+    "load_config",
+    "load_data",
+    "matrix",
+    "read_run",
+    "register",
     "simple_hash",
     "simulate",
     "ssim",
+    "tune",
 ]
+
+_LATER = {
+    "Attacker": "mifsim.clients",
+    "Evasion": "mifsim.clients",
+    "User": "mifsim.clients",
+    "Study": "mifsim.study",
+    "load_data": "mifsim.data",
+    "Run": "mifsim.api",
+    "matrix": "mifsim.api",
+    "read_run": "mifsim.api",
+    "simulate": "mifsim.api",
+    "tune": "mifsim.api",
+}
+"""What needs more than numpy is loaded when it is asked for."""
 
 
 def __getattr__(name: str) -> Any:
     """Load what needs more than numpy only when it is asked for."""
-    if name == "Study":
-        from mifsim.study import Study
-
-        return Study
-    if name == "simulate":
-        from mifsim.run.simulate import simulate
-
-        return simulate
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

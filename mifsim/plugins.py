@@ -8,6 +8,7 @@ study; the run notes their digest.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import linecache
 import sys
 import traceback
@@ -142,10 +143,12 @@ def load_source(plugin: Plugin) -> Plugin:
     except BaseException as error:
         _forget(plugin)
         if isinstance(error, PluginError):
-            raise PluginError(f"--plugin {error}") from error
+            text = str(error).removeprefix(f"{plugin.name}: ")
+            raise PluginError(f"--plugin {plugin.name}: {text}") from error
         if not isinstance(error, Exception):
             raise
-        raise PluginError(f"--plugin {plugin.name}: {_place(error, plugin)}{type(error).__name__}: {error}") from error
+        text = " ".join(str(error).split())  # one line, whatever it raises
+        raise PluginError(f"--plugin {plugin.name}: {_place(error, plugin)}{type(error).__name__}: {text}") from error
     finally:
         _loading.pop()
     if _entries() == before:
@@ -173,6 +176,14 @@ def _place(error: Exception, plugin: Plugin) -> str:
         return f"line {error.lineno}: "
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == plugin.name]
     return f"line {lines[-1]}: " if lines else ""
+
+
+def source_of_entry(entry: Any) -> bytes:
+    """Return the source of the module that defines an entry: what follows from its code is cached under it."""
+    for plugin in _loaded.values():
+        if plugin.module == getattr(entry, "__module__", None):
+            return plugin.source
+    return inspect.getsource(sys.modules[entry.__module__]).encode()
 
 
 def unload_plugins() -> None:

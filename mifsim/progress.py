@@ -1,7 +1,8 @@
-"""Progress with an ETA, on a terminal as a live bar, elsewhere as a line now and then."""
+"""Progress with an ETA: on a terminal a live bar, elsewhere a log line now and then."""
 
 from __future__ import annotations
 
+import logging
 import time
 from types import TracebackType
 
@@ -9,13 +10,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
 console = Console(stderr=True)
-"""Where progress and remarks go; standard output is for results."""
+"""Where progress and log lines go; standard output is for results."""
+
+logger = logging.getLogger(__name__)
 
 LINE_SECONDS = 5.0
 """Between two lines where there is no terminal."""
 
 LEAST_SHARE, LEAST_SECONDS = 0.005, 60.0
-"""Of the work, or since the start, before an ETA is told: a run begins with what is not repeated."""
+"""Of the work, or since the start, before an ETA is shown: a run begins with what is not repeated."""
 
 
 class Bar:
@@ -42,7 +45,7 @@ class Bar:
         self._work = float(total if work is None else work)
         self._worked = self._before = 0.0
         self._live = console.is_terminal
-        self._started = self._told = time.monotonic()
+        self._started = self._last_line = time.monotonic()
         self._done = 0
         self._note = ""
 
@@ -65,8 +68,8 @@ class Bar:
     ) -> None:
         if self._live:
             self._progress.stop()
-        elif kind is None and self._told > self._started:
-            self._tell()
+        elif kind is None and self._last_line > self._started:
+            self._log_line()
 
     def update(self, done: int, note: str = "", work: float | None = None, before: float = 0.0) -> None:
         """Say how much is done now.
@@ -86,16 +89,16 @@ class Bar:
         self._worked, self._before = float(done if work is None else work), before
         if self._live:
             self._progress.update(self._task, completed=done, note=self._text())
-        elif time.monotonic() - self._told >= LINE_SECONDS:
-            self._told = time.monotonic()
-            self._tell()
+        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self._log_line()
 
     def _text(self) -> str:
         parts = [f"{self._done:,} of {self._total:,} {self._unit}", self._note, f"ETA {self.eta()}"]
         return ", ".join(part for part in parts if part)
 
-    def _tell(self) -> None:
-        remark(f"{self._title}: {self._text()}")
+    def _log_line(self) -> None:
+        logger.info("%s: %s", self._title, self._text())
 
     def eta(self) -> str:
         """Return the time left at the pace so far; "unknown" before there is one to speak of."""
@@ -115,6 +118,28 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+class ConsoleHandler(logging.Handler):
+    """Shows log records on the console as plain lines, above a live bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        try:
+            text = self.format(record)
+            shown = text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+            console.print(shown, highlight=False, soft_wrap=True, markup=False)
+        except Exception:  # as the standard handlers do: a log line must not end a run
+            self.handleError(record)
+
+
+def configure_logging() -> None:
+    """Show what the library logs on the console; the command line does this, a program that uses mifsim need not."""
+    for name in ("mifsim", "tuning", "reports", "cluster"):
+        package = logging.getLogger(name)
+        package.setLevel(logging.INFO)
+        if not any(isinstance(handler, ConsoleHandler) for handler in package.handlers):
+            package.addHandler(ConsoleHandler())
+
+
 def remark(text: str) -> None:
-    """Print a line about what happens."""
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
+    """Log a line."""
+    logger.info("%s", text)

@@ -31,8 +31,8 @@ class Registry:
         One of `GROUPS`.
     noun : str
         What one entry is called in messages, such as ``"attack"``.
-    shipped : mapping of str to str
-        Name to ``"module:attribute"``.
+    shipped : mapping of str to object
+        Name to ``"module:attribute"``, or to the entry itself.
     base : str or None
         ``"module:class"`` that every entry must derive from; None: an entry is any callable.
     check : callable, optional
@@ -43,14 +43,14 @@ class Registry:
         self,
         group: str,
         noun: str,
-        shipped: Mapping[str, str],
+        shipped: Mapping[str, Any],
         base: str | None = None,
         check: Callable[[str, Any], str] = lambda name, entry: "",
     ) -> None:
         assert group in GROUPS, f"{group!r} is not one of {GROUPS}"
         self.group, self.noun = group, noun
-        self._places: dict[str, str] = dict(shipped)
-        self._loaded: dict[str, Any] = {}
+        self._places: dict[str, str] = {name: place for name, place in shipped.items() if isinstance(place, str)}
+        self._loaded: dict[str, Any] = {name: entry for name, entry in shipped.items() if name not in self._places}
         self._origin: dict[str, str] = {}
         self._base = base
         self._check = check
@@ -164,8 +164,8 @@ class Registry:
     def _validate(self, name: str, entry: Any, origin: str) -> None:
         where = f"{origin}: {self.noun} {name!r}"
         if self._base is None:
-            if not callable(entry):
-                raise PluginError(f"{where}: {entry!r} is not callable")
+            if not callable(entry) and not isinstance(entry, tuple):
+                raise PluginError(f"{where}: {entry!r} is not a function")
         else:
             module, _, attribute = self._base.partition(":")
             base = getattr(importlib.import_module(module), attribute)
@@ -190,16 +190,16 @@ def registry(group: str) -> Registry:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise PluginError(f"{group!r} is not a group of plug-ins{hint} (known: {', '.join(GROUPS)})")
     if group not in _REGISTRIES:
-        importlib.import_module(_HOMES[group])
+        importlib.import_module(_MODULES[group])
     return _REGISTRIES[group]
 
 
-_HOMES = {
+_MODULES = {
     "attacks": "mifsim.clients",
     "users": "mifsim.clients",
     "evasions": "mifsim.clients",
     "detectors": "mifsim.defense.kinds",
     "datasets": "mifsim.data",
-    "victims": "mifsim.victims.architectures",
+    "victims": "mifsim.victims.config",
 }
 """The module whose import makes each registry."""

@@ -50,7 +50,7 @@ class Group:
 
     name: str
     rows: tuple[Row, ...]
-    remark: str = ""
+    caveat: str = ""
 
 
 @dataclass(frozen=True)

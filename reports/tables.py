@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 
 from mifsim.errors import RunError
 from mifsim.statistics import Survival, clopper_pearson, kaplan_meier, queries_until_stopped
-from mifsim.tables.records import SCHEMA_VERSION, SCHEMAS, open_table, read_file, read_table
+from mifsim.tables.records import open_table, read_single, read_table
 from mifsim.tables.storage import Folder
 
 
@@ -249,16 +249,7 @@ def _single_file(run: Folder, table: str) -> pd.DataFrame | None:
     path = run / f"{table}.parquet"
     if not path.is_file():
         return None
-    try:
-        found = read_file(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from None
-    version = (found.schema.metadata or {}).get(b"schema_version", b"none").decode()
-    if version != str(SCHEMA_VERSION):
-        raise RunError(f"{path}: schema_version is {version}, this mifsim reads {SCHEMA_VERSION}")
-    if missing := [name for name in SCHEMAS[table].names if name not in found.column_names]:
-        raise RunError(f"{path}: has no column {', '.join(missing)}")
-    return _plain(found)
+    return _plain(read_single(path, table))
 
 
 def _plain(table: pa.Table) -> pd.DataFrame:

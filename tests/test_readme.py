@@ -22,7 +22,7 @@ def test_the_filter_in_your_own_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (code,) = (block for block in blocks("python") if "QueryFilter" in block)
+    (code,) = (block for block in blocks("python") if "load_config" in block)
     exec(compile(code, "README.md", "exec"), {})
     # By hand: the second copy matches one image (count 1), the third two more (3), the fourth reaches 4.
     assert capsys.readouterr().out.split("\n")[:4] == ["1 SAFE 0", "2 SAFE 1", "3 SAFE 3", "4 UNSAFE 4"]
@@ -37,7 +37,7 @@ def test_the_study_in_the_readme_is_one() -> None:
 
 
 def test_the_readme_names_all_users_and_evasions() -> None:
-    _, _, who_asks = README.partition("### Who asks")
-    who_asks = who_asks.partition("\n### ")[0]
+    _, _, clients = README.partition("### Attackers and users")
+    clients = clients.partition("\n### ")[0]
     for name in (*names("user"), *EVASIONS):
-        assert f"`{name}`" in who_asks
+        assert f"`{name}`" in clients

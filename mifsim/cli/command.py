@@ -13,18 +13,21 @@ from mifsim.cli.report import add_report
 from mifsim.cli.run import add_matrix, add_run
 from mifsim.cli.submit import add_submit
 from mifsim.errors import UserError
+from mifsim.plugins import load_plugin
+from mifsim.progress import configure_logging
 
 _EXAMPLES = """\
 examples:
   mifsim studies                              list the studies that come with mifsim
   mifsim studies digits > mine.toml           start a study of your own from one of them
-  mifsim tune calibrate-digits                find, certify and confirm a setting: the main job
+  mifsim tune calibrate-digits                find, certify and confirm a configuration: the main job
   mifsim simulate digits                      run one study's sessions on this machine
   mifsim simulate mine.toml --set server.transport=uint8
   mifsim submit mine.toml                     run it as a job on a Ray cluster
   mifsim report runs/mine                     build a run's page again, from its files
   mifsim compare runs/mine runs/other         put runs side by side
   mifsim attacks                              list the attacks, and what each needs
+  mifsim tune mine.toml --plugin quota.py     use a detector or an attack of your own
   mifsim paper --small                        run the paper's evaluation again, beside its own numbers
   mifsim columns                              say what each column of the Parquet tables means
 """
@@ -37,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not hasattr(options, "run"):
         parser.print_help()
         sys.exit(2)
+    configure_logging()
     try:
+        for path in getattr(options, "plugins", []):
+            load_plugin(path)
         options.run(options)
     except UserError as error:
         print(f"mifsim: {error}", file=sys.stderr)
@@ -55,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mifsim",
-        description="Simulate and calibrate query filters that stop model-inversion attacks on image classifiers.",
+        description="Simulate and calibrate detectors that watch queries to stop model-inversion attacks on image "
+        "classifiers.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -100,7 +107,7 @@ def _columns(options: argparse.Namespace) -> None:
 
     schemas = {**SCHEMAS, **PAPER_SCHEMAS}
     if options.table is not None and options.table not in schemas:
-        raise UserError(f"columns: {options.table!r} is no table (accepted: {', '.join(schemas)})")
+        raise UserError(f"columns: {options.table!r} is not a table (accepted: {', '.join(schemas)})")
     table = None
     for name, column, kind, description in describe(options.table, schemas):
         if name != table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mifsim.errors import UserError
@@ -29,17 +30,19 @@ def add_run(commands: Commands[argparse.ArgumentParser]) -> None:
     simulate.set_defaults(run=_simulate)
     tune = commands.add_parser(
         "tune",
-        help="find the best filter setting, certify it and confirm it live",
-        description="Record a study's sessions, search the filter's parameters by replaying them, certify the "
-        "false-positive rate of what was found on sessions that the search never saw, and run the chosen setting live.",
+        help="find the best configuration of a detector, certify it and confirm it live",
+        description="Record a study's sessions, search the detector's parameters by replaying them, certify the "
+        "false-positive rate of what was found on sessions that the search never saw, and run the chosen configuration "
+        "live.",
         epilog="examples:\n"
         "  mifsim tune calibrate-digits\n"
         "  mifsim tune mine.toml --out runs/mine --set tuning.trials=1000 --set tuning.sampler=nsga2\n"
         "  mifsim tune mine.toml --set tuning.false_positive_limit=0.02\n"
+        "  mifsim tune mine.toml --plugin quota.py --set tuning.kind=example-quota\n"
         "  mifsim tune --resume runs/mine\n"
         "\n"
-        "RUN/filter.toml holds the chosen setting. Where none can be certified there is none, the exit code is 0 all\n"
-        "the same (the calibration did its work), and the summary says how many more sessions it would take.\n",
+        "RUN/filter.toml holds the chosen configuration. Where none can be certified there is none, the exit code is\n"
+        "0 all the same (the calibration did its work), and the summary says how many more sessions it would take.\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(tune)
@@ -67,7 +70,8 @@ def add_matrix(commands: Commands[argparse.ArgumentParser]) -> None:
         type=named_file,
         metavar="[NAME=]FILE",
         dest="filters",
-        help="a setting, as `mifsim tune` leaves it (may be given several times; the name is 'calibrated' by default)",
+        help="a configuration, as `mifsim tune` leaves it (may be given several times; the name is "
+        "'calibrated' by default)",
     )
     matrix.set_defaults(run=_matrix)
 
@@ -93,7 +97,22 @@ def add_options(parser: argparse.ArgumentParser, study: str = "study") -> None:
     parser.add_argument(
         "--address", help="of a Ray cluster, such as auto or ray://host:10001 (default: start one here)"
     )
+    add_plugins(parser)
     add_changes(parser)
+
+
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """Add ``--plugin``."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE.py",
+        dest="plugins",
+        help="a Python file that registers attacks, users, evasions, detectors, data sets or victims of your own; its "
+        "code runs here and on all hosts of the run (may be given several times)",
+    )
 
 
 def add_changes(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mifsim.cli.run import add_changes, named_file, place
+from mifsim.cli.run import add_changes, add_plugins, named_file, place
 from mifsim.errors import UserError
 from mifsim.tables.storage import Folder
 
@@ -47,6 +47,7 @@ def add_submit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--plain-http", action="store_true", help="send the token to another machine without encryption"
     )
+    add_plugins(parser)
     add_changes(parser)
     parser.add_argument(
         "--filter",
@@ -55,7 +56,7 @@ def add_submit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=named_file,
         metavar="[NAME=]FILE",
         dest="filters",
-        help="with --command matrix: a setting, as `mifsim tune` leaves it (may be given several times)",
+        help="with --command matrix: a configuration, as `mifsim tune` leaves it (may be given several times)",
     )
     parser.set_defaults(run=_submit)
 

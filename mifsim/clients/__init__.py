@@ -1,15 +1,14 @@
-"""Who asks: attackers and honest users, all generators that speak `mifsim.clients.protocol`.
+"""Clients: attackers and honest users, all generators that follow `mifsim.clients.protocol`.
 
-A new client is one file that derives from `Attacker` or `User`, and one line in `REGISTRY`; a new evasion, which
-bends any attacker's stream, is one file that derives from `Evasion`, and one line in `EVASIONS`. The conformance
-tests then cover it without another word.
+A new client is one file that derives from `Attacker` or `User`, and one line in `ATTACKS` or `USERS`; a new evasion,
+which wraps any attacker, is one file that derives from `Evasion`, and one line in `EVASIONS`. The conformance tests
+then cover it without further code. All three can also come from a plug-in: see `mifsim.plugins`.
 """
 
 from __future__ import annotations
 
 import difflib
-import importlib
-from typing import Any, Literal
+from typing import Literal
 
 from mifsim.clients.evasion import Evasion
 from mifsim.clients.protocol import (
@@ -26,10 +25,12 @@ from mifsim.clients.protocol import (
     World,
 )
 from mifsim.errors import UserError
+from mifsim.registry import Registry
 
 __all__ = [
+    "ATTACKS",
     "EVASIONS",
-    "REGISTRY",
+    "USERS",
     "Answer",
     "Attacker",
     "Client",
@@ -47,60 +48,85 @@ __all__ = [
     "names",
 ]
 
-REGISTRY: dict[str, str] = {
-    "mi-face": "mifsim.clients.attackers.mi_face:MIFace",
-    "mi-face-numeric": "mifsim.clients.attackers.mi_face_numeric:MIFaceNumeric",
-    "nes": "mifsim.clients.attackers.nes:NES",
-    "spsa": "mifsim.clients.attackers.spsa:SPSA",
-    "brep": "mifsim.clients.attackers.brep:BREP",
-    "genetic": "mifsim.clients.attackers.genetic:Genetic",
-    "inversion-network": "mifsim.clients.attackers.inversion_network:InversionNetwork",
-    "error-rate": "mifsim.clients.attackers.error_rate:ErrorRate",
-    "independent": "mifsim.clients.users.independent:Independent",
-    "one-class": "mifsim.clients.users.one_class:OneClass",
-    "retries": "mifsim.clients.users.retries:Retries",
-    "bursts": "mifsim.clients.users.bursts:Bursts",
-    "re-uploads": "mifsim.clients.users.reuploads:ReUploads",
-    "video": "mifsim.clients.users.video:Video",
-    "augmentation": "mifsim.clients.users.augmentation:Augmentation",
-    "kiosk": "mifsim.clients.users.kiosk:Kiosk",
-    "borders": "mifsim.clients.users.borders:Borders",
-    "long-sessions": "mifsim.clients.users.long_sessions:LongSessions",
-    "mixture": "mifsim.clients.users.mixture:Mixture",
-    "log": "mifsim.clients.users.log:Log",
-}
-"""What a study calls a client, and where it lives (``module:class``); imported when first asked for."""
+ATTACKS = Registry(
+    "attacks",
+    "attack",
+    {
+        "mi-face": "mifsim.clients.attackers.mi_face:MIFace",
+        "mi-face-numeric": "mifsim.clients.attackers.mi_face_numeric:MIFaceNumeric",
+        "nes": "mifsim.clients.attackers.nes:NES",
+        "spsa": "mifsim.clients.attackers.spsa:SPSA",
+        "brep": "mifsim.clients.attackers.brep:BREP",
+        "genetic": "mifsim.clients.attackers.genetic:Genetic",
+        "inversion-network": "mifsim.clients.attackers.inversion_network:InversionNetwork",
+        "error-rate": "mifsim.clients.attackers.error_rate:ErrorRate",
+    },
+    base="mifsim.clients.protocol:Attacker",
+    check=lambda name, cls: "" if hasattr(cls, "sends") else f"{cls.__name__} lacks sends: what the server sees of it",
+)
+"""What a study calls an attack, and where it is; imported when first asked for."""
 
-EVASIONS: dict[str, str] = {
-    "noise": "mifsim.clients.evasions.altered:Noise",
-    "brightness": "mifsim.clients.evasions.altered:Brightness",
-    "contrast": "mifsim.clients.evasions.altered:Contrast",
-    "motion": "mifsim.clients.evasions.altered:Motion",
-    "decoys": "mifsim.clients.evasions.decoys:Decoys",
-    "interleave": "mifsim.clients.evasions.interleave:Interleave",
-    "deduplicate": "mifsim.clients.evasions.deduplicate:Deduplicate",
-    "rotate": "mifsim.clients.evasions.rotate:Rotate",
-    "probe": "mifsim.clients.evasions.probe:Probe",
-}
-"""What a study calls an evasion, and where it lives."""
+USERS = Registry(
+    "users",
+    "kind of user",
+    {
+        "independent": "mifsim.clients.users.independent:Independent",
+        "one-class": "mifsim.clients.users.one_class:OneClass",
+        "retries": "mifsim.clients.users.retries:Retries",
+        "bursts": "mifsim.clients.users.bursts:Bursts",
+        "re-uploads": "mifsim.clients.users.reuploads:ReUploads",
+        "video": "mifsim.clients.users.video:Video",
+        "augmentation": "mifsim.clients.users.augmentation:Augmentation",
+        "kiosk": "mifsim.clients.users.kiosk:Kiosk",
+        "borders": "mifsim.clients.users.borders:Borders",
+        "long-sessions": "mifsim.clients.users.long_sessions:LongSessions",
+        "mixture": "mifsim.clients.users.mixture:Mixture",
+        "log": "mifsim.clients.users.log:Log",
+    },
+    base="mifsim.clients.protocol:User",
+)
+"""What a study calls a kind of honest user, and where it is."""
+
+EVASIONS = Registry(
+    "evasions",
+    "evasion",
+    {
+        "noise": "mifsim.clients.evasions.altered:Noise",
+        "brightness": "mifsim.clients.evasions.altered:Brightness",
+        "contrast": "mifsim.clients.evasions.altered:Contrast",
+        "motion": "mifsim.clients.evasions.altered:Motion",
+        "decoys": "mifsim.clients.evasions.decoys:Decoys",
+        "interleave": "mifsim.clients.evasions.interleave:Interleave",
+        "deduplicate": "mifsim.clients.evasions.deduplicate:Deduplicate",
+        "rotate": "mifsim.clients.evasions.rotate:Rotate",
+        "probe": "mifsim.clients.evasions.probe:Probe",
+    },
+    base="mifsim.clients.evasion:Evasion",
+)
+"""What a study calls an evasion, and where it is."""
 
 
 def client_class(name: str) -> type[Client]:
-    """Return the client that a study calls `name`.
+    """Return the attack or the kind of user that a study calls `name`.
 
     Raises
     ------
     UserError
-        Where nobody is called so; the message names the nearest and all known.
+        Where there is no such client; the message names the nearest and all known.
 
     Examples
     --------
     >>> client_class("mi-face")(step=0.05).step
     0.05
     """
-    found: type[Client] = _load(name, REGISTRY, "client")
-    assert issubclass(found, Client), f"{REGISTRY[name]} is not a Client"
-    return found
+    for registry in (ATTACKS, USERS):
+        if name in registry:
+            found: type[Client] = registry.load(name)
+            return found
+    known = names()
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"no client is called {name!r}{hint} (known: {', '.join(known)})")
 
 
 def evasion_class(name: str) -> type[Evasion]:
@@ -111,26 +137,17 @@ def evasion_class(name: str) -> type[Evasion]:
     >>> evasion_class("decoys")().between
     10
     """
-    found: type[Evasion] = _load(name, EVASIONS, "evasion")
-    assert issubclass(found, Evasion), f"{EVASIONS[name]} is not an Evasion"
+    found: type[Evasion] = EVASIONS.load(name)
     return found
 
 
-def _load(name: str, registry: dict[str, str], what: str) -> Any:
-    if name not in registry:
-        near = difflib.get_close_matches(name, registry, 1, 0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"no {what} is called {name!r}{hint} (known: {', '.join(registry)})")
-    module, _, attribute = registry[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
 def names(role: Literal["attacker", "user"] | None = None) -> tuple[str, ...]:
-    """Return the names of all clients, or of those of one role, in the registry's order.
+    """Return the names of all clients, or of those of one role, in the registries' order.
 
     Examples
     --------
     >>> names("user")[:4]
     ('independent', 'one-class', 'retries', 'bursts')
     """
-    return tuple(name for name in REGISTRY if role is None or client_class(name).role == role)
+    registries = {"attacker": (ATTACKS,), "user": (USERS,), None: (ATTACKS, USERS)}[role]
+    return tuple(name for registry in registries for name in registry)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from mifsim.data.base import SUBSETS, ArrayPool, DataSet, ImagePool, Subset, SubsetPool
-from mifsim.data.config import SOURCES, DataConfig, Source
+from mifsim.data.config import DATASETS, DataConfig, Source, source_of
 
 
 def load_data(config: DataConfig) -> DataSet:
@@ -25,13 +25,16 @@ def load_data(config: DataConfig) -> DataSet:
     >>> data.shape, len(data.subset("private"))
     ((28, 28), 2500)
     """
-    module, function = SOURCES[config.set].load.split(":")
-    data: DataSet = getattr(import_module(module), function)(config)
+    load = source_of(config.set).load
+    if isinstance(load, str):
+        module, function = load.split(":")
+        load = getattr(import_module(module), function)
+    data: DataSet = load(config)
     return data
 
 
 __all__ = [
-    "SOURCES",
+    "DATASETS",
     "SUBSETS",
     "ArrayPool",
     "DataConfig",

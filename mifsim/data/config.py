@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from mifsim.errors import PluginError, UserError
+from mifsim.registry import Registry
+
+if TYPE_CHECKING:
+    from mifsim.data.base import DataSet
 
 
 class Source(NamedTuple):
@@ -13,23 +20,23 @@ class Source(NamedTuple):
 
     Attributes
     ----------
-    load : str
-        ``"module:function"``, imported when the set is asked for; the function takes a `DataConfig` and
-        returns a `mifsim.data.base.DataSet`.
+    load : str or callable
+        A function that takes a `DataConfig` and returns a `mifsim.data.base.DataSet`, or ``"module:function"``, which
+        is imported when the set is asked for.
     reads : frozenset of str
         Which of the optional keys `folder`, `size` and `color` it reads; any other is refused.
     needs : frozenset of str
         Which of them it cannot do without.
     """
 
-    load: str
+    load: str | Callable[[DataConfig], DataSet]
     reads: frozenset[str] = frozenset()
     needs: frozenset[str] = frozenset()
 
 
 _FOLDER = frozenset({"folder"})
 
-SOURCES: dict[str, Source] = {
+_SHIPPED: dict[str, Source] = {
     "mnist-5k": Source("mifsim.data.mnist_5k:load"),
     "mnist": Source("mifsim.data.mnist:load", reads=_FOLDER),
     "fashion-mnist": Source("mifsim.data.mnist:load", reads=_FOLDER),
@@ -37,7 +44,22 @@ SOURCES: dict[str, Source] = {
     "folder": Source("mifsim.data.folder:load", reads=_FOLDER | {"size", "color"}, needs=_FOLDER),
     "faces": Source("mifsim.data.faces:load"),
 }
-"""All data sets by name. A new one is a file with a function, and a line here."""
+
+DATASETS = Registry("datasets", "data set", _SHIPPED)
+"""All data sets by name. A new one is a file with a function, and a line above, or comes from a plug-in."""
+
+
+def source_of(name: str) -> Source:
+    """Return a data set's source; a plug-in may register a `Source`, or the function alone.
+
+    Raises
+    ------
+    UserError
+        There is no such set; the message names the nearest one and all known.
+    """
+    found = DATASETS.load(name)
+    return found if isinstance(found, Source) else Source(found)
+
 
 Side = Annotated[int, Field(ge=8, le=1024)]
 
@@ -54,7 +76,7 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    set: str = Field("mnist-5k", description="one of " + ", ".join(SOURCES))
+    set: str = Field("mnist-5k", description="one of " + ", ".join(_SHIPPED) + ", or of a plug-in")
     folder: Path | None = Field(
         None,
         description="where the files are: needed by celeba and folder; mnist and fashion-mnist: own copy",
@@ -74,8 +96,12 @@ class DataConfig(BaseModel):
     @field_validator("set")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in SOURCES:
-            raise ValueError(f"unknown data set {name!r}; accepted: {', '.join(SOURCES)}")
+        try:
+            source_of(name)
+        except PluginError:
+            raise
+        except UserError as error:
+            raise ValueError(str(error)) from None
         return name
 
     @field_validator("size", mode="before")
@@ -85,11 +111,11 @@ class DataConfig(BaseModel):
 
     @model_validator(mode="after")
     def _only_what_is_read(self) -> DataConfig:
-        source = SOURCES[self.set]
+        source = source_of(self.set)
         for key in ("folder", "size", "color"):
             given = getattr(self, key) is not None
             if given and key not in source.reads:
-                readers = ", ".join(name for name, other in SOURCES.items() if key in other.reads)
+                readers = ", ".join(name for name in DATASETS if key in source_of(name).reads)
                 raise ValueError(f"data set {self.set!r} does not read {key!r}; sets that do: {readers}")
             if not given and key in source.needs:
                 raise ValueError(f"data set {self.set!r} needs {key!r}")

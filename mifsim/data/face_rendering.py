@@ -135,17 +135,17 @@ def _outline(jaw: float, chin: float) -> Floats:
 
 
 def _background(rng: np.random.Generator) -> Canvas:
-    """Paint a blurred room: a few colours melting into one another, sometimes with an edge."""
+    """Paint a blurred background: a few colours melting into one another, sometimes with an edge."""
     base = rng.uniform(40, 215) + rng.normal(0, 26, 3)
     rows, columns = rng.integers(2, 5, 2)
     patches = base + rng.normal(0, 22, (rows, columns, 1)) + rng.normal(0, 9, (rows, columns, 3))
-    room = cv2.resize(patches.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    background = cv2.resize(patches.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
     if rng.random() < 0.5:
         left, width = rng.integers(SIDE), rng.integers(5, 30)
-        room[:, left : left + width] = base + rng.normal(0, 40) + rng.normal(0, 14, 3)
-        room = cv2.GaussianBlur(room, (0, 0), float(rng.uniform(0.5, 2.5)))
+        background[:, left : left + width] = base + rng.normal(0, 40) + rng.normal(0, 14, 3)
+        background = cv2.GaussianBlur(background, (0, 0), float(rng.uniform(0.5, 2.5)))
     canvas: Canvas = cv2.resize(
-        np.clip(room, 0, 255).astype(np.uint8), (_CANVAS, _CANVAS), interpolation=cv2.INTER_LINEAR
+        np.clip(background, 0, 255).astype(np.uint8), (_CANVAS, _CANVAS), interpolation=cv2.INTER_LINEAR
     )
     return canvas
 
@@ -309,9 +309,9 @@ def _photograph(canvas: Canvas, face: Face, rng: np.random.Generator) -> Canvas:
     bulge = np.clip(1 - (u / 1.05) ** 2 - (v / 1.3) ** 2, 0, 1) ** 0.5
     direction, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.45)
     body = 0.9 + bulge * (0.15 + slope * (np.cos(direction) * u + 0.7 * np.sin(direction) * v))
-    room = 1 + rng.normal(0, 0.12) * (across / _CANVAS - 0.5) + rng.normal(0, 0.12) * (down / _CANVAS - 0.5)
+    light = 1 + rng.normal(0, 0.12) * (across / _CANVAS - 0.5) + rng.normal(0, 0.12) * (down / _CANVAS - 0.5)
     warmth = 1 + rng.normal(0, 0.05) * np.array([1.0, 0.1, -1.0])
-    lit = image * np.clip(body * room, 0.3, 1.6)[..., None] * warmth
+    lit = image * np.clip(body * light, 0.3, 1.6)[..., None] * warmth
     lit = np.clip(lit * rng.uniform(0.75, 1.15), 0, 1) ** rng.uniform(0.85, 1.2)
     lit = cv2.GaussianBlur(lit.astype(np.float32), (0, 0), float(rng.uniform(0.3, 0.7)))
     lit += rng.normal(0, rng.uniform(0.004, 0.018), lit.shape)

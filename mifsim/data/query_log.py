@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 import zipfile
 from array import array
@@ -30,7 +31,8 @@ from mifsim.data.image_files import Color, decode, fit
 from mifsim.data.log_rows import BATCH_ROWS, Columns, Row, log_rows, stamps
 from mifsim.data.prepared import Raw, prepare
 from mifsim.errors import DataError
-from mifsim.progress import remark
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -166,7 +168,7 @@ def _opened(path: Path, columns: Columns, key: str) -> QueryLog:
     file = cache_dir() / "logs" / f"{FORMAT}-{key}.npz"
     found = _load(file, path, columns)
     if found is None:
-        remark(f"reading the log {path} (once; the result is cached)")
+        logger.info("reading the log %s (once; the result is cached)", path)
         found = _read(path, columns)
         _save(file, found)
     return found

@@ -5,6 +5,7 @@ A server can embed this package as it is: it needs numpy, OpenCV and numba, and 
 """
 
 from mifsim.defense.config import DetectorConfig
+from mifsim.defense.counting import CountingDetector
 from mifsim.defense.detector import Detector, ModelAnswer, NoDefense, Verdict
 from mifsim.defense.kinds import KINDS, config_class, load_config, read_config
 from mifsim.defense.measures import simple_hash, ssim
@@ -22,6 +23,7 @@ __all__ = [
     "Choice",
     "Column",
     "CountRule",
+    "CountingDetector",
     "Detector",
     "DetectorConfig",
     "FilterConfig",

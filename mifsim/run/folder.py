@@ -17,6 +17,7 @@ from typing import Any, Literal
 from mifsim._version import __version__
 from mifsim.cache import atomic_write
 from mifsim.errors import ClusterError, RunError
+from mifsim.plugins import plugin_facts
 from mifsim.run.logs import log_facts, write_log_tables
 from mifsim.server.shared_storage import remove_sentinels
 from mifsim.study import Study
@@ -87,6 +88,7 @@ class RunFolder:
             git_revision=git_revision(),
             sessions_per_host=study.server.sessions_per_host,
             logs=log_facts(study),
+            plugins=plugin_facts(),
             **facts,
         )
         return run

@@ -6,14 +6,17 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from mifsim.errors import ClusterError, RunError, UserError
+from mifsim.plugins import plugin_facts
 from mifsim.run.folder import RunFolder
 from mifsim.run.logs import bad_row_messages, check_logs
 from mifsim.study import Study
+from mifsim.tables.storage import Folder
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +61,34 @@ def run_to_its_end(run: RunFolder, go_on: str) -> Iterator[None]:
         logger.info(line)
 
 
+def check_plugins(run: Folder, facts: Mapping[str, Any]) -> None:
+    """Refuse to resume a run with other plug-ins than it began with.
+
+    Raises
+    ------
+    RunError
+        Names the plug-in that is missing, is another one, or was not there.
+    """
+    began = {plugin["file"]: plugin["digest"] for plugin in facts.get("plugins", [])}
+    given = {plugin["file"]: plugin["digest"] for plugin in plugin_facts()}
+    for file, digest in began.items():
+        if file not in given:
+            raise RunError(f"--resume {run}: the run uses the plug-in {file}; give it again: --plugin {file}")
+        if given[file] != digest:
+            raise RunError(
+                f"--resume {run}: --plugin {file} is not the one that the run began with ({given[file]}, not "
+                f"{digest}); its rows would not fit together"
+            )
+    if more := sorted(set(given) - set(began)):
+        raise RunError(f"--resume {run}: --plugin {more[0]}: the run began without it")
+
+
 def study_to_resume(run: RunFolder) -> Study:
     """Return the study of a run that was begun; refuse where the run is complete or the study was changed."""
     facts = run.facts
     if facts["status"] == "complete":
         raise RunError(f"--resume {run.path}: this run is complete")
+    check_plugins(run.path, facts)
     study = Study.load(run.path / "study.toml")
     check_logs(run.path, facts, study)
     began = facts.get("sessions_per_host", study.server.sessions_per_host)

@@ -1,4 +1,4 @@
-"""Who asks: populations of attackers and of honest users."""
+"""Populations of attackers and of honest users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
-from mifsim.clients import EVASIONS, REGISTRY, client_class, evasion_class
+from mifsim.clients import ATTACKS, EVASIONS, USERS, client_class, evasion_class
 from mifsim.clients.evasion import Evasion, Start
 from mifsim.clients.protocol import Client, ClientGenerator, World
 from mifsim.clients.users.log import Log
@@ -48,7 +48,8 @@ class Population(Section):
         except UserError as error:
             raise ValueError(str(error)) from None
         if found.role != role:
-            raise ValueError(f"{kind!r} is no {role} but a {found.role}")
+            article = {"attacker": "an attack", "user": "a user"}
+            raise ValueError(f"{kind!r} is {article[found.role]}, not {article[role]}")
         for key in rest:
             if key not in found.model_fields:
                 accepted = [*(k for k in cls.model_fields if k != "client"), word, *found.model_fields]
@@ -86,7 +87,7 @@ class Population(Section):
 
 
 class Attacks(Population):
-    """Attackers of one kind: `trials` for each class under attack, all bent by the same evasions."""
+    """Attackers of one kind: `trials` for each class under attack, all wrapped in the same evasions."""
 
     evasions: tuple[SerializeAsAny[Evasion], ...] = Field(
         (), description="what stands between attack and server, the first nearest to the attack: {decoys = 10}, ..."
@@ -204,11 +205,9 @@ def read_evasion(table: object) -> Evasion:
 
 def evasion_name(evasion: Evasion) -> str:
     """Return the registry's name of an evasion."""
-    wanted = f"{type(evasion).__module__}:{type(evasion).__name__}"
-    return next(name for name, place in EVASIONS.items() if place == wanted)
+    return EVASIONS.name_of(type(evasion))
 
 
 def client_name(client: Client) -> str:
     """Return the registry's name of a client."""
-    wanted = f"{type(client).__module__}:{type(client).__name__}"
-    return next(name for name, place in REGISTRY.items() if place == wanted)
+    return (ATTACKS if client.role == "attacker" else USERS).name_of(type(client))

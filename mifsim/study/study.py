@@ -17,6 +17,7 @@ from mifsim.clients.protocol import Knowledge
 from mifsim.data import DataConfig
 from mifsim.defense import NoDefenseConfig
 from mifsim.errors import StudyError, UserError
+from mifsim.plugins import loaded_plugins, restore
 from mifsim.study.crossing import Matrix, cross, with_filters
 from mifsim.study.messages import explain
 from mifsim.study.populations import Attacks, Users
@@ -175,6 +176,12 @@ class Study(Section):
 
         with atomic_write(path) as temporary:
             temporary.write_text(tomli_w.dumps(self.to_toml()), encoding="utf-8")
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Cross to other processes with the plug-ins whose classes the study needs: they are loaded there first."""
+        if not (plugins := loaded_plugins()):
+            return super().__reduce_ex__(protocol)
+        return restore, (plugins, Study.parse, self.to_toml(), self.name)
 
     @property
     def fingerprint(self) -> str:

@@ -24,7 +24,7 @@ _FLAT_KEYS = (*FilterConfig.params, *FilterConfig.choices)
 
 
 class Splits(Section):
-    """Shares of the clients of each population for the search, the calibration (certification) and the final figures."""
+    """Shares of the clients of each population for the search, the calibration (certification) and the figures."""
 
     search: Share = 0.4
     calibration: Share = 0.4

@@ -172,6 +172,28 @@ def read_checked(path: Path, schema: pa.Schema) -> pa.Table:
         raise RunError(f"{path}: cannot be read: {error}") from None
 
 
+def read_single(path: Folder, table: str) -> pa.Table:
+    """Return a table that is one file of a run, with all its columns, checked like those of `open_table`.
+
+    Raises
+    ------
+    RunError
+        Where the file is missing or damaged, has another schema version, or lacks a column.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: is missing")
+    try:
+        found = read_file(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from None
+    version = (found.schema.metadata or {}).get(b"schema_version", b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise RunError(f"{path}: schema_version is {version}, this mifsim reads {SCHEMA_VERSION}")
+    if missing := [name for name in SCHEMAS[table].names if name not in found.column_names]:
+        raise RunError(f"{path}: has no column {', '.join(missing)}")
+    return found
+
+
 def read_table(run: Folder, table: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a whole table of a run, sorted as its first columns say, in memory."""
     keys = {

@@ -3,7 +3,7 @@
 A local folder is a `pathlib.Path` and is treated as ever: files are written beside their places and renamed. A URL
 (``s3://bucket/runs/mine``, ``gs://…``, ``abfs://…``, ``hdfs://…``) is a `RemotePath`, which answers to those methods of
 a path that runs need. On object stores a file appears when its upload is complete, so that there, too, what is there
-is whole.
+is whole. CONTRIBUTING.md says why it is not universal-pathlib's.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from mifsim.errors import RunError
 
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_SERVER = re.compile(r"(\[.*\]|[^:]*)(:\d*)?")
 _PUT_IS_ATOMIC = frozenset({"s3", "gcs", "abfs"})
 """File systems on which a file is there when its upload is complete, and not before. On others it is renamed."""
+_QUOTED = str.maketrans({mark: quote(mark) for mark in "%?#"})
+"""What a name must not hold as it is: it would end the URL's path, or be taken for what is quoted already."""
 CHUNK_BYTES = 2**20
 
 
@@ -54,19 +58,23 @@ class RemotePath:
             Where no file system of pyarrow's takes it, or it holds a password: it would be written into logs.
         """
         parts = urlsplit(url)
-        if parts.password is not None or "secret_key" in parts.query:
-            shown = f"{parts.scheme}://…@{parts.netloc.rpartition('@')[2]}{parts.path}"
+        server = parts.netloc.rpartition("@")[2]
+        cut = not _SERVER.fullmatch(server)  # what looks like a port is a password's begin: it went on behind /, ? or #
+        if cut or parts.password is not None or "secret_key" in parts.query:
+            shown = f"{parts.scheme}://…" if cut else f"{parts.scheme}://…@{server}{parts.path}"
             raise RunError(
                 f"{shown}: credentials do not belong into a URL (accepted: the provider's own ways, such as "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the machine's role)"
             )
+        if parts.fragment:
+            raise RunError(f"{url}: a URL's path ends at # (accepted: %23 in its place)")
         place = cls(parts._replace(path=parts.path.rstrip("/")).geturl())
         try:
             _connect(place.url)
         except (OSError, ValueError, NotImplementedError, ImportError) as error:
             raise RunError(
-                f"{place}: pyarrow reaches no file system there: {error} (accepted: a path, or a URL such as "
-                "s3://bucket/runs/mine, gs://…, abfs://…, hdfs://…)"
+                f"{place}: pyarrow reaches no file system there: {_first_line(error)} (accepted: a path, or a "
+                "URL such as s3://bucket/runs/mine, gs://…, abfs://…, hdfs://…)"
             ) from None
         return place
 
@@ -75,7 +83,8 @@ class RemotePath:
 
     def __truediv__(self, name: str) -> RemotePath:
         parts = urlsplit(self.url)
-        return RemotePath(parts._replace(path=f"{parts.path}/{name}").geturl())
+        quoted = name.translate(_QUOTED)
+        return RemotePath(parts._replace(path=f"{parts.path}/{quoted}").geturl())
 
     @property
     def name(self) -> str:
@@ -175,18 +184,28 @@ class RemotePath:
         return self.read_bytes().decode(encoding, errors)
 
     def put(self, file: Path) -> None:
-        """Copy a local file here; it is there as a whole, or not at all."""
-        with self._named():
-            system, path = self.located
-            folder, name = posixpath.split(path)
-            at_once = system.type_name in _PUT_IS_ATOMIC
-            target = path if at_once else f"{folder}/.{name}-{os.getpid()}.partial"
-            if not at_once:
-                system.create_dir(folder, recursive=True)
-            with file.open("rb") as source, system.open_output_stream(target) as out:
-                shutil.copyfileobj(source, out, CHUNK_BYTES)
-            if not at_once:
-                system.move(target, path)
+        """Copy a local file here; it is there as a whole, or not at all.
+
+        Notes
+        -----
+        pyarrow can end an upload but not give it up, and one that ends early leaves half a file under the name of the
+        whole. Ctrl-C and SIGTERM are raised in the main thread, so another one uploads, and is waited for.
+        """
+        with self._named(), ThreadPoolExecutor(1, "mifsim-put") as uploader:
+            uploader.submit(int).result()  # so that its thread is there: one interrupted at its start is not waited for
+            uploader.submit(self._upload, file).result()
+
+    def _upload(self, file: Path) -> None:
+        system, path = self.located
+        folder, name = posixpath.split(path)
+        at_once = system.type_name in _PUT_IS_ATOMIC
+        target = path if at_once else f"{folder}/.{name}-{os.getpid()}.partial"
+        if not at_once:
+            system.create_dir(folder, recursive=True)
+        with file.open("rb") as source, system.open_output_stream(target) as out:
+            shutil.copyfileobj(source, out, CHUNK_BYTES)
+        if not at_once:
+            system.move(target, path)
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the file."""
@@ -274,4 +293,12 @@ def _file_system(base: str, query: str) -> tuple[Any, str]:
 def _connect(url: str) -> tuple[Any, str]:
     """Return the file system behind a URL, the same for all paths of one bucket or server, and where it begins."""
     parts = urlsplit(url)
-    return _file_system(f"{parts.scheme}://{parts.netloc}", f"?{parts.query}" if parts.query else "")
+    query = f"?{parts.query}" if parts.query else ""
+    if parts.scheme == "s3" and "allow_delayed_open" not in query:
+        # A small file is then one request and not three: what cannot be opened is told when it is closed.
+        query += f"{'&' if query else '?'}allow_delayed_open=true"
+    return _file_system(f"{parts.scheme}://{parts.netloc}", query)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mifsim.networks import Model, import_tensorflow
+from mifsim.victims.config import VICTIMS
 
 FEATURES = "features"
 """Name of the evaluator's penultimate layer."""
@@ -82,8 +83,10 @@ def evaluator(shape: tuple[int, int, int], classes: int) -> Model:
     return keras.Model(inputs, outputs, name="evaluator")
 
 
-ARCHITECTURES: dict[str, Callable[[tuple[int, int, int], int], Model]] = {
-    "lenet5": lenet5,
-    "cnn": cnn,
-    "evaluator": evaluator,
-}
+Builder = Callable[[tuple[int, int, int], int], Model]
+
+
+def builder_of(name: str) -> Builder:
+    """Return the function that builds the evaluator, or a victim by its name."""
+    found: Builder = evaluator if name == "evaluator" else VICTIMS.load(name)
+    return found

@@ -5,7 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from mifsim.registry import Registry
+
+VICTIMS = Registry(
+    "victims",
+    "victim model",
+    {"lenet5": "mifsim.victims.architectures:lenet5", "cnn": "mifsim.victims.architectures:cnn"},
+)
+"""Models that can be trained as victims: a function of an image's shape (H, W, channels) and the number of classes that
+builds a keras model with a softmax at its end. A plug-in's function may have an attribute ``recipe`` (see
+`mifsim.victims.training.Recipe`); otherwise it is trained as ``cnn`` is."""
 
 
 class VictimConfig(BaseModel):
@@ -19,7 +38,7 @@ class VictimConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: Literal["lenet5", "cnn"] | None = Field(
+    model: str | None = Field(
         None, description="model to train on the private subset (default: lenet5 for grey images, cnn for colour)"
     )
     file: Path | None = Field(None, description="a .keras file to use instead of training")
@@ -30,6 +49,13 @@ class VictimConfig(BaseModel):
         None, ge=1, le=1000, description="passes over the private subset (default: depends on its size)"
     )
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the initial weights and the order of the images")
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in VICTIMS:
+            raise ValueError(f"unknown victim model {name!r} (known: {', '.join(VICTIMS)})")
+        return name
 
     @model_validator(mode="after")
     def _file_or_training(self) -> VictimConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,19 +15,17 @@ from mifsim.cache import atomic_write, cache_dir, digest
 from mifsim.data.base import DataSet, Subset
 from mifsim.errors import VictimError
 from mifsim.limits import MAX_ARCHIVE_BYTES, read_plain
-from mifsim.victims.config import VictimConfig
+from mifsim.plugins import source_of_entry
+from mifsim.victims.config import VICTIMS, VictimConfig
 
 if TYPE_CHECKING:
     from mifsim.victims.evaluator import Evaluator
-    from mifsim.victims.training import Report
+
+logger = logging.getLogger(__name__)
 
 EVALUATOR_SEED = 0
 PROGRAMS = ("victims/architectures.py", "victims/training.py", "networks/fixed_batch.py", "networks/tensorflow.py")
 """Sources that a trained model's weights follow from: where one has changed, the model is trained again."""
-
-
-def _silent(text: str) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -80,15 +79,13 @@ class PreparedEvaluator:
         return Evaluator(self.path, self.shape, self.classes)
 
 
-def prepare_victim(data: DataSet, config: VictimConfig, remark: Report = _silent) -> Victim:
+def prepare_victim(data: DataSet, config: VictimConfig) -> Victim:
     """Return the victim that `config` describes: train it on the private subset, or check the user's file.
 
     Parameters
     ----------
     data : DataSet
     config : VictimConfig
-    remark : callable
-        Called with a line at the start, every ten seconds, and at the end of a training.
 
     Raises
     ------
@@ -98,13 +95,13 @@ def prepare_victim(data: DataSet, config: VictimConfig, remark: Report = _silent
     if config.file is not None:
         return _user_file(data, config.file, config)
     name = config.model or ("lenet5" if len(data.shape) == 2 else "cnn")
-    path, facts, cached = _trained(name, data, ("private",), config.seed, config.epochs, remark)
+    path, facts, cached = _trained(name, data, ("private",), config.seed, config.epochs)
     return Victim(path, False, facts["test_accuracy"], facts["fingerprint"], cached, facts)
 
 
-def prepare_evaluator(data: DataSet, remark: Report = _silent) -> PreparedEvaluator:
+def prepare_evaluator(data: DataSet) -> PreparedEvaluator:
     """Return the evaluator, trained on the private and the evaluator subset; see `mifsim.victims.evaluator`."""
-    path, facts, cached = _trained("evaluator", data, ("private", "evaluator"), EVALUATOR_SEED, None, remark)
+    path, facts, cached = _trained("evaluator", data, ("private", "evaluator"), EVALUATOR_SEED, None)
     return PreparedEvaluator(
         path,
         data.shape,
@@ -117,22 +114,30 @@ def prepare_evaluator(data: DataSet, remark: Report = _silent) -> PreparedEvalua
 
 
 def _trained(
-    name: str, data: DataSet, subsets: tuple[Subset, ...], seed: int, epochs: int | None, remark: Report
+    name: str, data: DataSet, subsets: tuple[Subset, ...], seed: int, epochs: int | None
 ) -> tuple[Path, dict[str, Any], bool]:
     """Return an architecture trained on some subsets: its file, its facts, and whether it was in the cache."""
     programs = [(Path(__file__).parents[1] / file).read_bytes() for file in PROGRAMS]
+    if name != "evaluator" and VICTIMS.origin_of(name) is not None:
+        programs.append(source_of_entry(VICTIMS.load(name)))
     key = digest(name, data.fingerprint, subsets, seed, epochs, _versions(), *programs)
     path = cache_dir() / "models" / f"{name}-{key}.keras"
     if (facts := _read_facts(path)) is not None:
         return path, facts, True
 
-    from mifsim.victims.training import RECIPES, accuracy, train
+    from mifsim.victims.training import accuracy, recipe_of, train
 
     pools = [data.subset(subset) for subset in subsets]
     images = sum(map(len, pools))
-    remark(f"training {name} on {images:,} images of {data.name} ({epochs or RECIPES[name].epochs(images)} epochs)")
+    logger.info(
+        "training %s on %s images of %s (%d epochs)",
+        name,
+        f"{images:,}",
+        data.name,
+        epochs or recipe_of(name).epochs(images),
+    )
     classes = len(data.class_names)
-    trained = train(name, pools, data.shape, classes, seed=seed, epochs=epochs, remark=remark)
+    trained = train(name, pools, data.shape, classes, seed=seed, epochs=epochs)
     measured = accuracy(trained.model, data.subset("users"), data.shape)
     try:
         with atomic_write(path) as temporary:
@@ -159,7 +164,7 @@ def _trained(
             f"cannot write the trained model to the cache folder {path.parent}: {error.strerror or error}; "
             "set MIFSIM_CACHE_DIR to a folder that can be written"
         ) from error
-    remark(f"{name}: accuracy {measured:.1%} on the users' images, trained in {trained.seconds:.0f} s")
+    logger.info("%s: accuracy %.1f%% on the users' images, trained in %.0f s", name, 100 * measured, trained.seconds)
     return path, facts, False
 
 

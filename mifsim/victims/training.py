@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +13,12 @@ import numpy.typing as npt
 
 from mifsim.data.base import ImagePool
 from mifsim.networks import FixedBatch, Model, import_tensorflow, input_shape
-from mifsim.victims.architectures import ARCHITECTURES
+from mifsim.victims.architectures import builder_of
 
-Report = Callable[[str], None]
+logger = logging.getLogger(__name__)
 """Called with a line for whoever watches."""
 
-REMARK_SECONDS = 10.0
+LINE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ RECIPES = {
 }
 
 
+def recipe_of(name: str) -> Recipe:
+    """Return how a model is trained: a plug-in's model may bring its recipe."""
+    if name in RECIPES:
+        return RECIPES[name]
+    found: Recipe = getattr(builder_of(name), "recipe", RECIPES["cnn"])
+    return found
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """What came out of a training.
@@ -84,7 +93,6 @@ def train(
     *,
     seed: int = 0,
     epochs: int | None = None,
-    remark: Report = lambda text: None,
 ) -> TrainedModel:
     """Train an architecture on all images of some pools, reading them batch by batch.
 
@@ -102,10 +110,9 @@ def train(
     seed : int
     epochs : int or None
         None: by the recipe.
-    remark : callable
     """
     keras = import_tensorflow().keras
-    recipe, build = RECIPES[name], ARCHITECTURES[name]
+    recipe, build = recipe_of(name), builder_of(name)
     labels = np.concatenate([pool.labels for pool in pools])
     batch = min(recipe.batch_size, len(labels))
     steps = len(labels) // batch
@@ -115,7 +122,7 @@ def train(
     model = build(input_shape(shape), classes)
     rate = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, decay_steps=epochs * steps)
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
-    started = told = time.monotonic()
+    started = last_line = time.monotonic()
     loss = math.nan
     for epoch in range(1, epochs + 1):
         order = rng.permutation(len(labels))
@@ -124,11 +131,11 @@ def train(
             chosen = order[step * batch : (step + 1) * batch]
             images = shifted(_read(pools, chosen), recipe.shift, rng)
             losses.append(model.train_on_batch(images.reshape(batch, *input_shape(shape)), labels[chosen]))
-            if time.monotonic() - told >= REMARK_SECONDS:
-                told = time.monotonic()
+            if time.monotonic() - last_line >= LINE_SECONDS:
+                last_line = time.monotonic()
                 done = ((epoch - 1) * steps + step + 1) / (epochs * steps)
-                left = (told - started) * (1 - done) / done
-                remark(f"{name}: epoch {epoch} of {epochs}, loss {np.mean(losses):.3f}, {left:.0f} s to go")
+                left = (last_line - started) * (1 - done) / done
+                logger.info("%s: epoch %d of %d, loss %.3f, ETA %.0f s", name, epoch, epochs, np.mean(losses), left)
         loss = float(np.mean(losses))
     # A compiled model's file would carry Adam's moments, and be three times as large.
     bare = build(input_shape(shape), classes)

@@ -3,12 +3,13 @@ from importlib import import_module
 import pytest
 from pydantic import ValidationError
 
-from mifsim.data import SOURCES, DataConfig
+from mifsim.data import DATASETS, DataConfig
+from mifsim.data.config import source_of
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", DATASETS)
 def test_every_source_names_a_function(name):
-    module, function = SOURCES[name].load.split(":")
+    module, function = source_of(name).load.split(":")
     assert callable(getattr(import_module(module), function))
 
 

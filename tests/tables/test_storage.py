@@ -9,8 +9,13 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
+import signal
+import threading
+import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +24,7 @@ from mifsim.errors import RunError
 from mifsim.run import simulate as simulation
 from mifsim.run.folder import RunFolder
 from mifsim.study import Study
+from mifsim.tables import storage
 from mifsim.tables.records import TableWriter, read_file, read_table
 from mifsim.tables.storage import RemotePath, folder, matching, remove
 from reports.compare import compare_runs
@@ -51,6 +57,9 @@ def test_a_path_stays_a_path() -> None:
     [
         ("nowhere://x/y", r"nowhere://x/y: pyarrow reaches no file system there: .*accepted: a path, or a URL"),
         ("s3://key:secret@bucket/x", r"^s3://…@bucket/x: credentials do not belong into a URL"),
+        ("s3://key:very/secret@bucket/x", r"^s3://…: credentials do not belong into a URL"),
+        ("s3://key:very#secret@bucket/x", r"^s3://…: credentials do not belong into a URL"),
+        ("s3://bucket/a#b", r"^s3://bucket/a#b: .*%23"),
         ("file://host/x", "three slashes"),
     ],
 )
@@ -68,6 +77,48 @@ def test_a_url_is_taken_apart_like_a_path_and_keeps_its_query() -> None:
     assert (run / "x").located[1] == "bucket/runs/mine/x"
     assert RemotePath("gs://bucket/runs").located[1] == "bucket/runs"
     assert pickle.loads(pickle.dumps(run)) == run
+
+
+def test_what_is_wrong_with_a_url_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(url: str) -> None:
+        raise OSError("no libjvm\ndlopen(libjvm.so) failed\ndlopen(libjvm.so) failed")
+
+    monkeypatch.setattr(storage, "_connect", fail)
+    with pytest.raises(RunError, match="no libjvm") as error:
+        folder("hdfs://server:8020/runs")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["50%", "50%25", "a#b", "a?b", "a b", "run[1] *"])
+def test_a_name_is_taken_as_it_is(store: RemotePath, tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").touch()
+    place = store / name / "x.bin"
+    place.put(tmp_path / "empty")
+    assert place.read_bytes() == b""
+    assert [one.name for one in store.iterdir()] == [name]
+    assert matching(store, "*/x.*") == [place] == list((store / name).glob("*.bin"))
+    assert place.parent.name == name
+    assert folder(str(place)) == place
+    assert place.located[1].endswith(f"/{name}/x.bin")
+
+
+def test_an_interrupt_leaves_no_half_file(store: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(source: Any, out: Any, size: int) -> None:
+        out.write(source.read(size))
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        time.sleep(0.2)
+        out.write(source.read())
+
+    local = tmp_path / "file"
+    local.write_bytes(os.urandom(3 * storage.CHUNK_BYTES))
+    store.mkdir()
+    place = store / "x.bin"
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "_PUT_IS_ATOMIC", storage._PUT_IS_ATOMIC | {"mock"})
+        patch.setattr(shutil, "copyfileobj", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            place.put(local)
+    assert place.read_bytes() == local.read_bytes()
 
 
 def test_files_appear_whole_are_listed_and_removed(store: RemotePath, tmp_path: Path) -> None:

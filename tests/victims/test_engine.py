@@ -9,7 +9,7 @@ import pytest
 
 from mifsim.errors import VictimError
 from mifsim.networks import input_shape
-from mifsim.victims.architectures import ARCHITECTURES
+from mifsim.victims.architectures import builder_of
 from mifsim.victims.engine import BatchedModel, engine_from_bytes
 
 CASES = [("lenet5", (28, 28), 10), ("cnn", (64, 64, 3), 4)]
@@ -20,7 +20,7 @@ BATCH, GRADIENT_BATCH = 24, 16
 def engine(request, keras):
     name, shape, classes = request.param
     keras.utils.set_random_seed(1)
-    model = ARCHITECTURES[name](input_shape(shape), classes)
+    model = builder_of(name)(input_shape(shape), classes)
     return BatchedModel(model, shape, classes, BATCH, GRADIENT_BATCH)
 
 
@@ -99,7 +99,7 @@ def test_a_rows_bits_do_not_depend_on_its_company(engine):
 def test_the_batch_size_leaves_the_bits_alone(keras):
     name, shape, classes = CASES[0]
     keras.utils.set_random_seed(1)
-    model = ARCHITECTURES[name](input_shape(shape), classes)
+    model = builder_of(name)(input_shape(shape), classes)
     images = np.random.default_rng(4).random((70, *shape), np.float32)
     gradient_of = (np.arange(70) % (classes + 1) - 1).astype(np.int32)
     results = [BatchedModel(model, shape, classes, size, size).predict(images, gradient_of) for size in (16, 50, 128)]
@@ -125,7 +125,7 @@ def test_a_process_with_one_thread_gives_the_same_bits_quietly(keras, tmp_path):
     keras.utils.set_random_seed(1)
     shape = (16, 16, 3)
     model, asked, answered = (tmp_path / name for name in ("cnn.keras", "asked.npz", "answered.npz"))
-    ARCHITECTURES["cnn"](shape, 3).save(model)
+    builder_of("cnn")(shape, 3).save(model)
     images = np.random.default_rng(0).random((100, *shape), np.float32)
     gradient_of = (np.arange(100) % 4 - 1).astype(np.int32)
     np.savez(asked, images=images, gradient_of=gradient_of)
@@ -159,7 +159,7 @@ def test_no_rows_and_only_some_that_want_gradients(engine):
     [((2, 28), (2,)), ((2, 28, 28, 1), (2,)), ((2, 28, 28), (3,)), ((2, 27, 28), (2,))],
 )
 def test_wrong_shapes_are_refused(keras, images, gradient_of):
-    engine = BatchedModel(ARCHITECTURES["lenet5"]((28, 28, 1), 10), (28, 28), 10, 4, 4)
+    engine = BatchedModel(builder_of("lenet5")((28, 28, 1), 10), (28, 28), 10, 4, 4)
     with pytest.raises(ValueError, match="expected"):
         engine.predict(np.zeros(images, np.float32), np.zeros(gradient_of, np.int32))
     for label in (10, -2):
@@ -198,7 +198,7 @@ def test_a_model_that_mixes_last_bits_is_warned_of(keras):
 
 
 def test_an_engine_from_a_files_content(keras, tmp_path):
-    model = ARCHITECTURES["lenet5"]((28, 28, 1), 10)
+    model = builder_of("lenet5")((28, 28, 1), 10)
     model.save(tmp_path / "m.keras")
     engine = engine_from_bytes((tmp_path / "m.keras").read_bytes(), (28, 28), 10, False, 8)
     assert engine.batch_size == 8

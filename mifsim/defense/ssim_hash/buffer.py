@@ -118,7 +118,7 @@ class Buffer:
             self._kept[form] = kept
         self.shape = shape
 
-    def check(self, config: FilterConfig, count: int, planes: Planes, hash_: float) -> int:
+    def judge(self, config: FilterConfig, count: int, planes: Planes, hash_: float) -> int:
         """Run lines 4 to 12 of Algorithm 2 on an admitted image.
 
         Returns
@@ -129,7 +129,7 @@ class Buffer:
         assert self.shape is not None
         means, contrasts, described = self._kept[config.ssim]
         # fmt: off
-        count = kernels.check(
+        count = kernels.judge(
             _CODE[config.ssim], config.t_ssim, config.t_hash, config.l_sp, config.count_rule == "per_query",
             count, planes, self.shape[1], hash_,
             self._planes, means, contrasts, described, self._hashes, self._start, self._size

@@ -97,7 +97,7 @@ class QueryFilter:
         if self.blocked:
             return Verdict.UNSAFE
         planes, hash_ = self._buffer.admit(image)
-        self._count = self._buffer.check(self._config, self._count, planes, hash_)
+        self._count = self._buffer.judge(self._config, self._count, planes, hash_)
         return Verdict.UNSAFE if self.blocked else Verdict.SAFE
 
     def observe(self, answer: ModelAnswer) -> None:

@@ -219,7 +219,7 @@ _describe_gaussian, _compare_gaussian = _windowed(_down_gaussian, _across_gaussi
 
 
 @inner
-def _room(means: Any, pixels: int, width: int) -> Any:
+def _scratch_space(means: Any, pixels: int, width: int) -> Any:
     """Return room for the roots of means, and scratch space for the rest."""
     if means.ndim == 1:
         return None, np.empty(_LANES)
@@ -279,7 +279,7 @@ def compare_all(
     Its planes and hash are for the caller to keep, once all forms have seen the image whose place they take.
     """
     means, contrasts = np.empty_like(ring_means[0]), np.empty_like(ring_contrasts[0])
-    roots, scratch = _room(means, planes.shape[1], width)
+    roots, scratch = _scratch_space(means, planes.shape[1], width)
     _describe(form, planes, means, contrasts, width, scratch)
     _take_roots(means, roots)
     for lag in range(size):
@@ -297,7 +297,7 @@ def compare_all(
 
 # fmt: off
 @entry
-def check(
+def judge(
     form: int, t_ssim: float, t_hash: float, l_sp: int, per_query: bool, count: int,
     planes: Any, width: int, hash_: float,
     ring_planes: Any, ring_means: Any, ring_contrasts: Any, ring_described: Any, ring_hashes: Any,
@@ -309,7 +309,7 @@ def check(
     A similarity is computed only where the hash is near: ``and`` commutes, so the outcome is the same.
     """
     means, contrasts = np.empty_like(ring_means[0]), np.empty_like(ring_contrasts[0])
-    roots, scratch = _room(means, planes.shape[1], width)
+    roots, scratch = _scratch_space(means, planes.shape[1], width)
     described = False
     for age in range(size):
         i = (start + age) % len(ring_planes)

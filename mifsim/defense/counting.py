@@ -1,0 +1,96 @@
+"""A base for detectors that add something to a count at each query, and block when it reaches a limit."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.defense.detector import ModelAnswer, Verdict
+
+if TYPE_CHECKING:
+    from mifsim.defense.config import DetectorConfig
+
+_STATE_VERSION = 1
+
+
+class CountingDetector(ABC):
+    """Admits images, adds `step` to the count, and blocks for good when the count reaches the limit.
+
+    A subclass defines `step`; one with a memory beside the count defines `memory` and `remember` too.
+
+    Parameters
+    ----------
+    limit : float
+        The count at which the client is blocked.
+    """
+
+    def __init__(self, limit: float) -> None:
+        from mifsim.defense.images import admit  # loads numba, which the import of this module must not
+
+        self.limit: float = limit
+        self.count: float = 0.0
+        self.blocked = False
+        self._admit = admit
+        self._shape: tuple[int, ...] | None = None
+
+    @abstractmethod
+    def step(self, pixels: npt.NDArray[np.float32]) -> float:
+        """Return what an admitted image adds to the count.
+
+        Parameters
+        ----------
+        pixels : ndarray of float32, shape (H, W) or (H, W, C), in [0, 1]
+            All images of a session have the same shape.
+        """
+
+    def memory(self) -> dict[str, Any]:
+        """Return what `step` depends on beside the image; nothing, unless a subclass says so."""
+        return {}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:  # noqa: B027  # optional: most have no memory
+        """Take back what `memory` returned."""
+
+    def check(self, image: object) -> Verdict:
+        """Judge one image; see `Detector.check`."""
+        if self.blocked:
+            return Verdict.UNSAFE
+        pixels = self._admit(image, self._shape)
+        self._shape = pixels.shape
+        self.count += self.step(pixels)
+        self.blocked = self.count >= self.limit
+        return Verdict.UNSAFE if self.blocked else Verdict.SAFE
+
+    def observe(self, answer: ModelAnswer) -> None:  # noqa: B027  # optional: most look at images alone
+        """Ignore it, unless a subclass looks at it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that another process needs to go on; see `Detector.state_dict`."""
+        return {
+            "version": _STATE_VERSION,
+            "count": self.count,
+            "blocked": self.blocked,
+            "shape": self._shape or (),
+            "memory": self.memory(),
+        }
+
+    @classmethod
+    def from_state(cls, config: DetectorConfig, state: Mapping[str, Any]) -> Self:
+        """Return a detector of a configuration that goes on from a state.
+
+        Raises
+        ------
+        ValueError
+            The state is not whole, or is of another version.
+        """
+        if set(state) != {"version", "count", "blocked", "shape", "memory"} or state["version"] != _STATE_VERSION:
+            raise ValueError(f"not a state of version {_STATE_VERSION}: {sorted(map(str, state))}")
+        restored = config.new_detector()
+        assert isinstance(restored, cls)
+        restored.count, restored.blocked = float(state["count"]), bool(state["blocked"])
+        restored._shape = tuple(state["shape"]) or None
+        restored.remember(state["memory"])
+        return restored

@@ -1,0 +1,31 @@
+"""Every kind of detector that ships passes the conformance suite, in all its forms."""
+
+from __future__ import annotations
+
+import pytest
+
+from mifsim.defense import DetectorConfig, FilterConfig, NoDefenseConfig
+from mifsim.testing.detectors import DetectorConformance
+
+CONFIGS = [
+    FilterConfig(t_ssim=0.9, t_hash=0.02, n_b=3, l_sp=4),
+    FilterConfig(t_ssim=0.5, t_hash=1.0, n_b=10, l_sp=2, ssim="uniform"),
+    FilterConfig(t_ssim=0.99, t_hash=0.1, n_b=1, l_sp=3, ssim="gaussian", count_rule="per_query"),
+    FilterConfig(t_ssim=-1.0, t_hash=0.5, n_b=4, l_sp=9, hash_size=5, count_rule="per_query"),
+]
+
+
+class TestSsimHash(DetectorConformance):
+    @pytest.fixture(params=CONFIGS, ids=lambda config: f"{config.ssim}-{config.count_rule}")
+    def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
+        return request.param
+
+    @pytest.fixture(params=[(12, 12), (13, 12, 3)], ids=["grey", "colour"])
+    def shape(self, request: pytest.FixtureRequest) -> tuple[int, ...]:
+        return request.param
+
+
+class TestNone(DetectorConformance):
+    @pytest.fixture
+    def config(self) -> DetectorConfig:
+        return NoDefenseConfig()
