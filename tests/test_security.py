@@ -13,13 +13,18 @@ from pathlib import Path
 
 import pytest
 
+from mifsim.errors import StudyError
 from mifsim.server.ray.local import keep_token_private
+from tests.small import small_study
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("mifsim", "tuning", "reports", "cluster")
+PACKAGES = ("mifsim", "tuning", "reports", "cluster")
 
 RUNS_WHAT_IT_READS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "runpy", "code"}
 CALLS = {"eval", "exec", "compile", "__import__"}
+PLUGINS = "mifsim/plugins.py"
+"""Runs the code that a user names with ``--plugin``: `load_source` does, with one call of each of these two."""
+RUNS_PLUGINS = ["compile", "exec"]
 METHODS = {
     ("Tuner", "restore"), ("yaml", "load"), ("yaml", "unsafe_load"), ("yaml", "full_load"), ("os", "system"),
     ("os", "popen"), ("pd", "read_pickle"), ("tar", "extractall"), ("archive", "extractall"),
@@ -27,14 +32,16 @@ METHODS = {
 
 
 def programs() -> Iterator[tuple[Path, ast.Module]]:
-    for room in ROOMS:
-        for path in sorted((ROOT / room).rglob("*.py")):
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
             yield path.relative_to(ROOT), ast.parse(path.read_text())
 
 
 def test_nothing_that_is_read_is_run() -> None:
-    found = []
+    found, run_plugins = [], []
     for path, tree in programs():
+        loads = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "load_source"]
+        inside = {node for function in loads for node in ast.walk(function)} if path.as_posix() == PLUGINS else set()
         for node in ast.walk(tree):
             where = f"{path}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.Import):
@@ -43,7 +50,10 @@ def test_nothing_that_is_read_is_run() -> None:
                 found += [where] * ((node.module or "").partition(".")[0] in RUNS_WHAT_IT_READS)
             elif isinstance(node, ast.Call):
                 if isinstance(node.func, ast.Name) and node.func.id in CALLS:
-                    found.append(where)
+                    if node in inside and node.func.id in RUNS_PLUGINS:
+                        run_plugins.append(node.func.id)
+                    else:
+                        found.append(where)
                 if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
                     found += [where] * ((node.func.value.id, node.func.attr) in METHODS)
                 for word in node.keywords:
@@ -52,6 +62,25 @@ def test_nothing_that_is_read_is_run() -> None:
                     if word.arg in unsafe and given is unsafe[word.arg]:
                         found.append(where)
     assert not found, f"reads and runs: {found}"
+    assert sorted(run_plugins) == RUNS_PLUGINS
+
+
+@pytest.mark.parametrize("key", ["plugin", "plugins"])
+def test_a_study_cannot_name_a_plug_in(key: str, tmp_path: Path) -> None:
+    """Whose code runs is said on the command line, never by a file that somebody else may have written."""
+    proof = tmp_path / "ran"
+    (tmp_path / "own.py").write_text(f"open({str(proof)!r}, 'w').close()\n")
+    for place in ({key: [str(tmp_path / "own.py")]}, {"tuning": {key: str(tmp_path / "own.py")}}):
+        with pytest.raises(StudyError, match="unknown key"):
+            small_study(**place)
+    for place in (
+        {"tuning": {"kind": str(tmp_path / "own.py")}},
+        {"filters": [{"name": "a", "kind": f"{tmp_path}/own:Config"}]},
+        {"users": [{"user": "own:User"}]},
+    ):
+        with pytest.raises(StudyError, match="known"):
+            small_study(**place)
+    assert not proof.exists()
 
 
 def test_the_page_fetches_nothing() -> None:

@@ -100,7 +100,7 @@ def test_what_leaks_undefended_is_not_what_another_kind_lets_out(run, tmp_path):
             row["evaluator_confidence"] = 0.9 if row["session_id"].endswith("@quota") else 0.1
     write(copied / "leakage" / "scores.parquet", "leakage", rows)
     (group,) = [group for group in compare_attacks(copied).groups if group.name == "mi-face+decoys"]
-    assert "Even undefended, the evaluator's confidence (0.10) is not above what needs no query (0.13)" in group.remark
+    assert "Even undefended, the evaluator's confidence (0.10) is not above what needs no query (0.13)" in group.caveat
     assert set(attack_matrix(copied)["leakage_undefended"].round(6)) == {0.1}
 
 

@@ -14,7 +14,6 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from mifsim.clients import REGISTRY
 from mifsim.defense import QueryFilter
 from mifsim.errors import ClusterError, RunError, StudyError
 from mifsim.run import folder as run_folder
@@ -26,6 +25,7 @@ from mifsim.server.backend import InProcess
 from mifsim.server.environment import Counters
 from mifsim.study import Study
 from mifsim.tables.records import SCHEMAS, read_table
+from tests.odd_clients import odd_clients
 from tests.odd_detectors import odd_kinds
 from tests.small import small_study
 
@@ -182,15 +182,14 @@ def test_resuming_what_is_complete_or_changed_is_refused(alone: Path, tmp_path: 
         simulation.resume_simulation(tmp_path, backend="in-process")
 
 
-def test_a_client_that_raises_ends_its_own_session_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(REGISTRY, "crashing", "tests.odd_clients:Crashing")
-    monkeypatch.setitem(REGISTRY, "odd-images", "tests.odd_clients:OddImages")
+def test_a_client_that_raises_ends_its_own_session_alone(tmp_path: Path) -> None:
     users = [
         {"user": "crashing", "sessions": 2},
         {"user": "odd-images", "sessions": 1},
         {"user": "independent", "sessions": 2, "length": 4},
     ]
-    run = simulation.simulate(small_study(users=users, attacks=[]), tmp_path / "run", backend="in-process")
+    with odd_clients():
+        run = simulation.simulate(small_study(users=users, attacks=[]), tmp_path / "run", backend="in-process")
     sessions = read_table(run, "sessions").to_pandas()
     crashed = sessions[sessions["client"] == "crashing"]
     assert crashed["outcome"].eq("failed").all()
@@ -267,14 +266,12 @@ def test_the_scope_says_whether_a_detector_outlives_a_session(scope: str, tmp_pa
     ]
 
 
-def test_bad_images_are_counted_refused_and_leave_the_session_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(REGISTRY, "odd-images", "tests.odd_clients:OddImages")
+def test_bad_images_are_counted_refused_and_leave_the_session_as_it_was(tmp_path: Path) -> None:
     users = [{"user": "odd-images", "sessions": 1}]
     for transport in ("float32", "uint8", "jpeg-90"):
-        study = small_study(users=users, attacks=[], server={"transport": transport})
-        run = simulation.simulate(study, tmp_path / transport, backend="in-process")
+        with odd_clients():
+            study = small_study(users=users, attacks=[], server={"transport": transport})
+            run = simulation.simulate(study, tmp_path / transport, backend="in-process")
         rows = read_table(run, "queries").to_pandas()
         third = rows[rows["session_id"] == "odd-images/0@third"]
         # A good image, eight that are none, the good one three times more: the fourth match would block.

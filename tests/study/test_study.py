@@ -97,7 +97,7 @@ def test_every_shipped_study_loads_and_survives_a_round_trip(name: str, tmp_path
         ("[server]\nmodel_replicas = 'two'", ["server.model_replicas = 'two': must be \"auto\" or a whole number"]),
         ("[sever]\nhosts = 1", ["sever", "did you mean 'server'"]),
         ("[[attacks]]\nattack = 'mi-fce'\nname='b'", ["attacks.1", "mi-fce", "mi-face"]),
-        ("[[attacks]]\nattack = 'retries'\nname='b'", ["attacks.1", "retries", "no attacker"]),
+        ("[[attacks]]\nattack = 'retries'\nname='b'", ["attacks.1: 'retries' is a user, not an attack"]),
         (
             "[[attacks]]\nattack = 'mi-face'\nname='b'\nnoice = 1",
             ["attacks.1", "noice", "did you mean 'noise'"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -53,8 +54,9 @@ def test_the_rows_are_the_same_with_two_copies_of_the_model(alone: Path, cluster
 
 
 def test_copies_of_the_model_that_differ_are_refused_or_the_few_given_up(
-    cluster: None, capsys: pytest.CaptureFixture[str]
+    cluster: None, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="mifsim")
     import ray
 
     from mifsim.server.ray.models import Models, drop_divergent_replicas
@@ -76,7 +78,7 @@ def test_copies_of_the_model_that_differ_are_refused_or_the_few_given_up(
     with pytest.raises(RunError, match=r"model_replicas = 3: copies 0 and 1 .* different answers .* accepted here: 1"):
         drop_divergent_replicas(three, asked)
     assert drop_divergent_replicas(three, small_study()) == two
-    assert "going on with the 2 that agree" in capsys.readouterr().err
+    assert "going on with the 2 that agree" in caplog.text
 
     def ask_until_it_is_gone() -> None:
         while True:  # Ray ends an actor a moment after it was told to
@@ -87,8 +89,9 @@ def test_copies_of_the_model_that_differ_are_refused_or_the_few_given_up(
 
 
 def test_a_cluster_that_others_hold_is_waited_for_aloud_and_given_up(
-    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="mifsim")
     import ray
 
     from mifsim.server.ray import cluster as ray_cluster
@@ -109,7 +112,7 @@ def test_a_cluster_that_others_hold_is_waited_for_aloud_and_given_up(
     finally:
         for other in others:
             ray.kill(other)
-    assert "waiting: 2 of 2 actors have no place" in capsys.readouterr().err
+    assert "waiting: 2 of 2 actors have no place" in caplog.text
     assert not (tmp_path / "run").exists()
 
 
@@ -166,14 +169,14 @@ def test_the_model_may_die_without_a_row_changing(
     original = ray_backend.OnRay.run
 
     def run(
-        self: ray_backend.OnRay, job: object, model: object, shards: object, watch: Callable[[Counters], None]
+        self: ray_backend.OnRay, job: object, model: object, shards: object, on_progress: Callable[[Counters], None]
     ) -> None:
         def kill_once(done: Counters) -> None:
             if not killed and done.queries:
                 actor = ray.get_actor(ray.util.list_named_actors()[-1])
                 killed.append(ray.get(actor.facts.remote())["pid"])
                 os.kill(killed[0], signal.SIGKILL)
-            watch(done)
+            on_progress(done)
 
         original(self, job, model, shards, kill_once)
 
@@ -184,11 +187,12 @@ def test_the_model_may_die_without_a_row_changing(
 
 
 @pytest.mark.slow
-def test_a_node_that_joins_takes_the_place_of_a_lost_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_joins_takes_the_place_of_a_lost_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     import ray
 
     from mifsim.server.ray import backend as ray_backend
-    from mifsim.server.ray import dispatch as dispatch
     from tests.chaos.stages import QUICK_FAIL_OVER, cluster
 
     ray.shutdown()
@@ -196,11 +200,21 @@ def test_a_node_that_joins_takes_the_place_of_a_lost_one(tmp_path: Path, monkeyp
     study = small_study(users=users, attacks=[], server={"sessions_per_host": 60}, leakage={"enabled": False})
     here = simulation.simulate(study, tmp_path / "here", backend="in-process")
     events: list[str] = []
+
+    class Reports(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "going on with" in record.getMessage():
+                events.append(record.getMessage())
+
+    caplog.set_level(logging.INFO, logger="mifsim")
+    monkeypatch.setattr(logging.getLogger("mifsim"), "handlers", [Reports()])
     original = ray_backend.OnRay.run
     with cluster(num_cpus=2, _system_config=QUICK_FAIL_OVER) as made:
         second = made.add_node(num_cpus=2)
 
-        def run(self: ray_backend.OnRay, job: Any, model: Any, shards: Any, watch: Callable[[Counters], None]) -> None:
+        def run(
+            self: ray_backend.OnRay, job: Any, model: Any, shards: Any, on_progress: Callable[[Counters], None]
+        ) -> None:
             def disturb(done: Counters) -> None:
                 if not events and done.queries:
                     events.append("killed")
@@ -208,12 +222,11 @@ def test_a_node_that_joins_takes_the_place_of_a_lost_one(tmp_path: Path, monkeyp
                 elif len(events) == 2:
                     events.append("added")
                     made.add_node(num_cpus=2)
-                watch(done)
+                on_progress(done)
 
             original(self, job, model, shards, disturb)
 
         monkeypatch.setattr(ray_backend.OnRay, "run", run)
-        monkeypatch.setattr(dispatch, "remark", events.append)
         remote = simulation.simulate(study, tmp_path / "there", address=made.address)
         ray.shutdown()
     for table in ("sessions", "queries"):
