@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 
-from mifsim.clients import USERS
 from mifsim.clients.protocol import ClientGenerator, Query, User, World
 from mifsim.defense import InvalidImage
 
@@ -37,14 +33,3 @@ class OddImages(User):
         for _ in range(5):
             yield Query(good)
         return None
-
-
-@contextmanager
-def odd_clients() -> Iterator[None]:
-    """Make both known to studies, as crashing and odd-images."""
-    for name, cls in (("crashing", Crashing), ("odd-images", OddImages)):
-        USERS.register(name, cls, __name__)
-    try:
-        yield
-    finally:
-        USERS.forget(__name__)

@@ -1,68 +1,26 @@
-"""Kinds of detectors that share nothing with ``ssim-hash``: one that counts, and one that fails as it is told to."""
+"""A kind of detector that goes wrong as it is told to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mifsim.defense import KINDS, DetectorConfig, InvalidImage, ModelAnswer, Param, Verdict
+from mifsim.defense import DetectorConfig, InvalidImage, ModelAnswer, Verdict
 
 
-class Quota:
-    """Blocks at its limit, whatever is sent."""
+class Faulty:
+    """Counts the images that it is shown and never blocks."""
 
-    def __init__(self, queries: int) -> None:
-        self.count = 0
-        self.limit = float(queries)
-
-    @property
-    def blocked(self) -> bool:
-        return self.count >= self.limit
-
-    def check(self, image: object) -> Verdict:
-        if not self.blocked:
-            self.count += 1
-        return Verdict.UNSAFE if self.blocked else Verdict.SAFE
-
-    def observe(self, answer: ModelAnswer) -> None:
-        pass
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"count": self.count}
-
-    @classmethod
-    def from_state(cls, config: QuotaConfig, state: Mapping[str, Any]) -> Quota:
-        restored = cls(config.queries)
-        restored.count = state["count"]
-        return restored
-
-
-@dataclass(frozen=True)
-class QuotaConfig(DetectorConfig):
-    """The query at which a client is blocked; no other parameter, and no replay."""
-
-    queries: int
-
-    kind: ClassVar[str] = "quota"
-    params: ClassVar[Mapping[str, Param]] = {
-        "queries": Param(2, 50, "queries that are answered, and one", whole=True, strictness=-1, least=1)
-    }
-
-    def new_detector(self) -> Quota:
-        return Quota(self.queries)
-
-
-class Faulty(Quota):
-    """Goes wrong at one query, and never blocks."""
+    limit = math.inf
+    blocked = False
 
     def __init__(self, config: FaultyConfig) -> None:
-        super().__init__(10**9)
+        self.count = 0
         self._config = config
 
     def check(self, image: object) -> Any:
-        super().check(image)
+        self.count += 1
         return self._at("check", Verdict.SAFE)
 
     def observe(self, answer: ModelAnswer) -> None:
@@ -84,10 +42,13 @@ class Faulty(Quota):
                 del self.count
         return found
 
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
 
 @dataclass(frozen=True)
 class FaultyConfig(DetectorConfig):
-    """Which method goes wrong at which query, and how."""
+    """Which method goes wrong at which query, and how; it has no parameter that a search could move."""
 
     method: str
     fault: str
@@ -97,14 +58,3 @@ class FaultyConfig(DetectorConfig):
 
     def new_detector(self) -> Faulty:
         return Faulty(self)
-
-
-@contextmanager
-def odd_kinds() -> Iterator[None]:
-    """Make both kinds known to studies."""
-    for cls in (QuotaConfig, FaultyConfig):
-        KINDS.register(cls.kind, cls, __name__)
-    try:
-        yield
-    finally:
-        KINDS.forget(__name__)

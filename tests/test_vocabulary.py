@@ -23,8 +23,8 @@ FOLDERS = ("mifsim", "tuning", "reports", "cluster", "tests", "examples")
 GONE = {
     "Ticket", "Tickets", "Scene", "Conversation", "Guard", "Open", "Watch", "Watching", "Lookout", "ManyEyes", "Words",
     "noted", "hand_out", "keep_alike", "safest_first", "whole_file", "room", "lookout", "ticket", "tickets",
-    "yardstick", "dealt", "vacancies", "parcel", "remark", "sighting", "bent", "foretold", "mine", "theirs", "ours", "own", "there",
-    "home",
+    "yardstick", "dealt", "vacancies", "parcel", "remark", "sighting", "bent", "foretold", "mine", "theirs", "ours",
+    "own", "there", "home",
 }  # fmt: skip
 """Whole names that nothing the project defines may have, with or without underscores in front."""
 

@@ -18,6 +18,7 @@ KINDS = Registry(
     "kind of detector",
     {
         "ssim-hash": "mifsim.defense.ssim_hash.config:FilterConfig",
+        "quota": "mifsim.defense.quota:QuotaConfig",
         "none": "mifsim.defense.none:NoDefenseConfig",
     },
     base="mifsim.defense.config:DetectorConfig",

@@ -14,8 +14,7 @@ from mifsim.clients import Answer, Query, Refusal, World
 from mifsim.clients.attackers import brep
 from mifsim.clients.attackers.brep import BREP
 from mifsim.clients.attackers.latent import LatentSpace
-
-from .fake_world import SoftmaxLinear, StrictPool, converse, small_world
+from mifsim.testing.worlds import SoftmaxLinear, StrictPool, converse, small_world
 
 SHAPE = (4, 4)
 SIZE = 16

@@ -14,8 +14,7 @@ from mifsim.clients import Image, User, World
 from mifsim.clients.users.camera import NOISE_TABLE, add_noise
 from mifsim.clients.users.kiosk import Kiosk
 from mifsim.clients.users.video import Video
-
-from .fake_world import StrictPool, converse
+from mifsim.testing.worlds import StrictPool, converse
 
 SIDE = 21
 GREY = StrictPool(np.full((2, SIDE, SIDE), 0.5, np.float32), np.zeros(2, np.int64))

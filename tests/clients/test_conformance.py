@@ -1,64 +1,159 @@
-"""Every registered client meets the contract, with its default arguments; some also with others."""
+"""Every registered client conforms with its defaults, and some again with other settings; every setting counts."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import pytest
 
 from mifsim.clients import Client, client_class, names
+from mifsim.testing import AttackerConformance, UserConformance
 
-from .conformance import AttackerConformance, UserConformance
 
-Case = tuple[str, dict[str, Any]]
+class Case(NamedTuple):
+    """A client of some settings, and values of fields that change what it does then.
+
+    Where `changes` is None, each of its settings is set back to its default.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = {}
+    changes: Mapping[str, Any] | None = None
+
+    def __str__(self) -> str:
+        return " ".join([self.name, *(f"{key}={value}" for key, value in self.settings.items())])
+
+    @property
+    def client(self) -> Client:
+        return client_class(self.name).model_validate(self.settings)
+
+    @property
+    def all_changes(self) -> Mapping[str, Any]:
+        if self.changes is not None:
+            return self.changes
+        fields = client_class(self.name).model_fields
+        return {key: fields[key].default for key in self.settings}
+
+
+DEFAULTS: dict[str, Mapping[str, Any]] = {
+    "mi-face": {"start": "mean", "steps": "unit", "step": 0.2, "alpha": 4, "gamma": 0.9, "noise": 0.1},
+    "mi-face-numeric": {"space": "block", "coordinates": 4, "width": 0.2, "step": 0.7, "alpha": 1, "gamma": 0.9},
+    "nes": {"space": "block", "coordinates": 4, "pairs": 3, "sigma": 0.2, "step": 0.7, "score": "log-confidence"},
+    "spsa": {"space": "block", "coordinates": 4, "sigma": 0.2, "gain": 0.7, "stability": 3, "score": "log-confidence"},
+    "brep": {"space": "pixel", "size": 4, "points": 5, "radius": 1.0, "growth": 3.0, "inside": -0.5, "step": 0.1,
+             "bound": 0.5},
+    "genetic": {"space": "pca"},
+    "independent": {"length": 20},
+    "one-class": {"length": 20},
+    "retries": {"length": 20, "probability": 0.5},
+    "bursts": {
+        "length": 20, "shots": 2, "shift_pixels": 0, "rotation_degrees": 0, "gain": 0, "offset": 0, "noise": 0,
+    },
+    "re-uploads": {"length": 20, "probability": 0.5, "window": 2, "scale": 0.3, "quality": 40},
+    "video": {
+        "length": 20, "scene": 4, "memory_frames": 3.0, "shift_pixels": 0, "rotation_degrees": 0, "zoom": 0,
+        "gain": 0, "noise": 0,
+    },
+    "augmentation": {"length": 20, "flip": False, "crops": 2, "crop": 0.5, "qualities": [40], "scales": [0.3]},
+    "kiosk": {
+        "length": 20, "shots": 3, "subject": 0.5, "shift_pixels": 0, "zoom": 0, "light": 0, "memory_shots": 10.0,
+        "pattern": 0, "response": 0, "noise": 0,
+    },
+    "borders": {"length": 20, "style": "frame", "border": 0.2, "level": 0.5, "detail": 0},
+    "long-sessions": {"length": 20, "of": [{"user": "kiosk"}], "turn": 1},
+    "mixture": {"length": 20, "of": [{"user": "kiosk"}], "turn": 4},
+}  # fmt: skip
+"""What changes each client of default settings."""
+
 OTHER_ATTACKERS: list[Case] = [
-    ("mi-face", {"noise": 0.05}),
-    ("mi-face", {"noise": 0.05, "noise_on": "copy"}),
-    ("mi-face", {"process": "denoise-sharpen"}),
-    ("mi-face", {"beta": 0, "gamma": 0.0, "step": 10.0}),
-    ("mi-face", {"start": "mean", "steps": "unit"}),
-    ("mi-face-numeric", {"space": "pixel", "differences": "central"}),
-    ("mi-face-numeric", {"space": "block", "coordinates": 4}),
-    ("mi-face-numeric", {"space": "pca", "coordinates": 3, "step": 50.0}),
-    ("nes", {"space": "pixel", "pairs": 1}),
-    ("nes", {"space": "pca", "sigma": 5.0, "score": "log-confidence"}),
-    ("nes", {"space": "autoencoder", "coordinates": 4}),
-    ("spsa", {"space": "block", "gain": 50.0}),
-    ("spsa", {"space": "pca", "prior": 0.0}),
-    ("brep", {"space": "autoencoder", "size": 8, "points": 4}),
-    ("brep", {"space": "pixel", "radius": 5.0}),
-    ("genetic", {"space": "pca", "pool": 12, "population": 5, "generations": 2}),
-    ("inversion-network", {"images": 20, "steps": 2, "top": 3}),
-    ("error-rate", {"images": 8, "draws": 3, "steps": 2}),
+    Case("mi-face", {"noise": 0.05}),
+    Case("mi-face", {"noise": 0.05, "noise_on": "copy"}),
+    Case("mi-face", {"process": "denoise-sharpen"}),
+    Case("mi-face", {"beta": 0, "gamma": 0.0, "step": 10.0}, {"beta": 2}),
+    Case("mi-face", {"start": "mean", "steps": "unit"}),
+    Case("mi-face-numeric", {"space": "pixel", "differences": "central"}),
+    Case("mi-face-numeric", {"space": "block", "coordinates": 4}, {"beta": 1}),
+    Case("mi-face-numeric", {"space": "pca", "coordinates": 3, "step": 50.0}),
+    Case("nes", {"space": "pixel", "pairs": 1}),
+    Case("nes", {"space": "pca", "sigma": 5.0, "score": "log-confidence"}, {"prior": 5.0}),
+    Case("nes", {"space": "autoencoder", "coordinates": 4}, {"pairs": 1}),
+    Case("spsa", {"space": "block", "gain": 50.0}),
+    Case("spsa", {"space": "pca", "prior": 0.0}),
+    Case("brep", {"space": "autoencoder", "size": 8, "points": 4}, {"points": 3}),
+    Case("brep", {"space": "pixel", "radius": 5.0}),
+    Case(
+        "genetic",
+        {"space": "pca", "pool": 12, "population": 5, "generations": 2},
+        {"size": 4, "pool": 10, "population": 3, "mutation": 0.9, "spread": 3.0, "bound": 0.5, "generations": 1},
+    ),
+    Case(
+        "inversion-network",
+        {"images": 20, "steps": 2, "top": 3},
+        {"images": 7, "steps": 1, "top": 1, "floor": 1.0, "certainty": 0.5},
+    ),
+    Case(
+        "error-rate",
+        {"images": 8, "draws": 3, "steps": 2},
+        {"images": 3, "draws": 2, "noise": 0.5, "prior": 2.0, "steps": 1, "certainty": 0.5, "top": 3, "floor": 0.5},
+    ),
 ]
 OTHER_USERS: list[Case] = [
-    ("independent", {"length": {"mean": 20}}),
-    ("one-class", {"length": {"min": 5, "max": 20}}),
-    ("retries", {"probability": 0.5, "window": 3}),
-    ("bursts", {"shots": 3, "shift_pixels": 3.0, "rotation_degrees": 30.0, "gain": 0.3, "offset": 0.2}),
-    ("re-uploads", {"probability": 0.7, "scale": 0.2, "quality": 40}),
-    ("video", {"scene": 4, "memory_frames": 1.0, "zoom": 0.5, "gain": 0.5, "noise": 0.3}),
-    ("augmentation", {"crops": 30, "crop": 0.05, "qualities": [1, 100], "scales": []}),
-    ("kiosk", {"subject": 2.0, "light": 1.0, "response": 0.5, "pattern": 0.5}),
-    ("borders", {"style": "frame", "border": 0.45, "detail": 2.0}),
-    ("mixture", {"of": [{"user": "video", "weight": 0.5}, {"user": "mixture", "turn": 3}], "turn": {"mean": 4}}),
-    ("long-sessions", {"length": 60, "turn": 7}),
+    Case("independent", {"length": {"mean": 20}}),
+    Case("one-class", {"length": {"min": 5, "max": 20}}),
+    Case("retries", {"probability": 0.5, "window": 3}),
+    Case("bursts", {"shots": 3, "shift_pixels": 3.0, "rotation_degrees": 30.0, "gain": 0.3, "offset": 0.2}),
+    Case("re-uploads", {"probability": 0.7, "scale": 0.2, "quality": 40}),
+    Case("video", {"scene": 4, "memory_frames": 1.0, "zoom": 0.5, "gain": 0.5, "noise": 0.3}),
+    Case("augmentation", {"crops": 30, "crop": 0.05, "qualities": [1, 100], "scales": []}),
+    Case("kiosk", {"subject": 2.0, "light": 1.0, "response": 0.5, "pattern": 0.5}),
+    Case("borders", {"style": "frame", "border": 0.45, "detail": 2.0}),
+    Case("mixture", {"of": [{"user": "video", "weight": 0.5}, {"user": "mixture", "turn": 3}], "turn": {"mean": 4}}),
+    Case("long-sessions", {"length": 60, "turn": 7}),
 ]
 
 
-def described(case: Case) -> str:
-    return " ".join([case[0], *(f"{key}={value}" for key, value in case[1].items())])
+def cases(role: Literal["attacker", "user"], others: list[Case]) -> list[Case]:
+    return [*(Case(name, {}, DEFAULTS.get(name, {})) for name in names(role)), *others]
+
+
+ATTACKERS = cases("attacker", OTHER_ATTACKERS)
+USERS = cases("user", OTHER_USERS)
+LOG_FIELDS = {("log", field) for field in client_class("log").model_fields}
+"""They say where the log is; the images of its clients come from the pool."""
 
 
 class TestAttackers(AttackerConformance):
-    @pytest.fixture(params=[*((name, {}) for name in names("attacker")), *OTHER_ATTACKERS], ids=described)
-    def client(self, request: pytest.FixtureRequest) -> Client:
-        name, configs = request.param
-        return client_class(name).model_validate(configs)
+    @pytest.fixture(params=ATTACKERS, ids=str)
+    def case(self, request: pytest.FixtureRequest) -> Case:
+        found: Case = request.param
+        return found
+
+    @pytest.fixture
+    def client(self, case: Case) -> Client:
+        return case.client
+
+    @pytest.fixture
+    def changes(self, case: Case) -> Mapping[str, Any]:
+        return case.all_changes
 
 
 class TestUsers(UserConformance):
-    @pytest.fixture(params=[*((name, {}) for name in names("user")), *OTHER_USERS], ids=described)
-    def client(self, request: pytest.FixtureRequest) -> Client:
-        name, configs = request.param
-        return client_class(name).model_validate(configs)
+    @pytest.fixture(params=USERS, ids=str)
+    def case(self, request: pytest.FixtureRequest) -> Case:
+        found: Case = request.param
+        return found
+
+    @pytest.fixture
+    def client(self, case: Case) -> Client:
+        return case.client
+
+    @pytest.fixture
+    def changes(self, case: Case) -> Mapping[str, Any]:
+        return case.all_changes
+
+
+def test_every_field_of_every_client_is_changed_in_a_case() -> None:
+    fields = {(name, field) for name in names() for field in client_class(name).model_fields}
+    changed = {(case.name, field) for case in [*ATTACKERS, *USERS] for field in case.all_changes}
+    assert changed == fields - LOG_FIELDS

@@ -17,8 +17,7 @@ from mifsim.clients import Image, User, World
 from mifsim.clients.users.augmentation import Augmentation
 from mifsim.clients.users.borders import Borders
 from mifsim.clients.users.reuploads import ReUploads
-
-from .fake_world import StrictPool, converse
+from mifsim.testing.worlds import StrictPool, converse
 
 SIDE = 16
 

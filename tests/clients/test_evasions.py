@@ -1,21 +1,21 @@
-"""Every registered evasion meets the contract, alone and combined, and does what it documents."""
+"""Every registered evasion keeps the contract, alone and around one another; and each does what it says."""
 
 from __future__ import annotations
 
-import random
+from collections.abc import Mapping
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mifsim.clients import EVASIONS, Evasion, Refusal, World, evasion_class
+from mifsim.clients import EVASIONS, Answer, ClientGenerator, Evasion, Query, Refusal, World, evasion_class
 from mifsim.errors import StudyError
 from mifsim.study import Study
-from mifsim.study.populations import Attacks
-
-from .conformance import assert_is_image
-from .fake_world import SoftmaxLinear, StrictPool, converse, small_world
+from mifsim.study.populations import Attacks, read_evasions
+from mifsim.testing import EvasionConformance
+from mifsim.testing.worlds import Runs, SoftmaxLinear, StrictPool, converse, small_world
 
 EvasionRows = list[dict[str, Any]]
 OTHERS: list[EvasionRows] = [
@@ -26,6 +26,17 @@ OTHERS: list[EvasionRows] = [
     [{"deduplicate": {}}, {"brightness": 0.2}, {"probe": {"sessions": 2, "patience": 3}}],
     [{"probe": {"sessions": 1, "patience": 2}}, {"decoys": 1}],
 ]
+CHANGES: dict[str, Mapping[str, Any]] = {
+    "noise": {"sd": 0.1},
+    "brightness": {"most": 0.5},
+    "contrast": {"most": 0.1},
+    "motion": {"pixels": 3.0, "degrees": 0.0},
+    "decoys": {"between": 1},
+    "interleave": {"targets": 2},
+    "rotate": {"every": 3, "sessions": 1},
+    "probe": {"sessions": 2, "patience": 3, "least": 0.01, "most": 0.1},
+}
+"""What changes each evasion; see `test_the_oldest_answer_is_forgotten_first` for that of `deduplicate`."""
 
 
 def wrapped(evasions: EvasionRows, **attack: Any) -> Attacks:
@@ -36,65 +47,49 @@ def described(evasions: EvasionRows) -> str:
     return "+".join(str(one) for one in evasions)
 
 
-@pytest.fixture(params=[*([{name: {}}] for name in EVASIONS), *OTHERS], ids=described)
-def attacks(request: pytest.FixtureRequest) -> Attacks:
-    return wrapped(request.param, noise=0.02)
+class TestEvasions(EvasionConformance):
+    """Every registered evasion alone, and some around one another: the last one of a row is then the one tested."""
 
+    @pytest.fixture(params=[*([{name: {}}] for name in EVASIONS), *OTHERS], ids=described)
+    def rows(self, request: pytest.FixtureRequest) -> EvasionRows:
+        found: EvasionRows = request.param
+        return found
 
-@pytest.fixture(params=[((28, 28), 10), ((16, 16, 3), 4)], ids=["grey", "colour"])
-def world(request: pytest.FixtureRequest) -> World:
-    return small_world(*request.param, target=1)
+    @pytest.fixture
+    def evasions(self, rows: EvasionRows) -> tuple[Evasion, ...]:
+        return read_evasions(rows)
 
+    @pytest.fixture
+    def evasion(self, evasions: tuple[Evasion, ...]) -> Evasion:
+        return evasions[-1]
 
-class TestConformance:
-    """The contract of an attacker with any evasions."""
+    @pytest.fixture
+    def changes(self, rows: EvasionRows) -> Mapping[str, Any]:
+        (name,) = rows[-1]
+        return CHANGES.get(name, {}) if len(rows) == 1 else {}
 
-    def test_queries_and_guesses_are_images(self, attacks: Attacks, world: World) -> None:
-        transcript = converse(attacks, world, np.random.default_rng(1))
-        assert len(transcript.queries) == 40
-        for query in transcript.queries:
-            assert_is_image(query.image, world.shape)
-            assert query.guess is not None, "an altered image is not the attacker's current reconstruction"
-            assert_is_image(query.guess, world.shape)
+    def test_a_population_of_a_study_runs_it_so(self, rows: EvasionRows, runs: Runs, world: World) -> None:
+        attacks = wrapped(rows, noise=0.02)
+        for refuse_at in (None, 3):
+            one, other = (
+                converse(started, world, np.random.default_rng(1), refuse_at=refuse_at).digests
+                for started in (runs, attacks)
+            )
+            assert one == other
 
-    def test_same_seed_same_stream_and_no_other_randomness(self, attacks: Attacks, world: World) -> None:
-        streams = []
-        for unrelated in (1, 2):
-            random.seed(unrelated)
-            np.random.seed(unrelated)  # noqa: NPY002 - the global generator is what must not matter
-            streams.append(converse(attacks, world, np.random.default_rng(7)).sent)
-        assert streams[0] == streams[1]
-        assert converse(attacks, world, np.random.default_rng(8)).sent != streams[0]
-
-    def test_what_was_sent_is_not_changed_afterwards(self, attacks: Attacks, world: World) -> None:
-        transcript = converse(attacks, world, np.random.default_rng(1))
-        assert [query.image.tobytes() for query in transcript.queries] == transcript.sent
-
-    @pytest.mark.parametrize("refuse_at", [1, 2, 3, 4, 9])
-    def test_a_refusal_ends_it_unless_it_is_closed_loop(self, attacks: Attacks, world: World, refuse_at: int) -> None:
-        transcript = converse(attacks, world, np.random.default_rng(1), refuse_at=refuse_at)
-        if not attacks.closed_loop:
-            assert transcript.ended
-            assert len(transcript.queries) == refuse_at
-            assert transcript.returned is not None
-            assert_is_image(transcript.returned, world.shape)
-        assert not any(query.new_session for query in transcript.queries) or attacks.closed_loop
-
-    def test_survives_a_study_file(self, attacks: Attacks) -> None:
+    def test_survives_a_study_file(self, rows: EvasionRows) -> None:
+        attacks = wrapped(rows, noise=0.02)
         table = {"name": "s", "attacks": [attacks.to_toml()]}
         assert Study.parse(table).attacks[0] == attacks
 
-    @pytest.mark.parametrize("name", EVASIONS)
-    def test_every_argument_is_documented_and_has_a_default(self, name: str) -> None:
-        kind = evasion_class(name)
-        assert kind.__doc__ != Evasion.__doc__
-        assert kind.main is None or kind.main in kind.model_fields
-        for key, field in kind.model_fields.items():
-            assert field.description, f"{key} has no description"
-        kind()
+
+def test_every_field_of_every_evasion_is_changed_in_a_case() -> None:
+    fields = {(name, field) for name in EVASIONS for field in evasion_class(name).model_fields}
+    changed = {(name, field) for name, changes in CHANGES.items() for field in changes}
+    assert changed == fields - {("deduplicate", "memory")}
 
 
-def test_the_wrapped_attack_draws_the_same_numbers_as_alone() -> None:
+def test_the_attack_inside_draws_what_it_draws_alone() -> None:
     world = small_world(target=1)
     alone = converse(wrapped([], noise=0.02), world, np.random.default_rng(3), queries=10)
     among = converse(wrapped([{"decoys": 3}], noise=0.02), world, np.random.default_rng(3), queries=40)
@@ -108,7 +103,7 @@ def test_the_wrapped_attack_draws_the_same_numbers_as_alone() -> None:
 
 
 def test_altered_copies_leave_the_iterate_alone() -> None:
-    """The submitted image has noise; the attacker's current reconstruction has none."""
+    """What is sent has noise on it; what the attacker holds has not."""
     transcript = converse(wrapped([{"noise": 0.1}]), small_world(target=1), np.random.default_rng(0), queries=5)
     first = transcript.queries[0]
     assert not first.reconstruction.any()  # MI-Face begins with a black image
@@ -129,7 +124,7 @@ def test_brightness_and_contrast_do_what_they_say() -> None:
     assert stretched.std() != pytest.approx(image.std(), rel=1e-3)
 
 
-def test_motion_stays_within_its_limits() -> None:
+def test_motion_moves_by_no_more_than_it_may() -> None:
     image = np.zeros((41, 41), np.float32)
     image[20, 20] = 1
     kind = evasion_class("motion")
@@ -149,8 +144,8 @@ def test_interleaved_attacks_take_turns() -> None:
         assert before.gradient_of == after.gradient_of == 8
 
 
-def test_deduplication_sends_no_query_twice() -> None:
-    """With a step of almost no length the attack stalls: without the evasion it repeats one query for ever."""
+def test_nothing_is_asked_twice() -> None:
+    """A step of no length stands still: without the evasion it asks the same for ever."""
     still = {"step": 1e-60, "alpha": 30}
     world = small_world(target=1)
     assert len(set(converse(wrapped([], **still), world, np.random.default_rng(0)).sent)) == 1
@@ -158,6 +153,25 @@ def test_deduplication_sends_no_query_twice() -> None:
     assert len(transcript.queries) == 1
     assert transcript.ended
     assert transcript.returned is not None
+
+
+def test_the_oldest_answer_is_forgotten_first() -> None:
+    """Three images in turn: with all three in memory none is sent twice, with the last two every one always is."""
+
+    def in_turns(world: World, rng: np.random.Generator) -> ClientGenerator:
+        for number in range(9):
+            yield Query(world.pool.image(number % 3))
+        return None
+
+    sent = {}
+    for memory in (2, 3):
+        running = evasion_class("deduplicate")(memory=memory).run(in_turns, small_world(), np.random.default_rng(0))
+        queries = [next(running)]
+        with suppress(StopIteration):
+            while True:
+                queries.append(running.send(Answer(0)))
+        sent[memory] = len(queries)
+    assert sent == {2: 9, 3: 3}
 
 
 def test_rotation_sends_the_refused_query_again() -> None:
@@ -168,7 +182,7 @@ def test_rotation_sends_the_refused_query_again() -> None:
     query = running.send(model.answer(query, attacks.client.needs))
     again = running.send(Refusal())
     assert again.image is query.image
-    with pytest.raises(StopIteration) as done:  # a refusal in its last session ends it
+    with pytest.raises(StopIteration) as done:  # refused in its last session it gives up
         running.send(Refusal())
     assert done.value.value is not None
 
@@ -197,11 +211,11 @@ def test_probing_finds_the_noise_that_passes() -> None:
     attack = [query for query in sent if query.gradient_of == 1]
     assert len(attack) > 100  # most of its queries are the attack's, and pass
     steps = [np.sqrt(np.square(a.image - b.image).mean()) for a, b in pairwise(attack[-20:])]
-    assert 0.05 <= min(steps) < 0.15  # above the threshold, but not far above
+    assert 0.05 <= min(steps) < 0.15  # above what is refused, not far above
 
 
 @pytest.mark.parametrize(
-    ("evasions", "message"),
+    ("evasions", "complaint"),
     [
         ([{"decoy": 10}], r"no evasion is called 'decoy'; did you mean 'decoys'\?"),
         ([{"decoys": 0}], r"decoys\.between"),
@@ -212,8 +226,8 @@ def test_probing_finds_the_noise_that_passes() -> None:
         ("rotate", "must be a list"),
     ],
 )
-def test_an_invalid_evasion_is_refused(evasions: Any, message: str) -> None:
-    with pytest.raises(StudyError, match=message):
+def test_what_is_no_evasion_is_refused(evasions: Any, complaint: str) -> None:
+    with pytest.raises(StudyError, match=complaint):
         Study.parse({"name": "s", "attacks": [{"attack": "mi-face", "evasions": evasions}]})
 
 

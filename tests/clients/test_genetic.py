@@ -12,8 +12,7 @@ from mifsim.clients import Answer, Query, Refusal, World
 from mifsim.clients.attackers import genetic
 from mifsim.clients.attackers.genetic import Genetic
 from mifsim.clients.attackers.latent import LatentSpace
-
-from .fake_world import StrictPool
+from mifsim.testing.worlds import StrictPool
 
 SHAPE = (2, 4)
 SIZE = 8

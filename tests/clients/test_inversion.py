@@ -15,8 +15,7 @@ from mifsim.clients.attackers import error_rate, inversion_network
 from mifsim.clients.attackers.error_rate import ErrorRate, label_shares
 from mifsim.clients.attackers.inversion import as_input, near_one_hot, reconstruct, truncated
 from mifsim.clients.attackers.inversion_network import InversionNetwork
-
-from .fake_world import StrictPool, converse
+from mifsim.testing.worlds import StrictPool, converse
 
 SHAPE = (8, 8)
 CLASSES = 4

@@ -12,8 +12,7 @@ import pytest
 from mifsim.clients.attackers import latent
 from mifsim.clients.attackers.latent import Kind, LatentSpace, fit_latent
 from mifsim.clients.attackers.networks import Autoencoder
-
-from .fake_world import StrictPool
+from mifsim.testing.worlds import StrictPool
 
 GREY, COLOUR = (12, 10), (9, 7, 3)
 KINDS: tuple[Kind, ...] = ("pca", "autoencoder")

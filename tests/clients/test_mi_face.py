@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from mifsim.clients import Answer, Image, Query, Refusal, World
 from mifsim.clients.attackers.mi_face import MIFace
-
-from .fake_world import SoftmaxLinear, StrictPool, converse, small_world
+from mifsim.testing.worlds import SoftmaxLinear, StrictPool, converse, small_world
 
 SHAPE = (12, 12)
 WORLD = World(SHAPE, 2, StrictPool.random(SHAPE, 2, each=1), target=1)

@@ -15,8 +15,7 @@ from mifsim.clients.users.long_sessions import LongSessions
 from mifsim.clients.users.mixture import Ingredient, Mixture
 from mifsim.clients.users.reuploads import ReUploads
 from mifsim.clients.users.span import Span
-
-from .fake_world import StrictPool, converse
+from mifsim.testing.worlds import StrictPool, converse
 
 POOL = StrictPool.random((8, 8), 4, each=6)
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mifsim.clients import REGISTRY, Attacker, User, client_class, names
+from mifsim.clients import ATTACKS, USERS, Attacker, User, client_class, names
 from mifsim.errors import UserError
 
 
@@ -17,15 +17,17 @@ def test_names_are_split_by_role() -> None:
         "independent", "one-class", "retries", "bursts", "re-uploads", "video", "augmentation", "kiosk", "borders",
         "long-sessions", "mixture", "log",
     }  # fmt: skip
-    assert set(names()) == set(REGISTRY) == {*names("attacker"), *names("user")}
+    assert set(names()) == {*ATTACKS, *USERS} == {*names("attacker"), *names("user")}
     assert all(issubclass(client_class(name), Attacker) for name in names("attacker"))
     assert all(issubclass(client_class(name), User) for name in names("user"))
 
 
 def test_the_registry_names_the_module_in_which_the_class_is_written() -> None:
-    for name, place in REGISTRY.items():
-        found = client_class(name)
-        assert place == f"{found.__module__}:{found.__name__}"
+    for registry in (ATTACKS, USERS):
+        for name in registry:
+            found = client_class(name)
+            assert registry.name_of(found) == name
+            assert registry._places[name] == f"{found.__module__}:{found.__name__}"
 
 
 def test_an_unknown_name_is_reported_with_the_nearest_and_all_names() -> None:
@@ -33,7 +35,7 @@ def test_an_unknown_name_is_reported_with_the_nearest_and_all_names() -> None:
         client_class("mi-fcae")
     assert "'mi-fcae'" in str(caught.value)
     assert "did you mean 'mi-face'?" in str(caught.value)
-    assert all(name in str(caught.value) for name in REGISTRY)
+    assert all(name in str(caught.value) for name in names())
 
 
 def test_a_name_unlike_all_others_gets_no_suggestion() -> None:

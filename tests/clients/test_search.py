@@ -16,8 +16,7 @@ from mifsim.clients.attackers.bases import block_basis, dct_basis
 from mifsim.clients.attackers.gradients import antithetic, central_differences, forward_differences, unit
 from mifsim.clients.attackers.scores import cost, score, shares
 from mifsim.clients.attackers.spaces import SearchSpace, SpaceName, search_space
-
-from .fake_world import SoftmaxLinear, StrictPool, converse, small_world
+from mifsim.testing.worlds import SoftmaxLinear, StrictPool, converse, small_world
 
 GREY, COLOUR = (9, 7), (8, 8, 3)
 PIXEL_SPACES: tuple[SpaceName, ...] = ("dct", "block", "pixel")

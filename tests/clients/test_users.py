@@ -21,8 +21,7 @@ from mifsim.clients.users.retries import Retries
 from mifsim.clients.users.reuploads import ReUploads
 from mifsim.clients.users.stream import ImageStream, shuffled
 from mifsim.clients.users.video import Video
-
-from .fake_world import StrictPool, converse
+from mifsim.testing.worlds import StrictPool, converse
 
 SHAPE = (8, 8)
 CLASSES = 4

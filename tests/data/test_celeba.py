@@ -1,4 +1,4 @@
-"""CelebA's loader on a tree in the published layout, with 120 small images instead of the photographs."""
+"""On a tree in CelebA's published layout, with 120 small stand-ins for its photographs."""
 
 import cv2
 import numpy as np
@@ -7,53 +7,15 @@ import pytest
 from mifsim.data import DataConfig, load_data
 from mifsim.data.celeba import class_of
 from mifsim.errors import DataError
-from tests.data.conformance import check_data_set, check_subsets_share_no_image
+from tests.data.small_sources import FACES, attributes, face_file, partition_of, write_celeba, write_celeba_lists
 
-COLUMNS = ["5_o_Clock_Shadow", "Bangs", "Eyeglasses", "Male", "Young"]
-COUNT = 120
 CLASS = {(-1, -1): {1: 0, -1: 1}, (1, -1): {1: 2, -1: 2}, (-1, 1): {1: 3, -1: 3}, (1, 1): {1: 3, -1: 3}}
 """By (bangs, eyeglasses), then male: worked by hand from "Eyeglasses before Bangs before Male/Female"."""
 
 
-def attributes(number):
-    """Every combination of the three attributes in turn, so that each subset has every class."""
-    bangs, glasses, male = (1 if (number // step) % 2 else -1 for step in (1, 2, 4))
-    return {"5_o_Clock_Shadow": -1, "Bangs": bangs, "Eyeglasses": glasses, "Male": male, "Young": 1}
-
-
-def partition_of(number):
-    return 0 if number < 72 else 1 if number < 104 else 2
-
-
-def file_name(number):
-    return f"{number + 1:06}.jpg"
-
-
 @pytest.fixture
 def tree(tmp_path):
-    root = tmp_path / "celeba"
-    (root / "img_align_celeba").mkdir(parents=True)
-    for number in range(COUNT):
-        image = np.random.default_rng(number).integers(0, 256, (22, 18, 3), np.uint8)
-        image = cv2.resize(image, (178, 218), interpolation=cv2.INTER_NEAREST)
-        cv2.imwrite(str(root / "img_align_celeba" / file_name(number)), image)
-    write_lists(root, ".txt")
-    return root
-
-
-def write_lists(root, ending):
-    for path in root.glob("list_*"):
-        path.unlink()
-    if ending == ".txt":
-        rows = [str(COUNT), " ".join(COLUMNS) + " "]
-        rows += [file_name(n) + "  " + "  ".join(f"{attributes(n)[c]:2}" for c in COLUMNS) for n in range(COUNT)]
-        partition = [f"{file_name(n)} {partition_of(n)}" for n in range(COUNT)]
-    else:
-        rows = ["image_id," + ",".join(COLUMNS)]
-        rows += [file_name(n) + "," + ",".join(str(attributes(n)[c]) for c in COLUMNS) for n in range(COUNT)]
-        partition = ["image_id,partition"] + [f"{file_name(n)},{partition_of(n)}" for n in range(COUNT)]
-    (root / f"list_attr_celeba{ending}").write_text("\r\n".join(rows) + "\r\n")
-    (root / f"list_eval_partition{ending}").write_text("\n".join(partition) + "\n")
+    return write_celeba(tmp_path / "celeba")
 
 
 def load(tree, **keys):
@@ -62,8 +24,6 @@ def load(tree, **keys):
 
 def test_the_official_layout(tree):
     data = load(tree)
-    check_data_set(data)
-    check_subsets_share_no_image(data)
     assert data.class_names == ("Male", "Female", "Bangs", "Eyeglasses")
     assert data.shape == (64, 64, 3)
     sizes = {subset: len(pool) for subset, pool in data.subsets.items()}
@@ -72,7 +32,7 @@ def test_the_official_layout(tree):
 
 def test_the_csv_form_and_a_nested_image_folder_are_the_same_set(tree):
     before = load(tree).fingerprint
-    write_lists(tree, ".csv")
+    write_celeba_lists(tree, ".csv")
     inner = tree / "inner"
     (tree / "img_align_celeba").rename(inner)
     (tree / "img_align_celeba").mkdir()
@@ -84,7 +44,7 @@ def test_each_image_has_one_class_by_the_rule(tree):
     users = load(tree).subset("users")
     expected = [
         CLASS[attributes(n)["Bangs"], attributes(n)["Eyeglasses"]][attributes(n)["Male"]]
-        for n in range(COUNT)
+        for n in range(FACES)
         if partition_of(n) == 2
     ]
     assert users.labels.tolist() == expected
@@ -96,7 +56,7 @@ def test_each_image_has_one_class_by_the_rule(tree):
 def test_the_centred_square_of_148_pixels_is_averaged_down(tree):
     photo = np.zeros((218, 178, 3), np.uint8)
     photo[35:183, 15:163] = (30, 60, 90)  # blue, green, red; everything outside the square stays black
-    cv2.imwrite(str(tree / "img_align_celeba" / file_name(104)), photo, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    cv2.imwrite(str(tree / "img_align_celeba" / face_file(104)), photo, [cv2.IMWRITE_JPEG_QUALITY, 100])
     image = load(tree).subset("users").image(0)
     inner = image[2:-2, 2:-2].reshape(-1, 3) * 255
     np.testing.assert_allclose(inner, np.tile([90, 60, 30], (len(inner), 1)), atol=3)
@@ -105,7 +65,7 @@ def test_the_centred_square_of_148_pixels_is_averaged_down(tree):
 
 def test_images_are_read_only_when_asked_for(tree):
     data = load(tree)
-    broken = tree / "img_align_celeba" / file_name(105)
+    broken = tree / "img_align_celeba" / face_file(105)
     broken.write_bytes(b"\xff\xd8 broken")
     data.subset("users").image(0)
     with pytest.raises(DataError, match=r"000106\.jpg: truncated JPEG"):
@@ -113,17 +73,16 @@ def test_images_are_read_only_when_asked_for(tree):
 
 
 def test_a_missing_image_is_named_at_once(tree):
-    (tree / "img_align_celeba" / file_name(7)).unlink()
+    (tree / "img_align_celeba" / face_file(7)).unlink()
     with pytest.raises(DataError, match=r"000008\.jpg: listed but missing$"):
         load(tree)
-    (tree / "img_align_celeba" / file_name(9)).unlink()
+    (tree / "img_align_celeba" / face_file(9)).unlink()
     with pytest.raises(DataError, match=r"000008\.jpg: listed but missing, as 1 others"):
         load(tree)
 
 
 def test_reduced_to_so_many_a_class(tree):
     data = load(tree, images_per_class=8)
-    check_data_set(data)
     total = sum(np.bincount(pool.labels, minlength=4) for pool in data.subsets.values())
     assert total.tolist() == [8] * 4
 

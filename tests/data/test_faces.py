@@ -4,7 +4,6 @@ import pytest
 from mifsim.data import DataConfig, load_data
 from mifsim.data.celeba import CLASSES
 from mifsim.data.face_rendering import render
-from tests.data.conformance import check_data_set, check_subsets_share_no_image
 
 
 def load(count=12, seed=0):
@@ -21,8 +20,6 @@ def pixels(data):
 
 def test_the_four_classes_of_celeba_named_as_rendered():
     data = load()
-    check_data_set(data)
-    check_subsets_share_no_image(data)
     assert data.class_names == CLASSES
     assert data.shape == (64, 64, 3)
     assert "rendered" in data.name

@@ -6,24 +6,12 @@ import pytest
 
 from mifsim.data import DataConfig, load_data
 from mifsim.errors import DataError
-from tests.data.conformance import check_data_set, check_subsets_share_no_image
-
-
-def write(path, seed, size=(12, 14), grey=False):
-    shape = size if grey else (*size, 3)
-    cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 256, shape, np.uint8))
+from tests.data.small_sources import write_image, write_pets
 
 
 @pytest.fixture
 def folder(tmp_path):
-    root = tmp_path / "pets"
-    for label, (name, ending) in enumerate([("cats", ".png"), ("dogs", ".jpg"), ("fish", ".pgm")]):
-        (root / name).mkdir(parents=True)
-        for number in range(20):
-            write(root / name / f"{number:03}{ending}", 100 * label + number, grey=ending == ".pgm")
-    (root / ".hidden").mkdir()
-    (root / "cats" / ".DS_Store").write_text("")
-    return root
+    return write_pets(tmp_path / "pets")
 
 
 def load(folder, **keys):
@@ -32,16 +20,13 @@ def load(folder, **keys):
 
 def test_a_sub_folder_is_a_class(folder):
     data = load(folder)
-    check_data_set(data)
-    check_subsets_share_no_image(data)
     assert data.class_names == ("cats", "dogs", "fish")
     assert data.shape == (12, 14, 3)
     assert [len(data.subset(subset)) for subset in ("private", "auxiliary", "users", "evaluator")] == [30, 6, 18, 6]
 
 
-def test_size_and_colour_are_those_of_the_study(folder):
+def test_size_and_colour_are_the_studys(folder):
     data = load(folder, size=(10, 8), color="gray")
-    check_data_set(data)
     assert data.shape == (10, 8)
     assert load(folder, size=9).shape == (9, 9, 3)
 
@@ -57,13 +42,13 @@ def test_pixels_are_those_of_the_files(folder):
 def test_a_changed_file_is_read_again(folder):
     before = load(folder)
     assert load(folder).fingerprint == before.fingerprint
-    write(folder / "cats" / "000.png", 999)
+    write_image(folder / "cats" / "000.png", 999)
     os.utime(folder / "cats" / "000.png", ns=(1, 1))
     assert load(folder).fingerprint != before.fingerprint
 
 
-def test_images_of_several_sizes_need_a_size_in_the_study(folder):
-    write(folder / "cats" / "odd.png", 5, size=(9, 9))
+def test_images_of_several_sizes_need_one_from_the_study(folder):
+    write_image(folder / "cats" / "odd.png", 5, size=(9, 9))
     with pytest.raises(DataError, match=r"data\.size is missing.*odd\.png is 9 high and 9 wide"):
         load(folder)
     assert load(folder, size=12).shape == (12, 12, 3)
@@ -77,7 +62,7 @@ def test_a_damaged_image_is_named(folder, size):
         load(folder, size=size)
 
 
-def test_a_file_that_is_not_an_image_is_named(folder):
+def test_what_is_no_image_is_named(folder):
     (folder / "dogs" / "notes.txt").write_text("hello")
     with pytest.raises(DataError, match=r"notes\.txt: not an image file of a known kind; accepted: \.png"):
         load(folder)

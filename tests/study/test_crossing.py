@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from mifsim.defense import FilterConfig
+from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import StudyError
 from mifsim.study import Filter, Study
-from tests.odd_detectors import QuotaConfig, odd_kinds
 
 CONFIG = FilterConfig(0.9, 0.01, 2, 3)
 
@@ -52,8 +52,7 @@ def test_there_is_always_something_undefended() -> None:
     bare = [{"name": "open door", "none": True}]
     assert [item.name for item in study([[]], filters=bare).crossed(given).filters] == ["calibrated", "open door"]
     # What has no t_ssim is a detector all the same: nothing but the kind none is undefended.
-    with odd_kinds():
-        quota, nothing = study([[]]).crossed([Filter(name="none of these", config=QuotaConfig(3))]).filters
+    quota, nothing = study([[]]).crossed([Filter(name="none of these", config=QuotaConfig(3))]).filters
     assert (quota.undefended, nothing.name, nothing.undefended) == (False, "no filter", True)
 
 

@@ -17,8 +17,8 @@ from mifsim.server.client_specs import Shard
 from mifsim.server.environment import Environment
 from mifsim.server.shard_run import Reply, run_shard
 from mifsim.study import Study
+from mifsim.testing.worlds import SoftmaxLinear
 from mifsim.victims import Victim
-from tests.clients.fake_world import SoftmaxLinear
 from tests.small import small_study
 from tuning.live import LiveAttackers, longest_budget
 from tuning.proposals import Proposals

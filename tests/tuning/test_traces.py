@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mifsim.clients import REGISTRY
 from mifsim.errors import RunError, StudyError
 from mifsim.run.folder import RunFolder
 from mifsim.run.simulate import run_sessions
@@ -19,6 +18,7 @@ from mifsim.server.client_specs import shards
 from mifsim.study.tuning import Splits
 from mifsim.tables.records import TableWriter, read_table
 from tests.logs import digit_log, log_users
+from tests.registering import add_entry
 from tests.tuning.studies import Formula, Prober, digits, formula_victim, tiny_study
 from tuning.confirm import compare, predicted
 from tuning.splits import check_splits, split
@@ -36,7 +36,7 @@ def recorded(study, tmp_path, backend=None):
 
 
 def test_replay_of_a_recording_is_what_the_filters_do_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(REGISTRY, "spoilt", "tests.tuning.studies:Spoilt")
+    add_entry(monkeypatch, "users", "spoilt", "tests.tuning.studies:Spoilt")
     users = [*tiny_study().to_toml()["users"], {"user": "spoilt", "sessions": 3}]
     study = tiny_study(users=users)
     traces = load(recorded(study, tmp_path).path, study)

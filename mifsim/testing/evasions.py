@@ -1,0 +1,190 @@
+"""What every evasion must do, as a class to inherit from: supply the fixture `evasion`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from mifsim.clients import Attacker, ClientGenerator, Evasion, Image, Knowledge, Query, Refusal, World
+from mifsim.clients.attackers.mi_face import MIFace
+from mifsim.clients.evasion import Start
+from mifsim.testing.conversations import ConversationConformance, has_an_effect
+from mifsim.testing.fields import assert_fields_are_documented, assert_survives_files_and_processes, with_value
+from mifsim.testing.worlds import Runs, assert_is_image, converse
+
+_ENDLESS = 10**5
+"""Queries that no test reaches: what it runs comes to its end before."""
+
+
+@dataclass(frozen=True)
+class Evaded:
+    """An attack with evasions around it, as a population of a study runs it.
+
+    Attributes
+    ----------
+    client : Runs
+        The attack: an `Attacker`, or `DrawnImages`.
+    evasions : tuple of Evasion
+        The first is nearest to the attack.
+    """
+
+    client: Runs
+    evasions: tuple[Evasion, ...]
+
+    @property
+    def closed_loop(self) -> bool:
+        """Whether the attack or an evasion is."""
+        return getattr(self.client, "closed_loop", False) or any(evasion.closed_loop for evasion in self.evasions)
+
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
+        """Start one session."""
+        start: Start = self.client.run
+        for evasion in self.evasions:
+            start = partial(evasion.run, start)
+        return start(world, rng)
+
+
+@dataclass
+class DrawnImages:
+    """An attack whose images are drawn at random, whatever the answers, and that remembers what it did.
+
+    Attributes
+    ----------
+    queries : int
+        After so many it returns the last image.
+    drawn : list of list of bytes
+        The images of each attack that was started.
+    over : int
+        How many of these have come to their end, or were stopped.
+    """
+
+    queries: int
+    needs: ClassVar[Knowledge] = Knowledge.LABEL
+    drawn: list[list[bytes]] = field(default_factory=list)
+    over: int = 0
+
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
+        """Start one attack."""
+        drawn: list[bytes] = []
+        self.drawn.append(drawn)
+        image: Image = np.zeros(world.shape, np.float32)
+        try:
+            for _ in range(self.queries):
+                image = rng.random(world.shape, np.float32)
+                drawn.append(image.tobytes())
+                if isinstance((yield Query(image)), Refusal):
+                    break
+            return image
+        finally:
+            self.over += 1
+
+
+class EvasionConformance(ConversationConformance):
+    """What every evasion must do; supply the fixture `evasion`.
+
+    Supply the fixture ``changes`` too, a mapping from fields to other values, and each is tested for an effect on
+    what is sent. ``attack`` and ``evasions`` say what the evasion stands around.
+    """
+
+    @pytest.fixture
+    def evasion(self) -> Evasion:
+        """Return the evasion under test."""
+        raise NotImplementedError("supply the evasion under test")
+
+    @pytest.fixture
+    def evasions(self, evasion: Evasion) -> tuple[Evasion, ...]:
+        """Return what stands around the attack, the nearest to it first: the evasion, unless supplied."""
+        return (evasion,)
+
+    @pytest.fixture
+    def attack(self) -> Attacker:
+        """Return the attack inside: one that goes on for ever, and draws random numbers for every query."""
+        return MIFace(beta=0, gamma=0.0, noise=0.02)
+
+    @pytest.fixture
+    def runs(self, attack: Attacker, evasions: tuple[Evasion, ...]) -> Evaded:
+        """Return what is tested: the attack with its evasions."""
+        return Evaded(attack, evasions)
+
+    @pytest.fixture
+    def target(self) -> int:
+        """Return the class under attack."""
+        return 1
+
+    def test_goes_on_and_tells_what_the_attack_holds(self, runs: Evaded, world: World) -> None:
+        transcript = converse(runs, world, np.random.default_rng(1), queries=self.queries)
+        assert len(transcript.queries) == self.queries
+        for query in transcript.queries:
+            assert query.guess is not None, "the image that is sent is not what the attacker holds"
+            assert_is_image(query.guess, world.shape)
+
+    def test_another_seed_another_stream(self, runs: Evaded, world: World) -> None:
+        one, other = (converse(runs, world, np.random.default_rng(seed), queries=self.queries).sent for seed in (7, 8))
+        assert one != other
+
+    @pytest.mark.parametrize("refuse_at", [1, 2, 3, 4, 9])
+    def test_a_refusal_ends_it_unless_it_is_closed_loop(self, runs: Evaded, world: World, refuse_at: int) -> None:
+        transcript = converse(runs, world, np.random.default_rng(1), queries=self.queries, refuse_at=refuse_at)
+        if not runs.closed_loop:
+            assert transcript.ended
+            assert len(transcript.queries) == refuse_at
+            assert transcript.returned is not None
+            assert_is_image(transcript.returned, world.shape)
+        assert not any(query.new_session for query in transcript.queries) or runs.closed_loop
+
+    def test_the_attack_inside_draws_what_it_draws_alone(self, evasions: tuple[Evasion, ...], world: World) -> None:
+        alone, inside = DrawnImages(12), DrawnImages(12)
+        converse(alone, world, np.random.default_rng(3))
+        converse(Evaded(inside, evasions), world, np.random.default_rng(3), queries=_ENDLESS)
+        assert alone.drawn[0] in inside.drawn
+
+    def test_returns_what_the_attack_returns(self, evasions: tuple[Evasion, ...], world: World) -> None:
+        alone = converse(DrawnImages(12), world, np.random.default_rng(3)).returned
+        evaded = converse(Evaded(DrawnImages(12), evasions), world, np.random.default_rng(3), queries=_ENDLESS)
+        assert evaded.ended
+        assert evaded.returned is not None
+        assert alone is not None
+        np.testing.assert_array_equal(evaded.returned, alone)
+
+    def test_stops_the_attack_when_it_is_stopped(self, evasions: tuple[Evasion, ...], world: World) -> None:
+        inside = DrawnImages(12)
+        running = Evaded(inside, evasions).run(world, np.random.default_rng(3))
+        next(running)
+        running.close()
+        assert inside.over == len(inside.drawn) >= 1
+
+    def test_costs_as_many_queries_as_it_says(self, evasion: Evasion, world: World) -> None:
+        """For 30 queries of the attack, within a factor of 1.5, and the queries before it begins."""
+        assert math.isfinite(evasion.cost)
+        assert evasion.cost > 0
+        assert evasion.entry >= 0
+        evaded = Evaded(DrawnImages(30), (evasion,))
+        sent = len(converse(evaded, world, np.random.default_rng(3), queries=_ENDLESS).queries)
+        assert 30 * evasion.cost / 1.5 <= sent <= 1.5 * 30 * evasion.cost + evasion.cost + evasion.entry
+
+    def test_every_field_is_documented(self, evasion: Evasion) -> None:
+        kind = type(evasion)
+        assert_fields_are_documented(kind)
+        assert kind.main is None or kind.main in kind.model_fields
+        kind()
+
+    def test_fields_survive_json_toml_and_pickle(self, evasion: Evasion) -> None:
+        assert_survives_files_and_processes(evasion)
+
+    def test_a_changed_field_has_an_effect(
+        self, attack: Attacker, evasion: Evasion, target: int, changes: Mapping[str, Any]
+    ) -> None:
+        if not changes:
+            pytest.skip("the test class supplies no changes")
+        for name, value in changes.items():
+            changed = Evaded(attack, (with_value(evasion, name, value),))
+            queries = 5 * self.queries + evasion.entry
+            assert has_an_effect(Evaded(attack, (evasion,)), changed, target, queries), (
+                f"{name} = {value!r} changes nothing"
+            )

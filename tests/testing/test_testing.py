@@ -1,0 +1,211 @@
+"""The suites pass what is sound, and fail what is not: with every broken thing just the tests that are about it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import mifsim.testing
+
+pytest_plugins = ["pytester"]
+
+SUITES = {
+    "AttackerConformance": "client",
+    "UserConformance": "client",
+    "EvasionConformance": "evasion",
+    "DataSetConformance": "data",
+}
+SOUND = {
+    "AttackerConformance": "Walk",
+    "UserConformance": "Shuffled",
+    "EvasionConformance": "Dimmed",
+    "DataSetConformance": "sound_data",
+}
+BROKEN: dict[str, dict[str, set[str]]] = {
+    "AttackerConformance": {
+        "ImageOutOfRange": {
+            "sends_images_of_the_world",
+            "a_confidence_withheld_is_no_error",
+            "holds_images_and_asks_for_gradients_of_its_target_alone",
+        },
+        "DoublePrecision": {"sends_images_of_the_world", "a_confidence_withheld_is_no_error"},
+        "GlobalRandomState": {
+            "same_seed_same_stream_and_no_other_randomness",
+            "leaves_the_global_generators_alone",
+            "sessions_run_at_the_same_time_as_they_run_alone",
+            "one_that_needs_the_label_reads_nothing_else",
+        },
+        "SeedsPython": {"leaves_the_global_generators_alone"},
+        "SharedState": {
+            "same_seed_same_stream_and_no_other_randomness",
+            "sessions_run_at_the_same_time_as_they_run_alone",
+            "one_that_needs_the_label_reads_nothing_else",
+        },
+        "ChangesWhatItSent": {"what_was_sent_is_not_changed_afterwards"},
+        "HoldsOn": {"stopping_it_leaves_nothing_behind"},
+        "GoesOnWhenRefused": {"a_refusal_ends_it_unless_it_is_closed_loop", "returns_its_reconstruction"},
+        "ReadsConfidences": {"one_that_needs_the_label_reads_nothing_else"},
+        "FailsWhereAConfidenceIsWithheld": {"a_confidence_withheld_is_no_error"},
+        "UnmarkedWhiteBox": {
+            "holds_images_and_asks_for_gradients_of_its_target_alone",
+            "is_marked_white_box_only_if_it_asks_for_gradients",
+        },
+        "MarkedWhiteBox": {"is_marked_white_box_only_if_it_asks_for_gradients"},
+        "ReturnsNothing": {"returns_its_reconstruction"},
+        "NoTargetNoError": {"without_a_target_it_is_an_error"},
+        "UndocumentedField": {"every_field_is_documented"},
+        "LostInJson": {"fields_survive_json_toml_and_pickle"},
+        "DescribedAtLength": {"states_what_the_server_sees"},
+        "StepWithoutEffect": {"a_changed_field_has_an_effect"},
+        "ExpectsTooFewQueries": {"expects_no_fewer_queries_than_it_makes"},
+    },
+    "UserConformance": {
+        "Walk": {"is_a_user", "holds_no_guess_and_no_weights", "returns_nothing"},
+        "ReturnsAnImage": {"returns_nothing"},
+        "Guesses": {"holds_no_guess_and_no_weights"},
+        "SendsBlack": {"sends_what_is_in_the_pool", "another_seed_another_stream"},
+        "OpensSessions": {"opens_no_session_unless_it_is_closed_loop"},
+        "ExpectsTooManyQueries": {"expects_as_many_queries_as_it_makes"},
+    },
+    "EvasionConformance": {
+        "Brightened": {"sends_images_of_the_world"},
+        "SharesTheGenerator": {"the_attack_inside_draws_what_it_draws_alone", "returns_what_the_attack_returns"},
+        "KeepsTheReconstruction": {
+            "returns_what_the_attack_returns",
+            "a_refusal_ends_it_unless_it_is_closed_loop",
+        },
+        "HidesTheGuess": {"goes_on_and_tells_what_the_attack_holds"},
+        "UnmarkedRotation": {"a_refusal_ends_it_unless_it_is_closed_loop"},
+        "CostsMoreThanItSays": {"costs_as_many_queries_as_it_says"},
+        "LeavesTheAttackRunning": {"stops_the_attack_when_it_is_stopped", "stopping_it_leaves_nothing_behind"},
+        "MainIsNoField": {"every_field_is_documented"},
+    },
+    "DataSetConformance": {
+        "pixel_values_up_to_255": {"images_are_valid"},
+        "no_note": {"says_what_it_is"},
+        "one_channel": {"images_have_a_height_a_width_and_one_or_three_channels"},
+        "several_in_another_order": {"one_image_is_the_same_as_among_several"},
+        "images_that_can_be_written_to": {"writing_to_an_image_does_not_change_the_pool"},
+        "subsets_overlap": {"subsets_share_no_image"},
+        "a_subset_without_a_class": {"every_image_has_a_label_and_every_class_an_image"},
+        "another_shape": {
+            "images_are_valid",
+            "one_image_is_the_same_as_among_several",
+            "no_images_are_an_empty_array",
+        },
+        "another_fingerprint_each_time": {"loaded_again_it_is_the_same"},
+    },
+}
+"""The tests that each one fails, and no other."""
+MANY_FAIL = [
+    ("AttackerConformance", "WrongShape", "sends_images_of_the_world"),
+    ("AttackerConformance", "NeedsMoreThanItSays", "sends_images_of_the_world"),
+    ("DataSetConformance", "a_subset_too_few", "has_the_four_subsets"),
+    ("DataSetConformance", "another_image_each_time", "reading_twice_gives_the_same"),
+]
+"""And these fail many: one of them is the one to look at."""
+
+
+def outcomes(pytester: pytest.Pytester, suite: str, name: str) -> dict[str, set[str]]:
+    """Run a suite on something of `tests.testing.broken`; return the names of the tests by outcome."""
+    pytester.makepyfile(f"""
+        import pytest
+        from mifsim.testing import {suite}
+        from tests.testing import broken
+
+        class TestIt({suite}):
+            @pytest.fixture
+            def {SUITES[suite]}(self):
+                return broken.{name}()
+
+            @pytest.fixture
+            def changes(self):
+                return broken.CHANGES.get("{name}", {{}})
+
+            @pytest.fixture
+            def again(self):
+                return broken.{name}()
+    """)
+    recorded = pytester.inline_run("-p", "no:cacheprovider", "-p", "no:benchmark", "-q", no_reraise_ctrlc=True)
+    reports = zip(("passed", "skipped", "failed"), recorded.listoutcomes(), strict=True)
+    return {
+        outcome: {report.location[2].removeprefix("TestIt.test_").partition("[")[0] for report in found}
+        for outcome, found in reports
+    }
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_what_is_sound_passes(pytester: pytest.Pytester, suite: str) -> None:
+    found = outcomes(pytester, suite, SOUND[suite])
+    assert found["failed"] == found["skipped"] == set()
+    assert len(found["passed"]) >= 10
+
+
+@pytest.mark.parametrize(("suite", "name"), [(suite, name) for suite, things in BROKEN.items() for name in things])
+def test_what_is_broken_fails_the_tests_about_it(pytester: pytest.Pytester, suite: str, name: str) -> None:
+    assert outcomes(pytester, suite, name)["failed"] == BROKEN[suite][name]
+
+
+@pytest.mark.parametrize(("suite", "name", "test"), MANY_FAIL)
+def test_what_cannot_be_run_fails(pytester: pytest.Pytester, suite: str, name: str, test: str) -> None:
+    assert test in outcomes(pytester, suite, name)["failed"]
+
+
+def test_every_test_of_the_suites_fails_for_something() -> None:
+    failed = {suite: set().union(*BROKEN[suite].values()) for suite in SUITES}
+    for suite, _, test in MANY_FAIL:
+        failed[suite].add(test)
+    never = {
+        f"{suite}.{name}"
+        for suite in SUITES
+        for name in dir(getattr(mifsim.testing, suite))
+        if name.startswith("test_") and not any(name.removeprefix("test_") in names for names in failed.values())
+    }
+    assert sorted(never) == []
+
+
+def test_a_suite_without_its_fixture_says_what_to_supply(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        from mifsim.testing import AttackerConformance
+
+        class TestIt(AttackerConformance):
+            pass
+    """)
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-q", "-k", "documented")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines("*NotImplementedError: supply the client under test")
+
+
+def test_the_example_of_the_documentation_runs(pytester: pytest.Pytester) -> None:
+    assert mifsim.testing.__doc__ is not None
+    _, _, rest = mifsim.testing.__doc__.partition("::\n")
+    example = textwrap.dedent(rest.partition("====")[0])
+    pytester.makepyfile(my_package="from tests.testing.broken import Walk as MyAttack", test_my_attack=example)
+    pytester.syspathinsert()
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-q")
+    outcome = result.parseoutcomes()
+    assert set(outcome) <= {"passed", "skipped"}
+    assert outcome["passed"] >= 40
+    assert outcome["skipped"] == 1  # no changes were supplied
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_the_package_itself_does_not_import_pytest() -> None:
+    code = """
+import sys, mifsim, mifsim.cli, mifsim.clients, mifsim.data, mifsim.run.simulate, mifsim.study
+mifsim.clients.names()
+print(sorted({"pytest", "hypothesis", "mifsim.testing"} & set(sys.modules)))
+"""
+    assert run(code).stdout.strip() == "[]"
+
+
+def test_without_pytest_the_error_says_so() -> None:
+    result = run("import sys; sys.modules['pytest'] = None; import mifsim.testing")
+    assert result.returncode == 1
+    assert "ImportError: mifsim.testing needs pytest, which is not installed: pip install pytest" in result.stderr
