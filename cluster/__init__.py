@@ -1,1 +1,1 @@
-"""Ray clusters: files that start one, and `mifsim submit`, which runs a study there. README.md says how to use them."""
+"""Ray clusters: configuration files that start one, and `mifsim submit`, which runs a study on it. See README.md."""

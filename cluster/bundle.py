@@ -1,7 +1,7 @@
-"""What travels with a job: the study with every default written out, and the files it names that are only here.
+"""The bundle of a job: the study with every default written out, and the local files that it names.
 
-Nothing that could be executed travels: no program, no command line of the user's. One tar file holds it all, made the
-same way each time, so that equal inputs have equal digests.
+A bundle holds nothing that the cluster would execute: no program and no command line. It is one tar file, written
+deterministically, so that equal inputs have equal digests.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from mifsim.errors import ClusterError, StudyError
 from mifsim.study import Study
 
 MAX_BYTES = 256 * 2**20
-"""Of a parcel: it passes through the memory of the cluster's head. Ray itself refuses more than 500 MiB."""
+"""Limit of a bundle, which passes through the memory of the cluster's head. Ray itself refuses more than 500 MiB."""
 
 MAX_MEMBERS = 200_000
 
 
-class Named(NamedTuple):
-    """One path that a study names: where, what it is, and the columns where it is a log."""
+class NamedPath(NamedTuple):
+    """A path that a study names, the study key that names it, and the columns if it is a log."""
 
     key: str
     path: Path
@@ -43,78 +43,78 @@ class Bundle(NamedTuple):
     digest: str
 
 
-def named_paths(study: Study) -> list[Named]:
-    """Return the paths that a study names (those of filters are read with the study itself)."""
-    found = []
+def named_paths(study: Study) -> list[NamedPath]:
+    """Return the paths that a study names, without those of filters, which are read with the study itself."""
+    paths = []
     if study.data.folder is not None:
-        found.append(Named("data.folder", study.data.folder))
+        paths.append(NamedPath("data.folder", study.data.folder))
     if study.victim.file is not None:
-        found.append(Named("victim.file", study.victim.file))
+        paths.append(NamedPath("victim.file", study.victim.file))
     for number, (users, table) in enumerate(zip(study.users, study.to_toml()["users"], strict=True)):
         if table["user"] == "log":
             columns = Columns(*(getattr(users.client, f"{name}_column") for name in Columns._fields))
-            found.append(Named(f"users.{number}.path", Path(table["path"]), columns))
-    return found
+            paths.append(NamedPath(f"users.{number}.path", Path(table["path"]), columns))
+    return paths
 
 
-def uploaded(named: Named, storage: Path | None) -> bool:
-    """Whether a path's content goes with the job: what lies in the storage that all nodes see stays there."""
+def uploaded(named: NamedPath, storage: Path | None) -> bool:
+    """Return whether the content of a path is uploaded with the job; what lies in the shared storage is not."""
     return storage is None or not named.path.is_relative_to(storage)
 
 
 def pack(study: Study, storage: Path | None = None, filters: Sequence[Path] = ()) -> Bundle:
-    """Pack a study.
+    """Pack a study and its files into a bundle.
 
     Parameters
     ----------
     study : Study
     storage : Path or None
-        Paths in it are left as they are: all nodes see them.
+        The shared storage. Paths in it stay as they are, since all nodes see them.
     filters : sequence of Path
-        Settings for a matrix; they become ``filters/0.toml``, ….
+        Filter configurations for a matrix; they become ``filters/0.toml``, ``filters/1.toml``, ….
 
     Raises
     ------
     StudyError
-        Where a file that must travel is not here, a link leads out of its folder, or all of it is too much.
+        If a file to upload does not exist, a link leads out of its folder, or the bundle exceeds its limits.
     """
-    plain = study.to_toml()
+    study_table = study.to_toml()
     members: dict[str, Path] = {f"filters/{number}.toml": path for number, path in enumerate(filters)}
     largest = ("", 0)
     for number, named in enumerate(named_paths(study)):
         if not uploaded(named, storage):
             continue
-        place = f"files/{number}"
-        bundled = {f"{place}/{name}": path for name, path in _members(study, named)}
-        _point_to(plain, named.key, f"{place}/{named.path.name}" if named.path.is_file() else place)
+        target = f"files/{number}"
+        bundled = {f"{target}/{name}": path for name, path in _members(study, named)}
+        _set_path(study_table, named.key, f"{target}/{named.path.name}" if named.path.is_file() else target)
         members.update(bundled)
         size = sum(path.stat().st_size for path in bundled.values())
         largest = max(largest, (named.key, size), key=lambda item: item[1])
     total = sum(path.stat().st_size for path in members.values())
     if total > MAX_BYTES or len(members) > MAX_MEMBERS:
         raise StudyError(
-            f"{study.name}: what it names has {len(members):,} files of {total / 2**20:,.0f} MiB, most of it "
-            f"{largest[0]}; at most {MAX_BYTES // 2**20} MiB travel with a job. Put it on storage that all nodes see, "
-            "name that path in the study, and give --storage"
+            f"{study.name}: the study names {len(members):,} files with {total / 2**20:,.0f} MiB, most of it in "
+            f"{largest[0]}; a job uploads at most {MAX_BYTES // 2**20} MiB in at most {MAX_MEMBERS:,} files. Put the "
+            "data on storage that all nodes see, name that path in the study, and add --storage"
         )
-    return _tar(tomli_w.dumps(plain).encode(), members)
+    return _tar(tomli_w.dumps(study_table).encode(), members)
 
 
-def _point_to(plain: dict[str, Any], key: str, path: str) -> None:
-    place: Any = plain
+def _set_path(study_table: dict[str, Any], key: str, path: str) -> None:
+    table: Any = study_table
     *steps, last = key.split(".")
     for step in steps:
-        place = place[int(step)] if isinstance(place, list) else place[step]
-    place[last] = path
+        table = table[int(step)] if isinstance(table, list) else table[step]
+    table[last] = path
 
 
-def _members(study: Study, named: Named) -> Iterator[tuple[str, Path]]:
-    """Yield the files that a path stands for, each with its name below the path's folder."""
+def _members(study: Study, named: NamedPath) -> Iterator[tuple[str, Path]]:
+    """Yield the files of a path, each with its name relative to the path's folder."""
     path = named.path
     if not path.exists():
         raise StudyError(
-            f"{study.name}: {named.key} = {path}: is not here, so it cannot travel with the job (accepted: a path "
-            "here, or one in the folder that --storage names)"
+            f"{study.name}: {named.key} = {path}: does not exist on this machine, so it cannot be uploaded (accepted: "
+            "a path on this machine, or one in the folder that --storage names)"
         )
     folder = path.parent if path.is_file() else path
     if named.columns is not None:
@@ -126,11 +126,13 @@ def _members(study: Study, named: Named) -> Iterator[tuple[str, Path]]:
     root = folder.resolve()
     for file in files:
         if path.is_dir() and not file.resolve().is_relative_to(root):
-            raise StudyError(f"{study.name}: {named.key}: {file} leads out of its folder; only what is inside travels")
+            raise StudyError(
+                f"{study.name}: {named.key}: {file} leads out of its folder; only files in the folder are uploaded"
+            )
         if file.is_symlink() and file.is_dir():
-            raise StudyError(f"{study.name}: {named.key}: {file} is a link to a folder, which does not travel")
+            raise StudyError(f"{study.name}: {named.key}: {file} is a link to a folder, which is not uploaded")
         if file.is_file():
-            # A log's images are found by their real paths, all else below the folder as it was named.
+            # Images of a log have their real paths; all other files are relative to the folder as the study names it.
             yield file.relative_to(folder if file.is_relative_to(folder) else root).as_posix(), file
 
 
@@ -149,22 +151,22 @@ def _tar(study: bytes, members: dict[str, Path]) -> Bundle:
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    about = tarfile.TarInfo(name)
-    about.size, about.mode = len(content), 0o644
-    tar.addfile(about, io.BytesIO(content))
+    header = tarfile.TarInfo(name)
+    header.size, header.mode = len(content), 0o644
+    tar.addfile(header, io.BytesIO(content))
 
 
 def unpack(archive: Path, digest: str, folder: Path) -> Path:
-    """Unpack a parcel into a folder of its own, once for each content; return that folder.
+    """Unpack a bundle into a subfolder of `folder` named after its digest, once; return the subfolder.
 
     Raises
     ------
     ClusterError
-        Where the parcel is not the one that was submitted, or would write outside of the folder.
+        If the bundle is not the one that was submitted, or would write outside of the subfolder.
     """
     content = archive.read_bytes()
     if hashlib.sha256(content).hexdigest() != digest:
-        raise ClusterError(f"{archive}: is not the parcel that was submitted (its SHA-256 differs)")
+        raise ClusterError(f"{archive}: not the bundle that was submitted (its SHA-256 differs)")
     target_folder = folder / digest[:16]
     if (target_folder / STUDY_FILE).is_file():
         return target_folder
@@ -174,12 +176,22 @@ def unpack(archive: Path, digest: str, folder: Path) -> Path:
 
 
 def extract(tar: tarfile.TarFile, name: str, folder: Path, target_folder: Path, limit: int = 2 * MAX_BYTES) -> None:
-    """Unpack plain files to `home` in `folder`, which appears whole or not at all; `name` is for messages.
+    """Unpack plain files to `target_folder` atomically, through a temporary folder in `folder`.
+
+    Parameters
+    ----------
+    tar : TarFile
+    name : str
+        Name of the archive in error messages.
+    folder, target_folder : Path
+        On the same file system.
+    limit : int
+        In bytes, of all members together.
 
     Raises
     ------
     ClusterError
-        For a link, a device or a path that leads out, and for more than `limit` bytes.
+        For a link, a device, a path that leads out of the folder, or more than `limit` bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=folder))
@@ -190,23 +202,23 @@ def extract(tar: tarfile.TarFile, name: str, folder: Path, target_folder: Path, 
             if not (member.isreg() or member.isdir()):
                 raise ClusterError(f"{name}: {member.name!r} is neither a file nor a folder; nothing was unpacked")
             if total > limit:
-                raise ClusterError(f"{name}: holds more than {limit / 2**20:,.0f} MiB; nothing was unpacked")
+                raise ClusterError(f"{name}: contains more than {limit / 2**20:,.0f} MiB; nothing was unpacked")
             _unpack_one(tar, member, name, scratch)
         scratch.chmod(0o755)
         try:
             scratch.rename(target_folder)
         except OSError:
-            if not target_folder.is_dir():  # else another job unpacked the same meanwhile
+            if not target_folder.is_dir():  # else another job unpacked the same bundle meanwhile
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _unpack_one(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str, scratch: Path) -> None:
-    """Write one plain file, or make one folder, below a new folder of ours.
+    """Write one plain file, or make one folder, below the new folder `scratch`.
 
-    By hand: `tarfile` has its filters from Python 3.11.4 on, and distributions with older ones are about. Nothing but
-    plain files and folders was ever written there, so that no link can lead out of it.
+    The extraction filters of `tarfile` need Python 3.11.4, which some distributions lack. This function writes only
+    plain files and folders, so no link can lead out of `scratch`.
     """
     parts = [part for part in PurePosixPath(member.name).parts if part != "/"]
     if ".." in parts or "\0" in member.name:
@@ -219,6 +231,4 @@ def _unpack_one(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str, scratc
             with source, target.open("wb") as file:
                 shutil.copyfileobj(source, file)
     except (FileExistsError, IsADirectoryError, NotADirectoryError):
-        raise ClusterError(
-            f"{name}: {member.name!r} is there as a file and as a folder; nothing was unpacked"
-        ) from None
+        raise ClusterError(f"{name}: {member.name!r} occurs as a file and as a folder; nothing was unpacked") from None

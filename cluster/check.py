@@ -1,4 +1,4 @@
-"""What is looked at before a job is sent: the files of a study that travel, as the cluster would read them."""
+"""Checks before a job is submitted: reads the study's files that are uploaded, as the cluster would."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from mifsim.victims import prepare_victim
 
 
 def logs_elsewhere(study: Study, storage: Path | None) -> bool:
-    """Whether a log that the study replays lies in the storage, and cannot be read here."""
+    """Return whether the study replays a log in the storage, which cannot be read here."""
     return any(named.columns is not None and not uploaded(named, storage) for named in named_paths(study))
 
 
 def check_files(study: Study, storage: Path | None) -> None:
-    """Read a study's data, logs and model here, where they travel; a victim is not trained for it.
+    """Read the data, logs and model that are uploaded with a study; train no victim.
 
-    Data that lie in the storage, or are downloaded or rendered where they are needed, are not looked at.
+    Data in the storage, and data that the cluster downloads or renders, are not checked.
 
     Raises
     ------
     UserError
-        As the command would on the cluster: for damaged images, a log without a usable row, a model that holds code
-        or does not fit, classes that there are not.
+        The same as the command raises on the cluster: for damaged images, a log without a usable row, a model that
+        contains code or does not fit the data, or unknown classes.
     """
-    on_cluster = {named.key for named in named_paths(study) if not uploaded(named, storage)}
-    sent = [named for named in named_paths(study) if named.key not in on_cluster]
-    if not sent or "data.folder" in on_cluster:
+    in_storage = {named.key for named in named_paths(study) if not uploaded(named, storage)}
+    if "data.folder" in in_storage or all(named.key in in_storage for named in named_paths(study)):
         return
     data = load_data(study.data)
     check_labels(study, data)
     if not logs_elsewhere(study, storage):
         load_logs(study, data.shape)
-    if study.victim.file is not None and "victim.file" not in on_cluster:
+    if study.victim.file is not None and "victim.file" not in in_storage:
         prepare_victim(data, study.victim)

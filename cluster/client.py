@@ -1,4 +1,4 @@
-"""Ray's job API, in a reader's words: addresses, the token, what is wrong where it does not answer."""
+"""Client of Ray's job API: checks addresses, sends the token, translates errors."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 from mifsim.errors import ClusterError, RunError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-PATIENCE_SECONDS = 60.0
-"""For a head that does not answer while a job is followed: a tunnel may have to be opened again."""
-_TALKATIVE = (
+RECONNECT_SECONDS = 60.0
+"""How long `Cluster.follow` retries when the head does not response, for example while a tunnel is reopened."""
+_VERBOSE_LOGGERS = (
     "ray.dashboard.modules.job.sdk",
     "ray.dashboard.modules.dashboard_sdk",
     "ray._private.runtime_env.packaging",
@@ -28,13 +28,13 @@ ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 def check_address(address: str, plain: bool = False) -> str:
-    """Return the address of a job API if a token may be sent there.
+    """Check that a token may be sent to the address of a job API; return the address without a trailing slash.
 
     Parameters
     ----------
     address : str
     plain : bool
-        Whether the user wants to send the token over a network unencrypted.
+        Whether the user allows the token to cross a network unencrypted.
 
     Raises
     ------
@@ -48,13 +48,13 @@ def check_address(address: str, plain: bool = False) -> str:
         host = None
     if parts.scheme not in ("http", "https") or not host or parts.path.strip("/") or parts.query or parts.username:
         raise RunError(
-            f"--address {address}: is no job API (accepted: http://127.0.0.1:PORT, the end of a tunnel, or "
-            "https://HOST:PORT)"
+            f"--address {address}: not the address of a job API (accepted: http://127.0.0.1:PORT, the end of a tunnel, "
+            "or https://HOST:PORT)"
         )
     if parts.scheme == "http" and not plain and not _is_loopback(host):
         raise RunError(
             f"--address {address}: the token and the job's files would cross the network unencrypted; open a tunnel "
-            f"(ssh -N -L 8265:127.0.0.1:8265 HEAD) and give {DEFAULT_ADDRESS}, or say --plain-http"
+            f"(ssh -N -L 8265:127.0.0.1:8265 HEAD) and use {DEFAULT_ADDRESS}, or add --plain-http"
         )
     return address.rstrip("/")
 
@@ -67,28 +67,28 @@ def _is_loopback(host: str) -> bool:
 
 
 class Cluster:
-    """One cluster's job API.
+    """The job API of one cluster.
 
     Parameters
     ----------
     address : str
-        As `check_address` returns it.
+        A result of `check_address`.
 
     Raises
     ------
     ClusterError
-        Where nothing answers, there is no token, the token is refused, or Ray is of another version.
+        If nothing answers, no token is found, the token is refused, or the cluster runs another version of Ray.
     """
 
     def __init__(self, address: str) -> None:
-        # As ray.init has it for a cluster of one's own: a token is sent unless the user has switched that off.
+        # The default of ray.init for a local cluster: send a token unless the user has switched that off.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         try:
             import ray
             from ray.exceptions import AuthenticationError
             from ray.job_submission import JobSubmissionClient
 
-            for name in _TALKATIVE:
+            for name in _VERBOSE_LOGGERS:
                 logging.getLogger(name).setLevel(logging.WARNING)
             self._address = address
             with _only_this_address(), self._translate_errors():
@@ -104,11 +104,12 @@ class Cluster:
             raise ClusterError(f"{address}: {_first_sentence(error)}") from None
         if server_version != ray.__version__:
             raise ClusterError(
-                f"{address}: runs Ray {server_version}, here is Ray {ray.__version__}; install the same on both"
+                f"{address}: the cluster runs Ray {server_version}, this machine has Ray {ray.__version__}; install "
+                "the same version on both"
             )
 
     def submit(self, job: str, entrypoint: str, folder: Path, env: dict[str, str], metadata: dict[str, str]) -> None:
-        """Start a job in a copy of a folder."""
+        """Start a job; Ray uploads `folder` as its working folder."""
         with self._translate_errors():
             self._client.submit_job(
                 entrypoint=entrypoint,
@@ -118,60 +119,60 @@ class Cluster:
             )
 
     def details(self, job: str) -> Any:
-        """Return what the job API says of a job (`ray.job_submission.JobDetails`)."""
+        """Return the job's details from the job API (`ray.job_submission.JobDetails`)."""
         with self._translate_errors():
             return self._client.get_job_info(job)
 
-    def follow(self, job: str, tell: Callable[[str], None]) -> Any:
-        """Hand on the job's log as it grows until the job has ended; return its details then."""
-        told, lost_since = _Told(tell), None
+    def follow(self, job: str, write: Callable[[str], None]) -> Any:
+        """Pass the job's log to `write` as it grows; return the job's details when it has ended."""
+        log, lost_since = _LogWriter(write), None
         while True:
             try:
-                asyncio.run(self._tail(job, told))
+                asyncio.run(self._tail(job, log))
                 details = self.details(job)
                 lost_since = None
             except ClusterError as error:
                 lost_since = time.monotonic() if lost_since is None else lost_since
-                if time.monotonic() - lost_since > PATIENCE_SECONDS:
-                    raise ClusterError(f"{self._address}: does not answer any more: {error}") from None
+                if time.monotonic() - lost_since > RECONNECT_SECONDS:
+                    raise ClusterError(f"{self._address}: no longer answers: {error}") from None
                 time.sleep(1)
                 continue
             if details.status in ENDED:
                 return details
             time.sleep(0.5)
 
-    async def _tail(self, job: str, told: _Told) -> None:
+    async def _tail(self, job: str, log: _LogWriter) -> None:
         with self._translate_errors():
-            told.begin()
+            log.restart()
             async for text in self._client.tail_job_logs(job):
-                told(text)
+                log(text)
 
     def download(self, node: str, name: str, folder: Path) -> Path | None:
-        """Fetch a file from the logs of a node into `folder`; None where it is not there.
+        """Fetch a file from the logs of a node into `folder`; return None if the node has no such file.
 
         Raises
         ------
         ClusterError
-            Where the connection breaks.
+            If the connection breaks.
         """
         import requests
 
-        # Not through the client: it would read the whole file as text to see whether it is an error.
+        # Ray's client would read the whole file as text to check whether it is an error message.
         query: dict[str, str] = {"node_id": node, "filename": name, "lines": "-1", "timeout": "3600"}
         with self._translate_errors():
-            answer = requests.get(
+            response = requests.get(
                 f"{self._address}/api/v0/logs/file",
                 params=query,
                 headers=self._client._headers,
                 stream=True,
                 timeout=(10, 600),
             )
-            if answer.status_code != 200:
+            if response.status_code != 200:
                 return None
             handle, path = tempfile.mkstemp(dir=folder)
             with os.fdopen(handle, "wb") as file:
-                for piece in answer.iter_content(2**20):
-                    file.write(piece)
+                for chunk in response.iter_content(2**20):
+                    file.write(chunk)
         return Path(path)
 
     @contextlib.contextmanager
@@ -185,32 +186,32 @@ class Cluster:
         except AuthenticationError as error:
             raise ClusterError(f"{self._address}: {_first_sentence(error)}") from None
         except (ConnectionError, requests.RequestException, aiohttp.ClientError) as error:
-            raise ClusterError(f"{self._address}: no Ray head answers there: {_first_sentence(error)}") from None
+            raise ClusterError(f"{self._address}: no Ray head answers: {_first_sentence(error)}") from None
         except RuntimeError as error:
             raise ClusterError(f"{self._address}: {_first_sentence(error)}") from None
 
 
-class _Told:
-    """Hands on a log that starts anew after every break of the connection, without what was handed on already."""
+class _LogWriter:
+    """Write a log without repetition, although the job API sends it from its start after every reconnection."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell, self._told, self._at = tell, 0, 0
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write, self._written, self._position = write, 0, 0
 
-    def begin(self) -> None:
+    def restart(self) -> None:
         """Expect the log from its start."""
-        self._at = 0
+        self._position = 0
 
     def __call__(self, text: str) -> None:
-        new = text[max(0, self._told - self._at) :]
-        self._at += len(text)
+        new = text[max(0, self._written - self._position) :]
+        self._position += len(text)
         if new:
-            self._tell(new)
-            self._told = self._at
+            self._write(new)
+            self._written = self._position
 
 
 @contextlib.contextmanager
 def _only_this_address() -> Iterator[None]:
-    """Ray lets these variables win over the address that it is given: a job must go where the user said."""
+    """Hide the environment variables that Ray prefers to an explicit address: a job must go to ``--address``."""
     saved = {name: os.environ.pop(name) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS") if name in os.environ}
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a job is to do: written where it is submitted, read where it runs, and checked in both places."""
+"""The specification of a job: written on submission, read by the job's driver, validated by both."""
 
 from __future__ import annotations
 
@@ -15,59 +15,58 @@ from mifsim.tables.storage import folder
 
 Command = Literal["simulate", "tune", "matrix"]
 
-JOB_SPEC_FILE = "order.json"
-BUNDLE_FILE = "parcel.tar"
-"""What a job's working folder holds, beside the order: the study and the files that it names."""
+JOB_SPEC_FILE = "job.json"
+BUNDLE_FILE = "bundle.tar"
+"""The second file of a job's working folder: the study and the files that it names."""
 
 STUDY_FILE = "study.toml"
 JOB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$"
-_ROOMS = ("mifsim", "tuning", "reports", "cluster")
-_PROGRAM = (".py", ".toml", ".j2", ".css", ".js")
+_PACKAGES = ("mifsim", "tuning", "reports", "cluster")
+_SOURCE_SUFFIXES = (".py", ".toml", ".j2", ".css", ".js")
 
 
-def _seen_by_all(text: str) -> str:
+def _check_storage(text: str) -> str:
     try:
-        place = folder(text)
+        storage = folder(text)
     except RunError as error:
         raise ValueError(str(error)) from None
-    if isinstance(place, Path) and not place.is_absolute():
+    if isinstance(storage, Path) and not storage.is_absolute():
         raise ValueError(f"{text}: must be an absolute path, or a URL")
     return text
 
 
 class JobSpec(BaseModel):
-    """One job.
+    """The specification of one job.
 
     Attributes
     ----------
     job : str
-        Its id, under which Ray's job API knows it.
+        Id of the job in Ray's job API.
     command : {"simulate", "tune", "matrix"}
     storage : str or None
-        A folder that all nodes see, as an absolute path or a URL; None: a folder of the job's own on the node that it
-        starts on.
+        A folder that all nodes see, as an absolute path or a URL; None: a temporary folder on the driver's node.
     run : str
-        The run's folder, inside `storage` or the job's own folder.
+        Name of the run's folder in `storage` or in the temporary folder.
     resume : bool
-        Whether `run` is there already and is to be gone on with.
+        Whether `run` exists already and the job resumes it.
     filters : tuple of (name, file)
-        For a matrix; the files are in the parcel.
-    bring : bool
-        Whether the run is packed to be fetched.
-    parcel : str
-        Hex digest (SHA-256) of the parcel; empty where the job has none.
+        Filter configurations of a matrix; the files are in the bundle.
+    fetch : bool
+        Whether the job packs the run, so that it can be fetched.
+    bundle : str
+        SHA-256 of the bundle in hex; empty if the job has none.
     source : str
-        Of the program that submitted: see `source_digest`.
+        `source_digest` of the program that submitted the job.
     versions : dict of str to str
-        Where it was submitted.
+        Versions of mifsim and its libraries on the machine that submitted the job.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     job: str = Field(pattern=JOB_ID)
     command: Command
-    storage: Annotated[str, AfterValidator(_seen_by_all)] | None = None
+    storage: Annotated[str, AfterValidator(_check_storage)] | None = None
     run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]{0,120}$")
     resume: bool = False
     filters: tuple[tuple[str, Annotated[str, Field(pattern=r"^filters/\d+\.toml$")]], ...] = ()
@@ -78,73 +77,73 @@ class JobSpec(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> JobSpec:
-        """Read the order in a job's working folder.
+        """Read the specification in a job's working folder.
 
         Raises
         ------
         ClusterError
-            Where there is none, or another release of mifsim wrote it.
+            If there is none, or another release of mifsim wrote it.
         """
         file = folder / JOB_SPEC_FILE
         try:
             return cls.model_validate_json(file.read_bytes())
         except OSError as error:
             raise ClusterError(
-                f"{file}: cannot be read: {error.strerror or error}; start jobs by mifsim submit"
+                f"{file}: cannot be read: {error.strerror or error}; start jobs with mifsim submit"
             ) from None
         except ValidationError as error:
             first = error.errors()[0]
             raise ClusterError(
-                f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}; mifsim {__version__} of this cluster "
-                "cannot read what was submitted (another release?)"
+                f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}; mifsim {__version__} on this cluster "
+                "cannot read this job spec; submit the job with the same release"
             ) from None
 
     @property
     def archive(self) -> str:
-        """What the packed run is called among the logs of Ray's session, from where the job API hands it out."""
+        """Name of the packed run among the logs of Ray's session, which the job API serves."""
         return f"{self.job}.tar.gz"
 
 
 def source_digest() -> str:
-    """Return 16 hex digits that depend on every program file of mifsim: equal digests run the same program."""
+    """Return 16 hex digits of a hash over every source file of mifsim: equal digests mean equal programs."""
     root = Path(__file__).resolve().parent.parent
     sha = hashlib.sha256()
-    for room in _ROOMS:
-        for file in sorted(path for path in (root / room).rglob("*") if path.suffix in _PROGRAM):
+    for package in _PACKAGES:
+        for file in sorted(path for path in (root / package).rglob("*") if path.suffix in _SOURCE_SUFFIXES):
             sha.update(f"{file.relative_to(root).as_posix()}\0".encode())
             sha.update(file.read_bytes())
             sha.update(b"\0")
     return sha.hexdigest()[:16]
 
 
-def check_program(spec: JobSpec, here: dict[str, str]) -> list[str]:
-    """Compare the program that submitted with the one that runs the job.
+def check_program(spec: JobSpec, installed: dict[str, str]) -> list[str]:
+    """Compare the program that submitted a job with the program on the cluster.
 
     Parameters
     ----------
-    order : Order
-    here : dict of str to str
-        Versions where the job runs; see `mifsim.run.folder.versions`.
+    spec : JobSpec
+    installed : dict of str to str
+        Versions on the cluster; see `mifsim.run.folder.versions`.
 
     Returns
     -------
     list of str
-        A line for each library of another version: the rows may then differ in their last digits.
+        One line for each library whose versions differ: the last digits of rows may then differ too.
 
     Raises
     ------
     ClusterError
-        Where mifsim itself is another one.
+        If the source code of mifsim differs.
     """
-    if spec.source != (expected_digest := source_digest()):
+    if spec.source != (installed_digest := source_digest()):
         raise ClusterError(
-            f"the cluster has another mifsim than the one that submitted: {here['mifsim']} (source {expected_digest}) "
-            f"on {platform.node()}, {spec.versions.get('mifsim')} (source {spec.source}) "
-            "there; install the same on both"
+            f"the cluster has another mifsim than the machine that submitted the job: {installed['mifsim']} "
+            f"(source {installed_digest}) on {platform.node()}, {spec.versions.get('mifsim')} (source {spec.source}) "
+            "on the submitting machine; install the same on both"
         )
     return [
-        f"{name} is {here.get(name, 'not there')} on the cluster and {version} where the job was submitted: "
-        "rows may differ from a run there in their last digits"
+        f"{name} is {installed.get(name, 'not installed')} on the cluster and {version} on the machine that submitted "
+        "the job: rows may differ in their last digits"
         for name, version in spec.versions.items()
-        if here.get(name) != version
+        if installed.get(name) != version
     ]

@@ -1,7 +1,8 @@
-"""`mifsim submit`: a study becomes a job on a Ray cluster, its log is followed, its run comes back."""
+"""`mifsim submit`: run a study as a job on a Ray cluster, follow its log, and fetch the run."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import tarfile
 import tempfile
@@ -17,32 +18,34 @@ from cluster.bundle import Bundle, extract, named_paths, pack
 from cluster.client import Cluster, check_address
 from cluster.job_spec import BUNDLE_FILE, JOB_SPEC_FILE, Command, JobSpec, source_digest
 from mifsim.errors import ClusterError, RunError
-from mifsim.progress import remark
 from mifsim.run.folder import check_free, default_path, versions
 from mifsim.study import Study
 from mifsim.tables.storage import Folder, RemotePath, folder
 
+logger = logging.getLogger(__name__)
+
+
 ENTRYPOINT = "python -m cluster.job"
-"""The same for all jobs: nothing that a user writes becomes part of a command line."""
+"""The same for all jobs: no user input becomes part of a command line."""
 
 MAX_RUN_BYTES = 64 * 2**30
-"""Of a run that comes back."""
+"""Size limit of a fetched run, unpacked."""
 
 
 @dataclass(frozen=True)
 class Where:
-    """The cluster and what becomes of the run.
+    """Where a job runs, and where its run is stored.
 
     Attributes
     ----------
     address : str
-        Of the job API.
+        Address of the job API.
     plain : bool
-        Send the token unencrypted, should the address be another machine's http://.
+        Allow an http:// address of another machine, to which the token is sent unencrypted.
     storage : Path or RemotePath or None
-        A folder that all nodes see, or a URL: the run stays there.
+        A folder that all nodes see, or a URL; the run stays in it.
     out : Path or None
-        Where to bring the run; None: ``runs/<study>-<time>`` if there is no storage, else nowhere.
+        Where to fetch the run to; None: ``runs/<study>-<time>`` without a storage, else the run is not fetched.
     wait : bool
         Follow the job; else return as soon as it is submitted.
     """
@@ -63,22 +66,22 @@ def submit(study: Study, command: Command, where: Where, filters: Sequence[tuple
     command : {"simulate", "tune", "matrix"}
     where : Where
     filters : sequence of (name, path)
-        Settings for a matrix.
+        Filter configurations for a matrix.
 
     Returns
     -------
     int
-        The exit code: the command's own where the job has ended, 0 where it is not waited for.
+        The exit code of the command on the cluster; 0 if the job is not waited for.
 
     Raises
     ------
     UserError
-        Before anything is sent, where the address or what would travel cannot be used.
+        Before anything is sent, if the address or a file to upload cannot be used.
     KeyboardInterrupt
-        The job goes on; how to come back to it was said.
+        After printing how to attach to the job, which continues.
     """
     address = check_address(where.address, where.plain)
-    storage = _seen_by_all(where.storage, study, where.out)
+    storage = _check_storage(where.storage, study, where.out)
     out = where.out if where.out is not None or storage is not None else default_path(study)
     if out is not None:
         check_free(out)
@@ -97,12 +100,14 @@ def submit(study: Study, command: Command, where: Where, filters: Sequence[tuple
 
 
 def resume(run: Folder, command: Command, where: Where) -> int:
-    """Go on with an interrupted run that lies on the cluster's storage; see `submit`."""
+    """Resume an interrupted run that lies on the cluster's storage; see `submit`."""
     address = check_address(where.address, where.plain)
     if isinstance(run, Path) and not run.is_absolute():
-        raise RunError(f"--resume {run}: must be the run's whole path on the cluster, such as /shared/runs/{run.name}")
+        raise RunError(
+            f"--resume {run}: must be the run's absolute path on the cluster, such as /shared/runs/{run.name}"
+        )
     if isinstance(run, RemotePath):
-        _stays(run, where.out)
+        _refuse_out(run, where.out)
     if where.out is not None:
         check_free(where.out)
     spec = _job_spec(
@@ -117,14 +122,14 @@ def resume(run: Folder, command: Command, where: Where) -> int:
 
 
 def attach(job: str, where: Where) -> int:
-    """Follow a job that was submitted before, from the start of its log; see `submit`."""
+    """Follow a submitted job from the start of its log; see `submit`."""
     cluster = Cluster(check_address(where.address, where.plain))
-    fetched = cluster.details(job).metadata or {}
-    if "mifsim_archive" not in fetched:
-        raise RunError(f"--attach {job}: is no job of mifsim submit")
+    metadata = cluster.details(job).metadata or {}
+    if "mifsim_archive" not in metadata:
+        raise RunError(f"--attach {job}: not a job of mifsim submit")
     out = where.out
-    if out is None and fetched["mifsim_archive"]:
-        out = Path("runs") / fetched["mifsim_run"]
+    if out is None and metadata["mifsim_archive"]:
+        out = Path("runs") / metadata["mifsim_run"]
     if out is not None:
         check_free(out)
     return _follow(cluster, job, where, out)
@@ -136,8 +141,8 @@ def _job_spec(**fields: Any) -> JobSpec:
     except ValidationError as error:
         first = error.errors()[0]
         raise RunError(
-            f"{first['loc'][0]} = {first['input']!r}: cannot be a run's name on a cluster (accepted: letters, digits, "
-            "space and . _ + -)"
+            f"{first['loc'][0]} = {first['input']!r}: not a valid name for a run on a cluster (accepted: letters, "
+            "digits, space and . _ + -)"
         ) from None
 
 
@@ -145,41 +150,42 @@ def _send(spec: JobSpec, bundle: Bundle | None, address: str, where: Where, out:
     cluster = Cluster(address)
     env = {}
     if spec.storage is not None:
-        # All nodes share the recordings, which all hosts write to; and the rest of the cache, where they can.
-        storage_root = folder(spec.storage)
-        share = ("MIFSIM_CACHE_DIR", "cache") if isinstance(storage_root, Path) else ("MIFSIM_TRACES", "traces")
-        env = {share[0]: str(storage_root / share[1])}
+        # All nodes share the recordings, which all hosts write. They share the rest of the cache too, unless the
+        # storage is a URL.
+        storage = folder(spec.storage)
+        variable, name = ("MIFSIM_CACHE_DIR", "cache") if isinstance(storage, Path) else ("MIFSIM_TRACES", "traces")
+        env = {variable: str(storage / name)}
     metadata = {"mifsim_run": spec.run, "mifsim_archive": spec.archive if spec.fetch else ""}
-    with tempfile.TemporaryDirectory(prefix="mifsim-submit-") as sent:
-        Path(sent, JOB_SPEC_FILE).write_text(spec.model_dump_json(indent=2))
+    with tempfile.TemporaryDirectory(prefix="mifsim-submit-") as working_folder:
+        Path(working_folder, JOB_SPEC_FILE).write_text(spec.model_dump_json(indent=2))
         if bundle is not None:
-            Path(sent, BUNDLE_FILE).write_bytes(bundle.content)
-        cluster.submit(spec.job, ENTRYPOINT, Path(sent), env, metadata)
+            Path(working_folder, BUNDLE_FILE).write_bytes(bundle.content)
+        cluster.submit(spec.job, ENTRYPOINT, Path(working_folder), env, metadata)
     size = 0 if bundle is None else len(bundle.content)
-    remark(f"submitted {spec.job} ({size / 2**20:.1f} MiB) to {address}")
+    logger.info(f"submitted {spec.job} ({size / 2**20:.1f} MiB) to {address}")
     if not where.wait:
-        remark(f"follow it with: {_again(spec.job, where, out)}")
+        logger.info(f"follow the job with: {attach_command(spec.job, where, out)}")
         return 0
     return _follow(cluster, spec.job, where, out)
 
 
 def _follow(cluster: Cluster, job: str, where: Where, out: Path | None) -> int:
     try:
-        details = cluster.follow(job, _tell)
+        details = cluster.follow(job, _write_log)
     except (KeyboardInterrupt, ClusterError):
-        remark(f"the job goes on if the cluster does; come back to it with: {_again(job, where, out)}")
-        remark(f"stop it with: ray job stop --address {where.address} {job}")
+        logger.info(f"the job continues on the cluster; follow it again with: {attach_command(job, where, out)}")
+        logger.info(f"stop the job with: ray job stop --address {where.address} {job}")
         raise
     code = exit_code(details)
     if out is not None:
         _fetch(cluster, details, out)
     if code:
-        remark(f"{job}: {details.status}: {str(details.message).splitlines()[0]}")
+        logger.info(f"{job}: {details.status}: {str(details.message).splitlines()[0]}")
     return code
 
 
 def exit_code(details: Any) -> int:
-    """Return the exit code for a job that has ended: its command's own; 1 where it was stopped or lost."""
+    """Return the exit code of an ended job: that of its command, or 1 if the job was stopped or lost."""
     if details.status == "SUCCEEDED":
         return 0
     code = details.driver_exit_code
@@ -190,25 +196,26 @@ def _fetch(cluster: Cluster, details: Any, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     name = (details.metadata or {}).get("mifsim_archive") or f"{details.submission_id}.tar.gz"
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=out.parent) as fetched:
-        found = cluster.download(details.driver_node_id or "", name, Path(fetched))
-        if found is None:
+        archive = cluster.download(details.driver_node_id or "", name, Path(fetched))
+        if archive is None:
             if details.status == "SUCCEEDED":
-                raise ClusterError(f"{details.submission_id}: has left no run that could be fetched")
+                raise ClusterError(f"{details.submission_id}: the job left no packed run on the cluster")
             return
         try:
-            with tarfile.open(found, "r:gz") as tar:
+            with tarfile.open(archive, "r:gz") as tar:
                 extract(tar, name, out.parent, out, MAX_RUN_BYTES)
         except (tarfile.TarError, EOFError) as error:
-            raise ClusterError(f"{name}: came back damaged: {error}") from None
-    remark(f"the run is in {out}")
+            raise ClusterError(f"{name}: the downloaded archive is damaged: {error}") from None
+    logger.info(f"the run is in {out}")
 
 
-def _tell(text: str) -> None:
+def _write_log(text: str) -> None:
     sys.stderr.write(text)
     sys.stderr.flush()
 
 
-def _again(job: str, where: Where, out: Path | None) -> str:
+def attach_command(job: str, where: Where, out: Path | None) -> str:
+    """Return the command line that attaches to a job."""
     words = ["mifsim submit --attach", job, "--address", where.address]
     if out is not None:
         words += ["--out", str(out)]
@@ -220,23 +227,23 @@ def _new_id(run: str) -> str:
     return f"mifsim-{plain[:80]}-{uuid.uuid4().hex[:8]}"
 
 
-def _seen_by_all(storage: Folder | None, study: Study, out: Path | None) -> Folder | None:
-    """Refuse storage that not all nodes could see, or from which not all nodes could read what the study names."""
+def _check_storage(storage: Folder | None, study: Study, out: Path | None) -> Folder | None:
+    """Refuse a relative path, and a URL for a study that names files, which nodes read by a path."""
     if isinstance(storage, Path) and not storage.is_absolute():
-        raise RunError(f"--storage {storage}: must be an absolute path: the same on all nodes of the cluster; or a URL")
+        raise RunError(f"--storage {storage}: must be an absolute path, the same on all nodes of the cluster, or a URL")
     if isinstance(storage, RemotePath):
-        _stays(storage, out)
+        _refuse_out(storage, out)
         for named in named_paths(study):
             raise RunError(
-                f"--storage {storage}: {named.key} = {named.path}: nodes read such files by a path; put it, and the "
-                "run, into a folder that all nodes see (accepted with a URL: studies that name no file)"
+                f"--storage {storage}: {named.key} = {named.path}: nodes cannot read this path at a URL; put the file "
+                "and the run into a folder that all nodes see (accepted with a URL: studies that name no file)"
             )
     return storage
 
 
-def _stays(place: RemotePath, out: Path | None) -> None:
+def _refuse_out(run: RemotePath, out: Path | None) -> None:
     if out is not None:
         raise RunError(
-            f"--out {out}: the run stays at {place}, where every command of mifsim reads it (accepted with a URL: no "
+            f"--out {out}: the run stays at {run}, where every command of mifsim reads it (accepted with a URL: no "
             "--out)"
         )

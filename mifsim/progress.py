@@ -138,8 +138,3 @@ def configure_logging() -> None:
         package.setLevel(logging.INFO)
         if not any(isinstance(handler, ConsoleHandler) for handler in package.handlers):
             package.addHandler(ConsoleHandler())
-
-
-def remark(text: str) -> None:
-    """Log a line."""
-    logger.info("%s", text)

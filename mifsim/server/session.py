@@ -1,4 +1,4 @@
-"""One client session on the server: Algorithm 1 of the paper, without the network and without Ray."""
+"""One client session on the server: Algorithm 1 of the paper, independent of the network and of Ray."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from mifsim.study.wire import Transport
 class Session:
     """Algorithm 1, lines 1 to 10: fetch, judge, and end the session at UNSAFE.
 
-    The model (line 11) is asked by whoever holds the session, so that many sessions share one batch.
+    The caller queries the model (line 11), so that many sessions share one batch.
 
     Parameters
     ----------
     detector : Detector
         The state of the session, or of its client where the detector's scope is the client.
     transport : Transport
-        What of an image arrives.
+        The encoding in which images arrive.
     shape : tuple of int
-        Of the images that the model takes.
+        Shape of the images that the model takes.
 
     Attributes
     ----------
     queries : int
-        Images received, bad and unsafe ones included. The server counts them; nobody else does.
+        Number of images received, invalid and unsafe ones included. Only the server counts them.
     answered : int
-        Those that went to the model.
+        Number of images passed on to the model.
     count : float
-        The detector's, as it last told it: rows are written from it, so that a detector which no longer can does not
-        take other sessions with it.
+        The detector's count after the last query. Rows are written from it: a detector whose count can no longer be
+        read ends its own session only.
     """
 
     __slots__ = ("_shape", "_transport", "answered", "count", "detector", "queries")
@@ -44,7 +44,7 @@ class Session:
         self.queries = 0
         self.answered = 0
         self.count = 0.0
-        with contextlib.suppress(Exception):  # where it cannot tell, the first query fails
+        with contextlib.suppress(Exception):  # where it cannot be read, the first query fails
             self.count = float(detector.count)
 
     def receive(self, image: Image) -> Image | None:

@@ -1,7 +1,7 @@
-"""A mark in a run's folder, by which processes on other machines can tell that they see the same folder.
+"""Shared-storage check: a sentinel file in a run's folder shows whether other machines see the same folder.
 
-A path that is there on one machine may be another folder, or none, on the next. A session host on such a machine would
-write its rows where nobody looks for them.
+The same path may be a different folder on another machine, or not exist. The driver would not find the rows that a
+session host on such a machine writes.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from mifsim.errors import UserError
 from mifsim.tables.storage import Folder, folder
 
 SENTINEL_PREFIX = ".seen-"
-"""What its name begins with: hidden, so that it is none of the run's files."""
+"""Prefix of the file's name, which makes it a hidden file, and so not one of the run's files."""
 
 
 @contextlib.contextmanager
-def sentinel_file(place: Folder) -> Iterator[str]:
-    """Leave a mark in a folder for as long as the context lasts; give its path or URL."""
-    sentinel = place / f"{SENTINEL_PREFIX}{secrets.token_hex(8)}"
+def sentinel_file(directory: Folder) -> Iterator[str]:
+    """Create a sentinel file in a folder for the duration of the context; yield its path or URL."""
+    sentinel = directory / f"{SENTINEL_PREFIX}{secrets.token_hex(8)}"
     try:
         with atomic_write(sentinel) as file:
             file.write_text(sentinel.name)
         yield str(sentinel)
     finally:
-        with contextlib.suppress(OSError):  # the storage may be what failed
+        with contextlib.suppress(OSError):  # the storage itself may have failed
             sentinel.unlink(missing_ok=True)
 
 
-def remove_sentinels(place: Folder) -> None:
-    """Remove the marks that a killed driver left in a folder, which must be in nobody's use."""
-    for left in place.glob(f"{SENTINEL_PREFIX}*"):
-        left.unlink(missing_ok=True)
+def remove_sentinels(directory: Folder) -> None:
+    """Remove the sentinel files that a killed driver has left in a folder; no run may be using the folder."""
+    for sentinel in directory.glob(f"{SENTINEL_PREFIX}*"):
+        sentinel.unlink(missing_ok=True)
 
 
 def sees_sentinel(sentinel: str) -> bool:
-    """Return whether this process sees the folder that a mark was left in."""
+    """Return whether this process sees the folder of a sentinel file."""
     try:
-        place = folder(sentinel)
-        return place.read_text() == place.name
+        file = folder(sentinel)
+        return file.read_text() == file.name
     except (OSError, UserError):
         return False

@@ -1,1 +1,1 @@
-"""The paper's evaluation beside its reproduction: tables, figures and a page, from Parquet files alone."""
+"""The report of the reproduction: tables, figures and a page beside the paper's values, from Parquet files only."""

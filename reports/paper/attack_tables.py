@@ -1,4 +1,4 @@
-"""Tables 2 and 3: maximum iterations before detection, the paper's way and with intervals."""
+"""Tables 2 and 3: maximum iterations before detection, as in the paper and with intervals."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from reports.paper.published_tables import attacks
 PAPER_TRIALS = 3
 
 
-def paper_way(results: Results, half: str, noise: float) -> pd.DataFrame:
-    """Return the table as the paper makes it: of the first three trials a label, the latest block.
+def max_iterations(results: Results, half: str, noise: float) -> pd.DataFrame:
+    """Return the paper's measure: the largest number of queries to block among the first three trials per label.
 
     Returns
     -------
     DataFrame
-        Index label (by name), a column a setting; NaN where one of the three was never blocked.
+        Index label (by name), one column per configuration; NaN if one of the three was never blocked.
     """
     selected = _sessions(results, half, noise)
     selected = selected[selected["trial"] < PAPER_TRIALS]
@@ -36,13 +36,13 @@ def paper_way(results: Results, half: str, noise: float) -> pd.DataFrame:
 
 
 def with_intervals(results: Results, half: str) -> pd.DataFrame:
-    """Return what became of all trials, a row a noise and configuration.
+    """Return the outcome of all trials, one row per noise and configuration.
 
     Returns
     -------
     DataFrame
-        Columns noise, setting, trials, blocked, low, high (of the share blocked, exact), median, median_low,
-        median_high (Kaplan-Meier; NaN: not reached within the budget), mean (restricted), budget.
+        Columns noise, config, trials, blocked, low, high (exact interval of the share blocked), median, median_low,
+        median_high (Kaplan-Meier; NaN: not reached within the budget), mean (restricted), budget, evaluator_confidence.
     """
     rows = []
     for noise in noises(results, half):
@@ -64,7 +64,7 @@ def with_intervals(results: Results, half: str) -> pd.DataFrame:
                     "low": low,
                     "high": high,
                     "median": _first(curve.queries, curve.open),
-                    # The band's lower curve falls below one half first: it is the early end of the median.
+                    # The lower curve of the band falls below one half first, so it gives the lower limit of the median.
                     "median_low": _first(curve.queries, curve.low),
                     "median_high": _first(curve.queries, curve.high),
                     "mean": curve.restricted_mean(budget),
@@ -76,7 +76,7 @@ def with_intervals(results: Results, half: str) -> pd.DataFrame:
 
 
 def by_label(results: Results, half: str, noise: float) -> pd.DataFrame:
-    """Return Kaplan-Meier medians of all trials, by label and configuration: median, low, high, blocked, trials."""
+    """Return Kaplan-Meier medians of all trials with their band, one row per label and configuration."""
     rows = []
     names = results.classes(half)
     groups: Any = _sessions(results, half, noise).groupby(["label", "config"])
@@ -98,25 +98,25 @@ def by_label(results: Results, half: str, noise: float) -> pd.DataFrame:
 
 
 def noises(results: Results, half: str) -> list[float]:
-    """Return the noise levels that were recorded with all trials."""
+    """Return the noise levels of the main study."""
     return sorted(results.attacks.loc[results.attacks["dataset"] == half, "noise"].unique())
 
 
 def nearest_noise(results: Results, half: str, config: str) -> float:
-    """Return the recorded noise at which the median attacker is detected nearest to the paper's median over labels."""
-    wanted = float(np.log(attacks(half)[config].median()))
+    """Return the noise of the main study with the median queries to block nearest to the paper's median over labels."""
+    published = float(np.log(attacks(half)[config].median()))
     table = results.attacks[(results.attacks["dataset"] == half) & (results.attacks["config"] == config)]
     queries = table["queries_to_block"].astype(float).fillna(np.inf)
-    # Where half are blocked and half never, the median is the last of those that are: as in `_first`.
-    middle = queries.groupby(table["noise"]).quantile(0.5, interpolation="lower")
-    return float(min(middle.index, key=lambda noise: (abs(np.log(middle[noise]) - wanted), noise)))
+    # If exactly half of the attackers are blocked, the median is the last of those, as in `_first`.
+    median = queries.groupby(table["noise"]).quantile(0.5, interpolation="lower")
+    return float(min(median.index, key=lambda noise: (abs(np.log(median[noise]) - published), noise)))
 
 
 def agreement(results: Results, half: str) -> tuple[int, int]:
-    """Return how many sessions ran live, and in how many of them replay said the same."""
-    ran = results.attacks[(results.attacks["dataset"] == half) & results.attacks["live"]]
-    same = ran["queries_to_block"].fillna(0) == ran["live_queries_to_block"].fillna(0)
-    return len(ran), int(same.sum())
+    """Return the number of live sessions, and how many of them match their replay."""
+    live = results.attacks[(results.attacks["dataset"] == half) & results.attacks["live"]]
+    matching = live["queries_to_block"].fillna(0) == live["live_queries_to_block"].fillna(0)
+    return len(live), int(matching.sum())
 
 
 def _sessions(results: Results, half: str, noise: float) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""How every figure of the page looks: one palette, one type size, white ground."""
+"""The common style of the page's figures: palette, font sizes and white background."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ COLOURS = {
 }
 MARKERS = {"config_1": "s", "config_2": "D", "config_3": "^", "calibrated": "o", "undefended": "x"}
 DASHES = {"config_1": "-", "config_2": (0, (5, 3)), "config_3": "-", "calibrated": "-", "undefended": ":"}
-"""So that equal curves are both seen."""
+"""Dash patterns, which keep coinciding curves distinguishable."""
 INK = "#20252b"
 FAINT = "#d9dde3"
 GREY = "#7a828d"
 PAPER = "#111111"
-"""The paper's own values are drawn in black wherever they stand beside ours."""
+"""Colour of the paper's values."""
 
 
 def title(config: str) -> str:
-    """Return a configuration's name as the page writes it.
+    """Return the display name of a configuration.
 
     Examples
     --------
@@ -44,12 +44,12 @@ def sheet(columns: int, rows: int = 1, *, width: float = 9.6, height: float = 3.
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, **more)
     for axis in axes.ravel():
-        plain(axis)
+        style(axis)
     return figure, axes
 
 
-def plain(axis: Any) -> None:
-    """Take away what carries no information."""
+def style(axis: Any) -> None:
+    """Apply the common style to an axis."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color(GREY)
     axis.tick_params(colors=INK, labelsize=8, length=3)
@@ -58,12 +58,12 @@ def plain(axis: Any) -> None:
 
 
 def head(axis: Any, text: str) -> None:
-    """Put a title over an axis."""
+    """Set the title of an axis."""
     axis.set_title(text, fontsize=9, color=INK, loc="left")
 
 
 def save(figure: Figure, out: Path, name: str) -> str:
-    """Write ``figures/<name>.png`` and return that path, as the page links it."""
+    """Write ``figures/<name>.png`` in the folder `out`, and return this relative path."""
     folder = out / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png", facecolor="white", metadata={"Software": None})

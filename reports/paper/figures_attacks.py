@@ -1,4 +1,4 @@
-"""Figures 6 and 7, and what stands behind them: survival, and the ladder of noise."""
+"""Figures of attackers: Figures 6 and 7 of the paper, survival curves, and the noise sweep."""
 
 from __future__ import annotations
 
@@ -12,39 +12,43 @@ from reports.paper.attack_tables import by_label, nearest_noise, noises
 from reports.paper.drawing import COLOURS, DASHES, INK, MARKERS, PAPER, head, save, sheet, title
 from reports.paper.load import Results
 from reports.paper.published_tables import CONFIGS, attacks
-from reports.paper.readings import families, ladder_row, published_medians, reading_table
+from reports.paper.readings import families, nearest_sweep_row, published_medians, reading_table
 
 _WHOLE = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
 
 def iterations(results: Results, half: str, out: Path) -> str:
-    """Draw Figure 6 or 7: maximum iterations a label, the paper's bars beside ours, and our medians with bands."""
+    """Draw Figure 6 or 7: maximum iterations per label of the paper and of the reproduction, with its medians."""
     figure, axes = sheet(3, height=3.6, sharey=True)
     published = attacks(half)
     names = results.classes(half)
     budget = float(results.facts(half)["budget"])
-    places = np.arange(len(names))
+    positions = np.arange(len(names))
     for axis, config in zip(axes[0], CONFIGS, strict=True):
         noise = nearest_noise(results, half, config)
-        matched_noise, measured = ladder_row(results, half, config)
-        measured = measured.reindex(names)
+        matched_noise, reproduced = nearest_sweep_row(results, half, config)
+        reproduced = reproduced.reindex(names)
         medians = by_label(results, half, noise)
         medians = medians[medians["config"] == config].set_index("label").reindex(names)
-        axis.bar(places - 0.2, published[config], 0.38, color="#c9ced6", edgecolor=PAPER, linewidth=0.6, label="paper")
-        axis.bar(places + 0.2, measured.fillna(budget), 0.38, color=COLOURS[config], alpha=0.75,
-                 label="here, the latest of 3")  # fmt: skip
-        for place, value in zip(places, measured, strict=True):
+        axis.bar(
+            positions - 0.2, published[config], 0.38, color="#c9ced6", edgecolor=PAPER, linewidth=0.6, label="paper"
+        )
+        axis.bar(positions + 0.2, reproduced.fillna(budget), 0.38, color=COLOURS[config], alpha=0.75,
+                 label="reproduced, maximum of 3")  # fmt: skip
+        for position, value in zip(positions, reproduced, strict=True):
             if np.isnan(value):
-                axis.annotate("never", (place + 0.2, budget * 1.08), ha="center", va="bottom", fontsize=6, rotation=90)
-        middle = medians["median"].fillna(budget).to_numpy()
+                axis.annotate(
+                    "never", (position + 0.2, budget * 1.08), ha="center", va="bottom", fontsize=6, rotation=90
+                )
+        median = medians["median"].fillna(budget).to_numpy()
         low, high = medians["low"].fillna(budget).to_numpy(), medians["high"].fillna(budget).to_numpy()
         trials = int(medians["trials"].max())
-        axis.errorbar(places + 0.2, middle, [np.maximum(0, middle - low), np.maximum(0, high - middle)], fmt="o",
+        axis.errorbar(positions + 0.2, median, [np.maximum(0, median - low), np.maximum(0, high - median)], fmt="o",
                       color=INK, markersize=3, linewidth=1, label=f"median of {trials}, 95% band")  # fmt: skip
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(_WHOLE)
         axis.yaxis.set_minor_formatter(NullFormatter())
-        axis.set_xticks(places, names, fontsize=7 if len(names) > 4 else 8)
+        axis.set_xticks(positions, names, fontsize=7 if len(names) > 4 else 8)
         head(axis, f"{title(config)}; bars: noise {matched_noise:g}, points: {noise:g}")
         axis.set_ylim(3, max(budget, float(published[list(CONFIGS)].to_numpy().max())) * 2.2)
     axes[0][0].set_ylabel("iterations before detection", fontsize=8)
@@ -53,22 +57,22 @@ def iterations(results: Results, half: str, out: Path) -> str:
     return save(figure, out, f"iterations-{half.lower()}")
 
 
-def ladder(results: Results, half: str, out: Path) -> str:
-    """Draw what noise does to the three rows, in four readings, with the paper's rows as lines."""
-    named = dict(families(reading_table(results, half)))
-    wanted = [name for name in ("as written", "noise on the submitted copy alone", "8-bit wire",
-                                "C1, C2 for range 255") if name in named]  # fmt: skip
-    figure, axes = sheet(len(wanted), height=3.2, width=2.6 * len(wanted) + 1, sharey=True)
+def noise_sweep(results: Results, half: str, out: Path) -> str:
+    """Draw the three rows against the noise in up to four readings, with the paper's rows as dashed lines."""
+    by_name = dict(families(reading_table(results, half)))
+    panels = [name for name in ("as written", "noise on the submitted copy only", "8-bit transport",
+                                "C1, C2 for range 255") if name in by_name]  # fmt: skip
+    figure, axes = sheet(len(panels), height=3.2, width=2.6 * len(panels) + 1, sharey=True)
     medians = published_medians(half)
     budget = float(results.facts(half)["sweep budget"])
-    for axis, name in zip(axes[0], wanted, strict=True):
-        table = named[name].sort_values("noise")
+    for axis, name in zip(axes[0], panels, strict=True):
+        table = by_name[name].sort_values("noise")
         for config in CONFIGS:
             axis.axhline(medians[config], color=COLOURS[config], linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
-            whole = np.isfinite(table[config])
-            height = table[config].where(whole, 1.15 * budget)
+            finite = np.isfinite(table[config])
+            height = table[config].where(finite, 1.15 * budget)
             axis.plot(table["noise"], height, color=COLOURS[config], linewidth=1.4, label=title(config))
-            for mask, face in ((whole, COLOURS[config]), (~whole, "white")):
+            for mask, face in ((finite, COLOURS[config]), (~finite, "white")):
                 axis.plot(table["noise"][mask], height[mask], linestyle="", marker=MARKERS[config],
                           markersize=4.5, markerfacecolor=face, markeredgecolor=COLOURS[config])  # fmt: skip
         axis.set_xscale("symlog", linthresh=2e-4, linscale=0.4)
@@ -84,7 +88,7 @@ def ladder(results: Results, half: str, out: Path) -> str:
 
 
 def survival(results: Results, half: str, out: Path) -> str:
-    """Draw the share of attackers not yet blocked against queries, a panel a noise level."""
+    """Draw the share of attackers not yet blocked against the number of queries, one panel per noise level."""
     levels = noises(results, half)
     figure, axes = sheet(len(levels), height=3.0, width=3.2 * len(levels) + 0.4, sharey=True)
     for axis, noise in zip(axes[0], levels, strict=True):

@@ -1,4 +1,4 @@
-"""Beyond the paper: what each of the four numbers does, alone and together, and what the attackers held."""
+"""Figures beyond the paper: sensitivity to the four parameters, alone and in pairs, and reconstructions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PARAMETERS = {
 
 
 def curves(results: Results, half: str, base: str, out: Path) -> str | None:
-    """Draw the one-at-a-time curves around a configuration: queries to block above, false positives below."""
+    """Draw the one-at-a-time curves around a configuration: queries to block, and false positives below."""
     selected = results.curves[(results.curves["dataset"] == half) & (results.curves["base"] == base)]
     if selected.empty:
         return None
@@ -39,17 +39,17 @@ def curves(results: Results, half: str, base: str, out: Path) -> str | None:
     shades = dict(zip(attackers, ("#f0a35e", "#d55e00", "#7a2f00")[-len(attackers) :], strict=False))
     for column, (parameter, label) in enumerate(PARAMETERS.items()):
         above, below = axes[0][column], axes[1][column]
-        of_one = selected[selected["parameter"] == parameter]
-        now = float(config[parameter])
+        of_parameter = selected[selected["parameter"] == parameter]
+        current = float(config[parameter])
         for group in attackers:
-            line = of_one[of_one["group"] == group].sort_values("value")
+            line = of_parameter[of_parameter["group"] == group].sort_values("value")
             above.plot(_x(parameter, line["value"]), line["queries_to_block"], color=shades[group], label=group)
         for group in dict.fromkeys(selected.loc[selected["role"] == "user", "group"]):
-            line = of_one[of_one["group"] == group].sort_values("value")
+            line = of_parameter[of_parameter["group"] == group].sort_values("value")
             below.plot(_x(parameter, line["value"]), line["blocked"] / line["sessions"], color="#2a80c8",
                        linestyle=_USER_LINES.get(group, "-"), label=group)  # fmt: skip
         for axis in (above, below):
-            axis.axvline(float(_x(parameter, np.array([now]))[0]), color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
+            axis.axvline(float(_x(parameter, np.array([current]))[0]), color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
             if parameter != "n_b":
                 axis.set_xscale("log")
         above.set_yscale("log")
@@ -57,7 +57,7 @@ def curves(results: Results, half: str, base: str, out: Path) -> str | None:
         above.yaxis.set_minor_formatter(NullFormatter())
         below.set_ylim(-0.03, 1.03)
         below.set_xlabel(label, fontsize=8)
-        head(above, f"{parameter} = {now:.5g}")
+        head(above, f"{parameter} = {current:.5g}")
     axes[0][0].set_ylabel("queries to block\n(restricted mean)", fontsize=8)
     axes[1][0].set_ylabel("honest sessions\nblocked", fontsize=8)
     axes[0][3].legend(fontsize=6.5, frameon=False)
@@ -71,11 +71,11 @@ def _x(parameter: str, values: Any) -> Any:
 
 
 def heat(results: Results, half: str, out: Path) -> str:
-    """Draw both planes of the exact frontier: the fewest queries that any configuration of a cell needs."""
+    """Draw the heat maps of both planes: the fewest queries to block of the configurations in a cell."""
     selected = results.heat[results.heat["dataset"] == half]
     figure, axes = sheet(2, height=3.7, width=9.6)
-    found = selected["queries_to_block"].dropna()
-    norm = LogNorm(max(1.0, float(found.min())) if len(found) else 1.0, float(found.max()) if len(found) else 10.0)
+    finite = selected["queries_to_block"].dropna()
+    norm = LogNorm(max(1.0, float(finite.min())) if len(finite) else 1.0, float(finite.max()) if len(finite) else 10.0)
     images = []
     for axis, plane in zip(axes[0], ("thresholds", "counts"), strict=True):
         of_plane = selected[selected["plane"] == plane]
@@ -100,12 +100,10 @@ def heat(results: Results, half: str, out: Path) -> str:
                 ]
                 if row["ssim"] != "uniform" and name == CALIBRATED:
                     continue
-                place = np.interp(np.log(1 - row["t_ssim"]), np.log(1 - xs), np.arange(len(xs)))
-                level = np.interp(np.log(row["t_hash"]), np.log(ys), np.arange(len(ys)))
-                axis.plot(
-                    place, level, "o", markerfacecolor="white", markeredgecolor=COLOURS[name], markersize=7, mew=2
-                )
-                axis.annotate(title(name), (place, level), xytext=(8, 5), textcoords="offset points", fontsize=7,
+                x = np.interp(np.log(1 - row["t_ssim"]), np.log(1 - xs), np.arange(len(xs)))
+                y = np.interp(np.log(row["t_hash"]), np.log(ys), np.arange(len(ys)))
+                axis.plot(x, y, "o", markerfacecolor="white", markeredgecolor=COLOURS[name], markersize=7, mew=2)
+                axis.annotate(title(name), (x, y), xytext=(8, 5), textcoords="offset points", fontsize=7,
                               bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none",
                                     "alpha": 0.8})  # fmt: skip
         else:
@@ -119,24 +117,24 @@ def heat(results: Results, half: str, out: Path) -> str:
     bar.ax.yaxis.set_major_formatter(_WHOLE)
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
     bar.ax.tick_params(labelsize=7)
-    return save(figure, out, f"frontier-{half.lower()}")
+    return save(figure, out, f"heat-{half.lower()}")
 
 
 def _ticks(count: int) -> list[int]:
-    return [int(place) for place in np.unique(np.linspace(0, count - 1, min(count, 6)).round())]
+    return [int(index) for index in np.unique(np.linspace(0, count - 1, min(count, 6)).round())]
 
 
 def _decades(axis: Any, which: str, values: Any) -> None:
-    """Label a log-spaced axis of cells at powers of ten, between cells where they fall there."""
+    """Label a log-spaced axis of cells at powers of ten, which may lie between cells."""
     order = np.argsort(values)
     powers = [10.0**k for k in range(-6, 2) if values.min() * 0.999 <= 10.0**k <= values.max() * 1.001]
-    places = [float(np.interp(np.log(power), np.log(values[order]), np.arange(len(values))[order])) for power in powers]
+    ticks = [float(np.interp(np.log(power), np.log(values[order]), np.arange(len(values))[order])) for power in powers]
     labels = [f"{power:g}" for power in powers]
-    (axis.set_xticks if which == "x" else axis.set_yticks)(places, labels)
+    (axis.set_xticks if which == "x" else axis.set_yticks)(ticks, labels)
 
 
 def pictures(results: Results, half: str, out: Path) -> str:
-    """Draw what the first attacker on each label held at its end, a row a configuration, under a training image."""
+    """Draw the final reconstruction of the first attacker on each label, by configuration, below a training image."""
     selected = results.pictures[results.pictures["dataset"] == half]
     rows = [name for name in ("private", "undefended", *results.config_names(half)) if (selected["row"] == name).any()]
     labels = sorted(selected["label"].unique())
@@ -150,8 +148,8 @@ def pictures(results: Results, half: str, out: Path) -> str:
             axis.set_yticks([])
             axis.spines[:].set_visible(True)
             axis.spines[:].set_color(GREY)
-            one = selected[(selected["row"] == row) & (selected["label"] == label)].iloc[0]
-            pixels = cv2.imdecode(np.frombuffer(one["png"], np.uint8), cv2.IMREAD_UNCHANGED)
+            picture = selected[(selected["row"] == row) & (selected["label"] == label)].iloc[0]
+            pixels = cv2.imdecode(np.frombuffer(picture["png"], np.uint8), cv2.IMREAD_UNCHANGED)
             if pixels is None:
                 continue
             shown = pixels[..., ::-1] if pixels.ndim == 3 else pixels
@@ -159,8 +157,8 @@ def pictures(results: Results, half: str, out: Path) -> str:
             if row == "private":
                 axis.set_title(names[int(label)], fontsize=8)
             else:
-                end = f"{int(one['query']):,}{'' if one['blocked'] else '+'}"
-                axis.set_xlabel(f"{end} · {float(one['evaluator_confidence']):.2f}", fontsize=6.5, labelpad=2)
+                queries = f"{int(picture['query']):,}{'' if picture['blocked'] else '+'}"
+                axis.set_xlabel(f"{queries} · {float(picture['evaluator_confidence']):.2f}", fontsize=6.5, labelpad=2)
         line[0].set_ylabel(title(row).replace("private", "training image"), fontsize=8, rotation=0, ha="right",
                            va="center", labelpad=8)  # fmt: skip
     return save(figure, out, f"pictures-{half.lower()}")

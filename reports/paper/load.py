@@ -1,4 +1,4 @@
-"""The reproduction's Parquet tables, as pandas frames."""
+"""The Parquet tables of the reproduction, as pandas data frames."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ CALIBRATED = "calibrated"
 
 
 class Results:
-    """What `mifsim paper` recorded.
+    """The results of `mifsim paper`.
 
     Parameters
     ----------
     out : Path
-        The folder that holds ``parquet/``.
+        The folder that contains ``parquet/``.
     """
 
     def __init__(self, out: Path) -> None:
@@ -72,12 +72,12 @@ class Results:
 
     @cached_property
     def halves(self) -> list[str]:
-        """Which halves of the paper were run, in its order."""
+        """The halves of the evaluation that were run, in the paper's order."""
         present = set(self.attacks["dataset"])
         return [half for half in HALVES if half in present]
 
     def facts(self, half: str) -> dict[str, str]:
-        """Return what is stated of one half's run."""
+        """Return the facts about one half's run."""
         table = self._table("facts")
         selected = table[table["dataset"] == half]
         return dict(zip(selected["fact"], selected["value"], strict=True))
@@ -87,9 +87,9 @@ class Results:
         return self.facts(half)["classes"].split(", ")
 
     def config_names(self, half: str) -> list[str]:
-        """Return the configurations of a half, the paper's first."""
+        """Return the names of a half's configurations, the paper's first."""
         return list(self.configs.loc[self.configs["dataset"] == half, "config"])
 
     def live_noise(self, half: str) -> float:
-        """Return the noise of the attackers that ran live too."""
+        """Return the noise of the attackers that also ran live."""
         return float(self.facts(half)["live noise"])

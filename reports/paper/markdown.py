@@ -1,4 +1,4 @@
-"""Markdown tables, and numbers as the page writes them."""
+"""Markdown tables, and the number formats of the page."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from reports.wording import percent
 Cell = str | float | int | None
 
 
-def whole(value: float | None, *, never: str = "never") -> str:
-    """Return a number of queries; `never` where it is missing or infinite.
+def format_count(value: float | None, *, never: str = "never") -> str:
+    """Format a number of queries; return `never` if it is missing or infinite.
 
     Examples
     --------
-    >>> whole(1234.4), whole(float("inf")), whole(7.25)
+    >>> format_count(1234.4), format_count(float("inf")), format_count(7.25)
     ('1,234', 'never', '7.2')
     """
     if value is None or not math.isfinite(value):
@@ -24,12 +24,12 @@ def whole(value: float | None, *, never: str = "never") -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """Return an interval of shares."""
+    """Format an interval of shares."""
     return f"{percent(low, brief=True)} to {percent(high, brief=True)}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 1) -> str:
-    """Return a Markdown table; the first `left` columns are aligned to the left, the others to the right.
+    """Return a Markdown table with the first `left` columns left-aligned and the others right-aligned.
 
     Examples
     --------
@@ -38,6 +38,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, left: int = 
     | --- | ---: |
     | x | 1 |
     """
-    rule = ["---" if place < left else "---:" for place in range(len(head))]
+    rule = ["---" if column < left else "---:" for column in range(len(head))]
     lines = [head, rule, *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

@@ -1,4 +1,4 @@
-"""The page: README.md with its figures and CSV files, from the Parquet tables of `mifsim paper` alone."""
+"""The page: README.md with its figures and CSV files, from the Parquet tables of `mifsim paper`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import pandas as pd
 
 from mifsim.cache import atomic_write
 from reports.paper import figures_attacks, figures_beyond, figures_users, sections
-from reports.paper.arithmetic import evenness, same_speed
+from reports.paper.arithmetic import equal_counts_p_value, homogeneity_tests
 from reports.paper.attack_tables import agreement, with_intervals
 from reports.paper.drawing import title
 from reports.paper.load import CALIBRATED, Results
-from reports.paper.markdown import whole
+from reports.paper.markdown import format_count
 from reports.paper.published_tables import CONFIGS, FOLDER, attacks
-from reports.paper.readings import AS_WRITTEN, REACHED, VARIANT, published_medians, reaches, reading_table
+from reports.paper.readings import AS_WRITTEN, REACH_FACTOR, VARIANT, published_medians, reaches, reading_table
 from reports.paper.user_tables import fit_table, protocol_name
 from reports.paper.verdicts import NUMBERS, findings
 from reports.wording import percent
 
-PIECES = {
+TABLES = {
     "iterations": sections.iterations_table,
     "intervals": sections.intervals_table,
     "readings": sections.readings_table,
@@ -35,18 +35,18 @@ PIECES = {
 
 
 def write_page(out: Path) -> Path:
-    """Write ``README.md``, ``figures/`` and ``csv/`` into a folder that holds ``parquet/``.
+    """Write ``README.md``, ``figures/`` and ``csv/`` into a folder that contains ``parquet/``.
 
     Raises
     ------
     RunError
-        Where a table is missing or damaged.
+        If a table is missing or damaged.
     """
     results = Results(out)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reports.paper"),
         undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701 - Markdown, from our own tables
+        autoescape=False,  # noqa: S701 - Markdown, from tables of mifsim
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -55,8 +55,8 @@ def write_page(out: Path) -> Path:
     text = environment.get_template("page.md.j2").render(
         findings=findings(results),
         configs=markdown,
-        halves=[_half(results, half, out) for half in results.halves],
-        factor=f"{REACHED:g}",
+        halves=[_half_context(results, half, out) for half in results.halves],
+        factor=f"{REACH_FACTOR:g}",
         command=_command(results),
     )
     if (out / FOLDER.name).resolve() != FOLDER:
@@ -68,7 +68,7 @@ def write_page(out: Path) -> Path:
 
 
 def _command(results: Results) -> str:
-    """Return the arguments that make this page again."""
+    """Return the arguments of `mifsim paper` that reproduce this page."""
     parts = []
     for half in results.halves:
         facts = results.facts(half)
@@ -89,13 +89,13 @@ def _csv(out: Path, name: str, frame: Any) -> str:
     return f"csv/{name}.csv"
 
 
-def _half(results: Results, half: str, out: Path) -> dict[str, Any]:
-    """Return everything that the template says of one half."""
+def _half_context(results: Results, half: str, out: Path) -> dict[str, Any]:
+    """Return the template's variables for one half."""
     tables, files = {}, {}
-    for name, make in PIECES.items():
+    for name, make in TABLES.items():
         tables[name], frame = make(results, half)
         files[name] = _csv(out, f"{name}-{half.lower()}", frame)
-    ran, same = agreement(results, half)
+    live, matching = agreement(results, half)
     return {
         "name": half,
         "numbers": NUMBERS[half],
@@ -105,8 +105,8 @@ def _half(results: Results, half: str, out: Path) -> dict[str, Any]:
         "tables": tables,
         "files": files,
         "figures": _figures(results, half, out),
-        "live": f"{ran:,}",
-        "live_same": f"{same:,}",
+        "live": f"{live:,}",
+        "live_matching": f"{matching:,}",
         "calibrated": CALIBRATED in results.config_names(half),
         "live_noise": f"{results.live_noise(half):g}",
         **_readings(results, half),
@@ -118,9 +118,9 @@ def _half(results: Results, half: str, out: Path) -> dict[str, Any]:
 def _figures(results: Results, half: str, out: Path) -> dict[str, str | None]:
     return {
         "iterations": figures_attacks.iterations(results, half, out),
-        "ladder": figures_attacks.ladder(results, half, out),
+        "noise_sweep": figures_attacks.noise_sweep(results, half, out),
         "survival": figures_attacks.survival(results, half, out),
-        "confusions": figures_users.confusions(results, half, sections.our_confusions(results, half), out),
+        "confusions": figures_users.confusions(results, half, sections.reproduced_confusions(results, half), out),
         "protocols": figures_users.protocols(results, half, out),
         "curves_3": figures_beyond.curves(results, half, "config_3", out),
         "curves": figures_beyond.curves(results, half, CALIBRATED, out),
@@ -133,53 +133,53 @@ def _readings(results: Results, half: str) -> dict[str, Any]:
     readings = reading_table(results, half)
     published = attacks(half)
     best = readings.sort_values("off", kind="stable").iloc[0]
-    plain = (readings["ssim"] == "global") & (readings["dynamic_range"] == 1)
-    hashes = _spread(readings[plain & (readings["count_rule"] == "per_match")], "hash_size")
-    rules = _spread(readings[plain & (readings["hash_size"] == 8)], "count_rule")
-    by_itself = {c: any(reaches(row, c) for _, row in readings.iterrows()) for c in CONFIGS}
+    default_ssim = (readings["ssim"] == "global") & (readings["dynamic_range"] == 1)
+    hash_ratio = _spread(readings[default_ssim & (readings["count_rule"] == "per_match")], "hash_size")
+    rule_ratio = _spread(readings[default_ssim & (readings["hash_size"] == 8)], "count_rule")
+    reachable = {c: any(reaches(row, c) for _, row in readings.iterrows()) for c in CONFIGS}
     at_once = max(sum(reaches(row, c) for c in CONFIGS) for _, row in readings.iterrows())
     return {
         "readings": f"{len(readings):,}",
-        "medians": " · ".join(whole(middle) for middle in published_medians(half).values()),
+        "medians": " · ".join(format_count(median) for median in published_medians(half).values()),
         "crossed": int((published["config_2"] < published["config_1"]).sum()),
-        "same_speed": f"{same_speed(half):.2f}",
+        "equal_counts_p_value": f"{equal_counts_p_value(half):.2f}",
         "best": best.to_dict(),
-        "best_gives": " · ".join(whole(best[c]) for c in CONFIGS),
+        "best_medians": " · ".join(format_count(best[c]) for c in CONFIGS),
         "best_off": f"{best['off']:.1f}",
-        "hash_ratio": f"{hashes:.2f}",
-        "rule_ratio": f"{rules:.2f}",
+        "hash_ratio": f"{hash_ratio:.2f}",
+        "rule_ratio": f"{rule_ratio:.2f}",
         "ratio": _ratio(readings),
-        "by_itself": [title(c) for c in CONFIGS if by_itself[c]],
-        "out_of_reach": [title(c) for c in CONFIGS if not by_itself[c]],
+        "reachable": [title(c) for c in CONFIGS if reachable[c]],
+        "unreachable": [title(c) for c in CONFIGS if not reachable[c]],
         "at_once": at_once,
     }
 
 
 def _ratio(readings: pd.DataFrame) -> str:
-    """Return how many times the queries of configuration 1 configuration 2 needs without noise, as written."""
+    """Return the queries of configuration 2 divided by those of configuration 1, without noise and as written."""
     written = readings[(readings[list(AS_WRITTEN)] == pd.Series(AS_WRITTEN)).all(axis=1)]
-    bare = written[written["noise"] == written["noise"].min()].iloc[0]
-    return f"{bare['config_2'] / bare['config_1']:.1f}" if np.isfinite(bare["config_2"]) else "many"
+    noiseless = written[written["noise"] == written["noise"].min()].iloc[0]
+    return f"{noiseless['config_2'] / noiseless['config_1']:.1f}" if np.isfinite(noiseless["config_2"]) else "many"
 
 
 def _spread(readings: pd.DataFrame, column: str) -> float:
-    """Return by what factor a row of the table changes, at most, where nothing but one column does."""
-    rest = [name for name in VARIANT if name != column]
-    found = 1.0
+    """Return the largest factor by which a median differs between readings that differ only in one column."""
+    others = [name for name in VARIANT if name != column]
+    largest = 1.0
     for config in CONFIGS:
-        known = readings[np.isfinite(readings[config])].groupby(rest)[config]
-        found = max(found, float((known.max() / known.min()).max()) if len(known) else 1.0)
-    return found
+        finite = readings[np.isfinite(readings[config])].groupby(others)[config]
+        largest = max(largest, float((finite.max() / finite.min()).max()) if len(finite) else 1.0)
+    return largest
 
 
 def _users(results: Results, half: str) -> dict[str, Any]:
-    even, fits = evenness(half), fit_table(results, half)
+    homogeneity, fits = homogeneity_tests(half), fit_table(results, half)
     return {
-        "false_total": even.total,
-        "false_attempts": even.attempts,
-        "false_rate": percent(even.total / even.attempts, brief=True),
-        "labels_p": f"{even.labels_p:.2f}",
-        "configs_p": f"{even.configs_p:.2f}",
+        "false_total": homogeneity.total,
+        "false_attempts": homogeneity.attempts,
+        "false_rate": percent(homogeneity.total / homogeneity.attempts, brief=True),
+        "labels_p": f"{homogeneity.labels_p:.2f}",
+        "configs_p": f"{homogeneity.configs_p:.2f}",
         "nearest_protocol": protocol_name(fits.iloc[0]),
         "distinct_flagged": sum(
             float(
@@ -194,10 +194,8 @@ def _beyond(results: Results, half: str) -> dict[str, Any]:
     table = with_intervals(results, half)
     worst = table.groupby("config")["mean"].max()
     pictures = results.pictures[results.pictures["dataset"] == half].groupby("row")
-    reconstruction = pictures["evaluator_confidence"].mean()
-    asked = pictures["query"].mean()
+    confidence = pictures["evaluator_confidence"].mean()
     return {
-        "worst": {config: whole(float(mean)) for config, mean in worst.items()},
-        "held": {row: f"{value:.2f}" for row, value in reconstruction.items() if value == value},
-        "asked": {row: whole(float(value)) for row, value in asked.items() if value == value},
+        "worst": {config: format_count(float(mean)) for config, mean in worst.items()},
+        "confidence": {row: f"{value:.2f}" for row, value in confidence.items() if value == value},
     }

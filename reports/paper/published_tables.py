@@ -1,4 +1,4 @@
-"""The paper's own numbers, as printed."""
+"""The values of the paper's tables, as printed."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ USERS = {"MNIST": "table4_mnist_regular_users", "CelebA": "table5_celeba_regular
 
 @cache
 def published(name: str) -> pd.DataFrame:
-    """Return one table as printed, by its file's name."""
+    """Return one table as printed, by the name of its file."""
     return pd.read_csv(FOLDER / f"{name}.csv", dtype={"label": str})
 
 
 def attacks(half: str) -> pd.DataFrame:
-    """Return Table 2 or 3: index label, columns ``attempts``, ``successful``, and each configuration's iterations."""
+    """Return Table 2 or 3: index label, columns attempts, successful, and the maximum iterations per configuration."""
     table = published(ATTACKS[half]).set_index("label")
     return table.rename(columns=lambda name: name.replace("max_iterations_", "").replace("attack_attempts", "attempts"))
 
 
 def users(half: str) -> pd.DataFrame:
-    """Return Table 4 or 5: index label, columns ``attempts`` and the false detections a configuration."""
+    """Return Table 4 or 5: index label, columns attempts and the false detections per configuration."""
     table = published(USERS[half]).set_index("label")
     return table.rename(columns=lambda name: name.replace("false_detections_", ""))
 
 
 def performance(half: str) -> pd.DataFrame:
-    """Return a half of Table 6: index metric, columns the configurations and ``average``; in percent."""
+    """Return one half of Table 6 in percent: index metric, columns the configurations and ``average``."""
     table = published("table6_performance")
     return table[table["dataset"] == half].drop(columns="dataset").set_index("metric_percent")
 
 
 def configs() -> pd.DataFrame:
-    """Return Table 1: index parameter, columns the configurations."""
+    """Return Table 1: index parameter, one column per configuration."""
     return published("table1_configurations").set_index("parameter")

@@ -1,4 +1,4 @@
-"""The tables of the page: each as Markdown, and as a frame for its CSV file."""
+"""The tables of the page, each as Markdown and as a data frame for its CSV file."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ import numpy as np
 import pandas as pd
 
 from reports.paper.arithmetic import Confusion, metric_table, published_confusions
-from reports.paper.attack_tables import by_label, nearest_noise, paper_way, with_intervals
+from reports.paper.attack_tables import by_label, max_iterations, nearest_noise, with_intervals
 from reports.paper.drawing import title
 from reports.paper.load import CALIBRATED, Results
-from reports.paper.markdown import interval, table, whole
+from reports.paper.markdown import format_count, interval, table
 from reports.paper.published_tables import CONFIGS, attacks, performance, users
-from reports.paper.readings import READING, family_rows, ladder_row, published_medians, reading_table
+from reports.paper.readings import READING, family_rows, nearest_sweep_row, published_medians, reading_table
 from reports.paper.user_tables import fit_table, label_table, protocol_name, workload_rates
 from reports.wording import percent
 
-Piece = tuple[str, pd.DataFrame]
-"""Markdown, and the same numbers unrounded."""
+TableOutput = tuple[str, pd.DataFrame]
+"""A table as Markdown, and its unrounded numbers."""
 
 
-def configs_table(results: Results) -> Piece:
-    """Return Table 1, with the calibrated configurations beside it."""
+def configs_table(results: Results) -> TableOutput:
+    """Return Table 1, followed by the calibrated configurations."""
     frame = results.configs.copy()
     rows = [
         [
             row["dataset"], title(row["config"]), f"{row['t_ssim']:.5f}", f"{row['t_hash']:.5f}", row["n_b"],
             row["l_sp"], row["ssim"],
-            {True: "certified", False: "not certified"}.get(row["certified"], "the paper's" if
-             row["config"] != CALIBRATED else "as given"),
+            {True: "certified", False: "not certified"}.get(row["certified"], "none" if
+             row["config"] != CALIBRATED else "not stated"),
         ]
         for _, row in frame.iterrows()
     ]  # fmt: skip
-    return table(["half", "config", "T_ssim", "T_hash", "N_B", "L_sp", "SSIM", "guarantee"], rows, left=2), frame
+    return table(["half", "configuration", "T_ssim", "T_hash", "N_B", "L_sp", "SSIM", "guarantee"], rows, left=2), frame
 
 
-def iterations_table(results: Results, half: str) -> Piece:
-    """Return Table 2 or 3: labels across; by configuration the paper's row, two noises' of this run, the medians."""
+def iterations_table(results: Results, half: str) -> TableOutput:
+    """Return Table 2 or 3: for each configuration the paper's row, and the reproduced rows at two noise levels."""
     names, budget = results.classes(half), results.facts(half)["budget"]
     published: Any = attacks(half)
     single = results.live_noise(half)
-    at_once: Any = paper_way(results, half, single)
+    reproduced: Any = max_iterations(results, half, single)
     rows, frames = [], []
     for config in (*CONFIGS, CALIBRATED):
         if config not in results.config_names(half):
@@ -49,45 +49,44 @@ def iterations_table(results: Results, half: str) -> Piece:
         lead = f"**{title(config)}**"
         medians = by_label(results, half, single)
         medians = medians[medians["config"] == config].set_index("label").reindex(names)
-        medians["here_max_of_3"] = at_once[config]
+        medians["here_max_of_3"] = reproduced[config]
         if config in CONFIGS:
-            matched_noise, row = ladder_row(results, half, config)
-            rows.append([lead, "paper", *(whole(published.loc[name, config]) for name in names)])
+            matched_noise, row = nearest_sweep_row(results, half, config)
+            rows.append([lead, "paper", *(format_count(published.loc[name, config]) for name in names)])
             if matched_noise != single:
-                rows.append(["", f"noise {matched_noise:g}", *(whole(row[name]) for name in names)])
+                rows.append(["", f"noise {matched_noise:g}", *(format_count(row[name]) for name in names)])
             medians = medians.assign(paper_max_of_3=published[config], own_noise=matched_noise, own_noise_max_of_3=row)
             lead = ""
-        rows.append([lead, f"noise {single:g}", *(whole(at_once.loc[name, config]) for name in names)])
+        rows.append([lead, f"noise {single:g}", *(format_count(reproduced.loc[name, config]) for name in names)])
         frames.append(medians.reset_index().assign(noise=single, budget=int(budget)))
     return table(["", "", *(f"'{name}'" for name in names)], rows, left=2), pd.concat(frames, ignore_index=True)
 
 
-def intervals_table(results: Results, half: str) -> Piece:
-    """Return all trials with intervals: blocked within the budget, and queries to block."""
+def intervals_table(results: Results, half: str) -> TableOutput:
+    """Return the share blocked within the budget and the queries to block, of all trials and with intervals."""
     frame = with_intervals(results, half)
     rows = []
     for _, row in frame.iterrows():
-        budget = whole(row["budget"])
-        band = (
-            f"{whole(row['median_low'], never=f'over {budget}')} to {whole(row['median_high'], never=f'over {budget}')}"
-        )
+        over = f"over {format_count(row['budget'])}"
+        low, high = (format_count(row[column], never=over) for column in ("median_low", "median_high"))
+        mean = format_count(row["mean"])
         rows.append(
             [
                 f"{row['noise']:g}", title(row["config"]), f"{int(row['blocked'])} of {int(row['trials'])}",
-                interval(row["low"], row["high"]), whole(row["median"], never=f"over {budget}"), band,
-                whole(row["mean"]) if row["blocked"] == row["trials"] else f"at least {whole(row['mean'])}",
+                interval(row["low"], row["high"]), format_count(row["median"], never=over), f"{low} to {high}",
+                mean if row["blocked"] == row["trials"] else f"at least {mean}",
                 f"{row['evaluator_confidence']:.2f}",
             ]
         )  # fmt: skip
-    head = ["noise", "config", "blocked", "95%", "median queries", "95%", "mean queries", "held at block"]
+    head = ["noise", "configuration", "blocked", "95% CI", "median queries", "95% CI", "mean queries", "confidence"]
     return table(head, rows, left=2), frame
 
 
-def readings_table(results: Results, half: str) -> Piece:
-    """Return which rows each way of reading the text reaches, and the noise nearest to all three."""
+def readings_table(results: Results, half: str) -> TableOutput:
+    """Return for each family of readings the rows that it reaches, and its noise nearest to all three rows."""
     readings = reading_table(results, half)
     medians = published_medians(half)
-    rows: list[list[str]] = [["*the paper*", "", "", "", "", " · ".join(whole(medians[c]) for c in CONFIGS), ""]]
+    rows: list[list[str]] = [["*the paper*", "", "", "", "", " · ".join(format_count(medians[c]) for c in CONFIGS), ""]]
     for _, row in family_rows(readings).iterrows():
         cells = []
         for config in CONFIGS:
@@ -95,7 +94,7 @@ def readings_table(results: Results, half: str) -> Piece:
             cells.append(
                 "no" if span is None else f"{span[0]:g}" if span[0] == span[1] else f"{span[0]:g} to {span[1]:g}"
             )
-        nearest = " · ".join(whole(row[f"best_{c}"]) for c in CONFIGS)
+        nearest = " · ".join(format_count(row[f"best_{c}"]) for c in CONFIGS)
         rows.append(
             [
                 row["reading"],
@@ -108,21 +107,21 @@ def readings_table(results: Results, half: str) -> Piece:
     head = [
         "reading",
         "reaches configuration 1 at noise",
-        "configuration 2",
-        "configuration 3",
-        "nearest to all at",
-        "gives",
-        "off by",
+        "configuration 2 at",
+        "configuration 3 at",
+        "nearest noise",
+        "medians at that noise",
+        "error factor",
     ]
     return table(head, rows), readings.sort_values("off")[[*READING, *CONFIGS, *(f"never_{c}" for c in CONFIGS), "off"]]
 
 
-def users_table(results: Results, half: str) -> Piece:
-    """Return Table 4 or 5: the paper's counts, and the nearest protocol's rates, label by label."""
+def users_table(results: Results, half: str) -> TableOutput:
+    """Return Table 4 or 5: the paper's counts and the nearest protocol's rates, by label."""
     names = results.classes(half)
     published: Any = users(half)
     best = fit_table(results, half).iloc[0]
-    measured = label_table(results, half, best)
+    counts = label_table(results, half, best)
     rows = []
     for config in (*CONFIGS, CALIBRATED):
         if config not in results.config_names(half):
@@ -132,25 +131,25 @@ def users_table(results: Results, half: str) -> Piece:
             rows.append(
                 [f"**{title(config)}**", "paper", *(f"{published.loc[name, config]} of 3" for name in names), total]
             )
-        blocked, trials = measured["blocked"][config], measured["trials"][config]
+        blocked, trials = counts["blocked"][config], counts["trials"][config]
         rows.append(
             [
-                "" if config in CONFIGS else f"**{title(config)}**", "here",
+                "" if config in CONFIGS else f"**{title(config)}**", "reproduced",
                 *(percent(blocked[name] / trials[name], brief=True) for name in names),
                 percent(blocked.sum() / trials.sum(), brief=True),
             ]
         )  # fmt: skip
-    frame = measured.stack("config", future_stack=True).reset_index()
+    frame = counts.stack("config", future_stack=True).reset_index()
     for column in ("protocol", "images", "pool", "probability"):
         frame[column] = best[column]
     return table(["", "", *(f"'{name}'" for name in names), "all"], rows, left=2), frame
 
 
-def protocols_table(results: Results, half: str) -> Piece:
-    """Return the protocols, the likeliest first, with the false detections that each leads one to expect."""
+def protocols_table(results: Results, half: str) -> TableOutput:
+    """Return the protocols with their expected false detections, ordered by likelihood."""
     frame = fit_table(results, half)
-    asked = users(half)
-    printed = [int(asked[config].sum()) for config in CONFIGS]
+    published = users(half)
+    printed = [int(published[config].sum()) for config in CONFIGS]
     rows: list[list[str]] = [["*the paper*", *(str(count) for count in printed), "", ""]]
     calibrated = f"expected_{CALIBRATED}" in frame
     for _, row in frame.iterrows():
@@ -161,9 +160,9 @@ def protocols_table(results: Results, half: str) -> Piece:
                 f"{row[f'expected_{CALIBRATED}']:.1f}" if calibrated else "", likelihood,
             ]
         )  # fmt: skip
-    attempts = int(asked["attempts"].sum())
+    attempts = int(published["attempts"].sum())
     head = [
-        f"a trial is … (of {attempts})",
+        f"images of a trial (false detections of {attempts})",
         "configuration 1",
         "configuration 2",
         "configuration 3",
@@ -173,44 +172,45 @@ def protocols_table(results: Results, half: str) -> Piece:
     return table(head, rows), frame
 
 
-OWN_NOISES = "own noises, nearest protocol"
+MATCHED_NOISES = "matched noises, nearest protocol"
 
 
-def our_confusions(results: Results, half: str) -> dict[str, dict[str, Confusion]]:
-    """Return our confusion matrices: all attackers, and users as written and by the nearest protocol.
+def reproduced_confusions(results: Results, half: str) -> dict[str, dict[str, Confusion]]:
+    """Return the reproduced confusion matrices, with all attackers.
 
-    With one noise for all settings, and with the recorded noise that comes nearest to the paper's row of each.
+    They combine one noise for all configurations, or a matched noise for each (the noise of the main study nearest to
+    the paper's row), with the users' protocol as written or the nearest one.
     """
-    attacked: Any = with_intervals(results, half).set_index(["noise", "config"])
+    attackers: Any = with_intervals(results, half).set_index(["noise", "config"])
     single = results.live_noise(half)
     names = results.config_names(half)
     matched_noise = {name: nearest_noise(results, half, name) if name in CONFIGS else single for name in names}
     fits = fit_table(results, half)
     written = fits[(fits["protocol"] == "distinct") & (fits["images"] == 1)].iloc[0]
-    found: dict[str, dict[str, Confusion]] = {}
+    confusions: dict[str, dict[str, Confusion]] = {}
     for row, protocol, noise in (
         ("one noise, as written", written, dict.fromkeys(names, single)),
         ("one noise, nearest protocol", fits.iloc[0], dict.fromkeys(names, single)),
-        (OWN_NOISES, fits.iloc[0], matched_noise),
+        (MATCHED_NOISES, fits.iloc[0], matched_noise),
     ):
-        counted = label_table(results, half, protocol)
-        found[row] = {}
+        counts = label_table(results, half, protocol)
+        confusions[row] = {}
         for name in names:
-            flagged, trials = int(counted["blocked"][name].sum()), int(counted["trials"][name].sum())
-            blocked, all_ = (int(attacked.loc[(noise[name], name), column]) for column in ("blocked", "trials"))
-            found[row][name] = Confusion(tp=blocked, fn=all_ - blocked, fp=flagged, tn=trials - flagged)
-    return found
+            flagged, sessions = int(counts["blocked"][name].sum()), int(counts["trials"][name].sum())
+            blocked, trials = (int(attackers.loc[(noise[name], name), column]) for column in ("blocked", "trials"))
+            confusions[row][name] = Confusion(tp=blocked, fn=trials - blocked, fp=flagged, tn=sessions - flagged)
+    return confusions
 
 
-def performance_table(results: Results, half: str) -> Piece:
-    """Return Table 6: printed, computed from Tables 2 to 5, and ours."""
+def performance_table(results: Results, half: str) -> TableOutput:
+    """Return Table 6: printed, computed from Tables 2 to 5, and reproduced."""
     computed, printed = metric_table(published_confusions(half)), performance(half)
-    measured = our_metrics(results, half)
+    reproduced = reproduced_metrics(results, half)
     rows, frames = [], []
     for metric in computed.index:
         for source, numbers in (
             ("paper, printed", printed), ("paper, computed", computed),
-            *((f"here, {name}", found) for name, found in measured.items()),
+            *((f"reproduced, {name}", metrics) for name, metrics in reproduced.items()),
         ):  # fmt: skip
             columns = [*CONFIGS, "average", CALIBRATED]
             cells = [_metric(numbers.loc[metric, c]) if c in numbers.columns else "" for c in columns]
@@ -230,22 +230,23 @@ def performance_table(results: Results, half: str) -> Piece:
     return table(head, rows, left=2), pd.DataFrame(frames)
 
 
-def our_metrics(results: Results, half: str) -> dict[str, pd.DataFrame]:
-    """Return Table 6 for each of `our_confusions`."""
-    return {name: metric_table(_balanced(found)) for name, found in our_confusions(results, half).items()}
+def reproduced_metrics(results: Results, half: str) -> dict[str, pd.DataFrame]:
+    """Return Table 6 for each of `reproduced_confusions`."""
+    confusions = reproduced_confusions(results, half)
+    return {name: metric_table(_balanced(by_config)) for name, by_config in confusions.items()}
 
 
-def _balanced(found: dict[str, Confusion]) -> dict[str, Confusion]:
-    """Give attackers and users the same weight, as the paper has as many of the one as of the other."""
+def _balanced(confusions: dict[str, Confusion]) -> dict[str, Confusion]:
+    """Weight attackers and users equally, since the paper has equally many of both."""
     scale = 10**6
     return {
         name: Confusion(
-            tp=round(scale * one.tp / (one.tp + one.fn)),
-            fn=round(scale * one.fn / (one.tp + one.fn)),
-            fp=round(scale * one.fp / (one.fp + one.tn)),
-            tn=round(scale * one.tn / (one.fp + one.tn)),
+            tp=round(scale * confusion.tp / (confusion.tp + confusion.fn)),
+            fn=round(scale * confusion.fn / (confusion.tp + confusion.fn)),
+            fp=round(scale * confusion.fp / (confusion.fp + confusion.tn)),
+            tn=round(scale * confusion.tn / (confusion.fp + confusion.tn)),
         )
-        for name, one in found.items()
+        for name, confusion in confusions.items()
     }
 
 
@@ -253,8 +254,8 @@ def _metric(value: float) -> str:
     return "—" if np.isnan(value) else f"{value:.2f}"
 
 
-def workloads_table(results: Results, half: str) -> Piece:
-    """Return what configuration 3 and the calibrated configuration do to honest workloads beyond the paper's."""
+def workloads_table(results: Results, half: str) -> TableOutput:
+    """Return the rates at which configuration 3 and the calibrated configuration block further honest workloads."""
     frame = workload_rates(results, half)
     rows = []
     for workload in dict.fromkeys(frame["workload"]):

@@ -1,4 +1,4 @@
-"""Tables 4 and 5: false detections of regular users, by protocol, and which protocol comes nearest."""
+"""Tables 4 and 5: false detections of regular users by protocol, and the likelihood of each protocol."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ PROTOCOL = ["protocol", "images", "pool", "probability"]
 
 
 def protocol_table(results: Results, half: str, *, ssim: str = "global", dynamic_range: int = 1) -> pd.DataFrame:
-    """Return one row a protocol and configuration, over all labels.
+    """Return one row per protocol and configuration, over all labels.
 
     Returns
     -------
     DataFrame
-        The columns of `PROTOCOL`, setting, trials, blocked, rate, low and high (exact).
+        The columns of `PROTOCOL`, config, trials, blocked, rate, and the exact interval low, high.
     """
     selected = results.users[results.users["dataset"] == half]
-    read = (selected["ssim"] == ssim) & (selected["dynamic_range"] == dynamic_range)
-    selected = selected[read & (selected["config"] != CALIBRATED) | (selected["config"] == CALIBRATED)]
+    of_variant = (selected["ssim"] == ssim) & (selected["dynamic_range"] == dynamic_range)
+    selected = selected[of_variant & (selected["config"] != CALIBRATED) | (selected["config"] == CALIBRATED)]
     table = selected.groupby([*PROTOCOL, "config"], dropna=False, sort=False)[["trials", "blocked"]].sum().reset_index()
     table["rate"] = table["blocked"] / table["trials"]
     ends = [clopper_pearson(int(b), int(n)) for b, n in zip(table["blocked"], table["trials"], strict=True)]
@@ -33,17 +33,17 @@ def protocol_table(results: Results, half: str, *, ssim: str = "global", dynamic
 
 
 def fit_table(results: Results, half: str, *, ssim: str = "global", dynamic_range: int = 1) -> pd.DataFrame:
-    """Return the protocols, the one that makes the paper's totals likeliest first.
+    """Return the protocols, ordered by the likelihood of the paper's totals.
 
     Returns
     -------
     DataFrame
-        The columns of `PROTOCOL`, for each setting ``expected_<setting>`` false detections in the paper's attempts and
-        their rate, and ``log_likelihood`` of the three totals (rates smoothed by half a session, so that a rate seen
-        as 0 is not taken for exactly 0, except for sessions of one image, where it is).
+        The columns of `PROTOCOL`; ``expected_<config>``, the expected false detections in the paper's number of
+        attempts; and ``log_likelihood`` of the paper's three totals. For the likelihood, rates are smoothed by half a
+        session, so that an observed rate of 0 is not treated as exactly 0. Sessions of one image have exactly rate 0.
     """
-    asked = users(half)
-    attempts = int(asked["attempts"].sum())
+    published = users(half)
+    attempts = int(published["attempts"].sum())
     rows = []
     for key, selected in protocol_table(results, half, ssim=ssim, dynamic_range=dynamic_range).groupby(
         PROTOCOL, dropna=False, sort=False
@@ -54,7 +54,7 @@ def fit_table(results: Results, half: str, *, ssim: str = "global", dynamic_rang
         for config in CONFIGS:
             blocked, trials = int(by_config.loc[config, "blocked"]), int(by_config.loc[config, "trials"])
             rate = 0.0 if row["images"] == 1 else (blocked + 0.5) / (trials + 1)
-            likelihood += float(stats.binom.logpmf(int(asked[config].sum()), attempts, rate))
+            likelihood += float(stats.binom.logpmf(int(published[config].sum()), attempts, rate))
             row[f"expected_{config}"] = attempts * blocked / trials
         if CALIBRATED in by_config.index:
             row[f"expected_{CALIBRATED}"] = attempts * float(by_config.loc[CALIBRATED, "rate"])
@@ -63,29 +63,29 @@ def fit_table(results: Results, half: str, *, ssim: str = "global", dynamic_rang
 
 
 def protocol_name(row: pd.Series) -> str:
-    """Return a protocol in words."""
+    """Return a description of a protocol."""
     images = f"{int(row['images'])} image{'s' if row['images'] != 1 else ''}"
     match row["protocol"]:
         case "distinct":
-            return f"{images}, no image twice" if row["images"] > 1 else "one image a session (as written)"
+            return f"{images}, all distinct" if row["images"] > 1 else "one image per session (as written)"
         case "carried over":
-            return f"one session carried over {images} of all labels in turn"
+            return f"{images} of all labels in turn, in one session"
         case "drawn again":
             return f"{images} drawn with replacement from {int(row['pool'])}"
         case "re-uploads":
-            return f"{images}, {row['probability']:.0%} of them the one before again"
+            return f"{images}, {row['probability']:.0%} repeats of the previous one"
         case "re-encoded":
-            return f"{images}, {row['probability']:.0%} of them the one before again, as a JPEG"
+            return f"{images}, {row['probability']:.0%} repeats of the previous one, as JPEG"
     return str(row["protocol"])
 
 
 def label_table(results: Results, half: str, protocol: pd.Series) -> pd.DataFrame:
-    """Return Table 4 or 5 for one protocol: index label, for each configuration blocked and trials."""
+    """Return Table 4 or 5 for one protocol: index label, and blocked and trials for each configuration."""
     selected = results.users[(results.users["dataset"] == half) & (results.users["dynamic_range"] == 1)]
     selected = selected[(selected["ssim"] == "global") | (selected["config"] == CALIBRATED)]
     for column in PROTOCOL:
-        same = selected[column].isna() if pd.isna(protocol[column]) else selected[column] == protocol[column]
-        selected = selected[same]
+        equal = selected[column].isna() if pd.isna(protocol[column]) else selected[column] == protocol[column]
+        selected = selected[equal]
     names = results.classes(half)
     table = selected.pivot_table(index="label", columns="config", values=["blocked", "trials"], aggfunc="sum")
     table.index = pd.Index([names[int(label)] for label in table.index], name="label")
@@ -93,17 +93,17 @@ def label_table(results: Results, half: str, protocol: pd.Series) -> pd.DataFram
 
 
 def workload_rates(results: Results, half: str) -> pd.DataFrame:
-    """Return false-positive rates on the workloads beyond the paper's, a row a workload and base configuration."""
+    """Return false-positive rates on further honest workloads, one row per workload and base configuration."""
     selected = results.curves[(results.curves["dataset"] == half) & (results.curves["role"] == "user")]
     rows = []
     configs = results.configs[results.configs["dataset"] == half].set_index("config")
     for base in selected["base"].unique():
-        at = selected[
+        unchanged = selected[
             (selected["base"] == base)
             & (selected["parameter"] == "l_sp")
             & (selected["value"] == configs.loc[base, "l_sp"])
         ]
-        for _, row in at.iterrows():
+        for _, row in unchanged.iterrows():
             low, high = clopper_pearson(int(row["blocked"]), int(row["sessions"]))
             rows.append({"base": base, "workload": row["group"], "sessions": row["sessions"],
                          "blocked": row["blocked"], "low": low, "high": high})  # fmt: skip

@@ -1,4 +1,4 @@
-"""What holds: one verdict a table and figure, each with the numbers that it rests on."""
+"""The verdict on each table and figure of the paper, with the numbers that support it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from reports.paper.arithmetic import check
-from reports.paper.attack_tables import paper_way
+from reports.paper.arithmetic import check_table_6
+from reports.paper.attack_tables import max_iterations
 from reports.paper.load import Results
-from reports.paper.markdown import whole
+from reports.paper.markdown import format_count
 from reports.paper.published_tables import CONFIGS, HALVES, attacks, performance, users
-from reports.paper.readings import family_rows, ladder_row, published_medians, reaches, reading_table
-from reports.paper.sections import OWN_NOISES, our_metrics
+from reports.paper.readings import family_rows, nearest_sweep_row, published_medians, reaches, reading_table
+from reports.paper.sections import MATCHED_NOISES, reproduced_metrics
 from reports.paper.user_tables import fit_table, protocol_name
 from reports.wording import percent
 
 REPRODUCED = "reproduced"
-IN_KIND = "reproduced in kind"
+IN_KIND = "reproduced qualitatively"
 NOT = "not reproducible as written"
 NUMBERS = {
     "MNIST": {"attacks": "Table 2", "bars": "Figure 6", "users": "Table 4"},
@@ -28,15 +28,15 @@ NUMBERS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the summary.
+    """One row of the summary.
 
     Attributes
     ----------
     item : str
-        Which table or figure.
+        The table or figure.
     verdict : str
     evidence : str
-        Markdown.
+        In Markdown.
     """
 
     item: str
@@ -45,35 +45,35 @@ class Finding:
 
 
 def findings(results: Results) -> list[Finding]:
-    """Return the verdict for every table and figure of the halves that were run, in the paper's order."""
-    found = [
+    """Return the verdicts on all tables and figures, in the paper's order."""
+    rows = [
         Finding(
             "Table 1",
             REPRODUCED,
-            "the configurations are input: "
+            "the configurations are inputs: "
             + ", ".join(f"L_sp {_l_sp(results, half)} ({half})" for half in results.halves),
         )
     ]
-    found += [attack_finding(results, half) for half in results.halves]
-    found += [user_finding(results, half) for half in results.halves]
-    found.append(metric_finding(results))
-    found.append(
+    rows += [attack_finding(results, half) for half in results.halves]
+    rows += [user_finding(results, half) for half in results.halves]
+    rows.append(metric_finding(results))
+    rows.append(
         Finding(
             "Figure 5",
             f"{REPRODUCED} from the paper's tables; {NOT} from its text",
-            "the matrices are the sums of Tables 2 to 5, and differ here where those tables do",
+            "the matrices are sums of Tables 2 to 5; the reproduced ones differ where those tables do",
         )
     )
-    found += [bar_finding(results, half) for half in results.halves]
-    return found + [not_run(half) for half in HALVES if half not in results.halves]
+    rows += [bar_finding(results, half) for half in results.halves]
+    return rows + [not_run(half) for half in HALVES if half not in results.halves]
 
 
 def not_run(half: str) -> Finding:
-    """Say which tables and figures are missing where a half was not run."""
+    """Return the row for the tables and figures of a half that was not run."""
     flags = "--dataset celeba --data DIR` or `--dataset faces" if half == "CelebA" else "--dataset mnist --data DIR"
     numbers = NUMBERS[half]
     items = f"{numbers['attacks']}, {numbers['users']}, {numbers['bars']}"
-    return Finding(items, "not run", f"the {half} half of this page takes `{flags}`")
+    return Finding(items, "not run", f"the {half} half of this page needs `{flags}`")
 
 
 def _l_sp(results: Results, half: str) -> int:
@@ -82,22 +82,22 @@ def _l_sp(results: Results, half: str) -> int:
 
 
 def attack_finding(results: Results, half: str) -> Finding:
-    """Judge Table 2 or 3 by the sweep: rows that some reading reaches, and rows that one reaches at once."""
+    """Judge Table 2 or 3 by the sweep: the rows that any reading reaches, and the rows that one reading reaches."""
     readings = reading_table(results, half)
-    plain: Any = family_rows(readings).set_index("reading").loc["as written"]
-    reached = [config for config in CONFIGS if plain[config] is not None]
-    somewhere = [c for c in CONFIGS if any(reaches(row, c) for _, row in readings.iterrows())]
+    written: Any = family_rows(readings).set_index("reading").loc["as written"]
+    reached = [config for config in CONFIGS if written[config] is not None]
+    reachable = [c for c in CONFIGS if any(reaches(row, c) for _, row in readings.iterrows())]
     most = max(sum(reaches(row, c) for c in CONFIGS) for _, row in readings.iterrows())
-    if int(plain["at_once"]) == len(CONFIGS):
+    if int(written["at_once"]) == len(CONFIGS):
         verdict = REPRODUCED
-    elif len(somewhere) == len(CONFIGS):
+    elif len(reachable) == len(CONFIGS):
         verdict = f"{IN_KIND}, row by row; {NOT} as one table"
     else:
         verdict = NOT
-    rows = ", ".join(f"configuration {c[-1]} at {_noises(plain[c])}" for c in reached) or "no row"
+    rows = ", ".join(f"configuration {c[-1]} at noise {_noises(written[c])}" for c in reached) or "no row"
     evidence = (
-        f"as written, noise alone reaches {rows} (within a factor of 2); any reading swept: "
-        f"{len(somewhere)} of 3 rows each by itself, at most {most} of 3 at once ({len(readings):,} readings)"
+        f"text as written, any noise: reaches {rows} (within a factor of 2); any of {len(readings):,} readings: "
+        f"reaches {len(reachable)} of 3 rows separately, but at most {most} of 3 with one reading"
     )
     return Finding(NUMBERS[half]["attacks"], verdict, evidence)
 
@@ -107,20 +107,21 @@ def _noises(span: tuple[float, float]) -> str:
 
 
 def user_finding(results: Results, half: str) -> Finding:
-    """Judge Table 4 or 5: what the protocol as written gives, and which one comes nearest."""
+    """Judge Table 4 or 5 by the protocol as written and by the nearest protocol."""
     fits = fit_table(results, half)
     written = fits[(fits["protocol"] == "distinct") & (fits["images"] == 1)].iloc[0]
     best = fits.iloc[0]
-    asked = users(half)
-    attempts = int(asked["attempts"].sum())
-    printed = [int(asked[config].sum()) for config in CONFIGS]
-    measured = [float(best[f"expected_{config}"]) for config in CONFIGS]
-    none = [float(written[f"expected_{config}"]) for config in CONFIGS]
+    published = users(half)
+    attempts = int(published["attempts"].sum())
+    printed = [int(published[config].sum()) for config in CONFIGS]
+    nearest = [float(best[f"expected_{config}"]) for config in CONFIGS]
+    expected = [float(written[f"expected_{config}"]) for config in CONFIGS]
     evidence = (
-        f"one image against an empty buffer: {_triple(none)} of {attempts} flagged, the paper has {_triple(printed)}; "
-        f"nearest protocol: {protocol_name(best)}, {_triple(measured)}"
+        f"one image per session, as written: {_triple(expected)} of {attempts} flagged, while the paper reports "
+        f"{_triple(printed)}; nearest protocol: {protocol_name(best)}, with {_triple(nearest)} expected"
     )
-    return Finding(NUMBERS[half]["users"], NOT if max(none) < min(x for x in printed if x) else REPRODUCED, evidence)
+    verdict = NOT if max(expected) < min(count for count in printed if count) else REPRODUCED
+    return Finding(NUMBERS[half]["users"], verdict, evidence)
 
 
 def _triple(values: list[int] | list[float]) -> str:
@@ -129,42 +130,42 @@ def _triple(values: list[int] | list[float]) -> str:
 
 def metric_finding(results: Results) -> Finding:
     """Judge Table 6 by its arithmetic."""
-    cells = [one for half in HALVES for one in check(half)]
-    wrong = [one for one in cells if not one.agrees]
-    told = "; ".join(
-        f"{one.half} {one.metric}, {one.column}: printed {one.printed:.2f}, computed {one.computed:.3f}"
-        for one in wrong
+    cells = [cell for half in HALVES for cell in check_table_6(half)]
+    wrong = [cell for cell in cells if not cell.agrees]
+    details = "; ".join(
+        f"{cell.half} {cell.metric}, {cell.column}: printed {cell.printed:.2f}, computed {cell.computed:.3f}"
+        for cell in wrong
     )
     evidence = f"{len(cells) - len(wrong)} of {len(cells)} cells follow from Tables 2 to 5"
-    if told:
-        evidence += f" ({told})"
-    evidence += "; recall is 100% because a trial ends only when it is detected"
+    if details:
+        evidence += f" (not: {details})"
+    evidence += "; recall is 100% because a trial ends only on detection"
     for half in results.halves:
-        measured = our_metrics(results, half)[OWN_NOISES].loc["accuracy", list(CONFIGS)]
-        paper_values = performance(half).loc["accuracy", list(CONFIGS)]
+        reproduced = reproduced_metrics(results, half)[MATCHED_NOISES].loc["accuracy", list(CONFIGS)]
+        published = performance(half).loc["accuracy", list(CONFIGS)]
         evidence += (
-            f"; {half} accuracy with a noise for each configuration and the nearest protocol: "
-            f"{', '.join(f'{value:.1f}' for value in measured)} "
-            f"(paper {', '.join(f'{value:.1f}' for value in paper_values)})"
+            f"; {half} accuracy with a matched noise for each configuration and the nearest protocol: "
+            f"{', '.join(f'{value:.1f}' for value in reproduced)} "
+            f"(paper: {', '.join(f'{value:.1f}' for value in published)})"
         )
     return Finding("Table 6", f"arithmetic {REPRODUCED}; values {NOT}", evidence)
 
 
 def bar_finding(results: Results, half: str) -> Finding:
-    """Judge Figure 6 or 7: does configuration 3 detect first on every label, and how far are the bars apart."""
+    """Judge Figure 6 or 7 by how often configuration 3 detects first, and by the heights of the bars."""
     published = attacks(half)
-    paper_values = float((published["config_3"] < published[["config_1", "config_2"]].min(axis=1)).mean())
-    measured = paper_way(results, half, results.live_noise(half)).fillna(np.inf)
-    measured_share = float((measured["config_3"] < measured[["config_1", "config_2"]].min(axis=1)).mean())
+    published_share = float((published["config_3"] < published[["config_1", "config_2"]].min(axis=1)).mean())
+    reproduced = max_iterations(results, half, results.live_noise(half)).fillna(np.inf)
+    share = float((reproduced["config_3"] < reproduced[["config_1", "config_2"]].min(axis=1)).mean())
     rows = []
     for config in CONFIGS:
-        noise, row = ladder_row(results, half, config)
-        middle = float(row.fillna(np.inf).median())
-        rows.append(f"configuration {config[-1]} {whole(middle)} at noise {noise:g} "
-                    f"(paper {whole(published_medians(half)[config])})")  # fmt: skip
+        noise, row = nearest_sweep_row(results, half, config)
+        median = float(row.fillna(np.inf).median())
+        rows.append(f"configuration {config[-1]}: {format_count(median)} at noise {noise:g} "
+                    f"(paper: {format_count(published_medians(half)[config])})")  # fmt: skip
     evidence = (
-        f"configuration 3 detects first on {percent(measured_share, brief=True)} of labels "
-        f"(paper: {percent(paper_values, brief=True)}); medians over labels, each row by the noise nearest to it: "
-        + ", ".join(rows)
+        f"configuration 3 detects first on {percent(share, brief=True)} of labels "
+        f"(paper: {percent(published_share, brief=True)}); medians over labels at the nearest noise for each "
+        "configuration: " + ", ".join(rows)
     )
-    return Finding(NUMBERS[half]["bars"], IN_KIND if measured_share >= 0.75 else NOT, evidence)
+    return Finding(NUMBERS[half]["bars"], IN_KIND if share >= 0.75 else NOT, evidence)

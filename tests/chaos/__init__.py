@@ -1,1 +1,1 @@
-"""Faults injected into whole runs, at random moments: the rows must be those of an undisturbed run."""
+"""Fault injection into whole runs at random moments: the rows must equal those of a run without faults."""

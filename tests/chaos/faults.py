@@ -1,4 +1,4 @@
-"""What can go wrong, injected from outside: each fault returns what it hit, as evidence that it happened."""
+"""Faults, injected from outside the run; each one returns a description of its effect as evidence."""
 
 from __future__ import annotations
 
@@ -11,176 +11,177 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.processes import alive, below, kill, titled
-from tests.chaos.stages import Place, Stage, own_ray, small_disk, small_store, two_nodes
+from tests.chaos.stages import Setup, Target, local_ray, small_disk, small_store, two_nodes
 
-PATIENCE_SECONDS = 60.0
-"""For whom a fault is meant: it may not be there yet."""
+WAIT_SECONDS = 60.0
+"""How long a fault waits for the processes that it affects to start."""
 MODEL, HOST, TRIAL = ":ModelActor", "ray::SessionHost", "ray::ReplayTrial"
-"""In the titles of Ray's processes: that of a named actor has the name before its class."""
-CAUSED_NOTHING = ""
-"""What a fault returns that found nobody: the run was over."""
+"""Parts of the titles of Ray's processes; the title of a named actor has the name before the class."""
+NO_EFFECT = ""
+"""Result of a fault that affected no process, because the run had ended."""
 
 
-def end_model(at: Stage, rng: random.Random) -> str:
-    """The model's actor dies; Ray starts it again."""
-    return _end(at, lambda: at.workers(MODEL))
+def kill_model(target: Target, rng: random.Random) -> str:
+    """Kill the model's actor; Ray restarts it."""
+    return _kill(target, lambda: target.workers(MODEL))
 
 
-def end_worker(at: Stage, rng: random.Random) -> str:
-    """A session host dies, or a trial of a search, whichever is there."""
-    return _end(at, lambda: _some(at)[:1])
+def kill_worker(target: Target, rng: random.Random) -> str:
+    """Kill a session host, or else a trial of a search."""
+    return _kill(target, lambda: _hosts_or_trials(target)[:1])
 
 
-def end_writer(at: Stage, rng: random.Random) -> str:
-    """A session host dies while one of its files has bytes and is not in its place yet."""
-    while alive(at.driver):
-        for path in at.half_written():
-            if _size(path) > len(b"PAR1") and (hosts := at.workers(HOST)):
+def kill_writer(target: Target, rng: random.Random) -> str:
+    """Kill a session host while one of its files is partially written."""
+    while alive(target.driver):
+        for path in target.partial_files():
+            if _size(path) > len(b"PAR1") and (hosts := target.workers(HOST)):
                 kill(hosts)
                 if path.exists():
-                    return f"{_pids(hosts)} with {path.parent.name}/{path.name} half written"
-                return f"{_pids(hosts)} just after a file was whole"
+                    return f"{_pids(hosts)} with {path.parent.name}/{path.name} partially written"
+                return f"{_pids(hosts)} just after a file was complete"
         time.sleep(0.0005)
-    return CAUSED_NOTHING
+    return NO_EFFECT
 
 
-def end_all_workers(at: Stage, rng: random.Random) -> str:
-    """Model, hosts and trials die together."""
-    return _end(at, lambda: [pid for title in (MODEL, HOST, TRIAL) for pid in at.workers(title)])
+def kill_all_workers(target: Target, rng: random.Random) -> str:
+    """Kill model, hosts and trials together."""
+    return _kill(target, lambda: [pid for title in (MODEL, HOST, TRIAL) for pid in target.workers(title)])
 
 
-def end_node(at: Stage, rng: random.Random) -> str:
-    """The only node dies: its raylet, and with it every worker."""
-    return _end(at, lambda: at.workers("raylet/raylet"))
+def kill_node(target: Target, rng: random.Random) -> str:
+    """Kill the raylet of the only node, and with it every worker."""
+    return _kill(target, lambda: target.workers("raylet/raylet"))
 
 
-def end_driver(at: Stage, rng: random.Random) -> str:
-    """The driver is killed: nobody marks the run as interrupted."""
-    return _end(at, lambda: [at.driver])
+def kill_driver(target: Target, rng: random.Random) -> str:
+    """Kill the driver, so that the run is not marked as interrupted."""
+    return _kill(target, lambda: [target.driver])
 
 
-def interrupt(at: Stage, rng: random.Random) -> str:
-    """Ctrl-C."""
-    if not alive(at.driver):
-        return CAUSED_NOTHING
-    os.kill(at.driver, signal.SIGINT)
+def interrupt(target: Target, rng: random.Random) -> str:
+    """Interrupt the driver, as Ctrl-C does."""
+    if not alive(target.driver):
+        return NO_EFFECT
+    os.kill(target.driver, signal.SIGINT)
     return "SIGINT"
 
 
-def slow_host(at: Stage, rng: random.Random) -> str:
-    """A host stands still for a while, as on a node that swaps."""
-    return _halt(_wait_for(at, lambda: _some(at)[:1]), rng.uniform(1, 4))
+def pause_host(target: Target, rng: random.Random) -> str:
+    """Pause a host for a while, as on a node that swaps."""
+    return _pause(_wait_for(target, lambda: _hosts_or_trials(target)[:1]), rng.uniform(1, 4))
 
 
-def end_second_node(at: Stage, rng: random.Random) -> str:
-    """A node of two dies with all that runs there; the driver is on the other one."""
+def kill_second_node(target: Target, rng: random.Random) -> str:
+    """Kill one of two nodes with all its actors; the driver is on the other one."""
 
-    def with_actors() -> list[int]:
-        remote = below(at.raylets[1])
-        found = [pid for title in (MODEL, HOST, TRIAL) for pid in titled(remote, title)]
-        return [at.raylets[1], *found] if found else []
+    def node_with_actors() -> list[int]:
+        processes = below(target.raylets[1])
+        actors = [pid for title in (MODEL, HOST, TRIAL) for pid in titled(processes, title)]
+        return [target.raylets[1], *actors] if actors else []
 
-    return _end(at, with_actors)
-
-
-def slow_second_node(at: Stage, rng: random.Random) -> str:
-    """A node of two stands still: for a short while it is slow, for a longer one the cluster takes it for dead."""
-    return _halt([at.raylets[1], *below(at.raylets[1])], rng.uniform(0.3, 5))
+    return _kill(target, node_with_actors)
 
 
-def fill_disk(at: Stage, rng: random.Random) -> str:
-    """Something else fills the disk that the run is on, until the run has stopped."""
-    if not alive(at.driver):
-        return CAUSED_NOTHING
-    filler = at.run.parent / "filler"
-    said = ""
+def pause_second_node(target: Target, rng: random.Random) -> str:
+    """Pause one of two nodes: after a short pause it is slow, after a long one the cluster declares it dead."""
+    return _pause([target.raylets[1], *below(target.raylets[1])], rng.uniform(0.3, 5))
+
+
+def fill_disk(target: Target, rng: random.Random) -> str:
+    """Fill the disk of the run with another file until the run has stopped."""
+    if not alive(target.driver):
+        return NO_EFFECT
+    filler = target.run.parent / "filler"
+    message = ""
     with filler.open("wb", buffering=0) as file:
-        for piece in (2**16, 2**12):  # down to the last page
+        for block_bytes in (2**16, 2**12):  # down to the last page
             try:
                 while True:
-                    file.write(bytes(piece))
+                    file.write(bytes(block_bytes))
             except OSError as error:
-                said = str(error.strerror)
-    return f"{said}, after {_size(filler)} bytes of others"
+                message = str(error.strerror)
+    return f"{message}, after {_size(filler)} bytes of other data"
 
 
-def let_spill(at: Stage, rng: random.Random) -> str:
-    """Nothing but the small store; wait until something was spilled."""
-    while alive(at.driver):
-        if spilled := sum(_size(path) for path in at.spilled()):
+def wait_for_spilling(target: Target, rng: random.Random) -> str:
+    """Wait until the small object store has spilled objects; inject nothing else."""
+    while alive(target.driver):
+        if spilled := sum(_size(path) for path in target.spilled()):
             return f"{spilled} bytes spilled to disk"
         time.sleep(0.01)
-    return CAUSED_NOTHING
+    return NO_EFFECT
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault, where it takes place, and what the run owes.
+    """A fault, its environment, and what it requires of the run.
 
     Attributes
     ----------
     inject : callable
-        From the stage and a generator to what was hit.
-    place : callable
+        Injects the fault into a target; returns a description of its effect.
+    setup : callable
+        Environment of the run.
     at_random : bool
-        Whether it has a moment of its own; else it waits for its own condition from the start.
+        Whether it is injected at a random moment; else it starts with the run and waits for a condition.
     survived : bool
-        Whether the run must come to its end without being resumed.
+        Whether the run must complete without being resumed.
     tune : bool
-        Whether a calibration is disturbed by it too.
+        Whether it is also injected into calibrations.
     """
 
-    inject: Callable[[Stage, random.Random], str]
-    place: Place = own_ray
+    inject: Callable[[Target, random.Random], str]
+    setup: Setup = local_ray
     at_random: bool = True
     survived: bool = False
     tune: bool = True
 
 
 FAULTS: dict[str, Fault] = {
-    "model": Fault(end_model, survived=True),
-    "host or trial": Fault(end_worker, survived=True),
-    "writer": Fault(end_writer, at_random=False, survived=True),
-    "workers": Fault(end_all_workers),
-    "node": Fault(end_node),
-    "driver": Fault(end_driver),
+    "model": Fault(kill_model, survived=True),
+    "host or trial": Fault(kill_worker, survived=True),
+    "writer": Fault(kill_writer, at_random=False, survived=True),
+    "workers": Fault(kill_all_workers),
+    "node": Fault(kill_node),
+    "driver": Fault(kill_driver),
     "interrupt": Fault(interrupt),
-    "slow host": Fault(slow_host, survived=True),
-    "second node": Fault(end_second_node, two_nodes, survived=True),
-    "slow node": Fault(slow_second_node, two_nodes, survived=True),
+    "slow host": Fault(pause_host, survived=True),
+    "second node": Fault(kill_second_node, two_nodes, survived=True),
+    "slow node": Fault(pause_second_node, two_nodes, survived=True),
     "full disk": Fault(fill_disk, small_disk),
-    "spilling": Fault(let_spill, small_store, at_random=False, survived=True, tune=False),
+    "spilling": Fault(wait_for_spilling, small_store, at_random=False, survived=True, tune=False),
 }
 
 
-def _some(at: Stage) -> list[int]:
-    return at.workers(HOST) or at.workers(TRIAL)
+def _hosts_or_trials(target: Target) -> list[int]:
+    return target.workers(HOST) or target.workers(TRIAL)
 
 
-def _end(at: Stage, whom: Callable[[], list[int]]) -> str:
-    """Kill, as soon as somebody is there; nobody tidies up."""
-    found = _wait_for(at, whom)
-    kill(found)
-    return f"killed {_pids(found)}" if found else CAUSED_NOTHING
+def _kill(target: Target, find: Callable[[], list[int]]) -> str:
+    """Kill the processes as soon as they exist, without clean-up."""
+    pids = _wait_for(target, find)
+    kill(pids)
+    return f"killed {_pids(pids)}" if pids else NO_EFFECT
 
 
-def _wait_for(at: Stage, whom: Callable[[], list[int]]) -> list[int]:
-    """Return the processes as soon as they are there; none where the run is over first."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while alive(at.driver) and time.monotonic() < deadline:
-        if found := whom():
-            return found
+def _wait_for(target: Target, find: Callable[[], list[int]]) -> list[int]:
+    """Return the processes as soon as they exist; none if the run ends first."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while alive(target.driver) and time.monotonic() < deadline:
+        if pids := find():
+            return pids
         time.sleep(0.02)
     return []
 
 
-def _halt(pids: list[int], seconds: float) -> str:
+def _pause(pids: list[int], seconds: float) -> str:
     if not pids:
-        return CAUSED_NOTHING
+        return NO_EFFECT
     kill(pids, signal.SIGSTOP)
     time.sleep(seconds)
     kill(pids, signal.SIGCONT)
-    return f"{_pids(pids)} stood still for {seconds:.1f} s"
+    return f"{_pids(pids)} paused for {seconds:.1f} s"
 
 
 def _pids(pids: list[int]) -> str:

@@ -1,6 +1,6 @@
-"""Rounds of chaos: one run each, with one fault at a random moment, resumed until it is complete.
+"""Rounds of fault injection: one run each, with one fault at a random moment, resumed until it is complete.
 
-``python -m tests.chaos.rounds --rounds 50 --seed 0`` runs the long form (``make chaos``); `test_rounds` the short one.
+``python -m tests.chaos.rounds --rounds 50 --seed 0`` runs many rounds (``make chaos``); `test_rounds` runs a few.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ import pyarrow.parquet as pq
 import tomli_w
 
 from mifsim.tables.records import read_table
-from tests.chaos.faults import CAUSED_NOTHING, FAULTS, Fault
+from tests.chaos.faults import FAULTS, NO_EFFECT, Fault
 from tests.chaos.processes import below, kill
-from tests.chaos.stages import Stage
+from tests.chaos.stages import Target
 from tests.small import small_study
 
 TABLES = ("sessions", "queries", "snapshots", "leakage")
 FILES = ("trials/trials.parquet", "pareto.parquet", "certification.parquet")
-"""Of a calibration, beside `TABLES`."""
-PATIENCE_SECONDS = 300.0
-RESUMES = 3
-"""A run that is not complete after so many is lost."""
-NEVER_BEGAN = "a local Ray did not start"
-"""On a machine that is overloaded: nothing was disturbed yet."""
+"""Further tables of a calibration."""
+TIMEOUT_SECONDS = 300.0
+MAX_RESUMES = 3
+"""Number of resumes after which an incomplete run counts as lost."""
+NOT_STARTED = "a local Ray did not start"
+"""Message of a run on an overloaded machine, which failed before any fault."""
 
 _ATTACK = {"attack": "mi-face", "noise": 0.002, "budget_queries": 60, "beta": 0, "gamma": 0.0}
 _ROTATING = {**_ATTACK, "name": "rotating", "labels": [1, 2], "evasions": [{"rotate": 10}]}
@@ -49,7 +49,7 @@ SIMULATE: dict[str, Any] = {
     "attacks": [{**_ATTACK, "trials": 2}, _ROTATING],
     "users": [{**_RETRIES, "sessions": 60}],
 }
-"""A study of a few seconds: long enough for every fault to fall into the middle of it."""
+"""A study of a few seconds, long enough for every fault to occur during the run."""
 TUNE: dict[str, Any] = {
     "server": _SERVER,
     "tuning": {
@@ -60,21 +60,21 @@ TUNE: dict[str, Any] = {
     "attacks": [{**_ATTACK, "trials": 3}, {**_ROTATING, "trials": 3}],
     "users": [{**_RETRIES, "sessions": 24}],
 }  # fmt: skip
-"""A calibration with attackers that run live in its trials, so that model and trials may die in the search."""
+"""A calibration with attackers that run live in its trials, so that the search uses the model."""
 SPILLING: dict[str, Any] = {
     "server": {"sessions_per_host": 24576, "batch_size": 1024, "hosts": 2},
     "filters": [{"none": True}],
     "attacks": [],
     "users": [{"user": "independent", "sessions": 49152, "length": 2}],
 }
-"""Sessions enough for their images to outgrow the small object store: six shards of 26 MB are under way."""
+"""Sessions whose images exceed the small object store: six shards of 26 MB are in flight."""
 
 STUDIES = {"simulate": ("simulate", SIMULATE), "tune": ("tune", TUNE), "spilling": ("simulate", SPILLING)}
 
 
 @dataclass(frozen=True)
-class Calm:
-    """A study, and the run of it that nothing happened to."""
+class Baseline:
+    """A study, and its run without faults."""
 
     command: str
     study: Path
@@ -82,113 +82,115 @@ class Calm:
     cache: Path
 
     @property
-    def done(self) -> int:
-        """How far it came: see `Stage.done`."""
+    def work(self) -> int:
+        """The progress of the complete run; see `Target.progress`."""
         recordings = self.cache / "traces" if self.command == "tune" else self.run / "none"
-        return Stage(self.run, recordings=recordings).done()
+        return Target(self.run, recordings=recordings).progress()
 
 
-def run_calmly(kind: str, folder: Path) -> Calm:
-    """Run one of `STUDIES` undisturbed; later runs find its data and its victim in a copy of its cache."""
+def run_baseline(kind: str, folder: Path) -> Baseline:
+    """Run one of `STUDIES` without faults; later runs get its data and its victim from a copy of its cache."""
     command, changes = STUDIES[kind]
     cache, folder = folder / "cache", folder / kind
     folder.mkdir()
-    study, run = folder / "study.toml", folder / "calm"
+    study, run = folder / "study.toml", folder / "baseline"
     study.write_text(tomli_w.dumps(small_study(**changes).to_toml()))
-    log, arguments = folder / "calm.log", [command, str(study), "--out", str(run)]
+    log, arguments = folder / "baseline.log", [command, str(study), "--out", str(run)]
     while True:
         process = _start(arguments, log, cache)
-        if (code := _end_with_children(process, [])) == 0 or NEVER_BEGAN not in log.read_text():
+        if (code := _wait_and_kill(process, [])) == 0 or NOT_STARTED not in log.read_text():
             break
         log.unlink()
         shutil.rmtree(run, ignore_errors=True)
     assert code == 0, log.read_text()
-    return Calm(command, study, run, cache)
+    return Baseline(command, study, run, cache)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a round was: what the fault hit, the driver's exit code, and how often the run had to be resumed."""
+class RoundResult:
+    """The effect of the fault, the driver's first exit code, and the number of resumes."""
 
-    hit: str
+    effect: str
     code: int
     resumes: int
 
 
-def disturbed(calm: Calm, fault: Fault, fraction: float, folder: Path, rng: random.Random) -> Outcome:
-    """Run a study with a fault after a share of its work, and see that nothing came of it.
+def run_with_fault(baseline: Baseline, fault: Fault, fraction: float, folder: Path, rng: random.Random) -> RoundResult:
+    """Run a study with a fault after a fraction of its work, and compare its rows with the baseline.
 
     Raises
     ------
     AssertionError
-        Where the run hangs, is lost, ends in a traceback, had to be resumed though it should not have been, or leaves
-        other rows than an undisturbed one.
+        If the run hangs, is lost, ends in a traceback, needs a resume although it should survive the fault, or leaves
+        other rows than the baseline.
     """
     folder.mkdir()
     cache, log = folder / "cache", folder / "log"
-    shutil.copytree(calm.cache, cache, ignore=shutil.ignore_patterns("traces"))
-    with fault.place(folder) as at:
-        at.recordings = cache / "traces"
-        process = _start([calm.command, str(calm.study), "--out", str(at.run), *at.arguments], log, cache)
-        at.driver = process.pid
-        _await_hosts(at, process, log)
-        if NEVER_BEGAN in log.read_text():
-            raise TimeoutError(NEVER_BEGAN)
+    shutil.copytree(baseline.cache, cache, ignore=shutil.ignore_patterns("traces"))
+    with fault.setup(folder) as target:
+        target.recordings = cache / "traces"
+        arguments = [baseline.command, str(baseline.study), "--out", str(target.run), *target.arguments]
+        process = _start(arguments, log, cache)
+        target.driver = process.pid
+        _wait_for_hosts(target, process, log)
+        if NOT_STARTED in log.read_text():
+            raise TimeoutError(NOT_STARTED)
         if fault.at_random:
-            while at.done() < fraction * calm.done and process.poll() is None:
+            while target.progress() < fraction * baseline.work and process.poll() is None:
                 time.sleep(0.01)
         children = below(process.pid)
-        hits: list[str] = []
-        # Beside the driver: whoever is interrupted must be waited for, and a fault may wait for its condition.
-        injecting = threading.Thread(target=lambda: hits.append(fault.inject(at, rng)))
-        injecting.start()
-        code = _end_with_children(process, children)
-        injecting.join()
-        (at.run.parent / "filler").unlink(missing_ok=True)
-        hit, first, resumes = hits[0], code, 0
+        effects: list[str] = []
+        # In a thread: the driver must be waited for meanwhile, and the fault may wait for its condition.
+        injection = threading.Thread(target=lambda: effects.append(fault.inject(target, rng)))
+        injection.start()
+        code = _wait_and_kill(process, children)
+        injection.join()
+        (target.run.parent / "filler").unlink(missing_ok=True)
+        effect, first_code, resumes = effects[0], code, 0
         while code != 0:
             resumes += 1
-            assert resumes <= RESUMES, f"not complete after {RESUMES} resumes:\n{log.read_text()}"
+            assert resumes <= MAX_RESUMES, f"not complete after {MAX_RESUMES} resumes:\n{log.read_text()}"
             assert "Traceback" not in log.read_text() or code < 0, log.read_text()
-            process = _start([*_next_command(calm, at.run), *at.arguments], log, cache)
-            code = _end_with_children(process, [])
-        if fault.survived or hit == CAUSED_NOTHING:
-            assert resumes == 0, f"{hit}: was not survived:\n{log.read_text()}"
-        assert_same_rows(calm.run, at.run)
-    return Outcome(hit, first, resumes)
+            process = _start([*_next_command(baseline, target.run), *target.arguments], log, cache)
+            code = _wait_and_kill(process, [])
+        if fault.survived or effect == NO_EFFECT:
+            assert resumes == 0, f"{effect}: the run did not survive the fault:\n{log.read_text()}"
+        assert_same_rows(baseline.run, target.run)
+    return RoundResult(effect, first_code, resumes)
 
 
-def _next_command(calm: Calm, run: Path) -> list[str]:
+def _next_command(baseline: Baseline, run: Path) -> list[str]:
     if not (run / "run.json").is_file():
-        return [calm.command, str(calm.study), "--out", str(run)]
-    if json.loads((run / "run.json").read_text())["status"] == "complete":  # but for its page
+        return [baseline.command, str(baseline.study), "--out", str(run)]
+    if json.loads((run / "run.json").read_text())["status"] == "complete":  # only its page is missing
         return ["report", str(run)]
-    return [calm.command, "--resume", str(run)]
+    return [baseline.command, "--resume", str(run)]
 
 
-def assert_same_rows(one: Path, other: Path) -> None:
-    """Compare every table of two runs, row for row and bit for bit, and the setting that was chosen."""
+def assert_same_rows(baseline: Path, run: Path) -> None:
+    """Compare every table of two runs bit for bit, and the chosen configuration."""
     for name in TABLES:
-        if not (one / name).is_dir():
+        if not (baseline / name).is_dir():
             continue
-        expected, got = (read_table(run, name).to_pandas() for run in (one, other))
-        pd.testing.assert_frame_equal(got, expected, check_exact=True, obj=name)
+        expected, actual = (read_table(folder, name).to_pandas() for folder in (baseline, run))
+        pd.testing.assert_frame_equal(actual, expected, check_exact=True, obj=name)
     for name in FILES:
-        if not (one / name).is_file():
+        if not (baseline / name).is_file():
             continue
-        expected, got = (
-            pq.read_table(run / name).to_pandas().drop(columns="elapsed_seconds", errors="ignore")
-            for run in (one, other)
+        expected, actual = (
+            pq.read_table(folder / name).to_pandas().drop(columns="elapsed_seconds", errors="ignore")
+            for folder in (baseline, run)
         )
-        pd.testing.assert_frame_equal(got, expected, check_exact=True, obj=name)
-    chosen = [(run / "filter.toml").read_text() if (run / "filter.toml").is_file() else None for run in (one, other)]
+        pd.testing.assert_frame_equal(actual, expected, check_exact=True, obj=name)
+    files = [folder / "filter.toml" for folder in (baseline, run)]
+    chosen = [file.read_text() if file.is_file() else None for file in files]
     assert chosen[0] == chosen[1]
-    left = [path for path in other.rglob(".*") if path.is_file()]
-    assert not left, f"left half done: {left}"
+    partial = [path for path in run.rglob(".*") if path.is_file()]
+    assert not partial, f"partial files: {partial}"
 
 
 def _start(arguments: Sequence[str], log: Path, cache: Path) -> subprocess.Popen[bytes]:
-    """Start mifsim in a session of its own, its output in a file."""
+    """Start mifsim in a new process session, with its output in a file."""
     with log.open("ab") as out:
         return subprocess.Popen(
             [sys.executable, "-m", "mifsim", *arguments],
@@ -199,67 +201,67 @@ def _start(arguments: Sequence[str], log: Path, cache: Path) -> subprocess.Popen
         )
 
 
-def _await_hosts(at: Stage, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not at.workers("ray::SessionHost") and process.poll() is None:
+def _wait_for_hosts(target: Target, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not target.workers("ray::SessionHost") and process.poll() is None:
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
 
 
-def _end_with_children(process: subprocess.Popen[bytes], children: list[int]) -> int:
-    """Wait for a driver, and see to it that nothing of its own Ray is left."""
+def _wait_and_kill(process: subprocess.Popen[bytes], children: list[int]) -> int:
+    """Wait for a driver, and kill the remaining processes of its Ray; return the exit code."""
     try:
-        code = process.wait(PATIENCE_SECONDS)
+        code = process.wait(TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         kill([*below(process.pid), process.pid])
-        raise AssertionError(f"the run hangs after {PATIENCE_SECONDS:.0f} s") from None
+        raise AssertionError(f"the run hangs after {TIMEOUT_SECONDS:.0f} s") from None
     finally:
         kill(children)
     return code
 
 
 def main() -> None:
-    """Run the rounds, and say for each what was done to it."""
+    """Run the rounds, and print the effect of each fault."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=list(FAULTS), help="this fault alone")
-    parser.add_argument("--study", choices=list(STUDIES), help="this study alone")
+    parser.add_argument("--only", choices=list(FAULTS), help="inject only this fault")
+    parser.add_argument("--study", choices=list(STUDIES), help="run only this study")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
-    # A shell in the background has it ignored, and so would every driver below: it is to be interrupted.
+    # A background shell ignores SIGINT, which the drivers would inherit; but they must be interruptible.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     rng = random.Random(options.seed)
     passed: list[str] = []
     failed: list[str] = []
-    idle = 0
+    without_effect = 0
     with tempfile.TemporaryDirectory(prefix="mifsim-chaos-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        calm: dict[str, Calm] = {}
+        baselines: dict[str, Baseline] = {}
         for number in range(1, options.rounds + 1):
             fault_name = options.only or rng.choice(list(FAULTS))
             fault, fraction = FAULTS[fault_name], rng.random()
             command = rng.choice(["simulate", "simulate", "tune"]) if fault.tune else "spilling"
             command = options.study or command
-            if command not in calm:
-                calm[command] = run_calmly(command, folder)
-                print(f"undisturbed: {command}, {calm[command].done} shards and trials", flush=True)
+            if command not in baselines:
+                baselines[command] = run_baseline(command, folder)
+                print(f"baseline: {command}, {baselines[command].work} shards and trials", flush=True)
             title = f"round {number:3}: {command:8} {fault_name:13} at {fraction:4.0%}"
             try:
-                found = disturbed(calm[command], fault, fraction, folder / f"round-{number}", rng)
+                result = run_with_fault(baselines[command], fault, fraction, folder / f"round-{number}", rng)
             except AssertionError as error:
                 failed.append(title)
                 print(f"{title}: FAILED: {error}", flush=True)
                 continue
             except (PermissionError, TimeoutError) as error:
-                print(f"{title}: cannot be injected here: {error}", flush=True)
+                print(f"{title}: cannot be injected on this machine: {error}", flush=True)
                 continue
             passed.append(title)
-            idle += found.hit == CAUSED_NOTHING
-            hit = found.hit or "the run was over before"
-            print(f"{title}: {hit}; exit code {found.code}, resumed {found.resumes} times; same rows", flush=True)
+            without_effect += result.effect == NO_EFFECT
+            effect = result.effect or "the run had ended before"
+            print(f"{title}: {effect}; exit code {result.code}, resumed {result.resumes} times; same rows", flush=True)
             shutil.rmtree(folder / f"round-{number}", ignore_errors=True)
-    print(f"{len(passed)} passed ({idle} of them came too late to disturb anything), {len(failed)} failed")
+    print(f"{len(passed)} passed ({without_effect} of them without effect, after the run), {len(failed)} failed")
     sys.exit(bool(failed))
 
 

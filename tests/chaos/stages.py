@@ -1,4 +1,4 @@
-"""Where a disturbed run takes place: on a Ray of its own, on two nodes, on a small disk, with a small object store."""
+"""Environments for runs with faults: a local Ray, two nodes, a small disk, a small object store."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ QUICK_FAIL_OVER = {
     "health_check_failure_threshold": 3,
     "health_check_timeout_ms": 500,
 }
-"""A dead node is known as such within a second or two; by Ray's defaults within about 16."""
+"""Detects a dead node within about 2 seconds, instead of about 16 with Ray's defaults."""
 MIB = 2**20
 SMALL_STORE_BYTES = 80 * MIB
 DISK_BYTES = 16 * MIB
 
 
 @dataclass
-class Stage:
-    """What a fault finds when it comes.
+class Target:
+    """A run into which a fault is injected.
 
     Attributes
     ----------
     run : Path
         The run folder.
     arguments : tuple of str
-        Of mifsim, beside the command's own.
+        Additional arguments of mifsim.
     driver : int
-        Process of the driver, once it is there.
+        Process id of the driver; 0 before it starts.
     raylets : tuple of int
-        Of the cluster, where it is not the driver's own: workers are below them.
+        Process ids of the cluster's raylets, whose descendants are the workers; empty if the driver starts Ray.
     recordings : Path
-        Where a calibration records its sessions.
+        Folder in which a calibration records its sessions.
     spill : Path or None
-        Where the object store spills to.
+        Folder to which the object store spills.
     """
 
     run: Path
@@ -54,64 +54,64 @@ class Stage:
     recordings: Path = Path("none")
     spill: Path | None = None
 
-    def half_written(self) -> list[Path]:
-        """Return the files of the run, or of a recording, that are not in their places yet."""
+    def partial_files(self) -> list[Path]:
+        """Return the files of the run, or of a recording, that are being written."""
         return [*self.run.glob("*/.*.partial"), *self.recordings.glob("*/*/*/.*.partial")]
 
-    def done(self) -> int:
-        """Return how far the run is, in finished shards of its recording and its own, and in finished trials."""
+    def progress(self) -> int:
+        """Return the number of finished shards, of the run and its recordings, plus that of finished trials."""
         shards = [*self.run.glob("sessions/*.parquet"), *self.recordings.glob("*/*/sessions/*.parquet")]
         lines, table = self.run / "trials" / "journal.jsonl", self.run / "trials" / "trials.parquet"
         if table.is_file():
             return len(shards) + int(pq.read_metadata(table).num_rows)
         try:
             return len(shards) + lines.read_bytes().count(b"\n")
-        except FileNotFoundError:  # there is none yet, or it has become a table this moment
+        except FileNotFoundError:  # not written yet, or just replaced by the table
             return len(shards)
 
     def spilled(self) -> list[Path]:
-        """Return the files that hold spilled objects."""
+        """Return the files of spilled objects."""
         return [] if self.spill is None else [path for path in self.spill.rglob("*") if path.is_file()]
 
     def workers(self, title: str) -> list[int]:
-        """Return the processes of Ray's workers with a title, such as ``ray::SessionHost``."""
+        """Return the process ids of Ray's workers with a title, such as ``ray::SessionHost``."""
         return titled([pid for root in (self.raylets or (self.driver,)) for pid in below(root)], title)
 
 
 @contextmanager
-def own_ray(folder: Path) -> Iterator[Stage]:
-    """A Ray that the driver starts and that ends with it."""
-    yield Stage(folder / "run")
+def local_ray(folder: Path) -> Iterator[Target]:
+    """Yield a run with a local Ray, which the driver starts and which ends with it."""
+    yield Target(folder / "run")
 
 
 @contextmanager
-def two_nodes(folder: Path) -> Iterator[Stage]:
-    """A cluster that outlives the driver, of a head and a second node with two CPUs each."""
-    with cluster(num_cpus=2, _system_config=QUICK_FAIL_OVER) as made:
-        second = made.add_node(num_cpus=2)
-        raylets = tuple(_raylet(node) for node in (made.head_node, second))
-        yield Stage(folder / "run", ("--address", made.address), raylets=raylets)
+def two_nodes(folder: Path) -> Iterator[Target]:
+    """Yield a run on a cluster that outlives the driver, with a head and a second node of two CPUs each."""
+    with cluster(num_cpus=2, _system_config=QUICK_FAIL_OVER) as ray_cluster:
+        second = ray_cluster.add_node(num_cpus=2)
+        raylets = tuple(_raylet(node) for node in (ray_cluster.head_node, second))
+        yield Target(folder / "run", ("--address", ray_cluster.address), raylets=raylets)
 
 
 @contextmanager
-def small_store(folder: Path) -> Iterator[Stage]:
-    """A cluster whose object store is smaller than what is under way, so that Ray has to spill."""
+def small_store(folder: Path) -> Iterator[Target]:
+    """Yield a run on a cluster whose object store is smaller than the batches in flight, so that Ray must spill."""
     spill = folder / "spill"
     spill.mkdir()
-    small = {"num_cpus": 2, "object_store_memory": SMALL_STORE_BYTES, "object_spilling_directory": str(spill)}
-    with cluster(**small) as made:
-        arguments = ("--address", made.address)
-        yield Stage(folder / "run", arguments, raylets=(_raylet(made.head_node),), spill=spill)
+    options = {"num_cpus": 2, "object_store_memory": SMALL_STORE_BYTES, "object_spilling_directory": str(spill)}
+    with cluster(**options) as ray_cluster:
+        arguments = ("--address", ray_cluster.address)
+        yield Target(folder / "run", arguments, raylets=(_raylet(ray_cluster.head_node),), spill=spill)
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[Stage]:
-    """A disk of its own for the run folder, small enough to be filled.
+def small_disk(folder: Path) -> Iterator[Target]:
+    """Yield a run whose folder is on a separate disk that is small enough to fill.
 
     Raises
     ------
     PermissionError
-        Where nothing may be mounted: this takes root.
+        If the process may not mount a disk, which needs root.
     """
     disk = folder / "disk"
     disk.mkdir()
@@ -121,30 +121,30 @@ def small_disk(folder: Path) -> Iterator[Stage]:
     if mounted.returncode:
         raise PermissionError(f"{disk}: {mounted.stderr.strip()}")
     try:
-        yield Stage(disk / "run")
+        yield Target(disk / "run")
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-Place = Callable[[Path], AbstractContextManager[Stage]]
+Setup = Callable[[Path], AbstractContextManager[Target]]
 
 
 @contextmanager
 def cluster(**head: Any) -> Iterator[Any]:
-    """A Ray cluster below this process, of simulated nodes; it is begun with its head."""
+    """Yield a Ray cluster of simulated nodes, started by this process with its head only."""
     from ray.cluster_utils import Cluster
 
-    with _own_address_file():
-        made = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **head})
+    with _separate_address_file():
+        ray_cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **head})
         try:
-            yield made
+            yield ray_cluster
         finally:
-            made.shutdown()
+            ray_cluster.shutdown()
 
 
 @contextmanager
-def _own_address_file() -> Iterator[None]:
-    """Let this cluster not be taken for the machine's: others look for theirs by the same file."""
+def _separate_address_file() -> Iterator[None]:
+    """Keep other programs on this machine from finding the cluster through Ray's default address file."""
     before = os.environ.get("RAY_TMPDIR")
     with tempfile.TemporaryDirectory(prefix="mifsim-ray-", ignore_cleanup_errors=True) as folder:
         os.environ["RAY_TMPDIR"] = folder

@@ -1,1 +1,1 @@
-"""Jobs on Ray clusters: real nodes on this machine, and the files that start them elsewhere."""
+"""Tests of jobs on Ray clusters, with real nodes on this machine, and of the files that start clusters."""

@@ -1,9 +1,9 @@
-"""The part of KubeRay's and Kubernetes' schemas that the manifests use, kept by hand; unknown fields are refused.
+"""The part of KubeRay's and Kubernetes' schemas that the manifests use, written by hand; unknown fields are refused.
 
-From the field reference of ``ray.io/v1`` (KubeRay 1.5 to 1.7: RayCluster, RayJob, HeadGroupSpec, WorkerGroupSpec,
-AutoscalerOptions, AuthOptions) and of Kubernetes 1.32 (PodTemplateSpec, PersistentVolumeClaim, NetworkPolicy): names,
-types, enumerations and which fields are required. KubeRay's own definitions are no Python package, so they cannot be
-had offline. A field that is not here is not necessarily wrong: look it up, and add it.
+Sources are the field references of ``ray.io/v1`` (KubeRay 1.5 to 1.7: RayCluster, RayJob, HeadGroupSpec,
+WorkerGroupSpec, AutoscalerOptions, AuthOptions) and of Kubernetes 1.32 (PodTemplateSpec, PersistentVolumeClaim,
+NetworkPolicy): names, types, enumerations and required fields. KubeRay publishes no Python package of its definitions,
+so they are not available offline. A field that is missing here is not necessarily wrong: look it up, and add it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TEXTS: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
 
 
 def table(required: tuple[str, ...] = (), **fields: Schema) -> Schema:
-    """Return the schema of a table with these fields and no others."""
+    """Return the schema of an object with exactly these fields."""
     return {"type": "object", "properties": fields, "required": list(required), "additionalProperties": False}
 
 

@@ -1,7 +1,7 @@
-"""One study on this machine alone and as a job on a cluster of three, a worker of which is killed: the rows are equal.
+"""Compare a run on this machine with a job on a cluster of three nodes that loses a worker: the rows must be equal.
 
-``python -m tests.cluster.namespaces`` runs the demo's study on nodes in network namespaces (``make cluster-test``; root
-and iproute2). ``--study small`` takes a study of seconds, as `test_jobs` does.
+``python -m tests.cluster.namespaces`` runs the demo's study on nodes in network namespaces (``make cluster-test``;
+needs root and iproute2). ``--study small`` runs a study that takes seconds, as `test_jobs` does.
 """
 
 from __future__ import annotations
@@ -27,67 +27,67 @@ from tests.chaos.processes import titled
 from tests.cluster.nodes import ROOT, Cluster, in_namespaces, why_no_namespaces
 from tests.tuning.studies import tiny_study
 
-PATIENCE_SECONDS = 3600.0
+TIMEOUT_SECONDS = 3600.0
 SESSIONS = ("sessions", "queries", "snapshots", "leakage")
 FILES = ("pareto", "certification")
-CLOCK = ["elapsed_seconds"]
-"""Columns of a time that went by."""
+TIMING_COLUMNS = ["elapsed_seconds"]
+"""Columns that may differ: measured wall-clock times."""
 
 
-def tune_here(study: str, run: Path, cache: Path) -> None:
-    """Calibrate on this machine alone, with a cache that holds nothing yet."""
+def tune_locally(study: str, run: Path, cache: Path) -> None:
+    """Calibrate on this machine, with an empty cache."""
     command = [sys.executable, "-m", "mifsim", "tune", study, "--out", str(run)]
     env = {**os.environ, "MIFSIM_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
     subprocess.run(command, env=env, check=True, cwd=run.parent)
 
 
 def submit(cluster: Cluster, arguments: list[str]) -> subprocess.Popen[bytes]:
-    """Start `mifsim submit` on the head, as the end of a tunnel would be."""
+    """Start `mifsim submit` on the head, where the end of a tunnel would be."""
     command, env = cluster.on(
         cluster.head, [sys.executable, "-m", "mifsim", "submit", *arguments, "--address", cluster.url]
     )
     return subprocess.Popen(command, env=env, cwd=cluster.folder, start_new_session=True)
 
 
-def kill_in_the_middle(cluster: Cluster, begun: Callable[[], bool], ended: Callable[[], bool]) -> str:
-    """End a worker that runs sessions, some of which have begun to write; say which, and what ran there."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def kill_worker(cluster: Cluster, writing: Callable[[], bool], ended: Callable[[], bool]) -> str:
+    """Kill a worker that runs sessions, once rows are being written; return its address and its actors."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
         for worker in cluster.nodes[1:]:
-            remote = [name for name in ("SessionHost", "ModelActor") if titled(worker.pids(), f"ray::{name}")]
-            if "SessionHost" in remote and begun():
+            actors = [name for name in ("SessionHost", "ModelActor") if titled(worker.pids(), f"ray::{name}")]
+            if "SessionHost" in actors and writing():
                 worker.end()
-                return f"{worker.address} ({' and '.join(remote)})"
-        assert not ended(), "the job was over before a worker could be killed"
-        assert time.monotonic() < deadline, "no session ever ran on a worker"
+                return f"{worker.address} ({' and '.join(actors)})"
+        assert not ended(), "the job ended before a worker could be killed"
+        assert time.monotonic() < deadline, "no session ran on a worker"
         time.sleep(0.02)
 
 
-def assert_same(here: Path, remote: Path) -> list[str]:
-    """Compare two calibrations, row for row and bit for bit; return what was compared."""
-    told = []
+def assert_same(local: Path, remote: Path) -> list[str]:
+    """Compare two calibrations bit for bit; return a line for each table that was compared."""
+    compared = []
 
-    def same(name: str, one: pd.DataFrame, other: pd.DataFrame) -> None:
-        one, other = (frame.drop(columns=CLOCK, errors="ignore") for frame in (one, other))
-        pd.testing.assert_frame_equal(other, one, check_exact=True, obj=name)
-        told.append(f"{name}: {len(one):,} rows")
+    def same(name: str, expected: pd.DataFrame, actual: pd.DataFrame) -> None:
+        expected, actual = (frame.drop(columns=TIMING_COLUMNS, errors="ignore") for frame in (expected, actual))
+        pd.testing.assert_frame_equal(actual, expected, check_exact=True, obj=name)
+        compared.append(f"{name}: {len(expected):,} rows")
 
     for name in SESSIONS:
-        if (here / name).is_dir() or (here / f"{name}.parquet").is_file():
-            same(name, *(read_table(run, name).to_pandas() for run in (here, remote)))
-    same("trials", *(pq.read_table(run / "trials" / "trials.parquet").to_pandas() for run in (here, remote)))
+        if (local / name).is_dir() or (local / f"{name}.parquet").is_file():
+            same(name, *(read_table(run, name).to_pandas() for run in (local, remote)))
+    same("trials", *(pq.read_table(run / "trials" / "trials.parquet").to_pandas() for run in (local, remote)))
     for name in FILES:
-        same(name, *(pq.read_table(run / f"{name}.parquet").to_pandas() for run in (here, remote)))
-    configs = [FilterConfig.load(run / "filter.toml") for run in (here, remote) if (run / "filter.toml").is_file()]
-    assert len(configs) != 1, "one of them chose a setting, the other did not"
+        same(name, *(pq.read_table(run / f"{name}.parquet").to_pandas() for run in (local, remote)))
+    configs = [FilterConfig.load(run / "filter.toml") for run in (local, remote) if (run / "filter.toml").is_file()]
+    assert len(configs) != 1, "only one of the runs certified a configuration"
     if configs:
         assert configs[0] == configs[1]
-        told.append(f"filter.toml: {configs[0]}")
-    return told
+        compared.append(f"filter.toml: {configs[0]}")
+    return compared
 
 
 def small_study(folder: Path) -> Path:
-    """Write a study of some seconds that certifies a setting."""
+    """Write a study that takes seconds and certifies a configuration."""
     study = tiny_study(
         server={"sessions_per_host": 4},
         attacks=[
@@ -111,54 +111,56 @@ def small_study(folder: Path) -> Path:
 
 
 def disturbed(cluster: Cluster, study: str) -> tuple[Path, str]:
-    """Submit a study, kill a worker in the middle; return the run's folder, and which worker it was."""
+    """Submit a study, kill a worker during the run; return the run's folder and a description of the worker."""
     shared = cluster.folder / "shared"
     shared.mkdir()
-    # Two hosts and the model: there is room for all of them on the nodes that will be left.
+    # Two hosts and the model: the remaining nodes have capacity for all of them.
     arguments = [study, "--set", "server.hosts=2", "--storage", str(shared), "--out", str(cluster.folder / "run")]
     process = submit(cluster, arguments)
 
-    def begun() -> bool:
+    def writing() -> bool:
         return any(shared.glob("cache/traces/*/*/*/*")) or any(shared.glob("cache/traces/*/*/*/.*"))
 
     try:
-        ran = kill_in_the_middle(cluster, begun, lambda: process.poll() is not None)
-        assert process.wait(PATIENCE_SECONDS) == 0, "the job failed"
+        killed = kill_worker(cluster, writing, lambda: process.poll() is not None)
+        assert process.wait(TIMEOUT_SECONDS) == 0, "the job failed"
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
-    return cluster.folder / "run", ran
+    return cluster.folder / "run", killed
 
 
 def main() -> None:
     """Run the comparison and print what was compared."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", default="calibrate-digits", help="'small', or what mifsim tune takes")
+    parser.add_argument(
+        "--study", default="calibrate-digits", help="'small', a study file, or the name of a shipped study"
+    )
     options = parser.parse_args()
     if why := why_no_namespaces():
-        sys.exit(f"no network namespaces here: {why}")
+        sys.exit(f"cannot create network namespaces: {why}")
 
     def terminate(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    signal.signal(signal.SIGTERM, terminate)  # so that all that was started is ended
+    signal.signal(signal.SIGTERM, terminate)  # lets the context managers end all processes
     with tempfile.TemporaryDirectory(prefix="mifsim-cluster-") as folder:
         study = str(small_study(Path(folder))) if options.study == "small" else options.study
-        here = Path(folder) / "here"
+        local = Path(folder) / "local"
         started = time.monotonic()
-        tune_here(study, here, Path(folder) / "cache")
-        print(f"on this machine alone: {time.monotonic() - started:.0f} s", flush=True)
+        tune_locally(study, local, Path(folder) / "cache")
+        print(f"on this machine: {time.monotonic() - started:.0f} s", flush=True)
         with in_namespaces(2) as cluster:
             nodes = ", ".join(node.address for node in cluster.nodes)
             started = time.monotonic()
-            remote, ran = disturbed(cluster, study)
+            remote, killed = disturbed(cluster, study)
             print(
-                f"on a cluster of {nodes}, one worker killed on the way, {ran}: {time.monotonic() - started:.0f} s",
+                f"on a cluster of {nodes}, worker killed during the run: {killed}: {time.monotonic() - started:.0f} s",
                 flush=True,
             )
-            for line in assert_same(here, remote):
-                print(f"  the same {line}")
+            for line in assert_same(local, remote):
+                print(f"  equal {line}")
     print("1 passed, 0 failed")
 
 

@@ -1,4 +1,4 @@
-"""Ray nodes on this machine, each a `ray start` of its own in a network namespace."""
+"""Ray nodes on this machine: one `ray start` per network namespace."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from pathlib import Path
 from tests.chaos.processes import below, kill
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PATIENCE_SECONDS = 120.0
+TIMEOUT_SECONDS = 120.0
 STORE_BYTES = 200 * 2**20
 NETWORK = "10.211.7"
-"""Exists in the namespaces alone."""
+"""Used only inside the namespaces."""
 
-QUICK_TO_NOTICE = {
+QUICK_HEALTH_CHECK = {
     "RAY_health_check_initial_delay_ms": "0",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "4",
 }
-"""A dead node is noticed within some 5 seconds (Ray's own settings: some 20); a slow one still has Ray's own 10."""
+"""Detects a dead node within about 5 seconds, instead of about 20; one check may still take Ray's 10 seconds."""
 
 
 @dataclass
@@ -39,11 +39,11 @@ class Node:
     Attributes
     ----------
     address : str
-        Its own, at which the others reach it.
+        At which the other nodes reach it.
     prefix : list of str
-        Put before a command to run it on that machine.
-    home : Path
-        Of its user, with the token.
+        Prefix of a command that runs it on this node.
+    node_dir : Path
+        Home folder on the node, which holds the token.
     process : Popen or None
         ``ray start --block``.
     """
@@ -59,7 +59,7 @@ class Node:
         return [] if self.process is None else [self.process.pid, *below(self.process.pid)]
 
     def end(self) -> None:
-        """End it at once: for the others it is gone from one moment to the next."""
+        """Kill all processes of the node at once."""
         kill(self.pids())
         if self.process is not None:
             self.process.wait()
@@ -74,9 +74,9 @@ class Cluster:
     nodes : list of Node
         The head first.
     env : dict of str to str
-        In which Ray's and mifsim's commands run on any of them, but for HOME.
+        Environment of Ray's and mifsim's commands on all nodes, without HOME.
     url : str
-        Of the job API, as the head itself sees it.
+        Address of the job API on the head.
     """
 
     folder: Path
@@ -95,7 +95,7 @@ class Cluster:
         return f"http://127.0.0.1:{self.dashboard_port}"
 
     def on(self, node: Node, arguments: list[str], **changes: str) -> tuple[list[str], dict[str, str]]:
-        """Return the command and the environment with which something runs on a node."""
+        """Return the command and the environment that run `arguments` on a node."""
         return [*node.prefix, *arguments], {**self.env, "HOME": str(node.node_dir), **changes}
 
     def start(self, node: Node, cpus: int) -> None:
@@ -127,35 +127,35 @@ class Cluster:
             )
 
     def wait_for(self, nodes: int) -> None:
-        """Wait until so many nodes are up."""
+        """Wait until `nodes` nodes are up."""
         script = (
             "import ray, sys, time; from mifsim.server.ray.cluster import connect; connect(sys.argv[1])\n"
             f"while sum(node['Alive'] for node in ray.nodes()) < {nodes}: time.sleep(0.2)"
         )
         command, env = self.on(self.head, [sys.executable, "-c", script, f"{self.head.address}:{self.port}"])
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while True:
             try:
-                if subprocess.run(command, env=env, capture_output=True, timeout=PATIENCE_SECONDS).returncode == 0:
+                if subprocess.run(command, env=env, capture_output=True, timeout=TIMEOUT_SECONDS).returncode == 0:
                     return
             except subprocess.TimeoutExpired:
                 pass
-            begun = [node for node in self.nodes if node.process is not None]
-            logs = "\n".join(node.log.read_text()[-2000:] for node in begun)
+            started = [node for node in self.nodes if node.process is not None]
+            logs = "\n".join(node.log.read_text()[-2000:] for node in started)
             assert time.monotonic() < deadline, f"the cluster does not come up:\n{logs}"
-            assert all(node.process is None or node.process.poll() is None for node in begun), logs
+            assert all(node.process is None or node.process.poll() is None for node in started), logs
             time.sleep(0.2)
 
 
 def free_port() -> int:
-    """Return a port of the loopback that nobody listens on now."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def environment(token: str, folder: Path) -> dict[str, str]:
-    """Return what the nodes' processes get to know: the program and its tools, not this process's own settings."""
+    """Return the environment of the nodes' processes: the program and its tools, without this process's variables."""
     return {
         "PATH": f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin",
         "PYTHONPATH": str(ROOT),
@@ -165,7 +165,7 @@ def environment(token: str, folder: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "MIFSIM_CACHE_DIR": str(folder / "cache"),
         "TF_CPP_MIN_LOG_LEVEL": "2",
-        **QUICK_TO_NOTICE,
+        **QUICK_HEALTH_CHECK,
     }
 
 
@@ -180,19 +180,19 @@ def _node(folder: Path, number: int, address: str, prefix: list[str], token: str
 
 @contextlib.contextmanager
 def in_namespaces(workers: int, cpus: int = 2) -> Iterator[Cluster]:
-    """Start a head of one CPU and workers, each in a network namespace with an address of its own, joined by a bridge.
+    """Start a head with one CPU and workers, each in its own network namespace, joined by a bridge.
 
-    Each has its own ``/tmp/ray``, too. Nothing leads out of the namespaces. Needs root and iproute2.
+    Each has its own address and ``/tmp/ray``. No route leads out of the namespaces. Needs root and iproute2.
     """
     folder = Path(tempfile.mkdtemp(prefix="mif-", dir="/tmp"))
-    token, mark = secrets.token_hex(32), secrets.token_hex(2)
-    names = [f"mif{mark}-{number}" for number in range(workers + 1)]
-    switch = f"mif{mark}-sw"
-    made: list[str] = []
+    token, tag = secrets.token_hex(32), secrets.token_hex(2)
+    names = [f"mif{tag}-{number}" for number in range(workers + 1)]
+    switch = f"mif{tag}-sw"
+    created: list[str] = []
     try:
         for name in (switch, *names):
             _ip("netns", "add", name)
-            made.append(name)
+            created.append(name)
             _ip("-n", name, "link", "set", "lo", "up")
         _ip("-n", switch, "link", "add", "bridge", "type", "bridge")
         _ip("-n", switch, "link", "set", "bridge", "up")
@@ -207,7 +207,7 @@ def in_namespaces(workers: int, cpus: int = 2) -> Iterator[Cluster]:
             sessions.mkdir()
             Path("/tmp/ray").mkdir(exist_ok=True)
             mount_command = f'mount --bind {shlex.quote(str(sessions))} /tmp/ray && exec "$@"'
-            # All of these replace themselves by what they start: the process is Ray's in the end.
+            # Each of these commands replaces itself by the next, so the process in the end is Ray's.
             prefix = [
                 "ip",
                 "netns",
@@ -227,7 +227,7 @@ def in_namespaces(workers: int, cpus: int = 2) -> Iterator[Cluster]:
         with _running(cluster, cpus):
             yield cluster
     finally:
-        for name in reversed(made):
+        for name in reversed(created):
             _ip("netns", "delete", name)
 
 
@@ -253,7 +253,7 @@ def _ip(*arguments: str) -> None:
 
 
 def why_no_namespaces() -> str | None:
-    """Say why this machine cannot make network namespaces; None where it can."""
+    """Return why this machine cannot create network namespaces; None if it can."""
     if os.geteuid() != 0:
         return "needs root"
     if shutil.which("ip") is None or shutil.which("unshare") is None:

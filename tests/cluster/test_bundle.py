@@ -1,4 +1,4 @@
-"""What travels with a job, what does not, and what an unpacked parcel can do: nothing but lie in its folder."""
+"""Bundles: which files are uploaded with a job, and that unpacking writes nothing outside of its folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import tomli_w
 
-from cluster import bundle as bundle
+from cluster import bundle
 from cluster.bundle import extract, pack, unpack
 from mifsim.errors import ClusterError, StudyError
 from mifsim.study import Study
@@ -29,175 +29,175 @@ def write_images(folder: Path, classes: int = 2, images: int = 3) -> None:
 
 
 @pytest.fixture
-def user_home(tmp_path: Path) -> Path:
-    """A study with everything that can be named: images, a model, a log that names image files of its own."""
-    user_home = tmp_path / "home"
-    write_images(user_home / "images")
-    (user_home / "own.keras").write_bytes(b"a model, for all that packing knows")
-    write_images(user_home / "log", classes=1)
+def study_folder(tmp_path: Path) -> Path:
+    """A study that names every kind of file: images, a model, and a log that names further images."""
+    study_folder = tmp_path / "study"
+    write_images(study_folder / "images")
+    (study_folder / "model.keras").write_bytes(b"not a real model: packing does not read it")
+    write_images(study_folder / "log", classes=1)
     rows = {
         "client": ["a", "b"],
         "time": [1, 2],
         "image": ["class 0/0.png", "class 0/2.png"],
     }
-    pd.DataFrame(rows).to_parquet(user_home / "log" / "log.parquet")
+    pd.DataFrame(rows).to_parquet(study_folder / "log" / "log.parquet")
     table = {
         **SMALL,
         "data": {"set": "folder", "folder": "images", "size": [8, 8]},
-        "victim": {"file": "own.keras"},
+        "victim": {"file": "model.keras"},
         "users": [{"user": "independent", "sessions": 3, "length": 4}, {"user": "log", "path": "log/log.parquet"}],
     }
-    (user_home / "study.toml").write_text(tomli_w.dumps(table))
-    return user_home
+    (study_folder / "study.toml").write_text(tomli_w.dumps(table))
+    return study_folder
 
 
-def arrived(study: Study, folder: Path, storage: Path | None = None) -> Study:
-    """Pack a study, unpack it elsewhere, and read it there."""
+def transfer(study: Study, folder: Path, storage: Path | None = None) -> Study:
+    """Pack a study, unpack it in another folder, and read the copy."""
     packed = pack(study, storage)
     (folder / "bundle.tar").write_bytes(packed.content)
     return Study.load(unpack(folder / "bundle.tar", packed.digest, folder / "inputs") / "study.toml")
 
 
-def test_a_study_arrives_with_all_that_it_names(user_home: Path, tmp_path: Path) -> None:
-    study = Study.load(user_home / "study.toml")
-    remote = arrived(study, tmp_path)
+def test_a_study_is_uploaded_with_all_the_files_that_it_names(study_folder: Path, tmp_path: Path) -> None:
+    study = Study.load(study_folder / "study.toml")
+    remote = transfer(study, tmp_path)
     assert remote.data.folder is not None
     assert remote.victim.file is not None
     assert remote.data.folder.is_relative_to(tmp_path / "inputs")
-    for one in (user_home / "images").rglob("*.png"):
-        assert (remote.data.folder / one.relative_to(user_home / "images")).read_bytes() == one.read_bytes()
-    assert remote.victim.file.read_bytes() == (user_home / "own.keras").read_bytes()
+    for file in (study_folder / "images").rglob("*.png"):
+        assert (remote.data.folder / file.relative_to(study_folder / "images")).read_bytes() == file.read_bytes()
+    assert remote.victim.file.read_bytes() == (study_folder / "model.keras").read_bytes()
     logs = [users.log() for given in (study, remote) for users in given.users if users.name == "log"]
     assert logs[0] is not None
     assert logs[1] is not None
     assert logs[0].content == logs[1].content
-    assert len(list((tmp_path / "inputs").rglob("1.png"))) == 2, "of the log's images only those that it names travel"
-    same = [plain.to_toml() for plain in (study, remote)]
-    for plain in same:
-        del plain["data"]["folder"], plain["victim"]["file"], plain["users"][1]["path"]
-    assert same[0] == same[1]
+    assert len(list((tmp_path / "inputs").rglob("1.png"))) == 2, "only images that the log names are uploaded with it"
+    tables = [study.to_toml(), remote.to_toml()]
+    for table in tables:
+        del table["data"]["folder"], table["victim"]["file"], table["users"][1]["path"]
+    assert tables[0] == tables[1]
 
 
-def test_equal_inputs_make_equal_parcels(user_home: Path) -> None:
-    study = Study.load(user_home / "study.toml")
+def test_equal_inputs_make_equal_bundles(study_folder: Path) -> None:
+    study = Study.load(study_folder / "study.toml")
     first = pack(study)
-    (user_home / "own.keras").touch()
+    (study_folder / "model.keras").touch()
     assert pack(study) == first
-    (user_home / "own.keras").write_bytes(b"another")
+    (study_folder / "model.keras").write_bytes(b"another")
     assert pack(study).digest != first.digest
 
 
-def test_what_lies_in_the_storage_stays_there(user_home: Path, tmp_path: Path) -> None:
-    study = Study.load(user_home / "study.toml")
-    remote = arrived(study, tmp_path, storage=user_home / "images")
-    assert remote.data.folder == user_home / "images"
+def test_files_in_the_storage_are_not_uploaded(study_folder: Path, tmp_path: Path) -> None:
+    study = Study.load(study_folder / "study.toml")
+    remote = transfer(study, tmp_path, storage=study_folder / "images")
+    assert remote.data.folder == study_folder / "images"
     assert remote.victim.file != study.victim.file
-    assert pack(study, user_home).content.count(b".png") == 0
+    assert pack(study, study_folder).content.count(b".png") == 0
 
 
-@pytest.mark.parametrize("gone", ["images", "own.keras", "log/log.parquet"])
-def test_what_is_not_here_is_named_with_its_key(gone: str, user_home: Path) -> None:
-    study = Study.load(user_home / "study.toml")
-    (user_home / gone).rename(user_home / "elsewhere")
-    key = {"images": "data.folder", "own.keras": "victim.file", "log/log.parquet": "users.1.path"}[gone]
-    with pytest.raises(StudyError, match=rf"small: {key} = .*{gone}: is not here"):
+@pytest.mark.parametrize("gone", ["images", "model.keras", "log/log.parquet"])
+def test_a_missing_file_is_reported_with_its_key(gone: str, study_folder: Path) -> None:
+    study = Study.load(study_folder / "study.toml")
+    (study_folder / gone).rename(study_folder / "moved")
+    key = {"images": "data.folder", "model.keras": "victim.file", "log/log.parquet": "users.1.path"}[gone]
+    with pytest.raises(StudyError, match=rf"small: {key} = .*{gone}: does not exist on this machine"):
         pack(study)
-    pack(study, storage=user_home)
+    pack(study, storage=study_folder)
 
 
-def test_links_do_not_take_others_files_along(user_home: Path, tmp_path: Path) -> None:
-    study = Study.load(user_home / "study.toml")
+def test_links_out_of_the_folder_are_not_followed(study_folder: Path, tmp_path: Path) -> None:
+    study = Study.load(study_folder / "study.toml")
     secret = tmp_path / "secret"
     secret.write_text("a private key")
-    link = user_home / "images" / "class 0" / "9.png"
+    link = study_folder / "images" / "class 0" / "9.png"
     link.symlink_to(secret)
     with pytest.raises(StudyError, match=r"data\.folder: .*9\.png leads out of its folder"):
         pack(study)
     link.unlink()
-    (user_home / "images" / "class 9").symlink_to(user_home / "images" / "class 0")
-    with pytest.raises(StudyError, match=r"class 9 is a link to a folder, which does not travel"):
+    (study_folder / "images" / "class 9").symlink_to(study_folder / "images" / "class 0")
+    with pytest.raises(StudyError, match=r"class 9 is a link to a folder, which is not uploaded"):
         pack(study)
 
 
-def test_hidden_files_stay_at_home(user_home: Path) -> None:
-    (user_home / "images" / ".git").mkdir()
-    (user_home / "images" / ".git" / "config").write_text("token = abc")
-    assert b"token = abc" not in pack(Study.load(user_home / "study.toml")).content
+def test_hidden_files_are_not_uploaded(study_folder: Path) -> None:
+    (study_folder / "images" / ".git").mkdir()
+    (study_folder / "images" / ".git" / "config").write_text("token = abc")
+    assert b"token = abc" not in pack(Study.load(study_folder / "study.toml")).content
 
 
-def test_too_much_is_refused_with_the_way_out(user_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_over_the_limit_is_refused_with_advice(study_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle, "MAX_BYTES", 100_000)
-    pack(Study.load(user_home / "study.toml"))
-    (user_home / "own.keras").write_bytes(bytes(100_000))
-    with pytest.raises(StudyError, match=r"most of it victim\.file; .* Put it on storage that all nodes see"):
-        pack(Study.load(user_home / "study.toml"))
+    pack(Study.load(study_folder / "study.toml"))
+    (study_folder / "model.keras").write_bytes(bytes(100_000))
+    with pytest.raises(StudyError, match=r"most of it in victim\.file; .* Put the data on storage that all nodes see"):
+        pack(Study.load(study_folder / "study.toml"))
 
 
 def tar_of(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
-        for about, content in members:
-            about.size = len(content)
-            tar.addfile(about, io.BytesIO(content))
+        for header, content in members:
+            header.size = len(content)
+            tar.addfile(header, io.BytesIO(content))
     return out.getvalue()
 
 
-def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
-    about = tarfile.TarInfo(name)
-    about.type, about.linkname = kind, link
-    return about
+def tar_member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    header = tarfile.TarInfo(name)
+    header.type, header.linkname = kind, link
+    return header
 
 
 @pytest.mark.parametrize(
-    ("about", "message"),
+    ("header", "message"),
     [
-        (member("../outside"), "outside"),
-        (member("link", tarfile.SYMTYPE, "/etc/passwd"), "neither a file nor a folder"),
-        (member("hard", tarfile.LNKTYPE, "study.toml"), "neither a file nor a folder"),
-        (member("pipe", tarfile.FIFOTYPE), "neither a file nor a folder"),
-        (member("device", tarfile.CHRTYPE), "neither a file nor a folder"),
+        (tar_member("../outside"), "outside"),
+        (tar_member("link", tarfile.SYMTYPE, "/etc/passwd"), "neither a file nor a folder"),
+        (tar_member("hard", tarfile.LNKTYPE, "study.toml"), "neither a file nor a folder"),
+        (tar_member("pipe", tarfile.FIFOTYPE), "neither a file nor a folder"),
+        (tar_member("device", tarfile.CHRTYPE), "neither a file nor a folder"),
     ],
 )
-def test_an_archive_cannot_write_outside_of_its_folder(about: tarfile.TarInfo, message: str, tmp_path: Path) -> None:
-    content = tar_of((member("study.toml"), b"name = 'x'"), (about, b""))
+def test_an_archive_cannot_write_outside_of_its_folder(header: tarfile.TarInfo, message: str, tmp_path: Path) -> None:
+    content = tar_of((tar_member("study.toml"), b"name = 'x'"), (header, b""))
     with (
         tarfile.open(fileobj=io.BytesIO(content)) as tar,
         pytest.raises(ClusterError, match=rf"{message}.*nothing was unpacked"),
     ):
-        extract(tar, "bundle.tar", tmp_path / "in", tmp_path / "in" / "home")
+        extract(tar, "bundle.tar", tmp_path / "in", tmp_path / "in" / "target")
     assert list((tmp_path / "in").iterdir()) == []
     assert not (tmp_path / "outside").exists()
 
 
-def test_absolute_names_are_taken_below_the_folder(tmp_path: Path) -> None:
+def test_absolute_names_are_unpacked_below_the_folder(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
-    with tarfile.open(fileobj=io.BytesIO(tar_of((member(str(victim)), b"x")))) as tar:
-        extract(tar, "bundle.tar", tmp_path / "in", tmp_path / "in" / "home")
+    with tarfile.open(fileobj=io.BytesIO(tar_of((tar_member(str(victim)), b"x")))) as tar:
+        extract(tar, "bundle.tar", tmp_path / "in", tmp_path / "in" / "target")
     assert not victim.exists()
 
 
 @pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a")])
 def test_a_name_that_is_a_file_and_a_folder_is_refused(names: tuple[str, str], tmp_path: Path) -> None:
-    content = tar_of(*((member(name), b"x") for name in names))
+    content = tar_of(*((tar_member(name), b"x") for name in names))
     with (
         tarfile.open(fileobj=io.BytesIO(content)) as tar,
         pytest.raises(ClusterError, match=r"as a file and as a folder; nothing was unpacked"),
     ):
-        extract(tar, "bundle.tar", tmp_path / "in", tmp_path / "in" / "home")
+        extract(tar, "bundle.tar", tmp_path / "in", tmp_path / "in" / "target")
     assert list((tmp_path / "in").iterdir()) == []
 
 
-def test_an_archive_of_too_much_is_refused(tmp_path: Path) -> None:
+def test_an_archive_over_the_limit_is_refused(tmp_path: Path) -> None:
     with (
-        tarfile.open(fileobj=io.BytesIO(tar_of((member("a"), bytes(600)), (member("b"), bytes(600))))) as tar,
-        pytest.raises(ClusterError, match="holds more than"),
+        tarfile.open(fileobj=io.BytesIO(tar_of((tar_member("a"), bytes(600)), (tar_member("b"), bytes(600))))) as tar,
+        pytest.raises(ClusterError, match="contains more than"),
     ):
-        extract(tar, "bundle.tar", tmp_path / "in", tmp_path / "in" / "home", limit=1000)
+        extract(tar, "bundle.tar", tmp_path / "in", tmp_path / "in" / "target", limit=1000)
     assert list((tmp_path / "in").iterdir()) == []
 
 
-def test_a_parcel_that_was_altered_on_the_way_is_refused(user_home: Path, tmp_path: Path) -> None:
-    packed = pack(Study.load(user_home / "study.toml"))
+def test_a_bundle_altered_in_transit_is_refused(study_folder: Path, tmp_path: Path) -> None:
+    packed = pack(Study.load(study_folder / "study.toml"))
     (tmp_path / "bundle.tar").write_bytes(packed.content[:-1] + b"!")
-    with pytest.raises(ClusterError, match="is not the parcel that was submitted"):
+    with pytest.raises(ClusterError, match="not the bundle that was submitted"):
         unpack(tmp_path / "bundle.tar", packed.digest, tmp_path / "inputs")

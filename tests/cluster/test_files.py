@@ -1,4 +1,4 @@
-"""The files that start clusters: valid, of the lock's versions, closed to those who have no token."""
+"""Configuration files that start clusters: valid, with the locked versions, and protected by the token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from mifsim import __version__
-from mifsim.cli import _parser
+from mifsim.cli.command import _parser
 from tests.cluster.kuberay_schema import schema_of
 from tests.cluster.nodes import ROOT
 
@@ -54,14 +54,14 @@ def pods(cluster: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def test_ray_accepts_its_cluster_files(name: str) -> None:
     config = launched(name)
     validate_config(config)
-    spoilt = copy.deepcopy(config)
-    spoilt["idle_timeout"] = 10  # no key of Ray's
+    invalid = copy.deepcopy(config)
+    invalid["idle_timeout"] = 10  # not a key of Ray's
     with pytest.raises(jsonschema.ValidationError, match="idle_timeout"):
-        validate_config(spoilt)
+        validate_config(invalid)
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
-def test_clusters_ask_for_the_token_and_show_their_dashboard_to_the_head_alone(name: str) -> None:
+def test_clusters_require_the_token_and_serve_the_dashboard_on_loopback_only(name: str) -> None:
     config = launched(name)
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
@@ -73,8 +73,8 @@ def test_clusters_ask_for_the_token_and_show_their_dashboard_to_the_head_alone(n
     assert "--dashboard-host=127.0.0.1" in head
 
 
-def test_machines_in_the_cloud_are_in_a_group_of_the_users_own() -> None:
-    # Without one, Ray makes a group that lets everyone try to log in.
+def test_cloud_machines_use_the_security_group_of_the_user() -> None:
+    # Without one, Ray creates a group that opens port 22 to every address.
     for kind in launched("aws.yaml")["available_node_types"].values():
         assert kind["node_config"]["SecurityGroupIds"] == ["REPLACE-sg"]
         assert kind["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
@@ -85,13 +85,13 @@ def test_machines_in_the_cloud_are_in_a_group_of_the_users_own() -> None:
 def test_manifests_have_the_fields_that_kuberay_and_kubernetes_know(name: str) -> None:
     for manifest in manifests(name):
         jsonschema.validate(manifest, schema_of(manifest))
-        spoilt = copy.deepcopy(manifest)
-        spoilt["spec"]["replicaz"] = 1
+        invalid = copy.deepcopy(manifest)
+        invalid["spec"]["replicaz"] = 1
         with pytest.raises(jsonschema.ValidationError, match="replicaz"):
-            jsonschema.validate(spoilt, schema_of(spoilt))
+            jsonschema.validate(invalid, schema_of(invalid))
 
 
-def test_kuberays_clusters_ask_for_the_token_and_their_pods_may_do_little() -> None:
+def test_kuberay_clusters_require_the_token_and_restrict_their_pods() -> None:
     for cluster in clusters():
         assert cluster["authOptions"] == {"mode": "token"}
         assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
@@ -118,7 +118,7 @@ def test_groups_have_cpus_and_gpus_and_scale_between_their_limits() -> None:
         assert limits["nvidia.com/gpu"] == "1"
 
 
-def test_all_pods_share_the_volume_that_the_run_and_the_cache_are_on() -> None:
+def test_all_pods_mount_the_volume_of_the_run_and_the_cache() -> None:
     claim = manifests("storage.yaml")[0]
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     for cluster in clusters():
@@ -132,17 +132,17 @@ def test_all_pods_share_the_volume_that_the_run_and_the_cache_are_on() -> None:
     assert _parser().parse_args(shlex.split(entrypoint)[1:]).out.is_relative_to("/shared")
 
 
-def test_the_fence_is_around_the_clusters_own_pods() -> None:
+def test_the_network_policy_admits_only_the_pods_of_the_cluster_and_the_operator() -> None:
     _, policy = manifests("storage.yaml")
     name = manifests("raycluster.yaml")[0]["metadata"]["name"]
-    own_labels = {"matchLabels": {"ray.io/cluster": name}}
-    assert policy["spec"]["podSelector"] == own_labels
+    cluster_labels = {"matchLabels": {"ray.io/cluster": name}}
+    assert policy["spec"]["podSelector"] == cluster_labels
     allowed = [source["podSelector"] for rule in policy["spec"]["ingress"] for source in rule["from"]]
-    assert own_labels in allowed
+    assert cluster_labels in allowed
     assert all(selector["matchLabels"] for selector in allowed), "an empty selector lets every pod in"
 
 
-def test_versions_are_those_of_the_lock() -> None:
+def test_versions_match_the_lock_file() -> None:
     ray = locked("ray")
     for cluster in clusters():
         assert cluster["rayVersion"] == ray
@@ -150,7 +150,7 @@ def test_versions_are_those_of_the_lock() -> None:
         assert images == {f"REPLACE-registry/mifsim:{__version__}", f"REPLACE-registry/mifsim:{__version__}-gpu"}
     assert launched("aws.yaml")["docker"]["image"] == f"REPLACE-registry/mifsim:{__version__}"
     assert f"Ray {ray} " in (FOLDER / "machines.yaml").read_text()
-    # The lock is made for the Python that the Makefile names; the image has that one.
+    # The lock file is made for the Python that the Makefile names; the image must have the same.
     python = re.search(r"--python-version (\S+)", (ROOT / "Makefile").read_text())
     assert python is not None
     image = (FOLDER / "Dockerfile").read_text()
@@ -159,14 +159,14 @@ def test_versions_are_those_of_the_lock() -> None:
     assert "USER ray" in image
 
 
-def test_the_image_holds_every_room(tmp_path: Path) -> None:
+def test_the_image_contains_every_package(tmp_path: Path) -> None:
     copied = set(re.findall(r"^COPY (\w+) \1$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE))
     packages = re.search(r"^packages = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert packages is not None
     assert copied == set(re.findall(r'"(\w+)"', packages[1]))
 
 
-def test_the_commands_of_the_instructions_are_accepted() -> None:
+def test_the_commands_of_the_readme_are_accepted() -> None:
     text = (FOLDER / "README.md").read_text()
     commands = re.findall(r"^\$ (mifsim [^#\n]*)", text, re.MULTILINE)
     assert len(commands) >= 5
@@ -174,7 +174,7 @@ def test_the_commands_of_the_instructions_are_accepted() -> None:
         _parser().parse_args(shlex.split(command)[1:])
 
 
-def test_the_instructions_name_files_that_are_there() -> None:
+def test_the_files_that_the_readme_names_exist() -> None:
     text = (FOLDER / "README.md").read_text()
     named = set(re.findall(r"\bcluster/([\w/.-]+\.(?:yaml|md)|Dockerfile)\b", text))
     assert {"aws.yaml", "machines.yaml", "kuberay/raycluster.yaml", "kuberay/rayjob.yaml", "Dockerfile"} <= named

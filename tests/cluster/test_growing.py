@@ -1,4 +1,4 @@
-"""A cluster that grows by itself, with Ray's own autoscaler and its stand-in for a cloud: nodes on this machine."""
+"""A cluster that scales up automatically, with Ray's autoscaler and its fake cloud provider: nodes on this machine."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ CONFIG: dict[str, Any] = {
     "upscaling_speed": 1.0,
     "idle_timeout_minutes": 0.5,
 }
-"""A head without CPUs, and workers of two, none of which is there unless somebody asks."""
+"""A head without CPUs, and up to two workers with 2 CPUs each, which start only on demand."""
 
 
 @pytest.fixture
 def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    # Left alone, `ray start` asks for a token where the user has one, and a driver with an address never shows one.
+    # By default `ray start` requires a token if the user has one, but a driver with an address sends none.
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with socket.socket() as free:
@@ -62,7 +62,7 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         port = free.getsockname()[1]
     provider = {**CONFIG["provider"], "gcs_address": f"127.0.0.1:{port}"}
     (tmp_path / "autoscaling.json").write_text(json.dumps({**CONFIG, "provider": provider}))
-    # Its temporary folder of its own, or other runs on this machine would take it for theirs.
+    # A separate temporary folder: in the default one, other runs on this machine would connect to this cluster.
     with tempfile.TemporaryDirectory(prefix="mifsim-ray-", ignore_cleanup_errors=True) as folder:
         env = {**os.environ, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_TMPDIR": folder}
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"]
@@ -84,7 +84,7 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked up in /proc")
-def test_a_run_waits_for_the_nodes_it_asks_for_and_gives_them_back(address: str, tmp_path: Path) -> None:
+def test_a_run_waits_for_the_nodes_it_requests_and_releases_them(address: str, tmp_path: Path) -> None:
     study = small_study(server={"hosts": 3, "grow_seconds": 90})
     study.save(tmp_path / "study.toml")
     command = [sys.executable, "-m", "mifsim", "simulate", str(tmp_path / "study.toml")]
@@ -93,9 +93,9 @@ def test_a_run_waits_for_the_nodes_it_asks_for_and_gives_them_back(address: str,
     )
     assert ran.returncode == 0, ran.stderr
     assert "waiting for the cluster to grow from 0 CPUs on 1 node to 4 CPUs" in ran.stderr
-    subprocess.run([*command, "--out", str(tmp_path / "here"), "--backend", "in-process"], check=True)
-    assert_same_rows(tmp_path / "here", tmp_path / "run")
-    # A demand that was left would hold the workers for ever.
+    subprocess.run([*command, "--out", str(tmp_path / "local"), "--backend", "in-process"], check=True)
+    assert_same_rows(tmp_path / "local", tmp_path / "run")
+    # A demand that is not withdrawn would keep the workers for ever.
     script = (
         "import ray, sys, time; from mifsim.server.ray.cluster import connect, nodes; connect(sys.argv[1])\n"
         "while len(nodes()) > 1: time.sleep(1)"
@@ -104,35 +104,39 @@ def test_a_run_waits_for_the_nodes_it_asks_for_and_gives_them_back(address: str,
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The demands that reached an autoscaler, in CPUs."""
+def requested(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The demands that the autoscaler received, in CPUs."""
     import ray.autoscaler.sdk
 
     demands: list[int] = []
     monkeypatch.setattr(
-        ray.autoscaler.sdk, "request_resources", lambda bundles: demands.append(sum(one["CPU"] for one in bundles))
+        ray.autoscaler.sdk,
+        "request_resources",
+        lambda bundles: demands.append(sum(bundle["CPU"] for bundle in bundles)),
     )
-    monkeypatch.setattr(ray_cluster, "_in_vain", False)
-    monkeypatch.setattr(ray_cluster, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(ray_cluster, "_growth_failed", False)
+    monkeypatch.setattr(ray_cluster, "CHECK_SECONDS", 0.01)
     return demands
 
 
 def growing(steps: list[list[Node]]) -> Callable[[], list[Node]]:
-    """Return what stands in for `nodes`: one step further at each look, and then the last."""
+    """Return a substitute for `nodes` that returns the next step at each call, and then the last one."""
     return lambda: steps.pop(0) if len(steps) > 1 else steps[0]
 
 
-def test_the_demand_is_taken_back_when_the_nodes_are_there(asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demand_is_withdrawn_when_the_nodes_have_started(
+    requested: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps = [[Node(0.0)], [Node(0.0), Node(2.5)], [Node(0.0), Node(2.5), Node(2.0)]]
     monkeypatch.setattr(ray_cluster, "nodes", growing(steps))
     with ray_cluster.autoscaled(Server(hosts=3, grow_seconds=60)):
-        assert asked == [4]  # still held: nodes without work would be ended before the actors are on them
+        assert requested == [4]  # kept until the actors are placed: the autoscaler would end idle nodes before that
         assert len(steps) == 1
-    assert asked == [4, 0]
+    assert requested == [4, 0]
 
 
-def test_nodes_that_do_not_come_are_waited_for_once(
-    asked: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_process_waits_only_once_for_nodes_that_do_not_start(
+    requested: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ray_cluster, "nodes", lambda: [Node(2.0)])
     monkeypatch.setattr(time, "monotonic", iter([0.0, 0.0, 0.5, 1.0]).__next__)
@@ -140,30 +144,30 @@ def test_nodes_that_do_not_come_are_waited_for_once(
     for _ in range(2):
         with ray_cluster.autoscaled(Server(hosts=2, model_replicas=2, grow_seconds=1)):
             pass
-    assert asked == [4, 0]
-    said = " ".join(capsys.readouterr().err.split())
-    assert "to grow from 2 CPUs on 1 node to 4 CPUs: 1 s left" in said
-    assert "did not grow to 4 CPUs within server.grow_seconds = 1: going on with 2 CPUs on 1 node" in said
+    assert requested == [4, 0]
+    log = " ".join(capsys.readouterr().err.split())
+    assert "to grow from 2 CPUs on 1 node to 4 CPUs: 1 s left" in log
+    assert "did not grow to 4 CPUs within server.grow_seconds = 1: continuing with 2 CPUs on 1 node" in log
 
 
 @pytest.mark.parametrize(
     "server", [{"hosts": 9}, {"hosts": 2, "model_replicas": 1, "grow_seconds": 60}, {"grow_seconds": 60}]
 )
-def test_nobody_is_asked_where_nothing_was_said_or_there_is_room(
-    server: dict[str, int], asked: list[int], monkeypatch: pytest.MonkeyPatch
+def test_no_nodes_are_requested_without_grow_seconds_or_with_enough_cpus(
+    server: dict[str, int], requested: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_cluster, "nodes", lambda: [Node(3.0)])
     with ray_cluster.autoscaled(Server(**server)):
-        assert asked == []
-    assert asked == []
+        assert requested == []
+    assert requested == []
 
 
-def test_ctrl_c_takes_the_demand_back(asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_withdraws_the_demand(requested: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ray_cluster, "nodes", lambda: [Node(2.0)])
     monkeypatch.setattr(time, "sleep", interrupted)
     with pytest.raises(KeyboardInterrupt), ray_cluster.autoscaled(Server(hosts=5, grow_seconds=60)):
-        pytest.fail("the nodes are not there")
-    assert asked == [6, 0]
+        pytest.fail("the nodes have not started")
+    assert requested == [6, 0]

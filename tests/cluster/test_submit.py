@@ -1,4 +1,4 @@
-"""`mifsim submit` before and after the cluster: what is refused here, orders, exit codes, a log with breaks."""
+"""`mifsim submit` without a cluster: refused input, job specs, exit codes, interrupted logs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from cluster import client
 from cluster.client import Cluster, check_address
-from cluster.job import inputs_of, job_storage, pack_run
+from cluster.job import inputs_folder, job_storage, pack_run
 from cluster.job_spec import JOB_SPEC_FILE, JobSpec, check_program, source_digest
 from cluster.submit import Where, exit_code
 from mifsim.cli import main
@@ -28,13 +28,13 @@ from tests.small import SMALL
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """Submit what must be refused, and return what is said."""
+    """Submit with arguments that must be refused; return the error message."""
     with pytest.raises(SystemExit) as exit_:
         main(["submit", *map(str, arguments)])
     assert exit_.value.code == 2
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    return said
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return message
 
 
 def write_study(folder: Path, **sections: object) -> Path:
@@ -51,13 +51,13 @@ def job_spec(**changes: object) -> JobSpec:
 @pytest.mark.parametrize(
     "address", ["http://127.0.0.1:8265", "http://localhost:8265/", "http://[::1]:8265", "https://ray.example.org"]
 )
-def test_a_token_goes_to_this_machine_or_through_tls(address: str) -> None:
+def test_a_token_is_sent_to_this_machine_or_over_tls(address: str) -> None:
     assert check_address(address) == address.rstrip("/")
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "ray.example.org", "127.0.0.1.example.org", "[2001:db8::1]"])
-def test_a_token_does_not_cross_a_network_in_the_clear_unless_told_to(host: str) -> None:
-    with pytest.raises(RunError, match=r"unencrypted; open a tunnel .* or say --plain-http"):
+def test_a_token_is_sent_unencrypted_only_with_plain_http(host: str) -> None:
+    with pytest.raises(RunError, match=r"unencrypted; open a tunnel .* or add --plain-http"):
         check_address(f"http://{host}:8265")
     assert check_address(f"http://{host}:8265", plain=True) == f"http://{host}:8265"
 
@@ -65,29 +65,33 @@ def test_a_token_does_not_cross_a_network_in_the_clear_unless_told_to(host: str)
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "auto", "http://", "http://127.0.0.1:x", "os://x", ""]
 )
-def test_what_is_no_job_api_is_told(address: str) -> None:
-    with pytest.raises(RunError, match="is no job API"):
+def test_an_invalid_address_is_refused(address: str) -> None:
+    with pytest.raises(RunError, match="not the address of a job API"):
         check_address(address, plain=True)
 
 
-def test_nobody_there(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_does_not_answer_is_reported(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     address = f"http://127.0.0.1:{free_port()}"
-    said = fails(capsys, write_study(tmp_path), "--command", "simulate", "--address", address, "--out", tmp_path / "r")
-    assert f"{address}: no Ray head answers there" in said
+    message = fails(
+        capsys, write_study(tmp_path), "--command", "simulate", "--address", address, "--out", tmp_path / "r"
+    )
+    assert f"{address}: no Ray head answers" in message
     assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "give one of STUDY, --attach JOB and --resume RUN"),
         (["digits", "--attach", "job"], "give one of STUDY"),
         (["--attach", "job", "--set", "seed=1"], "the job has its own"),
         (["digits", "--filter", "a.toml"], "--filter goes with --command matrix"),
         (["digits", "--command", "simulate", "--storage", "shared"], "--storage shared: must be an absolute path"),
-        (["--resume", "runs/x"], "must be the run's whole path on the cluster"),
+        (["--resume", "runs/x"], "must be the run's absolute path on the cluster"),
         (
             ["digits", "--command", "simulate", "--storage", "mock://b/x", "--out", "runs/x"],
             "the run stays at mock://b/x",
@@ -96,20 +100,22 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkey
         (["digits", "--storage", "nowhere://b/x"], "nowhere://b/x: pyarrow reaches no file system there"),
     ],
 )
-def test_options_that_do_not_go_together(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert said in fails(capsys, *arguments)
+def test_options_that_do_not_go_together(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in fails(capsys, *arguments)
 
 
 def test_a_study_is_checked_before_anything_is_sent(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def connect(self: Cluster, address: str) -> None:
-        raise AssertionError("something was to be sent")
+        raise AssertionError("connected before the study was checked")
 
     monkeypatch.setattr(Cluster, "__init__", connect)
     assert "did you mean 'transport'?" in fails(capsys, write_study(tmp_path, server={"transprt": "uint8"}))
     assert "filters: is missing" in fails(capsys, write_study(tmp_path, filters=[]), "--command", "simulate")
-    # Too few sessions for the limit: what mifsim tune would say.
+    # Too few sessions for the limit: the same message as that of mifsim tune.
     assert "sessions" in fails(capsys, write_study(tmp_path))
     write_images(tmp_path / "images", images=12)
     (tmp_path / "images" / "class 1" / "3.png").write_bytes(b"no image")
@@ -125,12 +131,12 @@ def test_a_model_with_code_in_it_is_not_sent(
     model = keras.Sequential(
         [keras.Input((28, 28, 1)), keras.layers.Flatten(), code, keras.layers.Dense(10, "softmax")]
     )
-    model.save(tmp_path / "own.keras")
-    said = fails(capsys, write_study(tmp_path, victim={"file": "own.keras"}), "--command", "simulate")
-    assert "holds Python code" in said
+    model.save(tmp_path / "model.keras")
+    message = fails(capsys, write_study(tmp_path, victim={"file": "model.keras"}), "--command", "simulate")
+    assert "holds Python code" in message
 
 
-def test_an_order_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_job_spec_is_read_as_it_was_written(tmp_path: Path) -> None:
     written = job_spec(storage="/shared", filters=[["strict", "filters/0.toml"]], fetch=True)
     (tmp_path / JOB_SPEC_FILE).write_text(written.model_dump_json())
     assert JobSpec.read(tmp_path) == written
@@ -139,17 +145,17 @@ def test_an_order_comes_back_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"job": "../x"}, {"job": "x y"}, {"run": "../../etc"}, {"run": "a/b"}, {"command": "rm"}, {"parcel": "abc"},
-        {"filters": [["a", "../../etc/passwd"]]}, {"more": 1}, {"format": 2},
+        {"job": "../x"}, {"job": "x y"}, {"run": "../../etc"}, {"run": "a/b"}, {"command": "rm"}, {"bundle": "abc"},
+        {"filters": [["a", "../../etc/passwd"]]}, {"more": 1}, {"format": 1},
     ],
 )  # fmt: skip
-def test_an_order_cannot_name_what_is_outside_or_unknown(changes: dict[str, object], tmp_path: Path) -> None:
+def test_a_job_spec_with_unknown_fields_or_paths_outside_is_refused(changes: dict[str, object], tmp_path: Path) -> None:
     (tmp_path / JOB_SPEC_FILE).write_text(json.dumps({**json.loads(job_spec().model_dump_json()), **changes}))
-    with pytest.raises(ClusterError, match=r"order\.json: "):
+    with pytest.raises(ClusterError, match=r"job\.json: "):
         JobSpec.read(tmp_path)
 
 
-def test_another_program_on_the_cluster_is_refused_and_other_libraries_are_told() -> None:
+def test_another_program_is_refused_and_other_library_versions_are_reported() -> None:
     assert check_program(job_spec(), versions()) == []
     with pytest.raises(ClusterError, match="has another mifsim"):
         check_program(job_spec(source="0" * 16), versions())
@@ -157,9 +163,9 @@ def test_another_program_on_the_cluster_is_refused_and_other_libraries_are_told(
     assert "numpy is 1.0 on the cluster" in line
 
 
-def test_storage_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_storage_is_refused_and_a_temporary_folder_is_private(tmp_path: Path) -> None:
     with (
-        pytest.raises(ClusterError, match="is no folder on the cluster's head"),
+        pytest.raises(ClusterError, match="not a folder on the cluster's head"),
         job_storage(job_spec(storage=str(tmp_path / "x"))),
     ):
         pass
@@ -172,28 +178,26 @@ def test_storage_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert tmp_path.exists()
 
 
-def test_a_run_may_stay_at_a_url_and_what_was_sent_stays_with_the_driver() -> None:
+def test_a_run_may_be_stored_at_a_url_while_its_inputs_stay_with_the_driver() -> None:
     url = "mock://bucket/mifsim"
-    with job_storage(job_spec(storage=url)) as storage_dir, inputs_of(storage_dir) as inputs:
+    with job_storage(job_spec(storage=url)) as storage_dir, inputs_folder(storage_dir) as inputs:
         assert str(storage_dir / "x") == f"{url}/x"
-        inputs.mkdir()  # on this machine, under a name that nobody had before
+        inputs.mkdir()  # on this machine, in a new temporary folder
     assert not inputs.parent.exists()
-    with job_storage(job_spec(storage="/tmp")) as storage_dir, inputs_of(storage_dir) as inputs:
+    with job_storage(job_spec(storage="/tmp")) as storage_dir, inputs_folder(storage_dir) as inputs:
         assert inputs == Path("/tmp/inputs")
     for storage in ("shared", "nowhere://x/y"):
         with pytest.raises(ValidationError, match=storage):
             job_spec(storage=storage)
 
 
-def test_files_that_all_nodes_would_have_to_read_do_not_go_to_a_url(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_study_that_names_files_is_refused_with_a_url(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     write_images(tmp_path / "images", images=12)
     data = {"set": "folder", "folder": "images", "size": [8, 8], "color": "gray"}
     study = write_study(tmp_path, data=data, attacks=[], victim={})
-    said = fails(capsys, study, "--command", "simulate", "--storage", "mock://bucket/mifsim")
-    assert "--storage mock://bucket/mifsim: data.folder = " in said
-    assert "accepted with a URL: studies that name no file" in said
+    message = fails(capsys, study, "--command", "simulate", "--storage", "mock://bucket/mifsim")
+    assert "--storage mock://bucket/mifsim: data.folder = " in message
+    assert "accepted with a URL: studies that name no file" in message
 
 
 @pytest.mark.parametrize(
@@ -206,20 +210,20 @@ def test_the_exit_code_follows_the_job(status: str, code: int | None, expected: 
 
 
 @given(st.lists(st.tuples(st.lists(st.text("ab\n", max_size=6), max_size=5), st.integers(0, 30)), max_size=6))
-def test_a_log_that_starts_anew_is_told_once(parts: list[tuple[list[str], int]]) -> None:
+def test_a_log_is_written_once_across_reconnections(parts: list[tuple[list[str], int]]) -> None:
     whole = "".join(text for texts, _ in parts for text in texts)
-    heard: list[str] = []
-    told = client._Told(heard.append)
-    for _, cut in parts:  # each connection gives the log from its start, in pieces, and breaks somewhere
-        told.begin()
-        for at in range(0, min(cut, len(whole)), 3):
-            told(whole[at : min(at + 3, cut)])
-    told.begin()
-    told(whole)
-    assert "".join(heard) == whole
+    written: list[str] = []
+    log = client._LogWriter(written.append)
+    for _, cut in parts:  # each connection sends the log from its start, in chunks, and breaks somewhere
+        log.restart()
+        for start in range(0, min(cut, len(whole)), 3):
+            log(whole[start : min(start + 3, cut)])
+    log.restart()
+    log(whole)
+    assert "".join(written) == whole
 
 
-def test_variables_of_ray_do_not_redirect_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rays_environment_variables_do_not_redirect_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "http://192.0.2.1:1")
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://192.0.2.2:1")
     with client._only_this_address():
@@ -227,7 +231,7 @@ def test_variables_of_ray_do_not_redirect_a_job(monkeypatch: pytest.MonkeyPatch)
     assert os.environ["RAY_ADDRESS"] == "http://192.0.2.1:1"
 
 
-def test_a_packed_run_holds_whole_files_only_and_nobody_elses_eyes_see_it(tmp_path: Path) -> None:
+def test_a_packed_run_contains_complete_files_only_and_is_private(tmp_path: Path) -> None:
     import tarfile
 
     run = tmp_path / "run"
@@ -242,24 +246,24 @@ def test_a_packed_run_holds_whole_files_only_and_nobody_elses_eyes_see_it(tmp_pa
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
-def test_where_says_how_to_come_back() -> None:
-    from cluster.submit import _again
+def test_the_printed_attach_command_is_accepted() -> None:
+    from cluster.submit import attach_command
 
     where = Where("http://192.0.2.1:8265", plain=True)
-    arguments = _again("job-1", where, Path("runs/x")).split()
+    arguments = attach_command("job-1", where, Path("runs/x")).split()
     assert arguments[:4] == ["mifsim", "submit", "--attach", "job-1"]
-    from mifsim.cli import _parser
+    from mifsim.cli.command import _parser
 
     options = _parser().parse_args(arguments[1:])
     assert (options.attach, options.address, options.out) == ("job-1", where.address, Path("runs/x"))
     assert options.plain_http
 
 
-def test_the_driver_runs_what_was_ordered(tmp_path: Path) -> None:
+def test_the_driver_runs_the_command_of_the_job_spec(tmp_path: Path) -> None:
     from cluster.bundle import pack
     from cluster.job import command_line
     from cluster.job_spec import BUNDLE_FILE
-    from mifsim.cli import _parser
+    from mifsim.cli.command import _parser
     from mifsim.study import Study
 
     strict = tmp_path / "strict.toml"
@@ -267,14 +271,14 @@ def test_the_driver_runs_what_was_ordered(tmp_path: Path) -> None:
     study = Study.parse(SMALL)
     packed = pack(study, None, [strict])
     (tmp_path / BUNDLE_FILE).write_bytes(packed.content)
-    storage_dir = tmp_path / "home"
-    ordered = job_spec(command="matrix", run="mine", bundle=packed.digest, filters=[["strict", "filters/0.toml"]])
-    options = _parser().parse_args(command_line(ordered, tmp_path, storage_dir, storage_dir / "inputs"))
+    storage_dir = tmp_path / "storage"
+    spec = job_spec(command="matrix", run="mine", bundle=packed.digest, filters=[["strict", "filters/0.toml"]])
+    options = _parser().parse_args(command_line(spec, tmp_path, storage_dir, storage_dir / "inputs"))
     assert (str(options.out), options.address) == (str(storage_dir / "mine"), "auto")
     assert Study.load(options.study) == study
     ((name, file),) = options.filters
     assert (name, Path(file).read_bytes()) == ("strict", strict.read_bytes())
-    # An interrupted run says itself what it was.
+    # The run folder records which command an interrupted run belongs to.
     (storage_dir / "mine").mkdir()
     (storage_dir / "mine" / "run.json").write_text(json.dumps({"tuning": {}}))
     arguments = command_line(

@@ -1,4 +1,4 @@
-"""`mifsim paper` from start to end on a few digits: the page says what the tables say."""
+"""`mifsim paper` end to end on a few digits: the page has the values of the tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from reports.paper.schemas import PAPER_SCHEMAS
 from tuning.paper import attacks, sweep
 from tuning.paper.plan import Plan, Protocol, Variant, configs, plan_for
 from tuning.paper.reproduction import Given, reproduce
-from tuning.paper.similarity_variants import MultiVariantRecorder, SimilarityVariant, VariantRecording, as_read
+from tuning.paper.similarity_variants import MultiVariantRecorder, SimilarityVariant, VariantRecording, apply_variant
 from tuning.paper.users import sessions, user_rows
 from tuning.replay import replay
 
@@ -58,19 +58,19 @@ def table(out: Path, name: str) -> pd.DataFrame:
 
 
 def cells(page: str, lead: str, second: str) -> list[str]:
-    """The cells of the first Markdown row, from the one that begins with `lead` on, whose second cell is `second`."""
+    """Return the cells of the first Markdown row with second cell `second`, from the row with first cell `lead` on."""
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
     first = next(number for number, row in enumerate(rows) if row[0] == lead)
     return next(row for row in rows[first:] if row[1:2] == [second])[2:]
 
 
-def test_all_tables_are_there_and_full(out: Path) -> None:
+def test_all_tables_exist_and_have_rows(out: Path) -> None:
     names = [name for name in PAPER_SCHEMAS if name.startswith("paper_")]
     assert {path.stem for path in (out / "parquet").glob("*.parquet")} == set(names)
     assert all(len(table(out, name.removeprefix("paper_"))) for name in names)
 
 
-def test_the_page_has_every_table_and_figure_of_the_half(out: Path) -> None:
+def test_the_page_has_every_table_and_figure_of_its_half(out: Path) -> None:
     page = (out / "README.md").read_text()
     for item in ("Table 1", "Table 2", "Table 4", "Table 6", "Figure 5", "Figure 6"):
         assert re.search(rf"^\| {item} \| \*\*", page, re.MULTILINE), item
@@ -81,19 +81,21 @@ def test_the_page_has_every_table_and_figure_of_the_half(out: Path) -> None:
     assert all((out / link).read_bytes()[:4] == b"\x89PNG" for link in links if link.endswith(".png"))
 
 
-def test_the_page_repeats_the_papers_own_rows(out: Path) -> None:
+def test_the_page_has_the_rows_of_the_paper(out: Path) -> None:
     page = (out / "README.md").read_text()
     lead = page.index("## Table 2")
     assert cells(page[lead:], "**configuration 3**", "paper")[:3] == ["68", "308", "52"]
 
 
 def test_the_maxima_on_the_page_are_those_of_the_table(out: Path) -> None:
-    attacked = table(out, "attacks")
+    attack_table = table(out, "attacks")
     page = (out / "README.md").read_text()
     for config, lead in (("config_3", "**configuration 3**"), ("calibrated", "**calibrated**")):
         expected = []
         for label in range(10):
-            selected = attacked[(attacked["config"] == config) & (attacked["label"] == label) & (attacked["trial"] < 3)]
+            selected = attack_table[
+                (attack_table["config"] == config) & (attack_table["label"] == label) & (attack_table["trial"] < 3)
+            ]
             assert len(selected) == 3
             blocks = selected["queries_to_block"]
             expected.append("never" if blocks.isna().any() else f"{int(blocks.max()):,}")
@@ -103,52 +105,54 @@ def test_the_maxima_on_the_page_are_those_of_the_table(out: Path) -> None:
 def test_false_detections_on_the_page_are_those_of_the_table(out: Path) -> None:
     users = table(out, "users")
     selected = users[(users["ssim"] == "global") & (users["dynamic_range"] == 1) & (users["config"] == "config_1")]
-    for images, said in ((1, "one image a session (as written)"), (5, "5 images, no image twice")):
-        one = selected[(selected["protocol"] == "distinct") & (selected["images"] == images)]
-        expected = 30 * one["blocked"].sum() / one["trials"].sum()
-        row = next(line for line in (out / "README.md").read_text().splitlines() if line.startswith(f"| {said} |"))
+    for images, name in ((1, "one image per session (as written)"), (5, "5 images, all distinct")):
+        counts = selected[(selected["protocol"] == "distinct") & (selected["images"] == images)]
+        expected = 30 * counts["blocked"].sum() / counts["trials"].sum()
+        row = next(line for line in (out / "README.md").read_text().splitlines() if line.startswith(f"| {name} |"))
         assert float(row.split("|")[2]) == pytest.approx(expected, abs=0.05)
 
 
-def test_the_csv_files_hold_the_same_numbers(out: Path) -> None:
+def test_the_csv_files_have_the_same_numbers(out: Path) -> None:
     written = pd.read_csv(out / "csv" / "iterations-mnist.csv", dtype={"label": str})
-    attacked = table(out, "attacks")
+    attack_table = table(out, "attacks")
     for _, row in written.iterrows():
-        selected = attacked[(attacked["config"] == row["config"]) & (attacked["label"] == int(row["label"]))]
+        selected = attack_table[
+            (attack_table["config"] == row["config"]) & (attack_table["label"] == int(row["label"]))
+        ]
         assert (row["trials"], row["blocked"]) == (len(selected), selected["queries_to_block"].notna().sum())
 
 
-def test_live_sessions_ended_as_replay_says(out: Path) -> None:
-    attacked = table(out, "attacks")
-    ran = attacked[attacked["live"]]
-    assert len(ran) == 4 * 10 * 3  # settings, labels, trials
-    assert ran["queries_to_block"].fillna(0).tolist() == ran["live_queries_to_block"].fillna(0).tolist()
+def test_live_sessions_match_their_replay(out: Path) -> None:
+    attack_table = table(out, "attacks")
+    live = attack_table[attack_table["live"]]
+    assert len(live) == 4 * 10 * 3  # configurations, labels, trials
+    assert live["queries_to_block"].fillna(0).tolist() == live["live_queries_to_block"].fillna(0).tolist()
 
 
-def test_a_live_session_that_ends_otherwise_stops_the_run(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attacks, "_lived", lambda run: {("noise 0.002/0/0", "config_3"): 1})
+def test_a_live_session_that_differs_from_its_replay_is_an_error(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attacks, "_live_blocks", lambda run: {("noise 0.002/0/0", "config_3"): 1})
     study = attacks.main_study(TINY)
     data = load_data(study.data)
     victim = prepare(study)[1]
-    traces = attacks.recorded(TINY, data, victim, "in-process")
-    with pytest.raises(RunError, match=r"noise 0\.002/0/0 behind config_3: live 1, replay"):
+    traces = attacks.record_main(TINY, data, victim, "in-process")
+    with pytest.raises(RunError, match=r"differ from their replay: noise 0\.002/0/0 with config_3: live 1, replay"):
         attacks.attack_rows(TINY, traces, configs("MNIST"), out)
 
 
-def test_a_second_run_takes_everything_from_the_cache(
+def test_a_second_run_reads_all_results_from_the_cache(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("it ran again")
+        raise AssertionError("the sessions ran again")
 
-    monkeypatch.setattr(sweep, "look", refuse)
+    monkeypatch.setattr(sweep, "record_sessions", refuse)
     monkeypatch.setattr(attacks, "simulate", refuse)
     reproduce([TINY], tmp_path, Given(out / "filter.toml", "in-process"), PAPER_SCHEMAS)
     for name in ("attacks", "sweep", "users", "heat", "curves", "pictures"):
         pd.testing.assert_frame_equal(table(tmp_path, name), table(out, name))
 
 
-def test_the_order_of_settings_holds_in_the_sweep(out: Path) -> None:
+def test_configurations_detect_in_the_same_order_throughout_the_sweep(out: Path) -> None:
     wide = table(out, "sweep").pivot_table(
         index=["noise", "transport", "ssim", "dynamic_range", "hash_size", "count_rule", "label"],
         columns="config", values="blocked", aggfunc="sum", observed=True,
@@ -158,15 +162,15 @@ def test_the_order_of_settings_holds_in_the_sweep(out: Path) -> None:
 
 
 @pytest.mark.parametrize(("images", "blocked"), [(3, False), (4, True)])
-def test_the_same_image_again_is_flagged_at_the_fourth_time_whatever_the_thresholds(images: int, blocked: bool) -> None:
-    """Worked by hand: the copies match 0, 1, 2, 3 buffered ones; 1 + 2 < 4 <= 1 + 2 + 3."""
-    eyes = MultiVariantRecorder(10)
+def test_the_fourth_copy_of_an_image_is_flagged_by_every_configuration(images: int, blocked: bool) -> None:
+    """The copies match 0, 1, 2 and 3 buffered images, and 1 + 2 < 4 <= 1 + 2 + 3."""
+    recorder = MultiVariantRecorder(10)
     image = np.random.default_rng(0).random((28, 28), np.float32)
     for _ in range(images):
-        eyes.check(image)
-    traces = VariantRecording.of([eyes]).through(SimilarityVariant(), is_attack=False, budget=1)
+        recorder.check(image)
+    traces = VariantRecording.of([recorder]).traces(SimilarityVariant(), is_attack=False, budget=1)
     for config in configs("MNIST").values():
-        assert bool(replay(traces, as_read(config, SimilarityVariant(), "per_match")).blocked_at[0]) is blocked
+        assert bool(replay(traces, apply_variant(config, SimilarityVariant(), "per_match")).blocked_at[0]) is blocked
 
 
 def test_one_image_against_an_empty_buffer_is_never_flagged() -> None:
@@ -180,7 +184,7 @@ def test_one_image_against_an_empty_buffer_is_never_flagged() -> None:
     "protocol",
     [Protocol("distinct", 7), Protocol("carried over", 12), Protocol("drawn again", 9, 3)],
 )
-def test_protocols_draw_what_they_say(protocol: Protocol) -> None:
+def test_protocols_draw_the_images_that_they_describe(protocol: Protocol) -> None:
     data = load_data(attacks.main_study(TINY).data)
     pool = data.subset("users")
     known = {pool.image(i).tobytes(): int(pool.labels[i]) for i in range(len(pool))}
@@ -191,48 +195,52 @@ def test_protocols_draw_what_they_say(protocol: Protocol) -> None:
         match protocol.name:
             case "distinct":
                 assert len(set(drawn)) == 7
-                assert {known[one] for one in drawn} == {label}
+                assert {known[image] for image in drawn} == {label}
             case "carried over":
-                assert [known[one] for one in drawn] == [(label - 11 + place) % 10 for place in range(12)]
+                assert [known[image] for image in drawn] == [(label - 11 + position) % 10 for position in range(12)]
             case _:
                 assert len(drawn) == 9
                 assert len(set(drawn)) <= 3
 
 
-def test_variants_of_one_transport_run_together() -> None:
+def test_variants_with_the_same_transport_are_grouped() -> None:
     variants = [Variant(0.1), Variant(0.1, transport="uint8"), Variant(0.2), Variant(0.3), Variant(0.4)]
     groups = sweep._groups(TINY, variants, 10)
     assert groups == [[Variant(0.1), Variant(0.2)], [Variant(0.3), Variant(0.4)], [Variant(0.1, transport="uint8")]]
     assert [len(group) for group in sweep._groups(TINY, variants, 4)] == [4, 1]
 
 
-def test_the_plans() -> None:
+def test_plans_of_both_halves() -> None:
     digits, faces = plan_for("mnist-5k", None), plan_for("faces", None, trials=50)
     assert (digits.half, digits.trials, faces.half, faces.trials) == ("MNIST", 30, "CelebA", 50)
     assert faces.data["images_per_class"] == 800
     names = [variant.name for variant in digits.variants]
-    assert len(set(names)) == len(names), "equal names would share their seeds"
+    assert len(set(names)) == len(names), "variants with equal names would share their seeds"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--dataset", "celeba"], "needs --data"),
         (["--dataset", "mnist", "--dataset", "mnist-5k"], "same half"),
-        (["--dataset", "faces", "--data", "here"], "takes no --data"),
+        (["--dataset", "faces", "--data", "folder"], "takes no --data"),
         (["--trials", "2"], "accepted: 3 or more"),
-        (["--data", "here"], "comes after the --dataset"),
+        (["--data", "folder"], "comes after the --dataset"),
         (["--page-only"], "needs --out"),
         (["--page-only", "--out", "nowhere"], "is missing"),
         (["--dataset", "mnist", "--data", "nowhere", "--small"], "no such folder"),
         (["--filter", "nowhere.toml"], "nowhere.toml"),
     ],
 )
-def test_what_cannot_be_used_is_refused(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+def test_invalid_arguments_are_refused(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit_:
         main(["paper", *arguments])
     assert exit_.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The shared model: batches form under load, and every caller gets its own answer."""
+"""The shared model: calls form batches under load, and every caller gets the answers to its images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mifsim.server.model_server import ModelServer
 
 
 class Recorder:
-    """An engine whose answer is a function of the image alone, and that remembers the batches it saw."""
+    """An engine whose answer depends only on the image, and that records the sizes of its batches."""
 
     def __init__(self, batch_size: int = 4, gate: threading.Event | None = None) -> None:
         self.batch_size = batch_size
@@ -37,7 +37,7 @@ def plain(count: int) -> np.ndarray:
     return np.full(count, -1, np.int32)
 
 
-def test_each_caller_gets_its_own_rows_and_gradients() -> None:
+def test_each_caller_gets_the_rows_and_gradients_of_its_images() -> None:
     async def main() -> None:
         server = ModelServer(Recorder(batch_size=64))
         calls = [
@@ -51,7 +51,7 @@ def test_each_caller_gets_its_own_rows_and_gradients() -> None:
     asyncio.run(main())
 
 
-def test_calls_that_wait_while_the_engine_works_share_a_batch() -> None:
+def test_calls_that_wait_for_the_engine_share_a_batch() -> None:
     async def main() -> list[int]:
         gate = threading.Event()
         engine = Recorder(batch_size=4, gate=gate)
@@ -68,7 +68,7 @@ def test_calls_that_wait_while_the_engine_works_share_a_batch() -> None:
     assert len(batches) <= 4
 
 
-def test_a_call_that_does_not_fit_opens_the_next_batch_whole() -> None:
+def test_a_call_that_does_not_fit_starts_the_next_batch_unsplit() -> None:
     async def main() -> list[int]:
         gate = threading.Event()
         engine = Recorder(batch_size=4, gate=gate)
@@ -82,7 +82,7 @@ def test_a_call_that_does_not_fit_opens_the_next_batch_whole() -> None:
     assert asyncio.run(main()) == [3, 3, 3]
 
 
-def test_an_exception_reaches_every_caller_of_the_batch_and_the_server_lives_on() -> None:
+def test_an_exception_reaches_every_caller_of_the_batch_and_the_server_continues() -> None:
     async def main() -> None:
         server = ModelServer(Recorder())
         bad = [server.predict(images(np.nan), plain(1)) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""A mark tells whether two processes see the same folder."""
+"""A sentinel file shows whether two processes see the same folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from mifsim.server.shared_storage import remove_sentinels, sees_sentinel, sentinel_file
 
 
-def test_who_sees_the_mark_sees_the_folder_and_it_is_gone_afterwards(tmp_path: Path) -> None:
+def test_a_sentinel_file_is_visible_in_its_context_and_removed_afterwards(tmp_path: Path) -> None:
     with sentinel_file(tmp_path) as sentinel:
         assert sees_sentinel(sentinel)
         assert all(path.name.startswith(".") for path in tmp_path.iterdir())
@@ -17,24 +17,24 @@ def test_who_sees_the_mark_sees_the_folder_and_it_is_gone_afterwards(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_folder_under_the_same_path_is_not_taken_for_it(tmp_path: Path) -> None:
-    with sentinel_file(tmp_path / "here") as sentinel:
-        # What a machine has that the folder is not mounted on: nothing, an empty folder, another run of its own.
-        (tmp_path / "here").rename(tmp_path / "mounted")
+def test_another_folder_under_the_same_path_fails_the_check(tmp_path: Path) -> None:
+    with sentinel_file(tmp_path / "run") as sentinel:
+        # A machine without the mount has nothing at this path, or an empty folder, or the folder of another run.
+        (tmp_path / "run").rename(tmp_path / "mounted")
         assert not sees_sentinel(sentinel)
-        (tmp_path / "here").mkdir()
+        (tmp_path / "run").mkdir()
         assert not sees_sentinel(sentinel)
-        with sentinel_file(tmp_path / "here"):
+        with sentinel_file(tmp_path / "run"):
             assert not sees_sentinel(sentinel)
-        Path(sentinel).write_text("of somebody else")
+        Path(sentinel).write_text("of another run")
         assert not sees_sentinel(sentinel)
         Path(sentinel).unlink()
-        (tmp_path / "here").rmdir()
-        (tmp_path / "mounted").rename(tmp_path / "here")
+        (tmp_path / "run").rmdir()
+        (tmp_path / "mounted").rename(tmp_path / "run")
         assert sees_sentinel(sentinel)
 
 
-def test_the_mark_goes_where_the_run_fails_and_a_resume_sweeps_up_what_a_killed_driver_left(tmp_path: Path) -> None:
+def test_sentinel_files_are_removed_after_a_failure_and_by_a_resumed_run(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), sentinel_file(tmp_path):
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
@@ -44,5 +44,5 @@ def test_the_mark_goes_where_the_run_fails_and_a_resume_sweeps_up_what_a_killed_
 
 
 @pytest.mark.parametrize("sentinel", ["ftp://nowhere/.seen-x", ""])
-def test_what_cannot_be_read_is_not_seen(sentinel: str) -> None:
+def test_an_unreadable_sentinel_is_not_seen(sentinel: str) -> None:
     assert not sees_sentinel(sentinel)

@@ -1,1 +1,1 @@
-"""The paper's evaluation, run again: recordings, what every setting makes of them, and what its text leaves open."""
+"""The reproduction of the paper's evaluation: recordings, replays of every configuration, a sweep of open choices."""

@@ -1,4 +1,4 @@
-"""Tables 2 and 3: attackers recorded once, replayed behind every setting, and some of them run live as a check."""
+"""Tables 2 and 3: attackers recorded once, replayed with every configuration, and partly run live as a check."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tuning.traces import load, record
 Rows = list[dict[str, Any]]
 
 N_B_MAX = 16
-"""Of the calibration's search and the heat maps."""
+"""Largest n_b of the calibration's search and of the heat maps."""
 
 UNDEFENDED = "undefended"
 
@@ -42,18 +42,18 @@ WORKLOADS = (
 
 
 def tuning_section(**more: Any) -> dict[str, Any]:
-    """Return how filters are watched and searched: scikit-image's SSIM, which separates better than Eq. (1)."""
+    """Return the ``[tuning]`` section: with scikit-image's SSIM, which separates better than Eq. (1)."""
     return {"space": {"ssim": ["uniform"], "n_b": {"max": N_B_MAX}}, **more}
 
 
 def workloads(plan: Plan, sessions: int) -> list[dict[str, Any]]:
-    """Return the honest users' tables of a study."""
+    """Return the ``[[users]]`` tables of the honest workloads."""
     low, high = plan.workload_length
-    return [{**one, "sessions": sessions, "length": {"min": low, "max": high}} for one in WORKLOADS]
+    return [{**workload, "sessions": sessions, "length": {"min": low, "max": high}} for workload in WORKLOADS]
 
 
 def main_study(plan: Plan) -> Study:
-    """Return the study whose sessions stand behind the tables, curves and heat maps."""
+    """Return the study whose sessions the tables, curves and heat maps are computed from."""
     return plan.study(
         "sessions",
         attacks=[Variant(noise).attack(plan.trials, plan.budget) for noise in plan.noises],
@@ -63,67 +63,67 @@ def main_study(plan: Plan) -> Study:
     )
 
 
-def recorded(plan: Plan, data: DataSet, victim: Victim, backend: BackendName) -> TraceSet:
-    """Record the main sessions, or find them in the cache."""
+def record_main(plan: Plan, data: DataSet, victim: Victim, backend: BackendName) -> TraceSet:
+    """Record the sessions of the main study, or read them from the cache."""
     study = main_study(plan)
     return load(record(study, data, victim, make_backend(backend)).path, study)
 
 
-def live(plan: Plan, victim: Victim, data: DataSet, chosen: FilterConfig | None, backend: BackendName) -> Path:
-    """Run the paper's three attackers a label behind each setting, and behind none; return the run folder.
+def run_live(plan: Plan, victim: Victim, data: DataSet, calibrated: FilterConfig | None, backend: BackendName) -> Path:
+    """Run the paper's three attackers per label with each configuration and undefended; return the run folder.
 
-    They are the first three of the main sessions at ``plan.live_noise``: the same clients, from the same seed.
+    They are the first three attackers of the main study at ``plan.live_noise``: the same clients with the same seeds.
     """
     filters: list[dict[str, Any]] = [{"name": name, **config.to_dict()} for name, config in configs(plan.half).items()]
-    if chosen is not None:
-        filters.append({"name": "calibrated", **chosen.to_dict()})
+    if calibrated is not None:
+        filters.append({"name": "calibrated", **calibrated.to_dict()})
     study = plan.study(
         "live",
         attacks=[Variant(plan.live_noise).attack(TRIALS_PAPER, plan.budget)],
         filters=[*filters, {"name": UNDEFENDED, "none": True}],
     )
-    return kept_run("live", study, data, victim, lambda path: simulate(study, path, backend=backend),
-                    lambda path: resume_simulation(path, backend=backend))  # fmt: skip
+    return cached_run("live", study, data, victim, lambda path: simulate(study, path, backend=backend),
+                      lambda path: resume_simulation(path, backend=backend))  # fmt: skip
 
 
-def kept_run(
+def cached_run(
     kind: str,
     study: Study,
     data: DataSet,
     victim: Victim,
     start: Callable[[Path], object],
-    go_on: Callable[[Path], object],
+    resume_run: Callable[[Path], object],
 ) -> Path:
-    """Run a study once into the cache; find it there, or go on with it, the next time."""
+    """Return the folder of a study's run in the cache; start the run, or resume it if it is incomplete."""
     key = digest(study.fingerprint, data.fingerprint, victim.fingerprint, __version__, SCHEMA_VERSION)
     path = cache_dir() / "paper" / f"{kind}-{key}"
     if not (path / "run.json").is_file():
         start(path)
     elif read_facts(path)["status"] != "complete":
-        go_on(path)
+        resume_run(path)
     return path
 
 
-def attack_rows(plan: Plan, traces: TraceSet, tried: Mapping[str, FilterConfig], live_run: Path) -> Rows:
+def attack_rows(plan: Plan, traces: TraceSet, filters: Mapping[str, FilterConfig], live_run: Path) -> Rows:
     """Return the rows of ``paper_attacks``.
 
     Raises
     ------
     RunError
-        Where a session ended otherwise in the live run than in replay.
+        If a live session and its replay are blocked at different queries.
     """
-    lived = _lived(live_run)
+    live_blocks = _live_blocks(live_run)
     rows: Rows = []
-    different: list[str] = []
-    for name, config in tried.items():
-        at = replay(traces, config).blocked_at
+    mismatches: list[str] = []
+    for name, config in filters.items():
+        blocked_at = replay(traces, config).blocked_at
         for session in np.flatnonzero(traces.is_attack):
             client = str(traces.clients[session])
             population, label, trial = client.split("/")
-            block = int(at[session]) or None
-            ran = (client, name) in lived
-            if ran and lived[client, name] != block:
-                different.append(f"{client} behind {name}: live {lived[client, name]}, replay {block}")
+            block = int(blocked_at[session]) or None
+            live = (client, name) in live_blocks
+            if live and live_blocks[client, name] != block:
+                mismatches.append(f"{client} with {name}: live {live_blocks[client, name]}, replay {block}")
             answered = (block - 1) if block else int(traces.offsets[session + 1] - traces.offsets[session])
             rows.append(
                 {
@@ -134,38 +134,38 @@ def attack_rows(plan: Plan, traces: TraceSet, tried: Mapping[str, FilterConfig],
                     "config": name,
                     "budget_queries": int(traces.budget[session]),
                     "queries_to_block": block,
-                    "live_queries_to_block": lived.get((client, name)),
-                    "live": ran,
+                    "live_queries_to_block": live_blocks.get((client, name)),
+                    "live": live,
                     "evaluator_confidence": _reconstruction(traces, int(session), answered),
                 }
             )
-    if different:
-        raise RunError(f"{live_run}: {len(different)} sessions ended otherwise than replay says: {different[0]}")
+    if mismatches:
+        raise RunError(f"{live_run}: {len(mismatches)} live sessions differ from their replay: {mismatches[0]}")
     return rows
 
 
-def _lived(run: Path) -> dict[tuple[str, str], int | None]:
+def _live_blocks(run: Path) -> dict[tuple[str, str], int | None]:
     table = read_table(run, "sessions", ["client_id", "filter", "queries_to_block"]).to_pylist()
     return {(row["client_id"], row["filter"]): row["queries_to_block"] for row in table if row["filter"] != UNDEFENDED}
 
 
 def _reconstruction(traces: TraceSet, session: int, answered: int) -> float | None:
-    """Return the evaluator's confidence in the last guess that was kept by the time so many queries were answered."""
+    """Return the evaluator's confidence in the current reconstruction after `answered` queries."""
     if traces.leak is None:
         return None
     return float(traces.leak[traces.offsets[session] + answered - 1]) if answered > 0 else 0.0
 
 
 def picture_rows(plan: Plan, data: DataSet, run: Path) -> Rows:
-    """Return the rows of ``paper_pictures``: a training image of each class, and what its first attacker held."""
+    """Return the rows of ``paper_pictures``: per class a training image and its first attacker's reconstructions."""
     import cv2
 
     private = data.subset("private")
     rows: Rows = []
     for label in range(len(data.class_names)):
         pixels = np.rint(private.image(int(np.flatnonzero(private.labels == label)[0])) * 255).astype(np.uint8)
-        done, png = cv2.imencode(".png", pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-        assert done, "OpenCV encodes 8-bit images"
+        encoded, png = cv2.imencode(".png", pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+        assert encoded, "OpenCV encodes 8-bit images"
         rows.append(_picture(plan, label, "private", None, False, None, bytes(png)))
     sessions = read_table(run, "sessions", ["session_id", "target", "trial", "filter", "outcome"]).to_pandas()
     first = sessions[sessions["trial"] == 0].set_index("session_id")
@@ -173,10 +173,10 @@ def picture_rows(plan: Plan, data: DataSet, run: Path) -> Rows:
     scores = read_table(run, "leakage").to_pandas()
     confidence = scores[scores["last"]].set_index("session_id")["evaluator_confidence"]
     for _, row in snapshots[snapshots["last"] & snapshots["session_id"].isin(first.index)].iterrows():
-        about: pd.Series[Any] = first.loc[row["session_id"]]
+        session: pd.Series[Any] = first.loc[row["session_id"]]
         rows.append(
             _picture(
-                plan, int(row["target"]), str(about["filter"]), int(row["query"]), about["outcome"] == "blocked",
+                plan, int(row["target"]), str(session["filter"]), int(row["query"]), session["outcome"] == "blocked",
                 float(confidence[row["session_id"]]), row["guess_png"],
             )
         )  # fmt: skip

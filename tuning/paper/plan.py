@@ -1,4 +1,4 @@
-"""What is run: the paper's setup (its Sections 4 and 5.1, Table 1), and how far its open choices are swept."""
+"""The plan of the reproduction: the paper's setup (Sections 4 and 5.1, Table 1), and the sweep of its open choices."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from mifsim.defense import FilterConfig
 from mifsim.study import Study
 
 Half = Literal["MNIST", "CelebA"]
-"""Which half of the paper's evaluation a data set stands for."""
+"""The half of the paper's evaluation that a data set reproduces."""
 
 HALVES: dict[str, Half] = {"mnist": "MNIST", "mnist-5k": "MNIST", "celeba": "CelebA", "faces": "CelebA"}
 
 L_SP: dict[Half, int] = {"MNIST": 4, "CelebA": 8}
 
 TRIALS_PAPER = 3
-"""Attackers, and regular users, for each label (Section 5.3)."""
+"""The paper's attackers, and regular users, per label (Section 5.3)."""
 
 IMAGES_PER_LABEL = 800
-"""To which the paper reduces its data (Section 4.5)."""
+"""The size to which the paper reduces its data (Section 4.5)."""
 
 SMALL_IMAGES_PER_LABEL = 200
 SMALL_EPOCHS = 40
-"""Of the faces' classifier: its own number, 100 for so few images, takes half a minute."""
+"""Epochs of the faces' classifier in a small run; its default, 100 for so few images, takes half a minute."""
 
 SEED = 20261125
 CALIBRATION_SEED = 5_040_302
-"""Of the sessions on which the calibrated setting is found: none of them is in the tables."""
+"""Seed of the sessions for the calibration, none of which is in the tables."""
 
 CALIBRATED = "calibrated"
 
 
 def configs(half: Half) -> dict[str, FilterConfig]:
-    """Return Table 1."""
+    """Return the configurations of Table 1."""
     thresholds = {"config_1": (0.99990, 0.00010), "config_2": (0.99999, 0.00001), "config_3": (0.99900, 0.00100)}
     return {
         name: FilterConfig(t_ssim=t_ssim, t_hash=t_hash, n_b=10, l_sp=L_SP[half])
@@ -45,16 +45,18 @@ def configs(half: Half) -> dict[str, FilterConfig]:
 
 @dataclass(frozen=True)
 class Variant:
-    """One reading of what the attacker does and what arrives of it. The defaults are the text's own, where it has any.
+    """A variant of the attacker and of the transport. The defaults follow the paper's text as far as it states them.
 
     Attributes
     ----------
     noise : float
         Standard deviation, in pixel values of 0 to 1.
     noise_on : {"iterate", "copy"}
+        Whether the noise changes the attacker's iterate or only the submitted copy.
     step : float
         MI-Face's λ.
     process : {"identity", "denoise-sharpen"}
+        Processing of the image after each step.
     transport : str
         ``float32``, ``uint8`` or ``jpeg-Q``.
     """
@@ -67,16 +69,16 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """What its population is called: the noise, and whatever is not the text's own."""
-        plain = Variant(self.noise)
-        others = [self.noise_on, f"step {self.step:g}", self.process, self.transport]
-        usual = [plain.noise_on, f"step {plain.step:g}", plain.process, plain.transport]
-        return " ".join([f"noise {self.noise:g}", *(a for a, b in zip(others, usual, strict=True) if a != b)])
+        """Name of its population: the noise, and every value that is not the default."""
+        default = Variant(self.noise)
+        values = [self.noise_on, f"step {self.step:g}", self.process, self.transport]
+        defaults = [default.noise_on, f"step {default.step:g}", default.process, default.transport]
+        return " ".join([f"noise {self.noise:g}", *(a for a, b in zip(values, defaults, strict=True) if a != b)])
 
     def attack(self, trials: int, budget: int, labels: list[int] | str = "all") -> dict[str, Any]:
-        """Return it as a study's ``[[attacks]]`` table.
+        """Return the ``[[attacks]]`` table of the variant.
 
-        Neither stopping rule is on: "the trial continues until it gets restricted" (Section 4.5).
+        Both stopping rules are off: "the trial continues until it gets restricted" (Section 4.5).
         """
         return {
             "attack": "mi-face", "name": self.name, "noise": self.noise, "noise_on": self.noise_on,
@@ -87,12 +89,12 @@ class Variant:
 
 NOISES = (0.0, 0.0002, 0.0004, 0.0007, 0.001, 0.00125, 0.0015, 0.002, 0.0025, 0.005, 0.02, 0.1)
 CELEBA_NOISES = (0.0, 0.0001, 0.00013, 0.00016, 0.0002, 0.0003, 0.0004, 0.0005, 0.001, 0.00125, 0.0015)
-"""Closer together where settings 1 and 2 stop finding the attacker."""
+"""Denser where configurations 1 and 2 stop detecting the attacker."""
 
 
 def _variants(half: Half) -> tuple[Variant, ...]:
-    """Everything that is swept: a ladder of noise as the text has it, coarser ones with one thing read otherwise."""
-    few = (0.0, 0.0004, 0.002, 0.02)
+    """Return all variants: a fine sweep of the noise with the defaults, coarser ones with one other value changed."""
+    coarse = (0.0, 0.0004, 0.002, 0.02)
     if half == "CelebA":
         return (
             *(Variant(noise) for noise in CELEBA_NOISES),
@@ -100,8 +102,8 @@ def _variants(half: Half) -> tuple[Variant, ...]:
         )
     return (
         *(Variant(noise) for noise in NOISES),
-        *(Variant(noise, noise_on="copy") for noise in few[1:3]),
-        *(Variant(noise, transport="uint8") for noise in few[:3]),
+        *(Variant(noise, noise_on="copy") for noise in coarse[1:3]),
+        *(Variant(noise, transport="uint8") for noise in coarse[:3]),
         *(Variant(noise, step=step) for step in (0.01, 1.0) for noise in (0.0, 0.002)),
         Variant(0.002, transport="jpeg-90"),
         *(Variant(noise, process="denoise-sharpen") for noise in (0.0, 0.002)),
@@ -110,20 +112,20 @@ def _variants(half: Half) -> tuple[Variant, ...]:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the images of one regular user's trial are drawn.
+    """How the images of a regular user's trial are drawn.
 
     Attributes
     ----------
     name : str
-        ``distinct``: no image twice. ``carried over``: one session takes one image of each label in turn.
-        ``drawn again``: with replacement from a small pool. ``re-uploads``: an image is followed by itself again,
-        with a probability. ``re-encoded``: the same, the copy having gone through a JPEG of quality 90.
+        ``distinct``: every image differs. ``carried over``: one session takes one image of each label in turn.
+        ``drawn again``: with replacement from a small pool. ``re-uploads``: each image repeats the one before with a
+        probability. ``re-encoded``: the same, but the repeated image is a JPEG of quality 90.
     images : int
-        Of one session.
+        Images per session.
     pool : int or None
-        Images that they are drawn from; None: all of the label.
+        Number of images to draw from; None: all images of the label.
     probability : float or None
-        See above.
+        Probability of a repetition.
     """
 
     name: str
@@ -146,36 +148,38 @@ PROTOCOLS = (
 
 @dataclass(frozen=True)
 class Plan:
-    """One data set's part of the reproduction.
+    """The plan of the reproduction for one data set.
 
     Attributes
     ----------
     half : {"MNIST", "CelebA"}
     data : mapping
-        The study's ``[data]`` section.
+        The ``[data]`` section of the studies.
     trials : int
-        Attackers a label where intervals are to mean something; the first three are the paper's.
+        Attackers per label for interval estimates; the first three are the paper's.
     budget : int
-        Queries after which an attacker that is not blocked is stopped: the paper's are unlimited.
+        Queries after which an unblocked attacker is stopped; the paper has no limit.
     noises : tuple of float
-        Of the attackers that are recorded whole.
+        Noise levels of the attackers in the main study.
     live_noise : float
-        Of those that also run live behind each setting, three a label.
+        Noise level of the attackers that also run live with each configuration, three per label.
     variants : tuple of Variant
+        Variants of the sweep.
     sweep_budget : int
+        The budget of the attackers in the sweep.
     protocols : tuple of Protocol
     user_trials : int
-        Sessions a label and protocol.
+        Sessions per label and protocol.
     workload_sessions : int
-        Of each of the four workloads of the calibration, and of the heat maps.
+        Sessions of each of the four workloads in the calibration; the main study has a quarter of it, at least 12.
     workload_length : tuple of int
-        Least and greatest length of their sessions.
+        Minimum and maximum length of their sessions.
     search_trials : int
-        Settings that the calibration tries.
+        Configurations that the calibration evaluates.
     false_positive_limit : float
-        That the calibrated setting must keep to for every workload.
+        Limit of the calibrated configuration for every workload.
     victim : mapping
-        The study's ``[victim]`` section.
+        The ``[victim]`` section of the studies.
     seed : int
     small : bool
         See `plan_for`.
@@ -200,7 +204,7 @@ class Plan:
     small: bool = False
 
     def study(self, name: str, **sections: Any) -> Study:
-        """Return a study on this plan's data and victim."""
+        """Return a study with the plan's data, victim and seed."""
         table: dict[str, Any] = {
             "name": f"paper {self.half} {name}",
             "seed": self.seed,
@@ -219,17 +223,17 @@ def plan_for(dataset: str, folder: Path | None, *, trials: int | None = None, sm
     ----------
     dataset : {"mnist", "mnist-5k", "celeba", "faces"}
     folder : Path or None
-        Where its files are; for mnist and celeba.
+        Folder of the data set's files, for mnist and celeba.
     trials : int or None
-        Attackers a label; None: 30 (small: 3).
+        Attackers per label; None: 30 (small: 3).
     small : bool
-        A run of minutes: fewer readings, shorter sessions, three trials. Its intervals say little.
+        A run of minutes with fewer variants, shorter sessions and three trials. Its intervals are wide.
     """
     half = HALVES[dataset]
     data: dict[str, Any] = {"set": dataset}
     if folder is not None:
         data["folder"] = str(folder)
-    # The embedded digits are 500 a label: fewer than the paper's 800, and all of them are used.
+    # The embedded data set has 500 digits per label, fewer than the paper's 800, so all of them are used.
     if dataset != "mnist-5k":
         data["images_per_class"] = IMAGES_PER_LABEL
     plan = Plan(half, data, variants=_variants(half))

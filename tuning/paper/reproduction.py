@@ -1,7 +1,8 @@
-"""The whole reproduction of one data set: every table that the page is made of, as Parquet."""
+"""The whole reproduction: runs every plan, and writes all tables of the page as Parquet files."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,30 +15,33 @@ from mifsim._version import __version__
 from mifsim.cache import digest
 from mifsim.data.base import DataSet
 from mifsim.defense import FilterConfig
-from mifsim.progress import duration, remark
+from mifsim.progress import duration
 from mifsim.run.folder import machine, versions
 from mifsim.run.inputs import load_inputs
 from mifsim.run.sessions import BackendName
 from mifsim.tables.records import TableWriter
 from mifsim.victims import Victim
-from tuning.paper.attacks import attack_rows, live, main_study, picture_rows, recorded
-from tuning.paper.calibration import Chosen, calibrate, given
+from tuning.paper.attacks import attack_rows, main_study, picture_rows, record_main, run_live
+from tuning.paper.calibration import CalibratedConfig, calibrate, load_calibrated
 from tuning.paper.plan import CALIBRATED, CALIBRATION_SEED, IMAGES_PER_LABEL, Plan, configs
 from tuning.paper.sensitivity import curve_rows, heat_rows
 from tuning.paper.sweep import sweep
 from tuning.paper.users import user_rows
+
+logger = logging.getLogger(__name__)
+
 
 Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Given:
-    """What the command line adds to a plan.
+    """Options of the command line that are not part of a plan.
 
     Attributes
     ----------
     filter : Path or None
-        A calibrated setting; None: find one.
+        File of a calibrated configuration; None: calibrate.
     backend : {"ray", "in-process"}
     """
 
@@ -45,27 +49,27 @@ class Given:
     backend: BackendName = "ray"
 
 
-def reproduce(plans: list[Plan], out: Path, more: Given, schemas: Mapping[str, pa.Schema]) -> Path:
-    """Run everything and write ``out/parquet/*.parquet``; what an earlier run finished is taken from the cache.
+def reproduce(plans: list[Plan], out: Path, options: Given, schemas: Mapping[str, pa.Schema]) -> Path:
+    """Run all plans and write ``out/parquet/*.parquet``; the cache provides the results of earlier runs.
 
     Parameters
     ----------
     plans : list of Plan
-        One a data set.
+        One per data set.
     out : Path
-    more : Given
+    options : Given
     schemas : mapping of str to Schema
-        Of the tables, by name.
+        Schemas of the tables by name.
 
     Returns
     -------
     Path
         The folder of the tables.
     """
-    chosen = None if more.filter is None else given(more.filter)
+    calibrated = None if options.filter is None else load_calibrated(options.filter)
     tables: dict[str, Rows] = {}
     for plan in plans:
-        for name, rows in _half(plan, chosen, more, schemas).items():
+        for name, rows in _reproduce_half(plan, calibrated, options, schemas).items():
             tables.setdefault(name, []).extend(rows)
     folder = out / "parquet"
     facts = {"mifsim_version": __version__, "seed": ", ".join(str(plan.seed) for plan in plans)}
@@ -75,37 +79,39 @@ def reproduce(plans: list[Plan], out: Path, more: Given, schemas: Mapping[str, p
     return folder
 
 
-def _half(plan: Plan, brought: Chosen | None, more: Given, schemas: Mapping[str, pa.Schema]) -> dict[str, Rows]:
+def _reproduce_half(
+    plan: Plan, loaded: CalibratedConfig | None, options: Given, schemas: Mapping[str, pa.Schema]
+) -> dict[str, Rows]:
     started = time.monotonic()
     data, victim = load_inputs(main_study(plan))
-    remark(f"{plan.half}: {data.name}, {len(data.subset('private')):,} private images")
+    logger.info(f"{plan.half}: {data.name}, {len(data.subset('private')):,} private images")
     facts = {"plan": digest(repr(plan)), "mifsim_version": __version__}
-    swept = sweep(plan, data, victim, facts, schemas["paper_sweep"])
-    chosen = brought or calibrate(plan, data, victim, more.backend)
-    traces = recorded(plan, data, victim, more.backend)
-    tried = configs(plan.half)
-    if chosen.config is not None:
-        tried[CALIBRATED] = chosen.config
-    lived = live(plan, victim, data, chosen.config, more.backend)
+    sweep_rows = sweep(plan, data, victim, facts, schemas["paper_sweep"])
+    calibrated = loaded or calibrate(plan, data, victim, options.backend)
+    traces = record_main(plan, data, victim, options.backend)
+    filters = configs(plan.half)
+    if calibrated.config is not None:
+        filters[CALIBRATED] = calibrated.config
+    live_run = run_live(plan, victim, data, calibrated.config, options.backend)
     tables = {
-        "paper_attacks": attack_rows(plan, traces, tried, lived),
-        "paper_users": user_rows(plan, data, chosen.config),
-        "paper_sweep": swept,
-        "paper_curves": curve_rows(plan, traces, chosen.config),
+        "paper_attacks": attack_rows(plan, traces, filters, live_run),
+        "paper_users": user_rows(plan, data, calibrated.config),
+        "paper_sweep": sweep_rows,
+        "paper_curves": curve_rows(plan, traces, calibrated.config),
         "paper_heat": heat_rows(plan, traces),
-        "paper_pictures": picture_rows(plan, data, lived),
-        "paper_configs": _configs(plan, chosen),
+        "paper_pictures": picture_rows(plan, data, live_run),
+        "paper_configs": _configs(plan, calibrated),
     }
     seconds = time.monotonic() - started
-    tables["paper_facts"] = _facts(plan, data, victim, chosen, int(traces.offsets[-1]), seconds)
-    remark(f"{plan.half}: done in {duration(seconds)}")
+    tables["paper_facts"] = _facts(plan, data, victim, calibrated, int(traces.offsets[-1]), seconds)
+    logger.info(f"{plan.half}: finished in {duration(seconds)}")
     return tables
 
 
-def _configs(plan: Plan, chosen: Chosen) -> Rows:
+def _configs(plan: Plan, calibrated: CalibratedConfig) -> Rows:
     rows: list[tuple[str, FilterConfig, bool | None]] = [(*item, None) for item in configs(plan.half).items()]
-    if chosen.config is not None:
-        rows.append((CALIBRATED, chosen.config, chosen.certified))
+    if calibrated.config is not None:
+        rows.append((CALIBRATED, calibrated.config, calibrated.certified))
     return [
         {
             "dataset": plan.half, "config": name, "t_ssim": config.t_ssim, "t_hash": config.t_hash,
@@ -115,9 +121,11 @@ def _configs(plan: Plan, chosen: Chosen) -> Rows:
     ]  # fmt: skip
 
 
-def _facts(plan: Plan, data: DataSet, victim: Victim, chosen: Chosen, queries: int, seconds: float) -> Rows:
-    used = versions()
-    stated = {
+def _facts(
+    plan: Plan, data: DataSet, victim: Victim, calibrated: CalibratedConfig, queries: int, seconds: float
+) -> Rows:
+    installed = versions()
+    facts = {
         "data": data.name,
         "dataset": plan.data["set"],
         "data note": data.note,
@@ -128,7 +136,7 @@ def _facts(plan: Plan, data: DataSet, victim: Victim, chosen: Chosen, queries: i
         "victim accuracy": f"{victim.test_accuracy:.4f}",
         "seed": plan.seed,
         "calibration seed": CALIBRATION_SEED,
-        "calibrated configuration": chosen.source,
+        "calibrated configuration": calibrated.source,
         "false-positive limit": plan.false_positive_limit,
         "workload sessions": plan.workload_sessions,
         "session length": f"{plan.workload_length[0]} to {plan.workload_length[1]}",
@@ -140,6 +148,8 @@ def _facts(plan: Plan, data: DataSet, victim: Victim, chosen: Chosen, queries: i
         "minutes": f"{seconds / 60:.1f}",
         "small": plan.small,
         "machine": f"{machine()['cpus']} CPUs, {machine()['memory_gib']} GiB",
-        "versions": ", ".join(f"{name} {used[name]}" for name in ("mifsim", "python", "tensorflow", "numpy", "ray")),
+        "versions": ", ".join(
+            f"{name} {installed[name]}" for name in ("mifsim", "python", "tensorflow", "numpy", "ray")
+        ),
     }
-    return [{"dataset": plan.half, "fact": fact, "value": str(value)} for fact, value in stated.items()]
+    return [{"dataset": plan.half, "fact": fact, "value": str(value)} for fact, value in facts.items()]

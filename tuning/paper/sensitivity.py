@@ -1,4 +1,4 @@
-"""What each of the four numbers does alone (curves), and what they do together (heat maps of the exact frontier)."""
+"""Sensitivity to the four parameters of a configuration: one at a time (curves), and in pairs (heat maps)."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ Rows = list[dict[str, Any]]
 FALSE_POSITIVE_LIMIT = 0.01
 L_SP_MAX = 64
 HEAT_FORM: Form = "uniform"
-ATTACKERS_A_LABEL = 3
-"""In the heat maps: each of their cells replays thousands of settings."""
+ATTACKERS_PER_LABEL = 3
+"""Number of attackers in the heat maps, each cell of which replays thousands of configurations."""
 
 DISTANCES = tuple(float(value) for value in np.geomspace(1e-5, 0.5, 25))
-"""Of 1 − t_ssim."""
+"""Values of 1 − t_ssim."""
 HASHES = tuple(float(value) for value in np.geomspace(1e-5, 0.1, 25))
 COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
 
 
-def curve_rows(plan: Plan, traces: TraceSet, chosen: FilterConfig | None) -> Rows:
-    """Return the rows of ``paper_curves``: one number of a setting moved, the others held."""
+def curve_rows(plan: Plan, traces: TraceSet, calibrated: FilterConfig | None) -> Rows:
+    """Return the rows of ``paper_curves``: one parameter of a configuration varies, the others are fixed."""
     bases = {"config_3": configs(plan.half)["config_3"]}
-    if chosen is not None:
-        bases[CALIBRATED] = chosen
+    if calibrated is not None:
+        bases[CALIBRATED] = calibrated
     rows: Rows = []
     for base, config in bases.items():
-        for parameter, value, moved in _moved(config):
-            at = replay(traces, moved).blocked_at
+        for parameter, value, changed in _one_at_a_time(config):
+            blocked_at = replay(traces, changed).blocked_at
             for g, group in enumerate(traces.groups):
                 members = traces.group == g
                 if not members.any():
                     continue
-                is_attack, blocked = bool(traces.is_attack[members][0]), at[members] > 0
+                is_attack, blocked = bool(traces.is_attack[members][0]), blocked_at[members] > 0
                 budget = traces.budget[members]
-                curve = kaplan_meier(np.where(blocked, at[members], budget), blocked)
+                curve = kaplan_meier(np.where(blocked, blocked_at[members], budget), blocked)
                 rows.append(
                     {
                         "dataset": plan.half,
@@ -65,7 +65,7 @@ def curve_rows(plan: Plan, traces: TraceSet, chosen: FilterConfig | None) -> Row
     return rows
 
 
-def _moved(config: FilterConfig) -> Iterator[tuple[str, float, FilterConfig]]:
+def _one_at_a_time(config: FilterConfig) -> Iterator[tuple[str, float, FilterConfig]]:
     for distance in DISTANCES:
         yield "t_ssim", 1 - distance, replace(config, t_ssim=1 - distance)
     for value in HASHES:
@@ -77,11 +77,11 @@ def _moved(config: FilterConfig) -> Iterator[tuple[str, float, FilterConfig]]:
 
 
 def heat_rows(plan: Plan, traces: TraceSet) -> Rows:
-    """Return the rows of ``paper_heat``: every setting of a grid, exactly.
+    """Return the rows of ``paper_heat``, from an exact replay of every configuration of a grid.
 
-    The best of a cell is over the two numbers that are not its axes; worst attack, worst workload.
+    A cell has the best value over the two parameters that are not its axes, for the worst attack and worst workload.
     """
-    few = traces.subset(~traces.is_attack | (_trial(traces) < ATTACKERS_A_LABEL))
+    subset = traces.subset(~traces.is_attack | (_trial(traces) < ATTACKERS_PER_LABEL))
     steps = 9 if plan.small else 25
     distances = np.geomspace(DISTANCES[0], DISTANCES[-1], steps)
     hashes = np.geomspace(HASHES[0], HASHES[-1], steps)
@@ -89,20 +89,21 @@ def heat_rows(plan: Plan, traces: TraceSet) -> Rows:
     best = np.full((N_B_MAX, L_SP_MAX), np.inf)
     rows: Rows = []
     most = {"n_b": N_B_MAX, "l_sp": L_SP_MAX}
-    replay_swept(few, FilterConfig(0.5, 0.5, 1, 1, HEAT_FORM), {"n_b": 1, "l_sp": 1})  # prepares once
+    # Prepares what all replays share, before the threads start.
+    replay_swept(subset, FilterConfig(0.5, 0.5, 1, 1, HEAT_FORM), {"n_b": 1, "l_sp": 1})
 
     def cell(pair: tuple[float, float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        sums = replay_swept(few, FilterConfig(pair[0], pair[1], 1, 1, HEAT_FORM), most)
-        rate, queries = objectives(few, sums, "worst", leakage=False)
+        sums = replay_swept(subset, FilterConfig(pair[0], pair[1], 1, 1, HEAT_FORM), most)
+        rate, queries = objectives(subset, sums, "worst", leakage=False)
         return np.where(rate <= FALSE_POSITIVE_LIMIT, queries, np.inf)
 
     with (
         ThreadPoolExecutor(os.cpu_count() or 1) as pool,
-        Bar(f"{plan.half}: exact frontier", len(pairs), "pairs of thresholds") as bar,
+        Bar(f"{plan.half}: exact grid", len(pairs), "pairs of thresholds") as bar,
     ):
-        for number, (pair, found) in enumerate(zip(pairs, pool.map(cell, pairs), strict=True), 1):
-            best = np.minimum(best, found)
-            rows.append(_heat(plan, "thresholds", pair[0], pair[1], float(found.min())))
+        for number, (pair, values) in enumerate(zip(pairs, pool.map(cell, pairs), strict=True), 1):
+            best = np.minimum(best, values)
+            rows.append(_heat(plan, "thresholds", pair[0], pair[1], float(values.min())))
             bar.update(number)
     for n_b in range(1, N_B_MAX + 1):
         rows += [_heat(plan, "counts", n_b, l_sp, float(best[n_b - 1, l_sp - 1])) for l_sp in COUNTS]

@@ -1,7 +1,7 @@
-"""One session seen through many filters at once: every reading of the similarity that the paper's text allows.
+"""Similarity variants: record a session once for every form of similarity that the paper's text allows.
 
-The paper does not say which SSIM it computes, for which dynamic range, or how large the hash's image is. None of
-that changes what an open-loop client sends, so one pass over its images serves all readings.
+The paper does not say which SSIM it computes, for which dynamic range, or how large the image of the hash is. None of
+these choices changes what an open-loop client sends, so one run records all variants.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from mifsim.defense.ssim_hash.replay import recorded_sessions
 from tuning.tracedata import TraceSet
 
 FORMS_OF_RANGE: dict[int, tuple[Form, ...]] = {1: get_args(Form), 255: ("global", "uniform")}
-"""Dynamic ranges L of C1 and C2, and the forms looked at with each. The images lie in [0, 1]: 255 is a mistake that is
-easily made."""
+"""SSIM forms to record by dynamic range L of C1 and C2. The images lie in [0, 1], so 255 is a (common) mistake."""
 
 HASH_SIZES = (1, 8, 64)
-"""Edges of the hash's image; 64 is larger than the digits themselves."""
+"""Edges of the hash's image, in pixels; 64 is larger than the digits."""
 
 
 class SimilarityVariant(NamedTuple):
-    """One reading of the similarity.
+    """One form of similarity.
 
     Attributes
     ----------
     form : {"global", "uniform", "gaussian"}
+        Form of the SSIM.
     dynamic_range : int
         The L of C1 = (0.01 L)² and C2 = (0.03 L)².
     hash_size : int
+        Edge of the hash's image, in pixels.
     """
 
     form: Form = "global"
@@ -48,20 +49,20 @@ SIMILARITY_VARIANTS = (
     *(SimilarityVariant(form, range_) for range_, forms in FORMS_OF_RANGE.items() for form in forms),
     *(SimilarityVariant(hash_size=size) for size in HASH_SIZES if size != SimilarityVariant().hash_size),
 )
-"""All that a pass looks through: every form with every range, and the other hashes with the filter's own form."""
+"""All recorded variants: every SSIM form of every dynamic range, and the other hash sizes with the default form."""
 
 
 class MultiVariantRecorder:
-    """A guard that answers everything and keeps what every lens saw.
+    """A detector that blocks nothing and records the similarities of every variant.
 
-    SSIM for a dynamic range L of images x and y equals SSIM for a range of 1 of x / L and y / L: all its terms are
-    quadratic in the images, as C1 and C2 are in L. So the wrong range needs no second implementation: the filter's
-    own code looks at darkened copies.
+    The SSIM of images x and y for a dynamic range L equals the SSIM of x / L and y / L for a range of 1: all its terms
+    are quadratic in the images, as C1 and C2 are in L. The filter's implementation therefore serves every range, on
+    scaled images.
 
     Parameters
     ----------
     n_b : int
-        How many earlier queries each is compared with.
+        Number of earlier queries that each query is compared with.
     """
 
     count = 0.0
@@ -69,7 +70,7 @@ class MultiVariantRecorder:
     blocked = False
 
     def __init__(self, n_b: int) -> None:
-        self._watches = {range_: SsimHashRecorder(n_b, forms) for range_, forms in FORMS_OF_RANGE.items()}
+        self._recorders = {range_: SsimHashRecorder(n_b, forms) for range_, forms in FORMS_OF_RANGE.items()}
         self._n_b = n_b
         self.similarity: dict[tuple[Form, int], list[npt.NDArray[np.float32]]] = {
             (form, range_): [] for range_, forms in FORMS_OF_RANGE.items() for form in forms
@@ -77,16 +78,16 @@ class MultiVariantRecorder:
         self.hashes: dict[int, list[float]] = {size: [] for size in HASH_SIZES}
 
     def check(self, image: object) -> Verdict:
-        """Take in one image and return SAFE."""
+        """Record one image and return SAFE."""
         pixels = admit(image)
-        for range_, watch in self._watches.items():
-            watch.check(pixels if range_ == 1 else pixels / np.float32(range_))
-            for form, seen in watch.last_similarities.items():
+        for range_, recorder in self._recorders.items():
+            recorder.check(pixels if range_ == 1 else pixels / np.float32(range_))
+            for form, similarities in recorder.last_similarities.items():
                 row = np.full(self._n_b, np.nan, np.float32)
-                row[: len(seen)] = seen
+                row[: len(similarities)] = similarities
                 self.similarity[form, range_].append(row)
-        for size, found in self.hashes.items():
-            found.append(hash_of(pixels, size))
+        for size, hashes in self.hashes.items():
+            hashes.append(hash_of(pixels, size))
         return Verdict.SAFE
 
     def observe(self, answer: ModelAnswer) -> None:
@@ -99,7 +100,7 @@ class MultiVariantRecorder:
 
 @dataclass(frozen=True)
 class VariantRecording:
-    """What all lenses saw of S sessions.
+    """Recorded similarities and hashes of S sessions with Q queries in all variants.
 
     Attributes
     ----------
@@ -114,20 +115,20 @@ class VariantRecording:
     hashes: dict[int, npt.NDArray[np.float64]]
 
     @classmethod
-    def of(cls, detectors: Sequence[MultiVariantRecorder]) -> VariantRecording:
-        """Gather what the guards of some sessions kept."""
-        first = detectors[0]
+    def of(cls, recorders: Sequence[MultiVariantRecorder]) -> VariantRecording:
+        """Concatenate the recorders of some sessions."""
+        first = recorders[0]
         return cls(
-            lengths=np.array([len(detector.hashes[8]) for detector in detectors], np.int64),
+            lengths=np.array([len(recorder.hashes[8]) for recorder in recorders], np.int64),
             similarity={
-                key: np.concatenate([np.stack(detector.similarity[key]) for detector in detectors])
+                key: np.concatenate([np.stack(recorder.similarity[key]) for recorder in recorders])
                 for key in first.similarity
             },
-            hashes={size: np.concatenate([detector.hashes[size] for detector in detectors]) for size in first.hashes},
+            hashes={size: np.concatenate([recorder.hashes[size] for recorder in recorders]) for size in first.hashes},
         )
 
-    def through(self, similarity_variant: SimilarityVariant, *, is_attack: bool, budget: int) -> TraceSet:
-        """Return traces as a filter with this reading would have seen them; replay them with its form."""
+    def traces(self, similarity_variant: SimilarityVariant, *, is_attack: bool, budget: int) -> TraceSet:
+        """Return the traces of one variant; replay them with a configuration from `apply_variant`."""
         sessions = len(self.lengths)
         offsets = np.concatenate([[0], np.cumsum(self.lengths)])
         spec, made = recorded_sessions(
@@ -149,6 +150,6 @@ class VariantRecording:
         )
 
 
-def as_read(config: FilterConfig, similarity_variant: SimilarityVariant, count_rule: CountRule) -> FilterConfig:
-    """Return a setting in another reading; the dynamic range is in the traces."""
+def apply_variant(config: FilterConfig, similarity_variant: SimilarityVariant, count_rule: CountRule) -> FilterConfig:
+    """Return a configuration with the variant's form and hash size; its dynamic range is part of the traces."""
     return replace(config, ssim=similarity_variant.form, hash_size=similarity_variant.hash_size, count_rule=count_rule)

@@ -1,4 +1,4 @@
-"""What the text leaves open, swept: every variant of the attacker and the wire, seen through every lens."""
+"""Sweep of the paper's open choices: every variant of attacker and transport, in every similarity variant."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from mifsim.tables.records import SCHEMA_VERSION, TableWriter, read_checked
 from mifsim.victims import Victim
 from mifsim.victims.engine import BatchedModel
 from tuning.paper.plan import TRIALS_PAPER, Plan, Variant, configs
-from tuning.paper.similarity_variants import SIMILARITY_VARIANTS, SimilarityVariant, VariantRecording, as_read
-from tuning.paper.variant_runs import engine_for, look
+from tuning.paper.similarity_variants import SIMILARITY_VARIANTS, SimilarityVariant, VariantRecording, apply_variant
+from tuning.paper.variant_runs import engine_for, record_sessions
 from tuning.replay import replay
 
 Rows = list[dict[str, Any]]
 
-SESSIONS_TOGETHER = 64
-"""About how many run side by side: the model answers 32 at a time, and pads what is fewer."""
+SESSIONS_PER_GROUP = 64
+"""Approximate number of concurrent sessions: the model answers batches of 32, and pads smaller ones."""
 
 
 def sweep(plan: Plan, data: DataSet, victim: Victim, facts: dict[str, str], schema: pa.Schema) -> Rows:
-    """Run all variants that are not in the cache, side by side; return the rows of ``paper_sweep``.
+    """Run all variants that are not in the cache, in parallel; return the rows of ``paper_sweep``.
 
     Parameters
     ----------
@@ -44,44 +44,44 @@ def sweep(plan: Plan, data: DataSet, victim: Victim, facts: dict[str, str], sche
     data : DataSet
     victim : Victim
     facts : dict of str to str
-        Into the cached files' metadata.
+        Metadata of the cached files.
     schema : Schema
-        Of ``paper_sweep``.
+        Schema of ``paper_sweep``.
     """
     files = {variant: _file(plan, variant, data, victim) for variant in plan.variants}
     missing = [variant for variant, file in files.items() if not file.is_file()]
-    with Bar(f"{plan.half}: what the text leaves open", len(files), "variants") as bar:
+    with Bar(f"{plan.half}: sweep of open choices", len(files), "variants") as bar:
         if missing:
             cached, done = len(files) - len(missing), 0
-            for more in _run(plan, _groups(plan, missing, len(data.class_names)), files, facts, schema):
-                done += more
+            for finished in _run(plan, _groups(plan, missing, len(data.class_names)), files, facts, schema):
+                done += finished
                 bar.update(cached + done, work=float(done), before=float(cached))
     return [row for file in files.values() for row in read_checked(file, schema).to_pylist()]
 
 
 def _groups(plan: Plan, missing: list[Variant], classes: int) -> list[list[Variant]]:
-    """Put variants of one transport together, so that their sessions fill the model's batches."""
-    size = max(1, SESSIONS_TOGETHER // (classes * TRIALS_PAPER))
+    """Group variants with the same transport, so that their sessions fill the model's batches."""
+    size = max(1, SESSIONS_PER_GROUP // (classes * TRIALS_PAPER))
     return [
-        together[start : start + size]
+        same_transport[start : start + size]
         for transport in dict.fromkeys(variant.transport for variant in missing)
-        for together in [[variant for variant in missing if variant.transport == transport]]
-        for start in range(0, len(together), size)
+        for same_transport in [[variant for variant in missing if variant.transport == transport]]
+        for start in range(0, len(same_transport), size)
     ]
 
 
 def _run(
     plan: Plan, groups: list[list[Variant]], files: dict[Variant, Path], facts: dict[str, str], schema: pa.Schema
 ) -> Iterator[int]:
-    """Yield how many variants were done, again and again."""
+    """Run all groups; yield the number of variants in each group that has finished."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cpus, len(groups))
-    if workers == 1 or plan.small:  # a process would take longer to start than a small run takes
+    if workers == 1 or plan.small:  # starting processes would take longer than a small run
         for group in groups:
             run_group(plan, group, [files[variant] for variant in group], facts, schema)
             yield len(group)
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _use_one_thread) as pool:
         futures = {
             pool.submit(run_group, plan, group, [files[variant] for variant in group], facts, schema): len(group)
             for group in groups
@@ -95,34 +95,39 @@ def _run(
             raise
 
 
-def _one_thread() -> None:
-    """Let TensorFlow compute with one thread: there is a process for every CPU. It changes no bit of the results."""
+def _use_one_thread() -> None:
+    """Limit TensorFlow to one thread, since every CPU has a process; the results are bit-identical."""
     os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
 
 def run_group(plan: Plan, variants: list[Variant], files: list[Path], facts: dict[str, str], schema: pa.Schema) -> None:
-    """Run variants of one transport, three attackers a label each, and write a file for each."""
-    data, engine = _ready(json.dumps(_study(plan, [Variant(0.0)]).to_toml()))
-    detectors, _ = look(_study(plan, variants), data, engine, n_b=10)
-    each = len(detectors) // len(variants)
+    """Run variants with the same transport, three attackers per label each; write one file per variant."""
+    data, engine = _prepared(json.dumps(_study(plan, [Variant(0.0)]).to_toml()))
+    recorders, _ = record_sessions(_study(plan, variants), data, engine, n_b=10)
+    count = len(recorders) // len(variants)
     for number, (variant, file) in enumerate(zip(variants, files, strict=True)):
-        recording = VariantRecording.of(detectors[number * each : (number + 1) * each])
-        rows = rows_of(plan, variant, recording, len(data.class_names))
+        recording = VariantRecording.of(recorders[number * count : (number + 1) * count])
+        rows = replay_rows(plan, variant, recording, len(data.class_names))
         with TableWriter(file, "paper_sweep", facts, schema) as writer:
             writer.write({name: [row[name] for row in rows] for name in writer.schema.names})
 
 
-def rows_of(plan: Plan, variant: Variant, recording: VariantRecording, classes: int) -> Rows:
-    """Replay Table 1 in every reading; sessions come label by label, the same number of each."""
+def replay_rows(plan: Plan, variant: Variant, recording: VariantRecording, classes: int) -> Rows:
+    """Replay the configurations of Table 1 in every similarity variant.
+
+    The sessions of the recording are ordered by label, with the same number per label.
+    """
     rows: Rows = []
     trials = len(recording.lengths) // classes
     for similarity_variant in SIMILARITY_VARIANTS:
-        traces = recording.through(similarity_variant, is_attack=True, budget=plan.sweep_budget)
+        traces = recording.traces(similarity_variant, is_attack=True, budget=plan.sweep_budget)
         for rule in get_args(CountRule) if similarity_variant == SimilarityVariant() else ("per_match",):
             for name, config in configs(plan.half).items():
-                at = replay(traces, as_read(config, similarity_variant, rule)).blocked_at.reshape(classes, trials)
+                blocked_at = replay(traces, apply_variant(config, similarity_variant, rule)).blocked_at.reshape(
+                    classes, trials
+                )
                 for label in range(classes):
-                    blocked = int((at[label] > 0).sum())
+                    blocked = int((blocked_at[label] > 0).sum())
                     rows.append(
                         {
                             "dataset": plan.half,
@@ -135,7 +140,7 @@ def rows_of(plan: Plan, variant: Variant, recording: VariantRecording, classes: 
                             "label": label,
                             "trials": trials,
                             "blocked": blocked,
-                            "max_iterations": int(at[label].max()) if blocked == trials else None,
+                            "max_iterations": int(blocked_at[label].max()) if blocked == trials else None,
                             "budget_queries": plan.sweep_budget,
                         }
                     )
@@ -152,18 +157,18 @@ def _study(plan: Plan, variants: list[Variant]) -> Study:
 
 
 @cache
-def _ready(plain: str) -> tuple[DataSet, BatchedModel]:
-    """Return data and engine for a study, made once a process."""
-    study = Study.parse(json.loads(plain))
+def _prepared(study_json: str) -> tuple[DataSet, BatchedModel]:
+    """Return the data and the engine of a study, prepared once per process."""
+    study = Study.parse(json.loads(study_json))
     data, victim = load_inputs(study)
     return data, engine_for(study, data, victim)
 
 
 def _file(plan: Plan, variant: Variant, data: DataSet, victim: Victim) -> Path:
-    plain = _study(plan, [variant]).to_toml()
-    plain.pop("name")
+    study_table = _study(plan, [variant]).to_toml()
+    study_table.pop("name")
     key = digest(
-        plain,
+        study_table,
         data.fingerprint,
         victim.fingerprint,
         [list(similarity_variant) for similarity_variant in SIMILARITY_VARIANTS],

@@ -1,4 +1,4 @@
-"""Tables 4 and 5: regular users, by every protocol that the text allows. No model is needed: the filter sees images."""
+"""Tables 4 and 5: regular users, by every protocol that the text allows; the filter needs no model for this."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from mifsim.progress import Bar
 from mifsim.server.client_specs import client_rng
 from mifsim.study.wire import Transport
 from tuning.paper.plan import CALIBRATED, Plan, Protocol, configs
-from tuning.paper.similarity_variants import MultiVariantRecorder, SimilarityVariant, VariantRecording, as_read
+from tuning.paper.similarity_variants import MultiVariantRecorder, SimilarityVariant, VariantRecording, apply_variant
 from tuning.replay import replay
 
 Rows = list[dict[str, Any]]
 
-READINGS = (SimilarityVariant(), SimilarityVariant("uniform"), SimilarityVariant("global", 255))
-"""Through which the paper's settings are judged; the calibrated one has a form of its own."""
+PAPER_VARIANTS = (SimilarityVariant(), SimilarityVariant("uniform"), SimilarityVariant("global", 255))
+"""Similarity variants in which the paper's configurations are evaluated; the calibrated one has its own SSIM form."""
 
 
-def user_rows(plan: Plan, data: DataSet, chosen: FilterConfig | None, trials: int | None = None) -> Rows:
-    """Return the rows of ``paper_users``: false detections a label, protocol, setting and reading."""
+def user_rows(plan: Plan, data: DataSet, calibrated: FilterConfig | None, trials: int | None = None) -> Rows:
+    """Return the rows of ``paper_users``: false detections per label, protocol, configuration and variant."""
     rows: Rows = []
     labels = len(data.class_names)
-    n_b = max(10, 0 if chosen is None else chosen.n_b)
+    n_b = max(10, 0 if calibrated is None else calibrated.n_b)
     with Bar(f"{plan.half}: regular users", len(plan.protocols), "protocols") as bar:
         for number, protocol in enumerate(plan.protocols, 1):
             count = trials or plan.user_trials
-            recording = VariantRecording.of([_seen(images, n_b) for images in sessions(plan, data, protocol, count)])
-            tried = [(variant, name, as_read(config, variant, "per_match"))
-                     for variant in READINGS for name, config in configs(plan.half).items()]  # fmt: skip
-            if chosen is not None:
-                tried.append((SimilarityVariant(chosen.ssim, 1, chosen.hash_size), CALIBRATED, chosen))
-            for variant, name, config in tried:
-                at = replay(recording.through(variant, is_attack=False, budget=1), config).blocked_at
+            recording = VariantRecording.of([_record(images, n_b) for images in sessions(plan, data, protocol, count)])
+            evaluated = [(variant, name, apply_variant(config, variant, "per_match"))
+                         for variant in PAPER_VARIANTS for name, config in configs(plan.half).items()]  # fmt: skip
+            if calibrated is not None:
+                calibrated_variant = SimilarityVariant(calibrated.ssim, 1, calibrated.hash_size)
+                evaluated.append((calibrated_variant, CALIBRATED, calibrated))
+            for variant, name, config in evaluated:
+                blocked_at = replay(recording.traces(variant, is_attack=False, budget=1), config).blocked_at
                 for label in range(labels):
-                    blocked = int((at[label * count : (label + 1) * count] > 0).sum())
+                    blocked = int((blocked_at[label * count : (label + 1) * count] > 0).sum())
                     rows.append(_row(plan, protocol, variant, config, name, label, count, blocked))
             bar.update(number)
     return rows
@@ -64,15 +65,15 @@ def _row(
     }  # fmt: skip
 
 
-def _seen(images: Iterator[Image], n_b: int) -> MultiVariantRecorder:
-    detector = MultiVariantRecorder(n_b)
+def _record(images: Iterator[Image], n_b: int) -> MultiVariantRecorder:
+    recorder = MultiVariantRecorder(n_b)
     for image in images:
-        detector.check(image)
-    return detector
+        recorder.check(image)
+    return recorder
 
 
 def sessions(plan: Plan, data: DataSet, protocol: Protocol, trials: int) -> Iterator[Iterator[Image]]:
-    """Yield every trial's images, label by label; what is drawn depends on the seed, protocol, label and trial."""
+    """Yield the images of every trial, label by label; they depend on the seed, protocol, label and trial only."""
     pool = data.subset("users")
     for label in range(len(data.class_names)):
         members = np.flatnonzero(pool.labels == label)
@@ -90,24 +91,24 @@ def _images(
             for index in rng.choice(members, min(protocol.images, len(members)), replace=False):
                 yield pool.image(int(index))
         case "carried over":
-            # The trial's own label comes last: it is the image that the paper's trial would be about.
+            # The last image has the trial's label: it is the image that the paper's trial consists of.
             classes = len(data.class_names)
-            for place in range(protocol.images):
-                of_class = np.flatnonzero(pool.labels == (label + 1 + place - protocol.images) % classes)
+            for position in range(protocol.images):
+                of_class = np.flatnonzero(pool.labels == (label + 1 + position - protocol.images) % classes)
                 yield pool.image(int(rng.choice(of_class)))
         case "drawn again":
-            few = rng.choice(members, min(protocol.pool or len(members), len(members)), replace=False)
-            for index in rng.choice(few, protocol.images):
+            subset = rng.choice(members, min(protocol.pool or len(members), len(members)), replace=False)
+            for index in rng.choice(subset, protocol.images):
                 yield pool.image(int(index))
         case "re-uploads" | "re-encoded":
             assert protocol.probability is not None
-            wire = Transport.parse("jpeg-90" if protocol.name == "re-encoded" else "float32")
+            transport = Transport.parse("jpeg-90" if protocol.name == "re-encoded" else "float32")
             last: Image | None = None
             for _ in range(protocol.images):
                 if last is not None and rng.random() < protocol.probability:
-                    yield wire.arrive(last)
+                    yield transport.arrive(last)
                 else:
                     last = pool.image(int(rng.choice(members)))
                     yield last
         case _:
-            raise ValueError(f"protocol {protocol.name!r} is none")
+            raise ValueError(f"protocol {protocol.name!r}: unknown (accepted: those of `Protocol`)")

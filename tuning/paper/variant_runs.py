@@ -1,4 +1,4 @@
-"""One pass over a few sessions in this process, seen through every lens; for variants that are looked at once."""
+"""Run attacker variants in this process, and record their sessions in every similarity variant."""
 
 from __future__ import annotations
 
@@ -26,48 +26,48 @@ def engine_for(study: Study, data: DataSet, victim: Victim) -> BatchedModel:
 
 
 @dataclass
-class _Watched(Environment):
-    """A scene whose guards look through every lens."""
+class _RecordingEnvironment(Environment):
+    """An environment whose detectors are multi-variant recorders."""
 
     n_b: int = 10
-    detectors: list[MultiVariantRecorder] = field(default_factory=list)
+    recorders: list[MultiVariantRecorder] = field(default_factory=list)
 
     def detector(self, spec: ClientSpec) -> Detector:
-        """Return a new guard, and keep hold of it."""
-        self.detectors.append(MultiVariantRecorder(self.n_b))
-        return self.detectors[-1]
+        """Return a new recorder, and keep it in `recorders`."""
+        self.recorders.append(MultiVariantRecorder(self.n_b))
+        return self.recorders[-1]
 
 
-def look(
+def record_sessions(
     study: Study, data: DataSet, engine: BatchedModel, n_b: int
 ) -> tuple[list[MultiVariantRecorder], list[SessionRow]]:
-    """Run all sessions of a study, none of which is blocked, and return the guards that watched them.
+    """Run all sessions of a study without blocking, and return their recorders.
 
     Parameters
     ----------
     study : Study
-        Its filters do not matter.
+        Its filters are ignored.
     data : DataSet
     engine : BatchedModel
     n_b : int
-        How many earlier queries each is compared with.
+        Number of earlier queries that each query is compared with.
 
     Returns
     -------
-    guards : list of MultiVariantRecorder
-        One a session, attack by attack, label by label.
+    recorders : list of MultiVariantRecorder
+        One per session, ordered by attack and label.
     rows : list of SessionRow
-        The same sessions.
+        The rows of the same sessions.
 
     Raises
     ------
     RunError
-        Where a client failed.
+        If a client failed.
     """
-    traced = study.model_copy(update={"filters": [Filter(name="recorder", config=NoDefenseConfig())]})
-    environment = _Watched(traced, Path(), {}, data, n_b=n_b)
+    unfiltered = study.model_copy(update={"filters": [Filter(name="recorder", config=NoDefenseConfig())]})
+    environment = _RecordingEnvironment(unfiltered, Path(), {}, data, n_b=n_b)
     rows: list[SessionRow] = []
-    steps = run_clients(list(client_specs(traced, len(data.class_names))), environment, rows, Nowhere())
+    steps = run_clients(list(client_specs(unfiltered, len(data.class_names))), environment, rows, Nowhere())
     try:
         batch = next(steps)
         while True:
@@ -79,4 +79,4 @@ def look(
     for row in rows:
         if row.outcome == "failed":
             raise RunError(f"{row.session_id}: {row.error}")
-    return environment.detectors, rows
+    return environment.recorders, rows

@@ -1,1 +1,1 @@
-"""Everything of the server that knows Ray: clusters, actors, placement, and the dispatch of shards."""
+"""The Ray backend of the server: clusters, actors, placement, and the dispatch of shards."""

@@ -1,4 +1,4 @@
-"""Sessions on Ray: the model's actors, several session hosts, shards handed out as hosts become free."""
+"""The Ray backend: starts the model's replicas and the session hosts, and runs shards on them."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ from mifsim.study import Server
 from mifsim.tables.storage import Folder
 
 GC_THRESHOLD = 50_000
-"""Objects, more than were freed, that a host makes before its garbage collector runs."""
+"""Net object allocations before a host's garbage collector runs."""
 
 
-@ray.remote(max_restarts=-1, max_task_retries=-1, concurrency_groups={"desk": 1})
+@ray.remote(max_restarts=-1, max_task_retries=-1, concurrency_groups={"control": 1})
 class SessionHost:
-    """Runs shards of sessions; while one waits for the model, another goes on.
+    """Run shards of sessions concurrently: while one waits for the model, another continues.
 
-    A host that dies is started again, and its shards run again from their seeds: they rewrite the same files. Questions
-    from the driver are answered in a thread of their own (the group ``desk``), also while a client of this host trains
-    a network for a minute.
+    Ray restarts a failed host and its shards, which run again from their seeds and rewrite the same files. The
+    concurrency group ``control`` answers the driver in a separate thread, even while a client on this host trains a
+    network for a minute.
     """
 
     def __init__(self, job: Job, models: Sequence[str], node_ids: Sequence[str] = ()) -> None:
-        # An actor without a GPU of its own sees all of them: hide them, an attacker may train a network here.
+        # An actor that requests no GPU sees all of them. Hide them: an attacker may train a network on this host.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._environment = Environment.load(job.study, job.run, job.facts, job.recording)
-        # What is there now stays. Queries and answers are tracked by the collector and freed by their counts, in no
-        # cycle: with Python's threshold of 700 it spends a tenth of a host's time on looking for one.
+        # Existing objects are permanent. Queries and answers form no cycles, so reference counts free them. With
+        # Python's threshold of 700 the collector would take a tenth of a host's time.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
-        self._model = nearest_copy(models, node_ids)  # until it is dealt one; again after a restart
+        self._model = nearest_copy(models, node_ids)  # until the driver assigns one, and after a restart
 
-    async def ask(self, name: str) -> None:
-        """Ask this copy of the model from now on."""
+    async def use_model(self, name: str) -> None:
+        """Send further queries to the replica of the model with this name."""
         self._model = ray.get_actor(name)
 
     async def run_shard(self, shard: Shard) -> int:
-        """Run one shard; return its number when its files are whole."""
+        """Run one shard; return its number when its files are complete."""
         steps = run_shard(shard, self._environment)
         try:
             batch = next(steps)
@@ -64,34 +64,34 @@ class SessionHost:
         finally:
             steps.close()
 
-    @ray.method(concurrency_group="desk")  # type: ignore[untyped-decorator]
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
     async def progress(self) -> Counters:
-        """Return what this host has done."""
+        """Return the host's counters."""
         return self._environment.counters
 
-    @ray.method(concurrency_group="desk")  # type: ignore[untyped-decorator]
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
     async def node(self) -> str:
-        """Return the node it is on."""
+        """Return the id of the host's node."""
         return node_id()
 
-    @ray.method(concurrency_group="desk")  # type: ignore[untyped-decorator]
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
     async def missing_sentinel(self, sentinel: str) -> str:
-        """Return the address of its node where that does not see the folder with this mark; else nothing."""
+        """Return the address of the host's node if it does not see the sentinel file, else an empty string."""
         return "" if sees_sentinel(sentinel) else str(ray.util.get_node_ip_address())
 
-    @ray.method(concurrency_group="desk")  # type: ignore[untyped-decorator]
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
     async def pid(self) -> int:
-        """Return this host's process."""
+        """Return the host's process id."""
         return os.getpid()
 
-    @ray.method(concurrency_group="desk")  # type: ignore[untyped-decorator]
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
     async def loaded_modules(self) -> list[str]:
-        """Return the top-level modules of this process: a host must have started without TensorFlow."""
+        """Return the top-level modules that the host has imported, for a test that TensorFlow is not among them."""
         return sorted({name.partition(".")[0] for name in sys.modules})
 
-    @ray.method(concurrency_group="desk")  # type: ignore[untyped-decorator]
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
-        """Make the running shards give up at their next round."""
+        """Stop the running shards at their next round."""
         self._environment.stopping = True
 
 
@@ -101,16 +101,20 @@ class OnRay:
     Parameters
     ----------
     address : str or None
-        Of a cluster; None starts a local one, with token authentication as Ray has it by default, listening on
-        loopback only.
+        Address of a cluster; None starts a local one, with Ray's token authentication, on loopback only.
     server : Server or None
-        What a study asks of a cluster that is there already, to be refused at once where it cannot be had; where
-        the cluster is to grow, it is seen to when the run starts.
+        The ``[server]`` section of a study, which is checked against the cluster at once; with ``grow_seconds`` it is
+        checked when the run starts.
+
+    Raises
+    ------
+    RunError
+        If the cluster does not answer, or cannot hold the actors of `server`.
     """
 
     def __init__(self, address: str | None = None, server: Server | None = None) -> None:
         self._address = address
-        if address is not None:  # before anything is written: a wrong address must not leave half a run
+        if address is not None:  # before anything is written: a wrong address must not leave a partial run
             connect(address)
             if server is not None and not server.grow_seconds:
                 place_actors(server, nodes())
@@ -126,57 +130,57 @@ class OnRay:
                 ray.shutdown()
 
     def _run(self, job: Job, model: ModelFile, shards: Iterator[Shard], on_progress: OnProgress) -> None:
-        # The driver's handles keep the models alive: the hosts look them up by name, which does not count.
+        # The driver's handles keep the models alive; the hosts' lookups by name do not.
         with sentinel_file(job.run) as sentinel:
-            models, hosts, placed = start_actors(job, model)
+            models, hosts, placement = start_actors(job, model)
             require_shared_folder(hosts, job.run, sentinel)
             node_ids = models.node_ids()
 
-            def another() -> tuple[Any, Any]:
-                host = start_host(job, placed, models.names, node_ids)
+            def start_replacement() -> tuple[Any, Any]:
+                host = start_host(job, placement, models.names, node_ids)
                 return host, host.missing_sentinel.remote(sentinel)
 
             in_flight = min(SHARDS_AT_A_TIME, job.study.server.sessions_per_host)
-            dispatch(hosts, shards, on_progress, in_flight, placed, another)
+            dispatch(hosts, shards, on_progress, in_flight, placement, start_replacement)
 
 
 def require_shared_folder(hosts: list[Any], run: Folder, sentinel: str) -> None:
-    """Refuse a run folder that a host's node does not see: it would write its rows where nobody looks for them.
+    """Check that every host's node sees the run's folder; the driver would not find the rows of one that does not.
 
     Raises
     ------
     RunError
+        If a node does not see the folder.
     """
-    missing_sentinel = sorted(
-        {address for address in ray.get([host.missing_sentinel.remote(sentinel) for host in hosts]) if address}
-    )
-    if missing_sentinel:
+    addresses = {address for address in ray.get([host.missing_sentinel.remote(sentinel) for host in hosts]) if address}
+    if addresses:
         raise RunError(
-            f"{run}: node {', '.join(missing_sentinel)} does not see this folder; what a run writes, and the cache "
-            "where a calibration keeps its recordings (MIFSIM_CACHE_DIR), must be under the same path on all nodes "
+            f"{run}: node {', '.join(sorted(addresses))} does not see this folder; the run's folder, and the cache in "
+            "which a calibration keeps its recordings (MIFSIM_CACHE_DIR), must be under the same path on all nodes "
             "(a network file system); a run may also be a URL that all nodes have credentials for"
         )
 
 
-def start_host(job: Job, placed: Placement, models: Sequence[str], node_ids: Sequence[str] = ()) -> Any:
-    """Start a session host, which is not up yet."""
-    options = {"num_cpus": placed.cpus, "max_concurrency": 16, "scheduling_strategy": "SPREAD"}
+def start_host(job: Job, placement: Placement, models: Sequence[str], node_ids: Sequence[str] = ()) -> Any:
+    """Start a session host, without waiting until it is up."""
+    options = {"num_cpus": placement.cpus, "max_concurrency": 16, "scheduling_strategy": "SPREAD"}
     return SessionHost.options(**options).remote(job, models, node_ids)  # type: ignore[attr-defined]
 
 
 def start_actors(job: Job, model: ModelFile) -> tuple[Models, list[Any], Placement]:
-    """Start the models and the hosts; return all when they are up and each host knows whom it asks, and the plan."""
+    """Start the model's replicas and the hosts; return them and their placement when all are up and assigned."""
     with autoscaled(job.study.server):
-        placed = place_actors(job.study.server, nodes())
-        models = start_models(job.study, model, placed)
-        hosts = [start_host(job, placed, models.names) for _ in range(placed.hosts)]
-        all_up = wait_for_place([*models.up(), *(host.node.remote() for host in hosts)], placed.cpus, placed)
+        placement = place_actors(job.study.server, nodes())
+        models = start_models(job.study, model, placement)
+        hosts = [start_host(job, placement, models.names) for _ in range(placement.hosts)]
+        first_answers = [*models.up(), *(host.node.remote() for host in hosts)]
+        all_up = wait_for_place(first_answers, placement.cpus, placement)
     if not all_up:
         models.end()
         for host in hosts:
             ray.kill(host)
-        return start_actors(job, model)  # on what is left
+        return start_actors(job, model)  # on the remaining nodes
     models = drop_divergent_replicas(models, job.study)
     assigned = assign_replicas(ray.get([host.node.remote() for host in hosts]), models.node_ids())
-    ray.get([host.ask.remote(models.names[number]) for host, number in zip(hosts, assigned, strict=True)])
-    return models, hosts, replace(placed, replicas=len(models.names))
+    ray.get([host.use_model.remote(models.names[number]) for host, number in zip(hosts, assigned, strict=True)])
+    return models, hosts, replace(placement, replicas=len(models.names))

@@ -1,8 +1,9 @@
-"""The Ray cluster that a run is on: connected to or started, waited for, and what became of it said in a line."""
+"""The Ray cluster of a run: connects to it or starts it, waits for its resources, and translates its errors."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import socket
 import time
@@ -13,31 +14,34 @@ import ray
 from ray.exceptions import AuthenticationError, RayError
 
 from mifsim.errors import ClusterError, RunError
-from mifsim.progress import remark
 from mifsim.server.ray.local import keep_token_private, on_loopback
 from mifsim.server.ray.placement import Node, Placement, capacity, describe
 from mifsim.study.sections import Server
 
+logger = logging.getLogger(__name__)
+
+
 PROBE_SECONDS = 5.0
 REPORT_SECONDS = 15.0
-"""After which a run that waits for a place says what it waits for, and again each time."""
+"""Interval of the log lines about what a waiting run waits for."""
 START_SECONDS = 300.0
-"""After which it gives up: actors on nodes that are there start in far less."""
-LOOK_SECONDS = 2.0
-"""Between two looks at which nodes are left."""
-_in_vain = False
-"""Whether this process has waited for its cluster to grow, and it did not."""
+"""Time limit for actors to start; with free resources they start in far less."""
+CHECK_SECONDS = 2.0
+"""Interval of the checks for lost nodes."""
+_growth_failed = False
+"""Whether this process has waited for its cluster to grow, without success."""
 OBJECT_STORE_BYTES = 512 * 2**20
-"""For a local cluster: batches in flight are all that the store holds."""
+"""Size of a local cluster's object store, which holds only the batches in flight."""
 
 
 @contextlib.contextmanager
 def translate_errors() -> Iterator[None]:
-    """Say in one line what became of a cluster that Ray could not mend by itself: a lost node, a dead controller.
+    """Translate Ray's errors about a failed cluster, such as a lost node or controller, into one line.
 
     Raises
     ------
     ClusterError
+        For any `RayError` in the context.
     """
     try:
         yield
@@ -50,7 +54,15 @@ def _first_line(error: BaseException) -> str:
 
 
 def connect(address: str | None) -> bool:
-    """Connect to a cluster, or start a local one; return whether it was not there before."""
+    """Connect to a cluster, or start a local one; return whether this process was not connected before.
+
+    Raises
+    ------
+    RunError
+        If the address is not valid, no cluster answers, or the cluster refuses the token.
+    ClusterError
+        If a local cluster does not start.
+    """
     if address is not None:
         _probe_address(address)
     if ray.is_initialized():
@@ -64,22 +76,22 @@ def connect(address: str | None) -> bool:
         else:
             ray.init(address=address, **quiet)
     except Exception as error:
-        if address is None:  # on a machine that is overloaded or full, of no class of its own
+        if address is None:  # Ray raises no specific class if the machine is overloaded or its disk is full
             raise ClusterError(f"a local Ray did not start: {_first_line(error)}") from None
-        if _asks_for_token(error):
+        if _refuses_token(error):
             raise RunError(
-                f"--address {address}: the cluster asks for a token, and was not shown the right one; accepted: "
-                "RAY_AUTH_MODE=token, and its token in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names, or "
-                "in ~/.ray/auth_token"
+                f"--address {address}: the cluster requires a token, and the one sent is missing or wrong; accepted: "
+                "RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH "
+                "names, or in ~/.ray/auth_token"
             ) from None
         if isinstance(error, ConnectionError):
-            raise RunError(f"--address {address}: no Ray cluster answers there: {error}") from None
+            raise RunError(f"--address {address}: no Ray cluster answers: {error}") from None
         raise
     return True
 
 
-def _asks_for_token(error: BaseException | None) -> bool:
-    """Return whether a cluster was there, and refused: Ray says so in what an error was caused by."""
+def _refuses_token(error: BaseException | None) -> bool:
+    """Return whether a cluster answered but refused the token, which Ray reports in the causes of an error."""
     while error is not None:
         if isinstance(error, AuthenticationError) or "AuthenticationError" in str(error):
             return True
@@ -88,83 +100,83 @@ def _asks_for_token(error: BaseException | None) -> bool:
 
 
 def _probe_address(address: str) -> None:
-    """See whether anything listens at host:port: Ray itself would try for minutes before it says so."""
+    """Check that something listens at host:port; Ray itself would retry for minutes before it reports an error."""
     match = re.fullmatch(r"(?:ray://)?(\[[^]]+\]|[^:/]+):(\d{1,5})", address)
     if match is None:
         if address != "auto":
-            raise RunError(f"--address {address}: is none (accepted: auto, host:port or ray://host:port)")
+            raise RunError(f"--address {address}: not a valid address (expected auto, host:port or ray://host:port)")
         return
     try:
         socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=PROBE_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise RunError(f"--address {address}: no Ray cluster answers there: {error}") from None
+        raise RunError(f"--address {address}: no Ray cluster answers: {error}") from None
 
 
 def nodes() -> list[Node]:
-    """Return what the nodes offer that the cluster has now."""
-    alive = (node["Resources"] for node in ray.nodes() if node["Alive"])
-    return [Node(one.get("CPU", 0.0), one.get("GPU", 0.0)) for one in alive]
+    """Return the resources of each node that is alive."""
+    resources = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return [Node(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in resources]
 
 
-def wait_for_place(started: list[Any], cpus: float, placed: Placement | None = None) -> bool:
-    """Wait for actors to answer for the first time, and say so where it takes long.
+def wait_for_place(started: list[Any], cpus: float, placement: Placement | None = None) -> bool:
+    """Wait until all actors are up; log the state every `REPORT_SECONDS`.
 
     Parameters
     ----------
     started : list of references
-        The first answer of each.
+        The first result of each actor.
     cpus : float
-        That each takes up.
-    placed : Plan or None
-        What must go on to fit; None: nobody looks.
+        CPUs of each actor.
+    placement : Placement or None
+        Must still fit while the actors start; None: lost nodes are not checked for.
 
     Returns
     -------
     bool
-        Whether they are all up; else a node was lost meanwhile, and they never will be.
+        Whether all actors are up; if False, a node was lost, and they do not fit any more.
 
     Raises
     ------
     RunError
-        After `START_SECONDS`: others hold what the cluster has.
+        After `START_SECONDS`: other programs use the cluster's resources.
     """
-    began = told = time.monotonic()
+    began = reported = time.monotonic()
     while True:
-        ready, waiting = ray.wait(started, num_returns=len(started), timeout=min(LOOK_SECONDS, REPORT_SECONDS))
+        ready, waiting = ray.wait(started, num_returns=len(started), timeout=min(CHECK_SECONDS, REPORT_SECONDS))
         if not waiting:
             ray.get(ready)
             return True
-        if placed is not None and placed.excess(nodes()):
+        if placement is not None and placement.excess(nodes()):
             return False
-        if time.monotonic() - told < REPORT_SECONDS:
+        if time.monotonic() - reported < REPORT_SECONDS:
             continue
-        told = time.monotonic()
+        reported = time.monotonic()
         free = ray.available_resources()
         state = (
-            f"{len(waiting)} of {len(started)} actors have no place or are not up yet: each takes up {cpus:g} CPU; the "
+            f"{len(waiting)} of {len(started)} actors are not placed or not up yet: each needs {cpus:g} CPU; the "
             f"cluster has {describe(nodes())}, of which {free.get('CPU', 0.0):g} CPUs and {free.get('GPU', 0.0):g} "
             "GPUs are free"
         )
         if time.monotonic() - began >= START_SECONDS:
             raise RunError(
-                f"{state}; given up after {START_SECONDS:.0f} s. End what else runs there, or ask for less: "
-                "server.hosts, server.model_replicas"
+                f"{state}; timed out after {START_SECONDS:.0f} s. End other programs on the cluster, or reduce "
+                "server.hosts or server.model_replicas"
             )
-        remark(f"waiting: {state}")
+        logger.info(f"waiting: {state}")
 
 
 @contextlib.contextmanager
 def autoscaled(server: Server) -> Iterator[None]:
-    """Ask a cluster that grows by itself for a CPU for each actor, and wait for them as long as the study says.
+    """Request a CPU for each actor from the autoscaler, and wait for them up to ``server.grow_seconds``.
 
-    The demand is taken back at the end of the context: by then actors are on the nodes, or it was all in vain. One that
-    is left would hold nodes, and cost, for ever. Whether enough of them came is for `plan` to say; a process that has
-    waited in vain does not wait again.
+    The end of the context withdraws the request, which would otherwise keep idle nodes, and their cost, for ever. By
+    then the actors are placed. `place_actors` decides whether enough nodes have started. After a wait without success
+    the process does not wait again.
     """
     from ray.autoscaler.sdk import request_resources
 
     wanted = sum(1 if number == "auto" else number for number in (server.hosts, server.model_replicas))
-    if _in_vain or not server.grow_seconds or capacity(nodes(), 1.0) >= wanted:
+    if _growth_failed or not server.grow_seconds or capacity(nodes(), 1.0) >= wanted:
         yield
         return
     try:
@@ -176,30 +188,30 @@ def autoscaled(server: Server) -> Iterator[None]:
 
 
 def _wait_for_nodes(wanted: int, seconds: int) -> None:
-    global _in_vain
+    global _growth_failed
     began = time.monotonic()
-    told = began - REPORT_SECONDS
+    reported = began - REPORT_SECONDS
     while capacity(nodes(), 1.0) < wanted:
         now = time.monotonic()
         if now - began >= seconds:
-            _in_vain = True
-            remark(
-                f"the cluster did not grow to {wanted} CPUs within server.grow_seconds = {seconds}: going on with "
+            _growth_failed = True
+            logger.info(
+                f"the cluster did not grow to {wanted} CPUs within server.grow_seconds = {seconds}: continuing with "
                 f"{describe(nodes())}"
             )
             return
         left = seconds - (now - began)
-        if now - told >= REPORT_SECONDS:
-            told = now
-            remark(f"waiting for the cluster to grow from {describe(nodes())} to {wanted} CPUs: {left:.0f} s left")
-        time.sleep(min(LOOK_SECONDS, left))
+        if now - reported >= REPORT_SECONDS:
+            reported = now
+            logger.info(f"waiting for the cluster to grow from {describe(nodes())} to {wanted} CPUs: {left:.0f} s left")
+        time.sleep(min(CHECK_SECONDS, left))
 
 
 def wait_for_cpu() -> None:
-    """Wait until a CPU is free, as a trial of a search takes one up; see `wait_for_place`."""
-    wait_for_place([_take_place.remote()], 1.0)
+    """Wait until a CPU is free for a trial of a search; see `wait_for_place`."""
+    wait_for_place([_occupy_cpu.remote()], 1.0)
 
 
 @ray.remote(num_cpus=1)  # type: ignore[untyped-decorator]  # Ray is not typed
-def _take_place() -> None:
-    """Nothing: that it runs shows that there is room."""
+def _occupy_cpu() -> None:
+    """Do nothing; the task runs only when a CPU is free."""

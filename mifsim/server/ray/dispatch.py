@@ -1,7 +1,8 @@
-"""Shards handed out to session hosts as they become free, and what is done when hosts or nodes are lost meanwhile."""
+"""Schedule shards on session hosts; recover from lost hosts and nodes."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -12,18 +13,20 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from mifsim.errors import ClusterError, RunError
-from mifsim.progress import remark
 from mifsim.server.backend import OnProgress
 from mifsim.server.client_specs import Shard
 from mifsim.server.environment import Counters
-from mifsim.server.ray.cluster import LOOK_SECONDS, nodes
+from mifsim.server.ray.cluster import CHECK_SECONDS, nodes
 from mifsim.server.ray.placement import Node, Placement, describe
 
+logger = logging.getLogger(__name__)
+
+
 POLL_SECONDS = 0.5
-STILL_SECONDS = 60.0
-"""Without an answered query, after which a run says so."""
+STALL_SECONDS = 60.0
+"""Time without an answered query after which the run logs a line."""
 ANSWER_SECONDS = 10.0
-"""Within which a host that lives answers."""
+"""Time limit for an answer from a live host."""
 
 
 def dispatch(
@@ -31,24 +34,41 @@ def dispatch(
     shards: Iterator[Shard],
     on_progress: OnProgress,
     in_flight: int,
-    placed: Placement | None = None,
-    another: Callable[[], tuple[Any, Any]] | None = None,
+    placement: Placement | None = None,
+    start_replacement: Callable[[], tuple[Any, Any]] | None = None,
 ) -> None:
-    """Keep every host busy with `in_flight` shards; the queue is the iterator, so nothing piles up.
+    """Run all shards, `in_flight` per host at a time.
 
-    `placed` tells what the actors take up, so that a lost node is noticed; None: nobody looks. `another` starts a host
-    in the place of one that was given up, when a node joins; it returns the host, and a reference to its first answer:
-    why it is of no use, or nothing.
+    Parameters
+    ----------
+    hosts : list of handles
+        Session hosts that are up.
+    shards : iterator of Shard
+        Consumed as hosts become free, so that only shards in flight are in memory.
+    on_progress : callable
+        Called with the hosts' total counters.
+    in_flight : int
+        Shards per host.
+    placement : Placement or None
+        The actors' resources, by which lost nodes are detected; None: they are not detected.
+    start_replacement : callable or None
+        Starts a host to replace a removed one when a node joins. Returns the host, and a reference to the address of
+        its node if that does not see the run's folder, else to an empty string.
+
+    Raises
+    ------
+    ClusterError
+        If the remaining nodes cannot continue the run.
     """
     hosts = list(hosts)
     free = deque(host for _ in range(in_flight) for host in hosts)
     running: dict[Any, tuple[Any, Shard]] = {}
-    again: deque[Shard] = deque()  # shards of hosts that were given up
-    monitor = None if placed is None else _ClusterMonitor(placed, another)
-    asked = [host.progress.remote() for host in hosts]
+    requeued: deque[Shard] = deque()  # shards of removed hosts
+    monitor = None if placement is None else _ClusterMonitor(placement, start_replacement)
+    counters = [host.progress.remote() for host in hosts]
     try:
         while True:
-            while free and (shard := again.popleft() if again else next(shards, None)) is not None:
+            while free and (shard := requeued.popleft() if requeued else next(shards, None)) is not None:
                 host = free.popleft()
                 running[host.run_shard.remote(shard)] = host, shard
             if not running:
@@ -57,122 +77,126 @@ def dispatch(
             for reference in done:
                 free.append(running.pop(reference)[0])
                 ray.get(reference)
-            if monitor is not None and (gone := monitor.given_up(hosts)):
-                hosts = [host for host in hosts if host not in gone]
-                free = deque(host for host in free if host not in gone)
-                again.extend(shard for host, shard in running.values() if host in gone)
-                running = {key: value for key, value in running.items() if value[0] not in gone}
-                asked = [host.progress.remote() for host in hosts]
-            if monitor is not None and (more := monitor.joined(hosts)):
-                hosts += more
-                free.extend(host for _ in range(in_flight) for host in more)
-                asked = [host.progress.remote() for host in hosts]
-            ready, _ = ray.wait(asked, num_returns=len(asked), timeout=0)
-            if len(ready) == len(asked):
-                total = _sum(asked)
+            if monitor is not None and (removed := monitor.remove_excess(hosts)):
+                hosts = [host for host in hosts if host not in removed]
+                free = deque(host for host in free if host not in removed)
+                requeued.extend(shard for host, shard in running.values() if host in removed)
+                running = {key: value for key, value in running.items() if value[0] not in removed}
+                counters = [host.progress.remote() for host in hosts]
+            if monitor is not None and (joined := monitor.joined(hosts)):
+                hosts += joined
+                free.extend(host for _ in range(in_flight) for host in joined)
+                counters = [host.progress.remote() for host in hosts]
+            ready, _ = ray.wait(counters, num_returns=len(counters), timeout=0)
+            if len(ready) == len(counters):
+                total = _sum(counters)
                 if monitor is not None:
-                    monitor.saw(total)
+                    monitor.record(total)
                 on_progress(total)
-                asked = [host.progress.remote() for host in hosts]
-        asked = [host.progress.remote() for host in hosts]
-        on_progress(_sum(ray.wait(asked, num_returns=len(asked), timeout=ANSWER_SECONDS)[0]))
+                counters = [host.progress.remote() for host in hosts]
+        counters = [host.progress.remote() for host in hosts]
+        on_progress(_sum(ray.wait(counters, num_returns=len(counters), timeout=ANSWER_SECONDS)[0]))
     except RayTaskError as error:
         raise error.cause from None
     finally:
         if monitor is not None:
             monitor.end()
-        if running:  # interrupted, or a shard failed: the others give up without leaving part of a file
+        if running:  # interrupted, or a shard failed: the other shards stop without leaving partial files
             _stop(hosts, list(running))
 
 
 class _ClusterMonitor:
-    """Notices what Ray would wait for without a word: a place for actors whose node is lost, a run that stands still.
+    """Detect lost nodes and stalled runs, for which Ray would wait silently.
 
-    Ray starts the actors of a lost node again on those that are left, where they find room. Where they do not, some
-    hosts are given up, and the others run their shards, until a node joins and there is a place again.
+    Ray restarts the actors of a lost node on the remaining nodes, as far as their capacity allows. The monitor removes
+    the hosts in excess of it; the other hosts run their shards. When a node joins, it starts hosts to replace them.
     """
 
-    def __init__(self, placed: Placement, another: Callable[[], tuple[Any, Any]] | None = None) -> None:
-        self._placed = placed
-        self._another = another
-        self._coming: dict[Any, Any] = {}
+    def __init__(self, placement: Placement, start_replacement: Callable[[], tuple[Any, Any]] | None = None) -> None:
+        self._placement = placement
+        self._start_replacement = start_replacement
+        self._starting: dict[Any, Any] = {}
         self._queries = -1
-        self._looked = self._moved = time.monotonic()
+        self._checked = self._progressed = time.monotonic()
 
-    def saw(self, done: Counters) -> None:
-        """Take note of what was done so far."""
+    def record(self, done: Counters) -> None:
+        """Record the progress of the run."""
         if done.queries != self._queries:
-            self._queries, self._moved = done.queries, time.monotonic()
+            self._queries, self._progressed = done.queries, time.monotonic()
 
-    def given_up(self, hosts: list[Any]) -> list[Any]:
-        """Return the hosts that have no place any more, ended: those that do not answer first.
+    def remove_excess(self, hosts: list[Any]) -> list[Any]:
+        """End the hosts that do not fit onto the cluster any more, unresponsive ones first; return them.
 
         Raises
         ------
         ClusterError
-            Where what is left of the cluster cannot go on with the run.
+            If the remaining nodes cannot continue the run.
         """
         now = time.monotonic()
-        if now - self._looked < LOOK_SECONDS:
+        if now - self._checked < CHECK_SECONDS:
             return []
-        self._looked, alive = now, nodes()
-        if now - self._moved > STILL_SECONDS:
-            self._moved = now
+        self._checked, alive = now, nodes()
+        if now - self._progressed > STALL_SECONDS:
+            self._progressed = now
             free = ray.available_resources().get("CPU", 0.0)
-            remark(
-                f"no query was answered for {STILL_SECONDS:.0f} s; the cluster has {describe(alive)}, "
-                f"{free:g} CPUs of it free"
+            logger.info(
+                f"no query was answered for {STALL_SECONDS:.0f} s; the cluster has {describe(alive)}; free CPUs: "
+                f"{free:g}"
             )
         try:
-            excess = replace(self._placed, hosts=len(hosts)).excess(alive)
+            excess = replace(self._placement, hosts=len(hosts)).excess(alive)
         except RunError as error:
             raise ClusterError(f"the Ray cluster has lost nodes: {error}") from None
         if not excess:
             self._fill(len(hosts), alive)
             return []
-        self.end()  # they have no place any more
-        answers = {host.pid.remote(): host for host in hosts}
-        ready, silent = ray.wait(list(answers), num_returns=len(answers), timeout=ANSWER_SECONDS)
-        ended = [answers[reference] for reference in (*silent, *ready)][:excess]
+        self.end()  # there is no capacity for replacements either
+        pids = {host.pid.remote(): host for host in hosts}
+        ready, silent = ray.wait(list(pids), num_returns=len(pids), timeout=ANSWER_SECONDS)
+        ended = [pids[reference] for reference in (*silent, *ready)][:excess]
         for host in ended:
             ray.kill(host)
-        remark(
-            f"the cluster has lost nodes, {describe(alive)} are left: going on with {len(hosts) - excess} of "
+        logger.info(
+            f"the cluster has lost nodes, {describe(alive)} are left: continuing with {len(hosts) - excess} of "
             f"{len(hosts)} session hosts"
         )
         return ended
 
     def _fill(self, hosts: int, alive: list[Node]) -> None:
-        if self._another is None:
+        if self._start_replacement is None:
             return
-        for _ in range(self._placed.free_slots(alive, hosts + len(self._coming))):
-            host, answer = self._another()
-            self._coming[answer] = host
+        for _ in range(self._placement.free_slots(alive, hosts + len(self._starting))):
+            host, check = self._start_replacement()
+            self._starting[check] = host
 
     def joined(self, hosts: list[Any]) -> list[Any]:
-        """Return the hosts that were started for others and are up now: only then are they given shards."""
-        if not self._coming:
+        """Return the replacements that are up and see the run's folder; only these are given shards."""
+        if not self._starting:
             return []
-        ready, _ = ray.wait(list(self._coming), num_returns=len(self._coming), timeout=0)
+        ready, _ = ray.wait(list(self._starting), num_returns=len(self._starting), timeout=0)
         up = []
-        for answer in ready:
-            host = self._coming.pop(answer)
-            if not (useless := ray.get(answer)):
+        for check in ready:
+            host = self._starting.pop(check)
+            if not (address := ray.get(check)):
                 up.append(host)
                 continue
             ray.kill(host)
-            if self._another is not None:
-                remark(f"node {useless}, which joined, does not see the run's folder: it gets no session host")
-                self._another = None  # the next one would come to the same node
+            if self._start_replacement is not None:
+                logger.info(
+                    f"node {address}, which joined, does not see the run's folder: no session host is started on it"
+                )
+                self._start_replacement = None  # Ray would place the next host on the same node
         if up:
-            remark(f"the cluster has {describe(nodes())} again: going on with {len(hosts) + len(up)} session hosts")
+            logger.info(
+                f"the cluster has {describe(nodes())} again: continuing with {len(hosts) + len(up)} session hosts"
+            )
         return up
 
     def end(self) -> None:
-        """Give up the hosts that are not up yet."""
-        for host in self._coming.values():
+        """End the replacements that are not up yet."""
+        for host in self._starting.values():
             ray.kill(host)
-        self._coming.clear()
+        self._starting.clear()
 
 
 def _sum(references: list[Any]) -> Counters:
@@ -187,4 +211,4 @@ def _stop(hosts: list[Any], running: list[Any]) -> None:
         ray.get([host.stop.remote() for host in hosts], timeout=5)
         ray.wait(running, num_returns=len(running), timeout=5)
     except (GetTimeoutError, RayActorError):
-        pass  # a host that does not answer is ended with the cluster; its part files are swept up by a resume
+        pass  # an unresponsive host ends with the cluster; a resumed run removes its partial files

@@ -1,4 +1,4 @@
-"""A local cluster is its user's alone: its token is for nobody else's eyes, and it listens on loopback."""
+"""Security of a local cluster: keeps its token private, and makes it listen on loopback only."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 
 def keep_token_private() -> None:
-    """Make the token that Ray is going to use (``~/.ray/auth_token``), or take others' right to read it away.
+    """Create the token that Ray uses (``~/.ray/auth_token``) for its owner only, or restrict an existing one.
 
-    Nothing is done where the user has a token elsewhere, or has switched authentication off.
+    Does nothing if the user has set another token, or has switched authentication off.
     """
-    elsewhere = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if elsewhere or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+    user_token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if user_token or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return
     path = Path.home() / ".ray" / "auth_token"
-    with contextlib.suppress(OSError):  # Ray tries the same in a moment, and says what is wrong
+    with contextlib.suppress(OSError):  # Ray accesses the same file next, and reports the error
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -32,12 +32,11 @@ def keep_token_private() -> None:
 
 @contextlib.contextmanager
 def on_loopback() -> Iterator[None]:
-    """Let the Ray cluster that is started meanwhile have the address 127.0.0.1, and so listen there alone.
+    """Make a Ray cluster that is started in this context use the address 127.0.0.1, and listen on it only.
 
-    Ray puts the machine's network address in the place of a loopback one that it is given, and then listens on all
-    interfaces; where it takes a machine for one that cannot be in a cluster (as it takes macOS and Windows), it stays
-    with 127.0.0.1. Its processes learn it from the environment. Afterwards this process can again connect to clusters
-    elsewhere.
+    By default Ray replaces a loopback address by the machine's network address, and listens on all interfaces. On
+    machines that it considers unable to join a cluster (such as macOS and Windows) it keeps 127.0.0.1. The context
+    sets the variable by which Ray's processes decide this. After it, the process can connect to remote clusters again.
     """
     from ray._private import ray_constants
 

@@ -1,4 +1,4 @@
-"""Handing out shards: nothing piles up, and what a lost host had under way is run by the others."""
+"""Dispatch of shards: bounded memory, and the shards of lost hosts run on the remaining ones."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mifsim.errors import ClusterError
 from mifsim.server.client_specs import Shard, shards
 from mifsim.server.environment import Counters
 from mifsim.server.ray import cluster as ray_cluster
-from mifsim.server.ray import dispatch as handing
+from mifsim.server.ray import dispatch as ray_dispatch
 from mifsim.server.ray.placement import Placement
 from tests.small import small_study
 
 
 class Reference:
-    """What a call returns at once."""
+    """The substitute for an object reference."""
 
     def __init__(self, host: Host, shard: Shard | None = None) -> None:
         self.host, self.shard = host, shard
@@ -38,43 +38,45 @@ class Call:
 @dataclass(eq=False)
 class Host:
     dead: bool = False
-    sees_nothing_at: str = ""
+    missing_at: str = ""
+    """Address of its node, if that does not see the run's folder."""
 
     @property
     def run_shard(self) -> Call:
         return Call(self)
 
-    progress = pid = stop = blind = run_shard
+    progress = pid = stop = missing_sentinel = run_shard
 
 
 @dataclass
 class FakeRay:
-    """One shard at a time is finished, of a host at random; hosts on lost nodes neither answer nor work."""
+    """Ray that finishes one shard of a random host at a time; hosts on lost nodes neither answer nor run shards."""
 
     cpus: list[float]
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     lost: set[int] = field(default_factory=set)
     finished: list[int] = field(default_factory=list)
     alive_shards: int = 0
-    at: dict[int, Any] = field(default_factory=dict)
+    events: dict[int, Any] = field(default_factory=dict)
+    """Callables by the number of finished shards after which they run."""
 
     def nodes(self) -> list[dict[str, Any]]:
         return [{"Alive": True, "Resources": {"CPU": cpus}} for cpus in self.cpus]
 
     def wait(self, references: list[Reference], num_returns: int = 1, timeout: float = 0) -> tuple[list, list]:
-        able = [one for one in references if id(one.host) not in self.lost]
+        ready = [reference for reference in references if id(reference.host) not in self.lost]
         if references and references[0].shard is not None:
-            if len(self.finished) % 200 == 100:  # looking at all objects takes a while
-                self.alive_shards = max(self.alive_shards, sum(type(one) is Shard for one in gc.get_objects()))
-            able = [self.rng.choice(able)] if able else []
-            self.finished += [one.shard.number for one in able]
-            if event := self.at.pop(len(self.finished), None):
+            if len(self.finished) % 200 == 100:  # not every time: gc.get_objects is slow
+                self.alive_shards = max(self.alive_shards, sum(type(item) is Shard for item in gc.get_objects()))
+            ready = [self.rng.choice(ready)] if ready else []
+            self.finished += [reference.shard.number for reference in ready]
+            if event := self.events.pop(len(self.finished), None):
                 event()
-        return able, [one for one in references if one not in able]
+        return ready, [reference for reference in references if reference not in ready]
 
     def get(self, references: Any, timeout: float = 0) -> Any:
         if not isinstance(references, list):
-            return references.host.sees_nothing_at
+            return references.host.missing_at
         return [Counters(queries=len(self.finished)) for _ in references]
 
     def kill(self, host: Host) -> None:
@@ -84,9 +86,9 @@ class FakeRay:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     ray = FakeRay([4.0])
-    monkeypatch.setattr(handing, "ray", ray)
+    monkeypatch.setattr(ray_dispatch, "ray", ray)
     monkeypatch.setattr(ray_cluster, "ray", ray)
-    monkeypatch.setattr(handing, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(ray_dispatch, "CHECK_SECONDS", 0.0)
     return ray
 
 
@@ -96,107 +98,111 @@ def some_shards(count: int) -> Iterator[Shard]:
     return shards(study, 10)
 
 
-def test_no_more_shards_are_alive_than_are_under_way(fake: FakeRay) -> None:
+def test_only_shards_in_flight_are_in_memory(fake: FakeRay) -> None:
     hosts = [Host(), Host(), Host()]
-    handing.dispatch(hosts, some_shards(1500), lambda done: None, 2, Placement(3, 1, 1.0, 0))
+    ray_dispatch.dispatch(hosts, some_shards(1500), lambda done: None, 2, Placement(3, 1, 1.0, 0))
     assert sorted(fake.finished) == list(range(1500))
-    assert 3 * 2 <= fake.alive_shards <= 3 * 2 + 2  # and the one that was just made or finished
+    assert 3 * 2 <= fake.alive_shards <= 3 * 2 + 2  # and the one that was just created or finished
 
 
-def test_shards_of_a_lost_node_are_run_by_the_hosts_that_are_left(
-    fake: FakeRay, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shards_of_a_lost_node_run_on_the_remaining_hosts(fake: FakeRay, capsys: pytest.CaptureFixture[str]) -> None:
     hosts = [Host(), Host(), Host()]
 
     def lose() -> None:
         fake.cpus[:] = [2.0]
         fake.lost.update({id(hosts[0]), id(hosts[2])})
 
-    fake.at[5] = lose
-    handing.dispatch(hosts, some_shards(40), lambda done: None, 2, Placement(3, 1, 1.0, 0))
+    fake.events[5] = lose
+    ray_dispatch.dispatch(hosts, some_shards(40), lambda done: None, 2, Placement(3, 1, 1.0, 0))
     assert sorted(fake.finished) == list(range(40))
     assert [host.dead for host in hosts] == [True, False, True]
-    assert "lost nodes, 2 CPUs on 1 node are left: going on with 1 of 3 session hosts" in capsys.readouterr().err
+    assert "lost nodes, 2 CPUs on 1 node are left: continuing with 1 of 3 session hosts" in capsys.readouterr().err
 
 
-def test_a_host_that_answers_makes_room_for_a_model_that_lost_its_place(fake: FakeRay) -> None:
+def test_a_responsive_host_is_ended_to_free_a_cpu_for_the_model(fake: FakeRay) -> None:
     hosts = [Host(), Host(), Host()]
-    fake.at[5] = lambda: fake.cpus.__setitem__(slice(None), [3.0])
-    handing.dispatch(hosts, some_shards(40), lambda done: None, 2, Placement(3, 1, 1.0, 0))
+    fake.events[5] = lambda: fake.cpus.__setitem__(slice(None), [3.0])
+    ray_dispatch.dispatch(hosts, some_shards(40), lambda done: None, 2, Placement(3, 1, 1.0, 0))
     assert sorted(set(fake.finished)) == list(range(40))
     assert sum(host.dead for host in hosts) == 1
 
 
-def test_hosts_that_were_given_up_are_made_good_when_a_node_joins(
-    fake: FakeRay, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_removed_hosts_are_replaced_when_a_node_joins(fake: FakeRay, capsys: pytest.CaptureFixture[str]) -> None:
     hosts = [Host(), Host(), Host()]
     started: list[Host] = []
 
-    def another() -> tuple[Host, Reference]:
+    def start_replacement() -> tuple[Host, Reference]:
         started.append(Host())
-        return started[-1], started[-1].blind.remote()
+        return started[-1], started[-1].missing_sentinel.remote()
 
     def lose() -> None:
         fake.cpus[:] = [2.0]
         fake.lost.update({id(hosts[0]), id(hosts[2])})
 
-    fake.at[5] = lose
-    fake.at[12] = lambda: fake.cpus.append(1.0)
-    fake.at[20] = lambda: fake.cpus.append(16.0)
-    handing.dispatch(hosts, some_shards(60), lambda done: None, 2, Placement(3, 1, 1.0, 0), another)
+    fake.events[5] = lose
+    fake.events[12] = lambda: fake.cpus.append(1.0)
+    fake.events[20] = lambda: fake.cpus.append(16.0)
+    ray_dispatch.dispatch(hosts, some_shards(60), lambda done: None, 2, Placement(3, 1, 1.0, 0), start_replacement)
     assert sorted(fake.finished) == list(range(60))
-    assert len(started) == 2  # as many as were planned, whatever there is
+    assert len(started) == 2  # no more than planned, although there is capacity for more
     assert [host.dead for host in (*hosts, *started)] == [True, False, True, False, False]
-    said = " ".join(capsys.readouterr().err.split())
-    assert "has 3 CPUs on 2 nodes again: going on with 2 session hosts" in said
-    assert "has 19 CPUs on 3 nodes again: going on with 3 session hosts" in said
+    log = " ".join(capsys.readouterr().err.split())
+    assert "has 3 CPUs on 2 nodes again: continuing with 2 session hosts" in log
+    assert "has 19 CPUs on 3 nodes again: continuing with 3 session hosts" in log
 
 
-def one_joins(fake: FakeRay, host: Host) -> None:
-    """Lose the node of one host of two; another joins, and `host` is started on it. All shards are run, and once."""
+def lose_and_add_a_node(fake: FakeRay, host: Host) -> None:
+    """Lose the node of one of two hosts, add a node, and start `host` on it; every shard must run exactly once."""
     hosts = [Host(), Host()]
 
     def lose() -> None:
         fake.cpus[:] = [2.0]
         fake.lost.add(id(hosts[0]))
 
-    fake.at[5] = lose
-    fake.at[12] = lambda: fake.cpus.append(1.0)
-    handing.dispatch(
-        hosts, some_shards(40), lambda done: None, 2, Placement(2, 1, 1.0, 0), lambda: (host, host.blind.remote())
+    fake.events[5] = lose
+    fake.events[12] = lambda: fake.cpus.append(1.0)
+    ray_dispatch.dispatch(
+        hosts,
+        some_shards(40),
+        lambda done: None,
+        2,
+        Placement(2, 1, 1.0, 0),
+        lambda: (host, host.missing_sentinel.remote()),
     )
     assert sorted(fake.finished) == list(range(40))
 
 
-def test_a_host_that_finds_no_place_gets_no_shard_and_holds_nobody_up(fake: FakeRay) -> None:
+def test_a_replacement_that_cannot_start_gets_no_shard_and_delays_no_other(fake: FakeRay) -> None:
     host = Host()
-    fake.lost.add(id(host))  # others hold the node that joined
-    one_joins(fake, host)
+    fake.lost.add(id(host))  # other programs use the node that joined
+    lose_and_add_a_node(fake, host)
     assert host.dead
 
 
-def test_a_node_that_does_not_see_the_run_is_told_and_left_alone(
+def test_a_node_that_does_not_see_the_run_is_reported_and_gets_no_further_host(
     fake: FakeRay, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    host = Host(sees_nothing_at="10.0.0.9")
-    one_joins(fake, host)  # which fails where it is started once more: it is dead
+    host = Host(missing_at="10.0.0.9")
+    lose_and_add_a_node(fake, host)  # fails if the host is started a second time, since it is dead then
     assert host.dead
-    assert "node 10.0.0.9, which joined, does not see the run's folder" in capsys.readouterr().err
+    assert (
+        "node 10.0.0.9, which joined, does not see the run's folder: no session host is started on it"
+        in capsys.readouterr().err
+    )
 
 
-def test_where_nothing_is_left_to_run_on_it_is_said(fake: FakeRay) -> None:
+def test_a_cluster_without_capacity_for_a_host_is_reported(fake: FakeRay) -> None:
     hosts = [Host(), Host(), Host()]
-    fake.at[5] = lambda: fake.cpus.__setitem__(slice(None), [1.0])
-    with pytest.raises(ClusterError, match="has lost nodes: no room is left for a session host: 1 CPU on 1 node"):
-        handing.dispatch(hosts, some_shards(40), lambda done: None, 2, Placement(3, 1, 1.0, 0))
+    fake.events[5] = lambda: fake.cpus.__setitem__(slice(None), [1.0])
+    with pytest.raises(ClusterError, match="has lost nodes: no capacity is left for a session host: 1 CPU on 1 node"):
+        ray_dispatch.dispatch(hosts, some_shards(40), lambda done: None, 2, Placement(3, 1, 1.0, 0))
 
 
-def test_a_run_that_stands_still_says_so(
+def test_a_stalled_run_is_reported(
     fake: FakeRay, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(handing, "STILL_SECONDS", -1.0)
+    monkeypatch.setattr(ray_dispatch, "STALL_SECONDS", -1.0)
     fake.available_resources = lambda: {"CPU": 0.5}  # type: ignore[attr-defined]
-    handing.dispatch([Host()], some_shards(3), lambda done: None, 1, Placement(1, 1, 1.0, 0))
-    said = capsys.readouterr().err
-    assert "no query was answered for -1 s; the cluster has 4 CPUs on 1 node, 0.5 CPUs of it free" in said
+    ray_dispatch.dispatch([Host()], some_shards(3), lambda done: None, 1, Placement(1, 1, 1.0, 0))
+    log = capsys.readouterr().err
+    assert "no query was answered for -1 s; the cluster has 4 CPUs on 1 node; free CPUs: 0.5" in log

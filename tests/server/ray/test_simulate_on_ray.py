@@ -1,4 +1,4 @@
-"""Whole simulations on Ray: the same rows whatever the hosts, copies of the model and deaths on the way."""
+"""Whole simulations on Ray: the same rows with any number of hosts and replicas, and after failures."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tests.small import small_study
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small study, run in this process."""
-    return simulation.simulate(small_study(), tmp_path_factory.mktemp("runs") / "alone", backend="in-process")
+def in_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of the small study in this process."""
+    return simulation.simulate(small_study(), tmp_path_factory.mktemp("runs") / "in-process", backend="in-process")
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +42,18 @@ def cluster() -> Iterator[None]:
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_the_rows_are_the_same_on_ray_with_any_number_of_hosts(
-    hosts: int, alone: Path, cluster: None, tmp_path: Path
+    hosts: int, in_process: Path, cluster: None, tmp_path: Path
 ) -> None:
     run = simulation.simulate(small_study(server={"hosts": hosts}), tmp_path / "run")
-    assert_same_rows(alone, run)
+    assert_same_rows(in_process, run)
 
 
-def test_the_rows_are_the_same_with_two_copies_of_the_model(alone: Path, cluster: None, tmp_path: Path) -> None:
+def test_the_rows_are_the_same_with_two_replicas_of_the_model(in_process: Path, cluster: None, tmp_path: Path) -> None:
     study = small_study(server={"hosts": 2, "model_replicas": 2})
-    assert_same_rows(alone, simulation.simulate(study, tmp_path / "run"))
+    assert_same_rows(in_process, simulation.simulate(study, tmp_path / "run"))
 
 
-def test_copies_of_the_model_that_differ_are_refused_or_the_few_given_up(
+def test_replicas_that_differ_are_refused_or_the_minority_is_ended(
     cluster: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="mifsim")
@@ -62,33 +62,35 @@ def test_copies_of_the_model_that_differ_are_refused_or_the_few_given_up(
     from mifsim.server.ray.models import Models, drop_divergent_replicas
 
     @ray.remote(num_cpus=0)
-    class Copy:
+    class Replica:
         def __init__(self, last_bit: float) -> None:
             self._confidence = np.full((8, 10), 0.1, np.float32) + np.float32(last_bit)
 
-        def predict(self, images: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def predict(self, images: np.ndarray, gradient_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             assert len(images) == 8
-            return self._confidence, images[wanted >= 0]
+            return self._confidence, images[gradient_of >= 0]
 
-    copies = [Copy.remote(last_bit) for last_bit in (1e-8, 0, 0)]
-    three = Models(copies, ["a", "b", "c"])
-    two = Models(copies[1:], ["b", "c"])
-    asked = small_study(server={"model_replicas": 3})
-    assert drop_divergent_replicas(two, asked) == two
-    with pytest.raises(RunError, match=r"model_replicas = 3: copies 0 and 1 .* different answers .* accepted here: 1"):
-        drop_divergent_replicas(three, asked)
+    replicas = [Replica.remote(last_bit) for last_bit in (1e-8, 0, 0)]
+    three = Models(replicas, ["a", "b", "c"])
+    two = Models(replicas[1:], ["b", "c"])
+    study = small_study(server={"model_replicas": 3})
+    assert drop_divergent_replicas(two, study) == two
+    with pytest.raises(
+        RunError, match=r"model_replicas = 3: replicas 0 and 1 .* different answers .* accepted on this cluster: 1"
+    ):
+        drop_divergent_replicas(three, study)
     assert drop_divergent_replicas(three, small_study()) == two
-    assert "going on with the 2 that agree" in caplog.text
+    assert "continuing with the 2 that agree" in caplog.text
 
-    def ask_until_it_is_gone() -> None:
-        while True:  # Ray ends an actor a moment after it was told to
-            ray.get(copies[0].predict.remote(np.zeros((8, 1)), np.zeros(8)))
+    def query_until_it_has_ended() -> None:
+        while True:  # Ray ends a killed actor with a delay
+            ray.get(replicas[0].predict.remote(np.zeros((8, 1)), np.zeros(8)))
 
     with pytest.raises(ray.exceptions.RayActorError):
-        ask_until_it_is_gone()
+        query_until_it_has_ended()
 
 
-def test_a_cluster_that_others_hold_is_waited_for_aloud_and_given_up(
+def test_waiting_for_a_busy_cluster_is_logged_and_times_out(
     cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="mifsim")
@@ -101,32 +103,32 @@ def test_a_cluster_that_others_hold_is_waited_for_aloud_and_given_up(
 
     @ray.remote
     class Other:
-        def remote(self) -> None: ...
+        def up(self) -> None: ...
 
     cpus = int(ray.cluster_resources()["CPU"])
     others = [Other.options(num_cpus=1).remote() for _ in range(cpus)]
-    ray.get([other.remote.remote() for other in others])
+    ray.get([other.up.remote() for other in others])
     try:
-        with pytest.raises(RunError, match=r"have no place .* of which 0 CPUs .* are free; given up after 1 s"):
+        with pytest.raises(RunError, match=r"are not placed .* of which 0 CPUs .* are free; timed out after 1 s"):
             simulation.simulate(small_study(server={"hosts": 1}), tmp_path / "run")
     finally:
         for other in others:
             ray.kill(other)
-    assert "waiting: 2 of 2 actors have no place" in caplog.text
+    assert "waiting: 2 of 2 actors are not placed" in caplog.text
     assert not (tmp_path / "run").exists()
 
 
-def test_the_rows_are_the_same_with_an_actor_a_session(alone: Path, cluster: None, tmp_path: Path) -> None:
+def test_the_rows_are_the_same_with_one_session_per_host(in_process: Path, cluster: None, tmp_path: Path) -> None:
     study = small_study(server={"hosts": 2, "sessions_per_host": 1})
-    assert_same_rows(alone, simulation.simulate(study, tmp_path / "run"))
+    assert_same_rows(in_process, simulation.simulate(study, tmp_path / "run"))
 
 
-def test_clients_of_several_sessions_are_the_same_everywhere(cluster: None, tmp_path: Path) -> None:
+def test_clients_with_several_sessions_give_the_same_rows_on_ray(cluster: None, tmp_path: Path) -> None:
     plain = {"attack": "mi-face", "noise": 0.002, "labels": [0, 3], "budget_queries": 30, "beta": 0, "gamma": 0.0}
     evasion_rows = [[{"rotate": 4}, {"decoys": 1}], [{"interleave": 3}, {"noise": 0.05}], [{"probe": 2}]]
     attacks = [{**plain, "evasions": evasions} for evasions in evasion_rows]
-    here = simulation.simulate(small_study(attacks=attacks), tmp_path / "here", backend="in-process")
-    sessions = read_table(here, "sessions").to_pandas()
+    local = simulation.simulate(small_study(attacks=attacks), tmp_path / "local", backend="in-process")
+    sessions = read_table(local, "sessions").to_pandas()
     assert not sessions["outcome"].eq("failed").any()
     spent = sessions[sessions["role"] == "attacker"].groupby(["filter", "client_id"], observed=True)
     assert spent["queries"].sum().le(30).all()
@@ -134,11 +136,11 @@ def test_clients_of_several_sessions_are_the_same_everywhere(cluster: None, tmp_
     # them; how many more depends on where the filter ends one, and so on the victim that this machine trained.
     assert spent.size().max() >= 4
     on_ray = simulation.simulate(small_study(attacks=attacks, server={"hosts": 2}), tmp_path / "ray")
-    assert_same_rows(here, on_ray)
+    assert_same_rows(local, on_ray)
 
 
 @pytest.mark.slow
-def test_attackers_that_fit_and_train_networks_are_the_same_everywhere(cluster: None, tmp_path: Path) -> None:
+def test_attackers_that_train_models_give_the_same_rows_on_ray(cluster: None, tmp_path: Path) -> None:
     attacks: list[dict[str, Any]] = [
         {"attack": "mi-face-numeric", "space": "autoencoder"},
         {"attack": "nes", "space": "pca"},
@@ -150,20 +152,20 @@ def test_attackers_that_fit_and_train_networks_are_the_same_everywhere(cluster: 
     ]
     assert {attack["attack"] for attack in attacks} == set(names("attacker")) - {"mi-face"}
     attacks = [{**attack, "labels": [0, 3], "budget_queries": 120} for attack in attacks]
-    here = simulation.simulate(small_study(attacks=attacks), tmp_path / "here", backend="in-process")
-    assert not read_table(here, "sessions").to_pandas()["outcome"].eq("failed").any()
+    local = simulation.simulate(small_study(attacks=attacks), tmp_path / "local", backend="in-process")
+    assert not read_table(local, "sessions").to_pandas()["outcome"].eq("failed").any()
     for hosts in (1, 2):
         study = small_study(attacks=attacks, server={"hosts": hosts})
-        assert_same_rows(here, simulation.simulate(study, tmp_path / f"{hosts} hosts"))
+        assert_same_rows(local, simulation.simulate(study, tmp_path / f"{hosts} hosts"))
 
 
-def test_the_model_may_die_without_a_row_changing(
-    alone: Path, cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_rows_are_the_same_when_the_model_is_killed(
+    in_process: Path, cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
     from mifsim.server.ray import backend as ray_backend
-    from mifsim.server.ray import dispatch as dispatch
+    from mifsim.server.ray import dispatch
 
     killed: list[int] = []
     original = ray_backend.OnRay.run
@@ -182,35 +184,35 @@ def test_the_model_may_die_without_a_row_changing(
 
     monkeypatch.setattr(ray_backend.OnRay, "run", run)
     monkeypatch.setattr(dispatch, "POLL_SECONDS", 0.01)
-    assert_same_rows(alone, simulation.simulate(small_study(server={"hosts": 1}), tmp_path / "run"))
+    assert_same_rows(in_process, simulation.simulate(small_study(server={"hosts": 1}), tmp_path / "run"))
     assert killed
 
 
 @pytest.mark.slow
-def test_a_node_that_joins_takes_the_place_of_a_lost_one(
+def test_hosts_are_replaced_when_a_node_joins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import ray
 
     from mifsim.server.ray import backend as ray_backend
+    from mifsim.server.ray import dispatch
     from tests.chaos.stages import QUICK_FAIL_OVER, cluster
 
     ray.shutdown()
     users = [{"user": "retries", "sessions": 2000, "length": 60, "probability": 0.2}]
     study = small_study(users=users, attacks=[], server={"sessions_per_host": 60}, leakage={"enabled": False})
-    here = simulation.simulate(study, tmp_path / "here", backend="in-process")
+    local = simulation.simulate(study, tmp_path / "local", backend="in-process")
     events: list[str] = []
 
-    class Reports(logging.Handler):
+    class Events(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if "going on with" in record.getMessage():
-                events.append(record.getMessage())
+            events.append(record.getMessage())
 
     caplog.set_level(logging.INFO, logger="mifsim")
-    monkeypatch.setattr(logging.getLogger("mifsim"), "handlers", [Reports()])
+    monkeypatch.setattr(dispatch.logger, "handlers", [Events()])
     original = ray_backend.OnRay.run
-    with cluster(num_cpus=2, _system_config=QUICK_FAIL_OVER) as made:
-        second = made.add_node(num_cpus=2)
+    with cluster(num_cpus=2, _system_config=QUICK_FAIL_OVER) as ray_cluster:
+        second = ray_cluster.add_node(num_cpus=2)
 
         def run(
             self: ray_backend.OnRay, job: Any, model: Any, shards: Any, on_progress: Callable[[Counters], None]
@@ -218,28 +220,28 @@ def test_a_node_that_joins_takes_the_place_of_a_lost_one(
             def disturb(done: Counters) -> None:
                 if not events and done.queries:
                     events.append("killed")
-                    made.remove_node(second, allow_graceful=False)
+                    ray_cluster.remove_node(second, allow_graceful=False)
                 elif len(events) == 2:
                     events.append("added")
-                    made.add_node(num_cpus=2)
+                    ray_cluster.add_node(num_cpus=2)
                 on_progress(done)
 
             original(self, job, model, shards, disturb)
 
         monkeypatch.setattr(ray_backend.OnRay, "run", run)
-        remote = simulation.simulate(study, tmp_path / "there", address=made.address)
+        remote = simulation.simulate(study, tmp_path / "remote", address=ray_cluster.address)
         ray.shutdown()
     for table in ("sessions", "queries"):
-        expected, got = (read_table(folder, table).to_pandas() for folder in (here, remote))
-        pd.testing.assert_frame_equal(got, expected, check_exact=True)
+        expected, actual = (read_table(folder, table).to_pandas() for folder in (local, remote))
+        pd.testing.assert_frame_equal(actual, expected, check_exact=True)
     assert len(events) == 4, events
-    assert "going on with 1 of 3 session hosts" in events[1]
-    assert "the cluster has 4 CPUs on 2 nodes again: going on with" in events[3]
+    assert "continuing with 1 of 3 session hosts" in events[1]
+    assert "the cluster has 4 CPUs on 2 nodes again: continuing with" in events[3]
 
 
-def test_more_hosts_than_the_cluster_can_hold_are_refused_and_leave_no_run(cluster: None, tmp_path: Path) -> None:
+def test_too_many_hosts_are_refused_before_anything_is_written(cluster: None, tmp_path: Path) -> None:
     with pytest.raises(
-        RunError, match=r"server\.hosts = 100000: the cluster has .* CPUs on 1 node; accepted here: 1 to"
+        RunError, match=r"server\.hosts = 100000: the cluster has .* CPUs on 1 node; accepted on this cluster: 1 to"
     ):
         simulation.simulate(small_study(server={"hosts": 100_000}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -256,10 +258,12 @@ def test_a_folder_that_hosts_do_not_see_is_refused_before_anything_is_written(
         assert Path(sentinel).read_text() == Path(sentinel).name
         return ray.put("10.0.0.2")
 
-    elsewhere = SimpleNamespace(missing_sentinel=SimpleNamespace(remote=answer))
+    unmounted_host = SimpleNamespace(missing_sentinel=SimpleNamespace(remote=answer))
     original = ray_backend.require_shared_folder
     monkeypatch.setattr(
-        ray_backend, "require_shared_folder", lambda hosts, run, sentinel: original([*hosts, elsewhere], run, sentinel)
+        ray_backend,
+        "require_shared_folder",
+        lambda hosts, run, sentinel: original([*hosts, unmounted_host], run, sentinel),
     )
     with pytest.raises(RunError, match=r"run: node 10\.0\.0\.2 does not see this folder; .*MIFSIM_CACHE_DIR"):
         simulation.simulate(small_study(server={"hosts": 1}), tmp_path / "run")
@@ -272,14 +276,14 @@ def test_session_hosts_start_without_tensorflow(cluster: None, tmp_path: Path) -
     from mifsim.server.backend import Job
     from mifsim.server.ray.backend import SessionHost
 
-    @ray.remote(name="stand-in")
+    @ray.remote(name="substitute")
     class Model:
         async def facts(self) -> None: ...
 
     model = Model.remote()
     ray.get(model.facts.remote())
 
-    host = SessionHost.remote(Job(small_study(), tmp_path, {}), ["stand-in"])
+    host = SessionHost.remote(Job(small_study(), tmp_path, {}), ["substitute"])
     loaded = ray.get(host.loaded_modules.remote())
     assert "mifsim" in loaded
     assert not {"tensorflow", "keras"} & set(loaded)
@@ -294,16 +298,16 @@ def test_a_host_answers_the_driver_while_a_client_trains_a_network(cluster: None
 
     @ray.remote(name="unsure", num_cpus=0)
     class Model:
-        async def predict(self, images: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        async def predict(self, images: np.ndarray, gradient_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return np.full((len(images), 10), 0.1, np.float32), images[:0]
 
     model = Model.remote()
     attack = {"attack": "inversion-network", "images": 20, "steps": 300, "labels": [0]}
     study = small_study(attacks=[attack], users=[], filters=[{"none": True}], leakage={"enabled": False})
-    host = SessionHost.remote(Job(study, tmp_path, {}), ["gone", "unsure"])
+    host = SessionHost.remote(Job(study, tmp_path, {}), ["ended", "unsure"])
     (shard,) = shards(study, 10)
     running = host.run_shard.remote(shard)
-    # All its queries are answered, and it trains: that this is told before the shard ends is what is to be shown.
+    # All its queries are answered, and the client trains: the host must report this before the shard ends.
     while ray.get(host.progress.remote()).queries < 20:
         assert not ray.wait([running], timeout=0.02)[0]
     assert not ray.wait([running], timeout=0)[0]
