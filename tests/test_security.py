@@ -32,7 +32,7 @@ EXECUTING_METHODS = {
 
 
 def source_files() -> Iterator[tuple[Path, ast.Module]]:
-    """Yield the program: not the conformance suites, which nothing of it imports (see the contracts of import-linter)."""
+    """Yield the program; it imports no conformance suite, which a contract of import-linter holds it to."""
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             if not path.is_relative_to(ROOT / "mifsim" / "testing"):
