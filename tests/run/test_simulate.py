@@ -293,6 +293,33 @@ def test_bad_input_leaves_no_half_written_run(tmp_path: Path) -> None:
         simulation.simulate(small_study(), tmp_path / "full", backend="in-process")
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"filters": [{"none": True}, {"name": "q", "kind": "quota", "queries": 3, "view": {"size": 64}}]},
+            r"small: filters\.1: quota takes no image of .*, whose shape is \(28, 28\): a view of 64 x 64 needs",
+        ),
+        (
+            {"filters": [{"none": True}], "tuning": {"view": {"size": [8, 64]}}},
+            r"small: tuning: ssim-hash takes no image of .*, whose shape is \(28, 28\): a view of 8 x 64 needs",
+        ),
+    ],
+)
+def test_a_detector_that_takes_no_image_of_the_data_is_refused(
+    changes: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StudyError, match=told):
+        simulation.simulate(small_study(**changes), tmp_path / "run", backend="in-process")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_calibration_is_not_resumed_as_a_simulation(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", small_study(), tuning={})
+    with pytest.raises(RunError, match=r"this run calibrates; resume it with: mifsim tune --resume .*run"):
+        simulation.resume_simulation(run.path, backend="in-process")
+
+
 def test_a_run_whose_rows_are_not_all_there_is_not_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
