@@ -1,7 +1,8 @@
 """The bundle of a job: the study with every default written out, and the local files that it names.
 
-A bundle holds nothing that the cluster would execute: no program and no command line. It is one tar file, written
-deterministically, so that equal inputs have equal digests.
+The cluster executes nothing in a bundle but the plug-ins that the user named with ``--plugin``; neither a study nor a
+file that it names can add one. A bundle is one tar file, written deterministically, so that equal inputs have equal
+digests.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Any, NamedTuple
 
 import tomli_w
 
-from cluster.job_spec import STUDY_FILE
+from cluster.job_spec import STUDY_FILE, plugin_member
 from mifsim.data.log_rows import Columns, stamps
 from mifsim.errors import ClusterError, StudyError
+from mifsim.plugins import Plugin
 from mifsim.study import Study
 
 MAX_BYTES = 256 * 2**20
@@ -62,7 +64,9 @@ def uploaded(named: NamedPath, storage: Path | None) -> bool:
     return storage is None or not named.path.is_relative_to(storage)
 
 
-def pack(study: Study, storage: Path | None = None, filters: Sequence[Path] = ()) -> Bundle:
+def pack(
+    study: Study, storage: Path | None = None, filters: Sequence[Path] = (), plugins: Sequence[Plugin] = ()
+) -> Bundle:
     """Pack a study and its files into a bundle.
 
     Parameters
@@ -72,6 +76,8 @@ def pack(study: Study, storage: Path | None = None, filters: Sequence[Path] = ()
         The shared storage. Paths in it stay as they are, since all nodes see them.
     filters : sequence of Path
         Filter configurations for a matrix; they become ``filters/0.toml``, ``filters/1.toml``, ….
+    plugins : sequence of Plugin
+        They become ``plugins/0/NAME.py``, ….
 
     Raises
     ------
@@ -97,7 +103,16 @@ def pack(study: Study, storage: Path | None = None, filters: Sequence[Path] = ()
             f"{largest[0]}; a job uploads at most {MAX_BYTES // 2**20} MiB in at most {MAX_MEMBERS:,} files. Put the "
             "data on storage that all nodes see, name that path in the study, and add --storage"
         )
-    return _tar(tomli_w.dumps(study_table).encode(), members)
+    return _tar({STUDY_FILE: tomli_w.dumps(study_table).encode(), **_plugin_members(plugins)}, members)
+
+
+def pack_plugins(plugins: Sequence[Plugin]) -> Bundle:
+    """Pack plug-ins into a bundle without a study, for a job that resumes a run."""
+    return _tar(_plugin_members(plugins), {})
+
+
+def _plugin_members(plugins: Sequence[Plugin]) -> dict[str, bytes]:
+    return {plugin_member(number, plugin.name): plugin.source for number, plugin in enumerate(plugins)}
 
 
 def _set_path(study_table: dict[str, Any], key: str, path: str) -> None:
@@ -140,14 +155,15 @@ def _hidden(name: Path) -> bool:
     return any(part.startswith(".") for part in name.parts)
 
 
-def _tar(study: bytes, members: dict[str, Path]) -> Bundle:
+def _tar(contents: dict[str, bytes], members: dict[str, Path]) -> Bundle:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        _add(tar, STUDY_FILE, study)
+        for name, content in contents.items():
+            _add(tar, name, content)
         for name, path in sorted(members.items()):
             _add(tar, name, path.read_bytes())
-    content = out.getvalue()
-    return Bundle(content, hashlib.sha256(content).hexdigest())
+    archive = out.getvalue()
+    return Bundle(archive, hashlib.sha256(archive).hexdigest())
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -168,7 +184,7 @@ def unpack(archive: Path, digest: str, folder: Path) -> Path:
     if hashlib.sha256(content).hexdigest() != digest:
         raise ClusterError(f"{archive}: not the bundle that was submitted (its SHA-256 differs)")
     target_folder = folder / digest[:16]
-    if (target_folder / STUDY_FILE).is_file():
+    if target_folder.is_dir():  # it was unpacked by renaming a complete folder
         return target_folder
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         extract(tar, str(archive), folder, target_folder)

@@ -20,6 +20,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.bundle import unpack
 from cluster.job_spec import BUNDLE_FILE, STUDY_FILE, JobSpec, check_program
 from mifsim.errors import ClusterError, UserError
+from mifsim.plugins import load_plugin
+from mifsim.progress import configure_logging
 from mifsim.run.folder import read_facts, versions
 from mifsim.server.ray.cluster import autoscaled, connect, translate_errors
 from mifsim.server.shared_storage import sees_sentinel, sentinel_file
@@ -28,6 +30,7 @@ from mifsim.tables.storage import Folder, folder
 
 logger = logging.getLogger(__name__)
 
+PLUGIN_OPTION = "--plugin="
 
 ANSWER_SECONDS = 120.0
 """Time limit for each node's shared-storage check."""
@@ -35,6 +38,7 @@ ANSWER_SECONDS = 120.0
 
 def main(given: Path | None = None) -> None:
     """Run the job in the working folder, and exit with the exit code of the command."""
+    configure_logging()
     working_folder = Path.cwd() if given is None else given
     code: int | str | None
     try:
@@ -95,16 +99,21 @@ def inputs_folder(job_folder: Folder) -> Iterator[Path]:
 def command_line(spec: JobSpec, working_folder: Path, job_folder: Folder, inputs: Path) -> list[str]:
     """Unpack the bundle to `inputs`; return the arguments of mifsim that the job spec stands for."""
     run = job_folder / spec.run
+    if spec.bundle:
+        inputs = unpack(working_folder / BUNDLE_FILE, spec.bundle, inputs)
+    plugins = [f"{PLUGIN_OPTION}{inputs / member}" for member in spec.plugin_members]
     if spec.resume:
         command = "tune" if "tuning" in read_facts(run) else spec.command
-        return [command, "--resume", str(run), "--address", "auto"]
-    inputs = unpack(working_folder / BUNDLE_FILE, spec.bundle, inputs)
+        return [command, "--resume", str(run), "--address", "auto", *plugins]
     filters = [f"--filter={name}={inputs / file}" for name, file in spec.filters]
-    return [spec.command, str(inputs / STUDY_FILE), "--out", str(run), "--address", "auto", *filters]
+    return [spec.command, str(inputs / STUDY_FILE), "--out", str(run), "--address", "auto", *filters, *plugins]
 
 
 def load_study(spec: JobSpec, job_folder: Folder, arguments: list[str]) -> Study:
-    """Return the study that the arguments from `command_line` run."""
+    """Return the study that the arguments from `command_line` run; load the plug-ins that define its names."""
+    for argument in arguments:
+        if argument.startswith(PLUGIN_OPTION):
+            load_plugin(argument.removeprefix(PLUGIN_OPTION))
     return Study.load(job_folder / spec.run / "study.toml" if spec.resume else arguments[1])
 
 

@@ -17,7 +17,7 @@ Command = Literal["simulate", "tune", "matrix"]
 
 JOB_SPEC_FILE = "job.json"
 BUNDLE_FILE = "bundle.tar"
-"""The second file of a job's working folder: the study and the files that it names."""
+"""The second file of a job's working folder: the study, the files that it names, and plug-ins."""
 
 STUDY_FILE = "study.toml"
 JOB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,120}$"
@@ -51,6 +51,8 @@ class JobSpec(BaseModel):
         Whether `run` exists already and the job resumes it.
     filters : tuple of (name, file)
         Filter configurations of a matrix; the files are in the bundle.
+    plugins : tuple of str
+        Names of the plug-in files that the job loads, in this order; the files are in the bundle.
     fetch : bool
         Whether the job packs the run, so that it can be fetched.
     bundle : str
@@ -70,6 +72,7 @@ class JobSpec(BaseModel):
     run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]{0,120}$")
     resume: bool = False
     filters: tuple[tuple[str, Annotated[str, Field(pattern=r"^filters/\d+\.toml$")]], ...] = ()
+    plugins: tuple[Annotated[str, Field(pattern=r"^[^/\\\x00]{1,250}\.py$")], ...] = ()
     fetch: bool = False
     bundle: str = Field("", pattern=r"^([0-9a-f]{64})?$")
     source: str
@@ -99,9 +102,19 @@ class JobSpec(BaseModel):
             ) from None
 
     @property
+    def plugin_members(self) -> list[str]:
+        """Names of the plug-in files in the bundle."""
+        return [plugin_member(number, name) for number, name in enumerate(self.plugins)]
+
+    @property
     def archive(self) -> str:
         """Name of the packed run among the logs of Ray's session, which the job API serves."""
         return f"{self.job}.tar.gz"
+
+
+def plugin_member(number: int, name: str) -> str:
+    """Return the name in the bundle of the plug-in with this position and file name."""
+    return f"plugins/{number}/{name}"
 
 
 def source_digest() -> str:

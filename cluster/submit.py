@@ -14,10 +14,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cluster.bundle import Bundle, extract, named_paths, pack
+from cluster.bundle import Bundle, extract, named_paths, pack, pack_plugins
 from cluster.client import Cluster, check_address
 from cluster.job_spec import BUNDLE_FILE, JOB_SPEC_FILE, Command, JobSpec, source_digest
 from mifsim.errors import ClusterError, RunError
+from mifsim.plugins import loaded_plugins
 from mifsim.run.folder import check_free, default_path, versions
 from mifsim.study import Study
 from mifsim.tables.storage import Folder, RemotePath, folder
@@ -58,7 +59,7 @@ class Where:
 
 
 def submit(study: Study, command: Command, where: Where, filters: Sequence[tuple[str, Path]] = ()) -> int:
-    """Run a study on a cluster.
+    """Run a study on a cluster, with the plug-ins that this process has loaded.
 
     Parameters
     ----------
@@ -85,7 +86,9 @@ def submit(study: Study, command: Command, where: Where, filters: Sequence[tuple
     out = where.out if where.out is not None or storage is not None else default_path(study)
     if out is not None:
         check_free(out)
-    bundle = pack(study, storage if isinstance(storage, Path) else None, [path for _, path in filters])
+    bundle = pack(
+        study, storage if isinstance(storage, Path) else None, [path for _, path in filters], loaded_plugins()
+    )
     run = default_path(study).name
     spec = _job_spec(
         job=_new_id(run),
@@ -100,7 +103,10 @@ def submit(study: Study, command: Command, where: Where, filters: Sequence[tuple
 
 
 def resume(run: Folder, command: Command, where: Where) -> int:
-    """Resume an interrupted run that lies on the cluster's storage; see `submit`."""
+    """Resume an interrupted run that lies on the cluster's storage; see `submit`.
+
+    The plug-ins of the run must be loaded in this process again.
+    """
     address = check_address(where.address, where.plain)
     if isinstance(run, Path) and not run.is_absolute():
         raise RunError(
@@ -110,6 +116,7 @@ def resume(run: Folder, command: Command, where: Where) -> int:
         _refuse_out(run, where.out)
     if where.out is not None:
         check_free(where.out)
+    bundle = pack_plugins(plugins) if (plugins := loaded_plugins()) else None
     spec = _job_spec(
         job=_new_id(run.name),
         command=command,
@@ -117,8 +124,9 @@ def resume(run: Folder, command: Command, where: Where) -> int:
         run=run.name,
         resume=True,
         fetch=where.out is not None,
+        bundle="" if bundle is None else bundle.digest,
     )
-    return _send(spec, None, address, where, where.out)
+    return _send(spec, bundle, address, where, where.out)
 
 
 def attach(job: str, where: Where) -> int:
@@ -137,9 +145,14 @@ def attach(job: str, where: Where) -> int:
 
 def _job_spec(**fields: Any) -> JobSpec:
     try:
-        return JobSpec(source=source_digest(), versions=versions(), **fields)
+        plugins = tuple(plugin.name for plugin in loaded_plugins())
+        return JobSpec(source=source_digest(), versions=versions(), plugins=plugins, **fields)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["loc"][0] == "plugins":
+            raise RunError(
+                f"--plugin {first['input']}: the name is too long, or has a character that a job refuses"
+            ) from None
         raise RunError(
             f"{first['loc'][0]} = {first['input']!r}: not a valid name for a run on a cluster (accepted: letters, "
             "digits, space and . _ + -)"

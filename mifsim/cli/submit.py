@@ -72,6 +72,8 @@ def _submit(options: argparse.Namespace) -> None:
         raise UserError(
             "submit: --attach and --resume take no --set, --seed, --filter or --storage: the job has its own"
         )
+    if options.attach and options.plugins:
+        raise UserError("submit: --attach takes no --plugin: the job has its own")
     if options.filters and options.command != "matrix":
         raise UserError("submit: --filter goes with --command matrix")
     if options.attach:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 import tomli_w
 
+from mifsim.run.folder import read_facts
 from mifsim.run.simulate import simulate
 from mifsim.study import Study
 from mifsim.tables.records import read_table
@@ -111,6 +113,20 @@ def test_a_job_outlives_ctrl_c_and_its_run_is_fetched_by_attach(cluster: Cluster
         local, remote = (read_table(folder, name).to_pandas() for folder in (expected, out))
         pd.testing.assert_frame_equal(remote, local, check_exact=True)
     assert (out / "report.html").is_file()
+
+
+def test_a_plugin_runs_on_every_node_of_a_job(cluster: Cluster, tmp_path: Path) -> None:
+    study = study_with_files(tmp_path)
+    table = {**tomllib.loads(study.read_text()), "filters": [{"name": "ten", "kind": "example-quota", "queries": 10}]}
+    study.write_text(tomli_w.dumps(table))
+    plugin = Path(__file__).parents[2] / "examples" / "quota.py"
+    done = run(cluster, study, "--command", "simulate", "--out", tmp_path / "run", "--plugin", plugin)
+    assert done.returncode == 0, done.stderr
+    sessions = read_table(tmp_path / "run", "sessions").to_pandas()
+    # Users of 30 queries; the eleventh answered one would be one too many.
+    assert sessions["outcome"].eq("blocked").all()
+    assert sessions["answered_queries"].eq(10).all()
+    assert [plugin["file"] for plugin in read_facts(tmp_path / "run")["plugins"]] == ["quota.py"]
 
 
 def test_the_exit_code_is_that_of_the_command(cluster: Cluster, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,13 +16,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cluster import client
+from cluster import submit as submission
+from cluster.bundle import pack, pack_plugins
 from cluster.client import Cluster, check_address
-from cluster.job import inputs_folder, job_storage, pack_run
-from cluster.job_spec import JOB_SPEC_FILE, JobSpec, check_program, source_digest
+from cluster.job import command_line, inputs_folder, job_storage, load_study, pack_run
+from cluster.job_spec import BUNDLE_FILE, JOB_SPEC_FILE, JobSpec, check_program, source_digest
 from cluster.submit import Where, exit_code
 from mifsim.cli import main
-from mifsim.errors import ClusterError, RunError
+from mifsim.cli.command import _parser
+from mifsim.errors import ClusterError, RunError, StudyError
+from mifsim.plugins import load_plugin, loaded_plugins, unload_plugins
 from mifsim.run.folder import versions
+from mifsim.study import Study
 from tests.cluster.nodes import free_port
 from tests.cluster.test_bundle import write_images
 from tests.small import SMALL
@@ -252,20 +258,12 @@ def test_the_printed_attach_command_is_accepted() -> None:
     where = Where("http://192.0.2.1:8265", plain=True)
     arguments = attach_command("job-1", where, Path("runs/x")).split()
     assert arguments[:4] == ["mifsim", "submit", "--attach", "job-1"]
-    from mifsim.cli.command import _parser
-
     options = _parser().parse_args(arguments[1:])
     assert (options.attach, options.address, options.out) == ("job-1", where.address, Path("runs/x"))
     assert options.plain_http
 
 
 def test_the_driver_runs_the_command_of_the_job_spec(tmp_path: Path) -> None:
-    from cluster.bundle import pack
-    from cluster.job import command_line
-    from cluster.job_spec import BUNDLE_FILE
-    from mifsim.cli.command import _parser
-    from mifsim.study import Study
-
     strict = tmp_path / "strict.toml"
     strict.write_text("t_ssim = 0.9\nt_hash = 0.01\nn_b = 2\nl_sp = 3\n")
     study = Study.parse(SMALL)
@@ -285,3 +283,59 @@ def test_the_driver_runs_the_command_of_the_job_spec(tmp_path: Path) -> None:
         job_spec(command="simulate", run="mine", resume=True), tmp_path, storage_dir, storage_dir / "inputs"
     )
     assert arguments == ["tune", "--resume", str(storage_dir / "mine"), "--address", "auto"]
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "own.py").write_bytes((Path(__file__).parents[2] / "examples" / "quota.py").read_bytes())
+    yield tmp_path / "own.py"
+    unload_plugins()
+
+
+def test_plugins_travel_with_the_job_and_with_its_resumption(plugin: Path, tmp_path: Path) -> None:
+    study = {**SMALL, "filters": [{"name": "ten", "kind": "example-quota", "queries": 10}]}
+    with pytest.raises(StudyError, match="example-quota"):
+        Study.parse(study)
+    loaded = load_plugin(plugin)
+    packed = pack(Study.parse(study), plugins=[loaded])
+    resumed = pack_plugins([loaded])
+    storage = tmp_path / "storage"
+    for bundle, resume in ((packed, False), (resumed, True)):
+        (tmp_path / BUNDLE_FILE).write_bytes(bundle.content)
+        (storage / "mine").mkdir(parents=True, exist_ok=True)
+        (storage / "mine" / "run.json").write_text("{}")
+        (storage / "mine" / "study.toml").write_text(tomli_w.dumps(study))
+        spec = job_spec(command="simulate", run="mine", bundle=bundle.digest, plugins=["own.py"], resume=resume)
+        spec = JobSpec.model_validate_json(spec.model_dump_json())
+        arguments = command_line(spec, tmp_path, storage, storage / "inputs")
+        (file,) = _parser().parse_args(arguments).plugins
+        assert (file.name, file.read_bytes()) == ("own.py", plugin.read_bytes())
+        unload_plugins()
+        assert load_study(spec, storage, arguments).filters[0].config.queries == 10
+        assert loaded_plugins() == (loaded,)
+
+
+def test_a_submission_names_the_plugins_of_this_process(
+    plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[JobSpec] = []
+    monkeypatch.setattr(submission, "_send", lambda spec, bundle, *rest: sent.append(spec) or 0)
+    where = Where("http://127.0.0.1:8265", storage=tmp_path)
+    load_plugin(plugin)
+    submission.submit(Study.parse(SMALL), "simulate", where)
+    submission.resume(tmp_path / "mine", "simulate", where)
+    assert [spec.plugins for spec in sent] == [("own.py",)] * 2
+    assert all(spec.bundle for spec in sent)
+    unload_plugins()
+    submission.resume(tmp_path / "mine", "simulate", where)
+    assert (sent[-1].plugins, sent[-1].bundle) == ((), "")
+
+
+@pytest.mark.parametrize("name", ["../own.py", "a/own.py", "own.sh", "own.py/", ""])
+def test_a_job_spec_cannot_name_a_plugin_outside_of_the_bundle(name: str) -> None:
+    with pytest.raises(ValidationError, match="plugins"):
+        job_spec(plugins=[name])
+
+
+def test_attach_takes_no_plugin(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--attach takes no --plugin" in fails(capsys, "--attach", "job-1", "--plugin", plugin)
