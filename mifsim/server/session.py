@@ -9,14 +9,14 @@ from mifsim.study.wire import Transport
 
 
 class Session:
-    """Algorithm 1, lines 1 to 10: fetch, judge, and end the session at UNSAFE.
+    """Algorithm 1, lines 1 to 10: receive an image, pass it to the detector, and end the session at UNSAFE.
 
-    The caller queries the model (line 11), so that many sessions share one batch.
+    The caller queries the model (line 11), so that many sessions can share one batch.
 
     Parameters
     ----------
     detector : Detector
-        The state of the session, or of its client where the detector's scope is the client.
+        The detector of the session, or of its client if the detector's scope is the client.
     transport : Transport
         The encoding in which images arrive.
     shape : tuple of int
@@ -40,24 +40,25 @@ class Session:
         self.answered = 0
 
     def receive(self, image: Image) -> Image | None:
-        """Take one query.
+        """Receive one query.
 
         Parameters
         ----------
         image : Image
-            As the client sent it.
+            The image as the client sent it.
 
         Returns
         -------
         Image or None
-            The image as it arrived, for the model; None where the detector said UNSAFE and the session is over.
+            The image as it arrived, for the model; None if the verdict is UNSAFE, which ends the session.
 
         Raises
         ------
         InvalidImage
-            The query is refused, the session continues as if it had not come (but it is counted).
+            If the image is not valid. The query is refused and counted; the detector is unchanged, and the session
+            continues.
         DetectorError
-            The detector failed.
+            If the detector raises an exception.
         """
         self.queries += 1
         arrived = self._transport.arrive(image)
@@ -67,7 +68,7 @@ class Session:
             verdict = self.detector.check(arrived)
         except InvalidImage:
             raise
-        except Exception as error:  # a detector may be foreign code: what it raises ends this session alone
+        except Exception as error:  # a detector may be a plug-in: an exception must end only this session
             raise self._failure("check", error) from error
         if verdict is Verdict.UNSAFE:
             return None
@@ -77,12 +78,12 @@ class Session:
         return arrived
 
     def observe(self, answer: ModelAnswer) -> None:
-        """Show the detector what the model answered to the last query.
+        """Pass the model's answer to the last query to the detector.
 
         Raises
         ------
         DetectorError
-            The detector failed.
+            If the detector raises an exception.
         """
         try:
             self.detector.observe(answer)

@@ -226,7 +226,7 @@ def test_a_run_whose_rows_are_not_all_there_is_not_complete(
         original(self, *arguments)
         min((tmp_path / "run" / "sessions").iterdir()).unlink()
 
-    monkeypatch.setattr(run_folder, "SEE_SECONDS", 0.0)
+    monkeypatch.setattr(run_folder, "VISIBLE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(InProcess, "run", lose_one)
         with pytest.raises(ClusterError, match=r"1 of \d+ files were written and are not there"):
