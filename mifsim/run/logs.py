@@ -55,8 +55,8 @@ def check_logs(run: Folder, facts: Mapping[str, Any], study: Study) -> None:
         recorded = facts.get("logs", {}).get(users.name, {}).get("content")
         if log.content != recorded:
             raise RunError(
-                f"--resume {run}: {log.path}: the log has digest {log.content}, the run started with {recorded}; their rows "
-                "cannot be combined"
+                f"--resume {run}: {log.path}: the log has digest {log.content}, the run started with {recorded}; "
+                "their rows cannot be combined"
             )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mifsim.errors import VictimError
 from mifsim.networks import import_tensorflow
-from mifsim.networks.tensorflow import _without_chatter
+from mifsim.networks.tensorflow import _without_start_up_log
 
 CHATTER = b"""2026-01-31 12:00:00.123456: I external/local_xla/xla/tsl/cuda/cudart_stub.cc:31] Could not find drivers
 WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
@@ -49,6 +49,6 @@ def test_keras_on_another_backend_is_refused(monkeypatch):
 
 
 def test_what_is_not_chatter_is_passed_on(capfd):
-    with _without_chatter():
+    with _without_start_up_log():
         os.write(2, CHATTER + b"something broke\n")
     assert capfd.readouterr().err == "something broke\n"
