@@ -75,6 +75,8 @@ class Param:
             return f"max = {high} is less than min = {low}"
         if self.scale == "log" and not self.pole and low <= 0:
             return f"min = {low!r}: must be above 0, as the search is logarithmic"
+        if self.scale == "linear" and self.pole and low < self.pole < high:
+            return f"min = {low!r}, max = {high!r}: must lie on one side of {self.pole:g}"
         if self.scale == "log" and self.pole and low <= self.pole <= high:
             return f"min = {low!r}, max = {high!r}: must not reach {self.pole:g}, as the search is logarithmic near it"
         return ""
@@ -92,7 +94,7 @@ class Param:
         """Return bounds of a value as bounds of its distance."""
         if not self.pole:
             return low, high
-        ends = (self.pole - low, self.pole - high) if high < self.pole else (low - self.pole, high - self.pole)
+        ends = (self.pole - low, self.pole - high) if high <= self.pole else (low - self.pole, high - self.pole)
         return min(ends), max(ends)
 
     def value(self, distance: float, above: bool = False) -> float:

@@ -99,12 +99,18 @@ class SessionRecorder:
             If one recorder accepts the image and another one refuses it, because their recordings would then cover
             different queries.
         """
-        self._recorders[0].check(image)
-        for recorder in self._recorders[1:]:
+        refusals: list[InvalidImage] = []
+        for recorder in self._recorders:
             try:
                 recorder.check(image)
             except InvalidImage as error:
-                raise DetectorError(f"one kind of detector accepts an image that another refuses: {error}") from error
+                refusals.append(error)
+        if refusals and len(refusals) < len(self._recorders):
+            raise DetectorError(
+                f"one kind of detector accepts an image that another refuses: {refusals[0]}"
+            ) from refusals[0]
+        if refusals:
+            raise refusals[0]
         return Verdict.SAFE
 
     def observe(self, answer: ModelAnswer) -> None:
