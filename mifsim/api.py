@@ -41,7 +41,7 @@ def tune(study: Study, out: Folder | None = None, **where: Any) -> Folder:
     Returns
     -------
     Path or RemotePath
-        The run folder. It holds ``filter.toml`` if and only if a configuration could be certified.
+        The run folder. It contains ``filter.toml`` if and only if a configuration could be certified.
 
     Raises
     ------

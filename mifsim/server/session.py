@@ -31,8 +31,8 @@ class Session:
     answered : int
         Number of images passed on to the model.
     count : float
-        The detector's count after the last query. Rows are written from it: a detector whose count can no longer be
-        read ends its own session only.
+        The detector's count after the last query, from which rows are written. If the count of a detector cannot be
+        read, only the session of that detector fails.
     """
 
     __slots__ = ("_shape", "_transport", "answered", "count", "detector", "queries")
@@ -44,7 +44,7 @@ class Session:
         self.queries = 0
         self.answered = 0
         self.count = 0.0
-        with contextlib.suppress(Exception):  # where it cannot be read, the first query fails
+        with contextlib.suppress(Exception):  # if it cannot be read, the first query fails
             self.count = float(detector.count)
 
     def receive(self, image: Image) -> Image | None:
@@ -78,7 +78,7 @@ class Session:
             raise
         except Exception as error:  # a detector may be a plug-in: an exception must end only this session
             raise self._failure("check", error) from error
-        self._take_count()
+        self._update_count()
         if verdict is Verdict.UNSAFE:
             return None
         if verdict is not Verdict.SAFE:
@@ -98,9 +98,9 @@ class Session:
             self.detector.observe(answer)
         except Exception as error:
             raise self._failure("observe", error) from error
-        self._take_count()
+        self._update_count()
 
-    def _take_count(self) -> None:
+    def _update_count(self) -> None:
         try:
             self.count = float(self.detector.count)
         except Exception as error:
