@@ -92,8 +92,8 @@ def test_an_address_that_does_not_answer_is_reported(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give one of STUDY, --attach JOB and --resume RUN"),
-        (["digits", "--attach", "job"], "give one of STUDY"),
+        ([], "expected exactly one of STUDY, --attach JOB and --resume RUN"),
+        (["digits", "--attach", "job"], "expected exactly one of STUDY"),
         (["--attach", "job", "--set", "seed=1"], "the job has its own"),
         (["digits", "--filter", "a.toml"], "--filter requires --command matrix"),
         (["digits", "--command", "simulate", "--storage", "shared"], "--storage shared: must be an absolute path"),

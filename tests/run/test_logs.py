@@ -81,7 +81,7 @@ def test_bad_rows_are_told_at_the_end_of_the_run(log: Path, tmp_path: Path, capl
     run = simulation.simulate(study_of(log, sessions=2), tmp_path / "run", backend="in-process")
     assert caplog.messages[-1] == (
         f"log: 2 of 91 rows of the log are unusable, the first: {log}, row 88: no client; "
-        f"all are in {run / 'bad_rows.parquet'}"
+        f"{run / 'bad_rows.parquet'} lists all"
     )
     assert len(pq.read_table(run / "log_clients.parquet")) == 2
 

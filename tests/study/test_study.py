@@ -262,7 +262,7 @@ def test_a_study_may_calibrate_any_kind_that_has_parameters(tmp_path: Path, monk
     assert Study.load(tmp_path / "again.toml") == study
     for more, message in (
         ("space = {query = {max = 9}}", r"tuning\.space\.query: .*did you mean 'queries'\?"),
-        ("grid = {queries = 9}", r"tuning\.grid\.queries: .*nothing: 'quota' has no exhaustive search"),
+        ("grid = {queries = 9}", r"tuning\.grid\.queries: .*none: 'quota' has no exhaustive search"),
         ("n_b = {max = 9}", r"tuning\.n_b: not a key of \[tuning\] \(put parameters into \[tuning\.space\]\)"),
     ):
         with pytest.raises(StudyError, match=message):
