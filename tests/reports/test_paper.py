@@ -223,11 +223,11 @@ def test_plans_of_both_halves() -> None:
     [
         (["--dataset", "celeba"], "needs --data"),
         (["--dataset", "mnist", "--dataset", "mnist-5k"], "same half"),
-        (["--dataset", "faces", "--data", "folder"], "takes no --data"),
+        (["--dataset", "faces", "--data", "folder"], "does not accept --data"),
         (["--trials", "2"], "accepted: 3 or more"),
         (["--data", "folder"], "comes after the --dataset"),
         (["--page-only"], "needs --out"),
-        (["--page-only", "--out", "nowhere"], "is missing"),
+        (["--page-only", "--out", "nowhere"], "no such file"),
         (["--dataset", "mnist", "--data", "nowhere", "--small"], "no such folder"),
         (["--filter", "nowhere.toml"], "nowhere.toml"),
     ],
