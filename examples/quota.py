@@ -25,7 +25,7 @@ class QuotaConfig(DetectorConfig):
     queries: int
 
     kind = "example-quota"
-    params: ClassVar = {"queries": Param(1, 2000, "queries are answered", whole=True, strictness=-1, least=1)}
+    params: ClassVar = {"queries": Param(1, 2000, "queries before the block", whole=True, strictness=-1, least=1)}
 
     def new_detector(self):
         """Return a detector in its initial state."""

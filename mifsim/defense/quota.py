@@ -53,7 +53,7 @@ class QuotaConfig(DetectorConfig):
 
     kind: ClassVar[str] = "quota"
     params: ClassVar[Mapping[str, Param]] = {
-        "queries": Param(1, 10_000, "queries are answered", whole=True, strictness=-1, least=1),
+        "queries": Param(1, 10_000, "queries before the block", whole=True, strictness=-1, least=1),
     }
 
     def __post_init__(self) -> None:
