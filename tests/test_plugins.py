@@ -207,8 +207,8 @@ def test_a_run_notes_its_plugins_and_a_resume_checks_them(tmp_path: Path) -> Non
     load_plugin(plugin(tmp_path, EVERYTHING))
     study = Study.parse({"name": "s", "attacks": [{"attack": "my-attack"}]})
     run = RunFolder.create(tmp_path / "run", study)
-    noted = json.loads((tmp_path / "run" / "run.json").read_text())["plugins"]
-    assert noted == [{"file": "mine.py", "digest": plugin_facts()[0]["digest"]}]
+    plugins = json.loads((tmp_path / "run" / "run.json").read_text())["plugins"]
+    assert plugins == [{"file": "mine.py", "digest": plugin_facts()[0]["digest"]}]
     check_plugins(run.path, run.facts)
     unload_plugins()
     with pytest.raises(RunError, match=r"uses the plug-in mine\.py; give it again: --plugin mine\.py"):

@@ -80,6 +80,8 @@ class Param:
             return f"max = {high} is less than min = {low}"
         if self.scale == "log" and not self.pole and low <= 0:
             return f"min = {low!r}: must be above 0, because the search is logarithmic"
+        if self.scale == "linear" and self.pole and low < self.pole < high:
+            return f"min = {low!r}, max = {high!r}: must both be at most or both at least {self.pole:g}"
         if self.scale == "log" and self.pole and low <= self.pole <= high:
             return (
                 f"min = {low!r}, max = {high!r}: must both be below or both above {self.pole:g}, because the search is "
@@ -100,7 +102,7 @@ class Param:
         """Convert bounds of the value to bounds of the distance from the pole."""
         if not self.pole:
             return low, high
-        ends = (self.pole - low, self.pole - high) if high < self.pole else (low - self.pole, high - self.pole)
+        ends = (self.pole - low, self.pole - high) if high <= self.pole else (low - self.pole, high - self.pole)
         return min(ends), max(ends)
 
     def value(self, distance: float, above: bool = False) -> float:

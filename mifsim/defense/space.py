@@ -88,9 +88,10 @@ class SearchSpace:
         """
         cls = self.config_class
         values = {
-            name: param.value(point[param.search_name or name], above=self.bounds[name][0] > param.pole)
+            name: param.value(point[param.search_name or name], above=self.bounds[name][1] > param.pole)
             for name, param in cls.params.items()
         }
+        values = {name: round(value) if cls.params[name].whole else value for name, value in values.items()}
         chosen = {name: point.get(name, options[0]) for name, options in self.choices.items()}
         return cls(**values, **chosen, scope=self.scope, view=self.view)
 

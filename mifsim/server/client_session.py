@@ -167,13 +167,13 @@ class ClientSession:
             try:
                 arrived = self.session.receive(self.query.image)
             except InvalidImage as error:
-                self.on_query(self.number, "invalid", self.session.queries, self.session.detector.count)
+                self.on_query(self.number, "invalid", self.session.queries, self.session.count)
                 self.query = self.generator.throw(error)
                 continue
             if arrived is not None:
                 return arrived
             self._refused_again = known
-            self.on_query(self.number, "unsafe", self.session.queries, self.session.detector.count)
+            self.on_query(self.number, "unsafe", self.session.queries, self.session.count)
             self.row.queries_to_block = self.session.queries
             self._end("blocked")
             if not self._goes_on():
@@ -208,7 +208,7 @@ class ClientSession:
         self.row.outcome = outcome
         self.row.queries = self.session.queries
         self.row.answered = self.session.answered
-        self.row.count = self.session.detector.count
+        self.row.count = self.session.count
 
     def _fail(self, error: Exception) -> None:
         self._end("failed")

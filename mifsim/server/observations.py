@@ -87,12 +87,18 @@ class SessionRecorder:
         DetectorError
             One recorder takes it and another one does not: their recordings would not be of the same queries.
         """
-        self._recorders[0].check(image)
-        for recorder in self._recorders[1:]:
+        refusals: list[InvalidImage] = []
+        for recorder in self._recorders:
             try:
                 recorder.check(image)
             except InvalidImage as error:
-                raise DetectorError(f"one kind of detector takes an image that another one refuses: {error}") from error
+                refusals.append(error)
+        if refusals and len(refusals) < len(self._recorders):
+            raise DetectorError(
+                f"one kind of detector takes an image that another one refuses: {refusals[0]}"
+            ) from refusals[0]
+        if refusals:
+            raise refusals[0]
         return Verdict.SAFE
 
     def observe(self, answer: ModelAnswer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from mifsim.clients.protocol import Image
 from mifsim.defense import Detector, ModelAnswer, Verdict
 from mifsim.errors import DetectorError, InvalidImage
@@ -28,9 +30,12 @@ class Session:
         Number of images received, invalid and unsafe ones included. Only the server counts them.
     answered : int
         Number of images passed on to the model.
+    count : float
+        The detector's count after the last query. Rows are written from it: a detector whose count can no longer be
+        read ends its own session only.
     """
 
-    __slots__ = ("_shape", "_transport", "answered", "detector", "queries")
+    __slots__ = ("_shape", "_transport", "answered", "count", "detector", "queries")
 
     def __init__(self, detector: Detector, transport: Transport, shape: tuple[int, ...]) -> None:
         self.detector = detector
@@ -38,6 +43,9 @@ class Session:
         self._shape = shape
         self.queries = 0
         self.answered = 0
+        self.count = 0.0
+        with contextlib.suppress(Exception):  # where it cannot be read, the first query fails
+            self.count = float(detector.count)
 
     def receive(self, image: Image) -> Image | None:
         """Take one query.
@@ -69,6 +77,7 @@ class Session:
             raise
         except Exception as error:  # a detector may be foreign code: what it raises ends this session alone
             raise self._failure("check", error) from error
+        self._take_count()
         if verdict is Verdict.UNSAFE:
             return None
         if verdict is not Verdict.SAFE:
@@ -88,6 +97,13 @@ class Session:
             self.detector.observe(answer)
         except Exception as error:
             raise self._failure("observe", error) from error
+        self._take_count()
+
+    def _take_count(self) -> None:
+        try:
+            self.count = float(self.detector.count)
+        except Exception as error:
+            raise self._failure("count", error) from error
 
     def _failure(self, method: str, error: Exception) -> DetectorError:
         if isinstance(error, DetectorError):

@@ -108,7 +108,7 @@ class ShardFiles:
             {
                 "number": np.array([client.number for client in clients], dtype=np.int32),
                 "query": np.array([client.session.queries for client in clients], dtype=np.int64),
-                "count": np.array([client.session.detector.count for client in clients], dtype=np.float64),
+                "count": np.array([client.session.count for client in clients], dtype=np.float64),
                 "label": labels.astype(np.int16),
                 "confidence": confidence[each, labels],
                 "target_confidence": np.where(targets < 0, np.float32(np.nan), confidence[each, targets]),

@@ -32,7 +32,8 @@ def write_run(run, reconstructions):
             **dict.fromkeys(SCHEMAS["sessions"].names),
             "session_id": f"nes/{number}@no filter", "client_id": f"nes/{number}", "role": "attacker",
             "population": "nes pca", "client": "nes", "target": target, "trial": number, "filter": "no filter",
-            "budget_queries": 100, "outcome": "exhausted", "queries": 100 + number, "answered_queries": 100 + number,
+            "kind": "none", "config": "{}", "client_number": 1, "budget_queries": 100, "outcome": "exhausted",
+            "queries": 100 + number, "answered_queries": 100 + number,
             "suspicious_count": 0, "target_confidence": 0.9,
         }
         for number, (target, *_) in enumerate(reconstructions)

@@ -1,4 +1,5 @@
 import io
+import json
 
 import pandas as pd
 import pytest
@@ -31,6 +32,9 @@ def test_it_is_printed_with_every_run(certified, bare):
     printed = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in out.getvalue().splitlines() if "│" in line}
     assert [cell.strip() for cell in printed["queries to block, mean"]] == ["7", "> 75"]
     assert [cell.strip() for cell in printed["evaluator's hits"]] == ["0.00", "–"]
+    assert [cell.strip() for cell in printed["kind"]] == ["ssim-hash", "ssim-hash"]
+    assert [cell.strip() for cell in printed["t_ssim"]] == ["0.85", "0.999"]
+    assert [cell.strip() for cell in printed["l_sp"]] == ["3", "4"]
     assert [cell.strip() for cell in printed["95% interval"]] == ["0.13% to 24.9%", "8.66% to 49.1%"]
 
 
@@ -39,7 +43,8 @@ def test_csv_holds_what_was_compared(tmp_path, certified, uncertified):
     write_csv(table, tmp_path / "runs.csv")
     back = pd.read_csv(tmp_path / "runs.csv")
     assert list(back.columns) == list(table.columns)
-    assert back["n_b"].tolist() == [12, 12, 10, 10]
+    assert back["kind"].tolist() == ["ssim-hash"] * 4
+    assert [json.loads(config)["n_b"] for config in back["config"]] == [12, 12, 10, 10]
     assert back["median_queries_to_block"].dropna().tolist() == [6.0, 60.0]
 
 

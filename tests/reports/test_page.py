@@ -1,8 +1,11 @@
 import base64
+import json
+import tomllib
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tomli_w
 
 from mifsim.errors import RunError
 from reports.page import render, write_page
@@ -56,6 +59,45 @@ def test_the_answer_comes_first(pages):
         assert value in page.words
 
 
+def test_the_chosen_configuration_is_shown_with_what_each_parameter_means(pages):
+    boxes = [
+        "kind ssim-hash of detector",
+        "t_ssim 0.85 similar above this SSIM",
+        "t_hash 0.05 and hashes closer than this",
+        "n_b 12 images remembered",
+        "l_sp 3 the count that ends the session",
+        "ssim global form of the SSIM",
+        "hash_size 8 edge of the image that the hash averages, in pixels",
+        "count_rule per_match whether every match counts, or every query that has one",
+    ]
+    page = pages["certified"]
+    assert " ".join(boxes) + " What is guaranteed." in page.text  # nothing else among them: the scope is the session
+    assert sum(tag == "dt" for tag, _ in page.tags) == len(boxes)
+    for other in ("uncertified", "simulation", "bare"):
+        assert not [tag for tag, _ in pages[other].tags if tag == "dt"]
+        assert "kind ssim-hash" not in pages[other].text
+
+
+def test_of_any_kind_it_shows_the_parameters_that_it_has(tmp_path):
+    run = write_calibration(tmp_path / "run")
+    document = tomllib.loads((run / "filter.toml").read_text())
+    chosen = {"kind": "example-quota", "queries": 80, "hours": 0.1 + 0.2, "scope": "client"}
+    document["filter"] = {"version": 2, **chosen, "view": {"size": [8, 9], "colour": "grey"}}
+    (run / "filter.toml").write_text(tomli_w.dumps(document))
+    known = json.loads((run / "run.json").read_text())
+    known["tuning"] |= {"kind": "example-quota", "parameters": {"queries": "that a client has", "hours": "<b>"}}
+    (run / "run.json").write_text(json.dumps(known))
+    text = render(run)
+    page = Page(text)
+    assert (
+        "kind example-quota of detector queries 80 that a client has hours 0.3 <b> scope client "
+        "view size 8×9, colour grey What is guaranteed."
+    ) in page.text
+    assert "&lt;b&gt;" in text
+    [box] = [found for tag, found in page.tags if tag == "dl"]
+    assert box["aria-label"] == "The chosen configuration, of the kind example-quota"
+
+
 def test_numbers_against_an_attack_are_those_worked_out_by_hand(pages):
     # Calibrated: blocked at 4, 6, 8, 10. Paper 3: at 40, 60, and twice never in 100.
     rows = {row[0]: row[1:] for row in pages["certified"].tables["attacks"]}
@@ -84,13 +126,14 @@ def test_a_lost_cell_is_as_visible_as_one_that_is_won(tmp_path, monkeypatch):
     assert "That is above the limit of 1%; so is the whole interval." in page.text
 
 
-def test_without_a_certified_setting_it_says_so_on_top(pages):
+def test_without_a_certified_configuration_it_says_so_on_top(pages):
     page = pages["uncertified"]
-    assert page.text.index("No setting could be certified") < page.text.index("Attack by attack")
+    assert page.text.index("No configuration could be certified") < page.text.index("Attack by attack")
     # 1 of 200 is blocked: 473 sessions in all would pass at 1% and 95%, by the exact binomial test.
     assert page.tables["shortfall"][1] == ["bursts", "1%", "1 of 200", "473", "273"]
     assert "273 more honest sessions" in page.text
-    assert "FilterConfig.load" not in page.text
+    assert "load_config" not in page.text
+    assert 'load_config("filter.toml").detector()' in pages["certified"].text
 
 
 def test_a_calibration_that_has_not_come_to_its_end_claims_nothing(tmp_path):
@@ -106,6 +149,7 @@ def test_a_calibration_that_has_not_come_to_its_end_claims_nothing(tmp_path):
     text = Page(render(run)).text
     assert "It is not confirmed: there is no filter.toml" in text
     assert "With 95% confidence" in text
+    assert "kind ssim-hash of detector t_ssim 0.85 similar above this SSIM" in text
 
 
 @pytest.mark.parametrize(
@@ -129,8 +173,8 @@ def test_a_plain_simulation_has_the_sections_that_apply(pages):
         assert "How the search went" not in text
         assert "certified" not in text
         assert "mifsim simulate" in text
-    assert "What the attacker held" in pages["simulation"].text
-    assert "What the attacker held" not in pages["bare"].text
+    assert "The attacker’s reconstruction when it was stopped" in pages["simulation"].text
+    assert "The attacker’s reconstruction when it was stopped" not in pages["bare"].text
     assert len(pages["bare"].tables["attacks"][0]) == 5
 
 
@@ -150,9 +194,9 @@ def test_the_survival_chart_draws_the_kaplan_meier_curve(pages):
     assert line["line"]["shape"] == "hv"
 
 
-def test_the_frontier_chart_tells_its_points_apart(pages):
+def test_the_chart_of_the_front_tells_its_points_apart(pages):
     traces = {trace["name"]: trace for trace in pages["certified"].figure("pareto")["data"]}
-    assert set(traces) == {"tried", "exact frontier", "found by the search", "paper 3", "chosen"}
+    assert set(traces) == {"tried", "reference front", "found by the search", "paper 3", "chosen"}
     assert traces["chosen"]["y"] == [20]
     np.testing.assert_allclose(traces["paper 3"]["x"], [0.5])  # the root of a quarter
     assert traces["found by the search"]["y"] == [30]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mifsim.defense import FilterConfig
+from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import StudyError
 from mifsim.study import Filter, Study
 
@@ -50,6 +51,9 @@ def test_there_is_always_something_undefended() -> None:
     ]
     bare = [{"name": "open door", "none": True}]
     assert [item.name for item in study([[]], filters=bare).crossed(given).filters] == ["calibrated", "open door"]
+    # What has no t_ssim is a detector all the same: nothing but the kind none is undefended.
+    quota, nothing = study([[]]).crossed([Filter(name="none of these", config=QuotaConfig(3))]).filters
+    assert (quota.undefended, nothing.name, nothing.undefended) == (False, "no filter", True)
 
 
 def test_a_study_keeps_its_matrix_in_a_file() -> None:

@@ -211,10 +211,10 @@ def recorded_sessions(
     ValueError
         If the arrays of similarities have different shapes.
     """
-    depths = {table.shape[1] for table in similarity.values() if table.ndim == 2}
-    if len(depths) != 1:
-        raise ValueError("similarity: expected arrays of shape (queries, n_b), with the same n_b for every form")
-    options = {"n_b": depths.pop(), "forms": tuple(sorted(similarity)), "hash_size": hash_size}
+    shapes = {table.shape[1:] for table in similarity.values()}
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 1 or shape[0] < 1:
+        raise ValueError("similarity: expected arrays of shape (queries, n_b), with the same n_b >= 1 for every form")
+    options = {"n_b": shape[0], "forms": tuple(sorted(similarity)), "hash_size": hash_size}
     columns: dict[str, npt.NDArray[Any]] = {
         "hash": hashes,
         **{f"ssim_{form}": table for form, table in similarity.items()},
