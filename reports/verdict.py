@@ -142,9 +142,10 @@ def headline(run: Folder, *, calibration: bool, chosen: bool) -> str:
     first = blocked.sort_values("blocked", ascending=False, kind="stable").reset_index().iloc[0]
     if first["blocked"] == 0:
         return "No filter blocked any attacker"
-    counted = f"{first['blocked']:,} of {count(int(first['sessions']), 'attacker')}"
-    among = f"Of {count(len(blocked), 'filter')}, " if len(blocked) > 1 else ""
-    return f"{among}{first['filter']} blocked {'the most attackers: ' if among else ''}{counted}"
+    if len(blocked) == 1:
+        return f"{first['filter']} blocked {first['blocked']:,} of {count(int(first['sessions']), 'attacker')}"
+    filters = count(len(blocked), "filter")
+    return f"Of {filters}, {first['filter']} blocked the most attackers: {first['blocked']:,} of {first['sessions']:,}"
 
 
 def _slowest(rows: pd.DataFrame) -> str:

@@ -81,11 +81,11 @@ class Param:
         if self.scale == "log" and not self.pole and low <= 0:
             return f"min = {low!r}: must be above 0, because the search is logarithmic"
         if self.scale == "linear" and self.pole and low < self.pole < high:
-            return f"min = {low!r}, max = {high!r}: must both be at most or both at least {self.pole:g}"
+            return f"min = {low!r}, max = {high!r}: must lie on one side of {self.pole:g}"
         if self.scale == "log" and self.pole and low <= self.pole <= high:
             return (
-                f"min = {low!r}, max = {high!r}: must both be below or both above {self.pole:g}, because the search is "
-                "logarithmic in the distance from it"
+                f"min = {low!r}, max = {high!r}: must not reach {self.pole:g}, because the search is logarithmic "
+                "in the distance from it"
             )
         return ""
 

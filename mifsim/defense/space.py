@@ -51,7 +51,7 @@ class SearchSpace:
         """
         found = config_class(kind)
         if not found.params:
-            raise ConfigError(f"kind = {kind!r}: this kind has no parameters to search; expected one that has")
+            raise ConfigError(f"kind = {kind!r}: has no parameter to search (accepted: a kind with parameters)")
         known = [*found.params, *found.choices]
         for key in given:
             if key not in known:
@@ -145,5 +145,5 @@ def _values(cls: type[DetectorConfig], name: str, given: object) -> tuple[Any, .
         if isinstance(value, bool) or value not in choice.accepted:
             raise ConfigError(f"space.{name}: {value!r} is not a valid value (accepted: {choice.words})")
     if len(set(values)) < len(values):
-        raise ConfigError(f"space.{name} = {list(values)}: contains a value twice (accepted: different values)")
+        raise ConfigError(f"space.{name} = {list(values)}: contains a value twice; each may be given once")
     return tuple(values)

@@ -58,7 +58,7 @@ class ClientConformance(ConversationConformance):
             transcript = converse(client, world, np.random.default_rng(1), queries=self.queries, refuse_at=refuse_at)
             assert client.closed_loop or not any(query.new_session for query in transcript.queries)
 
-    def test_one_that_needs_the_label_reads_nothing_else(self, client: Client, world: World) -> None:
+    def test_ignores_confidences_if_it_needs_only_the_label(self, client: Client, world: World) -> None:
         if client.needs is not Knowledge.LABEL:
             pytest.skip("the client needs more than the label")
         transcripts = [
@@ -68,7 +68,7 @@ class ClientConformance(ConversationConformance):
         assert transcripts[0] == transcripts[1]
 
     @pytest.mark.parametrize("shown", [Knowledge.TOP_K, Knowledge.LABEL])
-    def test_a_confidence_withheld_is_no_error(self, client: Client, world: World, shown: Knowledge) -> None:
+    def test_accepts_withheld_confidences(self, client: Client, world: World, shown: Knowledge) -> None:
         knows = min(shown, client.needs)
         transcript = converse(client, world, np.random.default_rng(1), queries=self.queries, knows=knows)
         for query in transcript.queries:
@@ -119,7 +119,7 @@ class AttackerConformance(ClientConformance):
         with pytest.raises(ValueError, match=r"world\.target"):
             next(client.run(replace(world, target=None), np.random.default_rng(1)))
 
-    def test_holds_images_and_asks_for_gradients_of_its_target_alone(self, client: Client, world: World) -> None:
+    def test_guesses_are_images_and_gradients_are_of_its_target(self, client: Client, world: World) -> None:
         assert isinstance(client, Attacker)
         for target in range(world.classes):
             attack = replace(world, target=target)
@@ -130,7 +130,7 @@ class AttackerConformance(ClientConformance):
                 if query.guess is not None:
                     assert_is_image(query.guess, world.shape)
 
-    def test_is_marked_white_box_only_if_it_asks_for_gradients(self, client: Client, world: World) -> None:
+    def test_is_white_box_exactly_if_it_requests_gradients(self, client: Client, world: World) -> None:
         assert isinstance(client, Attacker)
         transcript = converse(client, world, np.random.default_rng(1), queries=self.queries)
         assert client.white_box == any(query.gradient_of is not None for query in transcript.queries)
@@ -164,12 +164,12 @@ class UserConformance(ClientConformance):
         assert transcript.ended
         assert transcript.returned is None
 
-    def test_holds_no_guess_and_no_weights(self, client: Client, world: World) -> None:
+    def test_sends_no_guess_and_requests_no_gradient(self, client: Client, world: World) -> None:
         for query in converse(client, world, np.random.default_rng(1), queries=self.queries).queries:
             assert query.guess is None
             assert query.gradient_of is None
 
-    def test_sends_what_is_in_the_pool(self, client: Client, world: World) -> None:
+    def test_sends_images_of_the_pool(self, client: Client, world: World) -> None:
         other_pool = StrictPool.random(world.shape, world.classes, each=6, seed=99)
         stream = converse(client, world, np.random.default_rng(1), queries=self.queries).sent
         other = converse(client, replace(world, pool=other_pool), np.random.default_rng(1), queries=self.queries).sent

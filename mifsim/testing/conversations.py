@@ -92,7 +92,7 @@ class ConversationConformance:
             assert query.guess is None or query.guess.tobytes() == reconstruction
 
     @pytest.mark.parametrize("answers", [0, 5])
-    def test_stopping_it_leaves_nothing_behind(self, runs: Runs, world: World, answers: int) -> None:
+    def test_closing_it_releases_threads_and_images(self, runs: Runs, world: World, answers: int) -> None:
         """The server closes a client whose budget is exhausted; it must then release threads and images."""
         model = SoftmaxLinear(world.shape, world.classes)
         needs = needs_of(runs)

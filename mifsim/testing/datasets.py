@@ -46,7 +46,7 @@ class DataSetConformance:
     def test_has_the_four_subsets(self, data: DataSet) -> None:
         assert set(data.subsets) == set(SUBSETS)
 
-    def test_says_what_it_is(self, data: DataSet) -> None:
+    def test_describes_itself(self, data: DataSet) -> None:
         assert data.name
         assert data.note
         assert data.fingerprint
@@ -81,7 +81,7 @@ class DataSetConformance:
             assert image.dtype == np.float32
             np.testing.assert_array_equal(image, row)
 
-    def test_no_images_are_an_empty_array(self, data: DataSet, pool: ImagePool) -> None:
+    def test_an_empty_selection_is_an_empty_array(self, data: DataSet, pool: ImagePool) -> None:
         empty = pool.images([])
         assert empty.shape == (0, *data.shape)
         assert empty.dtype == np.float32
@@ -105,7 +105,7 @@ class DataSetConformance:
         for one, other in itertools.combinations(SUBSETS, 2):
             assert not seen[one] & seen[other], f"the {one} and {other} subsets share images"
 
-    def test_loaded_again_it_is_the_same(self, data: DataSet, again: DataSet | None) -> None:
+    def test_loading_again_gives_the_same(self, data: DataSet, again: DataSet | None) -> None:
         if again is None:
             pytest.skip("the test class does not override the fixture `again`")
         assert again.fingerprint == data.fingerprint

@@ -67,7 +67,7 @@ class DetectorConformance:
         assert replace(config) == config
         assert hash(replace(config)) == hash(config)
 
-    def test_the_search_space_holds_its_corners_and_points(self, config: DetectorConfig) -> None:
+    def test_the_search_space_contains_its_corners_and_points(self, config: DetectorConfig) -> None:
         """Corners are within the bounds and are equal after conversion to a point and back."""
         if not config.params:
             pytest.skip("the kind has no parameters to search")
@@ -81,14 +81,14 @@ class DetectorConformance:
 
     # Behaviour of a detector.
 
-    def test_it_starts_with_nothing(self, config: DetectorConfig) -> None:
+    def test_it_starts_in_its_initial_state(self, config: DetectorConfig) -> None:
         """The initial count is 0, and the client is not blocked."""
         detector = config.detector()
         assert detector.count == 0
         assert not detector.blocked
         assert detector.limit > 0
 
-    def test_a_bad_image_is_refused_and_forgotten(self, config: DetectorConfig, pool: Images) -> None:
+    def test_an_invalid_image_does_not_change_the_state(self, config: DetectorConfig, pool: Images) -> None:
         """An invalid image does not change the state or any later verdict."""
         detector, other = config.detector(), config.detector()
         for image in pool[:4]:
@@ -102,7 +102,7 @@ class DetectorConformance:
                     assert comparable(detector.state_dict()) == before
             assert judged(detector, [image]) == judged(other, [image])
 
-    def test_a_blocked_one_stays_blocked(self, config: DetectorConfig, pool: Images) -> None:
+    def test_a_blocked_detector_stays_blocked(self, config: DetectorConfig, pool: Images) -> None:
         """After a block, every verdict is UNSAFE, even for invalid images, and the state does not change."""
         detector = config.detector()
         for image in [pool[0]] * 400 + list(pool) * 8:
@@ -116,9 +116,7 @@ class DetectorConformance:
             assert detector.check(image) is Verdict.UNSAFE
         assert comparable(detector.state_dict()) == before
 
-    def test_what_a_client_does_with_its_array_afterwards_changes_nothing(
-        self, config: DetectorConfig, pool: Images
-    ) -> None:
+    def test_later_changes_to_the_clients_array_have_no_effect(self, config: DetectorConfig, pool: Images) -> None:
         """A detector stores copies of images, not the client's arrays."""
         detector, other = config.detector(), config.detector()
         for image in [*pool, *pool]:
@@ -127,7 +125,7 @@ class DetectorConformance:
             sent[:] = 0
             assert verdict is other.check(image)
 
-    def test_states_do_not_share_anything(self, config: DetectorConfig, pool: Images) -> None:
+    def test_detectors_do_not_share_state(self, config: DetectorConfig, pool: Images) -> None:
         """Two interleaved sessions get the same verdicts as each of them alone."""
         first, second = list(pool) * 3, list(reversed(pool)) * 3
         alone = judged(config.detector(), first), judged(config.detector(), second)
@@ -138,7 +136,7 @@ class DetectorConformance:
             mixed[1].extend(judged(other, [image_of_second]))
         assert mixed == alone
 
-    def test_a_state_goes_on_elsewhere(self, config: DetectorConfig, pool: Images) -> None:
+    def test_a_restored_state_continues_identically(self, config: DetectorConfig, pool: Images) -> None:
         """A detector restored at any point returns the same later verdicts as the original."""
 
         @_HYPOTHESIS
@@ -153,7 +151,7 @@ class DetectorConformance:
 
         check()
 
-    def test_a_state_of_something_else_is_refused(self, config: DetectorConfig) -> None:
+    def test_an_invalid_state_is_refused(self, config: DetectorConfig) -> None:
         """An invalid state raises an error."""
         with pytest.raises((ValueError, KeyError, TypeError)):
             config.restore({"nonsense": 1})
@@ -178,7 +176,7 @@ class DetectorConformance:
 
         check()
 
-    def test_replay_does_not_depend_on_which_sessions_are_beside(self, config: DetectorConfig, pool: Images) -> None:
+    def test_replay_does_not_depend_on_other_sessions(self, config: DetectorConfig, pool: Images) -> None:
         """The outcome of a session does not depend on the other sessions of the recording."""
         if not config.replayable():
             pytest.skip("the kind has no replay")
@@ -198,7 +196,7 @@ class DetectorConformance:
 
     # Behaviour that every kind inherits.
 
-    def test_a_view_is_what_it_compares(self, config: DetectorConfig, shape: tuple[int, ...], pool: Images) -> None:
+    def test_it_compares_views(self, config: DetectorConfig, shape: tuple[int, ...], pool: Images) -> None:
         """With a view, the verdicts, live and in replay, are those for the reduced images."""
         view = View((max(1, shape[0] - 1), max(1, shape[1] - 1)), "grey")
         viewed = replace(config, view=view)
@@ -213,7 +211,7 @@ class DetectorConformance:
         moved = viewed.restore(detector.state_dict())
         assert judged(moved, list(pool)) == judged(detector, list(pool))
 
-    def test_scope_changes_whose_state_it_is_and_nothing_else(self, config: DetectorConfig, pool: Images) -> None:
+    def test_scope_does_not_change_verdicts_within_a_session(self, config: DetectorConfig, pool: Images) -> None:
         """Detectors of both scopes return the same verdicts for one session."""
         streams = (list(pool) * 3, [pool[0]] * 20)
         for stream in streams:

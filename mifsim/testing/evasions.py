@@ -117,7 +117,7 @@ class EvasionConformance(ConversationConformance):
         """Return the class under attack."""
         return 1
 
-    def test_goes_on_and_tells_what_the_attack_holds(self, runs: Evaded, world: World) -> None:
+    def test_continues_and_passes_on_the_guess(self, runs: Evaded, world: World) -> None:
         transcript = converse(runs, world, np.random.default_rng(1), queries=self.queries)
         assert len(transcript.queries) == self.queries
         for query in transcript.queries:
@@ -138,7 +138,7 @@ class EvasionConformance(ConversationConformance):
             assert_is_image(transcript.returned, world.shape)
         assert not any(query.new_session for query in transcript.queries) or runs.closed_loop
 
-    def test_the_attack_inside_draws_what_it_draws_alone(self, evasions: tuple[Evasion, ...], world: World) -> None:
+    def test_the_attack_draws_what_it_draws_alone(self, evasions: tuple[Evasion, ...], world: World) -> None:
         alone, inside = DrawnImages(12), DrawnImages(12)
         converse(alone, world, np.random.default_rng(3))
         converse(Evaded(inside, evasions), world, np.random.default_rng(3), queries=_UNLIMITED)
@@ -152,14 +152,14 @@ class EvasionConformance(ConversationConformance):
         assert alone is not None
         np.testing.assert_array_equal(evaded.returned, alone)
 
-    def test_stops_the_attack_when_it_is_stopped(self, evasions: tuple[Evasion, ...], world: World) -> None:
+    def test_closes_the_attack_when_it_is_closed(self, evasions: tuple[Evasion, ...], world: World) -> None:
         inside = DrawnImages(12)
         running = Evaded(inside, evasions).run(world, np.random.default_rng(3))
         next(running)
         running.close()
         assert inside.over == len(inside.drawn) >= 1
 
-    def test_costs_as_many_queries_as_it_says(self, evasion: Evasion, world: World) -> None:
+    def test_costs_as_many_queries_as_stated(self, evasion: Evasion, world: World) -> None:
         """The cost of 30 queries is within a factor of 1.5, not counting the queries before the attack starts."""
         assert math.isfinite(evasion.cost)
         assert evasion.cost > 0
