@@ -145,5 +145,5 @@ def _values(cls: type[DetectorConfig], name: str, given: object) -> tuple[Any, .
         if isinstance(value, bool) or value not in choice.accepted:
             raise ConfigError(f"space.{name}: {value!r} is not a valid value (accepted: {choice.words})")
     if len(set(values)) < len(values):
-        raise ConfigError(f"space.{name} = {list(values)}: contains a value twice; each may be given once")
+        raise ConfigError(f"space.{name} = {list(values)}: each may be given once; expected different values")
     return tuple(values)
