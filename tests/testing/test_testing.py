@@ -10,6 +10,10 @@ import pytest
 
 import mifsim.testing
 
+# pytester restores sys.modules after each inner run. With this import the classes of `broken` are the same in all of
+# them, so that they can be pickled.
+from tests.testing import broken  # noqa: F401
+
 pytest_plugins = ["pytester"]
 
 SUITES = {
