@@ -32,10 +32,8 @@ def pareto_figure(
 
     Parameters
     ----------
-    pareto : DataFrame
-        As `reports.tables.pareto_table` returns it.
-    trials : DataFrame or None
-        As `reports.tables.trial_table` returns it; drawn in the background.
+    pareto, trials : DataFrame
+        Results of `reports.tables.pareto_table` and `trial_table`. The trials are in the background; may be None.
     allowed : float or None
         The largest false-positive limit, in [0, 1], drawn as a vertical line.
     look : mapping of filter to Style
@@ -47,9 +45,8 @@ def pareto_figure(
     reference = pareto[pareto["source"] == "reference"].sort_values("false_positive_rate")
     if len(reference):
         line = {"color": _GREY, "width": 1.5, "shape": "hv"}
-        data.append(
-            {**_points(reference, "reference front", _GREY, "circle", 4), "mode": "lines+markers", "line": line}
-        )
+        points = _points(reference, "reference front", _GREY, "circle", 4)
+        data.append({**points, "mode": "lines+markers", "line": line})
     candidates = pareto[~pareto["chosen"].eq(True)]
     certified = candidates["certified"].eq(True)
     searched, conservative = candidates["source"] == "search", candidates["source"] == "conservative"
@@ -132,8 +129,7 @@ def survival_figure(curves: Mapping[str, Survival], look: Mapping[str, Style], b
         if after_block.any():
             edge = {**trace, "x": _rounded(steps[after_block]), "line": {"width": 0, "shape": "hv"}}
             data.append({**edge, "y": _rounded(low[after_block])})
-            fill = {"fill": "tonexty", "fillcolor": style.faint(0.15)}
-            data.append({**edge, "y": _rounded(high[after_block]), **fill})
+            data.append({**edge, "y": _rounded(high[after_block]), "fill": "tonexty", "fillcolor": style.faint(0.15)})
         line = {"color": style.colour, "width": style.width, "dash": style.dash, "shape": "hv"}
         hover = [
             f"{escape(name)}: {percent(value)} not blocked after {queries(x)} queries "
@@ -216,10 +212,8 @@ def progress_figure(steps: Sequence[float], best: Sequence[float | None], title:
 
     Parameters
     ----------
-    steps : sequence of float
-        Numbers of trials.
-    best : sequence of float or None
-        Best value after each number of trials; None if there is no value yet.
+    steps, best : sequence of float
+        Numbers of trials, and the best value after each; None if there is no value yet.
     title : str
         Title of the y-axis.
     share : bool

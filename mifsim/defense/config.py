@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import inspect
-import itertools
 import json
 import os
-import tempfile
-import tomllib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from mifsim.defense.config_file import DEFAULT_KIND, TABLE, read_file, write_file
 from mifsim.defense.detector import Detector, NoDefense
 from mifsim.defense.param import Choice, Param
 from mifsim.defense.recording import (
@@ -33,13 +29,6 @@ from mifsim.errors import ConfigError
 
 Scope = Literal["session", "client"]
 SCOPES: tuple[Scope, ...] = ("session", "client")
-
-TABLE = "filter"
-"""Name of the TOML table that contains a configuration."""
-FILE_VERSION = 2
-"""Version of that table. Version 1 had no ``kind``: all configurations were of kind ``ssim-hash``."""
-DEFAULT_KIND = "ssim-hash"
-"""Kind of a configuration that does not state one."""
 
 MORE = (1, 2, 3, 5, 8)
 """Steps by which `DetectorConfig.conservative` relaxes integer parameters."""
@@ -281,22 +270,7 @@ class DetectorConfig(ABC):
         ValueError
             If `extra` contains a table ``filter``.
         """
-        import tomli_w
-
-        if extra and TABLE in extra:
-            raise ValueError(f"extra contains [{TABLE}]; expected other names, as that table holds the configuration")
-        text = tomli_w.dumps({TABLE: {"version": FILE_VERSION, **self.to_dict()}, **(extra or {})})
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            temporary.chmod(0o644)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_file(path, self.to_dict(), extra)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -318,67 +292,3 @@ class DetectorConfig(ABC):
 
 def _required(item: Any) -> bool:
     return item.default is MISSING and item.default_factory is MISSING and not item.kw_only
-
-
-def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the table ``[filter]`` of a TOML file without its version, which is validated.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read, has no such table, or has a version that is not supported.
-    """
-    try:
-        with open(path, "rb") as file:
-            document = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file: {error}") from error
-    table = document.get(TABLE)
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path}: no table [{TABLE}]; expected one with the configuration of a detector")
-    version = table.pop("version", 1)
-    if version not in range(1, FILE_VERSION + 1) or isinstance(version, bool):
-        raise ConfigError(
-            f"{path}: [{TABLE}] version = {version!r}: not supported by this mifsim (accepted: 1 to {FILE_VERSION})"
-        )
-    return table
-
-
-def definition_problem(name: str, cls: type[DetectorConfig]) -> str:
-    """Return an error message for an invalid definition of a kind; an empty string if it is valid.
-
-    It is checked when a plug-in registers a kind, because some errors would otherwise occur only later, on another
-    machine.
-    """
-    if getattr(cls, "kind", None) != name:
-        return f"{cls.__name__}.kind is {getattr(cls, 'kind', None)!r}, but it is registered as {name!r}"
-    if "__dataclass_params__" not in vars(cls) or not vars(cls)["__dataclass_params__"].frozen:
-        return f"{cls.__name__} is not a frozen dataclass (expected @dataclass(frozen=True))"
-    known = {field.name for field in fields(cls)}
-    for group in ("params", "choices"):
-        for key in getattr(cls, group):
-            if key not in known:
-                return (
-                    f"{cls.__name__}.{group} names {key!r}, which is not a field (fields: {', '.join(sorted(known))})"
-                )
-    for key in (*cls.swept, *cls.reference_steps):
-        if key not in cls.params:
-            return f"{cls.__name__}: {key!r} in swept or reference_steps is not in params"
-    if overlap := set(cls.params) & set(cls.choices):
-        return f"{cls.__name__}: {min(overlap)!r} is in both params and choices (expected in one of them)"
-    parameters = inspect.signature(cls.new_detector).parameters
-    if len(parameters) != 1:
-        return f"{cls.__name__}.new_detector takes {len(parameters) - 1} arguments (expected none)"
-    return ""
-
-
-def corner_points(
-    params: Mapping[str, tuple[float, float]], choices: Mapping[str, Sequence[Any]]
-) -> list[dict[str, Any]]:
-    """Return the corners of a search space: all combinations of the parameters' bounds and the choices' values."""
-    names = [*params, *choices]
-    values: list[Sequence[Any]] = [tuple(dict.fromkeys(bounds)) for bounds in params.values()]
-    values += [tuple(options) for options in choices.values()]
-    return [dict(zip(names, point, strict=True)) for point in itertools.product(*values)]

@@ -5,16 +5,48 @@ A new kind is a module with a subclass of `DetectorConfig`, and one line in `KIN
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any
 
-from mifsim.defense.config import DEFAULT_KIND, TABLE, DetectorConfig, definition_problem, read_file
+from mifsim.defense.config import DetectorConfig
+from mifsim.defense.config_file import DEFAULT_KIND, TABLE, read_file
 from mifsim.defense.recording import Column, Recorder, RecordingSpec
 from mifsim.defense.view import ViewedDetector
 from mifsim.errors import ConfigError, PluginError, UserError
 from mifsim.registry import Registry
+
+
+def definition_problem(name: str, cls: type[DetectorConfig]) -> str:
+    """Return an error message for an invalid definition of a kind; an empty string if it is valid.
+
+    It is checked when a plug-in registers a kind, because some errors would otherwise occur only later, on another
+    machine.
+    """
+    if getattr(cls, "kind", None) != name:
+        return f"{cls.__name__}.kind is {getattr(cls, 'kind', None)!r}, but it is registered as {name!r}"
+    if "__dataclass_params__" not in vars(cls) or not vars(cls)["__dataclass_params__"].frozen:
+        return f"{cls.__name__} is not a frozen dataclass (expected @dataclass(frozen=True))"
+    known = {field.name for field in fields(cls)}
+    for group in ("params", "choices"):
+        for key in getattr(cls, group):
+            if key not in known:
+                return (
+                    f"{cls.__name__}.{group} names {key!r}, which is not a field (fields: {', '.join(sorted(known))})"
+                )
+    for key in (*cls.swept, *cls.reference_steps):
+        if key not in cls.params:
+            return f"{cls.__name__}: {key!r} in swept or reference_steps is not in params"
+    if overlap := set(cls.params) & set(cls.choices):
+        return f"{cls.__name__}: {min(overlap)!r} is in both params and choices (expected in one of them)"
+    parameters = inspect.signature(cls.new_detector).parameters
+    if len(parameters) != 1:
+        return f"{cls.__name__}.new_detector takes {len(parameters) - 1} arguments (expected none)"
+    return ""
+
 
 KINDS = Registry(
     "detectors",

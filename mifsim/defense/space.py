@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mifsim.defense.config import DetectorConfig, Scope, corner_points
+from mifsim.defense.config import DetectorConfig, Scope
 from mifsim.defense.kinds import config_class
 from mifsim.defense.view import View
 from mifsim.errors import ConfigError
@@ -147,3 +148,13 @@ def _values(cls: type[DetectorConfig], name: str, given: object) -> tuple[Any, .
     if len(set(values)) < len(values):
         raise ConfigError(f"space.{name} = {list(values)}: each may be given once; expected different values")
     return tuple(values)
+
+
+def corner_points(
+    params: Mapping[str, tuple[float, float]], choices: Mapping[str, Sequence[Any]]
+) -> list[dict[str, Any]]:
+    """Return the corners of a search space: all combinations of the parameters' bounds and the choices' values."""
+    names = [*params, *choices]
+    values: list[Sequence[Any]] = [tuple(dict.fromkeys(bounds)) for bounds in params.values()]
+    values += [tuple(options) for options in choices.values()]
+    return [dict(zip(names, point, strict=True)) for point in itertools.product(*values)]

@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mifsim.defense import KINDS, DetectorConfig, InvalidImage, ModelAnswer, RecordedSessions, Verdict, View
-from mifsim.defense.config import definition_problem
-from mifsim.defense.kinds import columns_of, load_config, read_cells, read_config, recorder_of
+from mifsim.defense.kinds import columns_of, definition_problem, load_config, read_cells, read_config, recorder_of
 from mifsim.defense.recording import frozen
 from mifsim.defense.space import SearchSpace
 

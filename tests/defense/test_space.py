@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mifsim.defense import Choice, DetectorConfig, FilterConfig, NoDefense, Param, View
-from mifsim.defense.config import corner_points
-from mifsim.defense.space import SearchSpace
+from mifsim.defense.space import SearchSpace, corner_points
 from mifsim.errors import ConfigError
 from mifsim.plugins import register
 from mifsim.registry import registry
