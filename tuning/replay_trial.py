@@ -13,7 +13,7 @@ from ray import tune
 from mifsim.defense.kinds import read_config
 from mifsim.server.ray.models import nearest_copy
 from mifsim.study import Study
-from tuning.live import Ask, Images, Labels, LiveAttackers, LiveReplay
+from tuning.live import Images, Labels, LiveAttackers, LiveReplay, PredictFunction
 from tuning.objectives import NO_LIVE
 from tuning.tracedata import TraceSet
 from tuning.trials import TrialEvaluator
@@ -64,7 +64,7 @@ class ReplayTrial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
         return {**asdict(self._evaluator.evaluate(self._config)), "done": True}
 
 
-def _predict_function(actor: Any) -> Ask:
+def _predict_function(actor: Any) -> PredictFunction:
     # Ray shows all GPUs to an actor without one. Hide them: an attacker may train a network in this process.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
