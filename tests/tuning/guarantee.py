@@ -6,7 +6,7 @@ import numpy as np
 from scipy import stats
 
 from mifsim.defense import FilterConfig
-from tests.tuning.worlds import trace_set
+from tests.tuning.worlds import hashes_of, similarity_of, trace_set
 from tuning.certify import Method, certify
 from tuning.tracedata import TraceSet
 
@@ -44,7 +44,7 @@ def true_rate(config: FilterConfig) -> float:
 
 
 def candidates(rates: np.ndarray) -> list[FilterConfig]:
-    """Settings of the given true rates that block different sessions: some by similarity, some by gap."""
+    """Configurations of the given true rates that block different sessions: some by similarity, some by gap."""
     configs = []
     for rate, t_hash in zip(rates, np.resize([1.0, 0.4, 0.7, 0.25], len(rates)), strict=True):
         t_ssim = max(float(stats.beta.isf(rate / t_hash, *shape)) for shape in SHAPES.values())
@@ -69,7 +69,7 @@ def broken_shares(
     chosen : float
         Share that chose anything.
     naive : float
-        Share broken by the fastest setting whose rate was at most the limit on the search part.
+        Share broken by the fastest configuration whose rate was at most the limit on the search split.
     """
     broken = chosen = naive = 0
     for repeat in range(repeats):
@@ -89,5 +89,5 @@ def broken_shares(
 def _worst_rate(traces: TraceSet, config: FilterConfig) -> float:
     """Without the project's replay: the last row of each session tells all."""
     rows = traces.offsets[1:] - 1
-    hit = (traces.similarity["global"][rows, 0] > config.t_ssim) & (traces.hashes[rows] < config.t_hash)
+    hit = (similarity_of(traces)[rows, 0] > config.t_ssim) & (hashes_of(traces)[rows] < config.t_hash)
     return max(float(hit[traces.group == g].mean()) for g in SHAPES)

@@ -12,7 +12,9 @@ import numpy as np
 from mifsim.clients.protocol import ClientGenerator, Query, Refusal, User, World
 from mifsim.data import load_data
 from mifsim.defense import InvalidImage
-from mifsim.server.backend import Job, ModelFile, Watch
+from mifsim.run.folder import RunFolder
+from mifsim.run.sessions import run_sessions
+from mifsim.server.backend import Job, ModelFile, OnProgress
 from mifsim.server.client_specs import Shard
 from mifsim.server.environment import Environment
 from mifsim.server.shard_run import Reply, run_shard
@@ -20,17 +22,22 @@ from mifsim.study import Study
 from mifsim.testing.worlds import SoftmaxLinear
 from mifsim.victims import Victim
 from tests.small import small_study
-from tuning.live import LiveAttackers, longest_budget
+from tuning.confirm import compare, predicted
+from tuning.live import LiveAttackers, LiveReplay, longest_budget
+from tuning.objectives import NO_LIVE
 from tuning.proposals import Proposals
 from tuning.tracedata import TraceSet
-from tuning.trials import Journal, Scorer, Trial
+from tuning.trials import Journal, Trial, TrialEvaluator
 
 
 def tiny_study(**changes: Any) -> Study:
     """Three trials a class and a dozen users: something for every part."""
     table: dict[str, Any] = {
         "leakage": {"enabled": False},
-        "tuning": {"trials": 12, "n_b": {"max": 10}, "ssim": ["global", "uniform"], "grid": {"t_ssim": 6, "t_hash": 6}},
+        "tuning": {
+            "trials": 12, "space": {"n_b": {"max": 10}, "ssim": ["global", "uniform"]},
+            "grid": {"t_ssim": 6, "t_hash": 6},
+        },
         "attacks": [
             {
                 "attack": "mi-face", "noise": 0.01, "labels": [0, 3], "trials": 3, "budget_queries": 25, "beta": 0,
@@ -74,8 +81,8 @@ class Formula:
         self.shards: list[int] = []
         self._stop_after = stop_after
 
-    def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], watch: Watch) -> None:
-        environment = Environment.load(job.study, job.run, job.facts, job.watching)
+    def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], on_progress: OnProgress) -> None:
+        environment = Environment.load(job.study, job.run, job.facts, job.recording)
         victim = SoftmaxLinear(environment.data.shape, len(environment.data.class_names))
         for shard in shards:
             if len(self.shards) == self._stop_after:
@@ -90,7 +97,7 @@ class Formula:
                     batch = steps.send(Reply(np.float32(confidence), np.float32(gradients)))
             except StopIteration:
                 self.shards.append(shard.number)
-            watch(environment.counters)
+            on_progress(environment.counters)
 
 
 def formula_victim(folder: Path, fingerprint: str = "formula") -> Victim:
@@ -116,23 +123,40 @@ def formula_here(study: Study, data: Any, victim: Victim | None) -> Any:
     return ask
 
 
+def live_as_predicted(study: Study, traces: TraceSet, folder: Path) -> dict[str, int | None]:
+    """Run a study's filters live, and refuse any session that does not end as replay predicts; return that."""
+    expected = predicted(traces, study.filters)
+    run = RunFolder.create(folder, study)
+    job = Job(study, run.path, run.metadata(study))
+    run_sessions("live", run, job, formula_victim(folder.parent), Formula(), 10)
+    assert compare(run.path, expected) == len(expected)
+    return expected
+
+
 def serial_search(
     traces: TraceSet, study: Study, journal: Journal, address: str | None = None, model: ModelFile | None = None
 ) -> list[Trial]:
     """The search without Ray, one trial after another."""
-    proposals, scorer = Proposals(study.tuning, study.seed, longest_budget(study)), Scorer(traces, study.tuning)
+    proposals = Proposals(study.tuning, study.seed, longest_budget(study))
+    evaluator = TrialEvaluator(traces, study.tuning)
     if model is not None:
         data = digits(study)
-        live = LiveAttackers(study, formula_here(study, data, None), data)
-        scorer = Scorer(traces, study.tuning, lambda config: live.queries([config])[0])
+        ask = formula_here(study, data, None)
+        live = LiveAttackers(study, ask, data) if any(attack.closed_loop for attack in study.attacks) else None
+        evaluator = TrialEvaluator(
+            traces,
+            study.tuning,
+            lambda config: NO_LIVE if live is None else live.queries([config])[0],
+            LiveReplay(study, ask, data),
+        )
     trials: list[Trial] = []
     before = {trial.number: trial for trial in journal.read()}
     with journal:
         for number in range(study.tuning.trials):
             config = proposals.ask()
             assert config is not None
-            trials.append(before.get(number) or Trial(number, config, scorer.score(config), 0.0))
-            proposals.tell(number, trials[-1].scored)
+            trials.append(before.get(number) or Trial(number, config, evaluator.evaluate(config), 0.0))
+            proposals.tell(number, trials[-1].result)
             if number not in before:
                 journal.append(trials[-1])
     journal.finish(trials)

@@ -21,17 +21,17 @@ from tests.tuning.guarantee import (
 )
 from tests.tuning.worlds import random_traces
 from tuning.certify import certify, conservative, order_of_testing
-from tuning.objectives import score
+from tuning.objectives import evaluate
 from tuning.replay import replay
 
 LOOSE, MIDDLE, TIGHT = (FilterConfig(t_ssim, 1.0, 1, 1) for t_ssim in (0.3, 0.5, 0.8))
 
 
-def population(part: int, users: list[float], sessions: int, attack: tuple[float, ...] = (0.4, 0.6, 0.9)):
+def population(split: int, users: list[float], sessions: int, attack: tuple[float, ...] = (0.4, 0.6, 0.9)):
     """Attackers, of which `TIGHT` blocks 1, `MIDDLE` 2, `LOOSE` all; users at these similarities, or 0."""
     similarity = np.array([*attack, *users, *[0.0] * (sessions - len(users))])
     group = np.repeat([0, 1], [len(attack), sessions])
-    clients = np.array([f"{part}-{s}" for s in range(len(group))])
+    clients = np.array([f"{split}-{s}" for s in range(len(group))])
     return two_query_sessions(similarity, np.full(len(group), 0.5), group, clients=clients)
 
 
@@ -95,10 +95,10 @@ def test_a_workload_that_was_only_searched_cannot_be_certified():
 
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=20, deadline=None)
-def test_each_next_one_is_faster_and_less_safe_on_the_search_part(seed):
+def test_each_next_one_is_faster_and_less_safe_on_the_search_split(seed):
     search = draw(np.random.default_rng(seed), 100, 0)
     order, queries = order_of_testing(search, NEAR_THE_LIMIT, {1: LIMIT, 2: LIMIT})
-    found = [score(search, NEAR_THE_LIMIT[j]) for j in order]
+    found = [evaluate(search, NEAR_THE_LIMIT[j]) for j in order]
     assert queries[list(order)].tolist() == [f.queries for f in found]
     for before, after in itertools.pairwise(found):
         assert after.queries < before.queries
@@ -123,7 +123,7 @@ def test_looser_copies_decide_where_the_misses_are_alike():
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 7), st.integers(1, 6), st.sampled_from([0.1, 0.5, 0.9]))
 @settings(max_examples=30, deadline=None)
-def test_cautious_copies_come_after_and_block_no_more(seed, n_b, l_sp, t_ssim):
+def test_conservative_copies_come_after_and_block_no_more(seed, n_b, l_sp, t_ssim):
     traces = random_traces(np.random.default_rng(seed))
     given_ = [FilterConfig(t_ssim, 0.4, n_b, l_sp), FilterConfig(t_ssim, 0.4, n_b, l_sp + 1)]
     copies = conservative(given_)
@@ -137,7 +137,7 @@ def test_cautious_copies_come_after_and_block_no_more(seed, n_b, l_sp, t_ssim):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"configs": []}, "no setting"),
+        ({"configs": []}, "no configuration"),
         ({"delta": 0}, "delta = 0"),
         ({"delta": 5}, "delta = 5"),
         ({"method": "bonferroni"}, "fixed_sequence or holm"),
@@ -148,8 +148,8 @@ def test_cautious_copies_come_after_and_block_no_more(seed, n_b, l_sp, t_ssim):
             "limits are for users, robots; the workloads are users",
         ),
         ({"limits": {}}, "the workloads are users"),
-        ({"held_out": population(0, [], 5)}, "client '0-0' has sessions in both parts"),
-        ({"held_out": replace(population(1, [], 5), groups=("a", "b"))}, "other groups"),
+        ({"held_out": population(0, [], 5)}, "client '0-0' has sessions in both splits"),
+        ({"held_out": replace(population(1, [], 5), groups=("a", "b"))}, "different groups"),
     ],
 )
 def test_what_cannot_be_certified_is_refused(change, message):

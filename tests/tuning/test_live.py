@@ -12,15 +12,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from mifsim.defense import FilterConfig
+from mifsim.defense import FilterConfig, read_config
 from mifsim.errors import StudyError
 from mifsim.run import simulate as simulation
 from mifsim.study import Study
-from tests.tuning.studies import Formula, Prober, digits, formula_here, formula_victim, serial_search, tiny_study
-from tuning import tune as calibration
+from tests.tuning.studies import Formula, Prober, digits, formula_here, formula_victim, tiny_study
 from tuning.live import LiveAttackers, clients_of, open_loop
-from tuning.objectives import NO_LIVE, objectives, score
-from tuning.replay import replay_all
+from tuning.objectives import NO_LIVE, evaluate, objectives
+from tuning.replay import replay_swept
 from tuning.traces import load, record
 
 STRICT = FilterConfig(0.3, 0.1, 5, 6, ssim="uniform")
@@ -42,22 +41,11 @@ def live_of(study: Study) -> LiveAttackers:
     return LiveAttackers(study, formula_here(study, digits(study), None))
 
 
-@pytest.fixture
-def calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Study], Path]:
-    """Calibrate with a formula for a victim and without Ray."""
-    monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(calibration, "prepare", lambda study: (digits(study), formula_victim(tmp_path)))
-    monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula())
-    monkeypatch.setattr(calibration, "model_here", formula_here)
-    monkeypatch.setattr("tuning.search.search", serial_search)
-    return lambda study: calibration.tune(study, tmp_path / "run")
-
-
 def test_a_trial_has_them_do_what_a_simulation_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = mixed(
         {}, filters=[{"name": "strict", "t_ssim": 0.3, "t_hash": 0.1, "n_b": 5, "l_sp": 6, "ssim": "uniform"}]
     )
-    monkeypatch.setattr(simulation, "prepare", lambda study: (digits(study), formula_victim(tmp_path)))
+    monkeypatch.setattr(simulation, "load_inputs", lambda study: (digits(study), formula_victim(tmp_path)))
     monkeypatch.setattr(simulation, "make_backend", lambda *where: Formula())
     run = simulation.simulate(study, tmp_path / "run")
     rows = pq.read_table(run / "sessions").to_pandas()
@@ -78,12 +66,12 @@ def test_with_one_session_it_is_what_replay_says(tmp_path: Path, monkeypatch: py
     recording = record(replayed, digits(replayed), formula_victim(tmp_path), Formula())
     traces = load(recording.path, replayed).of_split("search")
     configs = [STRICT, LOOSE, FilterConfig(0.99, 1e-3, 3, 1)]
-    expected = [score(traces, config).queries for config in configs]
+    expected = [evaluate(traces, config).queries for config in configs]
     assert len(set(expected)) > 1
     assert live_of(closed).queries(configs)[:, 0].tolist() == expected
 
 
-def test_settings_do_not_depend_on_which_run_beside_them() -> None:
+def test_configurations_do_not_depend_on_which_run_beside_them() -> None:
     live = live_of(mixed(4))
     together = live_of(mixed(4)).queries([STRICT, LOOSE, STRICT])
     assert together[0] == together[2]
@@ -94,24 +82,24 @@ def test_they_count_beside_the_replayed(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path))
     study = open_loop(mixed({}))
     traces = load(record(study, digits(study), formula_victim(tmp_path), Formula()).path, study)
-    alone = score(traces, STRICT).queries
-    assert score(traces, STRICT, "worst", np.array([alone + 3])).queries == alone + 3
-    assert score(traces, STRICT, "worst", np.array([alone - 3])).queries == alone
-    assert score(traces, STRICT, "mean", np.array([alone + 3, alone])).queries == pytest.approx(alone + 1)
-    sums = replay_all(traces, form="uniform", rule="per_match", t_ssim=0.3, t_hash=0.1, n_b_max=5, l_sp_max=6)
+    alone = evaluate(traces, STRICT).queries
+    assert evaluate(traces, STRICT, "worst", np.array([alone + 3])).queries == alone + 3
+    assert evaluate(traces, STRICT, "worst", np.array([alone - 3])).queries == alone
+    assert evaluate(traces, STRICT, "mean", np.array([alone + 3, alone])).queries == pytest.approx(alone + 1)
+    sums = replay_swept(traces, STRICT, {"n_b": 5, "l_sp": 6})
     plain, beside = objectives(traces, sums), objectives(traces, sums, live=np.array([alone]))
     assert np.array_equal(beside[0], plain[0])
     assert np.array_equal(beside[1], np.maximum(plain[1], alone))
     honest = traces.subset(~traces.is_attack)
-    assert score(honest, STRICT, "worst", np.array([7.0])).queries == 7
+    assert evaluate(honest, STRICT, "worst", np.array([7.0])).queries == 7
     with pytest.raises(ValueError, match="no attack session"):
-        score(honest, STRICT, "worst", NO_LIVE)
+        evaluate(honest, STRICT, "worst", NO_LIVE)
 
 
 @pytest.mark.parametrize("with_open_loop", [True, False])
 def test_a_calibration_with_closed_loop_attackers(calibrate: Callable[[Study], Path], with_open_loop: bool) -> None:
-    tuning = {"trials": 10, "n_b": {"max": 10}, "l_sp": {"min": 2, "max": 8}, "t_ssim": {"max": 0.9},
-              "t_hash": {"min": 0.003}, "false_positive_budget": 0.9, "grid": {"t_ssim": 6, "t_hash": 6},
+    space = {"n_b": {"max": 10}, "l_sp": {"min": 2, "max": 8}, "t_ssim": {"max": 0.9}, "t_hash": {"min": 0.003}}
+    tuning = {"trials": 10, "space": space, "false_positive_budget": 0.9, "grid": {"t_ssim": 6, "t_hash": 6},
               **REACHABLE}  # fmt: skip
     study = mixed({"sessions": 2}, tuning=tuning)
     if not with_open_loop:
@@ -122,12 +110,12 @@ def test_a_calibration_with_closed_loop_attackers(calibrate: Callable[[Study], P
     found = facts["tuning"]
     assert found["closed_loop"] == ["rotating"]
     assert found["chosen"] is not None
-    assert "hypervolume_share" not in found  # there is no exact frontier to measure by
+    assert "hypervolume_share" not in found  # there is no reference front to measure by
     pareto = pq.read_table(run / "pareto.parquet").to_pandas()
-    assert "exact" not in set(pareto["source"])
+    assert "reference" not in set(pareto["source"])
 
-    # What the tables say of a setting is what it does: its worst attack, closed-loop ones counted by client.
-    chosen = FilterConfig(**found["chosen"])
+    # What the tables say of a configuration is what it does: its worst attack, closed-loop ones counted by client.
+    chosen = read_config(found["chosen"])
     live = float(live_of(study).queries([chosen])[0, 0])
     row = pareto[pareto["chosen"]].iloc[0]
     assert row["queries_to_block"] == live if not with_open_loop else row["queries_to_block"] >= live

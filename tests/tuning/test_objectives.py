@@ -5,8 +5,8 @@ import pytest
 
 from mifsim.defense import FilterConfig
 from tests.tuning.worlds import trace_set
-from tuning.objectives import attack_budget, objectives, score
-from tuning.replay import replay_all
+from tuning.objectives import attack_budget, evaluate, objectives
+from tuning.replay import replay_swept
 
 CONFIG = FilterConfig(t_ssim=0.5, t_hash=0.5, n_b=1, l_sp=1)
 
@@ -38,7 +38,7 @@ def two_attacks_two_workloads(**more):
 
 def test_worst_and_mean():
     traces = two_attacks_two_workloads()
-    worst, mean = score(traces, CONFIG, "worst"), score(traces, CONFIG, "mean")
+    worst, mean = evaluate(traces, CONFIG, "worst"), evaluate(traces, CONFIG, "mean")
     assert worst.false_positive_rate == mean.false_positive_rate == 0.5
     assert worst.queries == (2 + 10) / 2
     assert mean.queries == ((2 + 10) / 2 + (4 + 6) / 2) / 2
@@ -50,19 +50,19 @@ def test_worst_and_mean():
 def test_leakage_is_that_of_the_worst_attack_or_their_mean():
     """q/8 after query q: blocked at 2 leaks 1/8, never 6/8; blocked at 4 and 6 leaks 3/8 and 5/8."""
     traces = two_attacks_two_workloads(leak=np.tile(np.arange(1, 7) / 8, 9))
-    assert score(traces, CONFIG, "worst").leak == (3 + 5) / 16
-    assert score(traces, CONFIG, "mean").leak == ((1 + 6) / 16 + (3 + 5) / 16) / 2
+    assert evaluate(traces, CONFIG, "worst").leak == (3 + 5) / 16
+    assert evaluate(traces, CONFIG, "mean").leak == ((1 + 6) / 16 + (3 + 5) / 16) / 2
 
 
-def test_many_settings_at_once():
+def test_many_configurations_at_once():
     traces = two_attacks_two_workloads()
-    sums = replay_all(traces, form="global", rule="per_match", t_ssim=0.5, t_hash=0.5, n_b_max=1, l_sp_max=2)
+    sums = replay_swept(traces, CONFIG, {"n_b": 1, "l_sp": 2})
     np.testing.assert_array_equal(objectives(traces, sums), [[[0.5, 0.0]], [[6.0, 10.0]]])
 
 
 def test_a_workload_of_which_there_is_no_session_counts_for_nothing():
     traces = two_attacks_two_workloads().subset(np.array([True] * 7 + [False] * 2))
-    assert score(traces, CONFIG).false_positive_rate == 1 / 3
+    assert evaluate(traces, CONFIG).false_positive_rate == 1 / 3
 
 
 @pytest.mark.parametrize(("keep", "missing"), [(slice(0, 4), "honest"), (slice(4, 9), "attack")])
@@ -70,12 +70,12 @@ def test_there_must_be_two_sides(keep, missing):
     mask = np.zeros(9, dtype=bool)
     mask[keep] = True
     with pytest.raises(ValueError, match=f"no {missing} session"):
-        score(two_attacks_two_workloads().subset(mask), CONFIG)
+        evaluate(two_attacks_two_workloads().subset(mask), CONFIG)
 
 
 def test_unknown_choices_are_refused():
     traces = two_attacks_two_workloads()
     with pytest.raises(ValueError, match="worst or mean"):
-        score(traces, CONFIG, "best")
+        evaluate(traces, CONFIG, "best")
     with pytest.raises(ValueError, match="do not say what leaked"):
-        objectives(traces, score(traces, CONFIG).totals, leakage=True)
+        objectives(traces, evaluate(traces, CONFIG).totals, leakage=True)

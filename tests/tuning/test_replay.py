@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from mifsim.defense import FilterConfig, InvalidImage, QueryFilter, Verdict
 from mifsim.defense.similarity import FORMS
 from mifsim.defense.ssim_hash.config import COUNT_RULES
-from tests.tuning.worlds import ATTACK, random_traces, record, trace_set
-from tuning.replay import prepare, replay, replay_all, totals, verdicts
+from mifsim.defense.ssim_hash.replay import follow, verdicts
+from tests.tuning.worlds import ATTACK, hashes_of, random_traces, record, recording, similarity_of, trace_set
+from tuning.replay import replay, replay_swept, totals
 from tuning.tracedata import TraceSet
 
 N_B_MAX = 5
@@ -70,12 +71,15 @@ def live(stream: list[object], config: FilterConfig) -> tuple[list[bool], list[i
 
 def assert_replays(traces: TraceSet, stream: list[object], config: FilterConfig) -> None:
     unsafe, count = live(stream, config)
-    replayed_unsafe, replayed_count = verdicts(traces, 0, config)
+    replayed_unsafe, replayed_count = verdicts(traces.recorded(config), 0, config)
     assert replayed_unsafe.tolist() == unsafe
     assert replayed_count.tolist() == count
+    blocked_at, final = follow(traces.recorded(config), config)
+    assert blocked_at.tolist() == [unsafe.index(True) + 1 if any(unsafe) else 0]
+    assert final.tolist() == [count[-1]]
     outcome = replay(traces, config)
-    assert outcome.blocked_at.tolist() == [unsafe.index(True) + 1 if any(unsafe) else 0]
-    assert outcome.count.tolist() == [count[-1]]
+    assert outcome.blocked_at.tolist() == blocked_at.tolist()
+    assert outcome.nearness.tolist() == [min(1.0, (count[-1] + 1) / config.l_sp)]
 
 
 @given(streams, st.data())
@@ -84,9 +88,9 @@ def test_replay_is_the_filter_query_by_query(stream, data):
     """Thresholds lie on what was observed, a last bit beside it, or anywhere."""
     form = data.draw(st.sampled_from(FORMS))
     traces = record([stream], N_B_MAX, [form])
-    seen = traces.similarity[form]
+    seen = similarity_of(traces, form)
     similarities = [float(s) for s in np.unique(seen[~np.isnan(seen)])]
-    hashes = traces.hashes[~np.isnan(traces.hashes)]
+    hashes = hashes_of(traces)[traces.valid]
     gaps = np.unique(np.abs(hashes[:, None] - hashes[None, :]))
     beside = [float(np.nextafter(s, np.float64(side))) for s in similarities for side in (-2, 2)]
     beside_gaps = [float(g) for gap in gaps for g in (gap, np.nextafter(gap, 2), np.nextafter(gap, -1))]
@@ -108,8 +112,8 @@ def test_a_threshold_met_exactly_is_no_match(rule):
     """Both comparisons are strict: nothing matches on the observed values, a last bit beside them it does."""
     stream = [IMAGES[4], IMAGES[8]]
     traces = record([stream], 1)
-    similarity = float(traces.similarity["global"][1, 0])
-    gap = abs(traces.hashes[1] - traces.hashes[0])
+    similarity = float(similarity_of(traces)[1, 0])
+    gap = abs(hashes_of(traces)[1] - hashes_of(traces)[0])
     below, above = float(np.nextafter(similarity, -1)), float(np.nextafter(gap, 1))
     for t_ssim, t_hash, blocked_at in ((similarity, above, 0), (below, gap, 0), (below, above, 2)):
         config = FilterConfig(t_ssim, t_hash, n_b=1, l_sp=1, count_rule=rule)
@@ -122,27 +126,28 @@ def test_hand_worked_case():
     image = IMAGES[4]
     traces = record([[image, image, "no image", image, image]], 2)
     per_match = FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=2, l_sp=4)
-    unsafe, count = verdicts(traces, 0, per_match)
+    unsafe, count = verdicts(recording(traces), 0, per_match)
     assert count.tolist() == [0, 1, 1, 3, 4]
     assert unsafe.tolist() == [False, False, False, False, True]
     assert replay(traces, per_match).blocked_at.tolist() == [5]
     per_query = FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=2, l_sp=4, count_rule="per_query")
-    assert verdicts(traces, 0, per_query)[1].tolist() == [0, 1, 1, 2, 3]
+    assert verdicts(recording(traces), 0, per_query)[1].tolist() == [0, 1, 1, 2, 3]
     assert replay(traces, per_query).blocked_at.tolist() == [0]
-    assert replay(traces, per_query).count.tolist() == [3]
+    assert follow(recording(traces), per_query)[1].tolist() == [3]
 
 
 def literal(traces: TraceSet, session: int, config: FilterConfig) -> tuple[int, int]:
     """Algorithm 2 over a recorded trace, in plain Python: the query blocked at (0: never) and the count."""
+    similarity, hashes = similarity_of(traces, config.ssim), hashes_of(traces)
     buffer: list[float] = []
     count = 0
     for number, q in enumerate(range(*traces.offsets[session : session + 2]), start=1):
-        hash_ = float(traces.hashes[q])
+        hash_ = float(hashes[q])
         if np.isnan(hash_):
             continue
         before = count
         for k, old in enumerate(buffer[: config.n_b]):
-            if float(traces.similarity[config.ssim][q, k]) > config.t_ssim and abs(hash_ - old) < config.t_hash:
+            if float(similarity[q, k]) > config.t_ssim and abs(hash_ - old) < config.t_hash:
                 count = before + 1 if config.count_rule == "per_query" else count + 1
                 if count >= config.l_sp:
                     return number, count
@@ -160,11 +165,12 @@ coarse_t_hash = st.integers(1, 21).map(lambda twentieths: min(twentieths / 20, 1
 def test_replay_of_many_sessions_is_the_algorithm_to_the_letter(seed, t_ssim, t_hash, n_b, l_sp, rule):
     traces = random_traces(np.random.default_rng(seed))
     config = FilterConfig(t_ssim, t_hash, n_b, l_sp, count_rule=rule)
-    outcome = replay(traces, config)
+    found, count = follow(recording(traces), config)
     expected = [literal(traces, s, config) for s in range(traces.sessions)]
-    assert list(zip(outcome.blocked_at.tolist(), outcome.count.tolist(), strict=True)) == expected
+    assert list(zip(found.tolist(), count.tolist(), strict=True)) == expected
+    assert replay(traces, config).blocked_at.tolist() == found.tolist()
     for s, (blocked_at, final) in enumerate(expected):
-        unsafe, count = verdicts(traces, s, config)
+        unsafe, count = verdicts(recording(traces), s, config)
         assert unsafe.tolist() == [0 < blocked_at <= q for q in range(1, len(unsafe) + 1)]
         assert not len(count) or count[-1] == final
 
@@ -176,9 +182,8 @@ def test_all_at_once_is_replay_of_every_buffer_and_limit(seed, t_ssim, t_hash, n
     made = random_traces(np.random.default_rng(seed), sessions=12)
     session_of = np.arange(made.sessions)
     traces = replace(made, group=session_of, groups=tuple(map(str, session_of)))
-    everything = replay_all(
-        traces, form="global", rule=rule, t_ssim=t_ssim, t_hash=t_hash, n_b_max=n_b_max, l_sp_max=l_sp_max
-    )
+    thresholds = FilterConfig(t_ssim, t_hash, 1, 1, count_rule=rule)
+    everything = replay_swept(traces, thresholds, {"n_b": n_b_max, "l_sp": l_sp_max})
     assert everything.blocked.shape == (made.sessions, n_b_max, l_sp_max)
     for n_b in range(1, n_b_max + 1):
         for l_sp in range(1, l_sp_max + 1):
@@ -187,18 +192,18 @@ def test_all_at_once_is_replay_of_every_buffer_and_limit(seed, t_ssim, t_hash, n
             place = (slice(None), n_b - 1, l_sp - 1)
             assert everything.blocked[place].tolist() == (blocked_at > 0).tolist()
             assert everything.queries[place].tolist() == np.where(blocked_at, blocked_at, traces.budget).tolist()
-            assert everything.leak[place].tolist() == totals(traces, replay(traces, config)).leak.tolist()
+            assert everything.leak[place].tolist() == totals(traces, blocked_at).leak.tolist()
 
 
 @given(seeds, coarse_t_ssim, coarse_t_hash, st.integers(1, 7), st.integers(1, 10))
 @settings(max_examples=50, deadline=None)
 def test_totals_are_the_sums_over_each_group(seed, t_ssim, t_hash, n_b, l_sp):
     traces = random_traces(np.random.default_rng(seed))
-    outcome = replay(traces, FilterConfig(t_ssim, t_hash, n_b, l_sp))
-    sums = totals(traces, outcome)
+    blocked_at = replay(traces, FilterConfig(t_ssim, t_hash, n_b, l_sp)).blocked_at
+    sums = totals(traces, blocked_at)
     for g in range(4):
         members = [s for s in range(traces.sessions) if traces.group[s] == g]
-        at = [int(outcome.blocked_at[s]) for s in members]
+        at = [int(blocked_at[s]) for s in members]
         assert sums.sessions[g] == len(members)
         assert sums.blocked[g] == sum(b > 0 for b in at)
         assert sums.queries[g] == sum(b or traces.budget[s] for b, s in zip(at, members, strict=True))
@@ -216,7 +221,7 @@ def test_leak_at_block_is_what_the_query_before_the_block_left():
     traces = record([[image] * 4], 1, group=np.array([ATTACK]), leak=np.array([0.125, 0.25, 0.5, 1.0]))
     for l_sp, leaked in ((2, 0.25), (3, 0.5), (4, 1.0)):
         config = FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=1, l_sp=l_sp)
-        assert totals(traces, replay(traces, config)).leak.tolist() == [leaked, 0]
+        assert totals(traces, replay(traces, config).blocked_at).leak.tolist() == [leaked, 0]
 
 
 def test_a_copy_in_another_process_replays_alike():
@@ -224,38 +229,43 @@ def test_a_copy_in_another_process_replays_alike():
     config = FilterConfig(0.5, 0.3, 4, 6)
     expected = replay(traces, config)
     copy = pickle.loads(pickle.dumps(traces))
-    assert "global" in copy.prepared  # what was prepared travels along, and is read-only there too
-    assert not any(array.flags.writeable for array in prepare(copy, "global"))
+    assert recording(copy).prepared == {}  # what was prepared does not travel: it is prepared again, and read-only too
     copied = replay(copy, config)
+    assert not any(array.flags.writeable for array in recording(copy).prepared["ssim_global"])
     assert copied.blocked_at.tolist() == expected.blocked_at.tolist()
-    assert copied.count.tolist() == expected.count.tolist()
+    assert copied.nearness.tolist() == expected.nearness.tolist()
 
 
 def test_what_the_traces_do_not_hold_is_refused():
     traces = random_traces(np.random.default_rng(0), n_b_max=3)
-    with pytest.raises(ValueError, match="n_b = 4: the traces hold only 3"):
-        replay(traces, FilterConfig(0.5, 0.5, 4, 1))
-    with pytest.raises(ValueError, match="no 'uniform' similarity, only global"):
-        replay(traces, FilterConfig(0.5, 0.5, 3, 1, ssim="uniform"))
-    with pytest.raises(ValueError, match="hash_size = 4: the traces were taken with 8"):
-        replay(traces, FilterConfig(0.5, 0.5, 3, 1, hash_size=4))
-    thresholds = {"form": "global", "t_ssim": 0.5, "t_hash": 0.5}
+    for config, message in (
+        (FilterConfig(0.5, 0.5, 4, 1), "n_b = 4: the recording holds only 3"),
+        (FilterConfig(0.5, 0.5, 3, 1, ssim="uniform"), "no 'uniform' similarity, only global"),
+        (FilterConfig(0.5, 0.5, 3, 1, hash_size=4), "hash_size = 4: the recording was taken with 8"),
+    ):
+        with pytest.raises(ValueError, match=r"no recording holds what .* needs.*there are: ssim-hash .*'n_b': 3"):
+            replay(traces, config)
+        with pytest.raises(ValueError, match=message):
+            follow(recording(traces), config)
+        with pytest.raises(ValueError, match=message):
+            verdicts(recording(traces), 0, config)
+    thresholds = FilterConfig(0.5, 0.5, 1, 1)
     with pytest.raises(ValueError, match="n_b_max = 4"):
-        replay_all(traces, rule="per_match", n_b_max=4, l_sp_max=1, **thresholds)
+        replay_swept(traces, thresholds, {"n_b": 4, "l_sp": 1})
     with pytest.raises(ValueError, match="l_sp_max = 0"):
-        replay_all(traces, rule="per_match", n_b_max=3, l_sp_max=0, **thresholds)
+        replay_swept(traces, thresholds, {"n_b": 3, "l_sp": 0})
     with pytest.raises(ValueError, match="per_match, per_query"):
-        replay_all(traces, rule="per_day", n_b_max=3, l_sp_max=1, **thresholds)
+        replace(thresholds, count_rule="per_day")
 
 
 @pytest.mark.parametrize("leak", [[-0.1], [1.1], [np.nan]])
 def test_leak_is_a_share(leak):
     traces = trace_set([np.full((1, 1), np.nan)], [np.array([0.5])], group=np.array([ATTACK]), leak=np.array(leak))
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
-        totals(traces, replay(traces, FilterConfig(0.5, 0.5, 1, 1)))
+        totals(traces, replay(traces, FilterConfig(0.5, 0.5, 1, 1)).blocked_at)
 
 
 def test_leak_of_an_attack_without_a_query_is_unknown():
     traces = trace_set([np.zeros((0, 1))], [np.zeros(0)], group=np.array([ATTACK]), leak=np.zeros(0))
     with pytest.raises(ValueError, match="session 0 has no query"):
-        totals(traces, replay(traces, FilterConfig(0.5, 0.5, 1, 1)))
+        totals(traces, replay(traces, FilterConfig(0.5, 0.5, 1, 1)).blocked_at)

@@ -3,7 +3,8 @@ import pickle
 import numpy as np
 import pytest
 
-from tests.tuning.worlds import random_traces, trace_set
+from mifsim.defense import FilterConfig, NoDefenseConfig
+from tests.tuning.worlds import hashes_of, random_traces, similarity_of, trace_set
 from tuning.tracedata import SPLITS, TraceSet
 
 
@@ -16,7 +17,7 @@ def test_subset_keeps_whole_sessions_in_order():
     traces = two_sessions(leak=np.array([0.1, 0.2, 0.3, 0.4, 0.5]), split=np.array([0, 2]))
     second = traces.subset(np.array([False, True]))
     assert second.offsets.tolist() == [0, 2]
-    assert second.hashes.tolist() == [0.4, 0.5]
+    assert hashes_of(second).tolist() == [0.4, 0.5]
     assert second.leak.tolist() == [0.4, 0.5]
     assert second.clients.tolist() == ["client 1"]
     assert second.groups == traces.groups
@@ -36,8 +37,9 @@ def test_subsets_partition_the_sessions():
         for s, old in enumerate(np.flatnonzero(wanted)):
             rows = slice(*half.offsets[s : s + 2])
             before = slice(*traces.offsets[old : old + 2])
-            np.testing.assert_array_equal(half.similarity["global"][rows], traces.similarity["global"][before])
-            np.testing.assert_array_equal(half.hashes[rows], traces.hashes[before])
+            np.testing.assert_array_equal(similarity_of(half)[rows], similarity_of(traces)[before])
+            np.testing.assert_array_equal(hashes_of(half)[rows], hashes_of(traces)[before])
+            np.testing.assert_array_equal(half.valid[rows], traces.valid[before])
 
 
 def test_subset_takes_a_mask_not_indices():
@@ -48,9 +50,11 @@ def test_subset_takes_a_mask_not_indices():
 def test_arrays_are_read_only_also_in_another_process():
     for traces in (two_sessions(), pickle.loads(pickle.dumps(two_sessions()))):
         with pytest.raises(ValueError, match="read-only"):
-            traces.hashes[0] = 1
+            hashes_of(traces)[0] = 1
         with pytest.raises(ValueError, match="read-only"):
-            traces.similarity["global"][0, 0] = 1
+            similarity_of(traces)[0, 0] = 1
+        with pytest.raises(ValueError, match="read-only"):
+            traces.valid[0] = False
 
 
 def test_the_caller_keeps_a_writable_array():
@@ -69,13 +73,16 @@ def test_the_caller_keeps_a_writable_array():
         ({"budget": np.array([5])}, "budget has shape"),
         ({"budget": np.array([2, 2])}, "more queries than its budget"),
         ({"budget": np.array([5, 0]), "offsets": np.array([0, 5, 5])}, "budget below 1"),
-        ({"similarity": {}}, "no SSIM form"),
-        ({"similarity": {"global": np.zeros((4, 2))}}, r"\(5, n_b_max\)"),
-        ({"similarity": {"global": np.zeros((5, 2)), "uniform": np.zeros((5, 3))}}, r"\(5, n_b_max\)"),
-        ({"similarity": {"global": np.zeros((5, 0))}}, r"\(5, n_b_max\)"),
+        ({"similarity": {}}, "for every form"),
+        ({"similarity": {"global": np.zeros((4, 2))}}, "'ssim_global' must have a row for each of 5 queries"),
+        ({"similarity": {"global": np.zeros((5, 2)), "uniform": np.zeros((5, 3))}}, r"\(queries, n_b\)"),
+        ({"similarity": {"global": np.zeros((5, 0))}}, r"\(queries, n_b\)"),
+        ({"similarity": {"global": np.zeros(5)}}, r"\(queries, n_b\)"),
+        ({"similarity": {"global": np.zeros((5, 2)), "uniform": np.zeros(5)}}, r"\(queries, n_b\)"),
+        ({"similarity": {"global": np.zeros((5, 2, 2))}}, r"\(queries, n_b\)"),
         ({"leak": np.zeros(4)}, "leak has shape"),
         ({"group": np.array([0, 2])}, "index the 2 groups"),
-        ({"split": np.array([0, len(SPLITS)])}, "part must index"),
+        ({"split": np.array([0, len(SPLITS)])}, "split must index"),
         ({"is_attack": np.array([True, False]), "group": np.array([0, 0])}, "'attack' holds both"),
         (
             {"clients": np.array(["a", "a"]), "split": np.array([0, 1])},
@@ -88,5 +95,24 @@ def test_inconsistent_traces_are_refused(change, message):
         two_sessions(**change)
 
 
-def test_one_client_may_have_many_sessions_in_one_part():
+def test_one_client_may_have_many_sessions_in_one_split():
     assert two_sessions(clients=np.array(["a", "a"])).sessions == 2
+
+
+def test_a_configuration_finds_the_recording_that_holds_what_it_needs():
+    """Two recordings, of hashes of 8 and of 4 pixels; and the one that needs nothing but which queries were valid."""
+    tables = [np.full((3, 2), np.nan)]
+    by_eight, by_four = (
+        trace_set(tables, [np.array([0.1, np.nan, level])], hash_size=size) for size, level in ((8, 0.3), (4, 0.4))
+    )
+    both = trace_set(tables, [np.array([0.1, np.nan, 0.3])], recordings={**by_eight.recordings, **by_four.recordings})
+    for size, level in ((8, 0.3), (4, 0.4)):
+        found = both.recorded(FilterConfig(0.5, 0.5, 2, 1, hash_size=size))
+        assert found.columns["hash"].tolist()[2] == level
+        assert found.offsets is both.offsets
+        assert found.valid is both.valid
+    with pytest.raises(ValueError, match=r"no recording holds what .*hash_size=2.* needs"):
+        both.recorded(FilterConfig(0.5, 0.5, 2, 1, hash_size=2))
+    nothing = both.recorded(NoDefenseConfig())
+    assert nothing.columns == {}
+    assert nothing.valid.tolist() == [True, False, True]

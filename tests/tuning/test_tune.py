@@ -15,19 +15,23 @@ import pytest
 from scipy.stats import binom
 
 from mifsim.cli import main
-from mifsim.defense import FilterConfig
+from mifsim.defense import DetectorConfig, FilterConfig, load_config
+from mifsim.defense.kinds import read_cells
 from mifsim.errors import RunError, StudyError
-from mifsim.run.simulate import resume as resume_simulation
+from mifsim.run.simulate import resume_simulation
 from mifsim.study import Study
 from mifsim.tables.records import SCHEMAS
 from tests.tuning.studies import Formula, digits, formula_victim, serial_search, tiny_study
 from tuning import tune as calibration
-from tuning.confirm import compare
+from tuning.confirm import compare, predicted
+from tuning.params import param_schema
+from tuning.replay import replay
 from tuning.splits import check_reach
 
-LENIENT = {"trials": 20, "n_b": {"max": 10}, "l_sp": {"min": 2, "max": 8}, "t_ssim": {"max": 0.9},
-           "t_hash": {"min": 0.003}, "ssim": ["global", "uniform"], "grid": {"t_ssim": 6, "t_hash": 6},
-           "false_positive_limit": 0.6, "false_positive_budget": 0.9, "confidence": 0.8}  # fmt: skip
+SPACE = {"n_b": {"max": 10}, "l_sp": {"min": 2, "max": 8}, "t_ssim": {"max": 0.9}, "t_hash": {"min": 0.003},
+         "ssim": ["global", "uniform"]}  # fmt: skip
+LENIENT = {"trials": 20, "space": SPACE, "grid": {"t_ssim": 6, "t_hash": 6}, "false_positive_limit": 0.6,
+           "false_positive_budget": 0.9, "confidence": 0.8}  # fmt: skip
 
 
 class Backends:
@@ -62,7 +66,7 @@ def world(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 def enter(cache_home: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("MIFSIM_CACHE_DIR", str(cache_home / "cache"))  # traces are shared by the tests of this file
-    patch.setattr(calibration, "prepare", lambda study: (digits(study), formula_victim(cache_home)))
+    patch.setattr(calibration, "load_inputs", lambda study: (digits(study), formula_victim(cache_home)))
     patch.setattr(calibration, "make_backend", Backends(Formula()))
 
 
@@ -83,14 +87,21 @@ def trials_of(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "elapsed_seconds"} for row in rows]
 
 
-def test_a_calibration_leaves_a_certified_confirmed_setting(whole: Path) -> None:
+def test_a_calibration_leaves_a_certified_confirmed_configuration(whole: Path) -> None:
     run = whole
     known = facts(run)
     found = known["tuning"]
     assert known["status"] == "complete"
 
     chosen = FilterConfig.load(run / "filter.toml")
-    assert {key: getattr(chosen, key) for key in found["chosen"]} == found["chosen"]
+    assert chosen == load_config(run / "filter.toml")
+    assert chosen.to_dict() == found["chosen"]
+    assert found["kind"] == "ssim-hash"
+    assert set(found["parameters"]) == {*FilterConfig.params, *FilterConfig.choices}
+    assert found["without_replay"] == []
+    assert found["reference_hypervolume"] > 0
+    assert found["reference_configs_tried"] > 0
+    assert found["reference_seconds"] >= 0
     document = tomllib.loads((run / "filter.toml").read_text())
     assert document["guarantee"]["text"] == found["guarantee"]
     assert [row["name"] for row in document["guarantee"]["workloads"]] == ["independent", "retries"]
@@ -98,10 +109,24 @@ def test_a_calibration_leaves_a_certified_confirmed_setting(whole: Path) -> None
     assert document["guarantee"]["p_value"] <= 1 - 0.8
     assert document["data"]["transport"] == "float32"
 
-    for table in ("pareto", "certification"):
-        assert pq.read_schema(run / f"{table}.parquet").equals(SCHEMAS[table])
+    space = tiny_study(tuning=LENIENT).tuning.search_space
+    for table, file in (("pareto", "pareto"), ("certification", "certification"), ("trials", "trials/trials")):
+        schema = pq.read_schema(run / f"{file}.parquet")
+        assert schema.equals(param_schema(table, space))
+        extra = [name for name in schema.names if name.startswith("param_")]
+        assert extra == [f"param_{name}" for name in (*FilterConfig.params, *FilterConfig.choices)]
+        assert [name for name in schema.names if name not in extra] == SCHEMAS[table].names
+        for row in pq.read_table(run / f"{file}.parquet").to_pylist():
+            config = read_cells(row["kind"], row["config"])
+            assert isinstance(config, FilterConfig)
+            assert {name: row[name] for name in extra} == {
+                name: getattr(config, name.removeprefix("param_")) for name in extra
+            }
     pareto = pq.read_table(run / "pareto.parquet").to_pandas()
-    assert {"search", "exact", "given"} <= set(pareto["source"])
+    assert found["pareto_configs"] == (pareto["source"] == "search").sum()
+    for row in pareto[pareto["chosen"]].to_dict("records"):
+        assert read_cells(row["kind"], row["config"]) == chosen
+    assert {"search", "reference", "given"} <= set(pareto["source"])
     assert pareto["chosen"].sum() == 1
     certification = pq.read_table(run / "certification.parquet").to_pandas()
     selected = certification[certification["chosen"]]
@@ -109,15 +134,21 @@ def test_a_calibration_leaves_a_certified_confirmed_setting(whole: Path) -> None
     assert (selected["blocked"] <= selected["sessions"]).all()
     assert len(trials_of(run)) == 20
 
-    # Live: the chosen setting and the three given ones, on the test part alone.
+    # Live: the chosen configuration and the three given ones, on the test split alone.
     sessions = pq.read_table(run / "sessions").to_pandas()
     assert set(sessions["filter"]) == {"calibrated", "third", "strict", "none"}
+    ran = {
+        name: read_cells(*cells)
+        for name, *cells in set(zip(*(sessions[c] for c in ("filter", "kind", "config")), strict=True))
+    }
+    given = {item.name: item.config for item in tiny_study().filters}
+    assert ran == {"calibrated": chosen, **given}
     assert found["confirmed_sessions"] == len(sessions) == 4 * sum(found["sessions"]["test"].values())
     blocked = sessions[sessions["filter"] == "calibrated"].groupby("population", observed=True)["queries_to_block"]
     for row in found["test"]["calibrated"]:
         assert row["blocked"] == blocked.count()[row["group"]]
-    for part in ("search", "calibration", "test"):
-        assert sum(found["sessions"][part].values()) > 0
+    for split in ("search", "calibration", "test"):
+        assert sum(found["sessions"][split].values()) > 0
     assert sum(sum(counts.values()) for counts in found["sessions"].values()) == 30
     assert 0 < found["hypervolume_share"] <= 1
 
@@ -127,7 +158,7 @@ def test_where_nothing_can_be_certified_nothing_is_chosen(
 ) -> None:
     """Within bounds as loose as these, most sessions with retries are blocked, and 30% are allowed."""
     bounds = {"t_ssim": {"min": 0.0, "max": 0.5}, "t_hash": {"min": 0.05, "max": 0.2}, "l_sp": {"min": 1, "max": 3}}
-    loose = {**LENIENT, **bounds, "false_positive_limit": 0.3}
+    loose = {**LENIENT, "space": {**SPACE, **bounds}, "false_positive_limit": 0.3}
     monkeypatch.setattr(Study, "load", lambda source, overrides: tiny_study(tuning=loose))
     run = tmp_path / "run"
     main(["tune", "tiny", "--out", str(run)])  # no exit code but 0
@@ -144,7 +175,7 @@ def test_where_nothing_can_be_certified_nothing_is_chosen(
     assert not pq.read_table(run / "pareto.parquet")["chosen"].to_pandas().any()
     assert set(pq.read_table(run / "sessions").to_pandas()["filter"]) == {"third", "strict", "none"}
     shown = " ".join(capsys.readouterr().out.split())
-    assert "No setting was chosen" in shown
+    assert "No configuration was chosen" in shown
     assert said in shown
 
 
@@ -162,7 +193,7 @@ def test_limits_out_of_reach_are_refused_before_anything_is_written(tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
-def test_a_full_disk_is_named_and_gone_on_from(
+def test_a_full_disk_is_named_and_resumed_from(
     world: World, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world(Formula())
@@ -179,7 +210,7 @@ def test_a_full_disk_is_named_and_gone_on_from(
     said = capsys.readouterr().err
     assert "No space left on device" in said
     assert str(tmp_path / "run" / "trials" / "trials.parquet") in said  # the traces were recorded before
-    assert f"go on with: mifsim tune --resume {tmp_path / 'run'}" in said
+    assert f"resume with: mifsim tune --resume {tmp_path / 'run'}" in said
     assert facts(tmp_path / "run")["status"] == "failed"
     assert not list((tmp_path / "run").glob("**/.*"))
     assert len((tmp_path / "run" / "trials" / "journal.jsonl").read_text().splitlines()) == 20
@@ -187,7 +218,7 @@ def test_a_full_disk_is_named_and_gone_on_from(
     assert trials_of(tmp_path / "run") == trials_of(whole)
 
 
-def test_an_interrupted_calibration_goes_on_to_the_same_outcome(world: World, whole: Path, tmp_path: Path) -> None:
+def test_an_interrupted_calibration_is_resumed_to_the_same_outcome(world: World, whole: Path, tmp_path: Path) -> None:
     study = tiny_study(tuning=LENIENT)
     # The traces are there by now, so the first shard to be stopped is one of the confirmation.
     world(Formula(stop_after=3), Formula())
@@ -197,7 +228,7 @@ def test_an_interrupted_calibration_goes_on_to_the_same_outcome(world: World, wh
     assert not (tmp_path / "cut" / "filter.toml").exists()
     with pytest.raises(RunError, match="mifsim tune --resume"):
         resume_simulation(tmp_path / "cut")
-    calibration.resume(tmp_path / "cut")
+    calibration.resume_tuning(tmp_path / "cut")
 
     assert facts(tmp_path / "cut")["status"] == "complete"
     assert facts(tmp_path / "cut")["tuning"]["recording_cached"]
@@ -207,20 +238,16 @@ def test_an_interrupted_calibration_goes_on_to_the_same_outcome(world: World, wh
         one, other = (pq.read_table(run / f"{table}.parquet") for run in (whole, tmp_path / "cut"))
         assert one.to_pylist() == other.to_pylist()
     with pytest.raises(RunError, match="is complete"):
-        calibration.resume(tmp_path / "cut")
+        calibration.resume_tuning(tmp_path / "cut")
 
 
 def test_a_replay_that_lies_is_found_out(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tuning.confirm
-
-    honest = tuning.confirm.replay
-
-    def lying(traces: Any, config: FilterConfig) -> Any:
-        outcome = honest(traces, config)
+    def lying(traces: Any, config: DetectorConfig) -> Any:
+        outcome = replay(traces, config)
         outcome.blocked_at[np.flatnonzero(traces.is_attack)[0]] += 1
         return outcome
 
-    monkeypatch.setattr(tuning.confirm, "replay", lying)
+    monkeypatch.setattr(calibration, "predicted", lambda traces, filters, honest: predicted(traces, filters, lying))
     run = tmp_path / "run"
     with pytest.raises(RunError, match=r"confirmation failed: \d+ of \d+ sessions differ") as error:
         calibration.tune(tiny_study(tuning=LENIENT), run)
@@ -248,7 +275,7 @@ def test_a_comparison_names_at_most_ten_sessions(whole: Path) -> None:
         ({"tuning": {"leakage": True}}, "tuning.leakage = true needs leakage.enabled = true"),
         (
             {"filters": [{"name": "calibrated", "none": True}]},
-            "the name 'calibrated' is kept for the setting that is found",
+            "the name 'calibrated' is reserved for the configuration that is found",
         ),
     ],
 )
@@ -262,5 +289,5 @@ def test_studies_that_cannot_be_calibrated_are_refused_before_anything_is_writte
 
 def test_a_simulation_is_no_calibration(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"run_id": "r-1", "status": "interrupted"}))
-    with pytest.raises(RunError, match="does not calibrate; go on with: mifsim simulate --resume"):
-        calibration.resume(tmp_path)
+    with pytest.raises(RunError, match="does not calibrate; resume it with: mifsim simulate --resume"):
+        calibration.resume_tuning(tmp_path)

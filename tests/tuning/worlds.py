@@ -1,4 +1,4 @@
-"""Traces for the tests of this room: recorded by the filter that watches, or made up."""
+"""Traces for the tests of this room: recorded by the recorder of the paper's filter, or made up."""
 
 from __future__ import annotations
 
@@ -6,46 +6,71 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mifsim.defense import InvalidImage, Watch
+from mifsim.defense import InvalidImage, RecordedSessions
+from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
+from mifsim.defense.ssim_hash.replay import recorded_sessions
 from tuning.tracedata import TraceSet
 
 ATTACK, USER = 0, 1
 
 
 def trace_set(similarity: Sequence[np.ndarray], hashes: Sequence[np.ndarray], /, **more) -> TraceSet:
-    """Join sessions (one array each); groups are an attack, then honest workloads, and all is of one part."""
+    """Join sessions (one array each); groups are an attack, then honest workloads, and all is of one split.
+
+    Fields of `TraceSet` may be given instead, and so may what its recording is made of: ``similarity`` of each form,
+    ``hash_size``.
+    """
     sessions = len(hashes)
     group = np.asarray(more.get("group", np.full(sessions, USER)))
     lengths = [len(h) for h in hashes]
+    offsets = np.asarray(more.pop("offsets", np.concatenate([[0], np.cumsum(lengths)])))
+    tables = more.pop("similarity", {"global": np.concatenate(similarity)} if similarity else {})
+    spec, made = recorded_sessions(offsets, tables, np.concatenate(hashes), more.pop("hash_size", 8))
     given = {
-        "offsets": np.concatenate([[0], np.cumsum(lengths)]),
-        "similarity": {"global": np.concatenate(similarity)} if similarity else {},
-        "hashes": np.concatenate(hashes),
+        "offsets": offsets,
+        "valid": made.valid,
+        "recordings": {spec: made},
         "budget": np.maximum(lengths, 1),
         "group": group,
         "groups": ("attack", "users"),
         "is_attack": group == ATTACK,
-        "split": np.zeros(sessions),
+        "split": np.zeros(sessions, np.int8),
         "clients": np.array([f"client {s}" for s in range(sessions)], dtype=np.str_),
     }
     return TraceSet(**{**given, **more})
 
 
+def recording(traces: TraceSet) -> RecordedSessions:
+    """Return the only recording of some traces."""
+    (made,) = traces.recordings.values()
+    return made
+
+
+def similarity_of(traces: TraceSet, form: str = "global") -> np.ndarray:
+    """Return what was recorded of the similarity, shape (Q, n_b)."""
+    return recording(traces).columns[f"ssim_{form}"]
+
+
+def hashes_of(traces: TraceSet) -> np.ndarray:
+    """Return the recorded hashes, shape (Q,)."""
+    return recording(traces).columns["hash"]
+
+
 def record(streams: Sequence[Sequence[object]], n_b_max: int, forms: Sequence[str] = ("global",), **more) -> TraceSet:
-    """Show each stream of images to a `Watch`, and keep what it tells."""
+    """Show each stream of images to a `SsimHashRecorder`, and keep what it tells."""
     tables, hashes = {form: [] for form in forms}, []
     for stream in streams:
-        watch = Watch(n_b_max, tuple(forms))
+        recorder = SsimHashRecorder(n_b_max, tuple(forms))
         rows = {form: np.full((len(stream), n_b_max), np.nan, np.float32) for form in forms}
         hashes.append(np.full(len(stream), np.nan))
         for q, image in enumerate(stream):
             try:
-                watch.check(image)
+                recorder.check(image)
             except InvalidImage:
                 continue
-            hashes[-1][q] = watch.last_hash
+            hashes[-1][q] = recorder.last_hash
             for form in forms:
-                found = watch.last_similarities[form]
+                found = recorder.last_similarities[form]
                 rows[form][q, : len(found)] = found
         for form in forms:
             tables[form].append(rows[form])

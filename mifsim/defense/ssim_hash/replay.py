@@ -173,10 +173,10 @@ def recorded_sessions(
     hash_size : int
         With which the hashes were taken.
     """
-    depths = {table.shape[1] for table in similarity.values() if table.ndim == 2}
-    if len(depths) != 1:
-        raise ValueError("similarity must have shape (queries, n_b) for every form, with the same n_b")
-    options = {"n_b": depths.pop(), "forms": tuple(sorted(similarity)), "hash_size": hash_size}
+    shapes = {table.shape[1:] for table in similarity.values()}
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 1 or shape[0] < 1:
+        raise ValueError("similarity must have shape (queries, n_b) for every form, with the same n_b of at least 1")
+    options = {"n_b": shape[0], "forms": tuple(sorted(similarity)), "hash_size": hash_size}
     columns: dict[str, npt.NDArray[Any]] = {
         "hash": hashes,
         **{f"ssim_{form}": table for form, table in similarity.items()},

@@ -1,0 +1,402 @@
+"""Kinds of detectors that are not the paper's filter: recorded, replayed or run live, searched and certified alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.distributions import IntDistribution
+
+from mifsim.defense import DetectorConfig, FilterConfig, View, read_config
+from mifsim.defense.kinds import read_cells
+from mifsim.defense.space import SearchSpace
+from mifsim.errors import RunError, UserError
+from mifsim.registry import registry
+from mifsim.study import Study, Tuning
+from tests.tuning.kinds import KINDS, AllowanceConfig, LiveAllowanceConfig, StuckConfig
+from tests.tuning.studies import Formula, digits, formula_here, formula_victim, live_as_predicted, tiny_study
+from tests.tuning.worlds import ATTACK, random_traces, trace_set
+from tuning.certify import certify, conservative, order_of_testing
+from tuning.live import LiveReplay
+from tuning.objectives import evaluate
+from tuning.proposals import STARTUP_TRIALS, Proposals
+from tuning.reference_front import has_reference
+from tuning.replay import replay
+from tuning.space import distributions
+from tuning.tracedata import SPLITS, TraceSet
+from tuning.traces import load, record, recording_specs
+from tuning.trials import TrialEvaluator
+
+pytestmark = pytest.mark.usefixtures("kinds")
+
+REACHABLE = {"false_positive_limit": 0.6, "confidence": 0.8, "false_positive_budget": 0.9}
+"""With a handful of sessions."""
+ALLOWANCES = (1, 2, 3, 5, 8, 9, 25, 26)
+
+
+def study_of(kind: str, filters: list[dict[str, Any]] | None = None, **changes: Any) -> Study:
+    """The tiny study, calibrating that kind, with users of whom some send what is no image."""
+    table = {
+        "tuning": {"kind": kind, "trials": 12, **REACHABLE},
+        "filters": filters or [],
+        "users": [*tiny_study().to_toml()["users"], {"user": "spoilt", "sessions": 12}],
+    }
+    return tiny_study(**{**table, **changes})
+
+
+def recorded(study: Study, folder: Path) -> TraceSet:
+    return load(record(study, digits(study), formula_victim(folder), Formula()).path, study)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / "cache"))
+
+
+class Counted:
+    """A model that counts how often it is asked."""
+
+    def __init__(self, study: Study) -> None:
+        self.asked = 0
+        self._ask = formula_here(study, digits(study), None)
+
+    def __call__(self, *batch: Any) -> Any:
+        self.asked += 1
+        return self._ask(*batch)
+
+
+# Replay
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30))
+@settings(max_examples=50, deadline=None)
+def test_replay_is_a_count_of_valid_queries(seed: int, queries: int) -> None:
+    traces = random_traces(np.random.default_rng(seed))
+    outcome = replay(traces, AllowanceConfig(queries))
+    for s in range(traces.sessions):
+        valid, at = 0, 0
+        for number, q in enumerate(range(*traces.offsets[s : s + 2]), start=1):
+            valid += bool(traces.valid[q])
+            if valid == queries and not at:
+                at = number
+        assert outcome.blocked_at[s] == at
+        assert outcome.nearness[s] == min(1.0, (valid + 1) / queries)
+
+
+@pytest.mark.usefixtures("spoilt", "cache")
+@pytest.mark.parametrize("more", [{}, {"scope": "client"}, {"view": {"size": 14, "colour": "grey"}}])
+def test_replay_is_what_a_live_run_does_session_by_session(tmp_path: Path, more: dict[str, Any]) -> None:
+    filters = [
+        {"name": f"{cls.kind} {limit}", "kind": cls.kind, name: limit, **more}
+        for cls, name, limits in ((AllowanceConfig, "queries", ALLOWANCES), (StuckConfig, "repeats", (1, 2, 3, 7)))
+        for limit in limits
+    ]
+    study = study_of("test-allowance", [*tiny_study().to_toml()["filters"], *filters])
+    traces = recorded(study, tmp_path)
+    assert (~traces.valid).sum() == 12 * 8
+    expected = live_as_predicted(study, traces, tmp_path / "live")
+    blocked = {item.name: 0 for item in study.filters}
+    for name, query in expected.items():
+        blocked[name.partition("@")[2]] += query is not None
+    assert blocked["test-allowance 1"] == traces.sessions
+    assert blocked["test-allowance 26"] == 0
+    assert 0 < blocked["test-allowance 8"] < traces.sessions
+    assert 0 < blocked["test-stuck 3"] < traces.sessions
+    # With two queries for each image the eighth one is the sixteenth query.
+    assert {query for name, query in expected.items() if name.startswith("spoilt") and "allowance 8" in name} == {16}
+
+
+@pytest.mark.usefixtures("spoilt", "cache")
+def test_nothing_but_validity_is_recorded_of_a_kind_that_needs_no_more(tmp_path: Path) -> None:
+    study = study_of("test-allowance")
+    assert recording_specs(study) == recording_specs(study_of("test-live-allowance")) == ()
+    traces = recorded(study, tmp_path)
+    assert traces.recordings == {}
+    spoilt = traces.group == traces.groups.index("spoilt")
+    for s in range(traces.sessions):
+        valid = traces.valid[slice(*traces.offsets[s : s + 2])].tolist()
+        assert valid == ([False, True] * 8 if spoilt[s] else [True] * len(valid))
+    with pytest.raises(ValueError, match=r"no recording holds what FilterConfig.* there are: none"):
+        replay(traces, FilterConfig(0.5, 0.5, 1, 1))
+
+
+@pytest.mark.usefixtures("spoilt", "cache")
+def test_what_a_kind_records_of_the_answers_is_beside_what_others_do(tmp_path: Path) -> None:
+    study = study_of("test-stuck", tiny_study().to_toml()["filters"])
+    traces = recorded(study, tmp_path)
+    assert [spec.kind for spec in traces.recordings] == ["ssim-hash", "test-stuck"]
+    labels = traces.recorded(StuckConfig(3)).columns["label"]
+    assert labels.dtype == np.int64
+    assert not labels.flags.writeable
+    assert (labels[~traces.valid] == 0).all()
+    assert len(set(labels[traces.valid].tolist())) > 1
+    assert set(traces.recorded(FilterConfig(0.5, 0.5, 1, 1)).columns) == {"hash", "ssim_global", "ssim_uniform"}
+
+
+# A kind without replay
+
+
+@pytest.mark.usefixtures("spoilt", "cache")
+def test_without_replay_the_outcomes_are_the_very_same(tmp_path: Path) -> None:
+    study = study_of("test-live-allowance")
+    traces, ask = recorded(study, tmp_path), Counted(study)
+    live = LiveReplay(study, ask, digits(study))
+    for queries in ALLOWANCES:
+        for split in SPLITS:
+            some = traces.of_split(split)
+            expected, found = replay(some, AllowanceConfig(queries)), live(some, LiveAllowanceConfig(queries))
+            assert found.blocked_at.dtype == expected.blocked_at.dtype
+            assert found.blocked_at.tolist() == expected.blocked_at.tolist()
+            assert found.nearness.tolist() == expected.nearness.tolist()
+
+
+@pytest.mark.usefixtures("spoilt", "cache")
+def test_what_ran_live_runs_once_and_what_has_a_replay_never(tmp_path: Path) -> None:
+    study = study_of("test-live-allowance")
+    traces, ask = recorded(study, tmp_path), Counted(study)
+    live = LiveReplay(study, ask, digits(study))
+    live(traces, AllowanceConfig(5))
+    assert ask.asked == 0
+    first = live(traces.of_split("search"), LiveAllowanceConfig(5))
+    once = ask.asked
+    assert once > 0
+    again = live(traces.of_split("search"), LiveAllowanceConfig(5))
+    assert again.blocked_at.tolist() == first.blocked_at.tolist()
+    assert ask.asked == once
+    live(traces, LiveAllowanceConfig(5))
+    assert ask.asked > once  # the other splits
+    with pytest.raises(NotImplementedError, match="'test-live-allowance' has no replay"):
+        replay(traces, LiveAllowanceConfig(5))
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_client_that_fails_live_is_named(tmp_path: Path) -> None:
+    study = study_of("test-live-allowance", users=tiny_study().to_toml()["users"])
+    traces = recorded(study, tmp_path)
+
+    def broken(self: object, image: object) -> object:
+        raise ZeroDivisionError("no detector")
+
+    @dataclass(frozen=True)
+    class Broken(LiveAllowanceConfig):
+        def new_detector(self) -> Any:
+            return type("BrokenDetector", (), {"count": 0, "limit": 1, "blocked": False, "check": broken})()
+
+    with pytest.raises(RunError, match=r"client .* failed: DetectorError: .*check failed at query 1: ZeroDivision"):
+        LiveReplay(study, Counted(study), digits(study))(traces, Broken(3))
+
+
+# Search
+
+
+@pytest.mark.parametrize("kind", ["test-allowance", "test-live-allowance"])
+def test_the_search_space_is_the_kinds_own(kind: str) -> None:
+    tuning = Tuning.model_validate({"kind": kind, "space": {"queries": {"min": 2, "max": 9}}, "scope": "client"})
+    space = tuning.search_space
+    assert distributions(space) == {"queries": IntDistribution(2, 9, log=True)}
+    assert tuning.space == {"queries": {"min": 2, "max": 9}}
+    assert tuning.grid == {}
+    assert not has_reference(space)
+    assert has_reference(Tuning().search_space)
+    proposals, seen = Proposals(tuning, 3, 25), []
+    for number in range(STARTUP_TRIALS + 12):
+        config = proposals.ask()
+        assert config is not None
+        assert space.contains(config)
+        assert (config.kind, config.scope) == (kind, "client")
+        assert space.config(space.point(config)) == config
+        seen.append(config.queries)  # type: ignore[attr-defined]
+        proposals.tell(number, _result_of(config))
+    assert set(seen) == set(range(2, 10))
+
+
+def _result_of(config: DetectorConfig) -> Any:
+    from tuning.trials import TrialResult
+
+    queries = config.queries  # type: ignore[attr-defined]
+    return TrialResult(float(queries), 0.5 / queries, None, 10)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"space": {"querys": {"max": 3}}}, "tuning.space.querys: .*did you mean 'queries'"),
+        ({"space": {"queries": {"min": 0}}}, "tuning.space.queries.min = 0: must be at least 1"),
+        ({"space": {"queries": {"max": 2.5}}}, "tuning.space.queries.max = 2.5: must be a whole number"),
+        ({"grid": {"queries": 5}}, "tuning.grid.queries: .*'test-allowance' has no exhaustive search"),
+        ({"t_ssim": {"max": 0.9}}, r"tuning.t_ssim: parameters go into \[tuning.space\]"),
+    ],
+)
+def test_bounds_of_other_kinds_are_refused(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        tiny_study(tuning={"kind": "test-allowance", **table})
+
+
+def test_a_trial_of_a_kind_that_sweeps_nothing_estimates_nothing() -> None:
+    traces = random_traces(np.random.default_rng(0), sessions=80)
+    tuning = Tuning(kind="test-allowance", false_positive_budget=1.0)
+    found = TrialEvaluator(traces, tuning).evaluate(AllowanceConfig(7))
+    expected = evaluate(traces, AllowanceConfig(7))
+    assert found.estimates == ()
+    assert (found.queries, found.false_positive_rate) == (expected.queries, expected.false_positive_rate)
+    assert (
+        expected.queries
+        == np.where(
+            (at := replay(traces, AllowanceConfig(7)).blocked_at[traces.is_attack]) > 0,
+            at,
+            traces.budget[traces.is_attack],
+        ).mean()
+    )
+
+
+# Certification
+
+
+def test_conservative_candidates_allow_more_queries() -> None:
+    assert conservative([AllowanceConfig(5)]) == tuple(map(AllowanceConfig, (5, 6, 7, 8, 10, 13)))
+    found = conservative([AllowanceConfig(5), AllowanceConfig(7)])
+    assert found[:2] == (AllowanceConfig(5), AllowanceConfig(7))
+    assert [one.queries for one in found[2:]] == [6, 8, 10, 13, 9, 12, 15]
+    assert AllowanceConfig(6).stricter(2.0) == AllowanceConfig(3)
+    assert AllowanceConfig(5).stricter(0.5) == AllowanceConfig(10)
+    assert AllowanceConfig(1).stricter(3.0) == AllowanceConfig(1)
+    space = SearchSpace.parse("test-allowance", {"queries": {"max": 8}})
+    assert [one for one in conservative([AllowanceConfig(5)]) if space.contains(one)] == [
+        AllowanceConfig(queries) for queries in (5, 6, 7, 8)
+    ]
+
+
+def lengths(split: int, honest: list[int]) -> TraceSet:
+    """Attackers of 20 queries, and honest sessions of these lengths; all queries are valid."""
+    every = [20] * 5 + honest
+    group = np.repeat([ATTACK, 1], [5, len(honest)])
+    hashes = [np.full(length, 0.5) for length in every]
+    clients = np.array([f"{split}-{number}" for number in range(len(every))])
+    tables = [np.full((length, 1), np.nan) for length in every]
+    return trace_set(tables, hashes, group=group, clients=clients, split=np.full(len(every), split))
+
+
+@pytest.mark.parametrize("cls", [AllowanceConfig, LiveAllowanceConfig])
+def test_the_fastest_that_passes_is_chosen(cls: type[LiveAllowanceConfig]) -> None:
+    """Of 50 honest sessions of the search 2 are longer than 3; of 300 held-out ones, 1 has 8 queries.
+
+    An allowance of 9 blocks none of these (p = 0.99^300 = 0.049), one of 7 or 4 blocks 1 (p = 0.2). 7 and 9 block none
+    of the search's, but the longest has 6 queries: one more is the seventh.
+    """
+    search, held_out = lengths(0, [3] * 48 + [6] * 2), lengths(1, [3] * 299 + [8])
+
+    def run(traces: TraceSet, config: DetectorConfig) -> Any:
+        return replay(traces, AllowanceConfig(config.queries))  # type: ignore[attr-defined]
+
+    candidates = [cls(queries) for queries in (4, 7, 9)]
+    order, queries = order_of_testing(search, candidates, {1: 0.01}, replay=run)
+    assert order == (2, 1, 0)
+    assert queries.tolist() == [4, 7, 9]
+    found = certify(search, held_out, candidates, 0.01, replay=run)
+    assert found.order == order
+    assert found.blocked.tolist() == [[1], [1], [0]]
+    assert found.p == pytest.approx([0.99**300 + 3 * 0.99**299] * 2 + [0.99**300])
+    assert found.certified.tolist() == [False, False, True]
+    assert found.chosen == 2
+
+
+# Whole calibrations
+
+
+def facts_of(run: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((run / "run.json").read_text())
+    assert facts["status"] == "complete"
+    found: dict[str, Any] = facts["tuning"]
+    return found
+
+
+def rows_of(run: Path, file: str, *left_out: str) -> list[dict[str, Any]]:
+    rows = pq.read_table(run / f"{file}.parquet").to_pylist()
+    return [{key: value for key, value in row.items() if key not in ("kind", *left_out)} for row in rows]
+
+
+@pytest.mark.usefixtures("spoilt")
+def test_a_calibration_with_and_without_replay_finds_the_same(calibrate: Callable[..., Path]) -> None:
+    given_ = tiny_study().to_toml()["filters"][:1]
+    runs = {
+        cls: calibrate(study_of(cls.kind, [*given_, {"name": "seven", "kind": cls.kind, "queries": 7}]), cls.kind)
+        for cls in (AllowanceConfig, LiveAllowanceConfig)
+    }
+    for cls, run in runs.items():
+        found = facts_of(run)
+        assert found["kind"] == cls.kind
+        assert found["parameters"] == {"queries": "the valid query that is refused"}
+        assert found["without_replay"] == ([] if cls is AllowanceConfig else [cls.kind])
+        assert not any(name.startswith(("reference", "hypervolume")) for name in found)
+        chosen = read_config(found["chosen"])
+        assert isinstance(chosen, cls)
+        assert cls.load(run / "filter.toml") == chosen
+        pareto = pq.read_table(run / "pareto.parquet").to_pandas()
+        assert "reference" not in set(pareto["source"])
+        assert {"search", "given"} <= set(pareto["source"])
+        for row in pareto.to_dict("records"):
+            config = read_cells(row["kind"], row["config"])
+            if row["name"] == "third":  # of another kind, which has no such parameter
+                assert isinstance(config, FilterConfig)
+                assert np.isnan(row["param_queries"])
+            else:
+                assert isinstance(config, cls)
+                assert row["param_queries"] == config.queries
+        assert pq.read_schema(run / "trials" / "trials.parquet").field("param_queries").type == "int64"
+        sessions = pq.read_table(run / "sessions").to_pandas()
+        assert found["confirmed_sessions"] == len(sessions)
+        assert set(sessions[sessions["filter"] == "seven"]["kind"]) == {cls.kind}
+    one, other = runs.values()
+    assert rows_of(one, "trials/trials", "elapsed_seconds") == rows_of(other, "trials/trials", "elapsed_seconds")
+    for file in ("certification", "pareto"):
+        assert rows_of(one, file) == rows_of(other, file)
+    assert facts_of(one)["test"] == facts_of(other)["test"]
+
+
+@pytest.mark.usefixtures("spoilt")
+def test_a_given_filter_without_replay_runs_live_beside_a_search_that_has_one(calibrate: Callable[..., Path]) -> None:
+    filters = [
+        {"name": "live", "kind": "test-live-allowance", "queries": 7},
+        {"name": "replayed", "kind": "test-allowance", "queries": 7},
+    ]
+    study = study_of("test-stuck", filters)
+    run = calibrate(study)
+    found = facts_of(run)
+    assert found["without_replay"] == ["test-live-allowance"]
+    rows = {row["name"]: row for row in pq.read_table(run / "pareto.parquet").to_pylist() if row["source"] == "given"}
+    for column in ("queries_to_block", "false_positive_rate"):
+        assert rows["live"][column] == rows["replayed"][column]
+    assert rows["live"]["param_repeats"] is None
+    assert found["test"]["live"] == found["test"]["replayed"]
+
+
+@pytest.mark.usefixtures("spoilt")
+def test_closed_loop_attackers_and_a_kind_without_replay_go_together(calibrate: Callable[..., Path]) -> None:
+    (plain,) = tiny_study().to_toml()["attacks"]
+    attacks = [{**plain, "name": "plain"}, {**plain, "name": "rotating", "evasions": [{"rotate": {"sessions": 2}}]}]
+    runs = [calibrate(study_of(kind, attacks=attacks), kind) for kind in ("test-allowance", "test-live-allowance")]
+    found = [facts_of(run) for run in runs]
+    assert [one["closed_loop"] for one in found] == [["rotating"]] * 2
+    assert [one["without_replay"] for one in found] == [[], ["test-live-allowance"]]
+    trials = [rows_of(run, "trials/trials", "elapsed_seconds") for run in runs]
+    assert trials[0] == trials[1]
+    # Two sessions of as many queries as are allowed, where the budget suffices; a client that is refused its very first
+    # query gives up. Of the two attacks it is never the faster one.
+    for row in trials[0]:
+        assert row["queries_to_block"] == (1 if row["param_queries"] == 1 else min(25, 2 * row["param_queries"]))
+
+
+def test_names_are_forgotten_with_the_fixture() -> None:
+    assert {cls.kind for cls in KINDS} <= set(registry("detectors"))
+    registry("detectors").forget(KINDS[0].__module__)
+    with pytest.raises(UserError, match="kind = 'test-allowance'"):
+        read_config({"kind": "test-allowance", "queries": 3})
+    assert replace(AllowanceConfig(3), view={"size": 4}).view == View((4, 4))
