@@ -273,7 +273,9 @@ def _limits(limits: float | Mapping[str, float], workloads: tuple[str, ...]) -> 
     if not isinstance(limits, Mapping):
         limits = dict.fromkeys(workloads, limits)
     if set(limits) != set(workloads):
-        raise ValueError(f"limits: given for {', '.join(limits)} (expected exactly {', '.join(workloads)})")
+        raise ValueError(
+            f"limits: given for {', '.join(limits) or 'no workload'} (expected exactly {', '.join(workloads)})"
+        )
     for name, limit in limits.items():
         if not 0 < limit < 1:
             raise ValueError(f"limits: {name} = {limit}: must lie between 0 and 1")
