@@ -1,1 +1,1 @@
-"""From recorded sessions to a filter setting with a guarantee: traces, replay, search, certification."""
+"""Calibration of a detector with a guarantee: recording, replay, search, certification and confirmation."""

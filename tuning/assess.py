@@ -1,4 +1,4 @@
-"""What a configuration does to sessions that neither search nor certification saw: its unbiased figures."""
+"""Unbiased figures of a configuration, from sessions that neither the search nor the certification used."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from tuning.tracedata import TraceSet
 
 @dataclass(frozen=True, eq=False)
 class GroupFigures:
-    """What became of one group.
+    """Figures of a configuration for one group of sessions.
 
     Attributes
     ----------
     group : str
         Name of the attack or workload.
     is_attack : bool
-        Which of the two.
+        Whether the group is an attack.
     sessions, blocked : int
-        How many there are, and how many of them were blocked.
+        Number of sessions, and number of blocked sessions.
     low, high : float
-        Exact (Clopper-Pearson) interval of the share blocked; of a workload that is its false-positive rate.
+        Exact (Clopper-Pearson) interval of the blocked share, in [0, 1]. For a workload, this share is the
+        false-positive rate.
     curve : Survival
-        Kaplan-Meier estimate of the share still open; sessions never blocked are censored at their budget.
+        Kaplan-Meier estimate of the share of sessions not blocked yet. Sessions that are never blocked are censored at
+        their budget.
     queries : float
         Restricted mean queries to block: the area under the curve up to the largest budget of the group.
     """
@@ -45,17 +47,18 @@ class GroupFigures:
 def assess(
     traces: TraceSet, config: DetectorConfig, confidence: float = 0.95, replay: Replay = replay
 ) -> tuple[GroupFigures, ...]:
-    """Return the figures of each group of which there are sessions.
+    """Return the figures of each group that has sessions.
 
     Parameters
     ----------
     traces : TraceSet
         The test split.
     config : DetectorConfig
+        The configuration.
     confidence : float
-        Of the intervals and bands, in (0, 1).
+        Confidence of the intervals and of the curve's band, in (0, 1).
     replay : callable
-        Says what the configuration does to each session.
+        Returns the outcome of a configuration for each session.
 
     Returns
     -------

@@ -1,15 +1,16 @@
-"""From configurations that looked good to one with a guarantee: Learn then Test.
+"""Certification of false-positive limits by Learn then Test.
 
-Every candidate stands for a null hypothesis: *for some workload, its false-positive rate exceeds that
-workload's limit*. On sessions that the search never saw, the blocked ones of a workload are binomial; that
-gives an exact p-value for each workload, and the greatest of them is one for the hypothesis, which is true as
-soon as one rate is too high. A procedure that controls the family-wise error at delta certifies no candidate
-wrongly, with probability 1 - delta, however dependent the tests are (they share the sessions). The same then
-holds of whatever is chosen among the certified, by whatever data: only the order must come from elsewhere.
+Each candidate has a null hypothesis: *for at least one workload, the false-positive rate exceeds the workload's limit*.
+On sessions that the search did not use, the number of blocked sessions of a workload is binomial, which gives an exact
+p-value for each workload. The largest of them is a p-value for the hypothesis, which is true if any rate is too high.
+A procedure that controls the family-wise error at delta certifies no candidate wrongly with probability 1 - delta. This
+holds for dependent tests (they share the sessions), and therefore for any choice among the certified candidates, made
+on any data. Only the order of testing must come from other data.
 
-Holm's procedure asks each of J candidates for a p-value near delta / J, and so for far more sessions than the
-299 that one test at 1% and 95% needs. The fixed sequence tests each at the whole of delta, but ends at the
-first that fails: its order decides. Here it is the most conservative first, each next one faster: `order_of_testing`.
+Holm's procedure requires a p-value near delta / J from each of J candidates, and so far more than the 299 sessions that
+a single test of a 1% limit at 95% confidence needs. The fixed-sequence procedure tests each candidate at the full
+delta, but stops at the first failure, so the order matters. `order_of_testing` puts the most conservative candidate
+first and each faster one after it.
 
 References
 ----------
@@ -35,37 +36,37 @@ from tuning.tracedata import Bools, Floats, Ints, TraceSet
 Method = Literal["fixed_sequence", "holm"]
 
 _STEPS = (1.1, 1.25, 1.5, 2.0, 3.0)
-"""By how much thresholds are moved: to make more conservative candidates, and to see how close to the edge one is."""
+"""Factors by which thresholds are moved, to make conservative candidates and to measure a candidate's margin."""
 
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """What was tested, and what passed; J candidates, W workloads.
+    """Result of testing J candidates on W workloads.
 
     Attributes
     ----------
     configs : tuple of DetectorConfig
-        The candidates, as given.
+        The candidates, in the given order.
     workloads : tuple of str
-        Whose false-positive rates are limited.
-    limits : ndarray of shape (W,)
-        The rates that must not be exceeded.
+        Names of the workloads.
+    limits : ndarray of float64, shape (W,)
+        Limit of each workload's false-positive rate, in (0, 1).
     delta : float
-        Chance that a certified configuration exceeds one all the same, at most.
+        Upper bound of the probability that any certified candidate exceeds a limit, in (0, 1).
     method : {"fixed_sequence", "holm"}
-        How that is controlled.
+        Procedure that controls the family-wise error.
     sessions : ndarray of int64, shape (W,)
-        Of the calibration split.
+        Number of sessions of each workload in the calibration split.
     blocked : ndarray of int64, shape (J, W)
-        How many of them each candidate blocks.
-    p : ndarray of shape (J,)
-        P-value of each candidate, also of those that are not tested.
+        Number of these sessions that each candidate blocks.
+    p : ndarray of float64, shape (J,)
+        P-value of each candidate, also of those that were not tested.
     order : tuple of int
-        Which candidates were tested, in order.
+        Indices of the tested candidates, in the order of testing.
     certified : ndarray of bool, shape (J,)
-        Which of them passed.
-    queries : ndarray of shape (J,)
-        Restricted mean queries to block, on the search split.
+        Whether each candidate was certified.
+    queries : ndarray of float64, shape (J,)
+        Restricted mean queries to block of each candidate on the search split.
     """
 
     configs: tuple[DetectorConfig, ...]
@@ -82,19 +83,19 @@ class Certificate:
 
     @property
     def chosen(self) -> int | None:
-        """Index of the fastest certified candidate, of equals the first tested; None where none is.
+        """Index of the certified candidate with the fewest queries to block, ties broken by testing order, or None.
 
-        Speed is that on the search split. The guarantee would allow any data; these have the attacks that the
-        order was learned on, and leave those of the test split for unbiased figures.
+        None: no candidate is certified. Queries are those on the search split. The guarantee allows any data for this
+        choice; the search split keeps the test split unused, and so its figures unbiased.
         """
         passed = [j for j in self.order if self.certified[j]]
         return min(passed, key=lambda j: self.queries[j]) if passed else None
 
     @property
     def sessions_needed(self) -> dict[str, SessionsNeeded]:
-        """How many sessions of each workload, in all, the first candidate of the sequence needs to pass.
+        """Total number of sessions of each workload that one candidate needs to be certified.
 
-        Under Holm's procedure: the one with the least p-value.
+        The candidate is the first of the fixed sequence; under Holm's procedure, the one with the smallest p-value.
         """
         nearest, level = self.order[0], self.delta
         if self.method == "holm":
@@ -119,40 +120,45 @@ def certify(
     live: Floats | None = None,
     replay: Replay = replay,
 ) -> Certificate:
-    """Test candidates on sessions that the search never saw.
+    """Test candidates on sessions that the search did not use.
 
     Parameters
     ----------
     search, held_out : TraceSet
-        The search and the calibration split: no client has sessions in both.
+        The search split and the calibration split. No client has sessions in both.
     configs : sequence of DetectorConfig
-        Candidates; see `conservative`: a Pareto front alone has hardly any that can pass.
-    limits : float, or mapping of workload to float
-        The greatest false-positive rate that is accepted, in (0, 1), for all workloads or for each.
+        The J candidates. A Pareto front alone contains few that can pass; see `conservative`.
+    limits : float, or mapping of str to float
+        The highest accepted false-positive rate, in (0, 1): one for all workloads, or one for each by name.
     delta : float
-        In (0, 1): 0.05 for 95% confidence.
+        Family-wise error, in (0, 1); 0.05 for 95% confidence.
     method : {"fixed_sequence", "holm"}
-        How the family-wise error is controlled.
+        Procedure that controls the family-wise error.
     attack : {"worst", "mean"}
-        By which attack speed is judged.
+        How the queries to block of several attacks are combined; see `tuning.objectives.Attack`.
     live : ndarray of shape (J, L), optional
-        Of each candidate: see `tuning.objectives.objectives`.
+        Queries to block of L closed-loop attacks under each candidate; see `tuning.objectives.objectives`.
     replay : callable
-        Says what a configuration does to each session.
+        Returns the outcome of a configuration for each session.
+
+    Returns
+    -------
+    Certificate
+        The tested candidates, their p-values and which of them are certified.
 
     Raises
     ------
     ValueError
-        Where there is no candidate, a limit is missing or has no workload, or the splits share a client.
+        If there is no candidate, `delta`, `method` or a limit is not valid, `limits` does not name exactly the
+        workloads, or the splits differ in their groups or share a client.
 
     Notes
     -----
-    The sessions of a workload are taken for independent draws from those that the detector will meet: the
-    guarantee is about sessions like them, and sessions of one client that resemble each other say less than
-    their number.
+    The test treats the sessions of a workload as independent draws from the sessions that the detector will see. The
+    guarantee applies to such sessions. Similar sessions of one client count for less than their number.
     """
     if not configs:
-        raise ValueError("there is no configuration to certify")
+        raise ValueError("configs: empty; certification needs at least one configuration")
     if not 0 < delta < 1:
         raise ValueError(f"delta = {delta}: must lie between 0 and 1")
     if method not in ("fixed_sequence", "holm"):
@@ -160,7 +166,7 @@ def certify(
     if search.groups != held_out.groups:
         raise ValueError(f"the splits have different groups: {search.groups} and {held_out.groups}")
     if (both := np.intersect1d(search.clients, held_out.clients)).size:
-        raise ValueError(f"client {str(both[0])!r} has sessions in both splits")
+        raise ValueError(f"client {str(both[0])!r} has sessions in both splits (expected in one)")
     honest = sorted({*search.honest_groups, *held_out.honest_groups})
     bounds = _limits(limits, tuple(search.groups[g] for g in honest))
     order, queries = order_of_testing(search, configs, dict(zip(honest, bounds, strict=True)), attack, live, replay)
@@ -185,10 +191,10 @@ def certify(
 
 
 def conservative(configs: Sequence[DetectorConfig]) -> tuple[DetectorConfig, ...]:
-    """Return the configurations, and after them copies that block less; see `DetectorConfig.conservative`.
+    """Return the configurations, followed by copies that block less; see `DetectorConfig.conservative`.
 
-    The fastest configuration without a false positive among those that a search tried is so by luck in part: on new
-    sessions it often has some. Behind the Pareto front there are configurations that cost little speed and do pass.
+    The configurations of a Pareto front are selected on the search split, so their false-positive rates on new sessions
+    are often higher. Copies that block less are only slightly slower, and more likely to pass the test.
     """
     copies = [copy for config in configs for copy in config.conservative(_STEPS)]
     return tuple(dict.fromkeys([*configs, *copies]))
@@ -202,12 +208,16 @@ def order_of_testing(
     live: Floats | None = None,
     replay: Replay = replay,
 ) -> tuple[tuple[int, ...], Floats]:
-    """Learn on the search split in which order to test: the most conservative first, each next one faster.
+    """Determine the order of testing on the search split: the most conservative candidate first, then faster ones.
 
-    Candidates are sorted by what tells most about the false-positive rate on new sessions: the p-value on the
-    search split; where equal (many block no session there) by the nearest miss, the greatest `Outcome.nearness` of
-    an honest session that was not blocked; where equal by the rates of stricter and stricter copies (for kinds with
-    a replay); then the slower first. A candidate no faster than one before it is left out: it could only end the
+    Candidates are sorted by four criteria, each used only if those before it are equal:
+
+    1. the p-value on the search split (equal for all candidates that block no session there);
+    2. the largest `Outcome.nearness` of an honest session that was not blocked;
+    3. the false-positive rates of increasingly strict copies, relative to the limits (only for kinds with a replay);
+    4. the queries to block, in descending order.
+
+    A candidate that is not faster than an earlier one is left out: it cannot be chosen, and its failure would end the
     sequence.
 
     Parameters
@@ -215,40 +225,37 @@ def order_of_testing(
     search : TraceSet
         The search split.
     configs : sequence of DetectorConfig
+        The J candidates.
     limits : mapping of int to float
-        The limit of each honest group, by its index.
-    attack : {"worst", "mean"}
-        By which attack speed is judged.
-    live : ndarray of shape (J, L), optional
-        See `certify`.
-    replay : callable
+        The limit of each honest group, by the group's index.
+    attack, live, replay
         See `certify`.
 
     Returns
     -------
     order : tuple of int
-        Indices of those to test.
-    queries : ndarray of shape (J,)
+        Indices of the candidates to test, in order.
+    queries : ndarray of float64, shape (J,)
         Restricted mean queries to block of all candidates.
     """
     groups, bounds = list(limits), np.array(list(limits.values()))
     sessions = np.bincount(search.group, minlength=len(search.groups))[groups]
-    beside = [NO_LIVE] * len(configs) if live is None else live
-    found = [
+    live_rows = [NO_LIVE] * len(configs) if live is None else live
+    evaluations = [
         evaluate(search, config, attack, live_queries, replay)
-        for config, live_queries in zip(configs, beside, strict=True)
+        for config, live_queries in zip(configs, live_rows, strict=True)
     ]
-    queries = np.array([evaluation.queries for evaluation in found])
+    queries = np.array([evaluation.queries for evaluation in evaluations])
 
     def risk(j: int) -> tuple[float, ...]:
-        outcome = found[j].outcome
-        spared = ~search.is_attack & (outcome.blocked_at == 0)
-        nearest_miss = float(outcome.nearness[spared].max(initial=0.0))
+        outcome = evaluations[j].outcome
+        not_blocked = ~search.is_attack & (outcome.blocked_at == 0)
+        nearest_miss = float(outcome.nearness[not_blocked].max(initial=0.0))
         excess = []
-        for step in _STEPS if configs[j].replayable() else ():  # a live run of each copy would take far too long
-            looser = _blocked(search, configs[j].stricter(step), replay)[groups]
-            excess.append(float((looser / np.maximum(sessions, 1) / bounds).max()))
-        p = float(p_values(found[j].totals.blocked[groups], sessions, bounds))
+        for step in _STEPS if configs[j].replayable() else ():  # running each copy live would take too long
+            blocked = _blocked(search, configs[j].stricter(step), replay)[groups]
+            excess.append(float((blocked / np.maximum(sessions, 1) / bounds).max()))
+        p = float(p_values(evaluations[j].totals.blocked[groups], sessions, bounds))
         return p, nearest_miss, *excess, -queries[j]
 
     order: list[int] = []
@@ -266,8 +273,10 @@ def _limits(limits: float | Mapping[str, float], workloads: tuple[str, ...]) -> 
     if not isinstance(limits, Mapping):
         limits = dict.fromkeys(workloads, limits)
     if set(limits) != set(workloads):
-        raise ValueError(f"limits are for {', '.join(limits)}; the workloads are {', '.join(workloads)}")
+        raise ValueError(
+            f"limits: given for {', '.join(limits) or 'no workload'} (expected exactly {', '.join(workloads)})"
+        )
     for name, limit in limits.items():
         if not 0 < limit < 1:
-            raise ValueError(f"the limit for {name} is {limit}: it must lie between 0 and 1")
+            raise ValueError(f"limits: {name} = {limit}: must lie between 0 and 1")
     return np.array([limits[name] for name in workloads], dtype=np.float64)

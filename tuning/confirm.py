@@ -1,4 +1,4 @@
-"""Confirmation: the chosen configuration runs live on the test sessions, and must do what replay predicted."""
+"""Confirmation that live runs on the test split match the replay."""
 
 from __future__ import annotations
 
@@ -16,59 +16,78 @@ from tuning.replay import Replay, replay
 from tuning.tracedata import TraceSet
 
 _SHOWN = 10
+"""Number of differences that an error message lists."""
 
 
 class OfClients:
-    """Which clients to run: the given ones."""
+    """Picklable filter of client specs that accepts the given clients.
+
+    Parameters
+    ----------
+    clients : iterable of str
+        Ids of the accepted clients.
+    """
 
     def __init__(self, clients: Iterable[str]) -> None:
         self._clients = frozenset(clients)
 
     def __call__(self, spec: ClientSpec) -> bool:
-        """Return whether it is one of them."""
+        """Return whether the spec's client is accepted."""
         return spec.client_id in self._clients
 
 
 def predicted(traces: TraceSet, filters: Sequence[Filter], replay: Replay = replay) -> dict[str, int | None]:
-    """Return for each session, by its id, the query at which replay has it blocked; None for never.
+    """Return the query at which the replay blocks each session.
 
     Parameters
     ----------
     traces : TraceSet
         The test split.
     filters : sequence of Filter
-        Those that run live.
+        The filters that run live.
     replay : callable
-        Says what a configuration does to each session.
+        Returns the outcome of a configuration for each session.
+
+    Returns
+    -------
+    dict of str to int or None
+        For each session id, the number of the query, from 1; None if the session is never blocked.
     """
-    found: dict[str, int | None] = {}
+    blocked: dict[str, int | None] = {}
     for item in filters:
         blocked_at = replay(traces, item.config).blocked_at
         for client, query in zip(traces.clients.tolist(), blocked_at.tolist(), strict=True):
-            found[f"{client}@{item.name}"] = query or None
-    return found
+            blocked[f"{client}@{item.name}"] = query or None
+    return blocked
 
 
 def compare(run: Folder, expected: dict[str, int | None], live_clients: Collection[str] = ()) -> int:
-    """Compare the sessions of a run with what replay predicted; return how many were compared.
+    """Compare the sessions of a live run with the replay's predictions.
 
     Parameters
     ----------
     run : Path or RemotePath
-    expected : dict
-        See `predicted`.
+        The run folder.
+    expected : dict of str to int or None
+        The predictions; see `predicted`.
     live_clients : collection of str
-        Closed-loop clients, of whom nothing was predicted: their sessions must not have failed, and that is all.
+        Ids of closed-loop clients. Their sessions cannot be predicted; they must only not fail.
+
+    Returns
+    -------
+    int
+        Number of compared sessions.
 
     Raises
     ------
     RunError
-        Where a session ended otherwise, is missing or was not expected; the message lists the first ten.
+        If a session differs from its prediction, failed, is missing or was not predicted. The message lists the first
+        ten.
     """
     rows = read_table(run, "sessions", ["session_id", "client_id", "outcome", "queries_to_block"])
-    unforeseen = pc.is_in(rows["client_id"], pa.array(sorted(live_clients), pa.string()))
+    unpredicted = pc.is_in(rows["client_id"], pa.array(sorted(live_clients), pa.string()))
     failed = pc.equal(rows["outcome"].cast(pa.string()), "failed")
-    rows = rows.filter(pc.or_(pc.invert(unforeseen), failed))
+    rows = rows.filter(pc.or_(pc.invert(unpredicted), failed))
     live = dict(zip(rows["session_id"].to_pylist(), rows["queries_to_block"].to_pylist(), strict=True))
     outcomes = dict(zip(rows["session_id"].to_pylist(), rows["outcome"].cast(pa.string()).to_pylist(), strict=True))
     differences = []

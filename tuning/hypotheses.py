@@ -1,4 +1,4 @@
-"""Exact tests of false-positive rates, and what keeps many of them from erring together.
+"""Exact tests of false-positive rates, and procedures that control the family-wise error of several tests.
 
 References
 ----------
@@ -16,20 +16,21 @@ from tuning.tracedata import Bools, Floats
 
 
 def p_values(blocked: npt.ArrayLike, sessions: npt.ArrayLike, limits: npt.ArrayLike) -> Floats:
-    """Return a p-value for each setting's hypothesis that some workload's rate exceeds its limit.
+    """Return a p-value of each configuration's hypothesis that the rate of at least one workload exceeds its limit.
 
     Parameters
     ----------
     blocked : array_like of int, shape (..., G)
-        Sessions of each workload that the setting blocks.
+        Number of sessions of each of G workloads that the configuration blocks.
     sessions : array_like of int, shape (G,)
-        Sessions there are. Without any the p-value is 1.
+        Number of sessions of each workload. If it is 0, the p-value is 1.
     limits : array_like of float, shape (G,)
-        In (0, 1).
+        Limit of each workload's false-positive rate, in (0, 1).
 
     Returns
     -------
-    ndarray of shape (...)
+    ndarray of float64, shape (...)
+        The largest of the workloads' exact binomial p-values, in [0, 1].
 
     Examples
     --------
@@ -41,19 +42,19 @@ def p_values(blocked: npt.ArrayLike, sessions: npt.ArrayLike, limits: npt.ArrayL
 
 
 def fixed_sequence(p: npt.ArrayLike, delta: float) -> Bools:
-    """Test in a given order, each hypothesis at the whole of `delta`, as long as they are rejected.
+    """Test J hypotheses in a given order, each at level `delta`; stop at the first that is not rejected.
 
     Parameters
     ----------
-    p : array_like of shape (J,)
-        P-values in the order of testing, which must not depend on the data that they are from.
+    p : array_like of float, shape (J,)
+        P-values in the order of testing. The order must not depend on the data of the p-values.
     delta : float
         Family-wise error, in (0, 1).
 
     Returns
     -------
     ndarray of bool, shape (J,)
-        Which are rejected.
+        Whether each hypothesis is rejected.
 
     Examples
     --------
@@ -64,17 +65,19 @@ def fixed_sequence(p: npt.ArrayLike, delta: float) -> Bools:
 
 
 def holm(p: npt.ArrayLike, delta: float) -> Bools:
-    """Holm's step-down procedure, which needs no order.
+    """Test J hypotheses by Holm's step-down procedure, which needs no given order.
 
     Parameters
     ----------
-    p : array_like of shape (J,)
+    p : array_like of float, shape (J,)
+        P-values, in any order.
     delta : float
         Family-wise error, in (0, 1).
 
     Returns
     -------
     ndarray of bool, shape (J,)
+        Whether each hypothesis is rejected.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""Live runs in a calibration: what closed-loop attackers send depends on the detector, and some kinds have no replay.
+"""Live runs for closed-loop attackers and for kinds of detectors without a replay.
 
-Such sessions run live under every configuration that is tried: in the process that tries it, against a model that is
-asked through a function. That process needs no further actor for it, so a search never waits for resources that it
-holds itself.
+The queries of a closed-loop attacker depend on the detector, so they cannot be replayed. Such sessions run live under
+every configuration, in the process of the trial, and query the model through a function. The process starts no actors,
+so a search never waits for resources that it holds itself.
 """
 
 from __future__ import annotations
@@ -35,30 +35,26 @@ if TYPE_CHECKING:
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
-Ask = Callable[[Images, Labels], tuple[Images, Images]]
-"""Answers a batch: see `mifsim.victims.engine.BatchedModel.predict`."""
+PredictFunction = Callable[[Images, Labels], tuple[Images, Images]]
+"""Function that answers a batch of queries; see `mifsim.victims.engine.BatchedModel.predict`."""
 
 CONFIGS_AT_A_TIME = 32
-"""That run side by side, their queries in common batches: memory does not grow with their number."""
+"""Number of configurations that run concurrently and share batches; it bounds the memory."""
 CLIENTS_AT_A_TIME = 512
+"""Number of clients that run concurrently under one configuration; it bounds the memory."""
 _ONE_FILTER = Filter(name="live", config=NoDefenseConfig())
-"""Clients are listed once; which filter they run under is replaced afterwards."""
+"""Placeholder filter, so that each client is listed once; `run_live` replaces the filter's index."""
 
 
 def open_loop(study: Study) -> Study:
-    """Return the study without its closed-loop attackers: what is recorded and replayed."""
+    """Return the study without its closed-loop attackers; it can be recorded and replayed."""
     return study.model_copy(update={"attacks": [attack for attack in study.attacks if not attack.closed_loop]})
 
 
 def closed_loop(study: Study) -> Study:
-    """Return the study with its closed-loop attackers alone, and nothing kept of what they guess."""
-    return study.model_copy(
-        update={
-            "attacks": [attack for attack in study.attacks if attack.closed_loop],
-            "users": [],
-            "leakage": study.leakage.model_copy(update={"enabled": False}),
-        }
-    )
+    """Return the study with its closed-loop attackers alone, without users and without leakage scores."""
+    attacks = [attack for attack in study.attacks if attack.closed_loop]
+    return _without_leakage(study.model_copy(update={"attacks": attacks, "users": []}))
 
 
 def _without_leakage(study: Study) -> Study:
@@ -66,150 +62,176 @@ def _without_leakage(study: Study) -> Study:
 
 
 def runs_live(study: Study) -> bool:
-    """Return whether anything of a study's calibration runs live in its trials."""
+    """Return whether some clients of a study run live in its trials."""
     return (
         any(attack.closed_loop for attack in study.attacks) or not study.tuning.search_space.config_class.replayable()
     )
 
 
 def longest_budget(study: Study) -> int:
-    """Return the largest budget of an attacker, of either kind: the scale of queries to block."""
+    """Return the largest query budget of the study's attackers, open-loop or closed-loop."""
     return max(attack.budget_queries for attack in study.attacks)
 
 
 def clients_of(study: Study, name: str, classes: int) -> tuple[ClientSpec, ...]:
-    """Return the closed-loop attackers of one of `SPLITS`, a spec each, in the study's order.
+    """Return the specs of the closed-loop attackers in one split, in the study's order.
+
+    Parameters
+    ----------
+    study : Study
+        The study.
+    name : str
+        One of `SPLITS`.
+    classes : int
+        Number of classes of the model.
+
+    Returns
+    -------
+    tuple of ClientSpec
+        One spec for each client.
 
     Raises
     ------
     StudyError
-        Where an attack has none in that split.
+        If an attack has no client in the split.
     """
-    alone = closed_loop(study).model_copy(update={"filters": [_ONE_FILTER]})
-    found = list(client_specs(alone, classes))
-    names = [alone.attacks[spec.population].name for spec in found]
+    attackers = closed_loop(study).model_copy(update={"filters": [_ONE_FILTER]})
+    specs = list(client_specs(attackers, classes))
+    names = [attackers.attacks[spec.population].name for spec in specs]
     splits = split_clients(
-        [spec.client_id for spec in found],
-        [(attack, spec.target) for attack, spec in zip(names, found, strict=True)],
+        [spec.client_id for spec in specs],
+        [(attack, spec.target) for attack, spec in zip(names, specs, strict=True)],
         study.tuning.splits,
         study.seed,
     )
-    selected = tuple(spec for spec, its in zip(found, splits.tolist(), strict=True) if SPLITS[its] == name)
-    for number, attack in enumerate(alone.attacks):
+    selected = tuple(spec for spec, index in zip(specs, splits.tolist(), strict=True) if SPLITS[index] == name)
+    for number, attack in enumerate(attackers.attacks):
         if not any(spec.population == number for spec in selected):
             raise StudyError(
-                f"{study.name}: {attack.name!r}: of its {names.count(attack.name)} clients none falls into the {name} "
-                "split; give it more trials, or the split a larger share in [tuning.splits]"
+                f"{study.name}: {attack.name!r}: none of its {names.count(attack.name)} clients is in the {name} "
+                f"split; increase its trials, or the share tuning.splits.{name}"
             )
     return selected
 
 
 class LiveReplay:
-    """Says what a configuration does to recorded sessions: by replay, or live where its kind has none.
+    """Returns the outcomes of a configuration: by replay, or by a live run for a kind without a replay.
 
     Parameters
     ----------
     study : Study
-        Its open-loop clients are run; see `open_loop`.
-    ask : callable
-        The model.
+        The study; its open-loop clients are run (see `open_loop`).
+    predict : callable
+        The model; see `PredictFunction`.
     data : DataSet, optional
-        The study's; None: it is loaded.
+        The study's data. None: it is loaded.
     """
 
-    def __init__(self, study: Study, ask: Ask, data: DataSet | None = None) -> None:
+    def __init__(self, study: Study, predict: PredictFunction, data: DataSet | None = None) -> None:
         self._study = _without_leakage(open_loop(study))
-        self._ask = ask
+        self._predict = predict
         self._data = load_data(study.data) if data is None else data
-        alone = self._study.model_copy(update={"filters": [_ONE_FILTER]})
-        self._specs = {spec.client_id: spec for spec in client_specs(alone, len(self._data.class_names))}
-        self._known: dict[DetectorConfig, dict[str, tuple[int, float]]] = {}
+        single = self._study.model_copy(update={"filters": [_ONE_FILTER]})
+        self._specs = {spec.client_id: spec for spec in client_specs(single, len(self._data.class_names))}
+        self._outcomes: dict[DetectorConfig, dict[str, tuple[int, float]]] = {}
 
     def __call__(self, traces: TraceSet, config: DetectorConfig) -> Outcome:
-        """Return what a configuration does to each session of `traces`; one that was run before is not run again.
+        """Return the outcome of a configuration for each session; sessions that were run before are not run again.
 
         Raises
         ------
         RunError
-            Where a client fails.
+            If a client fails.
         """
         if config.replayable():
             return replay(traces, config)
-        known = self._known.setdefault(config, {})
+        outcomes = self._outcomes.setdefault(config, {})
         clients = traces.clients.tolist()
-        missing = [self._specs[client] for client in clients if client not in known]
+        missing = [self._specs[client] for client in clients if client not in outcomes]
         for start in range(0, len(missing), CLIENTS_AT_A_TIME):
-            rows = run_live(self._study, [config], missing[start : start + CLIENTS_AT_A_TIME], self._ask, self._data)
+            specs = missing[start : start + CLIENTS_AT_A_TIME]
+            rows = run_live(self._study, [config], specs, self._predict, self._data)
             limit = config.detector().limit
             for row in rows:
                 nearness = min(1.0, (row.count + 1) / limit)
-                known[row.spec.client_id] = (row.queries_to_block or 0, nearness)
+                outcomes[row.spec.client_id] = (row.queries_to_block or 0, nearness)
         return Outcome(
-            np.array([known[client][0] for client in clients], dtype=np.int64),
-            np.array([known[client][1] for client in clients], dtype=np.float64),
+            np.array([outcomes[client][0] for client in clients], dtype=np.int64),
+            np.array([outcomes[client][1] for client in clients], dtype=np.float64),
         )
 
 
 class LiveAttackers:
-    """Runs the closed-loop attackers of the search split under any configuration.
+    """Runs the L closed-loop attacks of the search split under any configuration.
 
     Parameters
     ----------
     study : Study
-    ask : callable
-        The model.
+        The study.
+    predict : callable
+        The model; see `PredictFunction`.
     data : DataSet, optional
-        The study's; None: it is loaded.
+        The study's data. None: it is loaded.
+
+    Raises
+    ------
+    StudyError
+        If an attack has no client in the search split.
     """
 
-    def __init__(self, study: Study, ask: Ask, data: DataSet | None = None) -> None:
+    def __init__(self, study: Study, predict: PredictFunction, data: DataSet | None = None) -> None:
         self._study = closed_loop(study)
-        self._ask = ask
+        self._predict = predict
         self._data = load_data(study.data) if data is None else data
         self._specs = clients_of(study, "search", len(self._data.class_names))
-        self._known: dict[DetectorConfig, Floats] = {}
+        self._queries: dict[DetectorConfig, Floats] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the attacks, in the order of `queries`."""
+        """Names of the attacks, in the column order of `queries`."""
         return tuple(attack.name for attack in self._study.attacks)
 
     def queries(
         self, configs: Sequence[DetectorConfig], on_progress: Callable[[int], None] = lambda done: None
     ) -> Floats:
-        """Return the restricted mean queries to block of each attack under each configuration; shape (J, L).
+        """Return the restricted mean queries to block of each attack under each configuration.
 
-        A client counts as blocked when it gave up, at the sum of its sessions' queries; one that continues in
-        another session until its budget ends counts as its budget.
+        A client that gives up after a block counts as the queries of all its sessions together. A client that continues
+        in new sessions until its budget is spent counts as its budget.
 
         Parameters
         ----------
         configs : sequence of DetectorConfig
-            J of them; one that was asked for before is not run again.
+            The J configurations. Those that were run before are not run again.
         on_progress : callable
-            Called with how many are done.
+            Called with the number of finished configurations.
+
+        Returns
+        -------
+        ndarray of float64, shape (J, L)
+            Queries, at least 1.
 
         Raises
         ------
         RunError
-            Where a client fails.
+            If a client fails.
         """
-        new = [config for config in dict.fromkeys(configs) if config not in self._known]
+        new = [config for config in dict.fromkeys(configs) if config not in self._queries]
         for start in range(0, len(new), CONFIGS_AT_A_TIME):
             on_progress(start)
-            some = new[start : start + CONFIGS_AT_A_TIME]
-            rows = run_live(self._study, some, self._specs, self._ask, self._data)
-            self._known.update(zip(some, self._means(rows, len(some)), strict=True))
-        return np.stack([self._known[config] for config in configs])
+            selected = new[start : start + CONFIGS_AT_A_TIME]
+            rows = run_live(self._study, selected, self._specs, self._predict, self._data)
+            self._queries.update(zip(selected, self._means(rows, len(selected)), strict=True))
+        return np.stack([self._queries[config] for config in configs])
 
     def _means(self, rows: Sequence[SessionRow], configs: int) -> Floats:
-        of_client: dict[ClientSpec, list[SessionRow]] = defaultdict(list)
+        by_client: dict[ClientSpec, list[SessionRow]] = defaultdict(list)
         for row in rows:
-            of_client[row.spec].append(row)
+            by_client[row.spec].append(row)
         attacks = self._study.attacks
         total = np.zeros((configs, len(attacks)))
         count = np.zeros(len(attacks))
-        for spec, sessions in of_client.items():
+        for spec, sessions in by_client.items():
             budget = attacks[spec.population].budget_queries
             stopped = queries_until_stopped([(row.outcome, row.queries) for row in sessions], budget)
             total[spec.filter, spec.population] += budget if stopped is None else stopped
@@ -218,25 +240,47 @@ class LiveAttackers:
 
 
 def run_live(
-    study: Study, configs: Sequence[DetectorConfig], specs: Sequence[ClientSpec], ask: Ask, data: DataSet
+    study: Study,
+    configs: Sequence[DetectorConfig],
+    specs: Sequence[ClientSpec],
+    predict: PredictFunction,
+    data: DataSet,
 ) -> list[SessionRow]:
-    """Run some clients of a study under each configuration, in this process, and return their sessions.
+    """Run clients under each configuration in this process; return their sessions.
+
+    Parameters
+    ----------
+    study : Study
+        The study from which the clients are.
+    configs : sequence of DetectorConfig
+        The configurations.
+    specs : sequence of ClientSpec
+        The clients; each runs under each configuration.
+    predict : callable
+        The model; see `PredictFunction`.
+    data : DataSet
+        The study's data.
+
+    Returns
+    -------
+    list of SessionRow
+        The sessions; ``row.spec.filter`` is the index of the configuration.
 
     Raises
     ------
     RunError
-        Where a client fails.
+        If a client fails.
     """
     filters = [Filter(name=f"s{number}", config=config) for number, config in enumerate(configs)]
-    # No file is written: `run` is never touched.
+    # The run folder is a placeholder: nothing is written to it.
     environment = Environment(study.model_copy(update={"filters": filters}), Path(), {}, data)
-    wanted = [replace(spec, filter=number) for spec in specs for number in range(len(filters))]
+    under_each = [replace(spec, filter=number) for spec in specs for number in range(len(filters))]
     rows: list[SessionRow] = []
-    steps = run_clients(wanted, environment, rows, NullSink())
+    steps = run_clients(under_each, environment, rows, NullSink())
     try:
         batch = next(steps)
         while True:
-            batch = steps.send(Reply(*ask(batch.images, batch.gradient_of)))
+            batch = steps.send(Reply(*predict(batch.images, batch.gradient_of)))
     except StopIteration:
         pass
     for row in rows:
@@ -245,8 +289,8 @@ def run_live(
     return rows
 
 
-def model_here(study: Study, data: DataSet, victim: Victim) -> Ask:
-    """Return the victim, in this process."""
+def model_here(study: Study, data: DataSet, victim: Victim) -> PredictFunction:
+    """Load the victim in this process; return its prediction function."""
     from mifsim.victims.engine import engine_from_bytes
 
     engine = engine_from_bytes(

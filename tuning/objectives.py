@@ -1,9 +1,9 @@
-"""What a configuration is judged by.
+"""Objectives of the search, all minimised.
 
-Two numbers are minimised. *False-positive rate*: the share of honest sessions blocked, of the worst workload.
-*Queries to block*: the restricted mean over the sessions of an attack, each counted as its budget where it
-was never blocked; of the worst attack, or the mean over the attacks. A third may be asked for: *leakage at
-block*.
+*False-positive rate*: the share of blocked sessions of the worst honest workload.
+*Queries to block*: the restricted mean over the sessions of an attack, for the worst attack or as the mean of all
+attacks. A session that is never blocked counts as its budget.
+*Leakage at block* (optional): the mean leakage at the last answered query, combined over attacks in the same way.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from tuning.replay import Replay, Totals, replay, totals
 from tuning.tracedata import Floats, Ints, TraceSet
 
 Attack = Literal["worst", "mean"]
-"""Which attack a configuration is judged by: the one it stops last, or the mean, each attack of the same weight."""
+"""How the values of several attacks are combined: their maximum ("worst"), or their mean with equal weights."""
 
 
 NO_LIVE: Floats = np.empty(0)
+"""Queries to block of closed-loop attacks for a study that has none; shape (0,)."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one configuration does.
+    """Evaluation of one configuration.
 
     Attributes
     ----------
     false_positive_rate : float
-        Of the worst honest workload, in [0, 1].
+        False-positive rate of the worst honest workload, in [0, 1].
     queries : float
         Restricted mean queries to block, at least 1.
     leak : float or None
-        Mean leakage at block, in [0, 1]; None where the traces do not say.
+        Mean leakage at block, in [0, 1]; None if the traces contain no leakage.
     totals : Totals
-        The sums over each group from which these follow.
+        The sums over each group from which the objectives are computed.
     outcome : Outcome
-        What it does to each session.
+        The outcome of each session.
     """
 
     false_positive_rate: float
@@ -56,12 +57,28 @@ def evaluate(
     live: Floats = NO_LIVE,
     replay: Replay = replay,
 ) -> Evaluation:
-    """Replay one configuration and return what it does; `live` as in `objectives`.
+    """Replay one configuration and compute its objectives.
+
+    Parameters
+    ----------
+    traces : TraceSet
+        The sessions.
+    config : DetectorConfig
+        The configuration.
+    attack, live
+        See `objectives`.
+    replay : callable
+        Returns the outcome of a configuration for each session.
+
+    Returns
+    -------
+    Evaluation
+        The objectives, and the values from which they are computed.
 
     Raises
     ------
     ValueError
-        Where the traces hold no attack or no honest session, or not what the configuration needs.
+        If the traces contain no attack session or no honest session, or not the recording that the configuration needs.
     """
     outcome = replay(traces, config)
     sums = totals(traces, outcome.blocked_at)
@@ -72,30 +89,37 @@ def evaluate(
 def objectives(
     traces: TraceSet, sums: Totals, attack: Attack = "worst", *, leakage: bool = False, live: Floats = NO_LIVE
 ) -> Floats:
-    """Return what is minimised, from the sums over each group.
+    """Compute the objectives from the sums over each group.
 
     Parameters
     ----------
     traces : TraceSet
-        Of which `sums` are.
+        The sessions over which `sums` were computed.
     sums : Totals
-        Arrays of shape (G, ...).
+        Sums over G groups; arrays of shape (G, ...), with one entry for each configuration.
     attack : {"worst", "mean"}
-        See `Attack`; for the leakage too.
+        How the queries to block (and the leakage) of several attacks are combined; see `Attack`.
     leakage : bool
         Whether leakage at block is the third objective.
     live : ndarray of shape (L,)
-        Restricted mean queries to block of attacks that are not in the traces: closed-loop ones, see `tuning.live`.
+        Restricted mean queries to block of L attacks that are not in the traces: the closed-loop ones, see
+        `tuning.live`.
 
     Returns
     -------
-    ndarray of shape (2 or 3, ...)
-        False-positive rate, queries to block and, if asked for, leakage at block.
+    ndarray of float64, shape (2 or 3, ...)
+        False-positive rate in [0, 1], queries to block of at least 1 and, with `leakage`, leakage at block in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If there is no attack session or no honest session, `attack` is not valid, or `leakage` is set and the traces
+        contain no leakage.
     """
     honest, attacks = list(traces.honest_groups), list(traces.attack_groups)
     if not honest or not (attacks or live.size):
         missing = "attack" if honest else "honest"
-        raise ValueError(f"the traces hold no {missing} session: there is nothing to trade")
+        raise ValueError(f"the traces contain no {missing} session (expected attack sessions and honest sessions)")
     if attack not in ("worst", "mean"):
         raise ValueError(f"attack = {attack!r}: must be worst or mean")
 
@@ -103,17 +127,17 @@ def objectives(
         sessions: Floats = sums.sessions[groups].astype(np.float64)
         return values[groups] / sessions.reshape(-1, *(1 for _ in values.shape[1:]))
 
-    of_attacks = np.max if attack == "worst" else np.mean
+    combine = np.max if attack == "worst" else np.mean
     replayed = mean(sums.queries, attacks)
-    beside = np.broadcast_to(live.reshape(-1, *(1 for _ in replayed.shape[1:])), (live.size, *replayed.shape[1:]))
-    found = [mean(sums.blocked, honest).max(axis=0), of_attacks(np.concatenate([replayed, beside]), axis=0)]
+    run_live = np.broadcast_to(live.reshape(-1, *(1 for _ in replayed.shape[1:])), (live.size, *replayed.shape[1:]))
+    values = [mean(sums.blocked, honest).max(axis=0), combine(np.concatenate([replayed, run_live]), axis=0)]
     if leakage:
         if sums.leak is None:
-            raise ValueError("the traces do not say what leaked")
-        found.append(of_attacks(mean(sums.leak, attacks), axis=0))
-    return np.stack(found)
+            raise ValueError("leakage = True: the traces contain no leakage; record the study with leakage.enabled")
+        values.append(combine(mean(sums.leak, attacks), axis=0))
+    return np.stack(values)
 
 
 def attack_budget(traces: TraceSet) -> int:
-    """Return the largest budget of an attack session: the scale of queries to block."""
+    """Return the largest query budget of an attack session, which is the scale of queries to block."""
     return int(traces.budget[traces.is_attack].max())

@@ -1,4 +1,4 @@
-"""What a calibration leaves behind: the Pareto front, the certification, the chosen configuration."""
+"""Results of a calibration: the Pareto front, the certification, and the figures on the test split."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from mifsim._version import __version__
-from mifsim.cache import atomic_write
 from mifsim.defense import DetectorConfig
 from mifsim.defense.space import SearchSpace
 from mifsim.pareto import hypervolume, non_dominated
@@ -27,11 +25,23 @@ from tuning.tracedata import Floats, TraceSet
 from tuning.trials import Trial
 
 SHARE_WANTED = 0.98
-"""Of the reference front's hypervolume: a run says after how many trials the search had it."""
+"""Share of the reference hypervolume; a run reports after how many trials the search reached it."""
 
 
 def points_of(trials: Sequence[Trial], *, leakage: bool) -> Floats:
-    """Return the objectives of trials; shape (n, 2), or (n, 3) with the leakage."""
+    """Return the objectives of n trials.
+
+    Parameters
+    ----------
+    trials : sequence of Trial
+    leakage : bool
+        Whether leakage at block is the third objective.
+
+    Returns
+    -------
+    ndarray of shape (n, 2 or 3)
+        False-positive rate, queries to block and, with `leakage`, leakage at block.
+    """
     rows = [
         (t.result.false_positive_rate, t.result.queries, *((t.result.leak or 0.0,) if leakage else ())) for t in trials
     ]
@@ -39,29 +49,44 @@ def points_of(trials: Sequence[Trial], *, leakage: bool) -> Floats:
 
 
 def found_front(trials: Sequence[Trial], sessions: int, study: Study) -> list[Trial]:
-    """Return the trials that no other beats, within the budget, among those scored on all sessions."""
+    """Return the non-dominated trials within the false-positive budget that were evaluated on all sessions.
+
+    Parameters
+    ----------
+    trials : sequence of Trial
+    sessions : int
+        Number of sessions of the search split. Pruned trials were evaluated on fewer and are left out.
+    study : Study
+        The study whose budget and objectives are used.
+
+    Returns
+    -------
+    list of Trial
+        In ascending order of false-positive rate.
+    """
     tuning = study.tuning
-    whole = [
+    complete = [
         trial
         for trial in trials
         if trial.result.sessions == sessions and trial.result.false_positive_rate <= tuning.false_positive_budget
     ]
-    kept = non_dominated(points_of(whole, leakage=tuning.leakage))
-    best = [trial for trial, keep in zip(whole, kept, strict=True) if keep]
-    return sorted(best, key=lambda trial: (trial.result.false_positive_rate, trial.result.queries))
+    kept = non_dominated(points_of(complete, leakage=tuning.leakage))
+    front = [trial for trial, keep in zip(complete, kept, strict=True) if keep]
+    return sorted(front, key=lambda trial: (trial.result.false_positive_rate, trial.result.queries))
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How much of the reference front the search found.
+    """Progress of a search, measured against the reference front.
 
     Attributes
     ----------
-    hypervolume, reference_hypervolume : float
-        See `mifsim.pareto.hypervolume`; the reference is that of the grid and the found configurations together, as a
-        grid is only so fine.
+    hypervolume : float
+        Hypervolume of the trials, in [0, 1]; see `mifsim.pareto.hypervolume`.
+    reference_hypervolume : float
+        Hypervolume of the reference front and the trials together, in [0, 1]: trials can lie between grid points.
     trials_to_98 : int or None
-        Trials after which 98% of it were found; None where they never were.
+        Number of trials after which 98% of the reference hypervolume was reached; None if it never was.
     """
 
     hypervolume: float
@@ -70,20 +95,20 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """Of the reference hypervolume."""
+        """Share of the reference hypervolume that was reached, in [0, 1]."""
         return self.hypervolume / self.reference_hypervolume if self.reference_hypervolume else 1.0
 
 
-def measure(trials: Sequence[Trial], exact: ParetoFront, study: Study) -> Progress:
-    """Compare what the trials found with the reference front."""
+def measure(trials: Sequence[Trial], reference_front: ParetoFront, study: Study) -> Progress:
+    """Return the progress of the trials, measured against the reference front."""
     tuning, budget = study.tuning, longest_budget(study)
     points = points_of(trials, leakage=tuning.leakage)
 
-    def volume(some: Floats) -> float:
-        return hypervolume(some, budget=budget, fpr_limit=tuning.false_positive_budget)
+    def volume(selected: Floats) -> float:
+        return hypervolume(selected, budget=budget, fpr_limit=tuning.false_positive_budget)
 
-    reference = volume(np.concatenate([exact.points, points]))
-    # The volume only grows with the trials: bisect.
+    reference = volume(np.concatenate([reference_front.points, points]))
+    # The volume never decreases with the number of trials, so bisection finds the first trial that reaches the share.
     low, high = 0, len(points) + 1
     while low + 1 < high:
         middle = (low + high) // 2
@@ -97,15 +122,34 @@ def write_pareto(
     study: Study,
     search: TraceSet,
     found: Sequence[Trial],
-    exact: ParetoFront | None,
+    reference: ParetoFront | None,
     certificate: Certificate | None,
     live: Floats | None = None,
     replay: Replay = replay,
 ) -> None:
-    """Write ``pareto.parquet``: what was found, what was tested, what was given, and the reference front.
+    """Write ``pareto.parquet``: the configurations found, tested and given in the study, and the reference front.
 
-    `exact` is None where there is no reference front; `live` is what closed-loop attackers do under the given filters
-    (see `tuning.objectives.objectives`), one row for each that has a configuration.
+    Parameters
+    ----------
+    run : Path or RemotePath
+        The run folder.
+    facts : mapping of str to str
+        Metadata of the Parquet file.
+    study : Study
+        The study; its filters that have a configuration get rows with the source ``given``.
+    search : TraceSet
+        The search split.
+    found : sequence of Trial
+        See `found_front`.
+    reference : ParetoFront or None
+        The reference front; None if the kind has none.
+    certificate : Certificate or None
+        The tested candidates; None if there was no candidate.
+    live : ndarray of shape (J, L), optional
+        Queries to block of L closed-loop attacks under each of the study's J filters with a configuration; see
+        `tuning.objectives.objectives`.
+    replay : callable
+        Returns the outcome of a configuration for each session.
     """
     tested: dict[DetectorConfig, int] = {}
     chosen = None
@@ -133,16 +177,16 @@ def write_pareto(
         add("search", trial.config, None, trial.result.false_positive_rate, trial.result.queries)
     for config in [config for config in tested if config not in {trial.config for trial in found}]:
         assert certificate is not None
-        queries = certificate.queries[[tested[config]]]  # closed-loop attackers counted in
+        queries = certificate.queries[[tested[config]]]  # includes the closed-loop attackers
         scored = evaluate(search, config, study.tuning.attack, queries, replay)
         add("conservative", config, None, scored.false_positive_rate, float(queries[0]))
-    if exact is not None:
-        for config, (rate, queries, *_) in zip(exact.configs, exact.points.tolist(), strict=True):
+    if reference is not None:
+        for config, (rate, queries, *_) in zip(reference.configs, reference.points.tolist(), strict=True):
             add("reference", config, None, rate, queries)
     given = [(item.name, item.config) for item in study.filters if not item.undefended]
     for number, (name, config) in enumerate(given):
-        beside = NO_LIVE if live is None else live[number]
-        scored = evaluate(search, config, study.tuning.attack, beside, replay)
+        live_queries = NO_LIVE if live is None else live[number]
+        scored = evaluate(search, config, study.tuning.attack, live_queries, replay)
         add("given", config, name, scored.false_positive_rate, scored.queries)
     rows.sort(key=lambda row: (row["source"], row["false_positive_rate"], row["queries_to_block"]))
     space = study.tuning.search_space
@@ -178,73 +222,8 @@ def write_certification(run: Folder, facts: Mapping[str, str], space: SearchSpac
         )
 
 
-def guarantee(certificate: Certificate) -> str:
-    """Return the guarantee of the chosen configuration, in words."""
-    limits = ", ".join(
-        f"{limit:.3g} for {name}" for name, limit in zip(certificate.workloads, certificate.limits, strict=True)
-    )
-    sessions = ", ".join(
-        f"{count} of {name}" for name, count in zip(certificate.workloads, certificate.sessions, strict=True)
-    )
-    return (
-        f"With {1 - certificate.delta:.3g} confidence, this configuration blocks at most this share of honest "
-        f"sessions: {limits}. Tested on sessions that its search never saw ({sessions}), by exact binomial tests with "
-        f"{certificate.method.replace('_', '-')} control of the family-wise error (Learn then Test). It is a "
-        "guarantee about sessions like these, for these data, this victim and this transport."
-    )
-
-
-def sessions_missing(certificate: Certificate) -> str:
-    """Return why no configuration was certified, and how many sessions it would take, in words."""
-    lines = []
-    for name, need in certificate.sessions_needed.items():
-        available = int(certificate.sessions[certificate.workloads.index(name)])
-        rate = "no number at this rate" if need.same_rate is None else f"{need.same_rate:,} at this rate"
-        lines.append(f"{name}: {rate}, {need.same_count:,} if no more are blocked (there are {available:,})")
-    return "no configuration can be certified; sessions of the calibration split that it would take: " + "; ".join(
-        lines
-    )
-
-
-def save_filter(
-    path: Folder, study: Study, certificate: Certificate, data: Mapping[str, Any], versions: Mapping[str, str]
-) -> None:
-    """Write ``filter.toml``: the configuration, its guarantee, the data and the versions behind it."""
-    chosen = certificate.chosen
-    assert chosen is not None
-    numbers = zip(
-        certificate.workloads, certificate.limits, certificate.sessions, certificate.blocked[chosen], strict=True
-    )
-    document = {
-        "guarantee": {
-            "text": guarantee(certificate),
-            "confidence": 1 - certificate.delta,
-            "procedure": certificate.method,
-            "p_value": float(certificate.p[chosen]),
-            "workloads": [
-                {
-                    "name": name,
-                    "false_positive_limit": float(limit),
-                    "sessions": int(sessions),
-                    "blocked": int(blocked),
-                }
-                for name, limit, sessions, blocked in numbers
-            ],
-        },
-        "data": {
-            "name": data["name"],
-            "shape": data["shape"],
-            "fingerprint": data["fingerprint"],
-            "transport": study.server.transport,
-        },
-        "versions": {**versions, "mifsim": __version__},
-    }
-    with atomic_write(path) as temporary:
-        certificate.configs[chosen].save(temporary, extra=document)
-
-
 def figures(test: TraceSet, config: DetectorConfig, confidence: float, replay: Replay = replay) -> list[dict[str, Any]]:
-    """Return what a configuration does to each group of the test split, as plain numbers."""
+    """Return the figures of a configuration for each group of the test split as plain data; see `tuning.assess`."""
     return [
         {
             "group": found.group,

@@ -1,4 +1,4 @@
-"""Columns of the tables that say which configuration a row is about: kind, JSON, and one for each parameter."""
+"""Table columns that identify a configuration: its kind, its JSON, and one column for each parameter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from mifsim.tables.schemas import CATEGORY, param_column, with_columns
 
 
 def param_schema(table: str, space: SearchSpace) -> pa.Schema:
-    """Return a table's schema with a column for each parameter and choice of the space's kind, after ``config``."""
+    """Return a table's schema with columns for the parameters and choices of the space's kind after ``config``.
+
+    Parameters
+    ----------
+    table : str
+        Name of the table in `mifsim.tables.schemas.SCHEMAS`.
+    space : SearchSpace
+        The search space.
+    """
     cls = space.config_class
     fields: dict[str, tuple[pa.DataType, str]] = {}
     for name, param in cls.params.items():
@@ -26,7 +34,10 @@ def param_schema(table: str, space: SearchSpace) -> pa.Schema:
 
 
 def config_columns(configs: Sequence[DetectorConfig], space: SearchSpace) -> dict[str, list[Any]]:
-    """Return the columns ``kind``, ``config`` and those of the parameters; null for configurations of other kinds."""
+    """Return the columns ``kind`` and ``config``, and a column for each parameter and choice of the space's kind.
+
+    The cells of parameters and choices are null for configurations of other kinds.
+    """
     cells = [config.to_cells() for config in configs]
     names = [*space.config_class.params, *space.config_class.choices]
     return {
@@ -40,7 +51,7 @@ def config_columns(configs: Sequence[DetectorConfig], space: SearchSpace) -> dic
 
 
 def param_facts(space: SearchSpace) -> dict[str, str]:
-    """Return what each parameter and choice means, for ``run.json``: pages are made from files alone."""
+    """Return the description of each parameter and choice for ``run.json``, from which reports are built."""
     cls = space.config_class
     params = {name: param.description for name, param in cls.params.items()}
     return {**params, **{name: choice.description for name, choice in cls.choices.items()}}

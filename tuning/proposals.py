@@ -1,9 +1,9 @@
-"""Which configuration to try next: Optuna's samplers, fed so that the answer depends on the results alone.
+"""Deterministic proposals of configurations by Optuna's samplers.
 
-With several trials under way at once, what a sampler knows when it is asked usually depends on which of them
-happened to be the quickest. Here it does not: trial t is proposed from the results of the trials 0 to
-t - `concurrent`, told in their order, no more and no fewer. So a study and its seed determine every proposal, on
-one core or on a cluster, and a search that was interrupted proposes again what it proposed before.
+With concurrent trials, the results that a sampler has seen usually depend on which trials finished first. Here they do
+not: trial t is proposed from exactly the results of the trials 0 to t - `concurrent`, in the order of their numbers. So
+the study and its seed determine every proposal, on one core or on a cluster, and a resumed search repeats its
+proposals.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 POPULATION = 24
-"""Of NSGA-II: a dozen generations within the usual 300 trials."""
+"""Population size of NSGA-II: about twelve generations in the default 300 trials."""
 STARTUP_TRIALS = 24
-"""Drawn at random before TPE begins to learn."""
-
-
-LOOK_ELSEWHERE = 4
-"""One trial in so many is drawn at random all the time: what a sampler has settled on need not be the best."""
+"""Number of random trials before TPE starts to learn."""
+RANDOM_INTERVAL = 4
+"""One trial in `RANDOM_INTERVAL` is random throughout the search, so that a sampler can leave a local optimum."""
 
 
 class Proposals:
-    """A multi-objective search that is asked and told.
+    """A multi-objective search with Optuna's ask-and-tell interface.
 
     The objectives, all minimised, are the false-positive rate of the worst workload, the logarithm of the queries to
-    block and, where the study wants it, the leakage at block. A false-positive rate above the study's budget is a
-    violated constraint: both samplers then prefer any configuration within the budget, and of two outside the nearer.
+    block and, if the study sets ``tuning.leakage``, the leakage at block. A false-positive rate above the study's
+    budget violates a constraint. Both samplers prefer configurations that satisfy it, and among the others those that
+    violate it less.
 
-    A sampler sees one configuration a trial, but for a kind that sweeps (`DetectorConfig.swept`) a replay shows all
-    values of the swept parameters. So every other trial, once the sampler has begun to learn, follows the best of these
-    surrogate estimates: it replays, with all else as in a trial before, the swept values of which the estimate adds
-    most to the hypervolume. The sampler learns from these trials as from its own. Without these warm-start candidates
-    it often stays with the first region that does well (a long buffer, say) where another (a short one) does better.
+    A sampler proposes one configuration a trial. For a kind with swept parameters (`DetectorConfig.swept`), a trial
+    also returns surrogate estimates for all values of these parameters. After the random trials at the start, every
+    second trial is a warm-start candidate: the parameters of an earlier trial with the swept values whose estimate adds
+    most to the hypervolume. The sampler learns from these trials, too. Without them it often stays in the first good
+    region (such as long buffers) although another one (such as short buffers) is better.
 
     Parameters
     ----------
     tuning : Tuning
+        The section ``[tuning]`` of the study.
     seed : int
-        The study's.
+        The study's seed.
     budget : float
-        Of an attack's queries: the scale on which a gain is measured.
+        The largest query budget of an attack: the scale of queries in the hypervolume.
 
     Attributes
     ----------
     asked : int
-        Trials proposed so far: the next one's number.
+        Number of trials proposed so far, which is the number of the next trial.
     """
 
     def __init__(self, tuning: Tuning, seed: int, budget: float) -> None:
@@ -69,30 +69,30 @@ class Proposals:
         self._space = tuning.search_space
         self._distributions = distributions(self._space)
         self._results: dict[int, TrialResult] = {}
-        self._told = 0
+        self._told = 0  # number of results that the sampler has received
         self.asked = 0
-        small = seed % 2**32  # numpy's legacy generator, which the samplers use, takes no larger seed
-        self._sampler = _sampler(tuning, small)
-        self._random = optuna.samplers.RandomSampler(seed=(small + 1) % 2**32)
+        sampler_seed = seed % 2**32  # the samplers use numpy's legacy generator, which accepts no larger seed
+        self._sampler = _sampler(tuning, sampler_seed)
+        self._random = optuna.samplers.RandomSampler(seed=(sampler_seed + 1) % 2**32)
         directions = ["minimize"] * (3 if tuning.leakage else 2)
         self._study = optuna.create_study(directions=directions, sampler=self._sampler)
         self._trials: list[optuna.trial.Trial] = []
         self._budget = budget
         self._proposed: set[DetectorConfig] = set()
         self._points: list[tuple[float, ...]] = []
-        # Warm-start candidates, none beaten by another: estimated objectives, and the parameters to try.
+        # The non-dominated warm-start candidates: estimated objectives, and the parameters to try.
         self._candidates: list[tuple[tuple[float, ...], dict[str, Any]]] = []
 
     def ask(self) -> DetectorConfig | None:
-        """Propose the next trial's configuration; None as long as a result that it depends on is missing."""
+        """Return the next trial's configuration, or None while a result that it depends on is missing."""
         while self._told <= self.asked - self._tuning.concurrent:
             if self._told not in self._results:
                 return None
             self._tell(self._results.pop(self._told))
         if self.asked >= STARTUP_TRIALS and self.asked % 2 and (params := self._best_candidate()) is not None:
             self._study.enqueue_trial(params)
-        elsewhere = self.asked % LOOK_ELSEWHERE == LOOK_ELSEWHERE // 2
-        self._study.sampler = self._random if elsewhere else self._sampler
+        is_random = self.asked % RANDOM_INTERVAL == RANDOM_INTERVAL // 2
+        self._study.sampler = self._random if is_random else self._sampler
         trial = self._study.ask(self._distributions)
         self._trials.append(trial)
         self.asked += 1
@@ -101,7 +101,15 @@ class Proposals:
         return proposed
 
     def tell(self, number: int, result: TrialResult) -> None:
-        """Take the result of a trial, in whatever order they come."""
+        """Take the result of a trial; trials may finish in any order.
+
+        Parameters
+        ----------
+        number : int
+            The trial's number: the value of `asked` before its configuration was proposed.
+        result : TrialResult
+            Its result.
+        """
         self._results[number] = result
 
     def _tell(self, result: TrialResult) -> None:
@@ -123,7 +131,7 @@ class Proposals:
         self._candidates = [candidate for candidate, keep in zip(self._candidates, kept, strict=True) if keep]
 
     def _best_candidate(self) -> dict[str, Any] | None:
-        """Return the parameters whose estimate adds most to what was found; None where none adds anything."""
+        """Return the candidate whose estimate adds most to the hypervolume; None if no candidate adds to it."""
         found = np.array(self._points)
         front = found[non_dominated(found)]
         best, most = None, self._volume(front)
@@ -145,6 +153,6 @@ def _sampler(tuning: Tuning, seed: int) -> BaseSampler:
 
     if tuning.sampler == "nsga2":
         return NSGAIISampler(population_size=POPULATION, seed=seed)
-    with warnings.catch_warnings():  # learning the parameters' joint density counts as experimental
+    with warnings.catch_warnings():  # Optuna marks the multivariate TPE as experimental
         warnings.simplefilter("ignore", ExperimentalWarning)
         return TPESampler(multivariate=True, n_startup_trials=STARTUP_TRIALS, seed=seed)

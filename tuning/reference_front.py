@@ -1,10 +1,10 @@
-"""The reference that a search is measured by: an exhaustive grid, and a finer one around the best of it.
+"""The reference front by which a search is measured: an exhaustive grid, then a finer grid around its best points.
 
-It is an optional ability of a kind: `DetectorConfig.reference_values` says which values of some parameters to try, and
+A kind supports it optionally: `DetectorConfig.reference_values` defines the grid values of some parameters, and
 `DetectorConfig.replay_swept` replays all values of the others at once.
 
-Points are rows of objectives (see `tuning.objectives`): false-positive rate, queries to block and, where asked for,
-leakage at block; all are minimised.
+Points are rows of objectives (see `tuning.objectives`): false-positive rate, queries to block and, optionally, leakage
+at block. All are minimised.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from tuning.replay import replay_swept
 from tuning.tracedata import Floats, TraceSet
 
 Grid = tuple[dict[str, Any], Mapping[str, Floats]]
-"""A value of every choice, and the values of each parameter that is not swept, ascending."""
+"""One value of each choice, and the ascending values of each parameter that is not swept."""
 OnProgress = Callable[[int, int], None]
-"""Called with the points of the grid that are done, and all that are known of so far."""
+"""Called with the number of finished grid points, and the number of points known so far."""
 
 
 @dataclass(frozen=True, eq=False)
 class ParetoFront:
-    """The configurations of a grid that no other beats.
+    """The non-dominated configurations of a grid.
 
     Attributes
     ----------
     configs : tuple of DetectorConfig
-        Ascending in false-positive rate.
-    points : ndarray of shape (n, 2) or (n, 3)
+        The n configurations, in ascending order of false-positive rate.
+    points : ndarray of float64, shape (n, 2 or 3)
         Their objectives.
     hypervolume : float
-        See `hypervolume`.
+        Hypervolume of the points, in [0, 1]; see `mifsim.pareto.hypervolume`.
     tried : int
-        How many configurations were replayed.
+        Number of replayed configurations.
     """
 
     configs: tuple[DetectorConfig, ...]
@@ -56,25 +56,26 @@ class ParetoFront:
 
 
 def has_reference(space: SearchSpace) -> bool:
-    """Return whether a kind can be searched exhaustively."""
+    """Return whether the space's kind supports a reference front."""
     return bool(space.config_class.reference_steps and space.config_class.swept)
 
 
 def reference_front(traces: TraceSet, tuning: Tuning, on_progress: OnProgress) -> ParetoFront:
-    """Replay every configuration of a grid over the study's space, then of a finer one where its best ones lie.
+    """Replay all configurations of a coarse grid over the study's space, then of a finer grid around its front.
 
     Parameters
     ----------
     traces : TraceSet
         The search split.
     tuning : Tuning
-        Bounds, choices, objectives, and how fine the grid is.
+        The section ``[tuning]``: bounds, choices, objectives, and the number of grid values of each parameter.
     on_progress : callable
+        See `OnProgress`.
 
     Returns
     -------
     ParetoFront
-        Of both grids together.
+        The front of both grids together.
     """
     space = tuning.search_space
     cls = space.config_class
@@ -88,15 +89,15 @@ def reference_front(traces: TraceSet, tuning: Tuning, on_progress: OnProgress) -
     for chosen, values in coarse:
         best = [config for config in first.configs if all(getattr(config, k) == v for k, v in chosen.items())]
         if best:
-            near = {
+            refined = {
                 name: _refined(cls.params[name], values[name], [getattr(one, name) for one in best], tuning.grid[name])
                 for name in values
             }
-            fine.append((chosen, near))
+            fine.append((chosen, refined))
     if not fine:
         return first
-    before = _size(coarse)
-    second = _front(traces, fine, tuning, lambda done, total: on_progress(before + done, before + total))
+    coarse_size = _size(coarse)
+    second = _front(traces, fine, tuning, lambda done, total: on_progress(coarse_size + done, coarse_size + total))
     points = np.concatenate([first.points, second.points])
     kept = non_dominated(points)
     configs = list(itertools.compress([*first.configs, *second.configs], kept))
@@ -120,35 +121,41 @@ def grid_front(
     threads: int = 1,
     on_progress: OnProgress | None = None,
 ) -> ParetoFront:
-    """Replay every configuration of some grids, and keep those that no other beats.
+    """Replay all configurations of several grids; keep the non-dominated ones.
 
     Parameters
     ----------
     traces : TraceSet
-        Of attacks and honest sessions.
+        Sessions of attacks and of honest workloads.
     grids : sequence of Grid
-        The values to combine with each other.
+        In each grid, all values are combined with each other.
     space : SearchSpace
-        Whose kind it is, and the bounds of the swept parameters: all values between them are tried.
+        The kind, and the bounds of its swept parameters; all their values within the bounds are replayed.
     attack, leakage
-        See `objectives`.
+        See `tuning.objectives.objectives`.
     fpr_limit : float
-        Configurations above it are passed over.
+        Configurations with a higher false-positive rate are left out; in (0, 1].
     threads : int
-        Kernels run without the interpreter's lock. The result does not depend on it.
+        Number of threads; the kernels release the interpreter's lock. The result does not depend on it.
     on_progress : callable, optional
+        See `OnProgress`.
+
+    Returns
+    -------
+    ParetoFront
+        The front of all grids together.
 
     Notes
     -----
-    Of configurations with equal objectives the one is kept that is the least likely to block an honest session that was
-    not seen: the least strict value of the first parameter, then of the next; choices in the order given.
+    Among configurations with equal objectives, the least strict is kept: it is the least likely to block an unseen
+    honest session. The first parameter is compared first, then the next; choices have the given order.
     """
     cls = space.config_class
     swept = {name: (int(space.bounds[name][0]), int(space.bounds[name][1])) for name in cls.swept}
     lows = [low for low, _ in swept.values()]
     most = {name: high for name, (_, high) in swept.items()}
     flips = tuple(slice(None, None, -1 if cls.params[name].strictness < 0 else 1) for name in swept)
-    # In the order in which of equal configurations the first is kept.
+    # The order matters: among equal configurations, the first is kept.
     rows = [
         (chosen, value, [dict(zip(rest, point, strict=True)) for point in itertools.product(*rest.values())])
         for chosen, values in grids
@@ -157,24 +164,24 @@ def grid_front(
         for value in [{first: one} for one in _least_strict_first(cls.params[first], values[first])]
     ]
 
-    def made(point: Mapping[str, Any], swept_values: Sequence[int]) -> DetectorConfig:
+    def make_config(point: Mapping[str, Any], swept_values: Sequence[int]) -> DetectorConfig:
         values = dict(zip(swept, swept_values, strict=True))
         return cls(**point, **values, scope=space.scope, view=space.view)
 
-    def best_of(row: tuple[Mapping[str, Any], Mapping[str, float], list[dict[str, float]]]) -> Any:
+    def front_of(row: tuple[Mapping[str, Any], Mapping[str, float], list[dict[str, float]]]) -> Any:
         chosen, value, rest = row
         tables = []
         for point in rest:
-            config = made({**chosen, **value, **point}, lows)
-            found = objectives(traces, replay_swept(traces, config, most), attack, leakage=leakage)
-            tables.append(found[(slice(None), *(slice(low - 1, None) for low in lows))][(slice(None), *flips)])
+            config = make_config({**chosen, **value, **point}, lows)
+            values = objectives(traces, replay_swept(traces, config, most), attack, leakage=leakage)
+            tables.append(values[(slice(None), *(slice(low - 1, None) for low in lows))][(slice(None), *flips)])
         table = np.stack(tables, axis=1)
         inside = np.flatnonzero(table[0] <= fpr_limit)
         points = table.reshape(len(table), -1)[:, inside].T
         kept = non_dominated(points)
         places = np.column_stack(np.unravel_index(inside[kept], table.shape[1:])).tolist()
         return points[kept], [
-            made(
+            make_config(
                 {**chosen, **value, **rest[p]},
                 [
                     high - i if flip.step < 0 else low + i
@@ -184,16 +191,16 @@ def grid_front(
             for p, *at in places
         ]
 
-    for chosen, values in grids:  # what is derived from the traces is derived once, before the threads
+    for chosen, values in grids:  # fill `traces.prepared` before the threads start, so that each value is made once
         point = {name: _least_strict_first(cls.params[name], array)[0] for name, array in values.items()}
-        replay_swept(traces, made({**chosen, **point}, lows), most)
+        replay_swept(traces, make_config({**chosen, **point}, lows), most)
     points, configs = np.empty((0, 3 if leakage else 2)), list[DetectorConfig]()
     done, total = 0, _size(grids)
     with ThreadPoolExecutor(threads) as pool:
-        for row, (more, found) in zip(rows, pool.map(best_of, rows), strict=True):
-            kept = non_dominated(np.concatenate([points, more]))
-            points = np.concatenate([points, more])[kept]
-            configs = list(itertools.compress([*configs, *found], kept))
+        for row, (new_points, new_configs) in zip(rows, pool.map(front_of, rows), strict=True):
+            kept = non_dominated(np.concatenate([points, new_points]))
+            points = np.concatenate([points, new_points])[kept]
+            configs = list(itertools.compress([*configs, *new_configs], kept))
             done += len(row[2])
             if on_progress is not None:
                 on_progress(done, total)
@@ -209,18 +216,23 @@ def grid_front(
 def between(
     grid: Floats, best: Sequence[float], steps: int, spaced: Callable[[float, float, int], Floats] = np.geomspace
 ) -> Floats:
-    """Return values that fill the grid's cells on both sides of the best ones, log-uniformly unless `spaced` is given.
+    """Return values in the grid cells on both sides of the best values, log-spaced by default.
 
     Parameters
     ----------
-    grid : ndarray
-        Ascending; positive, where it is filled log-uniformly.
+    grid : ndarray of float64, shape (n,)
+        Values in ascending order; positive if they are log-spaced.
     best : sequence of float
-        Some of the grid's values (to rounding).
+        Values of the grid, up to rounding.
     steps : int
-        How many to return, about: they are shared among the cells, at least one new value for each.
+        Approximate number of new values. They are divided among the cells; each cell gets at least one.
     spaced : callable
-        Returns so many values from one to another, both included.
+        Returns a given number of values between two ends, including both ends, such as `numpy.linspace`.
+
+    Returns
+    -------
+    ndarray of float64
+        The best values, the ends of their cells and the new values, in ascending order.
 
     Examples
     --------
@@ -240,23 +252,24 @@ def _choices(space: SearchSpace) -> Iterator[dict[str, Any]]:
 
 
 def _refined(param: Param, values: Floats, best: Sequence[float], steps: int) -> Floats:
-    """Return finer values around the best ones, ascending; the cells are those of the distances from the pole."""
+    """Return finer values around the best ones, in ascending order; `between` is applied to distances from the pole."""
     spaced = np.linspace if param.scale == "linear" else np.geomspace
     if not param.pole:
-        near = between(values, best, steps, spaced)
+        refined = between(values, best, steps, spaced)
     else:
         above = bool(values[-1] > param.pole)
         distances = np.sort(np.abs(values - param.pole))
-        away = between(distances, [param.distance(value) for value in best], steps, spaced)
-        near = np.sort(param.pole + away if above else param.pole - away)
-    return np.unique(np.round(near)) if param.whole else near
+        refined_distances = between(distances, [param.distance(value) for value in best], steps, spaced)
+        refined = np.sort(param.pole + refined_distances if above else param.pole - refined_distances)
+    return np.unique(np.round(refined)) if param.whole else refined
 
 
 def _least_strict_first(param: Param, values: Floats) -> list[float]:
-    rising = np.unique(np.asarray(values, dtype=np.float64))
-    towards_pole = bool(param.pole) and bool(rising[0] < param.pole)
-    falls = (param.strictness > 0) == towards_pole if param.strictness else False
-    return [round(value) if param.whole else float(value) for value in (rising[::-1] if falls else rising)]
+    ascending = np.unique(np.asarray(values, dtype=np.float64))
+    below_pole = bool(param.pole) and bool(ascending[0] < param.pole)
+    descends = (param.strictness > 0) == below_pole if param.strictness else False
+    ordered = ascending[::-1] if descends else ascending
+    return [round(value) if param.whole else float(value) for value in ordered]
 
 
 def _front(traces: TraceSet, grids: Sequence[Grid], tuning: Tuning, on_progress: OnProgress) -> ParetoFront:

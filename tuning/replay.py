@@ -1,8 +1,8 @@
-"""What a configuration would have done to recorded sessions, summed over populations.
+"""Replay of recorded sessions under a configuration, and sums of the outcomes over groups.
 
-A detector only answers a client or ends its session, so the queries of an open-loop client up to the block are the same
-whatever the configuration. What each configuration would have done follows from the recording exactly; how, every kind
-of detector knows itself (`DetectorConfig.replay`). For a kind without a replay the sessions run live instead.
+A detector only answers a client or ends its session. So the queries of an open-loop client up to the block are the same
+under every configuration, and the outcome of each configuration follows exactly from the recording. Each kind of
+detector implements this in `DetectorConfig.replay`. For a kind without a replay, the sessions run live instead.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from mifsim.defense.recording import SessionWeights, frozen
 from tuning.tracedata import Floats, Ints, TraceSet
 
 _LEAK_STEPS = 2.0**32
-"""Leaks are summed in fixed point: the sum does not depend on its order, so equal configurations tie exactly."""
+"""Fixed-point scale of leakage. Integer sums do not depend on the order, so equal configurations tie exactly."""
 
 Replay = Callable[[TraceSet, DetectorConfig], Outcome]
-"""Says what a configuration does to each session: `replay`, or a live run for kinds that have none."""
+"""Returns the outcome of a configuration for each session: `replay`, or a live run for kinds without a replay."""
 
 
 @dataclass(frozen=True, eq=False)
 class Totals:
-    """What configurations do to each of G groups; arrays have shape (G, ...), with an entry for each configuration.
+    """Sums of outcomes over each of G groups; arrays have shape (G, ...), with one entry for each configuration.
 
     Attributes
     ----------
     sessions : ndarray of int64, shape (G,)
-        How many there are.
+        Number of sessions.
     blocked : ndarray of int64, shape (G, ...)
-        How many of them were blocked.
+        Number of blocked sessions.
     queries : ndarray of int64, shape (G, ...)
-        Sum over the sessions of the queries to block, of the budget where the block never came.
+        Sum of the queries to block over the sessions; a session that is never blocked counts as its budget.
     leak : ndarray of float64, shape (G, ...), or None
-        Sum over attack sessions of the leakage at the last answered query, 0 for honest groups.
-        None where the traces do not say.
+        Sum over attack sessions of the leakage at the last answered query; 0 for honest groups. None if the traces
+        contain no leakage.
     """
 
     sessions: Ints
@@ -49,24 +49,30 @@ class Totals:
 
 
 def replay(traces: TraceSet, config: DetectorConfig) -> Outcome:
-    """Return what a configuration would have done to each session.
+    """Return the outcome of a configuration for each recorded session.
 
     Raises
     ------
     ValueError
-        Where the traces do not hold what the configuration needs.
+        If the traces contain no recording that the configuration can be replayed from.
     """
     return config.replay(traces.recorded(config))
 
 
 def totals(traces: TraceSet, blocked_at: Ints) -> Totals:
-    """Return the sums over each group of what one configuration does; arrays have shape (G,).
+    """Return the sums over each group of one configuration's outcomes; arrays have shape (G,).
 
     Parameters
     ----------
     traces : TraceSet
+        The S sessions.
     blocked_at : ndarray of int64, shape (S,)
-        See `Outcome`.
+        The query, from 1, at which each session is blocked, or 0; see `Outcome`.
+
+    Raises
+    ------
+    ValueError
+        If the leakage is outside [0, 1], or an attack session with leakage has no query.
     """
     groups = len(traces.groups)
     blocked = blocked_at > 0
@@ -74,7 +80,7 @@ def totals(traces: TraceSet, blocked_at: Ints) -> Totals:
     leak = None
     if (fixed := _fixed_leak(traces)) is not None:
         last = np.where(blocked, traces.offsets[:-1] + blocked_at - 2, traces.offsets[1:] - 1)
-        answered = traces.is_attack & (blocked_at != 1)  # before its first query, a session has leaked nothing
+        answered = traces.is_attack & (blocked_at != 1)  # a session blocked at its first query has leaked nothing
         leak = _sum_by_group(traces, np.where(answered, fixed[last], 0)) / _LEAK_STEPS
     return Totals(
         sessions=np.bincount(traces.group, minlength=groups),
@@ -85,20 +91,22 @@ def totals(traces: TraceSet, blocked_at: Ints) -> Totals:
 
 
 def replay_swept(traces: TraceSet, config: DetectorConfig, most: Mapping[str, int]) -> Totals:
-    """Return what every value of a kind's swept parameters would have done to each group, the others as in `config`.
+    """Return the sums over each group for all values of the swept parameters; the other parameters are as in `config`.
 
     Parameters
     ----------
     traces : TraceSet
+        The sessions.
     config : DetectorConfig
-        Of a kind that sweeps (see `DetectorConfig.swept`).
+        A configuration of a kind with swept parameters; see `DetectorConfig.swept`.
     most : mapping of str to int
-        The greatest value of each swept parameter; all from 1 on are tried.
+        The largest value of each swept parameter. All values from 1 to it are replayed.
 
     Returns
     -------
     Totals
-        Arrays have shape (G, *most): entry ``[g, i - 1, ...]`` is that of `totals` of `replay`.
+        Arrays have shape (G, *most). Entry ``[g, i - 1, ...]`` equals that of `totals` for a configuration with the
+        value i of the first swept parameter.
     """
     fixed = _fixed_leak(traces)
     leak = frozen([], np.int64) if fixed is None else fixed
@@ -122,10 +130,10 @@ def _fixed_leak(traces: TraceSet) -> Ints | None:
     if "leak" not in traces.prepared:
         lengths = np.diff(traces.offsets)
         if (empty := np.flatnonzero(traces.is_attack & (lengths == 0))).size:
-            raise ValueError(f"attack session {empty[0]} has no query: nothing is known of what it leaked")
+            raise ValueError(f"attack session {empty[0]} has no query, so its leakage is unknown (expected at least 1)")
         leak = np.where(np.repeat(traces.is_attack, lengths), traces.leak, 0.0)
         if not ((leak >= 0) & (leak <= 1)).all():
-            raise ValueError("leak must lie in [0, 1] for every query of an attack")
+            raise ValueError("leak must lie in [0, 1] for every query of an attack session")
         traces.prepared["leak"] = frozen(np.rint(leak * _LEAK_STEPS), np.int64)
     return cast(Ints, traces.prepared["leak"])
 

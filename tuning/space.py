@@ -1,4 +1,4 @@
-"""A search space in the terms of Optuna, which proposes the points."""
+"""Conversion of a search space to Optuna's distributions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,20 @@ from mifsim.defense.space import SearchSpace
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
     """Return the distribution of each parameter's distance from its pole, and of each choice.
 
-    What matters of a threshold near 1 is its distance from 1; see `mifsim.defense.Param`. Scales are logarithmic
-    unless the parameter says otherwise (from 1 to 2 is as far as from 16 to 32). A choice of which there is only one
-    value is no dimension. The names are the parameters' `search_name`: Optuna's multivariate TPE depends on them.
+    The search varies the distance from the pole because the effect of a threshold near 1 depends on its distance from
+    1; see `mifsim.defense.Param`. Distances have a logarithmic scale unless the parameter specifies another one. A
+    choice with a single value is left out.
+
+    Parameters
+    ----------
+    space : SearchSpace
+        The search space.
+
+    Returns
+    -------
+    dict of str to BaseDistribution
+        The keys are each parameter's `search_name`, or its name if it has none, and the names of the choices. The
+        proposals of Optuna's multivariate TPE depend on the keys.
 
     Examples
     --------

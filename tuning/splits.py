@@ -1,4 +1,7 @@
-"""Which sessions the search sees, which the calibration (certification), and which are left for unbiased figures."""
+"""Assignment of clients to the search, calibration and test splits.
+
+The search uses the first split, the certification the second; the third gives unbiased figures.
+"""
 
 from __future__ import annotations
 
@@ -24,29 +27,30 @@ def split_clients(
     Parameters
     ----------
     clients : sequence of str
-        The client of each session.
+        The client of each of S sessions.
     strata : sequence
-        The population (and class under attack) of each session: each is split by the study's shares.
-    shares : Parts
+        The stratum of each session: its population (and the class under attack). Each stratum is split by `shares`.
+    shares : Splits
+        The study's shares of the splits.
     seed : int
-        The study's.
+        The study's seed.
 
     Returns
     -------
     ndarray of int8, shape (S,)
-        Index into `SPLITS` for each session; all sessions of a client are in one split.
+        Index into `SPLITS` for each session. All sessions of a client are in one split.
 
     Notes
     -----
-    The order within a stratum is that of a digest of seed and client: it depends neither on other strata nor on
-    the order in which sessions are given, and no seed that a client draws from enters it.
+    Within a stratum, clients are ordered by a digest of seed and client id. The order is independent of other strata,
+    of the order of the sessions, and of the seeds from which clients draw.
     """
     members: dict[Hashable, set[str]] = defaultdict(set)
     for client, stratum in zip(clients, strata, strict=True):
         members[stratum].add(client)
     split_of: dict[str, int] = {}
     for found in members.values():
-        # The word in the digest is as old as the project: another one would split every study anew.
+        # Keep the word "part" in the digest: another word would split every existing study differently.
         ordered = sorted(found, key=lambda client: hashlib.sha256(f"{seed}\0part\0{client}".encode()).digest())
         first, second = cuts(shares, len(ordered))
         for position, client in enumerate(ordered):
@@ -55,12 +59,12 @@ def split_clients(
 
 
 def check_reach(study: Study) -> None:
-    """Refuse limits that could not be certified even if no honest session were blocked.
+    """Raise an error if a false-positive limit cannot be certified even if no honest session is blocked.
 
     Raises
     ------
     StudyError
-        Saying how many sessions it takes, or which limit those can certify.
+        States how many sessions are needed, and which limit the given sessions can certify.
     """
     tuning = study.tuning
     delta = 1 - tuning.confidence
@@ -72,16 +76,16 @@ def check_reach(study: Study) -> None:
         if (available := last - first) < needed:
             least = 1 - delta ** (1 / available) if available else 1.0
             raise StudyError(
-                f"{study.name}: users.{number}.sessions = {users.sessions!r}: {available:,} of them certify "
-                f"(tuning.splits), and a false-positive rate of at most {limit:g} takes {needed:,} at "
-                f"{tuning.confidence:g} confidence even if none is blocked; accepted: "
+                f"{study.name}: users.{number}.sessions = {users.sessions!r}: {available:,} of them are in the "
+                f"calibration split (tuning.splits), but a false-positive rate of at most {limit:g} at "
+                f"{tuning.confidence:g} confidence needs {needed:,}, even if none is blocked; accepted: "
                 f"{sessions_for(tuning.splits, needed):,} sessions of {users.name!r} or more, or a "
                 f"tuning.false_positive_limit above {least:.4g}"
             )
 
 
 def sessions_for(shares: Splits, calibration: int) -> int:
-    """Return the least number of sessions of which at least `calibration` fall into the calibration split."""
+    """Return the least number of sessions that puts at least `calibration` of them into the calibration split."""
     sessions = max(1, math.floor(calibration / shares.calibration) - 2)
     while (ends := cuts(shares, sessions))[1] - ends[0] < calibration:
         sessions += 1
@@ -89,17 +93,17 @@ def sessions_for(shares: Splits, calibration: int) -> int:
 
 
 def cuts(shares: Splits, clients: int) -> tuple[int, int]:
-    """Return where a stratum of so many clients is cut: before these are the search and the calibration split."""
+    """Return the positions at which a stratum of `clients` clients is cut: the ends of search and calibration split."""
     return round(shares.search * clients), round((shares.search + shares.calibration) * clients)
 
 
 def check_splits(traces: TraceSet, study: Study) -> None:
-    """Refuse traces of which a split has too few sessions to be of any use.
+    """Raise an error if a split lacks sessions of a group that it needs.
 
     Raises
     ------
     StudyError
-        Where an attack has no session in the search or the test split, or a workload none in some split.
+        If an attack has no session in the search or the test split, or a workload has none in one of the splits.
     """
     for number, name in enumerate(traces.groups):
         members = traces.group == number
@@ -109,6 +113,17 @@ def check_splits(traces: TraceSet, study: Study) -> None:
                 continue
             key = "trials" if is_attack else "sessions"
             raise StudyError(
-                f"{study.name}: {name!r}: of its {int(members.sum())} sessions none falls into the {split} split; "
-                f"give it more {key}, or the split a larger share in [tuning.splits]"
+                f"{study.name}: {name!r}: none of its {int(members.sum())} sessions is in the {split} split; "
+                f"increase its {key}, or the share tuning.splits.{split}"
             )
+
+
+def session_counts(traces: TraceSet) -> dict[str, dict[str, int]]:
+    """Return the number of sessions of each group in each split."""
+    return {
+        split: {
+            name: int(((traces.group == number) & (traces.split == index)).sum())
+            for number, name in enumerate(traces.groups)
+        }
+        for index, split in enumerate(SPLITS)
+    }

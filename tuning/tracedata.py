@@ -1,4 +1,4 @@
-"""What was recorded of all sessions, in memory: the arrays that replay reads."""
+"""Recorded sessions in memory: the arrays that the replay reads."""
 
 from __future__ import annotations
 
@@ -18,40 +18,47 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 SPLITS = ("search", "calibration", "test")
-"""A configuration is searched on the sessions of the first, certified on the second, and shown on the third."""
+"""Names of the splits: for the search, for the certification, and for the unbiased figures."""
 
 
 @dataclass(frozen=True, eq=False)
 class TraceSet:
-    """The traces of S sessions, Q queries in all, one session after the other.
+    """Traces of S sessions with Q queries in total, one session after the other.
 
-    All arrays are read-only: traces are shared between processes and threads, what `prepared` keeps was
-    derived from them, and the kernels are compiled once, not once more for writable arrays.
+    All arrays are read-only: traces are shared between processes and threads, `prepared` holds values derived from
+    them, and compiled kernels are not compiled again for writable arrays.
 
     Attributes
     ----------
     offsets : ndarray of int64, shape (S + 1,)
-        The queries of session s are the rows ``offsets[s]:offsets[s + 1]``, in the order in which they came.
+        The queries of session s are the rows ``offsets[s]:offsets[s + 1]``, in the order of arrival.
     valid : ndarray of bool, shape (Q,)
-        False for a query that was refused as no image: it counts as a query that was sent, and no detector's state
-        changes by it.
+        Whether each query was a valid image. An invalid query counts as a query, but does not change the state of a
+        detector.
     recordings : mapping of RecordingSpec to RecordedSessions
-        What recorders kept of the queries, all of the same `offsets` and `valid`; empty where no kind needs any.
+        The recorders' columns for each spec, all with the same `offsets` and `valid`. Empty if no kind needs any.
     budget : ndarray of int64, shape (S,)
-        Queries that the session would have been allowed; at least 1, and no fewer than it has rows.
+        Query budget of each session; at least 1, and at least its number of queries.
     group : ndarray of int32, shape (S,)
-        Index into `groups`.
+        Index of each session's group in `groups`.
     groups : tuple of str
         Names of the populations: attacks and honest workloads.
     is_attack : ndarray of bool, shape (S,)
-        The same for all sessions of one group.
+        Whether each session is of an attack; equal for all sessions of a group.
     split : ndarray of int8, shape (S,)
-        Index into `SPLITS`.
+        Index of each session's split in `SPLITS`.
     clients : ndarray of str, shape (S,)
-        Which client the session is of. All sessions of one client are in one split.
+        Client id of each session. All sessions of a client are in one split.
     leak : ndarray of float64, shape (Q,), optional
-        How much the attacker's reconstruction after the query leaks, in [0, 1], more being worse; for a query that
-        was not answered, that before it. Only that of attack sessions is read.
+        Leakage of the attacker's reconstruction after each query, in [0, 1]; higher is worse. An unanswered query has
+        the leakage of the query before it. Values of honest sessions are not read.
+    prepared : dict
+        Cache of arrays that are derived from the traces.
+
+    Raises
+    ------
+    ValueError
+        If shapes, indices, budgets, groups or splits are inconsistent.
     """
 
     offsets: Ints
@@ -80,7 +87,7 @@ class TraceSet:
         self._check()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # A copy in another process stays read-only too: unpickled arrays are writable by default.
+        # Unpickled arrays are writable by default; a copy in another process must be read-only, too.
         self.__dict__.update(state)
         self.__post_init__()
         for made in self.prepared.values():
@@ -94,25 +101,28 @@ class TraceSet:
     def _check(self) -> None:
         sessions, queries = self.offsets.size - 1, self.valid.size
         if sessions < 0 or self.offsets[0] != 0 or self.offsets[-1] != queries or (np.diff(self.offsets) < 0).any():
-            raise ValueError(f"offsets must rise from 0 to the number of queries, {queries}")
+            raise ValueError(f"offsets must increase from 0 to the number of queries, {queries}")
         for name in ("budget", "group", "is_attack", "split", "clients"):
             if getattr(self, name).shape != (sessions,):
-                raise ValueError(f"{name} has shape {getattr(self, name).shape}, there are {sessions} sessions")
+                raise ValueError(
+                    f"{name} has shape {getattr(self, name).shape}, there are {sessions} sessions "
+                    f"(expected ({sessions},))"
+                )
         for spec, made in self.recordings.items():
             wrong = [name for name, array in made.columns.items() if array.ndim not in (1, 2) or len(array) != queries]
             if wrong:
                 raise ValueError(f"{spec.kind}: column {wrong[0]!r} must have a row for each of {queries} queries")
         if self.leak is not None and self.leak.shape != (queries,):
-            raise ValueError(f"leak has shape {self.leak.shape}, there are {queries} queries")
+            raise ValueError(f"leak has shape {self.leak.shape}, there are {queries} queries (expected ({queries},))")
         if (self.budget < np.maximum(np.diff(self.offsets), 1)).any():
             raise ValueError("a session has more queries than its budget, or a budget below 1")
         if sessions and not (self.group.min() >= 0 and self.group.max() < len(self.groups)):
-            raise ValueError(f"group must index the {len(self.groups)} groups")
+            raise ValueError(f"group must contain indices of the {len(self.groups)} groups")
         if sessions and not (self.split.min() >= 0 and self.split.max() < len(SPLITS)):
-            raise ValueError(f"split must index {SPLITS}")
+            raise ValueError(f"split must contain indices of {SPLITS}")
         attacks = set(self.group[self.is_attack].tolist())
         if mixed := attacks & set(self.group[~self.is_attack].tolist()):
-            raise ValueError(f"group {self.groups[min(mixed)]!r} holds both attacks and honest sessions")
+            raise ValueError(f"group {self.groups[min(mixed)]!r} contains both attack sessions and honest sessions")
         pairs = np.unique(np.stack([np.unique(self.clients, return_inverse=True)[1], self.split]), axis=1)
         if (twice := np.flatnonzero(np.diff(pairs[0]) == 0)).size:
             client = np.unique(self.clients)[pairs[0, twice[0]]]
@@ -120,7 +130,7 @@ class TraceSet:
 
     @property
     def sessions(self) -> int:
-        """How many sessions there are."""
+        """Number of sessions."""
         return self.offsets.size - 1
 
     def recorded(self, config: DetectorConfig) -> RecordedSessions:
@@ -129,38 +139,45 @@ class TraceSet:
         Raises
         ------
         ValueError
-            Where there is none.
+            If no recording contains the columns that the configuration needs.
         """
         wanted = config.recording_spec()
         for spec, made in self.recordings.items():
             if covers(spec, wanted):
                 return made
         if columns_of(wanted):
-            there_are = ", ".join(f"{spec.kind} {dict(spec.options)}" for spec in self.recordings) or "none"
-            raise ValueError(f"no recording holds what {config} needs, {dict(wanted.options)}; there are: {there_are}")
+            available = ", ".join(f"{spec.kind} {dict(spec.options)}" for spec in self.recordings) or "none"
+            raise ValueError(f"no recording fits {config}: requires {dict(wanted.options)} (available: {available})")
         return RecordedSessions(self.offsets, self.valid, {})
 
     @property
     def attack_groups(self) -> tuple[int, ...]:
-        """Indices of the attacks of which there are sessions."""
+        """Indices of the attacks that have sessions."""
         return tuple(np.unique(self.group[self.is_attack]).tolist())
 
     @property
     def honest_groups(self) -> tuple[int, ...]:
-        """Indices of the honest workloads of which there are sessions."""
+        """Indices of the honest workloads that have sessions."""
         return tuple(np.unique(self.group[~self.is_attack]).tolist())
 
     def subset(self, sessions: npt.ArrayLike) -> TraceSet:
-        """Return the traces of some sessions; groups keep their indices, also where none is left of them.
+        """Return the traces of selected sessions; groups keep their indices, even if they have no session left.
 
         Parameters
         ----------
         sessions : array_like of bool, shape (S,)
-            Which.
+            Whether each session is selected.
+
+        Raises
+        ------
+        ValueError
+            If `sessions` is not a boolean mask of that shape.
         """
         mask = np.asarray(sessions)
         if mask.dtype != np.bool_ or mask.shape != (self.sessions,):
-            raise ValueError(f"need a mask of {self.sessions} bools, got {mask.dtype} of shape {mask.shape}")
+            raise ValueError(
+                f"sessions must be a mask of {self.sessions} bools, got {mask.dtype} of shape {mask.shape}"
+            )
         lengths = np.diff(self.offsets)
         rows = np.repeat(mask, lengths)
         return replace(
@@ -177,6 +194,6 @@ class TraceSet:
             **{name: getattr(self, name)[mask] for name in ("budget", "group", "is_attack", "split", "clients")},
         )
 
-    def of_split(self, part: str) -> TraceSet:
-        """Return the sessions of one of `PARTS`."""
-        return self.subset(self.split == SPLITS.index(part))
+    def of_split(self, split: str) -> TraceSet:
+        """Return the sessions of one of `SPLITS`."""
+        return self.subset(self.split == SPLITS.index(split))

@@ -1,4 +1,4 @@
-"""A trial: one configuration evaluated by replay; and the journal that loses none."""
+"""Trials: the evaluation of one configuration, and the journal that stores the results."""
 
 from __future__ import annotations
 
@@ -26,28 +26,29 @@ from tuning.replay import Replay, replay, replay_swept
 from tuning.tracedata import Floats, TraceSet
 
 FIRST_SHARE = 4
-"""A trial sees all attacks and one honest session in so many first."""
+"""A trial first replays all attack sessions and one honest session in `FIRST_SHARE`."""
 PRUNE_CONFIDENCE = 0.998
-"""How sure it must be from those that a configuration is above the budget before it is pruned."""
+"""Confidence of the interval on these sessions that must lie above the false-positive budget to prune a trial."""
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial found.
+    """Result of a trial.
 
     Attributes
     ----------
     queries : float
-        Restricted mean queries to block.
+        Restricted mean queries to block, at least 1.
     false_positive_rate : float
-        Of the worst workload.
+        False-positive rate of the worst workload, in [0, 1].
     leak : float or None
-        Mean leakage at block, where it is an objective.
+        Mean leakage at block, in [0, 1]; None if it is not an objective.
     sessions : int
-        How many were replayed.
-    hints : tuple of tuples
-        With the same thresholds, form and rule: the buffer sizes and limits that no other beats, as
-        ``(n_b, l_sp, false-positive rate, queries[, leak])``, from the sessions that a trial sees first.
+        Number of replayed sessions; a pruned trial replays fewer than all.
+    estimates : tuple of tuples
+        Surrogate estimates: the non-dominated values of the swept parameters, all other parameters as in the trial.
+        Each is ``(*swept values, false-positive rate, queries[, leak])``, computed on the sessions that a trial replays
+        first. Empty for a kind without swept parameters.
     """
 
     queries: float
@@ -59,7 +60,19 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished trial: a row of ``trials``."""
+    """A finished trial: one row of the table ``trials``.
+
+    Attributes
+    ----------
+    number : int
+        Number of the trial, from 0.
+    config : DetectorConfig
+        The configuration.
+    result : TrialResult
+        Its result.
+    elapsed_seconds : float
+        Seconds from the start of the search to the end of the trial, without interruptions.
+    """
 
     number: int
     config: DetectorConfig
@@ -68,18 +81,19 @@ class Trial:
 
 
 class TrialEvaluator:
-    """Evaluates configurations on the search split, a fixed share of its honest sessions first.
+    """Evaluates configurations on the search split; first on a fixed share of its honest sessions.
 
     Parameters
     ----------
     traces : TraceSet
         The search split.
     tuning : Tuning
+        The section ``[tuning]`` of the study.
     live : callable, optional
-        Runs the closed-loop attackers: from a configuration to the restricted mean queries to block of each attack,
-        shape (L,). See `tuning.live`.
+        Runs the closed-loop attackers under a configuration. It returns the restricted mean queries to block of each
+        attack, shape (L,). See `tuning.live`.
     replay : callable
-        Says what a configuration does to each session.
+        Returns the outcome of a configuration for each session.
     """
 
     def __init__(
@@ -92,7 +106,8 @@ class TrialEvaluator:
         self._live = live
         self._replay = replay
         self._all = traces if tuning.leakage else replace(traces, leak=None)
-        # Every so-many-th session of each workload: they are ordered by client, not by what became of them.
+        # Every FIRST_SHARE-th session of each workload is a fair sample: sessions are in the order of clients, not of
+        # outcomes.
         first = traces.is_attack.copy()
         for group in traces.honest_groups:
             first[np.flatnonzero(traces.group == group)[::FIRST_SHARE]] = True
@@ -100,25 +115,25 @@ class TrialEvaluator:
         self._tuning = tuning
 
     def evaluate(self, config: DetectorConfig) -> TrialResult:
-        """Return what a configuration does; from the first share alone where that prunes it."""
+        """Return the result of a configuration; if it is pruned, from the first share of the sessions alone."""
         live = self._live(config)
-        few = self._evaluate(self._first, config, live)
-        found = self._result(few, self._first)
-        if found.false_positive_rate <= self._tuning.false_positive_budget or not self._pruned(few):
-            found = self._result(self._evaluate(self._all, config, live), self._all)
-        return replace(found, estimates=self._estimates(config, live))
+        first = self._evaluate(self._first, config, live)
+        result = self._result(first, self._first)
+        if result.false_positive_rate <= self._tuning.false_positive_budget or not self._pruned(first):
+            result = self._result(self._evaluate(self._all, config, live), self._all)
+        return replace(result, estimates=self._estimates(config, live))
 
     def _evaluate(self, traces: TraceSet, config: DetectorConfig, live: Floats) -> Evaluation:
         return evaluate(traces, config, self._tuning.attack, live, self._replay)
 
     @staticmethod
-    def _result(found: Evaluation, traces: TraceSet) -> TrialResult:
-        return TrialResult(found.queries, found.false_positive_rate, found.leak, traces.sessions)
+    def _result(evaluation: Evaluation, traces: TraceSet) -> TrialResult:
+        return TrialResult(evaluation.queries, evaluation.false_positive_rate, evaluation.leak, traces.sessions)
 
     def _estimates(self, config: DetectorConfig, live: Floats) -> tuple[tuple[float, ...], ...]:
-        """Look at all values of the swept parameters at once: that is one pass over the traces.
+        """Return surrogate estimates for all values of the swept parameters, in one pass over the traces.
 
-        What closed-loop attackers would do is not known of them all: they are taken to do as they did in this trial.
+        The estimates assume that closed-loop attackers need as many queries under each value as in this trial.
         """
         tuning, bounds = self._tuning, self._tuning.search_space.bounds
         if not config.swept or not config.replayable():
@@ -136,9 +151,9 @@ class TrialEvaluator:
             for place, point in zip(places, points[kept].tolist(), strict=True)
         )
 
-    def _pruned(self, few: Evaluation) -> bool:
-        """Return whether some workload's rate is surely above the budget."""
-        sums = few.totals
+    def _pruned(self, first: Evaluation) -> bool:
+        """Return whether a workload's rate exceeds the budget with `PRUNE_CONFIDENCE`."""
+        sums = first.totals
         return any(
             clopper_pearson(int(sums.blocked[g]), int(sums.sessions[g]), PRUNE_CONFIDENCE)[0]
             > self._tuning.false_positive_budget
@@ -147,20 +162,21 @@ class TrialEvaluator:
 
 
 class Journal:
-    """The finished trials of a run, each on disk as soon as it is finished.
+    """Storage for the finished trials of a run; each trial is written as soon as it is finished.
 
-    While the search runs they are lines of ``trials/journal.jsonl``; a process that is killed leaves at most a
-    torn last line. An object store cannot append: there each is a file, ``trials/journal-NNNNNN.jsonl``. When the
-    search is over they become one Parquet file.
+    While the search runs, each trial is a line of ``trials/journal.jsonl``. A killed process leaves at most one
+    incomplete line, the last. An object store cannot append to a file, so each trial there is a file of its own,
+    ``trials/journal-NNNNNN.jsonl``. At the end of the search, all trials become one Parquet file,
+    ``trials/trials.parquet``. On a local path, `append` works only inside a ``with`` block.
 
     Parameters
     ----------
     run : Path or RemotePath
         The run folder.
     facts : mapping of str to str
-        Into the Parquet file's metadata.
+        Metadata of the Parquet file.
     space : SearchSpace
-        Whose parameters are columns of the table.
+        The search space; its parameters are columns of the table.
     """
 
     def __init__(self, run: Folder, facts: Mapping[str, str], space: SearchSpace) -> None:
@@ -173,10 +189,10 @@ class Journal:
         if isinstance(self._lines, RemotePath):
             return self
         self._lines.parent.mkdir(parents=True, exist_ok=True)
-        # A torn line would swallow the next one.
-        whole = self._lines.read_bytes().rpartition(b"\n") if self._lines.is_file() else (b"", b"", b"")
+        # Remove an incomplete last line: the next trial would be appended to it.
+        before, newline, _ = self._lines.read_bytes().rpartition(b"\n") if self._lines.is_file() else (b"", b"", b"")
         self._file = self._lines.open("ab")
-        self._file.truncate(len(whole[0]) + len(whole[1]))
+        self._file.truncate(len(before) + len(newline))
         return self
 
     def __exit__(
@@ -186,7 +202,13 @@ class Journal:
             self._file.close()
 
     def append(self, trial: Trial) -> None:
-        """Write a finished trial down."""
+        """Write a finished trial; on a local path it is on disk when this returns.
+
+        Raises
+        ------
+        OSError
+            If the trial cannot be written; the error names the file.
+        """
         row = {
             "number": trial.number,
             "config": trial.config.to_dict(),
@@ -202,16 +224,24 @@ class Journal:
             self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())
-        except OSError as error:  # a full disk, of which the message does not say where
+        except OSError as error:
+            # The error of a full disk does not name the file.
             raise OSError(error.errno, error.strerror, str(self._lines)) from error
 
     def read(self) -> list[Trial]:
-        """Return the finished trials in the order of their numbers."""
-        found = {trial.number: trial for trial in (self._from_table() if self._table.is_file() else self._from_lines())}
-        return [found[number] for number in sorted(found)]
+        """Return the finished trials in the order of their numbers.
+
+        Raises
+        ------
+        RunError
+            If a line of the journal is not a trial, or the table cannot be read.
+        """
+        stored = self._from_table() if self._table.is_file() else self._from_lines()
+        trials = {trial.number: trial for trial in stored}
+        return [trials[number] for number in sorted(trials)]
 
     def finish(self, trials: Sequence[Trial]) -> None:
-        """Turn the journal into a table."""
+        """Write the trials to the Parquet file, and delete the journal's lines."""
         with TableWriter(self._table, "trials", self._facts, param_schema("trials", self._space)) as writer:
             writer.write(
                 {

@@ -1,4 +1,4 @@
-"""Calibrate a detector: traces, search, Pareto front, certification, confirmation, outcome."""
+"""Calibrates a detector: records traces, searches, certifies, confirms the choice live, and writes the outcome."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from mifsim.data.base import DataSet
 from mifsim.defense import DetectorConfig
-from mifsim.errors import RunError, StudyError
+from mifsim.errors import RunError
 from mifsim.progress import Bar
 from mifsim.run.folder import RunFolder, check_free, default_path, versions
 from mifsim.run.inputs import check_victim, data_facts, load_inputs
@@ -24,27 +24,19 @@ from mifsim.tables.storage import Folder
 from mifsim.victims import Victim, prepare_evaluator
 from tuning.certify import Certificate, certify, conservative
 from tuning.confirm import OfClients, compare, predicted
+from tuning.guarantee import certificate_facts, save_filter
 from tuning.live import LiveAttackers, LiveReplay, clients_of, model_here, open_loop, runs_live
-from tuning.outcome import (
-    figures,
-    found_front,
-    guarantee,
-    measure,
-    save_filter,
-    sessions_missing,
-    write_certification,
-    write_pareto,
-)
+from tuning.outcome import figures, found_front, measure, write_certification, write_pareto
 from tuning.params import param_facts
 from tuning.reference_front import ParetoFront, has_reference, reference_front
 from tuning.replay import Replay, replay
-from tuning.splits import check_reach, check_splits
+from tuning.splits import check_splits, session_counts
+from tuning.study_check import CALIBRATED, check_calibration
 from tuning.tracedata import SPLITS, Floats, TraceSet
 from tuning.traces import load, record
 from tuning.trials import Journal, Trial
 
-CALIBRATED = "calibrated"
-"""What the tables call the chosen configuration."""
+__all__ = ["CALIBRATED", "check_calibration", "resume_tuning", "tune"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,83 +44,76 @@ logger = logging.getLogger(__name__)
 def tune(
     study: Study, out: Folder | None = None, *, backend: BackendName = "ray", address: str | None = None
 ) -> Folder:
-    """Calibrate a detector for a study and leave the run folder.
+    """Calibrate a detector for a study; write the run folder.
 
     Parameters
     ----------
     study : Study
-        Its ``[tuning]`` section says how; its ``[[filters]]`` are run for comparison.
+        The study. Its ``[tuning]`` section configures the calibration; its ``[[filters]]`` run for comparison.
     out : Path or RemotePath or None
-        The run folder, which must not be there or be empty; None: ``runs/<study>-<time>``.
+        The run folder, which must be empty or not exist. None: ``runs/<study>-<time>``.
     backend : {"ray", "in-process"}
-        Where sessions run; the search runs on Ray in any case.
+        Where sessions run. The search always runs on Ray.
     address : str or None
-        Of a Ray cluster; None starts a local one.
+        Address of a Ray cluster. None starts a local one.
 
     Returns
     -------
     Path or RemotePath
-        The run folder. It holds ``filter.toml`` if and only if a configuration could be certified.
+        The run folder. It contains ``filter.toml`` if and only if a configuration was certified.
 
     Raises
     ------
     UserError
-        Before anything is written, where the study, its data or its victim cannot be used; afterwards, with the run
-        marked failed, where sessions failed or the confirmation differs from replay.
+        Before anything is written: if the study, its data or its victim cannot be used. Later, after the run was
+        marked as failed: if sessions failed, or if the live confirmation differs from the replay.
     KeyboardInterrupt
-        After the run was marked interrupted; `resume_tuning` continues it.
+        After the run was marked as interrupted; `resume_tuning` continues it.
     """
     check_calibration(study)
     path = default_path(study) if out is None else out
     check_free(path)
-    chosen = make_backend(backend, address, study.server)
+    session_backend = make_backend(backend, address, study.server)
     data, victim = load_inputs(study)
     run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts, tuning={})
-    _Calibration(run, study, data, victim, chosen, address).run_all()
+    _Calibration(run, study, data, victim, session_backend, address).run_all()
     return path
 
 
 def resume_tuning(path: Folder, *, backend: BackendName = "ray", address: str | None = None) -> Folder:
-    """Resume an interrupted calibration: finished trials and sessions are kept, and the outcome is the same."""
+    """Resume an interrupted calibration; its finished trials and sessions are kept, and the outcome is the same.
+
+    Parameters
+    ----------
+    path : Path or RemotePath
+        The run folder.
+    backend, address
+        See `tune`.
+
+    Returns
+    -------
+    Path or RemotePath
+        The run folder.
+
+    Raises
+    ------
+    UserError
+        If the folder is not an interrupted calibration, or its victim has changed; otherwise as in `tune`.
+    """
     run = RunFolder.open(path)
     if "tuning" not in run.facts:
-        raise RunError(f"--resume {path}: this run does not calibrate; resume it with: mifsim simulate --resume {path}")
+        raise RunError(f"--resume {path}: not a calibration; resume this run with: mifsim simulate --resume {path}")
     study = study_to_resume(run)
-    chosen = make_backend(backend, address, study.server)
+    session_backend = make_backend(backend, address, study.server)
     data, victim = load_inputs(study)
     check_victim(run, victim)
     run.update_facts(status="running")
-    _Calibration(run, study, data, victim, chosen, address).run_all()
+    _Calibration(run, study, data, victim, session_backend, address).run_all()
     return path
 
 
-def check_calibration(study: Study) -> None:
-    """Refuse a study that cannot be calibrated, before anything is run."""
-    for what, present in (("attacks", study.attacks), ("users", study.users)):
-        if not present:
-            raise StudyError(f"{study.name}: {what}: is missing (a calibration trades attacks against honest users)")
-    if any(item.name == CALIBRATED for item in study.filters):
-        raise StudyError(
-            f"{study.name}: filters: the name {CALIBRATED!r} is reserved for the configuration that is found"
-        )
-    if study.tuning.leakage and not study.leakage.enabled:
-        raise StudyError(f"{study.name}: tuning.leakage = true needs leakage.enabled = true")
-    check_reach(study)
-    for users in study.users:
-        if users.closed_loop:
-            raise StudyError(
-                f"{study.name}: {users.name!r} reacts to being refused (closed-loop): its false positives cannot be "
-                "counted by replay; leave it out, or use mifsim simulate"
-            )
-    if study.tuning.leakage and (names := [attack.name for attack in study.attacks if attack.closed_loop]):
-        raise StudyError(
-            f"{study.name}: tuning.leakage = true: what leaks to {', '.join(names)} is not known before the end, as "
-            "closed-loop attackers run live in every trial; accepted: false, or a study without them"
-        )
-
-
 class _Calibration:
-    """One run, step by step; each step records in ``run.json`` what it found."""
+    """The steps of one run; each step records its results in ``run.json``."""
 
     def __init__(
         self, run: RunFolder, study: Study, data: DataSet, victim: Victim, backend: Backend, address: str | None
@@ -148,14 +133,14 @@ class _Calibration:
         with record_status(self._run, f"mifsim tune --resume {shlex.quote(str(self._run.path))}"):
             self._prepare_live()
             traces = self._traces()
-            search, held_out, test = (traces.of_split(part) for part in SPLITS)
+            search, held_out, test = (traces.of_split(split) for split in SPLITS)
             trials = self._search(search)
-            found, exact = self._pareto(search, trials)
+            found, reference = self._pareto(search, trials)
             certificate = self._certify(search, held_out, found)
-            given = [item.config for item in self._study.filters if not item.undefended]
-            live = self._run_live(given)
+            study_configs = [item.config for item in self._study.filters if not item.undefended]
+            live = self._run_live(study_configs)
             write_pareto(
-                self._run.path, self._facts, self._study, search, found, exact, certificate, live, self._replay
+                self._run.path, self._facts, self._study, search, found, reference, certificate, live, self._replay
             )
             self._confirm(test, certificate)
 
@@ -171,10 +156,13 @@ class _Calibration:
             model = model_here(study, self._data, self._victim)
             self._replay = LiveReplay(study, model, self._data)
         if names:
-            logger.info("closed-loop, run live under every configuration that is tried: %s", ", ".join(names))
+            logger.info("closed-loop attackers run live under every configuration: %s", ", ".join(names))
             self._live = LiveAttackers(study, model, self._data)
         if without_replay:
-            logger.info("no replay, so all clients run live under every configuration: %s", ", ".join(without_replay))
+            logger.info(
+                "all clients run live under every configuration of the kinds without a replay: %s",
+                ", ".join(without_replay),
+            )
         self._record_facts(
             kind=self._space.kind, parameters=param_facts(self._space), closed_loop=names, without_replay=without_replay
         )
@@ -184,25 +172,19 @@ class _Calibration:
         replayed = open_loop(self._study)
         recording = record(replayed, self._data, self._victim, self._backend)
         if recording.cached:
-            logger.info("the sessions of this study are recorded already")
+            logger.info("using the cached recording of this study's sessions")
         traces = load(recording.path, replayed)
         check_splits(traces, self._study)
-        counts = {
-            split: {
-                name: int(((traces.group == g) & (traces.split == p)).sum()) for g, name in enumerate(traces.groups)
-            }
-            for p, split in enumerate(SPLITS)
-        }
         self._record_facts(
             recording_seconds=round(time.monotonic() - started, 3),
             recording_cached=recording.cached,
-            sessions=counts,
+            sessions=session_counts(traces),
             queries=int(traces.offsets[-1]),
         )
         return traces
 
     def _search(self, search: TraceSet) -> list[Trial]:
-        from tuning.search import search as run_search  # loads Ray
+        from tuning.search import search as run_search  # imported here because it imports Ray
 
         started = time.monotonic()
         model = ModelFile(self._victim.model_bytes(), self._victim.logits) if runs_live(self._study) else None
@@ -212,7 +194,10 @@ class _Calibration:
         return trials
 
     def _run_live(self, configs: Sequence[DetectorConfig]) -> Floats | None:
-        """Run the closed-loop attackers, if there are any, under some configurations; shape (J, L)."""
+        """Run the closed-loop attackers under J configurations; return their queries to block, shape (J, L), or None.
+
+        None: the study has no closed-loop attacker, or no configuration is given.
+        """
         if self._live is None or not configs:
             return None
         with Bar("closed-loop attackers", len(configs), "configurations") as bar:
@@ -221,24 +206,24 @@ class _Calibration:
     def _pareto(self, search: TraceSet, trials: list[Trial]) -> tuple[list[Trial], ParetoFront | None]:
         tuning, started = self._study.tuning, time.monotonic()
         found = found_front(trials, search.sessions, self._study)
-        if self._live is not None or not has_reference(self._space):  # a fine grid run live would take days
+        if self._live is not None or not has_reference(self._space):  # running a fine grid live would take days
             self._record_facts(pareto_configs=len(found))
             return found, None
-        # The first grid's pairs; the second's are known only when it is done.
+        # The size of the second grid is known only after the first; assume the same size.
         first = math.prod([*tuning.grid.values(), *(len(values) for values in self._space.choices.values())])
-        with Bar("reference front", 2 * first, "points of the grid") as bar:
-            exact = reference_front(search, tuning, lambda done, _: bar.update(min(done, 2 * first)))
-        progress = measure(trials, exact, self._study)
+        with Bar("reference front", 2 * first, "grid points") as bar:
+            reference = reference_front(search, tuning, lambda done, _: bar.update(min(done, 2 * first)))
+        progress = measure(trials, reference, self._study)
         self._record_facts(
             reference_seconds=round(time.monotonic() - started, 3),
-            reference_configs_tried=exact.tried,
+            reference_configs_tried=reference.tried,
             hypervolume=progress.hypervolume,
             reference_hypervolume=progress.reference_hypervolume,
             hypervolume_share=progress.share,
             trials_to_98_percent=progress.trials_to_98,
             pareto_configs=len(found),
         )
-        return found, exact
+        return found, reference
 
     def _certify(self, search: TraceSet, held_out: TraceSet, found: list[Trial]) -> Certificate | None:
         tuning = self._study.tuning
@@ -250,12 +235,12 @@ class _Calibration:
             self._record_facts(
                 chosen=None,
                 guarantee=None,
-                why_none="the search found no configuration with at most "
-                f"{tuning.false_positive_budget:.3g} false positives",
+                why_none="the search found no configuration with a false-positive rate of at most "
+                f"{tuning.false_positive_budget:.3g}",
             )
             return None
-        if not self._space.config_class.replayable():  # what runs live is kept, so that it is done once
-            with Bar("live, for the certification", len(candidates), "candidates") as bar:
+        if not self._space.config_class.replayable():  # run them once, with a progress bar; the results are kept
+            with Bar("running candidates live", len(candidates), "candidates") as bar:
                 for number, config in enumerate(candidates):
                     for traces in (search, held_out):
                         self._replay(traces, config)
@@ -272,16 +257,7 @@ class _Calibration:
             replay=self._replay,
         )
         write_certification(self._run.path, self._facts, self._space, certificate)
-        chosen = certificate.chosen
-        self._record_facts(
-            certify_seconds=round(time.monotonic() - started, 3),
-            candidates=len(candidates),
-            tested=len(certificate.order),
-            certified=int(certificate.certified.sum()),
-            chosen=None if chosen is None else certificate.configs[chosen].to_dict(),
-            guarantee=None if chosen is None else guarantee(certificate),
-            why_none=None if chosen is not None else sessions_missing(certificate),
-        )
+        self._record_facts(certify_seconds=round(time.monotonic() - started, 3), **certificate_facts(certificate))
         return certificate
 
     def _confirm(self, test: TraceSet, certificate: Certificate | None) -> None:
@@ -295,8 +271,8 @@ class _Calibration:
             job = Job(confirmed, run.path.resolve(), self._facts)
             classes = len(self._data.class_names)
             live_clients = {spec.client_id for spec in clients_of(study, "test", classes)}
-            wanted = OfClients({*test.clients.tolist(), *live_clients})
-            run_sessions("confirming", run, job, self._victim, self._backend, classes, wanted)
+            selection = OfClients({*test.clients.tolist(), *live_clients})
+            run_sessions("confirming", run, job, self._victim, self._backend, classes, selection)
             compared = compare(run.path, expected, live_clients)
             if study.leakage.enabled:
                 evaluator = prepare_evaluator(self._data)

@@ -137,17 +137,17 @@ def test_conservative_copies_come_after_and_block_no_more(seed, n_b, l_sp, t_ssi
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"configs": []}, "no configuration"),
+        ({"configs": []}, "at least one configuration"),
         ({"delta": 0}, "delta = 0"),
         ({"delta": 5}, "delta = 5"),
         ({"method": "bonferroni"}, "fixed_sequence or holm"),
-        ({"limits": 0}, "limit for users is 0"),
-        ({"limits": 1.5}, "limit for users is 1.5"),
+        ({"limits": 0}, "limits: users = 0: must lie between 0 and 1"),
+        ({"limits": 1.5}, "limits: users = 1.5: must lie"),
         (
             {"limits": {"users": 0.01, "robots": 0.01}},
-            "limits are for users, robots; the workloads are users",
+            r"limits: given for users, robots \(expected exactly users\)",
         ),
-        ({"limits": {}}, "the workloads are users"),
+        ({"limits": {}}, r"given for no workload \(expected exactly users\)"),
         ({"held_out": population(0, [], 5)}, "client '0-0' has sessions in both splits"),
         ({"held_out": replace(population(1, [], 5), groups=("a", "b"))}, "different groups"),
     ],

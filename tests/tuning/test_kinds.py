@@ -156,7 +156,7 @@ def test_nothing_but_validity_is_recorded_of_a_kind_that_needs_no_more(tmp_path:
     for s in range(traces.sessions):
         valid = traces.valid[slice(*traces.offsets[s : s + 2])].tolist()
         assert valid == ([False, True] * 8 if spoilt[s] else [True] * len(valid))
-    with pytest.raises(ValueError, match=r"no recording holds what FilterConfig.* there are: none"):
+    with pytest.raises(ValueError, match=r"no recording fits FilterConfig.* \(available: none\)"):
         replay(traces, FilterConfig(0.5, 0.5, 1, 1))
 
 

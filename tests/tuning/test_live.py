@@ -134,11 +134,11 @@ def test_a_calibration_with_closed_loop_attackers(calibrate: Callable[[Study], P
     [
         (
             {"tuning": {**REACHABLE, "leakage": True}, "leakage": {"enabled": True}},
-            "what leaks to rotating is not known",
+            r"not available with closed-loop attackers \(rotating\)",
         ),
         (
             {"tuning": REACHABLE, "attacks": [{**PLAIN, "trials": 1, "evasions": [{"rotate": {}}]}]},
-            "'plain': of its 2 clients none falls",
+            "'plain': none of its 2 clients is in the search split; increase its trials",
         ),
     ],
 )
@@ -153,5 +153,5 @@ def test_what_cannot_be_calibrated_leaves_nothing(
 def test_users_that_react_are_refused(calibrate: Callable[[Study], Path]) -> None:
     study = tiny_study(tuning=REACHABLE)
     prober = study.users[0].model_copy(update={"client": Prober(), "name": "prober"})
-    with pytest.raises(StudyError, match=r"'prober' reacts to being refused"):
+    with pytest.raises(StudyError, match=r"users 'prober': closed-loop"):
         calibrate(study.model_copy(update={"users": [prober]}))

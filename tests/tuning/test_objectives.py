@@ -77,5 +77,5 @@ def test_unknown_choices_are_refused():
     traces = two_attacks_two_workloads()
     with pytest.raises(ValueError, match="worst or mean"):
         evaluate(traces, CONFIG, "best")
-    with pytest.raises(ValueError, match="do not say what leaked"):
+    with pytest.raises(ValueError, match="traces contain no leakage"):
         objectives(traces, evaluate(traces, CONFIG).totals, leakage=True)

@@ -243,7 +243,7 @@ def test_what_the_traces_do_not_hold_is_refused():
         (FilterConfig(0.5, 0.5, 3, 1, ssim="uniform"), "ssim = 'uniform': not in the recording, which contains global"),
         (FilterConfig(0.5, 0.5, 3, 1, hash_size=4), "hash_size = 4: must be 8, the hash size of the recording"),
     ):
-        with pytest.raises(ValueError, match=r"no recording holds what .* needs.*there are: ssim-hash .*'n_b': 3"):
+        with pytest.raises(ValueError, match=r"no recording fits .*requires .*available: ssim-hash .*'n_b': 3"):
             replay(traces, config)
         with pytest.raises(ValueError, match=message):
             follow(recording(traces), config)

@@ -230,8 +230,8 @@ def test_the_journal_of_another_search_is_refused() -> None:
         Proposals(Tuning(), 0, 501), {0: trial(0)}, lambda number, config, result: seen.append(number)
     )
     assert searcher.suggest("a") == FromProposals.FINISHED
-    assert searcher.failed is not None
-    assert "cannot be gone on with" in searcher.failed
+    assert searcher.mismatch is not None
+    assert "cannot be resumed" in searcher.mismatch
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -282,7 +282,7 @@ def test_a_search_whose_trial_tune_gave_up_goes_on_to_the_same_table(
         searcher.on_trial_complete("a", result)
         searcher.on_trial_complete("b", error=True)
         assert searcher.suggest("c") == FromProposals.FINISHED
-        gave_up.append(searcher.died)
+        gave_up.append(searcher.trial_error)
 
     monkeypatch.setattr(tuning_search, "_fit", fit_but_once)
     again = search(traces, study, journal_in(tmp_path / "again"))

@@ -68,8 +68,8 @@ def test_the_caller_keeps_a_writable_array():
     ("change", "message"),
     [
         ({"offsets": np.array([0, 3, 4])}, "number of queries, 5"),
-        ({"offsets": np.array([1, 3, 5])}, "rise from 0"),
-        ({"offsets": np.array([0, 6, 5])}, "rise from 0"),
+        ({"offsets": np.array([1, 3, 5])}, "increase from 0"),
+        ({"offsets": np.array([0, 6, 5])}, "increase from 0"),
         ({"budget": np.array([5])}, "budget has shape"),
         ({"budget": np.array([2, 2])}, "more queries than its budget"),
         ({"budget": np.array([5, 0]), "offsets": np.array([0, 5, 5])}, "budget below 1"),
@@ -81,9 +81,9 @@ def test_the_caller_keeps_a_writable_array():
         ({"similarity": {"global": np.zeros((5, 2)), "uniform": np.zeros(5)}}, r"\(queries, n_b\)"),
         ({"similarity": {"global": np.zeros((5, 2, 2))}}, r"\(queries, n_b\)"),
         ({"leak": np.zeros(4)}, "leak has shape"),
-        ({"group": np.array([0, 2])}, "index the 2 groups"),
-        ({"split": np.array([0, len(SPLITS)])}, "split must index"),
-        ({"is_attack": np.array([True, False]), "group": np.array([0, 0])}, "'attack' holds both"),
+        ({"group": np.array([0, 2])}, "indices of the 2 groups"),
+        ({"split": np.array([0, len(SPLITS)])}, "split must contain indices"),
+        ({"is_attack": np.array([True, False]), "group": np.array([0, 0])}, "'attack' contains both"),
         (
             {"clients": np.array(["a", "a"]), "split": np.array([0, 1])},
             "client 'a' has sessions in more than one",
@@ -111,7 +111,7 @@ def test_a_configuration_finds_the_recording_that_holds_what_it_needs():
         assert found.columns["hash"].tolist()[2] == level
         assert found.offsets is both.offsets
         assert found.valid is both.valid
-    with pytest.raises(ValueError, match=r"no recording holds what .*hash_size=2.* needs"):
+    with pytest.raises(ValueError, match=r"no recording fits .*hash_size=2"):
         both.recorded(FilterConfig(0.5, 0.5, 2, 1, hash_size=2))
     nothing = both.recorded(NoDefenseConfig())
     assert nothing.columns == {}

@@ -187,7 +187,7 @@ def test_limits_out_of_reach_are_refused_before_anything_is_written(tmp_path: Pa
         if enough:
             check_reach(study)
             continue
-        message = r"users\.0\.sessions = 145: 58 of them certify .* takes 59 .* accepted: 146 sessions of 'independent'"
+        message = r"users\.0\.sessions = 145: 58 of them are in .* needs 59, .* accepted: 146 sessions of 'independent'"
         with pytest.raises(StudyError, match=message):
             calibration.tune(study, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -270,12 +270,12 @@ def test_a_comparison_names_at_most_ten_sessions(whole: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"users": []}, "users: is missing"),
-        ({"attacks": []}, "attacks: is missing"),
-        ({"tuning": {"leakage": True}}, "tuning.leakage = true needs leakage.enabled = true"),
+        ({"users": []}, r"users: missing; add at least one \[\[users\]\] table"),
+        ({"attacks": []}, r"attacks: missing; add at least one \[\[attacks\]\] table"),
+        ({"tuning": {"leakage": True}}, "tuning.leakage = true: requires leakage.enabled = true"),
         (
             {"filters": [{"name": "calibrated", "none": True}]},
-            "the name 'calibrated' is reserved for the configuration that is found",
+            "the name 'calibrated' is reserved for the chosen configuration",
         ),
     ],
 )
@@ -289,5 +289,5 @@ def test_studies_that_cannot_be_calibrated_are_refused_before_anything_is_writte
 
 def test_a_simulation_is_no_calibration(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"run_id": "r-1", "status": "interrupted"}))
-    with pytest.raises(RunError, match="does not calibrate; resume it with: mifsim simulate --resume"):
+    with pytest.raises(RunError, match="not a calibration; resume this run with: mifsim simulate --resume"):
         calibration.resume_tuning(tmp_path)

@@ -1,0 +1,102 @@
+"""The guarantee of a certified configuration, in words and in ``filter.toml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mifsim._version import __version__
+from mifsim.cache import atomic_write
+from mifsim.study import Study
+from mifsim.tables.storage import Folder
+from tuning.certify import Certificate
+
+
+def guarantee(certificate: Certificate) -> str:
+    """Return a text that states the guarantee of the chosen configuration."""
+    limits = ", ".join(
+        f"{limit:.3g} for {name}" for name, limit in zip(certificate.workloads, certificate.limits, strict=True)
+    )
+    sessions = ", ".join(
+        f"{count} of {name}" for name, count in zip(certificate.workloads, certificate.sessions, strict=True)
+    )
+    return (
+        f"With {1 - certificate.delta:.3g} confidence, this configuration blocks at most this share of honest "
+        f"sessions: {limits}. It was tested on sessions that the search did not use ({sessions}), by exact binomial "
+        f"tests with {certificate.method.replace('_', '-')} control of the family-wise error (Learn then Test). The "
+        "guarantee applies to sessions like these, for these data, this victim and this transport."
+    )
+
+
+def sessions_missing(certificate: Certificate) -> str:
+    """Return a text that states why no configuration was certified, and how many sessions are needed."""
+    lines = []
+    for name, need in certificate.sessions_needed.items():
+        available = int(certificate.sessions[certificate.workloads.index(name)])
+        rate = "no number at this rate" if need.same_rate is None else f"{need.same_rate:,} at this rate"
+        lines.append(f"{name}: {rate}, {need.same_count:,} if no more are blocked (there are {available:,})")
+    return "no configuration can be certified; sessions needed in the calibration split: " + "; ".join(lines)
+
+
+def certificate_facts(certificate: Certificate) -> dict[str, Any]:
+    """Return the result of the certification as plain data for ``run.json``."""
+    chosen = certificate.chosen
+    return {
+        "candidates": len(certificate.configs),
+        "tested": len(certificate.order),
+        "certified": int(certificate.certified.sum()),
+        "chosen": None if chosen is None else certificate.configs[chosen].to_dict(),
+        "guarantee": None if chosen is None else guarantee(certificate),
+        "why_none": None if chosen is not None else sessions_missing(certificate),
+    }
+
+
+def save_filter(
+    path: Folder, study: Study, certificate: Certificate, data: Mapping[str, Any], versions: Mapping[str, str]
+) -> None:
+    """Write ``filter.toml``: the chosen configuration with its guarantee, its data and the versions of the programs.
+
+    Parameters
+    ----------
+    path : Path or RemotePath
+        The file.
+    study : Study
+        The study whose transport is recorded.
+    certificate : Certificate
+        A certificate with a chosen candidate.
+    data : mapping
+        Name, shape and fingerprint of the data set; see `mifsim.run.inputs.data_facts`.
+    versions : mapping of str to str
+        Versions of the programs, by name.
+    """
+    chosen = certificate.chosen
+    assert chosen is not None
+    numbers = zip(
+        certificate.workloads, certificate.limits, certificate.sessions, certificate.blocked[chosen], strict=True
+    )
+    document = {
+        "guarantee": {
+            "text": guarantee(certificate),
+            "confidence": 1 - certificate.delta,
+            "procedure": certificate.method,
+            "p_value": float(certificate.p[chosen]),
+            "workloads": [
+                {
+                    "name": name,
+                    "false_positive_limit": float(limit),
+                    "sessions": int(sessions),
+                    "blocked": int(blocked),
+                }
+                for name, limit, sessions, blocked in numbers
+            ],
+        },
+        "data": {
+            "name": data["name"],
+            "shape": data["shape"],
+            "fingerprint": data["fingerprint"],
+            "transport": study.server.transport,
+        },
+        "versions": {**versions, "mifsim": __version__},
+    }
+    with atomic_write(path) as temporary:
+        certificate.configs[chosen].save(temporary, extra=document)

@@ -1,0 +1,47 @@
+"""Checks whether a study can be calibrated, before anything is run."""
+
+from __future__ import annotations
+
+from mifsim.errors import StudyError
+from mifsim.study import Study
+from tuning.splits import check_reach
+
+CALIBRATED = "calibrated"
+"""Name of the chosen configuration in all tables."""
+
+
+def check_calibration(study: Study) -> None:
+    """Raise an error if a study cannot be calibrated.
+
+    Raises
+    ------
+    StudyError
+        If the study lacks attacks or users, uses the reserved filter name, has too few sessions for its limits (see
+        `tuning.splits.check_reach`), has closed-loop users, or minimises the leakage without measuring it or with
+        closed-loop attackers.
+    """
+    for key, present in (("attacks", study.attacks), ("users", study.users)):
+        if not present:
+            raise StudyError(
+                f"{study.name}: {key}: missing; add at least one [[{key}]] table "
+                "(a calibration needs both attacks and honest users)"
+            )
+    if any(item.name == CALIBRATED for item in study.filters):
+        raise StudyError(
+            f"{study.name}: filters: the name {CALIBRATED!r} is reserved for the chosen configuration; "
+            "rename the filter"
+        )
+    if study.tuning.leakage and not study.leakage.enabled:
+        raise StudyError(f"{study.name}: tuning.leakage = true: requires leakage.enabled = true")
+    check_reach(study)
+    for users in study.users:
+        if users.closed_loop:
+            raise StudyError(
+                f"{study.name}: users {users.name!r}: closed-loop (they react to refusals), so replay cannot count "
+                "their false positives; remove them, or use mifsim simulate"
+            )
+    if study.tuning.leakage and (names := [attack.name for attack in study.attacks if attack.closed_loop]):
+        raise StudyError(
+            f"{study.name}: tuning.leakage = true: not available with closed-loop attackers ({', '.join(names)}): they "
+            "run live in every trial, and their leakage is not scored there; accepted: false, or a study without them"
+        )
