@@ -231,7 +231,7 @@ def test_what_ran_live_runs_once_and_what_has_a_replay_never(tmp_path: Path) -> 
     assert ask.asked == once
     live(traces, LiveAllowanceConfig(5))
     assert ask.asked > once  # the other splits
-    with pytest.raises(NotImplementedError, match="'test-live-allowance' has no replay"):
+    with pytest.raises(NotImplementedError, match="'test-live-allowance' defines no replay"):
         replay(traces, LiveAllowanceConfig(5))
 
 
@@ -288,7 +288,7 @@ def _result_of(config: DetectorConfig) -> TrialResult:
         ({"space": {"queries": {"min": 0}}}, "tuning.space.queries.min = 0: must be at least 1"),
         ({"space": {"queries": {"max": 2.5}}}, "tuning.space.queries.max = 2.5: must be a whole number"),
         ({"grid": {"queries": 5}}, "tuning.grid.queries: .*'test-allowance' has no exhaustive search"),
-        ({"t_ssim": {"max": 0.9}}, r"tuning.t_ssim: parameters go into \[tuning.space\]"),
+        ({"t_ssim": {"max": 0.9}}, r"tuning.t_ssim: .*put parameters into \[tuning.space\]"),
     ],
 )
 def test_bounds_of_other_kinds_are_refused(table: dict[str, Any], message: str) -> None:
