@@ -185,7 +185,7 @@ def grid_front(
         ]
 
     for chosen, values in grids:  # what is derived from the traces is derived once, before the threads
-        point = {name: float(array[0]) for name, array in values.items()}
+        point = {name: _least_strict_first(cls.params[name], array)[0] for name, array in values.items()}
         replay_swept(traces, made({**chosen, **point}, lows), most)
     points, configs = np.empty((0, 3 if leakage else 2)), list[DetectorConfig]()
     done, total = 0, _size(grids)
@@ -206,17 +206,21 @@ def grid_front(
     )
 
 
-def between(grid: Floats, best: Sequence[float], steps: int) -> Floats:
-    """Return values that fill the grid's cells on both sides of the best ones, log-uniformly.
+def between(
+    grid: Floats, best: Sequence[float], steps: int, spaced: Callable[[float, float, int], Floats] = np.geomspace
+) -> Floats:
+    """Return values that fill the grid's cells on both sides of the best ones, log-uniformly unless `spaced` is given.
 
     Parameters
     ----------
     grid : ndarray
-        Ascending, positive.
+        Ascending; positive, where it is filled log-uniformly.
     best : sequence of float
         Some of the grid's values (to rounding).
     steps : int
         How many to return, about: they are shared among the cells, at least one new value for each.
+    spaced : callable
+        Returns so many values from one to another, both included.
 
     Examples
     --------
@@ -226,7 +230,7 @@ def between(grid: Floats, best: Sequence[float], steps: int) -> Floats:
     places = {int(np.abs(grid - value).argmin()) for value in best}
     cells = sorted({cell for place in places for cell in (place - 1, place) if 0 <= cell < len(grid) - 1})
     new = max(1, steps // max(1, len(cells)))
-    filled = [np.geomspace(grid[cell], grid[cell + 1], new + 2) for cell in cells]
+    filled = [spaced(grid[cell], grid[cell + 1], new + 2) for cell in cells]
     return np.unique(np.concatenate([grid[sorted(places)], *filled]))
 
 
@@ -237,19 +241,22 @@ def _choices(space: SearchSpace) -> Iterator[dict[str, Any]]:
 
 def _refined(param: Param, values: Floats, best: Sequence[float], steps: int) -> Floats:
     """Return finer values around the best ones, ascending; the cells are those of the distances from the pole."""
+    spaced = np.linspace if param.scale == "linear" else np.geomspace
     if not param.pole:
-        return between(values, best, steps)
-    above = bool(values[0] > param.pole)
-    distances = np.sort(np.abs(values - param.pole))
-    near = between(distances, [param.distance(value) for value in best], steps)
-    return np.sort(param.pole + near if above else param.pole - near)
+        near = between(values, best, steps, spaced)
+    else:
+        above = bool(values[-1] > param.pole)
+        distances = np.sort(np.abs(values - param.pole))
+        away = between(distances, [param.distance(value) for value in best], steps, spaced)
+        near = np.sort(param.pole + away if above else param.pole - away)
+    return np.unique(np.round(near)) if param.whole else near
 
 
 def _least_strict_first(param: Param, values: Floats) -> list[float]:
     rising = np.unique(np.asarray(values, dtype=np.float64))
     towards_pole = bool(param.pole) and bool(rising[0] < param.pole)
     falls = (param.strictness > 0) == towards_pole if param.strictness else False
-    return [float(value) for value in (rising[::-1] if falls else rising)]
+    return [round(value) if param.whole else float(value) for value in (rising[::-1] if falls else rising)]
 
 
 def _front(traces: TraceSet, grids: Sequence[Grid], tuning: Tuning, on_progress: OnProgress) -> ParetoFront:

@@ -284,7 +284,7 @@ def test_bad_input_leaves_no_half_written_run(tmp_path: Path) -> None:
     wrong_label = small_study(attacks=[{"attack": "mi-face", "labels": [10]}])
     with pytest.raises(StudyError, match=r"labels: 10 is not a class.*0 to 9"):
         simulation.simulate(wrong_label, tmp_path / "run", backend="in-process")
-    with pytest.raises(StudyError, match="filters: is missing"):
+    with pytest.raises(StudyError, match="filters: missing"):
         simulation.simulate(small_study(filters=[]), tmp_path / "run", backend="in-process")
     assert not (tmp_path / "run").exists()
     (tmp_path / "full").mkdir()
@@ -298,11 +298,11 @@ def test_bad_input_leaves_no_half_written_run(tmp_path: Path) -> None:
     [
         (
             {"filters": [{"none": True}, {"name": "q", "kind": "quota", "queries": 3, "view": {"size": 64}}]},
-            r"small: filters\.1: quota takes no image of .*, whose shape is \(28, 28\): a view of 64 x 64 needs",
+            r"small: filters\.1: quota does not accept images of .*, of shape \(28, 28\): a view of 64 x 64 needs",
         ),
         (
             {"filters": [{"none": True}], "tuning": {"view": {"size": [8, 64]}}},
-            r"small: tuning: ssim-hash takes no image of .*, whose shape is \(28, 28\): a view of 8 x 64 needs",
+            r"small: tuning: ssim-hash does not accept images of .*, of shape \(28, 28\): a view of 8 x 64 needs",
         ),
     ],
 )
@@ -330,10 +330,10 @@ def test_a_run_whose_rows_are_not_all_there_is_not_complete(
         original(self, *arguments)
         min((tmp_path / "run" / "sessions").iterdir()).unlink()
 
-    monkeypatch.setattr(run_folder, "SEE_SECONDS", 0.0)
+    monkeypatch.setattr(run_folder, "VISIBLE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(InProcess, "run", lose_one)
-        with pytest.raises(ClusterError, match=r"1 of \d+ files were written and are not there"):
+        with pytest.raises(ClusterError, match=r"1 of \d+ written files are missing"):
             simulation.simulate(small_study(), tmp_path / "run", backend="in-process")
     assert run_folder.read_facts(tmp_path / "run")["status"] == "failed"
     assert f"resume with: mifsim simulate --resume {tmp_path / 'run'}" in caplog.text

@@ -114,10 +114,10 @@ def test_the_budget_is_the_clients_not_the_sessions() -> None:
 def test_an_open_loop_client_may_neither_go_on_nor_leave() -> None:
     went_on = converse(sender(0.1, 0.1, 0.3)(), closed_loop=False)
     assert [row.outcome for row in went_on] == ["failed"]
-    assert "went on after a refusal, but is not marked closed_loop" in str(went_on[0].error)
+    assert "continued after a refusal without being closed_loop" in str(went_on[0].error)
     left = converse(sender(0.1, None, 0.3)(), closed_loop=False)
     assert [row.outcome for row in left] == ["failed"]
-    assert "left its session, but is not marked closed_loop" in str(left[0].error)
+    assert "left its session without being closed_loop" in str(left[0].error)
 
 
 def test_every_session_begins_with_what_the_attacker_holds() -> None:
@@ -223,7 +223,7 @@ def test_queries_of_all_clients_are_of_one_budget() -> None:
 def test_an_open_loop_client_may_not_come_back_as_another() -> None:
     (row,) = converse(sender(0.1, "new", 0.3)(), closed_loop=False, scope="client")
     assert row.outcome == "failed"
-    assert "left its session, but is not marked closed_loop" in str(row.error)
+    assert "left its session without being closed_loop" in str(row.error)
 
 
 # Detectors may be foreign code: whatever they do ends their own session alone.

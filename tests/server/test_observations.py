@@ -100,7 +100,7 @@ def test_recorders_never_block_and_keep_the_last_valid_image(tmp_path: Path) -> 
 @pytest.mark.parametrize("specs", [(PLAIN, LARGE), (LARGE, PLAIN), (LARGE, LARGE, PLAIN)])
 def test_recorders_that_disagree_on_an_image_are_a_failure(specs: tuple[RecordingSpec, ...]) -> None:
     """Else their recordings would not be of the same queries, and a replay would differ from a live run."""
-    with pytest.raises(DetectorError, match="one kind of detector takes an image that another one refuses: a view of"):
+    with pytest.raises(DetectorError, match="one kind of detector accepts an image that another refuses: a view of"):
         SessionRecorder(specs).check(np.zeros((28, 28), np.float32))
     with pytest.raises(InvalidImage):  # all refuse it
         SessionRecorder(specs).check(np.full((28, 28), np.nan, np.float32))
@@ -116,7 +116,11 @@ def test_columns_of_several_specs_of_one_kind_have_names_of_their_own() -> None:
     schema = observation_schema(specs)
     assert len(set(schema.names)) == len(schema.names) == 3 + 3 * 2
     assert schema.field("ssim-hash.ssim_uniform").type == pa.list_(pa.float32())
-    assert schema.field("ssim-hash.ssim_uniform").metadata[b"description"].startswith(b"of the last 3 valid queries")
+    assert (
+        schema.field("ssim-hash.ssim_uniform")
+        .metadata[b"description"]
+        .startswith(b"recorded for each of the last 3 valid queries")
+    )
 
 
 def test_one_recording_serves_all_configurations_that_it_can() -> None:

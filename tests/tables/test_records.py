@@ -61,7 +61,7 @@ def test_further_columns_stand_where_they_are_wanted_or_last() -> None:
 
 def test_rows_that_do_not_fit_the_schema_are_refused(tmp_path: Path) -> None:
     with (
-        pytest.raises(ValueError, match="do not fit the schema"),
+        pytest.raises(ValueError, match="do not match the schema"),
         TableWriter(tmp_path / "t.parquet", "observations", {}) as writer,
     ):
         writer.write({"session_id": ["a"], "query": [1]})
@@ -74,21 +74,21 @@ def test_a_table_of_another_schema_version_is_refused(tmp_path: Path) -> None:
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"schema_version": b"1"}), path)
     for read in (lambda: open_table(tmp_path, "trials"), lambda: read_single(path, "trials")):
-        with pytest.raises(RunError, match=r"trials\.parquet: schema_version is 1, this mifsim reads 2"):
+        with pytest.raises(RunError, match=r"trials\.parquet: schema_version is 1 \(accepted: 2\)"):
             read()
 
 
 def test_a_table_that_lacks_a_column_or_is_damaged_is_named(tmp_path: Path) -> None:
     path = write_trials(tmp_path)
     pq.write_table(pq.read_table(path).drop(["kind", "config"]), path)
-    with pytest.raises(RunError, match=r"trials\.parquet: has no column kind, config"):
+    with pytest.raises(RunError, match=r"trials\.parquet: missing columns: kind, config"):
         read_single(path, "trials")
     path.write_bytes(b"PAR1")
     with pytest.raises(RunError, match=r"trials\.parquet: cannot be read"):
         read_single(path, "trials")
     with pytest.raises(RunError, match=r"trials\.parquet: cannot be read"):
         open_table(tmp_path, "trials")
-    with pytest.raises(RunError, match="is missing"):
+    with pytest.raises(RunError, match="no such file"):
         read_single(tmp_path / "pareto.parquet", "pareto")
     with pytest.raises(RunError, match=r"has no pareto/\*\.parquet"):
         open_table(tmp_path, "pareto")
