@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field
 from pydantic_core import PydanticCustomError
 
 from mifsim.defense import FilterConfig, View, config_class
-from mifsim.defense.config import DEFAULT_KIND, Scope
+from mifsim.defense.config import Scope
+from mifsim.defense.config_file import DEFAULT_KIND
 from mifsim.defense.space import SearchSpace
 from mifsim.errors import ConfigError
 from mifsim.study.sections import Name, Section

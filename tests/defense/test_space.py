@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mifsim.defense import Choice, DetectorConfig, FilterConfig, NoDefense, Param, View
-from mifsim.defense.config import corner_points
-from mifsim.defense.space import SearchSpace
+from mifsim.defense.space import SearchSpace, corner_points
 from mifsim.errors import ConfigError
 from mifsim.plugins import register
 from mifsim.registry import registry
@@ -76,7 +75,7 @@ def test_one_value_may_be_given_without_a_list() -> None:
 @pytest.mark.parametrize(
     ("kind", "given_", "message"),
     [
-        ("ssim-hsh", {}, r"kind = 'ssim-hsh': .*did you mean 'ssim-hash'\? \(accepted: ssim-hash, "),
+        ("ssim-hsh", {}, r"kind = 'ssim-hsh': .*did you mean 'ssim-hash'\? \(accepted: ssim-hash, quota, none"),
         (7, {}, "kind = 7"),
         ("none", {}, "kind = 'none': has no parameter to search"),
         (
@@ -97,10 +96,10 @@ def test_one_value_may_be_given_without_a_list() -> None:
             {"ssim": []},
             r"space.ssim = \[\]: needs at least one value .accepted: global, uniform, gaussian",
         ),
-        ("ssim-hash", {"ssim": ["global", "local"]}, "space.ssim: 'local' is not a value of it .accepted: global, uni"),
+        ("ssim-hash", {"ssim": ["global", "local"]}, "space.ssim: 'local' is not a valid value .accepted: global, uni"),
         ("ssim-hash", {"ssim": ["global", "global"]}, "space.ssim = .*: each may be given once"),
         ("ssim-hash", {"hash_size": [8, 257]}, "space.hash_size: 257 is not .*accepted: a whole number from 1 to 256"),
-        ("ssim-hash", {"hash_size": True}, "space.hash_size: True is not a value of it"),
+        ("ssim-hash", {"hash_size": True}, "space.hash_size: True is not a valid value"),
         ("test-odd", {"above": {"min": 0.5}}, "space.above.min = 0.5, max = 9.0: must not reach 1"),
         ("test-odd", {"from_pole": {"min": 0.5}}, "space.from_pole.min = 0.5, max = 3.0: must lie on one side of 1"),
         ("test-odd", {"colour": ["red", "green"]}, "whole: at most 10 where it is green"),

@@ -119,7 +119,7 @@ def test_the_table_is_parquet_with_declared_columns_and_is_printed(tmp_path):
 
 
 def test_a_run_that_scored_nothing_or_filters_always_is_refused(tmp_path):
-    with pytest.raises(RunError, match="nothing was scored"):
+    with pytest.raises(RunError, match="no leakage scores"):
         benchmark(write_simulation(tmp_path / "a", leakage=False), NEEDS)
-    with pytest.raises(RunError, match="none = true"):
+    with pytest.raises(RunError, match="no undefended attacker"):
         benchmark(write_simulation(tmp_path / "b", filters=("paper 3",)), NEEDS)

@@ -23,8 +23,8 @@ def test_a_calibration_says_what_was_chosen_guaranteed_and_confirmed(tmp_path):
     text = said(run, guarantee="It is guaranteed.", confirmed_sessions=1234)
     assert "kind = ssim-hash, t_ssim = 0.85, t_hash = 0.05, n_b = 12, l_sp = 3, ssim = global" in text
     assert "It is guaranteed." in text
-    assert "confirmed: all 1,234 live sessions matched the replay" in text
-    assert f"the configuration is in {run / 'filter.toml'}" in text
+    assert "Confirmed: all 1,234 live sessions matched the replay" in text
+    assert f"Configuration: {run / 'filter.toml'}" in text
 
 
 def test_parameters_of_any_kind_are_printed(tmp_path):
@@ -45,4 +45,4 @@ def test_how_much_of_the_reference_was_found_is_said_where_there_is_one(tmp_path
     run = write_calibration(tmp_path / "run")
     assert "hypervolume" not in said(run, guarantee="So.")
     text = said(run, guarantee="So.", hypervolume_share=0.991, trials_to_98_percent=5, chosen=CHOSEN.to_dict())
-    assert "the search found 99.1% of the reference hypervolume in 6 trials (98% after 5)" in text
+    assert "The search found 99.1% of the reference hypervolume in 6 trials (98% after 5)" in text

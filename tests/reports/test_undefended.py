@@ -70,8 +70,8 @@ def test_the_page_shows_it_as_a_filter_that_does_something(run):
     assert "quota (undefended)" not in names
     assert [row[0] for row in page.tables["attacks"][1:5]][-1] == "no filter (undefended)"  # last, wherever it stood
     assert set(page.tables["users"][0]) == {"workload", "paper 3", "quota"}
-    assert set(page.tables["matrix"][0]) == {"attack and evasions", "paper 3", "quota"}
-    assert "Of 3 filters, quota blocked the most: 4 of 4 attack sessions" in page.text
+    assert set(page.tables["matrix"][0]) == {"attack and its evasions", "paper 3", "quota"}
+    assert "Of 3 filters, quota blocked the most attackers: 4 of 4" in page.text
     assert "quota example-quota: queries 50, hours 1.5, scope client" in page.text
     assert "no filter no defence" in page.text
     (group,) = [group for group in compare_attacks(run).groups if group.name == "mi-face+decoys"]
@@ -100,7 +100,7 @@ def test_what_leaks_undefended_is_not_what_another_kind_lets_out(run, tmp_path):
             row["evaluator_confidence"] = 0.9 if row["session_id"].endswith("@quota") else 0.1
     write(copied / "leakage" / "scores.parquet", "leakage", rows)
     (group,) = [group for group in compare_attacks(copied).groups if group.name == "mi-face+decoys"]
-    assert "Even undefended, the evaluator's confidence (0.10) is not above what needs no query (0.13)" in group.caveat
+    assert "does not exceed the zero-query baselines in evaluator confidence (0.10, baseline 0.13)" in group.caveat
     assert set(attack_matrix(copied)["leakage_undefended"].round(6)) == {0.1}
 
 

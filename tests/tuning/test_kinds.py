@@ -22,6 +22,7 @@ from mifsim.defense.space import SearchSpace
 from mifsim.errors import RunError, UserError
 from mifsim.registry import registry
 from mifsim.study import Study, Tuning
+from mifsim.testing.detectors import DetectorConformance
 from tests.tuning.kinds import (
     KINDS,
     AllowanceConfig,
@@ -531,6 +532,25 @@ def test_closed_loop_attackers_and_a_kind_without_replay_go_together(calibrate: 
     # query gives up. Of the two attacks it is never the faster one.
     for row in trials[0]:
         assert row["queries_to_block"] == (1 if row["param_queries"] == 1 else min(25, 2 * row["param_queries"]))
+
+
+class TestConformance(DetectorConformance):
+    """They are detectors as good as those that ship."""
+
+    @pytest.fixture(
+        params=[
+            AllowanceConfig(5),
+            LiveAllowanceConfig(5),
+            StuckConfig(2),
+            BrightConfig(0.4, 3),
+            TenthsConfig(5, 3),
+            BrightConfig(0.4, 3, view=View((6, 5), "grey")),
+        ],
+        ids=repr,
+    )
+    def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
+        found: DetectorConfig = request.param
+        return found
 
 
 def test_names_are_forgotten_with_the_fixture() -> None:

@@ -82,10 +82,10 @@ def test_scope_and_view_are_those_of_every_configuration() -> None:
         ({"view": {"size": 0}}, "tuning.view.size = 0: must be a whole number of at least 1"),
         ({"view": {"colour": "sepia"}}, "tuning.view.colour = 'sepia': must be one of as-is, grey"),
         ({"space": {"t_ssim": 0.9}}, "tuning.space.t_ssim = 0.9: must be a table such as"),
-        ({"space": {"ssim": "local"}}, "tuning.space.ssim: 'local' is not a value of it .accepted: global, uniform"),
+        ({"space": {"ssim": "local"}}, "tuning.space.ssim: 'local' is not a valid value .accepted: global, uniform"),
         (
             {"space": {"hash_size": 0}},
-            "tuning.space.hash_size: 0 is not a value of it .accepted: a whole number from 1",
+            "tuning.space.hash_size: 0 is not a valid value .accepted: a whole number from 1",
         ),
         ({"grid": {"t_ssim": 1}}, "tuning.grid.t_ssim = 1"),
     ],

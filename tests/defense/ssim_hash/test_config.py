@@ -186,17 +186,17 @@ def test_a_file_of_another_kind_is_not_taken_for_it(tmp_path):
             r"\[filter\] view\.size = 0: must be a whole number of at least 1, or \[height, width\]",
         ),
         (toml(view='{colour = "red"}'), r"\[filter\] view\.colour = 'red': must be one of as-is, grey"),
-        (toml(version="3"), r"\[filter\] version = 3: this mifsim reads 1 to 2"),
-        (toml(version="true"), r"\[filter\] version = True: this mifsim reads 1 to 2"),
+        (toml(version="3"), r"\[filter\] version = 3: not supported by this mifsim \(accepted: 1 to 2\)"),
+        (toml(version="true"), r"\[filter\] version = True: not supported by this mifsim \(accepted: 1 to 2\)"),
         (toml(n_b="0"), r"\[filter\] n_b = 0: must be a whole number of at least 1"),
         (toml(n_b="10.0"), r"\[filter\] n_b = 10\.0: must be a whole number"),
         (toml(t_ssim="nan"), r"\[filter\] t_ssim = nan: must be a number from -1 to 1"),
         (toml(t_hash='"small"'), r"\[filter\] t_hash = 'small': must be a number above 0"),
         (toml(ssim='"local"'), r"\[filter\] ssim = 'local': must be one of global, uniform, gaussian"),
-        ("[filters]\nt_ssim = 1\n", r"has no table \[filter\]"),
-        ("filter = 3\n", r"has no table \[filter\]"),
-        ("", r"has no table \[filter\]"),
-        ("[filter\n", "is not TOML: .*line 1"),
+        ("[filters]\nt_ssim = 1\n", r"no table \[filter\]"),
+        ("filter = 3\n", r"no table \[filter\]"),
+        ("", r"no table \[filter\]"),
+        ("[filter\n", "not a TOML file: .*line 1"),
     ],
 )
 def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path, text, message):
@@ -211,7 +211,7 @@ def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path, text, message):
 def test_an_unknown_kind_is_named_with_its_neighbour(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(toml(kind='"ssim-hsh"'))
-    known = r"\[filter\] kind = 'ssim-hsh': .*did you mean 'ssim-hash'\? \(known: ssim-hash, "
+    known = r"\[filter\] kind = 'ssim-hsh': .*did you mean 'ssim-hash'\? \(accepted: ssim-hash, "
     with pytest.raises(ConfigError, match=known) as caught:
         load_config(path)
     assert str(caught.value).startswith(f"{path}: ")
@@ -223,5 +223,5 @@ def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         FilterConfig.load(tmp_path)
     (tmp_path / "latin.toml").write_bytes(b'[filter]\nname = "\xe9"\n')
-    with pytest.raises(ConfigError, match="is not TOML"):
+    with pytest.raises(ConfigError, match="not a TOML file"):
         FilterConfig.load(tmp_path / "latin.toml")
