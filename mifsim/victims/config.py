@@ -54,7 +54,7 @@ class VictimConfig(BaseModel):
     @classmethod
     def _known(cls, name: str | None) -> str | None:
         if name is not None and name not in VICTIMS:
-            raise ValueError(f"unknown victim model {name!r} (known: {', '.join(VICTIMS)})")
+            raise ValueError(f"unknown victim model {name!r} (accepted: {', '.join(VICTIMS)})")
         return name
 
     @model_validator(mode="after")
