@@ -1,4 +1,4 @@
-"""mifsim: simulate and calibrate detectors that stop model-inversion attacks on image classifiers.
+"""Simulate and calibrate detectors that stop model-inversion attacks on image classifiers.
 
 Examples
 --------
@@ -59,7 +59,7 @@ __all__ = [
     "tune",
 ]
 
-_LATER = {
+_LAZY = {
     "Attacker": "mifsim.clients",
     "Evasion": "mifsim.clients",
     "User": "mifsim.clients",
@@ -71,13 +71,13 @@ _LATER = {
     "simulate": "mifsim.api",
     "tune": "mifsim.api",
 }
-"""What needs more than numpy is loaded when it is asked for."""
+"""Public names that need more than numpy, with their modules, which are imported on first access."""
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs more than numpy only when it is asked for."""
-    if name in _LATER:
-        return getattr(import_module(_LATER[name]), name)
+    """Import a name of `_LAZY` on first access."""
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

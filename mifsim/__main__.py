@@ -1,4 +1,4 @@
-"""``python -m mifsim`` is the command `mifsim`."""
+"""Run the command line as ``python -m mifsim``."""
 
 from mifsim.cli import main
 

@@ -1,3 +1,3 @@
-"""The version, alone, so that the build reads it without importing anything."""
+"""The package version, in a module without imports so that the build can read it."""
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
-"""The public functions that run things and read what they leave; see `mifsim.__all__`.
+"""Public functions to run studies and to read run folders; see `mifsim.__all__`.
 
-This is the one module of the library, beside the command line, that knows the packages built on it.
+Only this module and the command line import the packages that build on the library (`tuning`, `reports`).
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SINGLE_FILES = ("pareto", "certification", "matrix_attacks", "matrix_users", "attack_benchmark")
-"""Tables that are one file in the run folder; all others are folders of files."""
+"""Tables stored as one file in the run folder; every other table is a folder of files."""
 
 
 def tune(study: Study, out: Folder | None = None, **where: Any) -> Folder:
-    """Calibrate a detector for a study and leave the run folder.
+    """Calibrate a detector for a study and write a run folder.
 
     Parameters
     ----------
     study : Study
     out : Path or RemotePath or None
-        The run folder, which must not exist or be empty; None: ``runs/<study>-<time>``.
+        The run folder. It must be empty or not exist. None: ``runs/<study>-<time>``.
     where
-        `backend` (``"ray"`` or ``"in-process"``, for sessions; the search runs on Ray in any case) and `address` (of a
-        Ray cluster; None starts a local one).
+        `backend` (where sessions run: ``"ray"``, the default, or ``"in-process"``; the search always runs on Ray) and
+        `address` (of a Ray cluster; None, the default, starts a local one).
 
     Returns
     -------
     Path or RemotePath
-        The run folder. It holds ``filter.toml`` if and only if a configuration could be certified.
+        The run folder. It contains ``filter.toml`` if and only if a configuration could be certified.
 
     Raises
     ------
     UserError
-        Where the study, its data or its victim cannot be used, or the confirmation differs from the replay.
+        If the study, its data or its victim is not valid, or if the live run differs from the replay.
     """
     from tuning.tune import tune as run
 
@@ -54,14 +54,14 @@ def tune(study: Study, out: Folder | None = None, **where: Any) -> Folder:
 
 
 def matrix(study: Study, filters: Sequence[Filter] = (), out: Folder | None = None, **where: Any) -> Folder:
-    """Run every attack of a study with every row of its evasions, under the filters given, its own and none.
+    """Run every attack of a study with every combination of evasions, under several filters and without one.
 
     Parameters
     ----------
     study : Study
-        Its ``[matrix]`` section has the rows of evasions.
+        Its ``[matrix]`` section lists the combinations of evasions.
     filters : sequence of Filter
-        Beside the study's own.
+        Filters to add to those of the study. The kind ``none`` is always added.
     out, where
         See `tune`.
 
@@ -69,6 +69,11 @@ def matrix(study: Study, filters: Sequence[Filter] = (), out: Folder | None = No
     -------
     Path or RemotePath
         The run folder, with ``matrix_attacks.parquet`` and ``matrix_users.parquet``.
+
+    Raises
+    ------
+    UserError
+        If the study, its data or its victim is not valid, or if two filters have the same name.
     """
     from reports.matrix import write_matrix
 
@@ -79,13 +84,13 @@ def matrix(study: Study, filters: Sequence[Filter] = (), out: Folder | None = No
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, read.
+    """The contents of a run folder.
 
     Attributes
     ----------
     path : Path or RemotePath
     facts : dict
-        What ``run.json`` says.
+        The contents of ``run.json``.
     """
 
     path: Folder
@@ -93,12 +98,12 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run is complete."""
         return bool(self.facts.get("status") == "complete")
 
     @cached_property
     def filter(self) -> DetectorConfig | None:
-        """The certified configuration; None where the run left no ``filter.toml``."""
+        """The certified configuration; None if the run has no ``filter.toml``."""
         file = self.path / "filter.toml"
         return load_config(file) if isinstance(file, Path) and file.is_file() else None
 
@@ -108,7 +113,7 @@ class Run:
         Raises
         ------
         RunError
-            The run has no such table, or a file of it is damaged.
+            If the run has no such table, or if a file of the table is damaged.
         """
         file = self.path / f"{name}.parquet"
         read = read_single(file, name) if name in SINGLE_FILES else open_table(self.path, name).to_table()
@@ -117,12 +122,17 @@ class Run:
 
 
 def read_run(path: str | Path | Folder) -> Run:
-    """Open a run folder, or a URL of one, to read it.
+    """Open a run folder for reading.
+
+    Parameters
+    ----------
+    path : str or Path or RemotePath
+        A path or a URL.
 
     Raises
     ------
     RunError
-        It is not a run folder.
+        If it is not a run folder.
 
     Examples
     --------
@@ -132,8 +142,8 @@ def read_run(path: str | Path | Folder) -> Run:
         run.table("trials")[["param_t_ssim", "false_positive_rate", "queries_to_block"]]
         run.filter  # the certified configuration
     """
-    place = folder(path) if isinstance(path, str) else path
-    facts = read_facts(place)
+    run_folder = folder(path) if isinstance(path, str) else path
+    facts = read_facts(run_folder)
     if "run_id" not in facts:
-        raise RunError(f"{place}: run.json names no run_id: not a run folder of mifsim")
-    return Run(place, facts)
+        raise RunError(f"{run_folder}: not a run folder: its run.json has no key 'run_id'")
+    return Run(run_folder, facts)

@@ -1,4 +1,4 @@
-"""Where things that can be made again are kept: prepared images, trained models."""
+"""The cache of files that can be recomputed: prepared images, trained models, recordings."""
 
 from __future__ import annotations
 
@@ -23,13 +23,19 @@ def cache_dir() -> Path:
 
 
 def recordings_dir() -> Folder:
-    """Return where recorded sessions are kept: ``$MIFSIM_TRACES``, a path or a URL, else a part of the cache."""
+    """Return the folder of recorded sessions: ``$MIFSIM_TRACES`` (a path or a URL), else ``traces`` in the cache."""
     configured = os.environ.get("MIFSIM_TRACES")
     return folder(configured) if configured else cache_dir() / "traces"
 
 
 def digest(*facts: Any) -> str:
-    """Return 16 hex digits that depend on all facts (anything that JSON can write; bytes as they are)."""
+    """Return a digest of values: the first 16 hex digits of their SHA-256.
+
+    Parameters
+    ----------
+    facts
+        Bytes, which are hashed as they are, or values that JSON can represent.
+    """
     sha = hashlib.sha256()
     for fact in facts:
         sha.update(fact if isinstance(fact, bytes) else json.dumps(fact, sort_keys=True).encode())
@@ -39,14 +45,14 @@ def digest(*facts: Any) -> str:
 
 @contextlib.contextmanager
 def atomic_write(path: Folder) -> Iterator[Path]:
-    """Give a temporary path beside `path`, renamed to it on success and removed on failure: what is there is whole.
+    """Yield a temporary path that becomes `path` on success and is removed on failure, so that writes are atomic.
 
-    Where `path` is a URL, the temporary one is on this machine and is uploaded.
+    A local file is written in the same folder and renamed. For a URL, the file is written on this machine and uploaded.
 
     Raises
     ------
     OSError
-        Where it cannot be written, with `path` in the message.
+        If the file cannot be written; the message contains `path`.
     """
     if isinstance(path, RemotePath):
         with uploaded(path) as temporary:
@@ -60,7 +66,7 @@ def atomic_write(path: Folder) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o644)
         temporary.replace(path)
-    except OSError as error:  # a full disk is noticed while writing, where Python no longer knows the name
+    except OSError as error:  # Python does not add the file name to an error raised while writing
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,28 +1,28 @@
-"""Errors that a user can mend.
+"""Exceptions of the library, most of them errors that the user can correct.
 
-Whatever derives from `UserError` ends the command line with its message alone and exit code 2. The message
-names the file, the key, the value and what would be accepted.
+The command line prints the message of a `UserError` without a traceback and exits with code 2. The message names the
+file, the key, the value and what is accepted.
 """
 
 
 class UserError(Exception):
-    """What the user gave cannot be used; the message says what, where, and what would be accepted."""
+    """The user's input is not valid; the message names the input and what is accepted."""
 
 
 class ConfigError(UserError, ValueError):
-    """A detector's configuration, or the TOML file it is kept in, is wrong."""
+    """A detector's configuration, or the TOML file that contains it, is not valid."""
 
 
 class PluginError(UserError):
-    """A plug-in cannot be loaded, or what it registers is not what its group takes."""
+    """A plug-in cannot be loaded, or it registers an object that its group does not accept."""
 
 
 class StudyError(UserError):
-    """A study file, or an override of one of its keys, is wrong."""
+    """A study file, or an override of one of its keys, is not valid."""
 
 
 class DataError(UserError):
-    """A data set is missing, truncated or not what it should be."""
+    """A data set is missing or damaged, or its content is not as expected."""
 
 
 class VictimError(UserError):
@@ -30,19 +30,19 @@ class VictimError(UserError):
 
 
 class RunError(UserError):
-    """A run folder is missing, not whole, or does not belong to the study."""
+    """A run folder is missing, incomplete, or does not belong to the study."""
 
 
 class ClusterError(RunError):
-    """The Ray cluster failed under a run that had begun: it can be gone on with."""
+    """The Ray cluster failed during a run; the run can be resumed."""
 
 
 class InvalidImage(ValueError):
-    """What was submitted is not an image that a session can take; the session's state is as it was before.
+    """A submitted array is not a valid image; the state of the session is unchanged.
 
-    It is not the user's error in the sense above: a client sent it, and the session goes on.
+    This is not a `UserError`: a client sent the image, and the session continues.
     """
 
 
 class DetectorError(RuntimeError):
-    """A detector failed while it judged an image; its session ends as failed."""
+    """A detector raised an exception; its session ends with the outcome ``failed``."""

@@ -1,7 +1,8 @@
-"""What an attacker holds at the moment it is stopped: kept while it runs, scored when the run is over.
+"""Snapshots of an attacker's reconstructions, and the leakage scores computed from them after the run.
 
-An evaluator's accuracy alone over-reports: images that look like nothing pass. So each guess is scored both
-by an evaluator of another architecture than the victim's and by how close it comes to the private images.
+An evaluator's accuracy alone overestimates leakage, because a classifier also accepts images that resemble nothing.
+Each reconstruction is therefore scored by an evaluator whose architecture differs from the victim's, and by its
+distance to the nearest private image of its class.
 """
 
 from __future__ import annotations
@@ -17,29 +18,29 @@ import numpy.typing as npt
 from mifsim.data.base import ImagePool
 
 Images = npt.NDArray[np.float32]
-"""Several images: (n, H, W) or (n, H, W, 3), float32 in [0, 1]."""
+"""A batch of images, shape (n, H, W) or (n, H, W, 3), float32 in [0, 1]."""
 
 PSNR_CEILING_DB = 120.0
-"""What equal images score: beyond it, rounding in the sums below exceeds what the images differ by."""
+"""The score of equal images, in dB; above it, rounding errors exceed the difference between the images."""
 
 _BLOCK = 2**21
-"""Numbers in one float64 block (16 MiB) of the private images."""
+"""Float64 values in one block (16 MiB) of private images."""
 
 
 def snapshot_grid(limit: int, per_decade: int = 4) -> tuple[int, ...]:
-    """Return the numbers of answered queries at which a guess is kept: evenly spaced on a log scale.
+    """Return the numbers of answered queries at which a reconstruction is kept, evenly spaced on a log scale.
 
     Parameters
     ----------
     limit : int
-        No number is larger; at least 1.
+        The largest number allowed; at least 1.
     per_decade : int
-        Numbers between 10^k and 10^(k+1); where rounding makes two equal, one of them.
+        Numbers between 10^k and 10^(k+1); numbers that become equal by rounding are listed once.
 
     Returns
     -------
     tuple of int
-        Increasing, from 1.
+        In increasing order, starting with 1.
 
     Examples
     --------
@@ -52,9 +53,9 @@ def snapshot_grid(limit: int, per_decade: int = 4) -> tuple[int, ...]:
 
 
 class Snapshots:
-    """One session's guesses: those on a grid, and always the most recent.
+    """The reconstructions of one session: those on a grid, and the most recent one.
 
-    The most recent is kept as it was given, the others as PNG: memory grows with the queries' logarithm.
+    The most recent one is kept as an array, the others as PNG. Memory grows with the logarithm of the queries' number.
 
     Parameters
     ----------
@@ -78,24 +79,24 @@ class Snapshots:
         self._recent: tuple[int, npt.NDArray[np.float32]] | None = None
 
     def keep(self, answered: int, guess: npt.NDArray[np.float32]) -> None:
-        """Note what the attacker holds after so many answers.
+        """Keep the attacker's current reconstruction.
 
-        A query carries what its sender holds *when it sends it*: after answer q that is the guess of query
-        q + 1 (also where that one is refused), or what the client returns.
+        A query contains the reconstruction at the time when it is sent. The reconstruction after answer q is therefore
+        that of query q + 1, even if that query is refused, or the one that the client returns.
 
         Parameters
         ----------
         answered : int
-            Answers received so far, from 0; never less than the last time.
-        guess : ndarray, (H, W) or (H, W, 3), float32 in [0, 1]
-            Must not be written to afterwards.
+            Number of answers received so far, at least 0; must not decrease between calls.
+        guess : ndarray of shape (H, W) or (H, W, 3), float32 in [0, 1]
+            The reconstruction. It must not be modified afterwards.
         """
         if answered in self._grid:
             self._kept[answered] = _png(guess)
         self._recent = answered, guess
 
     def as_png(self) -> Iterator[tuple[int, bool, bytes]]:
-        """Yield (answered queries, whether it is the most recent, PNG of 8 bits), in order."""
+        """Yield (number of answered queries, whether it is the most recent, 8-bit PNG) in increasing order."""
         if self._recent is None:
             return
         last, guess = self._recent
@@ -113,7 +114,7 @@ def _png(image: npt.NDArray[np.float32]) -> bytes:
 
 
 class Evaluator(Protocol):
-    """A classifier of another architecture than the victim's, that was trained on more."""
+    """A classifier with another architecture than the victim's, trained on additional images."""
 
     def confidence(self, images: Images) -> npt.NDArray[np.floating[Any]]:
         """Return the confidence in each class, shape (n, classes)."""
@@ -122,30 +123,30 @@ class Evaluator(Protocol):
         """Return the activations before the last layer, shape (n, features)."""
 
 
-class ReadsImages(Protocol):
-    """Images read by index, in whatever portions are asked for (an `ImagePool` is one)."""
+class ImageReader(Protocol):
+    """A collection of images that can be read by index, such as an `ImagePool`."""
 
     def images(self, indices: npt.ArrayLike) -> Images:
-        """Return several at once."""
+        """Return the images at `indices`, shape (m, H, W) or (m, H, W, 3)."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What was scored, one number a guess; all arrays have shape (m,).
+    """Leakage scores of m reconstructions; all arrays have shape (m,).
 
     Attributes
     ----------
     evaluator_confidence : ndarray of float64
         The evaluator's confidence in the target class, 0 to 1.
     evaluator_hit : ndarray of bool
-        Whether the evaluator takes the guess for the target class.
+        Whether the evaluator classifies the reconstruction as the target class.
     feature_distance : ndarray of float64
-        Euclidean distance, in the evaluator's features, to the nearest private image of the target class.
+        Euclidean distance in the evaluator's feature space to the nearest private image of the target class.
     ssim_nearest : ndarray of float64
-        The largest global SSIM (Eq. 1 of the paper; the mean over channels) to a private image of the class.
+        The largest global SSIM (Eq. (1) of the paper, mean over channels) to a private image of the class.
     psnr_nearest_db : ndarray of float64
         The largest peak signal-to-noise ratio to a private image of the class, in dB, at most
-        `PSNR_CEILING_DB`. Not necessarily the same image as for SSIM.
+        `PSNR_CEILING_DB`. It may be another image than for SSIM.
     """
 
     evaluator_confidence: npt.NDArray[np.float64]
@@ -156,22 +157,22 @@ class Scores:
 
 
 class LeakageScorer:
-    """Scores guesses against an evaluator and the private images of the class that they are guesses of.
+    """Score reconstructions by an evaluator and by the private images of their target class.
 
-    The private images are read in blocks, and those of a class once for each call of `score` that has guesses
-    of that class: give it many at a time. Their features (small) are kept.
+    Each call of `score` reads the private images of every target class once, in blocks: pass many reconstructions per
+    call. The features of the private images are kept in memory.
 
     Parameters
     ----------
     evaluator : Evaluator
-    private_images : ReadsImages
+    private_images : ImageReader
         The victim's training images.
     private_labels : ndarray of int64, shape (n,)
         Their classes.
     """
 
     def __init__(
-        self, evaluator: Evaluator, private_images: ReadsImages, private_labels: npt.NDArray[np.int64]
+        self, evaluator: Evaluator, private_images: ImageReader, private_labels: npt.NDArray[np.int64]
     ) -> None:
         self._evaluator = evaluator
         self._private = private_images
@@ -179,18 +180,19 @@ class LeakageScorer:
         self._features: dict[int, npt.NDArray[np.float64]] = {}
 
     def score(self, guesses: Images, targets: npt.NDArray[np.int64]) -> Scores:
-        """Score guesses.
+        """Return the scores of reconstructions.
 
         Parameters
         ----------
-        guesses : ndarray, shape (m, H, W) or (m, H, W, 3), float32 in [0, 1]
+        guesses : ndarray of shape (m, H, W) or (m, H, W, 3), float32 in [0, 1]
+            The reconstructions.
         targets : ndarray of int64, shape (m,)
-            The class that each is a guess of.
+            The target class of each reconstruction.
 
         Raises
         ------
         ValueError
-            Where the lengths differ, or a target has no private image.
+            If the lengths differ, or if a target class has no private image.
         """
         if len(guesses) != len(targets):
             raise ValueError(f"{len(guesses)} guesses, but {len(targets)} targets")
@@ -223,7 +225,7 @@ class LeakageScorer:
         return self._features[target]
 
     def _nearest_pixels(self, guesses: Images, target: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return the largest SSIM and the least mean squared error to the private images of a class."""
+        """Return the largest SSIM and the smallest MSE to the private images of a class, shape (m,) each."""
         queried = _Planes.of(guesses)
         ssim = np.full(len(guesses), -np.inf)
         mse = np.full(len(guesses), np.inf)
@@ -236,11 +238,11 @@ class LeakageScorer:
 
 @dataclass(frozen=True)
 class _Planes:
-    """Images by channel, less their means: so all covariances of two sets are one product a channel."""
+    """Images split by channel and centred, so that one matrix product per channel gives all covariances of two sets."""
 
     centred: npt.NDArray[np.float64]  # (channels, n, pixels)
     mean: npt.NDArray[np.float64]  # (channels, n)
-    variance: npt.NDArray[np.float64]  # (channels, n), over the population
+    variance: npt.NDArray[np.float64]  # (channels, n), population variance
 
     @classmethod
     def of(cls, images: Images) -> _Planes:
@@ -263,20 +265,20 @@ class _Planes:
 
 
 def _nearest_distance(queried: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the Euclidean distance of each row of `ours` (m, d) to the nearest row of `theirs` (n, d)."""
+    """Return the Euclidean distance of each row of `queried` (m, d) to the nearest row of `others` (n, d)."""
     squared = (queried**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * queried @ others.T
     return np.asarray(np.sqrt(np.maximum(squared.min(axis=1), 0)))
 
 
 def random_images(shape: tuple[int, ...], n: int, rng: np.random.Generator) -> Images:
-    """Return images of uniform noise, shape (n, *shape): the floor of an attacker who knows nothing."""
+    """Return images of uniform noise, shape (n, *shape): the zero-query baseline of an attacker without any data."""
     return rng.random((n, *shape), np.float32)
 
 
 def prior_images(pool: ImagePool, n: int, rng: np.random.Generator) -> Images:
-    """Return auxiliary images: the floor of an attacker who has them but has not asked the model once.
+    """Return auxiliary images: the zero-query baseline of an attacker that has these but sends no query.
 
-    They are drawn regardless of class, since an auxiliary set need not have labels. No image twice, unless
-    there are fewer than n.
+    Images are drawn regardless of class, because an auxiliary set may be unlabelled. They are drawn without replacement
+    unless the pool has fewer than n.
     """
     return pool.images(rng.choice(len(pool), n, replace=n > len(pool)))

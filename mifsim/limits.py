@@ -1,4 +1,4 @@
-"""How much of a file that may be anybody's is read: before anything is unpacked or held in memory."""
+"""Size limits for files from untrusted sources, checked before a file is unpacked or read into memory."""
 
 from __future__ import annotations
 
@@ -6,46 +6,53 @@ import zipfile
 from pathlib import Path
 
 MAX_ARCHIVE_BYTES = 2 * 2**30
-"""Of a model file or a data set's archive, as it is stored."""
+"""Maximum size of a model file or a data set's archive as stored."""
 
 MAX_UNPACKED_BYTES = 4 * 2**30
-"""Of all its members, as they would be unpacked: a zip file of some kilobytes can hold as much as it likes."""
+"""Maximum total size of an archive's unpacked members: a zip file of a few kilobytes can unpack to any size."""
 
 
 def read_plain(path: Path, limit: int) -> bytes:
-    """Read a file.
+    """Read a regular file of limited size.
+
+    Parameters
+    ----------
+    path : Path
+    limit : int
+        Maximum size in bytes.
 
     Raises
     ------
     OSError
-        Where it cannot be read.
+        If it cannot be read.
     ValueError
-        Where it is no plain file (a pipe or a device would never end), or has more than `limit` bytes.
+        If it is not a regular file (reading a pipe or a device may never end), or has more than `limit` bytes.
     """
     if path.exists() and not path.is_file():
-        raise ValueError("no plain file")
+        raise ValueError("not a regular file")
     with path.open("rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise ValueError(f"more than {limit:,} bytes; that is the most that is read")
+        raise ValueError(f"larger than {limit:,} bytes, the maximum size")
     return content
 
 
 def check_zip(path: Path) -> None:
-    """Refuse a zip file that is too large, or would be once unpacked; its members are not touched.
+    """Raise an error if a zip file is too large, stored or unpacked; no member is unpacked.
 
-    Python's own reader never yields more of a member than the directory states, so what this adds up is an upper limit.
+    The unpacked size is the sum of the sizes stated in the archive's directory. Python's zip reader never returns more
+    of a member than its stated size, so that the sum is an upper bound.
 
     Raises
     ------
     OSError, zipfile.BadZipFile
-        Where it cannot be read as one.
+        If it cannot be read as a zip file.
     ValueError
-        Where it is too large.
+        If it is larger than `MAX_ARCHIVE_BYTES`, or than `MAX_UNPACKED_BYTES` once unpacked.
     """
     if (stored := path.stat().st_size) > MAX_ARCHIVE_BYTES:
-        raise ValueError(f"{stored:,} bytes; at most {MAX_ARCHIVE_BYTES:,} are read")
+        raise ValueError(f"{stored:,} bytes (accepted: at most {MAX_ARCHIVE_BYTES:,})")
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > MAX_UNPACKED_BYTES:
-        raise ValueError(f"{unpacked:,} bytes once unpacked; at most {MAX_UNPACKED_BYTES:,} are")
+        raise ValueError(f"{unpacked:,} bytes once unpacked (accepted: at most {MAX_UNPACKED_BYTES:,})")

@@ -1,7 +1,7 @@
-"""Which settings no other beats, and how much of the trade between them is reached.
+"""Pareto dominance and the hypervolume of a set of configurations.
 
-Points are rows of objectives: false-positive rate, queries to block and, where asked for, leakage at block; all are
-minimised.
+A point is a row of objectives: false-positive rate, queries to block and, optionally, leakage at block. All objectives
+are minimised.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ import numpy.typing as npt
 
 
 def non_dominated(points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Return which points no other beats: none is as good in all objectives and better in one.
+    """Return which points are non-dominated.
+
+    A point is dominated if another point is at least as good in all objectives and better in one.
 
     Parameters
     ----------
     points : array_like of shape (n, m)
-        Smaller is better. Of equal points the first alone is kept.
+        Smaller values are better. Of equal points, only the first counts as non-dominated.
 
     Returns
     -------
     ndarray of bool, shape (n,)
+        True for non-dominated points.
     """
     found = np.asarray(points, dtype=np.float64)
     if len(found) == 0:
@@ -39,18 +42,25 @@ def hypervolume(points: npt.ArrayLike, *, budget: float, fpr_limit: float = 0.10
     points : array_like of shape (n, 2) or (n, 3)
         False-positive rate, queries to block (at least 1) and, in a third column, leakage in [0, 1].
     budget : float
-        Of queries, above 1: they are taken as ``log(queries) / log(budget)``.
+        Query budget, above 1. Queries are scaled to ``log(queries) / log(budget)``.
     fpr_limit : float
-        In (0, 1]: where the region ends. Points outside contribute nothing.
+        Upper bound of the reference region's false-positive rate, in (0, 1]. Points outside the region contribute
+        nothing.
 
     Returns
     -------
     float
-        1 for a setting without false positives that blocks at the first query (and leaks nothing).
+        In [0, 1]. It is 1 for a configuration without false positives that blocks at the first query (and leaks
+        nothing).
+
+    Raises
+    ------
+    ValueError
+        If the shape or a value is out of range.
 
     Examples
     --------
-    >>> hypervolume([[0.05, 10.0]], budget=1000)  # half of the rates, two thirds of the decades
+    >>> hypervolume([[0.05, 10.0]], budget=1000)  # half of the rates, two thirds of the log scale
     0.333333...
     """
     found = np.asarray(points, dtype=np.float64)

@@ -1,8 +1,8 @@
-"""Plug-ins from a file: attacks, users, evasions, detectors, data sets and victims that live outside the package.
+"""Plug-ins from files: attacks, users, evasions, detectors, data sets and victims defined outside the package.
 
-A plug-in is a Python file that registers what it defines (see `register`). It is given on the command line only
-(``--plugin FILE.py``): a study file runs no code. Every process of a run loads the same bytes, which travel with the
-study; the run notes their digest.
+A plug-in is a Python file that registers classes or functions (see `register`). It can only be given on the command
+line (``--plugin FILE.py``): a study file runs no code. Its source is sent with the study to every process of a run, and
+``run.json`` records its digest.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True)
 class Plugin:
-    """One plug-in's source, as every process of a run loads it.
+    """The source of one plug-in.
 
     Attributes
     ----------
     name : str
-        The file's name.
+        The file name without its folder.
     source : bytes
+        The content of the file.
     """
 
     name: str
@@ -43,35 +44,41 @@ class Plugin:
 
     @property
     def digest(self) -> str:
-        """16 hex digits of the source."""
+        """The first 16 hex digits of the SHA-256 of the source."""
         return hashlib.sha256(self.source).hexdigest()[:16]
 
     @property
     def module(self) -> str:
-        """The name of the module that its code becomes."""
+        """The name of the module into which the source is loaded."""
         stem = "".join(letter if letter.isalnum() else "_" for letter in Path(self.name).stem)
         return f"mifsim_plugin_{stem}_{self.digest}"
 
 
 _loaded: dict[str, Plugin] = {}
-"""By digest, in the order in which they were loaded."""
+"""Loaded plug-ins by digest, in loading order."""
 _loading: list[Plugin] = []
 
 
 def register(group: str, name: str) -> Callable[[Entry], Entry]:
-    """Register a class or a function under a name that studies can use; a decorator for plug-ins.
+    """Register a class or a function under a name that studies can use (decorator for plug-ins).
 
     Parameters
     ----------
     group : {"attacks", "users", "evasions", "detectors", "datasets", "victims"}
-        What it is.
+        The kind of object.
     name : str
-        As a study will call it.
+        The name that a study uses.
+
+    Returns
+    -------
+    callable
+        A decorator that registers its argument and returns it unchanged.
 
     Raises
     ------
     PluginError
-        The name is taken, the group does not exist, or the class lacks something; the message says what.
+        If the group does not exist, the name is already registered, or the group does not accept the object (for
+        example, because it does not implement an abstract method).
 
     Examples
     --------
@@ -90,12 +97,13 @@ def register(group: str, name: str) -> Callable[[Entry], Entry]:
 
 
 def load_plugin(path: str | Path) -> Plugin:
-    """Load a plug-in from a file; loading the same content again does nothing.
+    """Load a plug-in from a file, unless a file with the same content is already loaded.
 
     Raises
     ------
     PluginError
-        The file cannot be read, raises while it is imported, or registers nothing; one line that names the file.
+        If the file cannot be read, raises an exception while it is loaded, or registers nothing. The message is one
+        line that names the file.
     """
     path = Path(path)
     try:
@@ -109,13 +117,13 @@ def load_plugin(path: str | Path) -> Plugin:
 
 
 def load_all(plugins: Iterable[Plugin]) -> None:
-    """Load plug-ins that another process has loaded, in its order."""
+    """Load plug-ins of another process, in the same order."""
     for plugin in plugins:
         load_source(plugin)
 
 
 def loaded_plugins() -> tuple[Plugin, ...]:
-    """Return the plug-ins of this process, in the order in which they were loaded."""
+    """Return the plug-ins of this process in loading order."""
     return tuple(_loaded.values())
 
 
@@ -125,21 +133,27 @@ def plugin_facts() -> list[dict[str, str]]:
 
 
 def load_source(plugin: Plugin) -> Plugin:
-    """Run a plug-in's code, so that it registers what it defines."""
+    """Execute the source of a plug-in, unless it is already loaded.
+
+    Raises
+    ------
+    PluginError
+        If another plug-in has the same file name, or the source raises an exception or registers nothing.
+    """
     if plugin.digest in _loaded:
         return _loaded[plugin.digest]
     if any(other.name == plugin.name for other in _loaded.values()):
-        raise PluginError(f"--plugin {plugin.name}: another file of this name is loaded already; rename one of them")
+        raise PluginError(f"--plugin {plugin.name}: another plug-in has the same file name; rename one of them")
     module = types.ModuleType(plugin.module)
     module.__file__ = plugin.name
     text = plugin.source.decode("utf-8", errors="replace")
-    # So that a traceback inside the plug-in shows its lines, on every machine.
+    # Tracebacks can then show source lines on machines that do not have the file.
     linecache.cache[plugin.name] = (len(text), None, text.splitlines(keepends=True), plugin.name)
     sys.modules[plugin.module] = module
     before = _entries()
     _loading.append(plugin)
     try:
-        exec(compile(plugin.source, plugin.name, "exec"), module.__dict__)  # noqa: S102  # what --plugin asks for
+        exec(compile(plugin.source, plugin.name, "exec"), module.__dict__)  # noqa: S102  # the purpose of --plugin
     except BaseException as error:
         _forget(plugin)
         if isinstance(error, PluginError):
@@ -147,14 +161,14 @@ def load_source(plugin: Plugin) -> Plugin:
             raise PluginError(f"--plugin {plugin.name}: {text}") from error
         if not isinstance(error, Exception):
             raise
-        text = " ".join(str(error).split())  # one line, whatever it raises
-        raise PluginError(f"--plugin {plugin.name}: {_place(error, plugin)}{type(error).__name__}: {text}") from error
+        text = " ".join(str(error).split())  # messages must be one line
+        raise PluginError(f"--plugin {plugin.name}: {_line(error, plugin)}{type(error).__name__}: {text}") from error
     finally:
         _loading.pop()
     if _entries() == before:
         _forget(plugin)
         raise PluginError(
-            f"--plugin {plugin.name}: registers nothing (expected @mifsim.register(GROUP, NAME) with a group of "
+            f"--plugin {plugin.name}: registers nothing (expected @mifsim.register(GROUP, NAME), GROUP one of "
             f"{', '.join(GROUPS)})"
         )
     _loaded[plugin.digest] = plugin
@@ -171,7 +185,8 @@ def _forget(plugin: Plugin) -> None:
         registry(group).forget(plugin.name)
 
 
-def _place(error: Exception, plugin: Plugin) -> str:
+def _line(error: Exception, plugin: Plugin) -> str:
+    """Return ``"line N: "``, the last line of the plug-in in the traceback, or an empty string."""
     if isinstance(error, SyntaxError) and error.filename == plugin.name:
         return f"line {error.lineno}: "
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == plugin.name]
@@ -179,7 +194,7 @@ def _place(error: Exception, plugin: Plugin) -> str:
 
 
 def source_of_entry(entry: Any) -> bytes:
-    """Return the source of the module that defines an entry: what follows from its code is cached under it."""
+    """Return the source of the module that defines an entry; it is part of the cache keys of results."""
     for plugin in _loaded.values():
         if plugin.module == getattr(entry, "__module__", None):
             return plugin.source
@@ -187,13 +202,20 @@ def source_of_entry(entry: Any) -> bytes:
 
 
 def unload_plugins() -> None:
-    """Forget all plug-ins of this process; for tests."""
+    """Unregister all plug-ins of this process (for tests)."""
     for plugin in list(_loaded.values()):
         _forget(plugin)
     _loaded.clear()
 
 
 def restore(plugins: tuple[Plugin, ...], make: Callable[..., Any], *arguments: Any) -> Any:
-    """Load plug-ins, then make an object that needs their classes: how such objects cross to other processes."""
+    """Load plug-ins, then create an object that needs their classes; used to unpickle such objects.
+
+    Parameters
+    ----------
+    plugins : tuple of Plugin
+    make : callable
+        Called with `arguments` after the plug-ins are loaded.
+    """
     load_all(plugins)
     return make(*arguments)

@@ -1,4 +1,4 @@
-"""Progress with an ETA: on a terminal a live bar, elsewhere a log line now and then."""
+"""Progress with an estimated time left: a live bar on a terminal, periodic log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
 console = Console(stderr=True)
-"""Where progress and log lines go; standard output is for results."""
+"""Console for progress and log lines, on standard error; standard output is for results."""
 
 logger = logging.getLogger(__name__)
 
 LINE_SECONDS = 5.0
-"""Between two lines where there is no terminal."""
+"""Minimum time between two log lines, in seconds."""
 
-LEAST_SHARE, LEAST_SECONDS = 0.005, 60.0
-"""Of the work, or since the start, before an ETA is shown: a run begins with what is not repeated."""
+ETA_MIN_SHARE, ETA_MIN_SECONDS = 0.005, 60.0
+"""An ETA is shown after this share of the work or this time: the start of a run is slower than the rest of it."""
 
 
 class Bar:
-    """One piece of work whose size is known.
+    """A progress display for work of known size (context manager).
 
     Parameters
     ----------
     title : str
+        Text in front of the bar.
     total : int
-        In units of the work.
+        Number of units.
     unit : str
-        What is counted.
+        Name of the units, such as ``"sessions"``.
     work : float or None
-        The same in a measure that time goes by, where units differ in size; None: the units themselves.
+        Total work, in a measure to which the time is proportional, if units differ in size; None: `total`.
 
     Examples
     --------
@@ -72,18 +73,18 @@ class Bar:
             self._log_line()
 
     def update(self, done: int, note: str = "", work: float | None = None, before: float = 0.0) -> None:
-        """Say how much is done now.
+        """Update the display.
 
         Parameters
         ----------
         done : int
-            Units, those done before this bar started included.
+            Number of units done, including those done before this bar started.
         note : str
-            Shown behind it.
+            Text to show after the numbers.
         work : float or None
-            Work done since the bar started; None: `done`.
+            Work done since this bar started; None: `done`.
         before : float
-            Work done before it started (by a run that is resumed).
+            Work done before this bar started, by the run that is resumed.
         """
         self._done, self._note = done, note
         self._worked, self._before = float(done if work is None else work), before
@@ -101,15 +102,15 @@ class Bar:
         logger.info("%s: %s", self._title, self._text())
 
     def eta(self) -> str:
-        """Return the time left at the pace so far; "unknown" before there is one to speak of."""
-        todo, elapsed = self._work - self._before, time.monotonic() - self._started
-        if not self._worked or (self._worked < LEAST_SHARE * todo and elapsed < LEAST_SECONDS):
+        """Return the time left at the average rate so far; ``"unknown"`` if too little work is done for an estimate."""
+        remaining, elapsed = self._work - self._before, time.monotonic() - self._started
+        if not self._worked or (self._worked < ETA_MIN_SHARE * remaining and elapsed < ETA_MIN_SECONDS):
             return "unknown"
-        return duration(elapsed * (todo - self._worked) / self._worked)
+        return duration(elapsed * (remaining - self._worked) / self._worked)
 
 
 def duration(seconds: float) -> str:
-    """Return a time span in words: 42 s, 3 min 5 s, 2 h 10 min."""
+    """Return a time span as text, such as ``42 s``, ``3 min 5 s`` or ``2 h 10 min``."""
     whole = round(max(0.0, seconds))
     if whole < 60:
         return f"{whole} s"
@@ -119,7 +120,7 @@ def duration(seconds: float) -> str:
 
 
 class ConsoleHandler(logging.Handler):
-    """Shows log records on the console as plain lines, above a live bar where there is one."""
+    """A logging handler that prints records on the console as plain lines, above a live bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
@@ -127,12 +128,12 @@ class ConsoleHandler(logging.Handler):
             text = self.format(record)
             shown = text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
             console.print(shown, highlight=False, soft_wrap=True, markup=False)
-        except Exception:  # as the standard handlers do: a log line must not end a run
+        except Exception:  # as in the standard handlers: a log line must not end a run
             self.handleError(record)
 
 
 def configure_logging() -> None:
-    """Show what the library logs on the console; the command line does this, a program that uses mifsim need not."""
+    """Print the log records of the project's packages on the console; called by the command line only."""
     for name in ("mifsim", "tuning", "reports", "cluster"):
         package = logging.getLogger(name)
         package.setLevel(logging.INFO)

@@ -1,8 +1,8 @@
-"""Names that a study may use, and what stands behind them: shipped, installed as entry points, or given by a plug-in.
+"""Registries: maps from the names that a study can use to classes and functions.
 
-A registry maps a name to ``"module:attribute"`` (imported when first asked for) or to an object that a plug-in
-registered. Entry points of the registry's group are looked up when a name is not known otherwise, or when all names
-are listed.
+Entries are shipped with the package, installed as entry points, or registered by a plug-in. A registry maps a name to
+``"module:attribute"``, which is imported on first use, or to an object. The entry points of its group are read when an
+unknown name is looked up, or when all names are listed.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from typing import Any
 from mifsim.errors import PluginError, UserError
 
 GROUPS = ("attacks", "users", "evasions", "detectors", "datasets", "victims")
-"""What can be added from outside; the entry-point group of each is ``mifsim.<name>``."""
+"""Groups that can be extended; the entry-point group of each is ``mifsim.<group>``."""
 
 _REGISTRIES: dict[str, Registry] = {}
 
 
 class Registry:
-    """The names of one kind of thing.
+    """The entries of one group by name.
 
     Parameters
     ----------
     group : str
         One of `GROUPS`.
     noun : str
-        What one entry is called in messages, such as ``"attack"``.
+        Name of one entry in messages, such as ``"attack"``.
     shipped : mapping of str to object
-        Name to ``"module:attribute"``, or to the entry itself.
+        The shipped entries: name to ``"module:attribute"``, or to the object itself.
     base : str or None
-        ``"module:class"`` that every entry must derive from; None: an entry is any callable.
+        ``"module:class"`` that every entry must derive from; None: any callable is accepted.
     check : callable, optional
-        Says what is wrong with an entry of that base (an empty string: nothing).
+        Takes a name and an entry of that base; returns the problem as text, or an empty string if it is valid.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class Registry:
     ) -> None:
         assert group in GROUPS, f"{group!r} is not one of {GROUPS}"
         self.group, self.noun = group, noun
-        self._places: dict[str, str] = {name: place for name, place in shipped.items() if isinstance(place, str)}
-        self._loaded: dict[str, Any] = {name: entry for name, entry in shipped.items() if name not in self._places}
+        self._paths: dict[str, str] = {name: path for name, path in shipped.items() if isinstance(path, str)}
+        self._loaded: dict[str, Any] = {name: entry for name, entry in shipped.items() if name not in self._paths}
         self._origin: dict[str, str] = {}
         self._base = base
         self._check = check
@@ -58,36 +58,36 @@ class Registry:
         _REGISTRIES[group] = self
 
     def __contains__(self, name: object) -> bool:
-        if name in self._places or name in self._loaded:
+        if name in self._paths or name in self._loaded:
             return True
         self._find_entry_points()
-        return name in self._places
+        return name in self._paths
 
     def __iter__(self) -> Iterator[str]:
-        """Yield all names: shipped ones first, then plug-ins in the order in which they were registered."""
+        """Yield all names: shipped entries first, then plug-ins in registration order."""
         self._find_entry_points()
-        yield from dict.fromkeys([*self._places, *self._loaded])
+        yield from dict.fromkeys([*self._paths, *self._loaded])
 
     def load(self, name: str) -> Any:
-        """Return what stands behind a name.
+        """Return the entry of a name, imported if necessary.
 
         Raises
         ------
         UserError
-            There is no such name; the message names the nearest one and all known.
+            If the name is not registered; the message lists the registered names and the closest match.
         PluginError
-            An entry point cannot be imported, or is not what the group takes.
+            If an entry point cannot be imported, or the group does not accept it.
         """
         if name not in self:
             near = difflib.get_close_matches(str(name), list(self), 1, 0.5)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"no {self.noun} is called {name!r}{hint} (known: {', '.join(self)})")
+            raise UserError(f"no {self.noun} is called {name!r}{hint} (accepted: {', '.join(self)})")
         if name not in self._loaded:
-            module, _, attribute = self._places[name].partition(":")
+            module, _, attribute = self._paths[name].partition(":")
             try:
                 found = getattr(importlib.import_module(module), attribute)
             except Exception as error:
-                if name not in self._origin:  # shipped: a defect of ours, to be seen as one
+                if name not in self._origin:  # shipped with mifsim: a bug, so keep the traceback
                     raise
                 raise PluginError(f"{self._origin[name]}: {type(error).__name__}: {error}") from error
             if name in self._origin:
@@ -101,52 +101,52 @@ class Registry:
         Parameters
         ----------
         name : str
-            As a study will call it.
+            The name that a study uses.
         entry : object
             A class that derives from the group's base, or a callable.
         origin : str
-            Where it comes from, for messages: a plug-in's file.
+            The source of the entry, for messages: the plug-in's file name.
 
         Raises
         ------
         PluginError
-            The name is taken, or the entry is not what the group takes.
+            If the name is empty or already registered, or the group does not accept the entry.
         """
         if not isinstance(name, str) or not name:
             raise PluginError(f"{origin}: {self.group}: {name!r} is not a name (expected a non-empty string)")
         if name in self:
             owner = self._origin.get(name, "mifsim itself")
-            raise PluginError(f"{origin}: {self.noun} {name!r} is registered already, by {owner}")
+            raise PluginError(f"{origin}: {self.noun} {name!r} is already registered by {owner}")
         self._validate(name, entry, origin)
         self._loaded[name] = entry
         self._origin[name] = origin
 
     def forget(self, origin: str) -> None:
-        """Remove all entries of one origin."""
-        for name in [name for name, place in self._origin.items() if place == origin]:
+        """Remove all entries of an origin."""
+        for name in [name for name, source in self._origin.items() if source == origin]:
             self._loaded.pop(name, None)
-            self._places.pop(name, None)
+            self._paths.pop(name, None)
             del self._origin[name]
 
     def name_of(self, entry: Any) -> str:
-        """Return the name under which an entry is known.
+        """Return the name under which an entry is registered.
 
         Raises
         ------
         KeyError
-            It is not registered.
+            If it is not registered.
         """
         for name, loaded in self._loaded.items():
             if loaded is entry:
                 return name
-        place = f"{getattr(entry, '__module__', '')}:{getattr(entry, '__qualname__', '')}"
-        for name, known in self._places.items():
-            if known == place:
+        path = f"{getattr(entry, '__module__', '')}:{getattr(entry, '__qualname__', '')}"
+        for name, known in self._paths.items():
+            if known == path:
                 return name
-        raise KeyError(f"{place} is not a registered {self.noun}")
+        raise KeyError(f"{path} is not a registered {self.noun}")
 
     def origin_of(self, name: str) -> str | None:
-        """Return where a name comes from; None for what ships with mifsim."""
+        """Return the origin of an entry; None for entries shipped with mifsim."""
         return self._origin.get(name)
 
     def _find_entry_points(self) -> None:
@@ -155,10 +155,10 @@ class Registry:
         self._found_entry_points = True
         for point in metadata.entry_points(group=f"mifsim.{self.group}"):
             origin = f"entry point {point.name!r} of {point.dist.name if point.dist else 'an installed package'}"
-            if point.name in self._places or point.name in self._loaded:
+            if point.name in self._paths or point.name in self._loaded:
                 owner = self._origin.get(point.name, "mifsim itself")
-                raise PluginError(f"{origin}: {self.noun} {point.name!r} is registered already, by {owner}")
-            self._places[point.name] = point.value
+                raise PluginError(f"{origin}: {self.noun} {point.name!r} is already registered by {owner}")
+            self._paths[point.name] = point.value
             self._origin[point.name] = origin
 
     def _validate(self, name: str, entry: Any, origin: str) -> None:
@@ -172,7 +172,7 @@ class Registry:
             if not inspect.isclass(entry) or not issubclass(entry, base):
                 raise PluginError(f"{where}: {entry!r} does not derive from {attribute} ({module})")
             if missing := sorted(getattr(entry, "__abstractmethods__", ())):
-                raise PluginError(f"{where}: {entry.__name__} lacks {', '.join(missing)}")
+                raise PluginError(f"{where}: {entry.__name__} does not implement {', '.join(missing)}")
         if problem := self._check(name, entry):
             raise PluginError(f"{where}: {problem}")
 
@@ -183,12 +183,12 @@ def registry(group: str) -> Registry:
     Raises
     ------
     PluginError
-        There is no such group.
+        If the group does not exist; the message lists the groups and the closest match.
     """
     if group not in GROUPS:
         near = difflib.get_close_matches(str(group), GROUPS, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise PluginError(f"{group!r} is not a group of plug-ins{hint} (known: {', '.join(GROUPS)})")
+        raise PluginError(f"{group!r} is not a group of plug-ins{hint} (accepted: {', '.join(GROUPS)})")
     if group not in _REGISTRIES:
         importlib.import_module(_MODULES[group])
     return _REGISTRIES[group]
@@ -202,4 +202,4 @@ _MODULES = {
     "datasets": "mifsim.data",
     "victims": "mifsim.victims.config",
 }
-"""The module whose import makes each registry."""
+"""The module whose import creates the registry of each group."""

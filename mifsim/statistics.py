@@ -1,6 +1,6 @@
-"""The few statistics that every table here needs, exact where an exact form exists.
+"""Statistics that the search and the reports share; exact methods where they exist.
 
-The session is the unit of all of them: queries inside one session are not independent.
+The unit of observation is the session, because the queries of one session are not independent.
 """
 
 from __future__ import annotations
@@ -17,23 +17,29 @@ from scipy import special
 
 Floats = npt.NDArray[np.float64]
 
-_MOST_SESSIONS = 10_000_000
+_MAX_SESSIONS = 10_000_000
+"""Maximum number of sessions that `sessions_needed` considers at a constant rate."""
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact (Clopper-Pearson) two-sided interval for a proportion.
+    """Return the exact (Clopper-Pearson) two-sided confidence interval for a proportion.
 
     Parameters
     ----------
     successes, trials : int
-        With ``0 <= successes <= trials``. Without trials nothing is known: (0, 1).
+        With ``0 <= successes <= trials``. With 0 trials the interval is (0, 1).
     confidence : float
-        In (0, 1).
+        Confidence level, in (0, 1).
 
     Returns
     -------
     tuple of float
-        Lower and upper end.
+        Lower and upper bound, in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
 
     References
     ----------
@@ -55,17 +61,18 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tu
 
 @dataclass(frozen=True)
 class Survival:
-    """A Kaplan-Meier estimate of the chance that a session is still open.
+    """A Kaplan-Meier estimate of the probability that a session is still open, by number of queries.
 
     Attributes
     ----------
     queries : ndarray of shape (n,)
-        Numbers of queries at which a session ended (blocked or censored), ascending; 0 first.
+        Numbers of queries at which a session ended (blocked or censored), ascending; the first is 0.
     open : ndarray of shape (n,)
-        The share still open after that query: the curve is flat from one entry to the next.
+        The share still open after that query; the curve is constant between entries.
     low, high : ndarray of shape (n,)
-        Pointwise band (log-log transform, as R's survfit with ``conf.type="log-log"``). That transform is
-        undefined where all or none are open; there the band has the exact binomial end for those at risk.
+        Pointwise confidence band (log-log transform, as in R's survfit with ``conf.type="log-log"``). The transform is
+        undefined where all sessions or none are open; the band there is the exact binomial bound for the sessions at
+        risk.
     """
 
     queries: Floats
@@ -75,14 +82,15 @@ class Survival:
 
     @property
     def median(self) -> float | None:
-        """First query after which at most half are open, None where that never comes."""
-        below = np.flatnonzero(self.open <= 0.5 + 1e-12)  # the curve is a product, half of it may be off by a rounding
+        """The first query after which at most half of the sessions are open; None if more than half stay open."""
+        below = np.flatnonzero(self.open <= 0.5 + 1e-12)  # tolerance for rounding errors of the product
         return float(self.queries[below[0]]) if below.size else None
 
     def restricted_mean(self, limit: float) -> float:
-        """Mean queries to block, each counted as `limit` at most: the area under the curve up to `limit`.
+        """Return the restricted mean of the queries to block: the area under the curve up to `limit`.
 
-        Where observation ended before `limit` for all, the last share still open is taken to stay so.
+        Each session counts as at most `limit` queries. If observation ended before `limit`, the last value of the curve
+        is extended to `limit`.
         """
         inside = self.queries < limit
         edges = np.append(self.queries[inside], limit)
@@ -90,21 +98,26 @@ class Survival:
 
 
 def kaplan_meier(queries: npt.ArrayLike, blocked: npt.ArrayLike, confidence: float = 0.95) -> Survival:
-    """Kaplan-Meier estimate for queries to block.
+    """Return the Kaplan-Meier estimate of queries to block.
 
     Parameters
     ----------
     queries : array_like of shape (n,)
-        Queries until the block, or until observation ended; at least 0.
+        Number of queries until the block, or until observation ended; at least 0.
     blocked : array_like of bool, shape (n,)
-        False where observation ended first (right-censored). A session censored at the query at which another
-        is blocked counts as at risk there.
+        False if observation ended before a block (right-censored). A session censored at a query at which another one
+        is blocked counts as at risk at that query.
     confidence : float
-        Of the pointwise band, in (0, 1).
+        Confidence level of the pointwise band, in (0, 1).
 
     Returns
     -------
     Survival
+
+    Raises
+    ------
+    ValueError
+        If there is no session, the shapes differ, or a value is out of range.
 
     References
     ----------
@@ -119,14 +132,14 @@ def kaplan_meier(queries: npt.ArrayLike, blocked: npt.ArrayLike, confidence: flo
     >>> curve.median, curve.restricted_mean(10)
     (6.0, 7.5)
     """
-    from scipy import stats  # takes longer to load than the rest of what this module needs
+    from scipy import stats  # imported here because it is slow to import
 
     times = np.asarray(queries, dtype=np.float64)
     events = np.asarray(blocked, dtype=bool)
     if times.shape != events.shape or times.ndim != 1:
-        raise ValueError(f"queries and blocked must be one-dimensional and alike, got {times.shape} and {events.shape}")
+        raise ValueError(f"queries and blocked must be 1-D and of equal length, got {times.shape} and {events.shape}")
     if times.size == 0:
-        raise ValueError("no session: a survival curve needs at least one")
+        raise ValueError("no sessions: a survival curve needs at least one")
     if not (np.isfinite(times) & (times >= 0)).all():
         raise ValueError("queries must be finite and at least 0")
     tail = _tail(confidence)
@@ -139,10 +152,10 @@ def kaplan_meier(queries: npt.ArrayLike, blocked: npt.ArrayLike, confidence: flo
         columns = [np.insert(column, 0, first) for column, first in zip(columns, (0, 1, 1, 1), strict=True)]
     steps, open_, low, high = columns
     at_risk = times.size - np.searchsorted(np.sort(times), steps)
-    # None blocked yet: at worst what as many successes in as many trials leave possible.
-    everyone = open_ == 1
-    low[everyone], high[everyone] = tail ** (1 / at_risk[everyone]), 1.0
-    # All blocked: the band stays where it was; where it never was, all fell at one query.
+    # No session blocked yet: the exact binomial lower bound for n successes in n trials.
+    all_open = open_ == 1
+    low[all_open], high[all_open] = tail ** (1 / at_risk[all_open]), 1.0
+    # All sessions blocked: the upper bound must not increase. It has no earlier value if one query blocked all.
     if open_[-1] == 0:
         before = high[-2] if high.size > 1 else 1.0
         low[-1], high[-1] = 0.0, min(before, 1 - tail ** (1 / at_risk[-1]))
@@ -156,15 +169,15 @@ def _tail(confidence: float) -> float:
 
 
 class SessionsNeeded(NamedTuple):
-    """How many sessions of a workload would certify a setting.
+    """Number of sessions of a workload that would certify a configuration.
 
     Attributes
     ----------
     same_count : int
-        If no more of them were blocked than were.
+        If the number of blocked sessions stayed the same.
     same_rate : int or None
-        If the share of blocked ones stayed what it was; None where that is at the limit or above, or so close
-        to it that ten million sessions could not tell.
+        If the share of blocked sessions stayed the same; None if that share is not below the limit, or so close to it
+        that ten million sessions would not suffice.
     """
 
     same_count: int
@@ -172,14 +185,25 @@ class SessionsNeeded(NamedTuple):
 
 
 def sessions_needed(blocked: int, sessions: int, limit: float, delta: float) -> SessionsNeeded:
-    """Return with how many sessions, in all, a workload would pass at level `delta`.
+    """Return the total number of sessions with which a workload would pass the binomial test at level `delta`.
 
     Parameters
     ----------
     blocked, sessions : int
-        What was seen: ``0 <= blocked <= sessions``.
-    limit, delta : float
-        Both in (0, 1).
+        Observed numbers, with ``0 <= blocked <= sessions``.
+    limit : float
+        Limit on the false-positive rate, in (0, 1).
+    delta : float
+        Significance level, in (0, 1).
+
+    Returns
+    -------
+    SessionsNeeded
+
+    Raises
+    ------
+    ValueError
+        If `blocked` or `sessions` is out of range.
 
     Examples
     --------
@@ -192,7 +216,7 @@ def sessions_needed(blocked: int, sessions: int, limit: float, delta: float) -> 
         raise ValueError(f"need 0 <= blocked <= sessions, got {blocked} of {sessions}")
 
     def least(count: int, among: range) -> int:
-        # The binomial tail as a beta integral: scipy's own takes no more than 2**31 trials.
+        # The binomial tail as a beta integral: scipy's binomial functions accept at most 2**31 trials.
         def passes(n: int) -> bool:
             return bool(special.betaincc(count + 1, n - count, limit) <= delta)
 
@@ -201,10 +225,10 @@ def sessions_needed(blocked: int, sessions: int, limit: float, delta: float) -> 
     same_count = least(blocked, range(blocked, 2**40))
     if blocked == 0:
         return SessionsNeeded(same_count, same_count)
-    # At the same rate, rounded up, c are blocked of more than (c - 1) * sessions / blocked and at most
-    # c * sessions / blocked sessions. Look for the first c that passes with the most it may have.
+    # At the same rate, rounded up, c sessions are blocked of more than (c - 1) * sessions / blocked and at most
+    # c * sessions / blocked sessions. Find the first c that passes with the largest of these numbers.
     count = 1
-    while blocked < limit * sessions and count * sessions // blocked <= _MOST_SESSIONS:
+    while blocked < limit * sessions and count * sessions // blocked <= _MAX_SESSIONS:
         counts = np.arange(count, 2 * count)
         passed = special.bdtr(counts, counts * sessions // blocked, limit) <= delta
         if passed.any():
@@ -216,17 +240,18 @@ def sessions_needed(blocked: int, sessions: int, limit: float, delta: float) -> 
 
 
 def queries_until_stopped(sessions: Sequence[tuple[str, int]], budget: int) -> int | None:
-    """Return after how many queries, over all its sessions, a client was stopped; None where it never was.
+    """Return the number of queries, over all its sessions, after which a client was stopped; None if it was not.
 
-    A client that was refused and opened another session was not stopped by that: only when it gave up, in its last
-    session. Nor was one whose budget ended with a refusal: it was through anyway.
+    A client is stopped if its last session was blocked and it then gave up. A client that opens another session after a
+    refusal is not stopped by that refusal. A client with several sessions that has spent its budget is not stopped
+    either, even if its last query was refused.
 
     Parameters
     ----------
     sessions : sequence of (outcome, queries)
-        Of one client under one filter, in the order in which they were opened; at least one.
+        The sessions of one client under one filter, in the order in which they were opened; at least one.
     budget : int
-        Queries that the client had in all.
+        Query budget of the client over all its sessions.
 
     Examples
     --------

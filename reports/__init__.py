@@ -1,1 +1,1 @@
-"""What a run found, from its Parquet files alone: tables, figures, the page."""
+"""Tables, figures and the report page of a run, made from the files of its run folder alone."""

@@ -1,4 +1,4 @@
-"""The benchmark of attacks: which of them, undefended, reconstruct more than their auxiliary images show already."""
+"""Attack benchmark: which undefended attacks reconstruct more than the zero-query baselines do."""
 
 from __future__ import annotations
 
@@ -22,44 +22,50 @@ from reports.tables import benchmark_table as read_benchmark
 from reports.wording import missing, percent
 
 LEVEL = 0.01
-"""Of both tests that an attack must pass to be said to work."""
+"""Significance level of each of the two one-sided tests in `benchmark`."""
 
 _BASELINES = {"prior": "auxiliary images (no query)", "random": "noise images (no query)"}
 
 
 def benchmark(run: Folder, needs: Mapping[str, str]) -> pd.DataFrame:
-    """Return one row a population of attackers where nothing filters, then the floors.
+    """Return one row per undefended attack population, followed by one row per zero-query baseline.
 
-    An attack works where its reconstructions beat the zero-query prior, auxiliary images drawn regardless of class,
-    twice: the evaluator takes more of them for their target (Fisher's exact test against the prior's hits, which are
-    scored for every class), and more than half are closer to a private image of their class, in the evaluator's
-    features, than the prior's median for that class is (exact sign test; a tie counts against). Both one-sided, at
-    `LEVEL`. Attackers that end with the same reconstruction of a class are one to the tests.
+    The prior is the baseline of auxiliary images, drawn regardless of their class. An attack works if its
+    reconstructions are better than the prior in both of two one-sided tests at `LEVEL`:
+
+    * Evaluator hits: the evaluator classifies more of them as their target class (Fisher's exact test against the
+      hits of the prior, which is scored for every class).
+    * Feature distance: more than half of them are closer to a private image of their class than the prior's median
+      distance for that class (exact sign test; a tie counts against the attack).
+
+    The tests count identical reconstructions of the same class once.
 
     Parameters
     ----------
     run : Path or RemotePath
+        The run folder.
     needs : mapping of str to str
-        What each kind of attack needs back.
+        Model output that each attack needs, by the name of the attack.
 
     Returns
     -------
     DataFrame
-        The columns are those of ``attack_benchmark``.
+        The columns of the table ``attack_benchmark``.
 
     Raises
     ------
     RunError
-        Where the run scored nothing, or has no filter that filters nothing.
+        If the run has no leakage scores, or no attacker under a filter of kind ``none``.
     """
     scores = leakage(run)
     if scores is None:
-        raise RunError(f"{run}: nothing was scored (its study has leakage.enabled = false, or no attacks)")
-    bare = undefended(run)
+        raise RunError(
+            f"{run}: no leakage scores; expected a run whose study has leakage.enabled = true and at least one attack"
+        )
     rows = attackers(sessions(run))
-    rows = rows[rows["filter"].isin(bare) & (rows["outcome"] != "failed")]
+    rows = rows[rows["filter"].isin(undefended(run)) & (rows["outcome"] != "failed")]
     if rows.empty:
-        raise RunError(f"{run}: has no attacker behind a filter with none = true")
+        raise RunError(f'{run}: no undefended attacker; expected a filter with kind = "none" and at least one attack')
     baselines = scores[scores["kind"] != "attack"]
     prior = baselines[baselines["kind"] == "prior"]
     leaked = scores[(scores["kind"] == "attack") & scores["last"]]
@@ -81,10 +87,9 @@ def _row(name: str, group: pd.DataFrame, prior: pd.DataFrame, needs: Mapping[str
     count = len(distinct)
     hits = int(distinct["evaluator_hit"].astype(bool).sum())
     closer = int((distinct["feature_distance"].to_numpy() < medians.reindex(distinct["target"]).to_numpy()).sum())
-    lucky = int(same_classes["evaluator_hit"].astype(bool).sum())
-    hit_p = float(
-        stats.fisher_exact([[hits, count - hits], [lucky, len(same_classes) - lucky]], alternative="greater").pvalue
-    )
+    prior_hits = int(same_classes["evaluator_hit"].astype(bool).sum())
+    contingency = [[hits, count - hits], [prior_hits, len(same_classes) - prior_hits]]
+    hit_p = float(stats.fisher_exact(contingency, alternative="greater").pvalue)
     distance_p = float(stats.binomtest(closer, count, 0.5, alternative="greater").pvalue)
     low, high = clopper_pearson(hits, count)
     return {
@@ -105,14 +110,14 @@ def _row(name: str, group: pd.DataFrame, prior: pd.DataFrame, needs: Mapping[str
 
 
 def _baseline(kind: str, group: pd.DataFrame) -> dict[str, Any]:
-    nothing = ("attack", "needs", "low", "high", "closer", "hit_p_value", "distance_p_value", "works")
+    not_applicable = ("attack", "needs", "low", "high", "closer", "hit_p_value", "distance_p_value", "works")
     return {
         "population": _BASELINES[kind],
         "attackers": len(group),
         "reconstructions": len(group),
         "answered_queries": 0.0,
         **_scores(group),
-        **dict.fromkeys(nothing),
+        **dict.fromkeys(not_applicable),
     }
 
 
@@ -127,7 +132,7 @@ def _scores(group: pd.DataFrame) -> dict[str, Any]:
 
 
 def write_benchmark(run: Folder, needs: Mapping[str, str]) -> None:
-    """Write ``attack_benchmark.parquet`` into the run folder; see `benchmark`."""
+    """Compute `benchmark` and write it to ``attack_benchmark.parquet`` in the run folder."""
     known = facts(run)
     metadata = {
         "run_id": str(known.get("run_id", "")),
@@ -141,22 +146,28 @@ def write_benchmark(run: Folder, needs: Mapping[str, str]) -> None:
 
 
 def print_benchmark(run: Folder, console: Console | None = None) -> None:
-    """Print ``attack_benchmark.parquet``: the attacks, then the floors, and what "works" means."""
+    """Print ``attack_benchmark.parquet``: attacks, zero-query baselines, and an explanation of the columns.
+
+    Raises
+    ------
+    RunError
+        If the run folder does not contain the file.
+    """
     frame = read_benchmark(run)
     if frame is None:
-        raise RunError(f"{run}: has no attack_benchmark.parquet")
+        raise RunError(f"{run / 'attack_benchmark.parquet'}: file not found; expected a run that measured its attacks")
     out = console or Console(width=None if sys.stdout.isatty() else 140)
-    table = Table(title="Attacks, undefended", title_justify="left")
+    table = Table(title="Undefended attacks", title_justify="left")
     for title in ("attack", "needs"):
         table.add_column(title)
-    for title in ("queries", "evaluator's hits", "95% interval", "confidence", "distance", "closer", "works"):
+    for title in ("queries", "evaluator hits", "95% interval", "confidence", "distance", "closer", "works"):
         table.add_column(title, justify="right")
-    before = None
+    previous_is_baseline = None
     for row in frame.to_dict("records"):
         baseline = missing(row["attack"])
-        if baseline and before is False:
+        if baseline and previous_is_baseline is False:
             table.add_section()
-        before = baseline
+        previous_is_baseline = baseline
         table.add_row(
             str(row["population"]),
             "" if missing(row["needs"]) else str(row["needs"]),
@@ -170,10 +181,13 @@ def print_benchmark(run: Folder, console: Console | None = None) -> None:
         )
     out.print(table)
     out.print(
-        "queries: median answered. distance: to the nearest private image of the class, in the evaluator's features, "
-        "median; closer: than the median auxiliary image for that class. works: more hits than the auxiliary images "
-        f"(Fisher's exact test) and closer more often than not (exact sign test), each one-sided at {LEVEL:.0%}, over "
-        "reconstructions that differ, given this victim and this evaluator.",
+        "needs: model output that the attack needs. queries: median number of answered queries per attacker. "
+        "evaluator hits: reconstructions that the evaluator classifies as their target. confidence: mean confidence "
+        "of the evaluator in the target. distance: median distance to the nearest private image of the target class, "
+        "in the evaluator's feature space. closer: reconstructions with a smaller distance than the median auxiliary "
+        "image of that class. works: more hits than the auxiliary images (Fisher's exact test) and more than half "
+        f"closer (exact sign test), each one-sided at level {LEVEL:.0%}. Identical reconstructions count once. The "
+        "result is valid for this victim and this evaluator.",
         highlight=False,
     )
-    out.print(f"the table is in {run / 'attack_benchmark.parquet'}", highlight=False)
+    out.print(f"Table: {run / 'attack_benchmark.parquet'}", highlight=False)

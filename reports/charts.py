@@ -1,4 +1,4 @@
-"""The charts of a page, from a run's tables."""
+"""Charts of the report page, made from the tables of a run."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from reports.tables import attackers, survival_of, trial_table, user_table
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure on the page.
+    """A figure with its title and note.
 
     Attributes
     ----------
     name : str
-        Unique on the page.
+        HTML id, unique on the page.
     title : str
+        Title above the figure.
     figure : dict
-        See `reports.figures`.
+        Plotly figure; see `reports.figures`.
     note : str
-        What the reader could not see in it.
+        Text below the figure, for facts that the figure does not show; may be empty.
     """
 
     name: str
@@ -39,28 +40,28 @@ class Chart:
 
     @property
     def json(self) -> Markup:
-        """The figure for a script element: nothing in it can end that element."""
+        """The figure as JSON, escaped so that it cannot close the script element that contains it."""
         text = json.dumps(self.figure, allow_nan=False, separators=(",", ":"))
         return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704
 
     @property
     def height(self) -> int:
-        """In pixels."""
+        """Height of the figure, in pixels."""
         return int(self.figure["layout"]["height"])
 
 
 def pareto_chart(
     run: Folder, pareto: pd.DataFrame | None, limits: Mapping[str, float], look: Mapping[str, Style]
 ) -> Chart | None:
-    """Return the configurations of a calibration, speed against false positives; None where there are none."""
+    """Return the chart of false-positive rate and queries to block; None if the run has no Pareto front."""
     if pareto is None or pareto.empty:
         return None
     figure = pareto_figure(pareto, trial_table(run), max(limits.values(), default=None), look)
-    return Chart("pareto", "Detection speed against false positives", figure)
+    return Chart("pareto", "Trade-off between detection speed and false positives", figure)
 
 
 def survival_charts(rows: pd.DataFrame, filters: Sequence[str], look: Mapping[str, Style]) -> list[Chart]:
-    """Return, for each attack, how long its attackers last under each filter."""
+    """Return one chart per attack: survival curves of its attackers, one curve per filter."""
     attacks = attackers(rows)
     charts = []
     for place, attack in enumerate(attacks["population"].unique()):
@@ -77,7 +78,7 @@ def survival_charts(rows: pd.DataFrame, filters: Sequence[str], look: Mapping[st
 def false_positive_chart(
     run: Folder, unfiltered: Sequence[str], look: Mapping[str, Style], limits: Mapping[str, float]
 ) -> Chart | None:
-    """Return the share of honest sessions blocked, by workload and filter; None without users."""
+    """Return the chart of false-positive rates by workload and filter; None if there are no honest users."""
     users = user_table(run)
     if users.empty:
         return None
@@ -86,32 +87,33 @@ def false_positive_chart(
     )
     if users.empty:
         return None
-    return Chart("false-positives", "Honest sessions blocked", false_positive_figure(users, look, limits))
+    return Chart("false-positives", "False-positive rates", false_positive_figure(users, look, limits))
 
 
 def progress_charts(
     run: Folder, rows: pd.DataFrame, pareto: pd.DataFrame | None, limits: Mapping[str, float], region: float
 ) -> list[Chart]:
-    """Return the progress of the search, trial by trial; none where nothing was searched."""
+    """Return the charts of the search's progress, trial by trial; an empty list if the run has no trials."""
     trials = trial_table(run)
     if trials is None or trials.empty:
         return []
     budget = float(rows.loc[rows["role"] == "attacker", "budget_queries"].max())
     progress = search_progress(trials, pareto, budget=budget, limit=min(limits.values(), default=None), region=region)
     steps = [float(number) for number in range(1, len(trials) + 1)]
-    best = progress_figure(steps, progress.best, "queries to block", share=False)
-    volumes, of = (
-        (progress.hypervolume, "the region") if progress.found is None else (progress.found, "the reference front")
-    )
+    best = progress_figure(steps, progress.best, "mean queries to block", share=False)
+    if progress.found is None:
+        volumes, reference = progress.hypervolume, "the objective region"
+    else:
+        volumes, reference = progress.found, "the hypervolume of the reference front"
     volume = progress_figure(steps, volumes, "hypervolume", share=True)
     return [
-        Chart("best", "Best configuration within the limit so far", best),
-        Chart("hypervolume", f"Hypervolume found, as a share of {of}", volume),
+        Chart("best", "Best configuration so far within the false-positive limit", best),
+        Chart("hypervolume", f"Hypervolume found, as a share of {reference}", volume),
     ]
 
 
 def limits(certification: pd.DataFrame | None) -> dict[str, float]:
-    """Return the limit of each workload, as it was certified against; empty where nothing was."""
+    """Return the false-positive limit of each workload in the certification; empty without a certification."""
     if certification is None:
         return {}
     pairs = certification.drop_duplicates("workload")

@@ -1,4 +1,4 @@
-"""Runs side by side, on the terminal and as CSV."""
+"""Comparison of several runs, on the terminal and as CSV."""
 
 from __future__ import annotations
 
@@ -22,33 +22,41 @@ from reports.tables import attack_table, facts, filter_table, user_table
 
 
 def compare_runs(runs: Sequence[Folder]) -> pd.DataFrame:
-    """Return what the filters of several runs did, one row a run, filter and population.
+    """Return the results of several runs, one row per run, filter and population.
+
+    A calibrated run is represented by its calibrated configuration. From other runs, undefended filters are left
+    out if there are any others.
+
+    Parameters
+    ----------
+    runs : sequence of Path or RemotePath
+        Different run folders.
 
     Returns
     -------
     DataFrame
-        Columns ``run``, ``study``, ``seed``, ``status``, ``filter``, ``kind``, ``config`` (JSON),
-        ``role``, ``population``, ``sessions``, ``blocked``, the false-positive rate and its exact interval
-        (``false_positive_rate``, ``low``, ``high``; null for attacks), queries to block and what the attacker held
-        as `reports.tables.attack_table` names them (null for users), and the versions ``mifsim``, ``ray``,
-        ``tensorflow``, ``numpy``.
+        Columns ``run``, ``study``, ``seed``, ``status``, ``filter``, ``kind``, ``config`` (JSON), ``role``,
+        ``population``, ``sessions``, ``blocked``; the false-positive rate in [0, 1] with its exact 95% interval
+        (``false_positive_rate``, ``low``, ``high``; null for attacks); queries to block and leakage scores, named
+        as in `reports.tables.attack_table` (null for users); the versions ``mifsim``, ``ray``, ``tensorflow``,
+        ``numpy``.
 
     Raises
     ------
     RunError
-        Where one is no run folder, or has no sessions; or two are called alike.
+        If a folder is not a run folder or contains no sessions, or if a folder is given twice.
     """
     names = _names(runs)
     return pd.concat([_rows(run, names[place]) for place, run in enumerate(runs)], ignore_index=True)
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV: beside its place, then renamed.
+    """Write a table as CSV, atomically.
 
     Raises
     ------
     RunError
-        Where it cannot be written.
+        If the file cannot be written.
     """
     try:
         with atomic_write(path) as temporary:
@@ -58,9 +66,9 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
 
 def print_comparison(table: pd.DataFrame, console: Console | None = None) -> None:
-    """Print a comparison: one column a run and filter, one line for each number."""
+    """Print the table of `compare_runs`: one column per run and filter, one line per quantity."""
     out = console or Console(width=None if sys.stdout.isatty() else 160)
-    shown = Table(title="Runs side by side", title_justify="left")
+    shown = Table(title="Comparison of runs", title_justify="left")
     shown.add_column("")
     columns = [(run, name) for run, name in table[["run", "filter"]].drop_duplicates().itertuples(index=False)]
     for run, name in columns:
@@ -76,7 +84,7 @@ def print_comparison(table: pd.DataFrame, console: Console | None = None) -> Non
         line(f"  {key}", [wording.value(found[key]) if key in found else wording.ABSENT for found in parameters])
     shown.add_section()
     line("worst workload", [_worst(group, "population") for group in groups])
-    line("  false positives", [_worst(group, "rate") for group in groups])
+    line("  false-positive rate", [_worst(group, "rate") for group in groups])
     line("  95% interval", [_worst(group, "interval") for group in groups])
     for attack in table.loc[table["role"] == "attacker", "population"].unique():
         shown.add_section()
@@ -107,11 +115,11 @@ def _reconstruction(key: str, digits: int) -> Any:
 
 _ATTACK_LINES = (
     ("blocked", _share),
-    ("queries to block, median", lambda row: wording.queries(row["median_queries_to_block"])),
-    ("queries to block, mean", _mean),
-    ("victim's confidence", _reconstruction("victim_confidence", 2)),
-    ("evaluator's confidence", _reconstruction("evaluator_confidence", 2)),
-    ("evaluator's hits", _reconstruction("evaluator_hit_share", 2)),
+    ("median queries to block", lambda row: wording.queries(row["median_queries_to_block"])),
+    ("mean queries to block", _mean),
+    ("victim confidence", _reconstruction("victim_confidence", 2)),
+    ("evaluator confidence", _reconstruction("evaluator_confidence", 2)),
+    ("evaluator hit rate", _reconstruction("evaluator_hit_share", 2)),
     ("feature distance", _reconstruction("feature_distance", 1)),
 )
 
@@ -129,10 +137,10 @@ def _worst(group: pd.DataFrame, what: str) -> str:
 
 
 def _names(runs: Sequence[Folder]) -> list[str]:
-    """Return what tells the runs apart: their folders' names, or their paths where two are called alike."""
+    """Return unique names of the runs: the folder names, or the full paths if two folder names are equal."""
     resolved = [run.resolve() for run in runs]
     if len(set(resolved)) < len(resolved):
-        raise RunError(f"compare: {', '.join(map(str, runs))}: a run is given twice (accepted: different run folders)")
+        raise RunError(f"compare: {', '.join(map(str, runs))}: a run is given twice; expected different run folders")
     names = [run.name for run in resolved]
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
@@ -141,9 +149,9 @@ def _rows(run: Folder, name: str) -> pd.DataFrame:
     known = facts(run)
     attacks = attack_table(run).rename(columns={"attack": "population"}).assign(role="attacker")
     users = user_table(run).rename(columns={"workload": "population"}).assign(role="user")
-    found = pd.concat([part for part in (attacks, users) if len(part)], ignore_index=True)
+    found = pd.concat([table for table in (attacks, users) if len(table)], ignore_index=True)
     found["filter"] = found["filter"].astype(str)
-    # Where a run calibrated, its own setting is what it is compared by; the others are the same in every run.
+    # The calibrated configuration is the result of a calibration; its other filters are usually in every run.
     if CALIBRATED in set(found["filter"]):
         found = found[found["filter"] == CALIBRATED]
     else:

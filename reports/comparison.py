@@ -1,4 +1,4 @@
-"""Filters beside each other, attack by attack: where the calibrated one is ahead, and where it is behind."""
+"""Comparison of the calibrated filter with the other filters, for each attack and workload."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Mark = Literal["ahead", "behind", "even", ""]
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of the table.
+    """A formatted number of the comparison table.
 
     Attributes
     ----------
     text : str
-        The number as it is shown.
+        The formatted number.
     mark : {"ahead", "behind", "even", ""}
-        Against the best of the other filters; empty where nothing is compared.
+        Result of the comparison with the best of the other filters; empty if the cell is not compared.
     note : str
-        What it was compared with.
+        Name and value of that filter; empty if the cell is not compared.
     """
 
     text: str
@@ -37,16 +37,26 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One filter's numbers against one attack, or one floor."""
+    """A row of the comparison table: the numbers of one filter, workload or zero-query baseline."""
 
     name: str
     cells: tuple[Cell, ...]
     kind: Literal["chosen", "filter", "undefended", "baseline"]
+    """The CSS class of the row."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """All filters against one attack, or on one workload."""
+    """Rows under a common heading: all filters for one attack, or all workloads.
+
+    Attributes
+    ----------
+    name : str
+        The heading; may be empty.
+    rows : tuple of Row
+    caveat : str
+        A limitation of the numbers, shown beside the heading; may be empty.
+    """
 
     name: str
     rows: tuple[Row, ...]
@@ -62,32 +72,56 @@ class _Column:
 
 
 _ATTACK_COLUMNS = (
-    _Column("blocked", "share", False, "sessions of the attack that the filter ended"),
-    _Column("queries to block, median", "median_queries_to_block", True, "Kaplan-Meier; a dash: not half are blocked"),
+    _Column("attackers blocked", "share", False, "attackers of this attack that the filter blocked"),
     _Column(
-        "mean",
+        "median queries to block",
+        "median_queries_to_block",
+        True,
+        "Kaplan-Meier estimate; a dash if fewer than half of the attackers were blocked",
+    ),
+    _Column(
+        "mean queries to block",
         "restricted_mean_queries",
         True,
-        "restricted mean: a session never blocked counts as its budget, and the true mean is above it",
+        "restricted mean: an attacker that was never blocked counts as its query budget, so the true mean is larger",
     ),
-    _Column("victim's confidence", "victim_confidence", True, "in the target, at the last answered query"),
-    _Column("evaluator's confidence", "evaluator_confidence", True, "the same by a model of another architecture"),
-    _Column("evaluator's hits", "evaluator_hit_share", True, "guesses that this model takes for the target"),
-    _Column("feature distance", "feature_distance", False, "to the nearest private image; greater: less was learned"),
+    _Column(
+        "victim confidence",
+        "victim_confidence",
+        True,
+        "mean confidence of the attacked model in the target class, at the last answered query",
+    ),
+    _Column(
+        "evaluator confidence",
+        "evaluator_confidence",
+        True,
+        "mean confidence of a second model of a different architecture in the target class of the reconstruction",
+    ),
+    _Column(
+        "evaluator hits",
+        "evaluator_hit_share",
+        True,
+        "reconstructions that the second model classifies as the target class",
+    ),
+    _Column(
+        "feature distance",
+        "feature_distance",
+        False,
+        "mean distance to the nearest private image in the second model's feature space; larger means less leakage",
+    ),
 )
 _RATE = _Column("blocked", "false_positive_rate", True, "")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table of groups and rows.
+    """The comparison table.
 
     Attributes
     ----------
-    columns : tuple of (title, help)
+    columns : tuple of (str, str)
+        Title and explanation of each column.
     groups : tuple of Group
-    tally : dict
-        How many cells have each mark.
     """
 
     columns: tuple[tuple[str, str], ...]
@@ -95,7 +129,7 @@ class Comparison:
 
     @property
     def tally(self) -> dict[Mark, int]:
-        """How many cells are ahead, behind and even."""
+        """Number of cells with each mark."""
         marks = [cell.mark for group in self.groups for row in group.rows for cell in row.cells]
         return {mark: marks.count(mark) for mark in ("ahead", "behind", "even")}
 
@@ -107,12 +141,12 @@ def undefended(run: Folder) -> list[str]:
 
 
 def in_order(names: Sequence[str], unfiltered: Sequence[str]) -> list[str]:
-    """Return filters as they are shown: the calibrated one first, the study's order, no filter last."""
+    """Return filter names in display order: calibrated first, then in study order, undefended last."""
     return sorted(names, key=lambda name: (name in unfiltered, name != CALIBRATED))
 
 
 def compare_attacks(run: Folder) -> Comparison:
-    """Return attack by filter: who was blocked, when, and the attacker's reconstruction; the baselines last."""
+    """Return blocked attackers, queries to block and leakage by attack and filter, then the zero-query baselines."""
     frame = attack_table(run)
     if frame.empty:
         return Comparison((), ())
@@ -122,14 +156,14 @@ def compare_attacks(run: Folder) -> Comparison:
     groups = []
     for attack in frame["attack"].unique():
         rows = frame[frame["attack"] == attack]
-        groups.append(Group(str(attack), _rows(rows, columns, undefended(run)), _worth_little(rows, run, baselines)))
+        groups.append(Group(str(attack), _rows(rows, columns, undefended(run)), _leakage_caveat(rows, run, baselines)))
     if baselines is not None and len(baselines):
-        groups.append(Group("without a query", tuple(_baseline(row, columns) for _, row in baselines.iterrows())))
+        groups.append(Group("zero-query baselines", tuple(_baseline(row, columns) for _, row in baselines.iterrows())))
     return Comparison(tuple((column.title, column.help) for column in columns), tuple(groups))
 
 
 def compare_users(run: Folder) -> Comparison:
-    """Return workload by filter: honest sessions blocked, with an exact interval; no filter is left out."""
+    """Return false-positive rates with exact 95% intervals by workload and filter, without undefended filters."""
     frame = user_table(run)
     frame = frame[~frame["filter"].isin(undefended(run))] if len(frame) else frame
     if frame.empty:
@@ -138,50 +172,50 @@ def compare_users(run: Folder) -> Comparison:
     rows = []
     for workload in frame["workload"].unique():
         by_name = {str(row["filter"]): row for _, row in frame[frame["workload"] == workload].iterrows()}
-        rivals = {name: row for name, row in by_name.items() if name != CALIBRATED}
+        others = {name: row for name, row in by_name.items() if name != CALIBRATED}
         cells = []
         for name in filters:
             text = f"{_text('false_positive_rate', by_name[name])} ({_text('interval', by_name[name])})"
-            mark, note = _against(_RATE, by_name[name], rivals) if name == CALIBRATED else ("", "")
+            mark, note = _compared(_RATE, by_name[name], others) if name == CALIBRATED else ("", "")
             cells.append(Cell(text, mark, note))
         counted = count(int(by_name[filters[0]]["sessions"]), "session")
         rows.append(Row(f"{workload} ({counted})", tuple(cells), "filter"))
-    columns = tuple((name, "share blocked, and its exact 95% interval") for name in filters)
+    columns = tuple((name, "share of sessions blocked, with its exact 95% interval") for name in filters)
     return Comparison(columns, (Group("", tuple(rows)),))
 
 
 def _rows(frame: pd.DataFrame, columns: Sequence[_Column], unfiltered: Sequence[str]) -> tuple[Row, ...]:
     by_name = {str(row["filter"]): row for _, row in frame.iterrows()}
-    rivals = {name: row for name, row in by_name.items() if name != CALIBRATED and name not in unfiltered}
+    others = {name: row for name, row in by_name.items() if name != CALIBRATED and name not in unfiltered}
     rows = []
     for name in in_order(list(by_name), unfiltered):
         cells = []
         for column in columns:
             text = _text(column.key, by_name[name])
-            mark, note = _against(column, by_name[name], rivals) if name == CALIBRATED else ("", "")
+            mark, note = _compared(column, by_name[name], others) if name == CALIBRATED else ("", "")
             cells.append(Cell(text, mark, note))
         kind: Any = "chosen" if name == CALIBRATED else "undefended" if name in unfiltered else "filter"
         rows.append(Row(name, tuple(cells), kind))
     return tuple(rows)
 
 
-def _against(column: _Column, calibrated: pd.Series, rivals: dict[str, pd.Series]) -> tuple[Mark, str]:
-    """Compare with the best of the rivals, as precisely as the numbers are shown."""
-    if column.key not in calibrated or not rivals:
+def _compared(column: _Column, calibrated: pd.Series, others: dict[str, pd.Series]) -> tuple[Mark, str]:
+    """Compare the calibrated filter with the best other filter, at the precision at which numbers are displayed."""
+    if column.key not in calibrated or not others:
         return "", ""
-    never = float("inf")  # a median that was not reached is later than any
+    never = float("inf")  # a median that was not reached is larger than every reached one
 
     def value(row: pd.Series) -> float:
         found = float(row[column.key])
         return (never if column.key == "median_queries_to_block" else float("nan")) if missing(found) else found
 
     sign = 1 if column.smaller_is_better else -1
-    known = {name: value(row) for name, row in rivals.items() if not missing(value(row))}
+    known = {name: value(row) for name, row in others.items() if not missing(value(row))}
     if not known or missing(value(calibrated)):
         return "", ""
     best = min(known, key=lambda name: sign * known[name])
-    note = f"best of the others: {best}, {_text(column.key, rivals[best])}"
-    if _text(column.key, calibrated) == _text(column.key, rivals[best]):
+    note = f"best other filter: {best}, {_text(column.key, others[best])}"
+    if _text(column.key, calibrated) == _text(column.key, others[best]):
         return "even", note
     return ("ahead" if sign * value(calibrated) < sign * known[best] else "behind"), note
 
@@ -205,22 +239,22 @@ def _text(key: str, row: pd.Series) -> str:
 
 
 def _baseline(row: pd.Series, columns: Sequence[_Column]) -> Row:
-    words = {"prior": "an auxiliary image (prior)", "random": "a random image"}
-    named = {"evaluator_hit_share": "evaluator_hit"}
-    cells = [named.get(column.key, column.key) for column in columns]
-    texts = tuple(Cell(_text(key, row) if key in row else "") for key in cells)
-    return Row(words.get(str(row["kind"]), str(row["kind"])), texts, "baseline")
+    titles = {"prior": "auxiliary images (prior)", "random": "random images"}
+    baseline_keys = {"evaluator_hit_share": "evaluator_hit"}
+    keys = [baseline_keys.get(column.key, column.key) for column in columns]
+    cells = tuple(Cell(_text(key, row) if key in row else "") for key in keys)
+    return Row(titles.get(str(row["kind"]), str(row["kind"])), cells, "baseline")
 
 
-def _worth_little(rows: pd.DataFrame, run: Folder, baselines: pd.DataFrame | None) -> str:
-    """Say so where the attack learns nothing even undefended: its leakage then hardly tells filters apart."""
-    ceiling = rows[rows["filter"].isin(undefended(run))]
-    if baselines is None or not len(baselines) or ceiling.empty or "evaluator_confidence" not in ceiling:
+def _leakage_caveat(rows: pd.DataFrame, run: Folder, baselines: pd.DataFrame | None) -> str:
+    """Return a warning if the undefended attack does not exceed the baselines; an empty string otherwise."""
+    bare = rows[rows["filter"].isin(undefended(run))]
+    if baselines is None or not len(baselines) or bare.empty or "evaluator_confidence" not in bare:
         return ""
-    reached, baseline = float(ceiling["evaluator_confidence"].max()), float(baselines["evaluator_confidence"].max())
-    if missing(reached) or round(reached, 2) > round(baseline, 2):  # as they are shown
+    reached, baseline = float(bare["evaluator_confidence"].max()), float(baselines["evaluator_confidence"].max())
+    if missing(reached) or round(reached, 2) > round(baseline, 2):  # compared as displayed
         return ""
     return (
-        f"Even undefended, the evaluator's confidence ({reached:.2f}) is not above what needs no query "
-        f"({baseline:.2f}): by this measure the attack learns nothing, and its leakage hardly tells the filters apart."
+        f"Even undefended, this attack does not exceed the zero-query baselines in evaluator confidence "
+        f"({reached:.2f}, baseline {baseline:.2f}). Its leakage scores therefore do not distinguish the filters."
     )

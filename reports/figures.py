@@ -1,7 +1,7 @@
-"""The charts of the page, as Plotly figures in plain data (`data` and `layout`): no clock, no chance.
+"""Plotly figures of the report page, as plain dictionaries with the keys ``data`` and ``layout``.
 
-Colours of text and grid are left to the page, which knows whether the reader's screen is light or dark. All names
-are escaped: Plotly reads markup in them.
+The same tables give the same figures. The page sets the colours of text and grid, because they depend on whether the
+reader's screen is light or dark. Names are escaped, because Plotly interprets markup in text.
 """
 
 from __future__ import annotations
@@ -28,33 +28,39 @@ _LIMIT = {"color": "#d55e00", "width": 1.5, "dash": "4px,3px"}
 def pareto_figure(
     pareto: pd.DataFrame, trials: pd.DataFrame | None, allowed: float | None, look: Mapping[str, Style]
 ) -> Figure:
-    """Return false-positive rate against queries to block: trials, fronts, what was given, certified, chosen."""
+    """Return the scatter plot of false-positive rate (x) and mean queries to block (y), one point per configuration.
+
+    Parameters
+    ----------
+    pareto, trials : DataFrame
+        Results of `reports.tables.pareto_table` and `trial_table`. The trials are in the background; may be None.
+    allowed : float or None
+        The largest false-positive limit, in [0, 1], drawn as a vertical line.
+    look : mapping of filter to Style
+        For the configurations that the study gives.
+    """
     data = []
     if trials is not None and len(trials):
-        data.append({**_points(trials, "tried", _GREY, "circle", 4), "opacity": 0.35, "hoverinfo": "skip"})
+        data.append({**_points(trials, "search trials", _GREY, "circle", 4), "opacity": 0.35, "hoverinfo": "skip"})
     reference = pareto[pareto["source"] == "reference"].sort_values("false_positive_rate")
     if len(reference):
         line = {"color": _GREY, "width": 1.5, "shape": "hv"}
-        data.append(
-            {**_points(reference, "reference front", _GREY, "circle", 4), "mode": "lines+markers", "line": line}
-        )
-    open_ = pareto[~pareto["chosen"].eq(True)]
-    certified = open_["certified"].eq(True)
+        points = _points(reference, "reference front", _GREY, "circle", 4)
+        data.append({**points, "mode": "lines+markers", "line": line})
+    candidates = pareto[~pareto["chosen"].eq(True)]
+    certified = candidates["certified"].eq(True)
+    searched, conservative = candidates["source"] == "search", candidates["source"] == "conservative"
     for rows, name, symbol, size in (
-        (open_[(open_["source"] == "search") & ~certified], "found by the search", "circle-open", 9),
-        (
-            open_[(open_["source"] == "conservative") & ~certified],
-            "conservative, not certified",
-            "diamond-open",
-            9,
-        ),
-        (open_[certified], "certified", "circle", 10),
+        (candidates[searched & ~certified], "found by the search, not certified", "circle-open", 9),
+        (candidates[conservative & ~certified], "conservative candidates, not certified", "diamond-open", 9),
+        (candidates[certified], "certified", "circle", 10),
     ):
         if len(rows):
             data.append(_points(rows, name, _FOUND, symbol, size))
     given = pareto[pareto["source"] == "given"]
     places = given.groupby(["false_positive_rate", "queries_to_block"])["name"]
-    labels = {names.index[0]: escape(", ".join(map(str, names))) for _, names in places}  # one for all at a place
+    # Configurations at the same position share a label, so that labels do not overlap.
+    labels = {names.index[0]: escape(", ".join(map(str, names))) for _, names in places}
     for index, row in given.iterrows():
         style = look.get(str(row["name"]), OTHER)
         name = escape(str(row["name"]))
@@ -66,13 +72,13 @@ def pareto_figure(
         points = _points(chosen.iloc[:1], "chosen", CHOSEN.colour, CHOSEN.symbol, 18)
         data.append({**points, "mode": "markers+text", "text": ["<b>chosen</b>"], "textposition": "top right"})
     largest = float(pareto["false_positive_rate"].max())
-    rates = _rate_axis("false-positive rate of the worst workload, on the search part", max(largest, allowed or 0.0))
+    rates = _rate_axis("highest false-positive rate of a workload, on the search split", max(largest, allowed or 0.0))
     layout = {
         "height": 440,
         "xaxis": rates,
         "yaxis": _log_axis("mean queries to block", pareto["queries_to_block"].min(), pareto["queries_to_block"]),
         "showlegend": True,
-        "shapes": [] if allowed is None else [_upright(allowed)],
+        "shapes": [] if allowed is None else [_limit_line(allowed)],
         "annotations": [] if allowed is None else [_limit_label(allowed)],
     }
     return {"data": data, "layout": layout}
@@ -101,46 +107,55 @@ def _p_value(value: float | None) -> str:
 
 
 def survival_figure(curves: Mapping[str, Survival], look: Mapping[str, Style], budget: int) -> Figure:
-    """Return, for one attack, the share of its sessions still open after so many queries.
+    """Return the survival curves of one attack: share of attackers not yet blocked (y) by queries sent (x).
 
-    With pointwise 95% bands, each from the filter's first block on.
+    The bands are pointwise 95% intervals. Each starts at the filter's first block.
+
+    Parameters
+    ----------
+    curves : mapping of filter to Survival
+    look : mapping of filter to Style
+    budget : int
+        Query budget of an attacker; the x-axis ends there.
     """
     data: list[Figure] = []
-    first = 0.8  # where the logarithmic axis begins: query 0 has no place on it
+    first = 0.8  # start of the logarithmic x-axis, which cannot show query 0
     for name, curve in curves.items():
         style = look[name]
-        until = np.append(np.maximum(curve.queries, first), max(budget, curve.queries[-1]))
-        open_, low, high = (np.append(part, part[-1]) for part in (curve.open, curve.low, curve.high))
-        flat = {"type": "scatter", "mode": "lines", "x": _rounded(until), "hoverinfo": "skip", "showlegend": False}
-        fallen = open_ < 1  # before, all bands are the same, and would hide each other
-        if fallen.any():
-            edge = {**flat, "x": _rounded(until[fallen]), "line": {"width": 0, "shape": "hv"}}
-            data.append({**edge, "y": _rounded(low[fallen])})
-            data.append({**edge, "y": _rounded(high[fallen]), "fill": "tonexty", "fillcolor": style.faint(0.15)})
+        steps = np.append(np.maximum(curve.queries, first), max(budget, curve.queries[-1]))
+        share, low, high = (np.append(values, values[-1]) for values in (curve.open, curve.low, curve.high))
+        trace = {"type": "scatter", "mode": "lines", "x": _rounded(steps), "hoverinfo": "skip", "showlegend": False}
+        after_block = share < 1  # before the first block, the bands of all filters would coincide
+        if after_block.any():
+            edge = {**trace, "x": _rounded(steps[after_block]), "line": {"width": 0, "shape": "hv"}}
+            data.append({**edge, "y": _rounded(low[after_block])})
+            data.append({**edge, "y": _rounded(high[after_block]), "fill": "tonexty", "fillcolor": style.faint(0.15)})
         line = {"color": style.colour, "width": style.width, "dash": style.dash, "shape": "hv"}
         hover = [
-            f"{escape(name)}: {percent(share)} open after {queries(x)} queries ({percent(below)} to {percent(above)})"
-            for x, share, below, above in zip(curve.queries, curve.open, curve.low, curve.high, strict=True)
+            f"{escape(name)}: {percent(value)} not blocked after {queries(x)} queries "
+            f"(95% interval {percent(below)} to {percent(above)})"
+            for x, value, below, above in zip(curve.queries, curve.open, curve.low, curve.high, strict=True)
         ]
-        data.append({**flat, "y": _rounded(open_), "line": line, "hovertext": [*hover, hover[-1]], "hoverinfo": "text"})
+        text = {"hovertext": [*hover, hover[-1]], "hoverinfo": "text"}
+        data.append({**trace, "y": _rounded(share), "line": line, **text})
     layout = {
         "height": 280,
         "xaxis": _log_axis("queries sent", first, [budget]),
-        "yaxis": {"range": [-0.03, 1.03], "tickformat": ".0%", "title": {"text": "still open"}},
+        "yaxis": {"range": [-0.03, 1.03], "tickformat": ".0%", "title": {"text": "attackers not yet blocked"}},
     }
     return {"data": data, "layout": layout}
 
 
 def false_positive_figure(users: pd.DataFrame, look: Mapping[str, Style], limits: Mapping[str, float]) -> Figure:
-    """Return, for each workload and filter, the share of honest sessions blocked, with its exact interval.
+    """Return the share of honest sessions blocked, with its exact 95% interval, by workload and filter.
 
     Parameters
     ----------
     users : DataFrame
-        As `reports.tables.user_table` gives it, without filters that block nobody by definition.
+        As `reports.tables.user_table` returns it, without undefended filters.
     look : mapping of filter to Style
     limits : mapping of workload to float
-        What the certification allowed; empty where nothing was certified against a limit.
+        False-positive limits of the certification, in [0, 1]; empty without a certification.
     """
     workloads = list(dict.fromkeys(users["workload"]))
     filters = list(dict.fromkeys(users["filter"]))
@@ -153,8 +168,8 @@ def false_positive_figure(users: pd.DataFrame, look: Mapping[str, Style], limits
         low, high = (np.sqrt(rows[end].to_numpy(dtype=float)) for end in ("low", "high"))
         offset = step * ((len(filters) - 1) / 2 - place)
         hover = [
-            f"{escape(name)}, {escape(row['workload'])}: {row['blocked']} of {row['sessions']} blocked, "
-            f"{percent(row['false_positive_rate'])} ({percent(row['low'])} to {percent(row['high'])})"
+            f"{escape(name)}, {escape(row['workload'])}: {row['blocked']} of {row['sessions']} sessions blocked, "
+            f"{percent(row['false_positive_rate'])} (95% interval {percent(row['low'])} to {percent(row['high'])})"
             for row in rows.to_dict("records")
         ]
         bars = {"type": "data", "symmetric": False, "array": _rounded(high - rate), "arrayminus": _rounded(rate - low)}
@@ -172,7 +187,7 @@ def false_positive_figure(users: pd.DataFrame, look: Mapping[str, Style], limits
             }
         )
     shapes = [
-        {**_upright(rate), "yref": "y", "y0": middle[workload] - 0.48, "y1": middle[workload] + 0.48}
+        {**_limit_line(rate), "yref": "y", "y0": middle[workload] - 0.48, "y1": middle[workload] + 0.48}
         for workload, rate in limits.items()
         if workload in middle
     ]
@@ -193,7 +208,17 @@ def false_positive_figure(users: pd.DataFrame, look: Mapping[str, Style], limits
 
 
 def progress_figure(steps: Sequence[float], best: Sequence[float | None], title: str, *, share: bool) -> Figure:
-    """Return how a search went on: the best value by number of trials (None: nothing yet)."""
+    """Return the best value found (y) by number of trials (x).
+
+    Parameters
+    ----------
+    steps, best : sequence of float
+        Numbers of trials, and the best value after each; None if there is no value yet.
+    title : str
+        Title of the y-axis.
+    share : bool
+        Whether the values are shares in [0, 1]; otherwise they are numbers of queries, on a logarithmic axis.
+    """
     shown = [None if value is None else round(value, 5) for value in best]
     known = [value for value in shown if value is not None]
     line = {"color": CHOSEN.colour, "width": 2.5, "shape": "hv"}
@@ -209,20 +234,20 @@ def progress_figure(steps: Sequence[float], best: Sequence[float | None], title:
             "showlegend": False,
         }
     ]
-    upright = (
+    y_axis = (
         {"range": [0, 1.03], "tickformat": ".0%", "title": {"text": title}}
         if share
         else _log_axis(title, min(known, default=1.0), known or [10.0])
     )
-    layout = {"height": 280, "xaxis": {"title": {"text": "trials"}, "rangemode": "tozero"}, "yaxis": upright}
+    layout = {"height": 280, "xaxis": {"title": {"text": "search trials"}, "rangemode": "tozero"}, "yaxis": y_axis}
     return {"data": data, "layout": layout}
 
 
 def _rate_axis(title: str, largest: float) -> Figure:
-    """Return an axis of square roots of rates: it has a place for 0, and room where limits are, near 1%."""
+    """Return a square-root axis for rates: unlike a log axis it includes 0, and it resolves rates near 1%."""
     end = min(1.0, max(0.02, largest * 1.15))
     shown: list[float] = []
-    for rate in _RATES:  # as many as a narrow screen has room for
+    for rate in _RATES:  # only as many ticks as fit on a narrow screen
         if (
             rate <= end
             and (end <= 0.15 or not 0 < rate < 0.01)
@@ -253,7 +278,7 @@ def _log_axis(title: str, least: float, values: Sequence[float] | pd.Series) -> 
     }
 
 
-def _upright(rate: float) -> Figure:
+def _limit_line(rate: float) -> Figure:
     x = round(float(np.sqrt(rate)), 5)
     return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": _LIMIT}
 

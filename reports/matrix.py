@@ -1,4 +1,4 @@
-"""The matrix: what every filter does to every attack with every evasion, and to every workload."""
+"""Attack matrix: results of every filter against every attack with every evasion, and on every workload."""
 
 from __future__ import annotations
 
@@ -18,41 +18,51 @@ from reports.wording import missing, percent, queries
 
 CellResult = Literal["stopped", "delayed", "lost"]
 
-LEAKS = 0.05
-"""An attack leaks where the evaluator's confidence, undefended, is above the best floor by so much."""
-TOO_MUCH = 0.5
-"""Of what an attack leaks undefended: a filter that lets so much of it out has lost, whenever it blocked."""
+MIN_LEAKAGE = 0.05
+"""Minimum excess of the undefended evaluator confidence over the zero-query baseline for an attack to leak."""
+LOST_SHARE = 0.5
+"""Share of the undefended leakage at which a filter has lost, even if it blocked every attacker."""
 
 
 def cell_result(blocked_share: float, leaked: float, undefended_: float, baseline: float) -> CellResult:
-    """Say what a filter made of an attack.
+    """Classify the result of a filter against an attack as stopped, delayed or lost.
 
-    Lost: fewer than half of the attackers were blocked, or what they held at the end was worth at least half of what
-    they hold undefended (counted from the floor, where the attack leaks at all). Stopped: all were blocked, and held
-    less than that. Delayed: the rest.
+    Leakage is the evaluator's confidence in excess of the zero-query baseline.
+
+    * Lost: fewer than half of the attackers were blocked, or the leakage is at least `LOST_SHARE` of the undefended
+      leakage. The second condition applies only if the undefended leakage is at least `MIN_LEAKAGE`.
+    * Stopped: not lost, and all attackers were blocked.
+    * Delayed: otherwise.
 
     Parameters
     ----------
     blocked_share : float
-        In [0, 1].
-    leaked, undefended_, floor : float
-        The evaluator's mean confidence: at the end, at the end without a filter, without a query. NaN: not scored.
+        Share of the attackers that were blocked, in [0, 1].
+    leaked : float
+        The evaluator's mean confidence in the final reconstructions under the filter, in [0, 1]; NaN if not scored.
+    undefended_ : float
+        The same without a filter.
+    baseline : float
+        The same for images obtained without a query.
 
     Examples
     --------
     >>> cell_result(1.0, 0.1, 0.9, 0.1), cell_result(0.8, 0.1, 0.9, 0.1), cell_result(1.0, 0.6, 0.9, 0.1)
     ('stopped', 'delayed', 'lost')
-    >>> cell_result(1.0, 0.12, 0.12, 0.1)  # it leaks next to nothing even undefended
+    >>> cell_result(1.0, 0.12, 0.12, 0.1)  # the attack leaks almost nothing even undefended
     'stopped'
     """
-    leaks = not np.isnan([leaked, undefended_, baseline]).any() and undefended_ - baseline >= LEAKS
-    if blocked_share < 0.5 or (leaks and leaked - baseline >= TOO_MUCH * (undefended_ - baseline)):
+    leaks = not np.isnan([leaked, undefended_, baseline]).any() and undefended_ - baseline >= MIN_LEAKAGE
+    if blocked_share < 0.5 or (leaks and leaked - baseline >= LOST_SHARE * (undefended_ - baseline)):
         return "lost"
     return "stopped" if blocked_share == 1 else "delayed"
 
 
 def attack_matrix(run: Folder) -> pd.DataFrame:
-    """Return one row an attack, row of evasions and filter; the columns are those of ``matrix_attacks``."""
+    """Return one row per attack, combination of evasions and filter, with the columns of ``matrix_attacks``.
+
+    Undefended filters have no rows: they are the reference in the column ``leakage_undefended``.
+    """
     table = attack_table(run)
     if table.empty:
         return pd.DataFrame(columns=["population", "filter"])
@@ -61,7 +71,7 @@ def attack_matrix(run: Folder) -> pd.DataFrame:
     baseline = np.nan if baselines is None or baselines.empty else float(baselines["evaluator_confidence"].max())
     bare = set(undefended(run))
     leaked = table.get("evaluator_confidence", pd.Series(np.nan, table.index))
-    ceiling = {
+    undefended_leakage = {
         str(name): float(value)
         for name, filter_, value in zip(table["attack"], table["filter"], leaked, strict=True)
         if filter_ in bare
@@ -71,7 +81,7 @@ def attack_matrix(run: Folder) -> pd.DataFrame:
         name = str(row["attack"])
         attack, evasions = evasion_rows.get(name, (name, ""))
         share = row["blocked"] / row["sessions"]
-        top = ceiling.get(name, np.nan)
+        reference = undefended_leakage.get(name, np.nan)
         rows.append(
             {
                 "attack": attack,
@@ -86,9 +96,9 @@ def attack_matrix(run: Folder) -> pd.DataFrame:
                 "clients_used": row["clients_used"],
                 "queries_spent": row["queries_spent"],
                 "leakage_at_block": value,
-                "leakage_undefended": top,
+                "leakage_undefended": reference,
                 "leakage_without_queries": baseline,
-                "outcome": "undefended" if row["filter"] in bare else cell_result(share, value, top, baseline),
+                "outcome": "undefended" if row["filter"] in bare else cell_result(share, value, reference, baseline),
             }
         )
     found = pd.DataFrame(rows)
@@ -96,7 +106,7 @@ def attack_matrix(run: Folder) -> pd.DataFrame:
 
 
 def user_matrix(run: Folder) -> pd.DataFrame:
-    """Return one row a workload and filter; the columns are those of ``matrix_users``."""
+    """Return one row per workload and filter, with the columns of ``matrix_users``, without undefended filters."""
     table = user_table(run)
     if table.empty:
         return table
@@ -106,7 +116,7 @@ def user_matrix(run: Folder) -> pd.DataFrame:
 
 
 def write_matrix(run: Folder) -> None:
-    """Write ``matrix_attacks.parquet`` and ``matrix_users.parquet`` into the run folder."""
+    """Write ``matrix_attacks.parquet`` and ``matrix_users.parquet`` to the run folder; an empty table has no file."""
     known = facts(run)
     metadata = {
         "run_id": str(known.get("run_id", "")),
@@ -123,13 +133,18 @@ def write_matrix(run: Folder) -> None:
 
 @dataclass(frozen=True)
 class MatrixCell:
-    """What one filter made of one attack.
+    """Formatted result of one filter against one attack.
 
     Attributes
     ----------
     outcome : {"stopped", "delayed", "lost"}
-    blocked, numbers, leak : str
-        Share blocked; queries and sessions; leakage at the end beside that undefended, empty where not scored.
+        See `cell_result`.
+    blocked : str
+        Share of the attackers that were blocked.
+    numbers : str
+        Mean queries to block, and mean sessions and clients used if more than one.
+    leak : str
+        Evaluator confidence under the filter and undefended; empty if not scored.
     """
 
     outcome: str
@@ -140,15 +155,16 @@ class MatrixCell:
 
 @dataclass(frozen=True)
 class MatrixPage:
-    """The attack matrix as the page shows it.
+    """The attack matrix in the form that the page template reads.
 
     Attributes
     ----------
     filters : tuple of str
-        The columns.
-    groups : tuple of (attack, rows)
-        A row is (evasions, cells).
-    tally : tuple of (filter, {outcome: how many})
+        Filters, in the order of the columns.
+    groups : tuple of (str, tuple)
+        Each attack with its rows; a row is the evasions and one cell per filter.
+    tally : tuple of (str, dict of str to int)
+        Number of cells with each outcome, by filter.
     """
 
     filters: tuple[str, ...]
@@ -157,7 +173,7 @@ class MatrixPage:
 
 
 def matrix_page(run: Folder) -> MatrixPage | None:
-    """Return the matrix for the page; None where no attack of the run has an evasion around it."""
+    """Return the matrix for the page; None if the run has no attack with an evasion."""
     if not any(evasions for _, evasions in _evasions(run).values()):
         return None
     table = attack_matrix(run)
@@ -170,7 +186,7 @@ def matrix_page(run: Folder) -> MatrixPage | None:
         rows = []
         for evasions in of_attack["evasions"].unique():
             cells = of_attack[of_attack["evasions"] == evasions].drop_duplicates("filter").set_index("filter")
-            rows.append((str(evasions) or "as it is", tuple(_cell(cells.loc[name]) for name in filters)))
+            rows.append((str(evasions) or "no evasion", tuple(_cell(cells.loc[name]) for name in filters)))
         groups.append((str(attack), tuple(rows)))
     tally = tuple(
         (name, {kind: int((table.loc[table["filter"] == name, "outcome"] == kind).sum()) for kind in _OUTCOMES})
@@ -183,43 +199,43 @@ _OUTCOMES = ("stopped", "delayed", "lost")
 
 
 def _cell(row: pd.Series) -> MatrixCell:
-    spared = row["blocked_share"] < 1
-    numbers = f"{queries(row['queries_to_block'], at_least=spared)} queries"
+    censored = row["blocked_share"] < 1
+    numbers = f"{queries(row['queries_to_block'], at_least=censored)} queries"
     if row["sessions_used"] > 1:
         numbers += f" in {row['sessions_used']:.1f} sessions"
     if row["clients_used"] > 1:
         numbers += f" of {row['clients_used']:.1f} clients"
     leak = ""
     if not missing(float(row["leakage_at_block"])):
-        leak = f"held {row['leakage_at_block']:.2f}"
+        leak = f"evaluator confidence {row['leakage_at_block']:.2f}"
         if not missing(float(row["leakage_undefended"])):
-            leak += f" of {row['leakage_undefended']:.2f}"
+            leak += f", undefended {row['leakage_undefended']:.2f}"
     return MatrixCell(str(row["outcome"]), percent(float(row["blocked_share"])), numbers, leak)
 
 
 def _evasions(run: Folder) -> dict[str, tuple[str, str]]:
-    """Return for each attack population its kind of attack and its evasions, as the study has them."""
+    """Return, for each attack population of the study, the name of its attack and its evasions."""
     path = run / "study.toml"
     try:
         study: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from None
+        raise RunError(f"{path}: cannot read the study file: {error}") from None
     found = {}
     for attack in study.get("attacks", []):
-        names = [_with_arguments(one) for one in attack.get("evasions", [])]
-        found[str(attack["name"])] = _title(attack, names), " + ".join(names)
+        evasions = [_with_arguments(evasion) for evasion in attack.get("evasions", [])]
+        found[str(attack["name"])] = _attack_name(attack), " + ".join(evasions)
     return found
 
 
-def _title(attack: dict[str, Any], names: list[str]) -> str:
-    """Return the population's name without those of its evasions."""
+def _attack_name(attack: dict[str, Any]) -> str:
+    """Return the name of an attack population without the suffixes of its evasions."""
     name = str(attack["name"])
-    for one in reversed(attack.get("evasions", [])):
-        name = name.removesuffix(f"+{next(iter(one))}")
+    for evasion in reversed(attack.get("evasions", [])):
+        name = name.removesuffix(f"+{next(iter(evasion))}")
     return name
 
 
-def _with_arguments(one: dict[str, Any]) -> str:
-    ((name, arguments),) = one.items()
+def _with_arguments(evasion: dict[str, Any]) -> str:
+    ((name, arguments),) = evasion.items()
     shown = ", ".join(f"{key} {value}" for key, value in arguments.items())
     return f"{name} ({shown})" if shown else name

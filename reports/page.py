@@ -1,4 +1,4 @@
-"""The page of a run: one HTML file that opens offline, built from the run folder and nothing else.
+"""The report page of a run: one HTML file that works offline, made from the files of the run folder alone.
 
 The same files give the same page, byte for byte.
 """
@@ -32,17 +32,17 @@ from reports.tables import (
 )
 from reports.verdict import calibration_section, filter_file, guarantee_text, headline, shortfalls, worst_users
 
-_ELSEWHERE = frozenset({"chosen", "guarantee", "why_none", "test", "parameters", "kind"})
-"""Facts of a calibration that the page tells in another place."""
+_SHOWN_SEPARATELY = frozenset({"chosen", "guarantee", "why_none", "test", "parameters", "kind"})
+"""Facts of a calibration that other sections of the page show."""
 
 
 def write_page(run: Folder) -> Folder:
-    """Build ``report.html`` of a run folder.
+    """Write ``report.html`` to a run folder.
 
     Parameters
     ----------
     run : Path or RemotePath
-        Of a calibration, or of a plain simulation; only its files are read.
+        Folder of a simulation or a calibration.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def write_page(run: Folder) -> Folder:
     Raises
     ------
     RunError
-        Where it is no run folder, or a table is missing or not whole.
+        If the folder is not a run folder, or a table is missing or damaged.
     """
     page = render(run)
     path = run / "report.html"
@@ -62,7 +62,7 @@ def write_page(run: Folder) -> Folder:
 
 
 def render(run: Folder) -> str:
-    """Return the page of a run folder as HTML."""
+    """Return the report page of a run folder as HTML; see `write_page`."""
     from plotly.offline import get_plotlyjs
 
     environment = jinja2.Environment(
@@ -92,10 +92,10 @@ def _context(run: Folder) -> dict[str, Any]:
     pareto, certification, file = pareto_table(run), certification_table(run), filter_file(run)
     section, calibration = calibration_section(run), pareto is not None or "tuning" in known
     confidence = float(section.get("confidence", 0.95))
-    picked = None if certification is None else certification[certification["chosen"].eq(True)]
+    chosen_rows = None if certification is None else certification[certification["chosen"].eq(True)]
     chosen = file["filter"] if file is not None else None
-    if chosen is None and picked is not None and len(picked):
-        first = picked.iloc[0]  # the run ended before it was confirmed
+    if chosen is None and chosen_rows is not None and len(chosen_rows):
+        first = chosen_rows.iloc[0]  # the run ended before the confirmation, which writes filter.toml
         chosen = {"kind": first["kind"], **json.loads(first["config"])}
     allowed = limits(certification)
     attacks = compare_attacks(run)
@@ -106,7 +106,7 @@ def _context(run: Folder) -> dict[str, Any]:
         "chosen": chosen,
         "boxes": [] if chosen is None else _boxes(chosen, known),
         "headline": headline(run, calibration=calibration, chosen=chosen is not None),
-        "guarantee": "" if picked is None or picked.empty else guarantee_text(picked, confidence),
+        "guarantee": "" if chosen_rows is None or chosen_rows.empty else guarantee_text(chosen_rows, confidence),
         "confidence": confidence,
         "live": worst_users(run, CALIBRATED, allowed),
         "shortfalls": []
@@ -123,12 +123,14 @@ def _context(run: Folder) -> dict[str, Any]:
         "sessions": len(rows),
         "failed": failures(run).to_dict("records"),
         "pareto": pareto_chart(run, pareto, allowed, look),
-        # A matrix has dozens of attacks: a chart and a gallery of each would bury it.
+        # A matrix has dozens of attacks: a chart and a gallery for each would make the page too long.
         "survival": survival_charts(rows, filters, look) if matrix is None else [],
         "false_positives": false_positive_chart(run, unfiltered, look, allowed),
         "galleries": galleries(run, filters, known) if matrix is None else [],
         "progress": progress_charts(run, rows, pareto, allowed, float(section.get("false_positive_budget", 0.1))),
-        "tuning": _flat({key: value for key, value in (known.get("tuning") or {}).items() if key not in _ELSEWHERE}),
+        "tuning": _flat(
+            {key: value for key, value in (known.get("tuning") or {}).items() if key not in _SHOWN_SEPARATELY}
+        ),
         "command": _command(run, known, calibration=calibration),
         "environment": _environment(known),
         "study": _text(run / "study.toml"),
@@ -139,7 +141,7 @@ def _context(run: Folder) -> dict[str, Any]:
 
 
 def _boxes(chosen: Mapping[str, Any], known: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
-    """Return name, value and meaning of each parameter of the chosen configuration."""
+    """Return name, value and description of each parameter of the chosen configuration."""
     meanings: Mapping[str, str] = (known.get("tuning") or {}).get("parameters") or {}
     return [(name, found, meanings.get(name, "")) for name, found in wording.parameters(chosen).items()]
 
@@ -156,10 +158,10 @@ def _environment(known: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("run", known.get("run_id")),
         ("seed", known.get("seed")),
-        ("study", f"{known.get('study')} ({known.get('study_fingerprint')})"),
+        ("study", f"{known.get('study')} (fingerprint {known.get('study_fingerprint')})"),
         ("status", known.get("status")),
         ("started, finished", f"{known.get('started', '?')}, {known.get('finished', '?')}"),
-        ("sessions ran for", duration(known["simulation_seconds"]) if "simulation_seconds" in known else None),
+        ("duration of the sessions", duration(known["simulation_seconds"]) if "simulation_seconds" in known else None),
         ("data", f"{data['name']}: {data.get('note', '')}" if "name" in data else None),
         ("victim", _model(victim)),
         ("evaluator", _model(evaluator)),
@@ -178,7 +180,7 @@ def _model(found: Mapping[str, Any]) -> str:
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested facts as a flat list of name and text."""
+    """Return nested facts as a flat mapping of names to text."""
     flat: dict[str, str] = {}
     for key, value in table.items():
         name = f"{prefix}{key}".replace("_", " ")
@@ -198,7 +200,7 @@ def _text(path: Folder) -> str:
 def _description(run: Folder) -> str:
     try:
         return str(tomllib.loads(_text(run / "study.toml")).get("description", ""))
-    except tomllib.TOMLDecodeError:  # shown as it is further down; the tables do not depend on it
+    except tomllib.TOMLDecodeError:  # the page shows the file's text unparsed, and the tables do not depend on it
         return ""
 
 

@@ -1,4 +1,4 @@
-"""What attackers held when they were stopped, as pictures inside the page."""
+"""Galleries of the attackers' last reconstructions, as images embedded in the page."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from reports.tables import last_guesses, leakage
 from reports.wording import count, missing
 
 ROWS = 10
-"""Target labels shown an attack, at most."""
+"""Maximum number of target classes shown per attack."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One guess.
+    """The last reconstruction of one attacker.
 
     Attributes
     ----------
     uri : str
-        ``data:image/png;base64,...``.
+        The image as a URI: ``data:image/png;base64,...``.
     query : int
-        The last answered query, after which the attacker held it.
+        Number of the attacker's last answered query.
     blocked : bool
-        Whether the next query was refused; else the attacker came to its own end.
+        Whether the attacker was blocked at the next query.
     alt : str
-        What is to be seen, in words.
+        Description for the HTML attributes ``alt`` and ``title``.
     """
 
     uri: str
@@ -41,16 +41,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """One attack's pictures: a row a target, a column a filter.
+    """The pictures of one attack: one row per target class, one column per filter.
 
     Attributes
     ----------
     attack : str
     filters : tuple of str
     rows : tuple of (str, tuple of Picture or None)
-        Name of the target, and what each filter left; None where nothing was held.
+        Name of the target class, and one picture per filter; None if the attacker has no reconstruction.
     left_out : int
-        Targets that are not shown.
+        Number of target classes that are not shown.
     """
 
     attack: str
@@ -60,7 +60,17 @@ class Gallery:
 
 
 def galleries(run: Folder, filters: Sequence[str], facts: Mapping[str, Any]) -> list[Gallery]:
-    """Return a gallery for each attack, of the first trial against each target; none without snapshots."""
+    """Return one gallery per attack, of the first attacker of each target class; empty if the run has no snapshots.
+
+    Parameters
+    ----------
+    run : Path or RemotePath
+        The run folder.
+    filters : sequence of str
+        Filters, in the order of the columns.
+    facts : mapping
+        The content of ``run.json``; ``data.classes`` has the names of the classes.
+    """
     guesses = last_guesses(run)
     if guesses is None or guesses.empty:
         return []
@@ -91,9 +101,9 @@ def _picture(row: pd.Series, filter_: str, target: str, confidence: Mapping[str,
     blocked = row["outcome"] == "blocked"
     end = f"blocked at query {row['queries']:,}" if blocked else "never blocked"
     answered = count(int(row["query"]), "answered query", "answered queries")
-    alt = f"Guess at {target} under {filter_}, {end}, held after {answered}"
+    alt = f"Reconstruction of {target} under {filter_} after {answered}; {end}"
     known = confidence.get(row["session_id"])
     if not missing(known):
-        alt += f"; the evaluator's confidence in {target} is {known:.2f}"
+        alt += f"; evaluator confidence in {target}: {known:.2f}"
     uri = "data:image/png;base64," + base64.b64encode(row["guess_png"]).decode()
     return Picture(uri, int(row["query"]), bool(blocked), alt)

@@ -1,7 +1,7 @@
-"""How each filter is drawn: the same colour, dash and symbol in every chart of a page.
+"""Colour, line style and symbol of each filter, the same in every chart of a page.
 
-Colours are of the Okabe-Ito set, which colour-blind readers tell apart, shifted where one would vanish on a white
-or on a dark page. No chart relies on colour alone.
+The colours are based on the Okabe-Ito palette, which is suitable for colour-blind readers; some are adjusted for
+contrast on both a white and a dark page. No chart distinguishes filters by colour alone.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CALIBRATED = "calibrated"
-"""What a calibration calls the setting that it chose, when it runs live."""
+"""Name of the filter with the configuration that a calibration chose."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """One filter's look.
+    """Graphical style of one filter.
 
     Attributes
     ----------
     colour : str
-        ``#rrggbb``.
+        As ``#rrggbb``.
     dash : str
-        Plotly's name.
+        Line style, as Plotly's ``dash``.
     strokes : str
-        The same for SVG's ``stroke-dasharray``.
+        Line style, as SVG's ``stroke-dasharray``.
     symbol : str
-        Plotly's name.
+        Marker, as Plotly's ``symbol``.
     width : float
-        Of lines, in pixels.
+        Line width, in pixels.
     """
 
     colour: str
@@ -38,7 +38,7 @@ class Style:
     width: float = 2.0
 
     def faint(self, opacity: float) -> str:
-        """Return the colour as Plotly's ``rgba(...)``."""
+        """Return the colour with an opacity in [0, 1], as ``rgba(...)``."""
         red, green, blue = (int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
         return f"rgba({red},{green},{blue},{opacity})"
 
@@ -56,7 +56,15 @@ _OTHERS = (
 
 
 def styles(filters: Sequence[str], undefended: Sequence[str]) -> dict[str, Style]:
-    """Return a style for each filter; `undefended` names those that filter nothing."""
+    """Return a style for each filter.
+
+    Parameters
+    ----------
+    filters : sequence of str
+        Names of all filters.
+    undefended : sequence of str
+        Names of those of kind ``none``.
+    """
     others = [name for name in filters if name != CALIBRATED and name not in undefended]
     known = {name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(others)}
     return {name: known.get(name, CHOSEN if name == CALIBRATED else _UNDEFENDED) for name in filters}

@@ -1,4 +1,4 @@
-"""The closing table on the terminal."""
+"""Summary of a run on the terminal."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from reports.wording import value
 
 
 def print_summary(run: Folder, console: Console | None = None) -> None:
-    """Print who was blocked, when, what they held, and which honest users were thrown out."""
-    # Without a terminal there is no width to keep to: a table in a log file must not be broken at 80 columns.
+    """Print blocked attackers, queries to block, leakage, false positives, and the result of a calibration."""
+    # Not on a terminal, for example in a log file, the default width of 80 columns would wrap the tables.
     out = console or Console(width=None if sys.stdout.isatty() else 120)
     known = facts(run)
     _print_attacks(run, out)
@@ -29,39 +29,38 @@ def print_summary(run: Folder, console: Console | None = None) -> None:
     if len(failed):
         first = failed.iloc[0]
         out.print(
-            f"[bold]{len(failed)} sessions failed[/], the first: {first.session_id}: {first.error}",
+            f"[bold]{len(failed)} sessions failed[/]; first error: {first.session_id}: {first.error}",
             highlight=False,
         )
     if "tuning" in known:
         _print_calibration(known["tuning"], run, out)
-    out.print(f"the tables are in {run}", highlight=False)
+    out.print(f"Tables: {run}", highlight=False)
 
 
 def _print_calibration(found: Mapping[str, Any], run: Folder, out: Console) -> None:
-    """Print how the search did, the configuration and its guarantee."""
+    """Print the quality of the search, the chosen configuration and its guarantee."""
     if found.get("closed_loop"):
         out.print(
-            f"closed-loop, run live under every configuration that was tried: {', '.join(found['closed_loop'])}; "
-            "no reference front to measure the search by",
+            f"Closed-loop clients, which ran live in every search trial: {', '.join(found['closed_loop'])}. "
+            "With them there is no reference front.",
             highlight=False,
         )
     if "hypervolume_share" in found:
         reached = found.get("trials_to_98_percent")
         out.print(
-            f"the search found {found['hypervolume_share']:.1%} of the reference hypervolume in "
+            f"The search found {found['hypervolume_share']:.1%} of the reference hypervolume in "
             f"{found['trials']} trials" + (f" (98% after {reached})" if reached else ""),
             highlight=False,
         )
     if found.get("chosen") is None:
-        out.print(
-            f"[bold]No configuration was chosen[/]: {found.get('why_none') or 'the run ended before'}", highlight=False
-        )
+        reason = found.get("why_none") or "the run ended before the certification"
+        out.print(f"[bold]No configuration was chosen[/]: {reason}", highlight=False)
         return
     chosen = ", ".join(f"{key} = {value(item)}" for key, item in found["chosen"].items())
     out.print(f"[bold]{chosen}[/]\n{found['guarantee']}", highlight=False)
     if "confirmed_sessions" in found:
-        out.print(f"confirmed: all {found['confirmed_sessions']:,} live sessions matched the replay", highlight=False)
-    out.print(f"the configuration is in {run / 'filter.toml'}", highlight=False)
+        out.print(f"Confirmed: all {found['confirmed_sessions']:,} live sessions matched the replay", highlight=False)
+    out.print(f"Configuration: {run / 'filter.toml'}", highlight=False)
 
 
 def _print_attacks(run: Folder, out: Console) -> None:
@@ -75,12 +74,12 @@ def _print_attacks(run: Folder, out: Console) -> None:
     for name in (
         *(("sessions used", "clients used") if several else ()),
         "blocked",
-        "queries to block: median",
-        "mean",
-        "at the end: victim's confidence",
-        "evaluator's",
-        "hit",
-        "distance",
+        "median queries to block",
+        "mean queries to block",
+        "victim confidence",
+        "evaluator confidence",
+        "evaluator hits",
+        "feature distance",
     ):
         table.add_column(name, justify="right")
     previous = None
@@ -114,8 +113,9 @@ def _print_attacks(run: Folder, out: Console) -> None:
     if baselines is not None:
         for baseline in baselines.to_dict("records"):
             out.print(
-                f"without a query ({baseline['kind']}): evaluator hit {baseline['evaluator_hit']:.0%}, "
-                f"confidence {baseline['evaluator_confidence']:.2f}, distance {baseline['feature_distance']:.2f}",
+                f"zero-query baseline ({baseline['kind']}): evaluator hits {baseline['evaluator_hit']:.0%}, "
+                f"evaluator confidence {baseline['evaluator_confidence']:.2f}, "
+                f"feature distance {baseline['feature_distance']:.2f}",
                 highlight=False,
             )
 
@@ -127,7 +127,7 @@ def _print_users(run: Folder, out: Console) -> None:
     table = Table(title="Honest users", title_justify="left")
     for name in ("filter", "workload"):
         table.add_column(name)
-    for name in ("blocked", "false positive rate", "95% interval", "mean queries"):
+    for name in ("blocked", "false-positive rate", "95% interval", "mean queries"):
         table.add_column(name, justify="right")
     previous = None
     for row in frame.to_dict("records"):

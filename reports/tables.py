@@ -1,4 +1,8 @@
-"""The tables of a run: who was blocked, after how many queries, and what the attacker held by then."""
+"""Result tables of a run: blocked sessions, queries to block, false positives and leakage.
+
+Each function reads the Parquet files of the run folder. All of them raise `mifsim.errors.RunError` if a file is
+missing that every run has, or if a file is damaged.
+"""
 
 from __future__ import annotations
 
@@ -18,29 +22,32 @@ from mifsim.tables.storage import Folder
 
 
 def sessions(run: Folder) -> pd.DataFrame:
-    """Return one row a session, attacks and users, filters and populations in the order of the study."""
+    """Return the sessions of attackers and users, one row per session, in the order of the study."""
     frame: pd.DataFrame = open_table(run, "sessions").to_table().to_pandas()
     return frame
 
 
 def leakage(run: Folder) -> pd.DataFrame | None:
-    """Return one row a scored guess; None where the run scored none."""
+    """Return the leakage scores, one row per scored reconstruction; None if the run has no scores."""
     return read_table(run, "leakage").to_pandas() if (run / "leakage").is_dir() else None
 
 
 def attack_table(run: Folder) -> pd.DataFrame:
-    """Return, for each filter and attack, how many were blocked, when, and what they held.
+    """Return blocked attackers, queries to block and leakage, one row per filter and attack.
 
     Returns
     -------
     DataFrame
-        One row a filter and attack. Its unit is the attacker: see `attackers`. Columns ``filter``, ``attack``,
-        ``sessions`` (attackers), ``sessions_used``, ``clients_used``, ``queries_spent`` (means of one attacker),
-        ``blocked``,
-        ``median_queries_to_block`` (Kaplan-Meier; NaN where fewer than half were blocked),
-        ``restricted_mean_queries`` (each attacker counted as its budget at most), ``budget_queries``, ``failed``, and
-        at the last answered query ``victim_confidence``, ``evaluator_hit_share``, ``evaluator_confidence``,
-        ``feature_distance`` (means).
+        The unit is the attacker; see `attackers`. Columns:
+
+        * ``filter``, ``attack``
+        * ``sessions``, ``blocked``, ``failed``: numbers of attackers
+        * ``sessions_used``, ``clients_used``, ``queries_spent``: means per attacker
+        * ``median_queries_to_block``: Kaplan-Meier estimate; NaN if fewer than half of the attackers were blocked
+        * ``restricted_mean_queries``: mean queries to block, restricted to the budget ``budget_queries``
+        * ``victim_confidence``: mean confidence in the target at the last answered query, in [0, 1]
+        * ``evaluator_hit_share``, ``evaluator_confidence``, ``feature_distance``: mean leakage scores of the last
+          reconstructions; absent if the run has no scores
     """
     attacks = attackers(sessions(run))
     scores = leakage(run)
@@ -53,22 +60,27 @@ def attack_table(run: Folder) -> pd.DataFrame:
 
 
 def attackers(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one row an attacker and filter, of `sessions` rows: the last session of each, with what all cost.
+    """Aggregate the sessions of each attacker and filter into one row.
 
-    An attacker that is refused may go on in another session. It counts as blocked where it gave up, at the sum of its
-    sessions' queries; see `mifsim.statistics.queries_until_stopped`.
+    A closed-loop attacker may continue in another session after a refusal. It counts as blocked if it gave up, at the
+    total number of queries of its sessions; see `mifsim.statistics.queries_until_stopped`.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As `sessions` returns it.
 
     Returns
     -------
     DataFrame
-        The columns of `rows`, ``outcome``, ``queries`` and ``queries_to_block`` being the attacker's, and
-        ``sessions_used`` and ``clients_used``.
+        The columns of the attacker's last session, except that ``outcome``, ``queries`` and ``queries_to_block``
+        are totals over all its sessions; also ``sessions_used`` and ``clients_used``.
     """
     attacks = rows[rows["role"] == "attacker"].reset_index(drop=True)
     of_one = attacks.groupby(["filter", "client_id"], observed=True, sort=False)
     attacks["sessions_used"] = of_one["session_id"].transform("size")
     attacks["clients_used"] = of_one["client_number"].transform("max")
-    attacks["outcome"] = attacks["outcome"].astype(str)  # a category that nobody had yet may come in
+    attacks["outcome"] = attacks["outcome"].astype(str)  # "exhausted" below may not be among the categories
     for places in of_one.indices.values():
         if len(places) == 1:
             continue
@@ -77,7 +89,7 @@ def attackers(rows: pd.DataFrame) -> pd.DataFrame:
         stopped = queries_until_stopped(spent, int(group["budget_queries"].iloc[0]))
         if stopped is None and group.at[last, "outcome"] == "blocked":
             attacks.at[last, "outcome"] = "exhausted"
-        # In the place of its first session: what is shown is in the study's order.
+        # The row replaces that of the first session, which keeps the order of the study.
         attacks.loc[places[0]] = attacks.loc[last].to_dict() | {
             "queries": group["queries"].sum(),
             "queries_to_block": np.nan if stopped is None else stopped,
@@ -118,9 +130,14 @@ def _attack_row(group: pd.DataFrame, last: pd.DataFrame | None) -> dict[str, Any
 
 
 def survival_of(group: pd.DataFrame) -> Survival:
-    """Return the survival curve of some attackers (rows of `attackers`) of one budget.
+    """Return the Kaplan-Meier survival curve of attackers that share a query budget.
 
-    An attacker that finished, or ran out of its budget, was never blocked: censored at the budget.
+    Attackers that finished or used up their budget were not blocked: they are censored at the budget.
+
+    Parameters
+    ----------
+    group : DataFrame
+        Rows of `attackers`.
     """
     blocked = group["outcome"].eq("blocked").to_numpy()
     budget = int(group["budget_queries"].iloc[0])
@@ -129,13 +146,21 @@ def survival_of(group: pd.DataFrame) -> Survival:
 
 
 def user_table(run: Folder, confidence: float = 0.95) -> pd.DataFrame:
-    """Return, for each filter and workload, the false positives with an exact interval.
+    """Return false-positive rates with exact intervals, one row per filter and workload.
+
+    Parameters
+    ----------
+    run : Path or RemotePath
+        The run folder.
+    confidence : float
+        Confidence of the intervals, in (0, 1).
 
     Returns
     -------
     DataFrame
-        Columns ``filter``, ``workload``, ``sessions``, ``blocked``, ``false_positive_rate``, ``low``, ``high``
-        (Clopper-Pearson), ``mean_queries``, ``failed``, ``worst`` (the filter's worst workload).
+        Columns ``filter``, ``workload``, ``sessions`` (without failed ones), ``blocked``, ``false_positive_rate`` in
+        [0, 1], ``low`` and ``high`` (Clopper-Pearson), ``mean_queries``, ``failed``, and ``worst``: whether the rate
+        is above 0 and no workload of the filter has a higher one.
     """
     rows = sessions(run)
     table: list[dict[str, Any]] = []
@@ -165,7 +190,7 @@ def user_table(run: Folder, confidence: float = 0.95) -> pd.DataFrame:
 
 
 def baseline_table(run: Folder) -> pd.DataFrame | None:
-    """Return what guesses without a single query score: the floors that leakage is compared with."""
+    """Return the mean leakage scores of the zero-query baselines; None if the run has no scores."""
     scores = leakage(run)
     if scores is None:
         return None
@@ -175,65 +200,68 @@ def baseline_table(run: Folder) -> pd.DataFrame | None:
 
 
 def facts(run: Folder) -> dict[str, Any]:
-    """Return what ``run.json`` says.
+    """Return the content of ``run.json``.
 
     Raises
     ------
     RunError
-        Where there is none, or it is not whole.
+        If the file is missing or damaged.
     """
     try:
         found: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{run}: is no run folder: it has no run.json") from None
+        raise RunError(f"{run}: not a run folder; expected a folder with a file run.json") from None
     except (OSError, ValueError) as error:
-        raise RunError(f"{run / 'run.json'}: cannot be read: {error}") from None
+        raise RunError(f"{run / 'run.json'}: cannot be read: {error}; expected a JSON object") from None
     return found
 
 
 def failures(run: Folder) -> pd.DataFrame:
-    """Return the sessions whose client raised, with the message."""
+    """Return ``session_id`` and ``error`` of the failed sessions."""
     rows = sessions(run)
     return rows.loc[rows["outcome"] == "failed", ["session_id", "error"]]
 
 
 def filter_table(run: Folder) -> pd.DataFrame:
-    """Return one row a filter: its name (the index), ``kind``, and ``config`` (its configuration as JSON)."""
+    """Return ``kind`` and ``config`` (JSON) of each filter, indexed by its name."""
     columns = ["filter", "kind", "config"]
     table = _plain(open_table(run, "sessions").to_table(columns=columns)).drop_duplicates("filter")
     return table.set_index("filter")
 
 
 def trial_table(run: Folder) -> pd.DataFrame | None:
-    """Return the search's trials in the order of their proposals; None where the run searched nothing."""
+    """Return the trials of the search in the order of their numbers; None if the run has no search."""
     if not (run / "trials").is_dir():
         return None
     return _plain(open_table(run, "trials").to_table()).sort_values("trial", ignore_index=True)
 
 
 def pareto_table(run: Folder) -> pd.DataFrame | None:
-    """Return the configurations that no other beats, and those given; None where the run has no Pareto front."""
+    """Return the Pareto front, the reference front, and the candidate and given configurations.
+
+    None if the run has no Pareto front.
+    """
     return _single_file(run, "pareto")
 
 
 def certification_table(run: Folder) -> pd.DataFrame | None:
-    """Return what each candidate did on the calibration split, by workload; None where nothing was tested."""
+    """Return the test results on the calibration split by candidate and workload; None if nothing was tested."""
     return _single_file(run, "certification")
 
 
 def benchmark_table(run: Folder) -> pd.DataFrame | None:
-    """Return the benchmark of attacks; None where the run measured none."""
+    """Return the attack benchmark; None if the run has none."""
     return _single_file(run, "attack_benchmark")
 
 
 def last_guesses(run: Folder) -> pd.DataFrame | None:
-    """Return what attackers held at their last answered query; None where the run kept no snapshot.
+    """Return the reconstructions at the last answered query; None if the run has no snapshots.
 
     Returns
     -------
     DataFrame
-        One row a session: the columns of ``snapshots``, and of ``sessions`` ``population``, ``filter``, ``trial``,
-        ``outcome``, ``queries``. Of each population, target and filter the first trial alone.
+        One row per population, target and filter, for the first attacker among them. The columns of ``snapshots``,
+        and ``population``, ``filter``, ``trial``, ``outcome`` and ``queries`` of ``sessions``.
     """
     if not (run / "snapshots").is_dir():
         return None
@@ -241,8 +269,8 @@ def last_guesses(run: Folder) -> pd.DataFrame | None:
     attacks = rows[rows["role"] == "attacker"].sort_values("trial", kind="stable")
     firsts = attacks.drop_duplicates(["population", "target", "filter"])
     found = _plain(open_table(run, "snapshots").to_table(filter=ds.field("last")))
-    facts_of = firsts[["session_id", "population", "filter", "trial", "outcome", "queries"]]
-    return found.merge(facts_of, on="session_id", how="inner")
+    columns = firsts[["session_id", "population", "filter", "trial", "outcome", "queries"]]
+    return found.merge(columns, on="session_id", how="inner")
 
 
 def _single_file(run: Folder, table: str) -> pd.DataFrame | None:
@@ -253,7 +281,7 @@ def _single_file(run: Folder, table: str) -> pd.DataFrame | None:
 
 
 def _plain(table: pa.Table) -> pd.DataFrame:
-    """Return a table for pandas with words as text, not as categories: groups are then those that occur."""
+    """Convert a table to pandas with strings in place of categories, which would add empty groups to a groupby."""
     columns = {
         name: table[name].cast(pa.string()) if pa.types.is_dictionary(table[name].type) else table[name]
         for name in table.column_names

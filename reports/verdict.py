@@ -1,4 +1,4 @@
-"""The answer of a run, in a few words and numbers: what was chosen, what it promises, or what is lacking."""
+"""Main result of a run in sentences: the chosen configuration and its guarantee, or the sessions that are missing."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from reports.wording import count, limit, listed, percent, queries
 
 @dataclass(frozen=True)
 class Shortfall:
-    """Why the candidate nearest to being certified is not, for one workload.
+    """Number of honest sessions that a candidate needs to be certified on one workload.
 
     Attributes
     ----------
     workload : str
     limit : float
+        Limit of the false-positive rate, in (0, 1).
     sessions, blocked : int
-        Of the certification part, by this candidate.
+        Sessions of the calibration split, and how many of them the candidate blocks.
     needed : int
-        Sessions in all with which it would pass, if no more of them were blocked than were.
+        Total number of sessions with which the candidate would pass if it blocked no further session.
     """
 
     workload: str
@@ -40,42 +41,60 @@ class Shortfall:
 
     @property
     def more(self) -> int:
-        """Sessions that are lacking."""
+        """Number of additional sessions."""
         return max(0, self.needed - self.sessions)
 
 
 def filter_file(run: Folder) -> dict[str, Any] | None:
-    """Return what ``filter.toml`` says, None where the run chose nothing."""
+    """Return the content of ``filter.toml``; None if the run has no such file.
+
+    Raises
+    ------
+    RunError
+        If the file is damaged.
+    """
     path = run / "filter.toml"
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from None
+        raise RunError(f"{path}: cannot be read: {error}; expected a TOML file with a table [filter]") from None
 
 
 def calibration_section(run: Folder) -> dict[str, Any]:
-    """Return the ``[tuning]`` table of the study as it ran; empty where the run calibrated nothing."""
+    """Return the table ``[tuning]`` of the run's study; empty if the study has none.
+
+    Raises
+    ------
+    RunError
+        If ``study.toml`` is missing or damaged.
+    """
     try:
         found = tomllib.loads((run / "study.toml").read_text(encoding="utf-8")).get("tuning", {})
     except (OSError, ValueError) as error:
-        raise RunError(f"{run / 'study.toml'}: cannot be read: {error}") from None
+        raise RunError(f"{run / 'study.toml'}: cannot be read: {error}; expected the study as a TOML file") from None
     return dict(found)
 
 
 def shortfalls(certification: pd.DataFrame, confidence: float, procedure: str) -> list[Shortfall]:
-    """Return what each workload lacks for the candidate that comes first.
+    """Return, for each workload, the sessions that the candidate closest to certification still needs.
 
     Parameters
     ----------
     certification : DataFrame
-        In the order of testing, as `reports.tables.certification_table` gives it.
+        In testing order, as `reports.tables.certification_table` returns it.
     confidence : float
-        Of the guarantee, in (0, 1).
+        Confidence of the guarantee, in (0, 1).
     procedure : {"fixed_sequence", "holm"}
-        How settings were tested. The first of a fixed sequence must pass at the whole level; under Holm's procedure
-        the one with the least p-value must, at the level shared by all.
+        The multiple-testing procedure. In a fixed sequence, the first candidate must pass at the full level
+        ``1 - confidence``. In Holm's procedure, the candidate with the smallest p-value must pass at that level
+        divided by the number of candidates.
+
+    Returns
+    -------
+    list of Shortfall
+        One per workload; empty if there are no candidates.
     """
     candidates = [rows for _, rows in certification.groupby(["kind", "config"], sort=False)]
     if not candidates:
@@ -96,45 +115,73 @@ def shortfalls(certification: pd.DataFrame, confidence: float, procedure: str) -
 
 
 def headline(run: Folder, *, calibration: bool, chosen: bool) -> str:
-    """Return the page's first line."""
+    """Return the title of the page: the main result in one sentence.
+
+    Parameters
+    ----------
+    run : Path or RemotePath
+        The run folder.
+    calibration : bool
+        Whether the run is a calibration.
+    chosen : bool
+        Whether it chose a configuration.
+    """
     attacks, users = attack_table(run), user_table(run)
     if calibration and not chosen and "chosen" not in (facts(run).get("tuning") or {}):
-        return "This calibration has not come to its end"
+        return "This calibration is not complete"
     if calibration and not chosen:
-        return "No configuration could be certified, so none was chosen"
+        return "No configuration was certified, so none was chosen"
     if chosen and CALIBRATED in set(attacks.get("filter", [])):
         calibrated = _slowest(attacks[attacks["filter"] == CALIBRATED])
-        text = f"With the calibrated filter the longest-lasting attack is blocked after {calibrated} queries on average"
-        rest = attacks[~attacks["filter"].isin([CALIBRATED, *undefended(run)])]
-        return text if rest.empty else f"{text}, against {_best_other(rest)}"
+        text = f"The calibrated filter blocks the attack that lasts longest after {calibrated} queries on average"
+        others = attacks[~attacks["filter"].isin([CALIBRATED, *undefended(run)])]
+        return text if others.empty else f"{text}, compared with {_best_other(others)}"
     if attacks.empty:
-        return f"{count(int(users['sessions'].sum()), 'honest session')} met the filters"
+        return f"{count(int(users['sessions'].sum()), 'honest session')} ran under the filters"
     blocked = attacks.groupby("filter", observed=True, sort=False)[["blocked", "sessions"]].sum()
     first = blocked.sort_values("blocked", ascending=False, kind="stable").reset_index().iloc[0]
     if first["blocked"] == 0:
-        return "No filter here blocked a single attack session"
-    counted = f"{first['blocked']:,} of {count(int(first['sessions']), 'attack session')}"
-    among = f"Of {count(len(blocked), 'filter')}, " if len(blocked) > 1 else ""
-    return f"{among}{first['filter']} blocked {'the most: ' if among else ''}{counted}"
+        return "No filter blocked any attacker"
+    if len(blocked) == 1:
+        return f"{first['filter']} blocked {first['blocked']:,} of {count(int(first['sessions']), 'attacker')}"
+    filters = count(len(blocked), "filter")
+    return f"Of {filters}, {first['filter']} blocked the most attackers: {first['blocked']:,} of {first['sessions']:,}"
 
 
 def _slowest(rows: pd.DataFrame) -> str:
-    worst = rows.sort_values("restricted_mean_queries", ascending=False, kind="stable").iloc[0]
-    more = "more than " if worst["blocked"] < worst["sessions"] else ""
-    return more + queries(worst["restricted_mean_queries"])
+    """Return the mean queries to block of the attack for which they are largest."""
+    slowest = rows.sort_values("restricted_mean_queries", ascending=False, kind="stable").iloc[0]
+    more = "more than " if slowest["blocked"] < slowest["sessions"] else ""
+    return more + queries(slowest["restricted_mean_queries"])
 
 
 def _best_other(rows: pd.DataFrame) -> str:
-    worst = rows.groupby("filter", observed=True, sort=False)["restricted_mean_queries"].max()
-    best = worst[worst == worst.min()]
+    """Return the smallest value of `_slowest` among the filters of these rows, with the name of the filter."""
+    slowest = rows.groupby("filter", observed=True, sort=False)["restricted_mean_queries"].max()
+    best = slowest[slowest == slowest.min()]
     needed = _slowest(rows[rows["filter"] == best.index[0]])
-    if len(best) == len(worst) > 1:
+    if len(best) == len(slowest) > 1:
         return f"{needed} under every other filter"
-    return f"{needed} under {best.index[0]}{', the best of the others' if len(worst) > 1 else ''}"
+    return f"{needed} under {best.index[0]}{', the best other filter' if len(slowest) > 1 else ''}"
 
 
 def worst_users(run: Folder, filter_: str, limits: Mapping[str, float]) -> str:
-    """Return, in words, what a filter does to the honest workload that it treats worst, live."""
+    """Return a sentence about the workload with the highest false-positive rate of a filter on the test sessions.
+
+    Parameters
+    ----------
+    run : Path or RemotePath
+        The run folder.
+    filter_ : str
+        Name of the filter.
+    limits : mapping of workload to float
+        False-positive limits, in [0, 1].
+
+    Returns
+    -------
+    str
+        Empty if the filter has no honest sessions.
+    """
     users = user_table(run)
     rows = users[users["filter"] == filter_] if len(users) else users
     if rows.empty:
@@ -143,28 +190,36 @@ def worst_users(run: Folder, filter_: str, limits: Mapping[str, float]) -> str:
     interval = f"95% interval {percent(row['low'])} to {percent(row['high'])}"
     if row["blocked"] == 0:
         total = count(int(rows["sessions"].sum()), "honest session")
-        return f"On test sessions, live, it blocked none of {total} ({row['workload']}: {interval})."
+        return f"In the live test, the filter blocked none of {total} ({row['workload']}: {interval})."
     text = (
-        f"On test sessions, live, the workload it treats worst is {row['workload']}: {row['blocked']} of "
-        f"{row['sessions']:,} blocked, {percent(row['false_positive_rate'])} ({interval})."
+        f"In the live test, the workload with the highest false-positive rate is {row['workload']}: the filter blocked "
+        f"{row['blocked']} of {row['sessions']:,} sessions, {percent(row['false_positive_rate'])} ({interval})."
     )
     allowed = limits.get(str(row["workload"]))
     if allowed is None or row["false_positive_rate"] <= allowed:
         return text
-    place = "the interval reaches below it" if row["low"] <= allowed else "so is the whole interval"
-    return f"{text} That is above the limit of {limit(allowed)}; {place}."
+    comparison = "the interval contains the limit" if row["low"] <= allowed else "the whole interval is above the limit"
+    return f"{text} This rate is above the limit of {limit(allowed)}; {comparison}."
 
 
 def guarantee_text(rows: pd.DataFrame, confidence: float) -> str:
-    """Return the guarantee in words, from the chosen setting's rows of the certification."""
+    """Return the statistical guarantee of the chosen configuration in sentences.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        The configuration's rows of `reports.tables.certification_table`, one per workload.
+    confidence : float
+        Confidence of the guarantee, in (0, 1).
+    """
     limits = sorted({float(limit) for limit in rows["limit"]})
     names = listed([str(name) for name in rows["workload"]])
     share = f"at most {limit(limits[-1])}" if len(limits) == 1 else "no more than its limit"
     sessions = sorted({int(n) for n in rows["sessions"]})
     counted = f"{sessions[0]:,}" if len(sessions) == 1 else f"{sessions[0]:,} to {sessions[-1]:,}"
     return (
-        f"With {100 * confidence:.4g}% confidence, it blocks {share} of the sessions of each honest workload "
-        f"({names}). That was tested on {counted} sessions of each that the search never saw; the largest p-value is "
-        f"{rows['p_value'].max():.3g}. It holds for sessions like these, with "
-        "these data, this victim and this transport."
+        f"With {100 * confidence:.4g}% confidence, this configuration blocks {share} of the sessions of each honest "
+        f"workload ({names}). Exact tests used {counted} sessions of each workload that the search did not use; the "
+        f"largest p-value is {rows['p_value'].max():.3g}. The guarantee is valid for sessions of the same workloads, "
+        "with these data, this victim and this transport."
     )

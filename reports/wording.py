@@ -1,4 +1,4 @@
-"""Numbers as the page and the terminal write them."""
+"""Number and configuration formats of the page and the terminal."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 import pandas as pd
 
 ABSENT = "–"
-"""Where there is no number."""
+"""Displayed in place of a missing number."""
 
 
 def missing(value: Any) -> bool:
-    """Return whether a table's cell holds nothing: None, or NaN (as pandas reads null)."""
+    """Return whether the value of a table cell is missing: None or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def number(value: float, digits: int = 6) -> str:
-    """Return a number in `digits` significant ones; in full where that would make 1 of 0.9999999.
+    """Format a number with `digits` significant digits; with all digits if it would be rounded to 1.
 
     Examples
     --------
@@ -31,14 +31,14 @@ def number(value: float, digits: int = 6) -> str:
 
 
 def percent(share: float, *, brief: bool = False) -> str:
-    """Return a share in percent, one decimal more below 10%, where rates are limited and compared.
+    """Format a share in percent: with two decimals below 10%, where limits lie, and with one from 10% on.
 
     Parameters
     ----------
     share : float
-        In [0, 1]; None or NaN where there is none.
+        In [0, 1]; None or NaN if missing.
     brief : bool
-        One decimal at most, and none where it would be 0: for a table whose cells hold several shares.
+        Use at most one decimal, for table cells with several shares.
 
     Examples
     --------
@@ -57,7 +57,7 @@ def percent(share: float, *, brief: bool = False) -> str:
 
 
 def limit(share: float) -> str:
-    """Return a limit as it was set, without decimals that nobody asked for.
+    """Format a limit in percent, without trailing zeros.
 
     Examples
     --------
@@ -68,7 +68,14 @@ def limit(share: float) -> str:
 
 
 def queries(value: float, *, at_least: bool = False) -> str:
-    """Return queries to block; `at_least` where some session was never blocked and counts as its budget.
+    """Format a number of queries to block.
+
+    Parameters
+    ----------
+    value : float
+        None or NaN if missing.
+    at_least : bool
+        Whether it is a lower bound, because sessions that were never blocked count as their query budget.
 
     Examples
     --------
@@ -82,12 +89,12 @@ def queries(value: float, *, at_least: bool = False) -> str:
 
 
 def count(value: int, one: str, many: str | None = None) -> str:
-    """Return how many, with the word in its number: 1 session, 2 sessions."""
+    """Format a number with a noun in singular or plural, such as "1 session" or "2 sessions"."""
     return f"{value:,} {one if value == 1 else many or one + 's'}"
 
 
 def listed(names: list[str]) -> str:
-    """Return names as a sentence lists them.
+    """Join names with commas and "and".
 
     Examples
     --------
@@ -98,12 +105,12 @@ def listed(names: list[str]) -> str:
 
 
 def parameters(config: str | Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration's parameters: what the cell ``config`` holds, without what has its default.
+    """Return the parameters of a configuration, without kind, version and the default scope.
 
     Parameters
     ----------
     config : str or mapping
-        The cell of a table (JSON), or the table ``[filter]`` of a ``filter.toml``.
+        The cell ``config`` of a table (JSON), or the table ``[filter]`` of a ``filter.toml``.
     """
     found: dict[str, Any] = dict(json.loads(config) if isinstance(config, str) else config)
     for name in ("kind", "version"):
@@ -114,7 +121,7 @@ def parameters(config: str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def value(found: Any) -> str:
-    """Return a parameter's value as the page writes it.
+    """Format the value of a parameter.
 
     Examples
     --------
@@ -129,7 +136,7 @@ def value(found: Any) -> str:
 
 
 def describe(row: Mapping[str, Any] | pd.Series) -> str:
-    """Return a row's kind and configuration in one line.
+    """Format the kind and configuration of a table row in one line.
 
     Examples
     --------

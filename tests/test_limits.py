@@ -22,7 +22,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     pipe = tmp_path / "image.png"
     os.mkfifo(pipe)
     for read in (read_size, lambda path: read_image(path, "rgb")):
-        with pytest.raises(DataError, match=r"image\.png: no plain file"):
+        with pytest.raises(DataError, match=r"image\.png: not a regular file"):
             read(pipe)
 
 
@@ -30,7 +30,7 @@ def test_more_than_the_limit_is_refused_and_the_limit_itself_is_not(tmp_path: Pa
     file = tmp_path / "file"
     file.write_bytes(b"12345")
     assert limits.read_plain(file, 5) == b"12345"
-    with pytest.raises(ValueError, match="more than 4 bytes"):
+    with pytest.raises(ValueError, match="larger than 4 bytes"):
         limits.read_plain(file, 4)
 
 
@@ -54,7 +54,7 @@ def bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
 
 def test_archives_that_unpack_to_too_much_are_not_unpacked(bomb: bytes, tmp_path: Path) -> None:
     (tmp_path / "own.keras").write_bytes(bomb)
-    with pytest.raises(VictimError, match=r"own\.keras: 10,000,000 bytes once unpacked; at most 100,000 are"):
+    with pytest.raises(VictimError, match=r"own\.keras: 10,000,000 bytes once unpacked \(accepted: at most 100,000\)"):
         load_victim(tmp_path / "own.keras", (28, 28), 10)
     (tmp_path / "mnist.npz").write_bytes(bomb)
     with pytest.raises(DataError, match=r"mnist\.npz: .*10,000,000 bytes once unpacked"):

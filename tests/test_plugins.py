@@ -137,7 +137,7 @@ BODY = "    def new_detector(self):\n        return None\n"
         ("from mifsim import register\nregister('datasets', 'x')(3)", "data set 'x': 3 is not a function"),
         (
             DETECTOR.format(name="x", kind="x", frozen=True, body=""),
-            r"mine\.py: kind of detector 'x': Mine lacks new_detector",
+            r"mine\.py: kind of detector 'x': Mine does not implement new_detector",
         ),
         (DETECTOR.format(name="x", kind="y", frozen=True, body=BODY), "Mine.kind is 'y', but it is registered as 'x'"),
         (
@@ -146,11 +146,11 @@ BODY = "    def new_detector(self):\n        return None\n"
         ),
         (
             DETECTOR.format(name="ssim-hash", kind="ssim-hash", frozen=True, body=BODY),
-            "'ssim-hash' is registered already, by mifsim itself",
+            "'ssim-hash' is already registered by mifsim itself",
         ),
         (
             "from mifsim import Attacker, register\n@register('attacks', 'x')\nclass X(Attacker):\n    pass\n",
-            "attack 'x': X lacks run",
+            "attack 'x': X does not implement run",
         ),
         (
             "from mifsim import Attacker, register\n@register('attacks', 'x')\nclass X(Attacker):\n"
@@ -177,7 +177,7 @@ def test_what_cannot_be_used_is_said_in_one_line(
 
 def test_two_plugins_may_not_register_one_name(tmp_path: Path) -> None:
     load_plugin(plugin(tmp_path, EVERYTHING))
-    with pytest.raises(PluginError, match=r"other\.py: attack 'my-attack' is registered already, by mine\.py"):
+    with pytest.raises(PluginError, match=r"other\.py: attack 'my-attack' is already registered by mine\.py"):
         load_plugin(plugin(tmp_path, EVERYTHING.replace("times", "often"), "other.py"))
     assert "my-attack" in ATTACKS
 
@@ -207,16 +207,16 @@ def test_a_run_notes_its_plugins_and_a_resume_checks_them(tmp_path: Path) -> Non
     load_plugin(plugin(tmp_path, EVERYTHING))
     study = Study.parse({"name": "s", "attacks": [{"attack": "my-attack"}]})
     run = RunFolder.create(tmp_path / "run", study)
-    noted = json.loads((tmp_path / "run" / "run.json").read_text())["plugins"]
-    assert noted == [{"file": "mine.py", "digest": plugin_facts()[0]["digest"]}]
+    plugins = json.loads((tmp_path / "run" / "run.json").read_text())["plugins"]
+    assert plugins == [{"file": "mine.py", "digest": plugin_facts()[0]["digest"]}]
     check_plugins(run.path, run.facts)
     unload_plugins()
-    with pytest.raises(RunError, match=r"uses the plug-in mine\.py; give it again: --plugin mine\.py"):
+    with pytest.raises(RunError, match=r"requires --plugin mine\.py: the run started with this plug-in"):
         check_plugins(run.path, run.facts)
     load_plugin(plugin(tmp_path, EVERYTHING + "\n# changed\n"))
-    with pytest.raises(RunError, match=r"--plugin mine\.py is not the one that the run began with"):
+    with pytest.raises(RunError, match=r"--plugin mine\.py: has digest .*, the run started with"):
         check_plugins(run.path, run.facts)
-    with pytest.raises(RunError, match=r"--plugin mine\.py: the run began without it"):
+    with pytest.raises(RunError, match=r"--plugin mine\.py: the run started without it"):
         check_plugins(run.path, {"plugins": []})
 
 

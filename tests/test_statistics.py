@@ -167,8 +167,8 @@ def test_band_stays_where_it_was_when_the_last_session_falls():
     ("queries", "blocked", "message"),
     [
         ([], [], "at least one"),
-        ([1, 2], [True], "alike"),
-        ([[1]], [[True]], "one-dimensional"),
+        ([1, 2], [True], "equal length"),
+        ([[1]], [[True]], "1-D"),
         ([-1], [True], "at least 0"),
         ([math.nan], [True], "finite"),
     ],

@@ -22,7 +22,7 @@ from mifsim.errors import RunError, StudyError
 from mifsim.server.client_session import SessionRow
 from mifsim.server.client_specs import ClientSpec, client_specs
 from mifsim.server.environment import Environment
-from mifsim.server.shard_run import Nowhere, Reply, run_clients
+from mifsim.server.shard_run import NullSink, Reply, run_clients
 from mifsim.statistics import queries_until_stopped
 from mifsim.study import Filter, Study
 from tuning.replay import replay
@@ -276,7 +276,7 @@ def run_live(
     environment = Environment(study.model_copy(update={"filters": filters}), Path(), {}, data)
     under_each = [replace(spec, filter=number) for spec in specs for number in range(len(filters))]
     rows: list[SessionRow] = []
-    steps = run_clients(under_each, environment, rows, Nowhere())
+    steps = run_clients(under_each, environment, rows, NullSink())
     try:
         batch = next(steps)
         while True:

@@ -192,7 +192,7 @@ def grid_front(
         ]
 
     for chosen, values in grids:  # fill `traces.prepared` before the threads start, so that each value is made once
-        point = {name: float(array[0]) for name, array in values.items()}
+        point = {name: _least_strict_first(cls.params[name], array)[0] for name, array in values.items()}
         replay_swept(traces, make_config({**chosen, **point}, lows), most)
     points, configs = np.empty((0, 3 if leakage else 2)), list[DetectorConfig]()
     done, total = 0, _size(grids)
@@ -213,17 +213,21 @@ def grid_front(
     )
 
 
-def between(grid: Floats, best: Sequence[float], steps: int) -> Floats:
-    """Return log-spaced values in the grid cells on both sides of the best values.
+def between(
+    grid: Floats, best: Sequence[float], steps: int, spaced: Callable[[float, float, int], Floats] = np.geomspace
+) -> Floats:
+    """Return values in the grid cells on both sides of the best values, log-spaced by default.
 
     Parameters
     ----------
     grid : ndarray of float64, shape (n,)
-        Positive values in ascending order.
+        Values in ascending order; positive if they are log-spaced.
     best : sequence of float
         Values of the grid, up to rounding.
     steps : int
         Approximate number of new values. They are divided among the cells; each cell gets at least one.
+    spaced : callable
+        Returns a given number of values between two ends, including both ends, such as `numpy.linspace`.
 
     Returns
     -------
@@ -238,7 +242,7 @@ def between(grid: Floats, best: Sequence[float], steps: int) -> Floats:
     places = {int(np.abs(grid - value).argmin()) for value in best}
     cells = sorted({cell for place in places for cell in (place - 1, place) if 0 <= cell < len(grid) - 1})
     new = max(1, steps // max(1, len(cells)))
-    filled = [np.geomspace(grid[cell], grid[cell + 1], new + 2) for cell in cells]
+    filled = [spaced(grid[cell], grid[cell + 1], new + 2) for cell in cells]
     return np.unique(np.concatenate([grid[sorted(places)], *filled]))
 
 
@@ -249,19 +253,23 @@ def _choices(space: SearchSpace) -> Iterator[dict[str, Any]]:
 
 def _refined(param: Param, values: Floats, best: Sequence[float], steps: int) -> Floats:
     """Return finer values around the best ones, in ascending order; `between` is applied to distances from the pole."""
+    spaced = np.linspace if param.scale == "linear" else np.geomspace
     if not param.pole:
-        return between(values, best, steps)
-    above = bool(values[0] > param.pole)
-    distances = np.sort(np.abs(values - param.pole))
-    refined = between(distances, [param.distance(value) for value in best], steps)
-    return np.sort(param.pole + refined if above else param.pole - refined)
+        refined = between(values, best, steps, spaced)
+    else:
+        above = bool(values[-1] > param.pole)
+        distances = np.sort(np.abs(values - param.pole))
+        refined_distances = between(distances, [param.distance(value) for value in best], steps, spaced)
+        refined = np.sort(param.pole + refined_distances if above else param.pole - refined_distances)
+    return np.unique(np.round(refined)) if param.whole else refined
 
 
 def _least_strict_first(param: Param, values: Floats) -> list[float]:
     ascending = np.unique(np.asarray(values, dtype=np.float64))
     below_pole = bool(param.pole) and bool(ascending[0] < param.pole)
     descends = (param.strictness > 0) == below_pole if param.strictness else False
-    return [float(value) for value in (ascending[::-1] if descends else ascending)]
+    ordered = ascending[::-1] if descends else ascending
+    return [round(value) if param.whole else float(value) for value in ordered]
 
 
 def _front(traces: TraceSet, grids: Sequence[Grid], tuning: Tuning, on_progress: OnProgress) -> ParetoFront:

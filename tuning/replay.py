@@ -80,7 +80,8 @@ def totals(traces: TraceSet, blocked_at: Ints) -> Totals:
     leak = None
     if (fixed := _fixed_leak(traces)) is not None:
         last = np.where(blocked, traces.offsets[:-1] + blocked_at - 2, traces.offsets[1:] - 1)
-        leak = _sum_by_group(traces, np.where(traces.is_attack, fixed[last], 0)) / _LEAK_STEPS
+        answered = traces.is_attack & (blocked_at != 1)  # a session blocked at its first query has leaked nothing
+        leak = _sum_by_group(traces, np.where(answered, fixed[last], 0)) / _LEAK_STEPS
     return Totals(
         sessions=np.bincount(traces.group, minlength=groups),
         blocked=np.bincount(traces.group[blocked], minlength=groups),

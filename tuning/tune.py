@@ -16,7 +16,7 @@ from mifsim.progress import Bar
 from mifsim.run.folder import RunFolder, check_free, default_path, versions
 from mifsim.run.inputs import check_victim, data_facts, load_inputs
 from mifsim.run.leakage import score_run
-from mifsim.run.lifecycle import run_to_its_end, study_to_resume
+from mifsim.run.lifecycle import record_status, study_to_resume
 from mifsim.run.sessions import BackendName, make_backend, run_sessions
 from mifsim.server.backend import Backend, Job, ModelFile
 from mifsim.study import Filter, Study
@@ -130,7 +130,7 @@ class _Calibration:
         self._space = study.tuning.search_space
 
     def run_all(self) -> None:
-        with run_to_its_end(self._run, f"mifsim tune --resume {shlex.quote(str(self._run.path))}"):
+        with record_status(self._run, f"mifsim tune --resume {shlex.quote(str(self._run.path))}"):
             self._prepare_live()
             traces = self._traces()
             search, held_out, test = (traces.of_split(split) for split in SPLITS)

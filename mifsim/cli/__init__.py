@@ -1,4 +1,4 @@
-"""The command `mifsim`: one file a subcommand."""
+"""The command line `mifsim`, with a module for each group of subcommands."""
 
 from mifsim.cli.command import main
 

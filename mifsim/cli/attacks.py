@@ -1,4 +1,4 @@
-"""The subcommand `mifsim attacks`: which there are, and whether they work."""
+"""The subcommand `mifsim attacks`: lists the attacks, or measures their effectiveness."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ if TYPE_CHECKING:
     from mifsim.tables.storage import Folder
 
 STUDY = "attacks-digits"
+"""The default study of ``--measure``."""
 
 
 def add_attacks(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "attacks",
-        help="list the attacks, or measure whether they work",
-        description="List the attacks: what each needs back from the model, what the server sees of it, how many "
-        "queries it makes. With --measure, let every attack of a study ask where nothing filters, and say which of "
-        "them reconstruct more than their auxiliary images show already; attack_benchmark.parquet in the run holds "
-        "the numbers.",
+        help="list the attacks, or measure their effectiveness",
+        description="List the attacks with the model output that each needs, the queries that the server sees, and "
+        "their number. With --measure, run every attack of a study without a filter, and test which of them "
+        "reconstruct more than the auxiliary images already reveal. The results are printed and written to "
+        "attack_benchmark.parquet in the run folder.",
         epilog="examples:\n"
         "  mifsim attacks\n"
-        f"  mifsim attacks --measure                     # every attack, on digits: the study {STUDY}\n"
+        f"  mifsim attacks --measure                     # all attacks, on digits (study {STUDY})\n"
         "  mifsim attacks --measure --data fashion-mnist --out runs/attacks-fashion\n"
-        "  mifsim attacks --measure --study mine.toml   # its attacks; its filters and users stay away\n"
+        "  mifsim attacks --measure --study mine.toml   # only its attacks, without filters and users\n"
         "  mifsim attacks --measure --resume runs/attacks-fashion\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--measure", action="store_true", help="run the attacks; the options below go with it")
+    parser.add_argument("--measure", action="store_true", help="run the attacks; required by the options below")
     add_options(parser, "--study")
-    parser.add_argument("--data", metavar="SET", help="short for --set data.set=SET")
+    parser.add_argument("--data", metavar="SET", help="data set; short for --set data.set=SET")
     parser.set_defaults(run=_attacks)
 
 
@@ -50,7 +51,7 @@ def _attacks(options: argparse.Namespace) -> None:
     ]
     if given:
         options_ = ", ".join("--set" if name == "overrides" else f"--{name}" for name in given)
-        raise UserError(f"attacks: {options_} goes with --measure")
+        raise UserError(f"attacks: {options_} requires --measure")
     _print_attacks()
 
 
@@ -64,7 +65,7 @@ def _print_attacks() -> None:
 
     budget = Attacks.model_fields["budget_queries"].default
     table = Table(title="Attacks", title_justify="left")
-    for title in ("attack", "needs back", "the server sees"):
+    for title in ("attack", "needs", "the server sees"):
         table.add_column(title)
     table.add_column("queries", justify="right")
     for name, attacker in _registered().items():
@@ -73,7 +74,9 @@ def _print_attacks() -> None:
         table.add_row(name, _needs(attacker), attacker.sends, queries)
     out = Console(width=None if sys.stdout.isatty() else 140)
     out.print(table)
-    out.print(f"Up to {budget:,}: until it is content, or its budget_queries (of which that is the default) are spent.")
+    out.print(
+        f"Up to {budget:,}: the attack ends when it converges or has spent its budget_queries (default: {budget:,})."
+    )
 
 
 def _registered() -> dict[str, type[Attacker]]:
@@ -100,7 +103,7 @@ def _measure(options: argparse.Namespace) -> None:
     from reports.attacks import print_benchmark, write_benchmark
 
     if options.resume is not None and options.data:
-        raise UserError("--resume RUN takes its study from the run: no --data beside it")
+        raise UserError("--resume cannot be combined with --data: the run has its own study")
     if options.resume is None and options.study is None:
         options.study = STUDY
     if options.data:

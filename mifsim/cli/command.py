@@ -1,4 +1,4 @@
-"""The command `mifsim`."""
+"""The entry point of the command line, and the subcommands `mifsim studies` and `mifsim columns`."""
 
 from __future__ import annotations
 
@@ -19,22 +19,34 @@ from mifsim.progress import configure_logging
 _EXAMPLES = """\
 examples:
   mifsim studies                              list the studies that come with mifsim
-  mifsim studies digits > mine.toml           start a study of your own from one of them
-  mifsim tune calibrate-digits                find, certify and confirm a configuration: the main job
-  mifsim simulate digits                      run one study's sessions on this machine
+  mifsim studies digits > mine.toml           copy one of them as the start of your own study
+  mifsim tune calibrate-digits                find, certify and confirm a configuration
+  mifsim simulate digits                      run the sessions of a study on this machine
   mifsim simulate mine.toml --set server.transport=uint8
-  mifsim submit mine.toml                     run it as a job on a Ray cluster
-  mifsim report runs/mine                     build a run's page again, from its files
-  mifsim compare runs/mine runs/other         put runs side by side
-  mifsim attacks                              list the attacks, and what each needs
-  mifsim tune mine.toml --plugin quota.py     use a detector or an attack of your own
-  mifsim paper --small                        run the paper's evaluation again, beside its own numbers
-  mifsim columns                              say what each column of the Parquet tables means
+  mifsim submit mine.toml                     run a study as a job on a Ray cluster
+  mifsim report runs/mine                     rebuild a run's page from its files
+  mifsim compare runs/mine runs/other         compare runs
+  mifsim attacks                              list the attacks and the model output that each needs
+  mifsim tune mine.toml --plugin quota.py     use your own detector or attack
+  mifsim paper --small                        reproduce the paper's evaluation and compare with its results
+  mifsim columns                              describe the columns of the Parquet tables
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exit code 0, 2 (what the user gave cannot be used) or 130 (interrupted)."""
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str or None
+        The arguments after the program's name; None: those of the process.
+
+    Raises
+    ------
+    SystemExit
+        With exit code 2 if the input is not valid or a file cannot be read or written, 130 if interrupted, or the code
+        of the subcommand.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     if not hasattr(options, "run"):
@@ -50,10 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader, such as `head`, has had enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has exited
         sys.stderr.close()
         sys.exit(0)
-    except OSError as error:  # a full disk, a folder that may not be written to, a file that is gone
+    except OSError as error:  # such as a full disk or a missing permission
         print(f"mifsim: {error.filename or 'the file system'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
 
@@ -80,8 +92,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_studies(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("studies", help="list the shipped studies, or print one")
-    parser.add_argument("name", nargs="?", help="the study to print")
+    parser = commands.add_parser(
+        "studies",
+        help="list the shipped studies, or print one",
+        description="List the shipped studies, or print the file of one.",
+        epilog="examples:\n  mifsim studies\n  mifsim studies digits > mine.toml\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="?", metavar="STUDY", help="the study to print (default: list all)")
     parser.set_defaults(run=_studies)
 
 
@@ -96,8 +114,14 @@ def _studies(options: argparse.Namespace) -> None:
 
 
 def _add_columns(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("columns", help="say what each column of the Parquet tables means")
-    parser.add_argument("table", nargs="?", help="one table only")
+    parser = commands.add_parser(
+        "columns",
+        help="describe the columns of the Parquet tables",
+        description="Print the name, type and description of each column of the Parquet tables.",
+        epilog="examples:\n  mifsim columns\n  mifsim columns sessions\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("table", nargs="?", metavar="TABLE", help="the table to describe (default: all)")
     parser.set_defaults(run=_columns)
 
 

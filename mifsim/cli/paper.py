@@ -1,4 +1,4 @@
-"""The subcommand `mifsim paper`: the paper's evaluation, run again and laid beside its own numbers."""
+"""The subcommand `mifsim paper`: reproduces the paper's evaluation and compares the results with the paper's."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from mifsim.errors import UserError
 
 DATASETS = ("mnist", "mnist-5k", "celeba", "faces")
-_OF_HALF = {"mnist": "MNIST", "mnist-5k": "MNIST", "celeba": "CelebA", "faces": "CelebA"}
-_READS_DATA = {"mnist": "optional: keras' own copy where absent", "celeba": "needed"}
+_PAPER_DATA = {"mnist": "MNIST", "mnist-5k": "MNIST", "celeba": "CelebA", "faces": "CelebA"}
+_WITH_FOLDER = {"mnist": "optional: keras downloads it if absent", "celeba": "required"}
 
 
 class _Datasets(argparse.Action):
-    """Gather --dataset and --data in the order in which they are given: the folder belongs to the set before it."""
+    """Collect --dataset and --data in the order given: a folder belongs to the data set before it."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, option: str | None = None
@@ -24,7 +24,7 @@ class _Datasets(argparse.Action):
         if option == "--dataset":
             pairs.append((value, None))
         elif not pairs or pairs[-1][1] is not None:
-            parser.error("--data FOLDER comes after the --dataset that it belongs to")
+            parser.error("--data FOLDER must follow the --dataset to which it belongs")
         else:
             pairs[-1] = (pairs[-1][0], Path(value))
         namespace.datasets = pairs
@@ -34,32 +34,40 @@ def add_paper(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     """Add the subcommand."""
     parser = commands.add_parser(
         "paper",
-        help="reproduce the paper: every table and figure of its evaluation, with what holds and why",
-        description="Run the paper's evaluation again and write README.md with every table and figure beside the "
-        "paper's values, figures/*.png, csv/*.csv, and the Parquet tables that all of it comes from.",
+        help="reproduce every table and figure of the paper's evaluation",
+        description="Reproduce the paper's evaluation. Write README.md, which compares every table and figure with the "
+        "paper's values, figures/*.png, csv/*.csv, and the Parquet tables from which they are computed.",
         epilog="examples:\n"
         "  mifsim paper                        5,000 embedded digits and rendered faces; no download\n"
-        "  mifsim paper --small --out runs/p   the same in minutes: fewer readings, three trials a label\n"
+        "  mifsim paper --small --out runs/p   takes minutes: fewer variants, three trials per label\n"
         "  mifsim paper --dataset mnist --data DIR --dataset faces --out reports/paper\n"
         "  mifsim paper --dataset celeba --data DIR --trials 50\n"
         "  mifsim paper --filter runs/mine/filter.toml --dataset mnist-5k\n"
         "\n"
-        "What is finished lies in the cache: after Ctrl-C the same command goes on where it was.\n",
+        "Finished steps are kept in the cache: after Ctrl-C, the same command continues with the next step.\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--dataset", action=_Datasets, dest="datasets", choices=DATASETS,
-        help="may be given twice: once for the paper's MNIST half, once for its CelebA half (default: mnist-5k, faces)",
+        help="repeatable: one for the paper's MNIST results and one for its CelebA results (default: mnist-5k, faces)",
     )  # fmt: skip
-    parser.add_argument("--data", action=_Datasets, dest="datasets", metavar="FOLDER", help="files of that set")
-    parser.add_argument("--trials", type=int, metavar="N", help="attackers a label (default: 30; the paper has 3)")
-    parser.add_argument("--filter", type=Path, metavar="FILE", help="a calibrated setting (default: find one)")
-    parser.add_argument("--small", action="store_true", help="a run of minutes that says less")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/paper-<time>")
+    parser.add_argument(
+        "--data",
+        action=_Datasets,
+        dest="datasets",
+        metavar="FOLDER",
+        help="folder with the files of the data set before it",
+    )
+    parser.add_argument("--trials", type=int, metavar="N", help="attackers per label (default: 30; the paper has 3)")
+    parser.add_argument(
+        "--filter", type=Path, metavar="FILE", help="a calibrated configuration (default: calibrate one)"
+    )
+    parser.add_argument("--small", action="store_true", help="a smaller evaluation that takes minutes")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="output folder (default: runs/paper-<time>)")
     parser.add_argument(
         "--backend", choices=["ray", "in-process"], help="where sessions run (default: ray; with --small: in-process)"
     )
-    parser.add_argument("--page-only", action="store_true", help="write the page again from the tables in --out")
+    parser.add_argument("--page-only", action="store_true", help="rebuild the page from the tables in --out")
     parser.set_defaults(run=_paper)
 
 
@@ -68,23 +76,25 @@ def _paper(options: argparse.Namespace) -> None:
 
     if options.page_only:
         if options.out is None:
-            raise UserError("paper: --page-only needs --out FOLDER, where the tables are")
+            raise UserError("paper: --page-only requires --out FOLDER, the folder of the tables")
         print(write_page(options.out))
         return
     pairs: list[tuple[str, Path | None]] = options.datasets or [("mnist-5k", None), ("faces", None)]
-    halves = [_OF_HALF[name] for name, _ in pairs]
-    if len(set(halves)) < len(halves):
+    reproduced = [_PAPER_DATA[name] for name, _ in pairs]
+    if len(set(reproduced)) < len(reproduced):
         raise UserError(
-            f"paper: --dataset {' and '.join(name for name, _ in pairs)}: both stand for the same half of the paper "
-            "(accepted: one of mnist and mnist-5k, one of celeba and faces)"
+            f"paper: --dataset {' and '.join(name for name, _ in pairs)}: both reproduce the same results of the "
+            "paper (accepted: one of mnist and mnist-5k, and one of celeba and faces)"
         )
     for name, folder in pairs:
-        if folder is not None and name not in _READS_DATA:
-            raise UserError(f"paper: --dataset {name} takes no --data (accepted for: {', '.join(_READS_DATA)})")
+        if folder is not None and name not in _WITH_FOLDER:
+            raise UserError(
+                f"paper: --dataset {name} does not accept --data (data sets that do: {', '.join(_WITH_FOLDER)})"
+            )
         if name == "celeba" and folder is None:
-            raise UserError("paper: --dataset celeba needs --data FOLDER (or use --dataset faces)")
+            raise UserError("paper: --dataset celeba requires --data FOLDER (or use --dataset faces)")
     if options.trials is not None and options.trials < 3:
-        raise UserError(f"paper: --trials {options.trials}: the paper has 3 a label (accepted: 3 or more)")
+        raise UserError(f"paper: --trials {options.trials}: too few attackers per label (accepted: 3 or more)")
     from reports.paper.schemas import PAPER_SCHEMAS
     from tuning.paper.plan import plan_for
     from tuning.paper.reproduction import Given, reproduce

@@ -5,30 +5,30 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mifsim.cli.run import place
+from mifsim.cli.run import folder_argument
 
 
 def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add both subcommands."""
     parser = commands.add_parser(
         "report",
-        help="build a run's page again, from its files alone",
-        description="Build report.html of a run folder from its Parquet and TOML files, and print where it is.",
+        help="rebuild a run's page from its files",
+        description="Build report.html of a run folder from its Parquet and TOML files, and print its path.",
         epilog="examples:\n  mifsim report runs/calibrate-digits\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=place, metavar="RUN", help="a run folder")
+    parser.add_argument("folder", type=folder_argument, metavar="RUN", help="run folder: a path or a URL")
     parser.set_defaults(run=_report)
     parser = commands.add_parser(
         "compare",
-        help="put runs side by side",
-        description="Print the settings of runs, their false positives, queries to block, leakage and versions. Of a "
-        "calibration that chose a setting, this setting; of other runs, each filter.",
+        help="compare runs",
+        description="Print the configurations, false-positive rates, queries to block, leakage and versions of runs. A "
+        "calibration is represented by the configuration that it chose, another run by each of its filters.",
         epilog="examples:\n  mifsim compare runs/first runs/second\n  mifsim compare runs/* --out runs.csv\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folders", type=place, nargs="+", metavar="RUN", help="run folders")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the comparison as CSV too, with every column")
+    parser.add_argument("folders", type=folder_argument, nargs="+", metavar="RUN", help="run folders: paths or URLs")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the comparison, with all columns, as CSV")
     parser.set_defaults(run=_compare)
 
 
@@ -45,4 +45,4 @@ def _compare(options: argparse.Namespace) -> None:
     print_comparison(table)
     if options.out is not None:
         write_csv(table, options.out)
-        print(f"the comparison is in {options.out}")
+        print(f"comparison written to {options.out}")

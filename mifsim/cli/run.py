@@ -1,4 +1,4 @@
-"""The subcommands that run a study's sessions: `mifsim simulate` and `mifsim tune`."""
+"""The subcommands that run a study: `mifsim simulate`, `mifsim tune` and `mifsim matrix`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ Commands = argparse._SubParsersAction
 
 
 def add_run(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Add both subcommands."""
+    """Add the subcommands `simulate` and `tune`."""
     simulate = commands.add_parser(
         "simulate",
-        help="run the sessions of a study and leave Parquet tables",
-        description="Let a study's attackers and users query its victim through each of its filters.",
+        help="run the sessions of a study and write Parquet tables",
+        description="Run the attackers and users of a study against its victim, under each of its filters, and write a "
+        "run folder with Parquet tables and report.html.",
         epilog="examples:\n"
         "  mifsim simulate digits\n"
         "  mifsim simulate mine.toml --out runs/mine --seed 7 --set server.hosts=4\n"
@@ -31,9 +32,9 @@ def add_run(commands: Commands[argparse.ArgumentParser]) -> None:
     tune = commands.add_parser(
         "tune",
         help="find the best configuration of a detector, certify it and confirm it live",
-        description="Record a study's sessions, search the detector's parameters by replaying them, certify the "
-        "false-positive rate of what was found on sessions that the search never saw, and run the chosen configuration "
-        "live.",
+        description="Record the sessions of a study, search the detector's parameters by replaying the recordings, "
+        "certify the false-positive rate of the configurations found on held-out sessions, and run the chosen "
+        "configuration live.",
         epilog="examples:\n"
         "  mifsim tune calibrate-digits\n"
         "  mifsim tune mine.toml --out runs/mine --set tuning.trials=1000 --set tuning.sampler=nsga2\n"
@@ -41,8 +42,8 @@ def add_run(commands: Commands[argparse.ArgumentParser]) -> None:
         "  mifsim tune mine.toml --plugin quota.py --set tuning.kind=example-quota\n"
         "  mifsim tune --resume runs/mine\n"
         "\n"
-        "RUN/filter.toml holds the chosen configuration. Where none can be certified there is none, the exit code is\n"
-        "0 all the same (the calibration did its work), and the summary says how many more sessions it would take.\n",
+        "The chosen configuration is written to filter.toml in the run folder. If no configuration can be certified,\n"
+        "there is no filter.toml, the exit code is still 0, and the summary states how many sessions are needed.\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(tune)
@@ -53,9 +54,10 @@ def add_matrix(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the subcommand `matrix`."""
     matrix = commands.add_parser(
         "matrix",
-        help="what filters stop and what they lose: every attack with every evasion, every workload",
-        description="Cross a study's attacks with the rows of its [matrix], run them and its users through the filters "
-        "given, the study's own and none at all, and leave matrix_attacks.parquet, matrix_users.parquet and the page.",
+        help="evaluate filters against every attack with every evasion, and every workload",
+        description="Combine the attacks of a study with the rows of evasions in its [matrix] section. Run them, and "
+        "the study's users, under the filters given, the study's own filters and no filter. Write "
+        "matrix_attacks.parquet, matrix_users.parquet and report.html.",
         epilog="examples:\n"
         "  mifsim matrix matrix-digits --filter runs/calibrate-digits/filter.toml\n"
         "  mifsim matrix mine.toml --filter strict=a.toml --filter lax=b.toml --set attacks.0.trials=1\n"
@@ -70,39 +72,48 @@ def add_matrix(commands: Commands[argparse.ArgumentParser]) -> None:
         type=named_file,
         metavar="[NAME=]FILE",
         dest="filters",
-        help="a configuration, as `mifsim tune` leaves it (may be given several times; the name is "
-        "'calibrated' by default)",
+        help="a configuration file, such as the filter.toml of `mifsim tune` (repeatable; default name: calibrated)",
     )
     matrix.set_defaults(run=_matrix)
 
 
 def named_file(text: str) -> tuple[str, str]:
-    """Read ``[NAME=]FILE``."""
+    """Parse ``[NAME=]FILE`` into name and file; the default name is ``calibrated``."""
     name, equals, file = text.rpartition("=")
     return (name, file) if equals else ("calibrated", text)
 
 
 def add_options(parser: argparse.ArgumentParser, study: str = "study") -> None:
-    """Add the options of what runs a study; `study`: what its argument is called, with dashes if it is an option."""
-    several: dict[str, Any] = {} if study.startswith("-") else {"nargs": "?"}
-    parser.add_argument(study, **several, metavar="STUDY", help="a study file, or the name of a shipped study")
+    """Add the options of a subcommand that runs a study.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+    study : str
+        Name of the study's argument: ``"study"``, or ``"--study"`` for an option.
+    """
+    optional: dict[str, Any] = {} if study.startswith("-") else {"nargs": "?"}
+    parser.add_argument(study, **optional, metavar="STUDY", help="a study file, or the name of a shipped study")
     parser.add_argument(
         "--out",
-        type=place,
+        type=folder_argument,
         metavar="FOLDER",
-        help="the run folder, a path or a URL (default: runs/<study>-<time>)",
+        help="run folder: a path or a URL (default: runs/<study>-<time>)",
     )
-    parser.add_argument("--resume", type=place, metavar="RUN", help="go on with an interrupted run")
-    parser.add_argument("--backend", choices=["ray", "in-process"], default="ray", help="where sessions run")
+    parser.add_argument("--resume", type=folder_argument, metavar="RUN", help="resume an interrupted run")
     parser.add_argument(
-        "--address", help="of a Ray cluster, such as auto or ray://host:10001 (default: start one here)"
+        "--backend", choices=["ray", "in-process"], default="ray", help="where sessions run (default: ray)"
+    )
+    parser.add_argument(
+        "--address",
+        help="address of a Ray cluster, such as auto or ray://host:10001 (default: start one on this machine)",
     )
     add_plugins(parser)
     add_changes(parser)
 
 
 def add_plugins(parser: argparse.ArgumentParser) -> None:
-    """Add ``--plugin``."""
+    """Add the option ``--plugin``."""
     parser.add_argument(
         "--plugin",
         action="append",
@@ -110,26 +121,26 @@ def add_plugins(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE.py",
         dest="plugins",
-        help="a Python file that registers attacks, users, evasions, detectors, data sets or victims of your own; its "
-        "code runs here and on all hosts of the run (may be given several times)",
+        help="a Python file that registers attacks, users, evasions, detectors, data sets or victims (repeatable); its "
+        "code runs on this machine and on all hosts of the run",
     )
 
 
 def add_changes(parser: argparse.ArgumentParser) -> None:
-    """Add what changes a study that is run: ``--seed`` and ``--set``."""
-    parser.add_argument("--seed", type=_seed, help="in place of the study's")
+    """Add the options that change the study: ``--seed`` and ``--set``."""
+    parser.add_argument("--seed", type=_seed, metavar="N", help="replace the study's seed")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="change a key of the study, as in attacks.0.noise=0.02 (may be given several times)",
+        help="set a key of the study, such as attacks.0.noise=0.02 (repeatable)",
     )
 
 
-def place(text: str) -> Folder:
-    """Return the run folder that an argument names."""
+def folder_argument(text: str) -> Folder:
+    """Return the folder, local or remote, that an argument names."""
     try:
         return folder(text)
     except UserError as error:
@@ -138,7 +149,7 @@ def place(text: str) -> Folder:
 
 def _seed(text: str) -> int:
     if not text.isdigit() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed (accepted: 0 to {2**63 - 1})")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a seed (accepted: whole numbers from 0 to {2**63 - 1})")
     return int(text)
 
 
@@ -160,7 +171,7 @@ def _matrix(options: argparse.Namespace) -> None:
     from mifsim.study import Filter, Study
 
     if options.resume is not None and options.filters:
-        raise UserError("--resume RUN takes its filters from the run: no --filter beside it")
+        raise UserError("--resume cannot be combined with --filter: the run has its own filters")
     given = [Filter(name=name, config=load_config(file)) for name, file in options.filters]
 
     def start(study: Study, out: Folder | None, **where: Any) -> Folder:
@@ -172,19 +183,34 @@ def _matrix(options: argparse.Namespace) -> None:
 
 
 def run_study(
-    options: argparse.Namespace, command: str, start: Callable[..., Folder], go_on: Callable[..., Folder]
+    options: argparse.Namespace, command: str, start: Callable[..., Folder], resume: Callable[..., Folder]
 ) -> Folder:
-    """Start a run or go on with one, then print its answer and write its page; return its folder."""
+    """Start or resume a run, print its summary, and write its page.
+
+    Parameters
+    ----------
+    options : Namespace
+        The parsed options of `add_options`.
+    command : str
+        Name of the subcommand, for messages.
+    start, resume : callable
+        Functions that start and resume the run and return its folder.
+
+    Returns
+    -------
+    Path or RemotePath
+        The run folder.
+    """
     from mifsim.study import Study
 
     where: dict[str, Any] = {"backend": options.backend, "address": options.address}
     if options.resume is not None:
         if options.study or options.out or options.overrides or options.seed is not None:
-            raise UserError("--resume RUN takes its study from the run: no STUDY, --out, --seed or --set beside it")
-        path = go_on(options.resume, **where)
+            raise UserError("--resume cannot be combined with STUDY, --out, --seed or --set: the run has its own study")
+        path = resume(options.resume, **where)
     else:
         if options.study is None:
-            raise UserError(f"{command}: which study? (accepted: a file, or a name that `mifsim studies` lists)")
+            raise UserError(f"{command}: STUDY is missing (accepted: a file, or a name that `mifsim studies` lists)")
         seed = [] if options.seed is None else [f"seed={options.seed}"]
         path = start(Study.load(options.study, [*options.overrides, *seed]), options.out, **where)
     from reports.page import write_page
@@ -196,6 +222,6 @@ def run_study(
     except OSError as error:
         raise UserError(
             f"{path}: the run is complete, but its page cannot be written: {error.strerror or error}; "
-            f"with that out of the way: mifsim report {path}"
+            f"after correcting this, run: mifsim report {path}"
         ) from None
     return path

@@ -1,4 +1,4 @@
-"""The subcommand `mifsim submit`."""
+"""The subcommand `mifsim submit`, which runs a study as a job on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mifsim.cli.run import add_changes, add_plugins, named_file, place
+from mifsim.cli.run import add_changes, add_plugins, folder_argument, named_file
 from mifsim.errors import UserError
 from mifsim.tables.storage import Folder
 
@@ -16,36 +16,51 @@ def add_submit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "submit",
         help="run a study as a job on a Ray cluster",
-        description="Check a study here, send it and the files that it names to a Ray cluster as a job, follow the "
-        "job's log, and bring the run back or leave it on storage that all nodes see. Files of the study that lie in "
-        "the storage are not sent. Needs the extra 'cluster' and the cluster's token (RAY_AUTH_TOKEN, "
-        "RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token).",
+        description="Check a study on this machine, upload it with the files that it names to a Ray cluster, run it "
+        "as a job, and print the job's log. The run is fetched, or it stays in storage that all nodes share. Files of "
+        "the study that are in the storage are not uploaded. Requires the extra 'cluster' and the cluster's token "
+        "(RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token).",
         epilog="examples:\n"
         "  mifsim submit calibrate-digits                          through a tunnel to the head, port 8265\n"
-        "  mifsim submit mine.toml --storage /shared/mifsim        the run stays there\n"
+        "  mifsim submit mine.toml --storage /shared/mifsim        the run stays in the storage\n"
         "  mifsim submit calibrate-digits --storage 's3://bucket/mifsim?region=eu-central-1'\n"
         "  mifsim submit mine.toml --command simulate --set server.transport=uint8\n"
-        "  mifsim submit --attach JOB                              come back to a job\n"
-        "  mifsim submit --resume /shared/mifsim/mine-20260101     go on with a run that was interrupted\n"
+        "  mifsim submit --attach JOB                              attach to a job\n"
+        "  mifsim submit --resume /shared/mifsim/mine-20260101     resume an interrupted run\n"
         "\n"
-        "The exit code is the command's own on the cluster, 1 where the job was stopped or lost. Ctrl-C leaves the\n"
-        "job running and says how to come back to it.\n",
+        "The exit code is that of the command on the cluster, or 1 if the job was stopped or lost. Ctrl-C does not\n"
+        "stop the job; it prints the command that attaches to it.\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", nargs="?", metavar="STUDY", help="a study file, or the name of a shipped study")
-    parser.add_argument("--command", choices=["tune", "simulate", "matrix"], default="tune", help="(default: tune)")
     parser.add_argument(
-        "--address", default="http://127.0.0.1:8265", metavar="URL", help="of the job API (default: %(default)s)"
+        "--command",
+        choices=["tune", "simulate", "matrix"],
+        default="tune",
+        help="command to run on the cluster (default: tune)",
     )
     parser.add_argument(
-        "--storage", type=place, metavar="FOLDER", help="path or URL that all nodes see; needed beyond one node"
+        "--address", default="http://127.0.0.1:8265", metavar="URL", help="URL of the job API (default: %(default)s)"
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="bring the run here (default without --storage)")
-    parser.add_argument("--attach", metavar="JOB", help="follow a job that was submitted before")
-    parser.add_argument("--resume", type=place, metavar="RUN", help="on the cluster: go on with an interrupted run")
+    parser.add_argument(
+        "--storage",
+        type=folder_argument,
+        metavar="FOLDER",
+        help="path or URL that all nodes share; required for more than one node",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="fetch the run into this folder (default without --storage: runs/<study>-<time>)",
+    )
+    parser.add_argument("--attach", metavar="JOB", help="attach to a job that was submitted before")
+    parser.add_argument(
+        "--resume", type=folder_argument, metavar="RUN", help="resume an interrupted run in the cluster's storage"
+    )
     parser.add_argument("--no-wait", action="store_true", help="return as soon as the job is submitted")
     parser.add_argument(
-        "--plain-http", action="store_true", help="send the token to another machine without encryption"
+        "--plain-http", action="store_true", help="allow sending the token to another machine without encryption"
     )
     add_plugins(parser)
     add_changes(parser)
@@ -56,7 +71,7 @@ def add_submit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=named_file,
         metavar="[NAME=]FILE",
         dest="filters",
-        help="with --command matrix: a configuration, as `mifsim tune` leaves it (may be given several times)",
+        help="with --command matrix: a configuration file, such as the filter.toml of `mifsim tune` (repeatable)",
     )
     parser.set_defaults(run=_submit)
 
@@ -67,15 +82,16 @@ def _submit(options: argparse.Namespace) -> None:
     where = Where(options.address, options.plain_http, options.storage, options.out, not options.no_wait)
     changes = options.overrides or options.seed is not None or options.filters
     if sum(map(bool, (options.study, options.attach, options.resume))) != 1:
-        raise UserError("submit: give one of STUDY, --attach JOB and --resume RUN")
+        raise UserError("submit: expected exactly one of STUDY, --attach JOB and --resume RUN")
     if not options.study and (changes or options.storage):
         raise UserError(
-            "submit: --attach and --resume take no --set, --seed, --filter or --storage: the job has its own"
+            "submit: --attach and --resume cannot be combined with --set, --seed, --filter or --storage: the job has "
+            "its own values"
         )
     if options.attach and options.plugins:
-        raise UserError("submit: --attach takes no --plugin: the job has its own")
+        raise UserError("submit: --attach cannot be combined with --plugin: the job has its own plug-ins")
     if options.filters and options.command != "matrix":
-        raise UserError("submit: --filter goes with --command matrix")
+        raise UserError("submit: --filter requires --command matrix")
     if options.attach:
         code = attach(options.attach, where)
     elif options.resume:
@@ -93,7 +109,7 @@ def _submit(options: argparse.Namespace) -> None:
 
 
 def _check(study: object, command: str, filters: list[tuple[str, Path]], storage: Folder | None) -> None:
-    """Refuse here what the cluster would refuse: as far as the study's files are here, they are read."""
+    """Check a study before it is submitted, as the cluster would; files in the storage are not read."""
     from cluster.check import check_files, logs_elsewhere
     from mifsim.defense import load_config
     from mifsim.run.simulate import require_filters
@@ -104,7 +120,7 @@ def _check(study: object, command: str, filters: list[tuple[str, Path]], storage
     folder = storage if isinstance(storage, Path) else None
     given = [Filter(name=name, config=load_config(file)) for name, file in filters]
     if command == "tune":
-        if not logs_elsewhere(study, folder):  # how many sessions there are is known only where the logs are
+        if not logs_elsewhere(study, folder):  # the number of sessions depends on the log
             check_calibration(study)
     else:
         require_filters(study.crossed(given) if command == "matrix" else study)

@@ -1,7 +1,7 @@
-"""Detectors that stand before a model: the kinds, the paper's filter among them, and the measures it rests on.
+"""Detectors of model-inversion attacks, including the paper's filter, and its similarity measures.
 
-A server can embed this package as it is: it needs numpy, OpenCV and numba, and knows nothing of the rest of
-`mifsim`, of Ray or of TensorFlow. numba and OpenCV are loaded when the first detector is made.
+A server can embed this package alone. It needs numpy, OpenCV and numba, but neither Ray nor TensorFlow, and of `mifsim`
+only the modules `errors`, `limits` and `registry`. numba and OpenCV are imported when the first detector is created.
 """
 
 from mifsim.defense.config import DetectorConfig

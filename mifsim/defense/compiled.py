@@ -1,4 +1,4 @@
-"""How this room compiles: numba, without fast-math, without the interpreter's lock."""
+"""Compilation options of this package's kernels: numba, without fast-math, releasing the GIL."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numba
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# No fast-math: it would let a sum be reordered by the machine's vector length. With numpy's error model a
-# division does not branch on zero, so that loops with one are vectorised. Without the lock, sessions may
-# run in threads.
+# No fast-math: it would allow the compiler to reorder sums by the machine's vector length. numpy's error model does not
+# check divisions for zero, so that loops with a division can be vectorised. Without the GIL, sessions can run in
+# parallel threads.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
 def inner(function: F) -> F:
-    """Compile a function that only compiled functions call."""
+    """Compile a function that is called only from compiled functions."""
     return cast(F, numba.njit(**_OPTIONS)(function))
 
 
 def entry(function: F) -> F:
-    """Compile a function that Python calls, and keep the machine code on disk for the next process.
+    """Compile a function that is called from Python, and cache the machine code on disk for later processes.
 
-    The kept code holds all that the function calls, but numba only looks whether the function's own file has
-    changed: an entry and what it calls belong in one file.
+    The cached code includes all functions that the entry calls, but numba invalidates it only when the entry's own
+    file changes. Therefore an entry and the functions it calls must be in the same file.
     """
     try:
         return cast(F, numba.njit(cache=True, **_OPTIONS)(function))
-    except RuntimeError:  # neither the source's folder nor the user's cache can be written: compile in each process
+    except RuntimeError:  # neither the source's folder nor the user's cache is writable: compile in each process
         return inner(function)

@@ -1,22 +1,18 @@
-"""What a kind of detector is to the rest of mifsim: the base class of all configurations."""
+"""Base class of detector configurations, which defines a kind of detector."""
 
 from __future__ import annotations
 
 import difflib
-import inspect
-import itertools
 import json
 import os
-import tempfile
-import tomllib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from mifsim.defense.config_file import DEFAULT_KIND, TABLE, read_file, write_file
 from mifsim.defense.detector import Detector, NoDefense
 from mifsim.defense.param import Choice, Param
 from mifsim.defense.recording import (
@@ -34,32 +30,27 @@ from mifsim.errors import ConfigError
 Scope = Literal["session", "client"]
 SCOPES: tuple[Scope, ...] = ("session", "client")
 
-TABLE = "filter"
-"""Of a TOML file, that holds a configuration."""
-FILE_VERSION = 2
-"""Of that table. Version 1 had no ``kind``: all were of the kind ``ssim-hash``."""
-DEFAULT_KIND = "ssim-hash"
-
 MORE = (1, 2, 3, 5, 8)
-"""By how much whole-numbered limits are raised in conservative candidates."""
+"""Steps by which `DetectorConfig.conservative` relaxes integer parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig(ABC):
-    """One choice of a kind's parameters; a subclass is a frozen dataclass with a field for each of them.
+    """Configuration of a detector; each subclass defines a kind.
 
-    A subclass states `kind`, `params` and `choices`, makes a detector in `new_detector`, and, where its verdicts can be
-    computed from a recording, says what is to be recorded (`recording`, `columns`, `recorder`) and computes them
-    (`replay`). A kind without `replay` is run live in every trial of a search. `replay_swept` and `reference_values`
-    are optional: with them a search sees all values of some parameters at once, and can be measured by an exhaustive
-    one.
+    A subclass is a frozen dataclass with one field per parameter. It defines `kind`, `params` and `choices`, and
+    creates detectors in `new_detector`. If its verdicts can be computed from a recording, it also defines the recorded
+    data (`recording`, `columns`, `recorder`) and computes the verdicts in `replay`. A kind without `replay` runs live
+    in every trial of a search. `replay_swept` and `reference_values` are optional: with them, a search evaluates all
+    values of some parameters at once, and its result can be compared with an exhaustive search.
 
     Attributes
     ----------
     scope : {"session", "client"}
-        Whose state it is: with ``"client"`` it survives the client's sessions, and a blocked client stays blocked.
+        Lifetime of a detector's state. With ``"client"`` it is kept across the sessions of a client, and a blocked
+        client stays blocked.
     view : View or None
-        What of an image is compared; None: all of it.
+        Reduction of the images before they are compared; None for none.
     """
 
     scope: Scope = "session"
@@ -67,60 +58,72 @@ class DetectorConfig(ABC):
 
     kind: ClassVar[str]
     params: ClassVar[Mapping[str, Param]] = {}
-    """The numbers that a search moves, by the name of their field."""
+    """Numerical parameters of the search, by the name of their field."""
     choices: ClassVar[Mapping[str, Choice]] = {}
-    """What a search chooses among a few values."""
+    """Categorical parameters of the search, by the name of their field."""
     views_itself: ClassVar[bool] = False
-    """Whether the kind's own detector and recorder apply the view."""
+    """Whether the kind's detector and recorder apply the view; otherwise they receive reduced images."""
     swept: ClassVar[tuple[str, ...]] = ()
-    """Whole-numbered parameters all of whose values `replay_swept` replays at once."""
+    """Integer parameters for which `replay_swept` replays all values at once."""
     reference_steps: ClassVar[Mapping[str, int]] = {}
-    """For the other parameters: how many values an exhaustive search tries of each, unless a study says otherwise."""
+    """Default number of values that an exhaustive search tries of each of the other parameters."""
 
     def __post_init__(self) -> None:
-        """Check scope and view; a subclass checks its own fields and calls this."""
+        """Validate scope and view. A subclass validates its own fields and calls this method."""
         if self.scope not in SCOPES:
             raise ConfigError(f"scope = {self.scope!r}: must be one of {', '.join(SCOPES)}")
         object.__setattr__(self, "view", View.parse(self.view))
 
-    # What a kind defines.
+    # Methods that a kind defines.
 
     @abstractmethod
     def new_detector(self) -> Detector:
-        """Return a new state, which is shown the view of every image."""
+        """Return a detector in its initial state, for images to which the view has been applied."""
 
     def recording(self) -> Mapping[str, Any]:
-        """Return the options with which this configuration's queries have to be recorded: plain JSON values."""
+        """Return the recorder options that this configuration needs, as plain JSON values."""
         return {}
 
     @classmethod
     def columns(cls, options: Mapping[str, Any]) -> Mapping[str, Column]:
-        """Return what a recorder with these options keeps of each query; nothing, unless a kind says so."""
+        """Return the columns that a recorder with these options records of each query; by default none."""
         return {}
 
     @classmethod
     def recorder(cls, options: Mapping[str, Any]) -> Recorder:
-        """Return a new recorder; by default one that keeps nothing but which queries were valid."""
+        """Return a new recorder; the default records only which queries are valid."""
         return NoDefense()
 
     @classmethod
     def merge(cls, first: Mapping[str, Any], second: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Return options that serve wherever either of two do; None where they need recordings of their own."""
+        """Return options whose recording serves both configurations; None if they need separate recordings."""
         return first if first == second else None
 
     def replay(self, sessions: RecordedSessions) -> Outcome:
-        """Return what this configuration would have done to recorded sessions, exactly.
+        """Compute from a recording, exactly, what this configuration does to each session.
 
-        Not overriding it says that the kind cannot be replayed.
+        A kind that does not override this method cannot be replayed.
         """
-        raise NotImplementedError(f"{self.kind!r} has no replay: it runs live")
+        raise NotImplementedError(f"the kind {self.kind!r} defines no replay; run it live")
 
     def replay_swept(self, sessions: RecordedSessions, weights: SessionWeights, most: Mapping[str, int]) -> SweptSums:
-        """Return sums over groups for every value of the `swept` parameters, from 1 to `most` of each.
+        """Replay all values of the `swept` parameters at once, and return sums over groups of sessions.
 
-        The other parameters are this configuration's. Arrays have shape (G, *most).
+        Parameters
+        ----------
+        sessions : RecordedSessions
+        weights : SessionWeights
+            Group and query budget of each session.
+        most : mapping of str to int
+            Largest value of each swept parameter; all values from 1 on are replayed. The other parameters are those
+            of this configuration.
+
+        Returns
+        -------
+        SweptSums
+            Arrays of shape (G, *most).
         """
-        raise NotImplementedError(f"{self.kind!r} sweeps nothing")
+        raise NotImplementedError(f"the kind {self.kind!r} defines no replay_swept")
 
     @classmethod
     def reference_values(
@@ -130,10 +133,21 @@ class DetectorConfig(ABC):
         bounds: Mapping[str, tuple[float, float]],
         steps: Mapping[str, int],
     ) -> Mapping[str, np.ndarray[Any, np.dtype[np.float64]]]:
-        """Return the values of each parameter of `reference_steps` that an exhaustive search tries, ascending."""
-        raise NotImplementedError(f"{cls.kind!r} has no exhaustive search")
+        """Return the values that an exhaustive search tries of each parameter in `reference_steps`, ascending.
 
-    # What follows from it.
+        Parameters
+        ----------
+        sessions : RecordedSessions
+        chosen : mapping
+            Values of `choices`.
+        bounds : mapping of str to (float, float)
+            Smallest and largest value of each parameter.
+        steps : mapping of str to int
+            Number of values of each parameter.
+        """
+        raise NotImplementedError(f"the kind {cls.kind!r} defines no reference_values")
+
+    # Methods that follow from these definitions.
 
     @classmethod
     def replayable(cls) -> bool:
@@ -141,23 +155,23 @@ class DetectorConfig(ABC):
         return cls.replay is not DetectorConfig.replay
 
     def detector(self) -> Detector:
-        """Return a new state for one session or client, which takes whole images."""
+        """Return a detector in its initial state for one session or client; it takes images as submitted."""
         return self._viewed(self.new_detector())
 
     def restore(self, state: Mapping[str, Any]) -> Detector:
-        """Return a detector that goes on from what `Detector.state_dict` returned.
+        """Return a detector that continues from a state saved by `Detector.state_dict`.
 
         Raises
         ------
         ValueError
-            The state is not whole, is of another version, or does not belong to this configuration.
+            If the state is incomplete, of another version, or of another configuration.
         """
         restored = type(self.new_detector()).from_state  # type: ignore[attr-defined]
         if self.view is None or self.views_itself:
             detector: Detector = restored(self, state)
             return detector
         if set(state) != {"shape", "inner"}:
-            raise ValueError(f"the state of a detector with a view has the keys shape and inner, got {sorted(state)}")
+            raise ValueError(f"keys of the state: {sorted(state)}; expected shape and inner for a detector with a view")
         viewed = self._viewed(restored(self, state["inner"]))
         assert isinstance(viewed, ViewedDetector)
         return viewed.restored(state)
@@ -166,15 +180,24 @@ class DetectorConfig(ABC):
         return detector if self.view is None or self.views_itself else ViewedDetector(detector, self.view)
 
     def recording_spec(self) -> RecordingSpec:
-        """Return what has to be recorded for this configuration to be replayed."""
+        """Return the recording that a replay of this configuration needs."""
         return RecordingSpec.of(self.kind, self.recording(), self.view)
 
     def stricter(self, step: float) -> Self:
-        """Return a copy that blocks more (`step` above 1) or less (below 1), moved along every known direction."""
+        """Return a copy that blocks more (`step` above 1) or less (`step` below 1).
+
+        All parameters with a known `Param.strictness` change; see `Param.moved`.
+        """
         return self._moved(step, [name for name, param in self.params.items() if param.strictness])
 
     def conservative(self, steps: Sequence[float]) -> list[Self]:
-        """Return copies that block less: each step with tighter thresholds, then each limit raised."""
+        """Return copies that block less: one per step with relaxed thresholds, then some with one relaxed integer.
+
+        Parameters
+        ----------
+        steps : sequence of float
+            Above 1; the larger, the less a copy blocks.
+        """
         thresholds = [name for name, param in self.params.items() if param.strictness and not param.whole]
         copies = [self._moved(1 / step, thresholds) for step in steps] if thresholds else []
         for name, param in self.params.items():
@@ -190,30 +213,30 @@ class DetectorConfig(ABC):
         return replace(self, **moved)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return kind, parameters, scope and view: what TOML and JSON hold, every default written out."""
+        """Return kind, parameters, scope and view as plain values for TOML and JSON, including all defaults."""
         shared = ("scope", "view")
-        own_fields = [field.name for field in fields(self) if field.name not in shared]
+        parameters = [field.name for field in fields(self) if field.name not in shared]
         view = {} if self.view is None else {"view": self.view.to_dict()}
         return {
             "kind": self.kind,
-            **{name: getattr(self, name) for name in own_fields},
+            **{name: getattr(self, name) for name in parameters},
             "scope": self.scope,
             **view,
         }
 
     def to_cells(self) -> dict[str, str]:
-        """Return the cells ``kind`` and ``config`` of a table's row; see `mifsim.defense.kinds.read_cells`."""
+        """Return the table cells ``kind`` and ``config``; `mifsim.defense.kinds.read_cells` is the inverse."""
         rest = self.to_dict()
         return {"kind": rest.pop("kind"), "config": json.dumps(rest)}
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Self:
-        """Make a configuration of this kind from a table of its fields.
+        """Create a configuration of this kind from a mapping of its fields.
 
         Raises
         ------
         ConfigError
-            Names the key and what is accepted.
+            If a key is unknown or missing, or a value is not accepted. The message names the key and what is accepted.
         """
         known = [field.name for field in sorted(fields(cls), key=lambda field: field.name in ("scope", "view"))]
         for key in table:
@@ -223,57 +246,40 @@ class DetectorConfig(ABC):
                 raise ConfigError(f"{key} = {table[key]!r}: unknown key{hint} (accepted: {', '.join(known)})")
         missing = [item.name for item in fields(cls) if item.name not in table and _required(item)]
         if missing:
-            needed = [item.name for item in fields(cls) if _required(item)]
-            raise ConfigError(f"{cls.kind!r} needs {', '.join(needed)}; missing: {', '.join(missing)}")
+            required = [item.name for item in fields(cls) if _required(item)]
+            raise ConfigError(f"{cls.kind!r} needs {', '.join(required)}; missing: {', '.join(missing)}")
         try:
             return cls(**table)
         except ConfigError:
             raise
-        except (TypeError, ValueError) as error:  # a plug-in's own check
+        except (TypeError, ValueError) as error:  # raised by a plug-in's validation
             raise ConfigError(str(error)) from None
 
     def save(self, path: str | os.PathLike[str], extra: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        """Write the configuration as the table ``[filter]`` of a TOML file.
-
-        The file is written beside its place and renamed: writes are atomic.
+        """Write the configuration as the table ``[filter]`` of a TOML file, atomically.
 
         Parameters
         ----------
         path : path-like
-            Missing folders are made.
+            Missing folders are created.
         extra : mapping of mappings, optional
-            Further tables for the reader (a guarantee, facts about the data); `load` passes over them.
+            Further tables for information, such as the guarantee; `load` ignores them.
 
         Raises
         ------
         ValueError
-            `extra` has a table ``filter`` of its own.
+            If `extra` contains a table ``filter``.
         """
-        import tomli_w
-
-        if extra and TABLE in extra:
-            raise ValueError(f"extra has a table [{TABLE}], which is the configuration's own")
-        text = tomli_w.dumps({TABLE: {"version": FILE_VERSION, **self.to_dict()}, **(extra or {})})
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            temporary.chmod(0o644)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_file(path, self.to_dict(), extra)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read the table ``[filter]`` of a TOML file that holds a configuration of this kind.
+        """Read a configuration of this kind from the table ``[filter]`` of a TOML file.
 
         Raises
         ------
         ConfigError
-            Names the file, the key, its value and what is accepted.
+            If the file cannot be read, or contains another kind, or a key or value that is not accepted.
         """
         table = read_file(path)
         if (kind := table.pop("kind", DEFAULT_KIND)) != cls.kind:
@@ -286,62 +292,3 @@ class DetectorConfig(ABC):
 
 def _required(item: Any) -> bool:
     return item.default is MISSING and item.default_factory is MISSING and not item.kw_only
-
-
-def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the table ``[filter]`` of a TOML file, without its version, which is checked.
-
-    Raises
-    ------
-    ConfigError
-        Names the file and what is wrong.
-    """
-    try:
-        with open(path, "rb") as file:
-            document = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from error
-    table = document.get(TABLE)
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path}: has no table [{TABLE}], which holds a detector's configuration")
-    version = table.pop("version", 1)
-    if version not in range(1, FILE_VERSION + 1) or isinstance(version, bool):
-        raise ConfigError(f"{path}: [{TABLE}] version = {version!r}: this mifsim reads 1 to {FILE_VERSION}")
-    return table
-
-
-def definition_problem(name: str, cls: type[DetectorConfig]) -> str:
-    """Return what is wrong with the definition of a kind; an empty string for nothing.
-
-    Used when a plug-in registers a kind: what would fail later, on another machine, is said at once.
-    """
-    if getattr(cls, "kind", None) != name:
-        return f"{cls.__name__}.kind is {getattr(cls, 'kind', None)!r}, but it is registered as {name!r}"
-    if "__dataclass_params__" not in vars(cls) or not vars(cls)["__dataclass_params__"].frozen:
-        return f"{cls.__name__} is not a frozen dataclass (expected @dataclass(frozen=True))"
-    known = {field.name for field in fields(cls)}
-    for group in ("params", "choices"):
-        for key in getattr(cls, group):
-            if key not in known:
-                return f"{cls.__name__}.{group} names {key!r}, which is not a field"
-    for key in (*cls.swept, *cls.reference_steps):
-        if key not in cls.params:
-            return f"{cls.__name__}: {key!r} is not one of its params"
-    if overlap := set(cls.params) & set(cls.choices):
-        return f"{cls.__name__}: {min(overlap)!r} is both among params and choices"
-    parameters = inspect.signature(cls.new_detector).parameters
-    if len(parameters) != 1:
-        return f"{cls.__name__}.new_detector takes {len(parameters) - 1} arguments (expected none)"
-    return ""
-
-
-def corner_points(
-    params: Mapping[str, tuple[float, float]], choices: Mapping[str, Sequence[Any]]
-) -> list[dict[str, Any]]:
-    """Return the corners of a search space: every bound of each parameter with every choice."""
-    names = [*params, *choices]
-    values: list[Sequence[Any]] = [tuple(dict.fromkeys(bounds)) for bounds in params.values()]
-    values += [tuple(options) for options in choices.values()]
-    return [dict(zip(names, point, strict=True)) for point in itertools.product(*values)]

@@ -1,4 +1,4 @@
-"""A base for detectors that add something to a count at each query, and block when it reaches a limit."""
+"""Base class of detectors that keep a count and block when it reaches a limit."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _STATE_VERSION = 1
 
 
 class CountingDetector(ABC):
-    """Admits images, adds `step` to the count, and blocks for good when the count reaches the limit.
+    """A detector that adds a value to a count at each query, and blocks permanently when the count reaches a limit.
 
-    A subclass defines `step`; one with a memory beside the count defines `memory` and `remember` too.
+    A subclass defines `step`. If its state consists of more than the count, it also defines `memory` and `remember`.
 
     Parameters
     ----------
     limit : float
-        The count at which the client is blocked.
+        Count at which the client is blocked.
     """
 
     def __init__(self, limit: float) -> None:
@@ -39,7 +39,7 @@ class CountingDetector(ABC):
 
     @abstractmethod
     def step(self, pixels: npt.NDArray[np.float32]) -> float:
-        """Return what an admitted image adds to the count.
+        """Return the value that a valid image adds to the count.
 
         Parameters
         ----------
@@ -48,11 +48,11 @@ class CountingDetector(ABC):
         """
 
     def memory(self) -> dict[str, Any]:
-        """Return what `step` depends on beside the image; nothing, unless a subclass says so."""
+        """Return the further state that `step` depends on; by default none."""
         return {}
 
     def remember(self, memory: Mapping[str, Any]) -> None:  # noqa: B027  # optional: most have no memory
-        """Take back what `memory` returned."""
+        """Restore the state that `memory` returned."""
 
     def check(self, image: object) -> Verdict:
         """Judge one image; see `Detector.check`."""
@@ -65,10 +65,10 @@ class CountingDetector(ABC):
         return Verdict.UNSAFE if self.blocked else Verdict.SAFE
 
     def observe(self, answer: ModelAnswer) -> None:  # noqa: B027  # optional: most look at images alone
-        """Ignore it, unless a subclass looks at it."""
+        """Ignore the model's answer; a subclass may use it."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that another process needs to go on; see `Detector.state_dict`."""
+        """Return the state, with which another process can continue; see `Detector.state_dict`."""
         return {
             "version": _STATE_VERSION,
             "count": self.count,
@@ -79,15 +79,18 @@ class CountingDetector(ABC):
 
     @classmethod
     def from_state(cls, config: DetectorConfig, state: Mapping[str, Any]) -> Self:
-        """Return a detector of a configuration that goes on from a state.
+        """Return a detector that continues from a state; see `DetectorConfig.restore`.
 
         Raises
         ------
         ValueError
-            The state is not whole, or is of another version.
+            If the state is incomplete or of another version.
         """
         if set(state) != {"version", "count", "blocked", "shape", "memory"} or state["version"] != _STATE_VERSION:
-            raise ValueError(f"not a state of version {_STATE_VERSION}: {sorted(map(str, state))}")
+            raise ValueError(
+                f"keys of the state: {sorted(map(str, state))}; expected version = {_STATE_VERSION}, count, blocked, "
+                "shape and memory"
+            )
         restored = config.new_detector()
         assert isinstance(restored, cls)
         restored.count, restored.blocked = float(state["count"]), bool(state["blocked"])

@@ -1,4 +1,4 @@
-"""What stands before a model: the verdicts, the protocol that every detector speaks, and the null detector."""
+"""Interface of all detectors: verdicts, the detector protocol, and the null detector."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ import numpy.typing as npt
 
 
 class Verdict(Enum):
-    """What a detector says of one query (Algorithm 2)."""
+    """Result of a detector for one query (Algorithm 2 of the paper)."""
 
     SAFE = "safe"
     UNSAFE = "unsafe"
 
 
 class ModelAnswer(NamedTuple):
-    """What the model answered to a query, before the response policy takes anything away.
+    """The model's full output for one query, before the response policy restricts it.
 
     Attributes
     ----------
     label : int
-        The class of the highest confidence.
+        Class with the highest confidence.
     confidence : ndarray of float32, shape (classes,)
+        Confidence of each class, in [0, 1].
     """
 
     label: int
@@ -34,48 +35,47 @@ class ModelAnswer(NamedTuple):
 
 @runtime_checkable
 class Detector(Protocol):
-    """The state of one session, or of one client (see `DetectorConfig.scope`).
+    """A stateful detector for one session or one client (see `DetectorConfig.scope`).
 
-    The server asks it before it asks the model, and shows it the model's answer afterwards. A detector is not shared
-    between threads: whoever runs a session calls `check` once per query, in the order of the queries.
+    For each query, in order, the server calls `check`. If the verdict is SAFE, it queries the model and passes the
+    answer to `observe`. A detector is not thread-safe: all calls must come from one thread at a time.
     """
 
     @property
     def count(self) -> float:
-        """How much has spoken against the client so far; 0 at the beginning."""
+        """Evidence against the client so far; 0 at the beginning."""
 
     @property
     def limit(self) -> float:
-        """The count at which the client is blocked; infinite where no count blocks it."""
+        """Count at which the client is blocked; infinite if the detector does not block by a count."""
 
     @property
     def blocked(self) -> bool:
-        """Whether every further verdict is UNSAFE."""
+        """Whether all further verdicts are UNSAFE."""
 
     def check(self, image: object) -> Verdict:
-        """Judge one image, and remember it if it is safe.
+        """Return the verdict for one image, and update the state.
 
-        A blocked detector returns UNSAFE, does not look at the image and stores nothing more.
+        A blocked detector returns UNSAFE without inspecting the image, and its state does not change any more.
 
         Raises
         ------
         InvalidImage
-            The image is not one that the session can take. The state is as it was.
+            If the image is not valid in this session. The state does not change.
         """
 
     def observe(self, answer: ModelAnswer) -> None:
-        """Take in what the model answered to the last safe image; most kinds ignore it."""
+        """Process the model's answer to the last safe image; most kinds ignore it."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that another process needs to go on; see `DetectorConfig.restore`."""
+        """Return the state, with which `DetectorConfig.restore` continues in another process."""
 
 
 class NoDefense:
-    """A detector for which every valid image is SAFE.
+    """The null detector: every valid image is SAFE.
 
-    It holds a session to the rules on images that every detector has (see `QueryFilter.check`), so that what counts as
-    an error does not depend on the defence, and keeps nothing but the first one's shape. As a recorder it tells nothing
-    beyond which queries were valid.
+    It validates images as all detectors do (see `QueryFilter.check`), so that the set of invalid queries does not
+    depend on the detector. Its state is the shape of the first image. It is also a recorder without columns.
     """
 
     __slots__ = ("_admit", "_shape")
@@ -91,26 +91,26 @@ class NoDefense:
         self._shape: tuple[int, ...] | None = None
 
     def check(self, image: object) -> Verdict:
-        """Return SAFE, or raise `InvalidImage`."""
+        """Return SAFE for a valid image, or raise `InvalidImage`."""
         self._shape = self._admit(image, self._shape).shape
         return Verdict.SAFE
 
     def observe(self, answer: ModelAnswer) -> None:
-        """Ignore it."""
+        """Ignore the model's answer."""
 
     def row(self) -> Mapping[str, Any]:
-        """Return nothing."""
+        """Return an empty row: the null detector records no columns."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the session's shape, empty before its first image."""
+        """Return the shape of the session's images, empty before the first one."""
         return {"shape": self._shape or ()}
 
     @classmethod
     def from_state(cls, config: object, state: Mapping[str, Any]) -> NoDefense:
-        """Restore a session."""
+        """Return a detector that continues from a state; see `DetectorConfig.restore`."""
         if set(state) != {"shape"}:
-            raise ValueError(f"the state has the key shape, got {sorted(map(str, state))}")
+            raise ValueError(f"keys of the state: {sorted(map(str, state))}; expected shape")
         restored = cls()
         restored._shape = tuple(state["shape"]) or None
         return restored

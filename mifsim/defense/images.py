@@ -1,6 +1,6 @@
-"""From what a client submitted to pixels that can be compared, or an `InvalidImage` that says why not.
+"""Validation of submitted images, and their conversion to float32 pixels.
 
-This module loads numba and OpenCV; import it where it is used.
+This module imports numba and OpenCV, so import it only in functions that need it.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from mifsim.defense.compiled import entry
 from mifsim.errors import InvalidImage
 
 Pixels = npt.NDArray[np.float32]
-"""(H, W) or (H, W, C), float32 in [0, 1], C-contiguous."""
+"""An image: shape (H, W) or (H, W, C), float32 in [0, 1], C-contiguous."""
 
 Planes = npt.NDArray[np.float32]
-"""The same pixels channel by channel, shape (C, H * W): the layout that the kernels work on."""
+"""An image channel by channel: shape (C, H * W), the layout of the kernels."""
 
 ACCEPTED = "an image is a numpy array of shape (H, W), (H, W, 1) or (H, W, 3), of uint8 or of floats in [0, 1]"
 
 
 @entry
 def _in_unit_interval(values: Any) -> bool:
-    """Whether all are in [0, 1]. NaN is not: it compares false with everything."""
+    """Return whether all values are in [0, 1]; NaN is not, because all comparisons with it are false."""
     flat = values.reshape(values.size)
     inside = True
     for i in range(len(flat)):
-        inside &= (flat[i] >= 0.0) & (flat[i] <= 1.0)  # no branch, so that it is vectorised
+        inside &= (flat[i] >= 0.0) & (flat[i] <= 1.0)  # without a branch, so that the loop is vectorised
     return inside
 
 
 @entry
 def _split_colours(pixels: Any) -> Any:
-    """(H, W, 3) to (3, H * W)."""
+    """Convert pixels of shape (H, W, 3) to planes of shape (3, H * W)."""
     places = pixels.shape[0] * pixels.shape[1]
     mixed = pixels.reshape(3 * places)
     planes = np.empty((3, places), np.float32)
@@ -47,7 +47,7 @@ def _split_colours(pixels: Any) -> Any:
 
 @entry
 def _mean(values: Any) -> Any:
-    """Mean in float64, added up from first to last."""
+    """Return the mean in float64, summed in memory order."""
     total = 0.0
     for value in values.reshape(values.size):
         total += np.float64(value)
@@ -55,29 +55,29 @@ def _mean(values: Any) -> Any:
 
 
 def admit(image: object, shape: tuple[int, ...] | None = None, smallest: int = 1) -> Pixels:
-    """Check one image and convert it to float32 in [0, 1].
+    """Validate an image and convert it to float32 in [0, 1].
 
     Parameters
     ----------
     image : object
-        ``uint8`` is divided by 255 in float32, before anything else is done with it. float16, float32 and
-        float64 must be finite and in [0, 1]; that is checked before they are rounded to float32.
+        ``uint8`` is divided by 255 in float32, before any other operation. float16, float32 and float64 must be finite
+        and in [0, 1]; this is checked before they are rounded to float32.
     shape : tuple of int, optional
-        What the session's first image had. (H, W) and (H, W, 1) are different shapes.
+        Shape of the session's first image, which the image must have. (H, W) and (H, W, 1) are different shapes.
     smallest : int
-        Least height and width: the window of the SSIM form.
+        Smallest accepted height and width: the window of the SSIM form.
 
     Returns
     -------
-    ndarray of float32, shape as given
-        A copy: what the client does with its array afterwards changes nothing.
+    ndarray of float32, same shape
+        A copy, so that later changes to the client's array have no effect.
 
     Raises
     ------
     InvalidImage
-        Says what came and what is accepted.
+        If the image is not accepted. The message describes the image and what is accepted.
     """
-    # Masked values are no pixels, and comparisons would pass over them.
+    # Masked values are not pixels, and comparisons skip them.
     if not isinstance(image, np.ndarray) or isinstance(image, np.ma.MaskedArray):
         raise InvalidImage(f"got {type(image).__name__}; {ACCEPTED}")
     if image.shape != shape:
@@ -104,7 +104,7 @@ def admit(image: object, shape: tuple[int, ...] | None = None, smallest: int = 1
 
 
 def _fault(values: npt.NDArray[Any]) -> str:
-    """Say what is wrong with values that are not all in [0, 1]."""
+    """Describe the error of values that are not all in [0, 1]."""
     for name, found in (("NaN", np.isnan(values)), ("infinite", np.isinf(values))):
         if found.any():
             return f"{found.sum()} {name} of {values.size} values"
@@ -112,7 +112,7 @@ def _fault(values: npt.NDArray[Any]) -> str:
 
 
 def to_planes(pixels: Pixels) -> Planes:
-    """Return pixels channel by channel, shape (C, H * W); a view where there is one channel."""
+    """Return pixels channel by channel, shape (C, H * W); a numpy view of images with one channel."""
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         return pixels.reshape(1, -1)
     planes: Planes = _split_colours(pixels)
@@ -120,11 +120,11 @@ def to_planes(pixels: Pixels) -> Planes:
 
 
 def from_planes(planes: Planes, shape: tuple[int, ...]) -> Pixels:
-    """Return the pixels that `to_planes` was given, of shape `shape`."""
+    """Return planes as pixels of shape `shape`; the inverse of `to_planes`."""
     return np.ascontiguousarray(planes.T).reshape(shape)
 
 
 def hash_of(pixels: Pixels, size: int) -> float:
-    """Return the hash of an admitted image; see `mifsim.defense.simple_hash`."""
+    """Return the hash of a validated image, in [0, 1]; see `mifsim.defense.simple_hash`."""
     mean: float = _mean(cv2.resize(pixels, (size, size), None, 0, 0, cv2.INTER_AREA))
     return mean

@@ -1,17 +1,52 @@
-"""The kinds of detectors by name. A new one is a file with a `DetectorConfig`, and a line here."""
+"""Registry of the kinds of detectors, and functions for configurations and recordings of any kind.
+
+A new kind is a module with a subclass of `DetectorConfig`, and one line in `KINDS`.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any
 
-from mifsim.defense.config import DEFAULT_KIND, TABLE, DetectorConfig, definition_problem, read_file
+from mifsim.defense.config import DetectorConfig
+from mifsim.defense.config_file import DEFAULT_KIND, TABLE, read_file
 from mifsim.defense.recording import Column, Recorder, RecordingSpec
 from mifsim.defense.view import ViewedDetector
 from mifsim.errors import ConfigError, PluginError, UserError
 from mifsim.registry import Registry
+
+
+def definition_problem(name: str, cls: type[DetectorConfig]) -> str:
+    """Return an error message for an invalid definition of a kind; an empty string if it is valid.
+
+    It is checked when a plug-in registers a kind, because some errors would otherwise occur only later, on another
+    machine.
+    """
+    if getattr(cls, "kind", None) != name:
+        return f"{cls.__name__}.kind is {getattr(cls, 'kind', None)!r}, but it is registered as {name!r}"
+    if "__dataclass_params__" not in vars(cls) or not vars(cls)["__dataclass_params__"].frozen:
+        return f"{cls.__name__} is not a frozen dataclass (expected @dataclass(frozen=True))"
+    known = {field.name for field in fields(cls)}
+    for group in ("params", "choices"):
+        for key in getattr(cls, group):
+            if key not in known:
+                return (
+                    f"{cls.__name__}.{group} names {key!r}, which is not a field (fields: {', '.join(sorted(known))})"
+                )
+    for key in (*cls.swept, *cls.reference_steps):
+        if key not in cls.params:
+            return f"{cls.__name__}: {key!r} in swept or reference_steps is not in params"
+    if overlap := set(cls.params) & set(cls.choices):
+        return f"{cls.__name__}: {min(overlap)!r} is in both params and choices (expected in one of them)"
+    parameters = inspect.signature(cls.new_detector).parameters
+    if len(parameters) != 1:
+        return f"{cls.__name__}.new_detector takes {len(parameters) - 1} arguments (expected none)"
+    return ""
+
 
 KINDS = Registry(
     "detectors",
@@ -32,7 +67,7 @@ def config_class(kind: object) -> type[DetectorConfig]:
     Raises
     ------
     ConfigError
-        There is no such kind; the message names the nearest one and all known.
+        If there is no such kind. The message suggests the most similar name and lists all kinds.
     """
     try:
         found: type[DetectorConfig] = KINDS.load(str(kind))
@@ -44,29 +79,29 @@ def config_class(kind: object) -> type[DetectorConfig]:
 
 
 def read_config(table: Mapping[str, Any]) -> DetectorConfig:
-    """Read a table of kind and parameters; without a kind it is ``ssim-hash``.
+    """Create a configuration from a mapping of kind and parameters; the default kind is ``ssim-hash``.
 
     Raises
     ------
     ConfigError
-        Names the key and what is accepted.
+        If the kind is unknown, or a key or value is not accepted.
     """
     rest = dict(table)
     return config_class(rest.pop("kind", DEFAULT_KIND)).from_dict(rest)
 
 
 def read_cells(kind: str, config: str) -> DetectorConfig:
-    """Return the configuration in the cells ``kind`` and ``config`` of a table's row."""
+    """Create a configuration from the table cells ``kind`` and ``config``; see `DetectorConfig.to_cells`."""
     return read_config({"kind": kind, **json.loads(config)})
 
 
 def load_config(path: str | os.PathLike[str]) -> DetectorConfig:
-    """Read the table ``[filter]`` of a TOML file, of whatever kind.
+    """Read a configuration of any kind from the table ``[filter]`` of a TOML file.
 
     Raises
     ------
     ConfigError
-        Names the file, the key, its value and what is accepted.
+        If the file cannot be read, or a key or value is not accepted. The message names file, key and value.
     """
     table = read_file(path)
     try:
@@ -76,12 +111,12 @@ def load_config(path: str | os.PathLike[str]) -> DetectorConfig:
 
 
 def columns_of(spec: RecordingSpec) -> Mapping[str, Column]:
-    """Return what is recorded of each query under a spec."""
+    """Return the columns that are recorded of each query under a spec."""
     return config_class(spec.kind).columns(dict(spec.options))
 
 
 def recorder_of(spec: RecordingSpec) -> Recorder:
-    """Return a new recorder for one session or client."""
+    """Return a new recorder for one session or client under a spec."""
     cls = config_class(spec.kind)
     options = {**dict(spec.options), "view": spec.view} if cls.views_itself else dict(spec.options)
     recorder = cls.recorder(options)
@@ -91,12 +126,12 @@ def recorder_of(spec: RecordingSpec) -> Recorder:
 
 
 def covers(recorded: RecordingSpec, wanted: RecordingSpec) -> bool:
-    """Return whether a recording holds what another would."""
+    """Return whether a recording contains everything that another spec asks for."""
     return merged(recorded, wanted) == recorded
 
 
 def merged(first: RecordingSpec, second: RecordingSpec) -> RecordingSpec | None:
-    """Return a spec that serves for both; None where they need recordings of their own."""
+    """Return a spec whose recording serves both specs; None if they need separate recordings."""
     if (first.kind, first.view) != (second.kind, second.view):
         return None
     options = config_class(first.kind).merge(dict(first.options), dict(second.options))
@@ -104,14 +139,14 @@ def merged(first: RecordingSpec, second: RecordingSpec) -> RecordingSpec | None:
 
 
 def specs_for(configs: Iterable[DetectorConfig]) -> tuple[RecordingSpec, ...]:
-    """Return the fewest specs under which all of these can be replayed; kinds without a replay need none."""
+    """Return merged specs whose recordings serve all these configurations; kinds without replay need none."""
     specs: list[RecordingSpec] = []
     for config in configs:
         if not config.replayable():
             continue
         spec = config.recording_spec()
         if not columns_of(spec):
-            continue  # which queries were valid is recorded in any case
+            continue  # the kind needs only the flags of valid queries, which are always recorded
         for place, other in enumerate(specs):
             if (both := merged(other, spec)) is not None:
                 specs[place] = both

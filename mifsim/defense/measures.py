@@ -1,4 +1,4 @@
-"""The paper's two measures of similarity as functions of whole images (Section 3.2)."""
+"""The paper's two similarity measures as functions of images (Section 3.2)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from mifsim.errors import InvalidImage
 
 
 def ssim(x: object, y: object, kind: Form = "global") -> float:
-    """Structural similarity of two images, as the filter sees it.
+    """Structural similarity (SSIM) of two images, as the filter computes it.
 
     Parameters
     ----------
     x, y : ndarray of shape (H, W) or (H, W, C), C 1 or 3
-        ``uint8``, or floats in [0, 1]; both of one shape.
+        ``uint8``, or floats in [0, 1]; both of the same shape.
     kind : {"global", "uniform", "gaussian"}
         ``"global"`` is Eq. (1) over the whole image, with population variances. ``"uniform"`` is
-        scikit-image's ``structural_similarity`` with its defaults (7x7 windows, sample covariance),
-        ``"gaussian"`` the same with ``gaussian_weights=True, sigma=1.5, use_sample_covariance=False``
-        (11x11 windows), as in Wang et al. All with K1 = 0.01, K2 = 0.03 and a data range of 1; of colour
-        images the mean over channels.
+        scikit-image's ``structural_similarity`` with its defaults (7x7 windows, sample covariance).
+        ``"gaussian"`` is the same with ``gaussian_weights=True, sigma=1.5, use_sample_covariance=False``
+        (11x11 windows), as in Wang et al. All use K1 = 0.01, K2 = 0.03 and a data range of 1, and the mean
+        over the channels of colour images.
 
     Returns
     -------
@@ -28,9 +28,9 @@ def ssim(x: object, y: object, kind: Form = "global") -> float:
     Raises
     ------
     InvalidImage
-        One of them is no image or smaller than the window, or their shapes differ.
+        If an argument is not a valid image or is smaller than the window, or if the shapes differ.
     ValueError
-        There is no such form.
+        If `kind` is unknown.
 
     References
     ----------
@@ -50,21 +50,22 @@ def ssim(x: object, y: object, kind: Form = "global") -> float:
         raise ValueError(f"kind = {kind!r}: must be one of {', '.join(FORMS)}")
     new, old = admit(x, smallest=WINDOW[kind]), admit(y, smallest=WINDOW[kind])
     if new.shape != old.shape:
-        raise InvalidImage(f"got shapes {new.shape} and {old.shape}; both images must have the same")
+        raise InvalidImage(f"got shapes {new.shape} and {old.shape}; expected two images of the same shape")
     pair = Buffer(1, (kind,))
     pair.push(*pair.admit(old), compare=False)
     return float(pair.push(*pair.admit(new))[kind][0])
 
 
 def simple_hash(image: object, size: int = 8) -> float:
-    """Mean intensity of an image after downsampling.
+    """Mean intensity of an image after downsampling, which the filter uses as a hash.
 
     Parameters
     ----------
     image : ndarray of shape (H, W) or (H, W, C), C 1 or 3
         ``uint8``, or floats in [0, 1].
     size : int
-        OpenCV's ``INTER_AREA`` takes the image to size x size; the mean is over pixels and channels.
+        From 1 to 256. The image is resized to size x size pixels with OpenCV's ``INTER_AREA``; the mean is over pixels
+        and channels.
 
     Returns
     -------
@@ -74,9 +75,9 @@ def simple_hash(image: object, size: int = 8) -> float:
     Raises
     ------
     InvalidImage
-        It is no image.
+        If the argument is not a valid image.
     ValueError
-        The size is not from 1 to 256.
+        If the size is out of range.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""No defence: the kind ``none``, which all others are compared with."""
+"""The kind ``none``: no defence, the reference for all other kinds."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mifsim.defense.recording import Outcome, RecordedSessions
 
 @dataclass(frozen=True)
 class NoDefenseConfig(DetectorConfig):
-    """The null detector: nothing is ever blocked. "Undefended" means this kind and nothing else."""
+    """Configuration of the null detector, which never blocks. "Undefended" means this kind."""
 
     kind: ClassVar[str] = "none"
 
     def new_detector(self) -> NoDefense:
-        """Return a new state."""
+        """Return a null detector in its initial state."""
         return NoDefense()
 
     def replay(self, sessions: RecordedSessions) -> Outcome:
-        """Return that nobody was blocked."""
+        """Return an outcome without blocks."""
         return Outcome(np.zeros(sessions.sessions, np.int64), np.zeros(sessions.sessions))

@@ -1,4 +1,4 @@
-"""A detector's parameters as a search sees them: bounds, scale, and which direction is stricter."""
+"""Search-space definitions of detector parameters: bounds, scale, and the stricter direction."""
 
 from __future__ import annotations
 
@@ -12,29 +12,34 @@ Strictness = Literal[-1, 0, 1]
 
 @dataclass(frozen=True)
 class Param:
-    """One number of a configuration, and how a search moves it.
+    """A numerical parameter of a configuration.
 
-    A search moves the parameter's distance from `pole`, log-uniformly unless `scale` says otherwise.
+    The search samples the distance of the parameter from `pole`, by default log-uniformly.
 
     Attributes
     ----------
     low, high : float
-        Bounds of the search, unless a study gives others.
+        Default bounds of the search.
     description : str
-        What it means, for pages and tables: a phrase that follows the value.
+        Meaning of the parameter, as a phrase that is shown after the value.
     whole : bool
-        Whether it is a whole number.
+        Whether the parameter is an integer.
     pole : float
-        0, or the value near which small differences matter (1 for a similarity).
+        0, or the value near which small differences matter, such as 1 for a similarity.
     strictness : {-1, 0, 1}
-        1 where a greater distance from the pole blocks more, -1 where it blocks less, 0 where neither is known.
+        1 if a larger distance from the pole blocks more, -1 if it blocks less, 0 if neither is known.
     least, most : float
-        What a configuration accepts at all.
+        Smallest and largest value that a configuration accepts.
     scale : {"log", "linear"}
-        Of the search. A parameter whose distance can be 0 needs ``"linear"``.
+        Scale of the search. A parameter whose distance can be 0 needs ``"linear"``.
     search_name : str
-        What the sampler calls it; empty: its own name. Optuna's multivariate TPE depends on these names, so a change
-        of one changes the proposals of every study.
+        Name for the sampler; empty for the name of the field. The proposals of Optuna's multivariate TPE depend on
+        these names, so a new name changes the results of every study.
+
+    Raises
+    ------
+    ValueError
+        If the attributes contradict each other.
 
     Examples
     --------
@@ -63,7 +68,7 @@ class Param:
             raise ValueError(problem)
 
     def problem(self, low: float, high: float) -> str:
-        """Return what is wrong with bounds of a search; an empty string for nothing."""
+        """Return an error message for invalid bounds of a search; an empty string if they are valid."""
         for name, value in (("min", low), ("max", high)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 return f"{name} = {value!r}: must be a number"
@@ -74,14 +79,19 @@ class Param:
         if low > high:
             return f"max = {high} is less than min = {low}"
         if self.scale == "log" and not self.pole and low <= 0:
-            return f"min = {low!r}: must be above 0, as the search is logarithmic"
+            return f"min = {low!r}: must be above 0, because the search is logarithmic"
+        if self.scale == "linear" and self.pole and low < self.pole < high:
+            return f"min = {low!r}, max = {high!r}: must lie on one side of {self.pole:g}"
         if self.scale == "log" and self.pole and low <= self.pole <= high:
-            return f"min = {low!r}, max = {high!r}: must not reach {self.pole:g}, as the search is logarithmic near it"
+            return (
+                f"min = {low!r}, max = {high!r}: must not reach {self.pole:g}, because the search is logarithmic "
+                "in the distance from it"
+            )
         return ""
 
     @property
     def accepted(self) -> str:
-        """What a configuration accepts, in words."""
+        """Range that a configuration accepts, as text."""
         if math.isinf(self.least) and math.isinf(self.most):
             return "a number"
         if math.isinf(self.most):
@@ -89,26 +99,26 @@ class Param:
         return f"at most {self.most:g}" if math.isinf(self.least) else f"from {self.least:g} to {self.most:g}"
 
     def distances(self, low: float, high: float) -> tuple[float, float]:
-        """Return bounds of a value as bounds of its distance."""
+        """Convert bounds of the value to bounds of the distance from the pole."""
         if not self.pole:
             return low, high
-        ends = (self.pole - low, self.pole - high) if high < self.pole else (low - self.pole, high - self.pole)
+        ends = (self.pole - low, self.pole - high) if high <= self.pole else (low - self.pole, high - self.pole)
         return min(ends), max(ends)
 
     def value(self, distance: float, above: bool = False) -> float:
-        """Return the value at a distance from the pole; `above` the pole, or below it."""
+        """Return the value at a distance below the pole, or above it if `above`."""
         if not self.pole:
             return distance
         return self.pole + distance if above else self.pole - distance
 
     def distance(self, value: float) -> float:
-        """Return a value's distance from the pole."""
+        """Return the distance of a value from the pole."""
         return abs(value - self.pole) if self.pole else value
 
     def moved(self, value: float, step: float) -> float:
-        """Return a value whose distance is multiplied so that it blocks more (step above 1) or less (below 1).
+        """Scale the distance from the pole so that the value blocks more (`step` above 1) or less (`step` below 1).
 
-        It stays within what a configuration accepts; a whole number is rounded up.
+        The result is clipped to `least` and `most`; an integer parameter is rounded up.
         """
         distance = self.distance(value)
         scaled = step * distance if self.strictness > 0 else distance / step
@@ -118,15 +128,16 @@ class Param:
 
 @dataclass(frozen=True)
 class Choice:
-    """A configuration's value that is one of a few.
+    """A categorical parameter of a configuration.
 
     Attributes
     ----------
     accepted : sequence
-        All values.
+        All accepted values.
     default : object
-        The one that is searched unless a study names others.
+        The value used by a search whose study names no values.
     description : str
+        Meaning of the parameter.
     """
 
     accepted: Sequence[Any]
@@ -135,7 +146,7 @@ class Choice:
 
     @property
     def words(self) -> str:
-        """The accepted values, in words."""
+        """Accepted values, as text."""
         if isinstance(self.accepted, range):
             return f"a whole number from {self.accepted[0]} to {self.accepted[-1]}"
         return ", ".join(map(str, self.accepted))

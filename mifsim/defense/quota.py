@@ -1,4 +1,4 @@
-"""A query quota: the baseline that every other detector must justify itself against."""
+"""The kind ``quota``: a limit on the number of queries, the simplest baseline for other detectors."""
 
 from __future__ import annotations
 
@@ -18,23 +18,28 @@ from mifsim.errors import ConfigError
 
 
 class Quota(CountingDetector):
-    """Counts queries, whatever they show."""
+    """A detector that counts valid queries, independent of their images."""
 
     def step(self, pixels: npt.NDArray[np.float32]) -> float:
-        """Return 1."""
+        """Return 1: every image counts the same."""
         return 1.0
 
 
 @dataclass(frozen=True)
 class QuotaConfig(DetectorConfig):
-    """At most so many queries: the one after blocks the session, or the client.
+    """Configuration of a query quota: the first query above the quota blocks the session or the client.
 
     Attributes
     ----------
     queries : int
-        At least 1: how many are answered.
+        Number of queries that are answered; at least 1.
     scope, view
-        See `DetectorConfig`; as keywords only. A view changes nothing but which images are refused.
+        See `DetectorConfig`; keyword-only. A view affects only which images are valid.
+
+    Raises
+    ------
+    ConfigError
+        If `queries` is not a whole number of at least 1.
 
     Examples
     --------
@@ -48,26 +53,26 @@ class QuotaConfig(DetectorConfig):
 
     kind: ClassVar[str] = "quota"
     params: ClassVar[Mapping[str, Param]] = {
-        "queries": Param(1, 10_000, "queries are answered", whole=True, strictness=-1, least=1),
+        "queries": Param(1, 10_000, "queries before the block", whole=True, strictness=-1, least=1),
     }
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given: Any = self.queries  # whatever came from a file, or numpy's
+        given: Any = self.queries  # untyped if it comes from a file; may be a numpy integer
         if isinstance(given, bool) or not isinstance(given, Integral) or int(given) < 1:
             raise ConfigError(f"queries = {given!r}: must be a whole number of at least 1")
         object.__setattr__(self, "queries", int(given))
 
     def new_detector(self) -> Quota:
-        """Return a new state."""
+        """Return a detector in its initial state."""
         return Quota(self.queries + 1)
 
     def replay(self, sessions: RecordedSessions) -> Outcome:
-        """Find the first valid query above the quota of each session."""
+        """Return, for each session, the first valid query above the quota."""
         before = np.concatenate([[0], np.cumsum(sessions.valid)])
         first, last = before[sessions.offsets[:-1]], before[sessions.offsets[1:]]
         over = last - first > self.queries
-        # `before` rises by one at each valid query: the query after which it is first + queries + 1.
+        # `before` counts the valid queries so far, so the block is where it reaches first + queries + 1.
         place = np.searchsorted(before, first + self.queries + 1)
         blocked_at = np.where(over, place - sessions.offsets[:-1], 0).astype(np.int64)
         return Outcome(blocked_at, np.minimum(1.0, (last - first + 1) / (self.queries + 1)))

@@ -1,4 +1,4 @@
-"""What is kept of a session's queries, so that a configuration's verdicts can be computed later without the images."""
+"""Recordings of sessions, from which the verdicts of a configuration can be computed without the images."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Floats = npt.NDArray[np.float64]
 
 
 class Column(NamedTuple):
-    """One recorded column.
+    """Type of a recorded column.
 
     Attributes
     ----------
     dtype : str
         ``"float64"``, ``"float32"``, ``"int64"`` or ``"bool"``.
     history : int
-        0: one value a query. Above: up to so many values a query, such as a similarity to each of the last images,
-        the newest first.
+        0 for one value per query. Otherwise the maximum number of values per query, such as the similarities to the
+        previous images, the newest first.
     """
 
     dtype: str
@@ -33,25 +33,25 @@ class Column(NamedTuple):
 
 
 class Recorder(Detector, Protocol):
-    """A detector that never blocks and tells, after each valid query, what has to be kept of it.
+    """A detector that never blocks, and returns the values to record after each valid query.
 
-    `row` is called once after each valid query, when the model has answered it and `observe` was called.
+    `row` is called once after each valid query, after `observe`.
     """
 
     def row(self) -> Mapping[str, Any]:
-        """Return a value for each column: a number, or an array of at most `Column.history` numbers."""
+        """Return the value of each column: a number, or an array of at most `Column.history` numbers."""
 
 
 class Outcome(NamedTuple):
-    """What one configuration does to each of S sessions.
+    """Result of one configuration for each of S sessions.
 
     Attributes
     ----------
     blocked_at : ndarray of int64, shape (S,)
-        The query, counted from 1, at which UNSAFE first came; 0 where it never did.
+        Number of the first UNSAFE query, from 1; 0 if there is none.
     nearness : ndarray of float64, shape (S,)
-        How near the session came to its block, in [0, 1]: the share of the limit that one more step would have
-        reached. Only its order matters.
+        Closeness to a block, in [0, 1]: the share of the limit that the count would reach with one more step. Only the
+        order of these values is used.
     """
 
     blocked_at: Ints
@@ -60,22 +60,21 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RecordedSessions:
-    """The recordings of S sessions, Q queries in all, one session after the other; all arrays are read-only.
+    """The recordings of S sessions with Q queries in total; all arrays are read-only.
 
     Attributes
     ----------
     offsets : ndarray of int64, shape (S + 1,)
-        The queries of session s are the rows ``offsets[s]:offsets[s + 1]``, in the order in which they came.
+        The queries of session s are the rows ``offsets[s]:offsets[s + 1]``, in chronological order.
     valid : ndarray of bool, shape (Q,)
-        False for a query that was refused as no image: it counts as a query that was sent, and a detector's state
-        does not change by it.
+        False for queries with an invalid image. They count as sent queries, but do not change a detector's state.
     columns : mapping of str to ndarray
-        What the kind records: shape (Q,), or (Q, history). In rows of invalid queries, and where there is no such
-        earlier query, floats are NaN, whole numbers 0 and flags False.
+        Recorded columns of the kind, of shape (Q,) or (Q, history). In rows of invalid queries, and for previous
+        queries that do not exist, floats are NaN, integers 0 and booleans False.
     options : mapping
-        With which it was recorded (see `DetectorConfig.recording`).
+        Options of the recorder (see `DetectorConfig.recording`).
     prepared : dict
-        What a kind derives from the columns, kept for its next replay.
+        Cache of data that a kind derives from the columns for its replays.
     """
 
     offsets: Ints
@@ -86,25 +85,25 @@ class RecordedSessions:
 
     @property
     def sessions(self) -> int:
-        """How many sessions there are."""
+        """Number of sessions."""
         return self.offsets.size - 1
 
     @property
     def lengths(self) -> Ints:
-        """Queries of each session, shape (S,)."""
+        """Number of queries of each session, shape (S,)."""
         return np.diff(self.offsets)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("offsets", "valid", "columns", "options")} | {"prepared": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # A copy in another process stays read-only too: unpickled arrays are writable by default.
+        # Unpickled arrays are writable by default; copies in other processes must be read-only too.
         state["columns"] = {name: frozen(array) for name, array in state["columns"].items()}
         self.__dict__.update(state, offsets=frozen(state["offsets"]), valid=frozen(state["valid"]))
 
 
 def frozen(values: npt.ArrayLike, kind: Any = None) -> Any:
-    """Return a C-contiguous, read-only view or copy, of the given type if there is one."""
+    """Return a C-contiguous, read-only view or copy of an array, converted to the dtype `kind` unless it is None."""
     array = np.ascontiguousarray(values, dtype=kind).view()
     array.flags.writeable = False
     return array
@@ -112,14 +111,16 @@ def frozen(values: npt.ArrayLike, kind: Any = None) -> Any:
 
 @dataclass(frozen=True)
 class RecordingSpec:
-    """What one kind needs to have recorded: plain data, which crosses to other processes without the kind's code.
+    """The recording that a kind needs, as plain data that can be sent to processes without the kind's code.
 
     Attributes
     ----------
     kind : str
+        Name of the kind of detector.
     options : tuple of (str, object)
-        See `DetectorConfig.recording`; sorted.
+        Options of the recorder, sorted by name; see `DetectorConfig.recording`.
     view : View or None
+        Reduction of the images before they are compared.
     """
 
     kind: str
@@ -128,34 +129,35 @@ class RecordingSpec:
 
     @classmethod
     def of(cls, kind: str, options: Mapping[str, Any], view: View | None) -> RecordingSpec:
-        """Make a spec from a kind's options."""
+        """Create a spec from a mapping of options; lists become tuples."""
         plain = {key: tuple(value) if isinstance(value, (list, tuple)) else value for key, value in options.items()}
         return cls(kind, tuple(sorted(plain.items())), view)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as JSON can hold it."""
+        """Return the spec as plain values for JSON."""
         options = {key: list(value) if isinstance(value, tuple) else value for key, value in self.options}
         return {"kind": self.kind, "options": options, "view": self.view.to_dict() if self.view else None}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> RecordingSpec:
-        """Return what `to_dict` made a dictionary of."""
+        """Create a spec from the result of `to_dict`."""
         return cls.of(plain["kind"], plain["options"], View.parse(plain["view"]))
 
 
 @dataclass(frozen=True)
 class SessionWeights:
-    """What sums over groups of sessions need to know of each; see `DetectorConfig.replay_swept`.
+    """Group, query budget and leakage of each session, for `DetectorConfig.replay_swept`.
 
     Attributes
     ----------
     group : ndarray of int32, shape (S,)
+        Group of each session, from 0 to ``groups - 1``.
     groups : int
-        How many groups there are.
+        Number of groups.
     budget : ndarray of int64, shape (S,)
-        Queries that a session which is never blocked counts as.
+        Number of queries to block that is counted for a session that is never blocked.
     leak : ndarray of int64, shape (Q,) or (0,)
-        What the attacker had reconstructed after each query, in fixed point; empty where that is not known.
+        Leakage after each query, as a fixed-point number; empty if it is unknown.
     """
 
     group: npt.NDArray[np.int32]
@@ -165,16 +167,16 @@ class SessionWeights:
 
 
 class SweptSums(NamedTuple):
-    """Sums over each of G groups, for all values of the swept parameters; arrays have shape (G, ...).
+    """Sums over each of G groups of sessions, for all values of the swept parameters; arrays have shape (G, ...).
 
     Attributes
     ----------
     blocked : ndarray of int64
-        Sessions blocked.
+        Number of sessions blocked.
     spared : ndarray of int64
-        Queries of their budgets that the blocks spared.
+        Total number of queries by which the sessions were blocked before their budgets.
     withheld : ndarray of int64 or None
-        By how much less leaked before the blocks than by the end of the recording; None where that is not known.
+        Total leakage that the blocks prevented, in the fixed point of `SessionWeights.leak`; None if it is unknown.
     """
 
     blocked: Ints

@@ -1,16 +1,16 @@
-"""The forms of the paper's similarity measure (Section 3.2), and their limits."""
+"""Forms of SSIM, the paper's similarity measure (Section 3.2), and their limits."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
 Form = Literal["global", "uniform", "gaussian"]
-"""Which SSIM: Eq. (1) over the whole image, or its mean over 7x7 or over Gaussian 11x11 windows."""
+"""Form of the SSIM: Eq. (1) over the whole image, or its mean over uniform 7x7 or Gaussian 11x11 windows."""
 
 FORMS: tuple[Form, ...] = get_args(Form)
 
 WINDOW: dict[Form, int] = {"global": 1, "uniform": 7, "gaussian": 11}
-"""The least height and width of an image, by form."""
+"""Smallest accepted height and width of an image, in pixels, by form."""
 
 LARGEST_HASH = 256
-"""The largest `hash_size`: beyond it the hash is the mean of an enlarged image."""
+"""Largest accepted `hash_size`, in pixels; larger values would enlarge most images before averaging."""

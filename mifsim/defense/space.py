@@ -1,34 +1,38 @@
-"""A search space: a kind of detector, bounds of its parameters, and what does not change."""
+"""Search space of a detector: the kind, the bounds of its parameters, and the fixed scope and view."""
 
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mifsim.defense.config import DetectorConfig, Scope, corner_points
+from mifsim.defense.config import DetectorConfig, Scope
 from mifsim.defense.kinds import config_class
 from mifsim.defense.view import View
 from mifsim.errors import ConfigError
 
 _SLACK = 1e-12
-"""A value at a bound may miss it by a rounding: it was computed from its distance to the pole."""
+"""Tolerance of bounds: a value computed from its distance to the pole has a rounding error."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What a search may propose; plain data, so that it crosses to other processes without the kind's code.
+    """The configurations that a search may propose, as plain data for processes without the kind's code.
 
     Attributes
     ----------
     kind : str
+        Name of the kind of detector.
     bounds : mapping of str to (float, float)
-        Of every parameter of the kind.
+        Smallest and largest value of each parameter.
     choices : mapping of str to tuple
-        The values to choose from, of every choice of the kind; one alone is no dimension of the search.
+        Allowed values of each choice. A choice with a single value is not a dimension of the search.
     scope : {"session", "client"}
+        See `DetectorConfig`.
     view : View or None
+        See `DetectorConfig`.
     """
 
     kind: str
@@ -39,16 +43,16 @@ class SearchSpace:
 
     @classmethod
     def parse(cls, kind: str, given: Mapping[str, Any], scope: Scope = "session", view: object = None) -> SearchSpace:
-        """Read what a study's ``[tuning.space]`` says; what it does not name has the kind's defaults.
+        """Create a search space from a study's ``[tuning.space]``; other parameters get the defaults of the kind.
 
         Raises
         ------
         ConfigError
-            Names the key, its value and what is accepted.
+            If a key or value is not accepted. The message names key, value and what is accepted.
         """
         found = config_class(kind)
         if not found.params:
-            raise ConfigError(f"kind = {kind!r}: has no parameter to search")
+            raise ConfigError(f"kind = {kind!r}: has no parameter to search (accepted: a kind with parameters)")
         known = [*found.params, *found.choices]
         for key in given:
             if key not in known:
@@ -62,17 +66,17 @@ class SearchSpace:
             scope,
             View.parse(view),
         )
-        space.corners()  # a combination that the kind itself refuses is refused now, not in a trial
+        space.corners()  # raises for combinations that the kind rejects, before any trial runs
         return space
 
     @property
     def config_class(self) -> type[DetectorConfig]:
-        """Of the kind."""
+        """Configuration class of the kind."""
         return config_class(self.kind)
 
     @property
     def searched_choices(self) -> dict[str, tuple[Any, ...]]:
-        """The choices that there are more values of than one."""
+        """Choices with more than one value."""
         return {name: values for name, values in self.choices.items() if len(values) > 1}
 
     def config(self, point: Mapping[str, Any]) -> DetectorConfig:
@@ -81,25 +85,26 @@ class SearchSpace:
         Parameters
         ----------
         point : mapping
-            A distance for each parameter, under its `Param.search_name`, and a value for each searched choice.
+            The distance of each parameter from its pole, by `Param.search_name`, and the value of each searched choice.
         """
         cls = self.config_class
         values = {
-            name: param.value(point[param.search_name or name], above=self.bounds[name][0] > param.pole)
+            name: param.value(point[param.search_name or name], above=self.bounds[name][1] > param.pole)
             for name, param in cls.params.items()
         }
+        values = {name: round(value) if cls.params[name].whole else value for name, value in values.items()}
         chosen = {name: point.get(name, options[0]) for name, options in self.choices.items()}
         return cls(**values, **chosen, scope=self.scope, view=self.view)
 
     def point(self, config: DetectorConfig) -> dict[str, Any]:
-        """Return where a configuration is in the search."""
+        """Return the point of a configuration; the inverse of `config`."""
         point: dict[str, Any] = {
             param.search_name or name: param.distance(getattr(config, name)) for name, param in config.params.items()
         }
         return {**point, **{name: getattr(config, name) for name in self.searched_choices}}
 
     def contains(self, config: DetectorConfig) -> bool:
-        """Return whether a configuration lies within the bounds, to rounding."""
+        """Return whether a configuration is within the bounds, up to rounding errors."""
         return all(
             low - _SLACK * bool(config.params[name].pole)
             <= getattr(config, name)
@@ -108,12 +113,12 @@ class SearchSpace:
         )
 
     def corners(self) -> list[DetectorConfig]:
-        """Return the configurations at the corners: what has to be recorded for all is recorded for these."""
+        """Return the configurations at the corners; a recording that serves them serves the whole space."""
         cls = self.config_class
         return [cls(**point, scope=self.scope, view=self.view) for point in corner_points(self.bounds, self.choices)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the space as a study writes it, every default filled in."""
+        """Return the space in the form of ``[tuning.space]``, including all defaults."""
         bounds: dict[str, Any] = {name: {"min": low, "max": high} for name, (low, high) in self.bounds.items()}
         return {**bounds, **{name: list(values) for name, values in self.choices.items()}}
 
@@ -139,7 +144,17 @@ def _values(cls: type[DetectorConfig], name: str, given: object) -> tuple[Any, .
         raise ConfigError(f"space.{name} = []: needs at least one value (accepted: {choice.words})")
     for value in values:
         if isinstance(value, bool) or value not in choice.accepted:
-            raise ConfigError(f"space.{name}: {value!r} is not a value of it (accepted: {choice.words})")
+            raise ConfigError(f"space.{name}: {value!r} is not a valid value (accepted: {choice.words})")
     if len(set(values)) < len(values):
-        raise ConfigError(f"space.{name} = {list(values)}: each may be given once")
+        raise ConfigError(f"space.{name} = {list(values)}: each may be given once; expected different values")
     return tuple(values)
+
+
+def corner_points(
+    params: Mapping[str, tuple[float, float]], choices: Mapping[str, Sequence[Any]]
+) -> list[dict[str, Any]]:
+    """Return the corners of a search space: all combinations of the parameters' bounds and the choices' values."""
+    names = [*params, *choices]
+    values: list[Sequence[Any]] = [tuple(dict.fromkeys(bounds)) for bounds in params.values()]
+    values += [tuple(options) for options in choices.values()]
+    return [dict(zip(names, point, strict=True)) for point in itertools.product(*values)]

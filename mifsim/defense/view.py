@@ -1,6 +1,6 @@
-"""What of an image a detector compares: the whole of it, or a reduced view.
+"""Views: reductions of images in size and colour before a detector compares them.
 
-This module loads OpenCV and numba only when a view is applied.
+This module imports OpenCV and numba only when a view is applied.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from mifsim.errors import ConfigError, InvalidImage
 Colour = Literal["as-is", "grey"]
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-"""Rec. 601."""
+"""Weights of red, green and blue in the luma of Rec. 601."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A reduction of every image, before anything is compared.
+    """Reduction of images in size and colour.
 
     Attributes
     ----------
     size : tuple of int or None
-        Height and width that images are reduced to, by area averaging; None: as they are.
+        Height and width, in pixels, to which images are reduced by area averaging; None for the original size.
     colour : {"as-is", "grey"}
-        ``"grey"``: the luma (Rec. 601) of colour images.
+        ``"grey"`` converts colour images to their luma (Rec. 601).
 
     Examples
     --------
@@ -43,11 +43,12 @@ class View:
 
     @classmethod
     def parse(cls, given: object) -> View | None:
-        """Read a table such as ``{size = 64, colour = "grey"}``; None stays None.
+        """Create a view from a table such as ``{size = 64, colour = "grey"}``; return None for None.
 
         Raises
         ------
         ConfigError
+            If a key or value is not accepted. The message names key, value and what is accepted.
         """
         if given is None or isinstance(given, View):
             return given
@@ -69,7 +70,7 @@ class View:
         return cls((int(sides[0]), int(sides[1])), colour)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the view as a TOML file has it."""
+        """Return the view as plain values for TOML."""
         sides: dict[str, Any] = {} if self.size is None else {"size": list(self.size)}
         return {**sides, "colour": self.colour}
 
@@ -78,7 +79,7 @@ class View:
         return f"{size}{'grey' if self.colour == 'grey' else 'colours as they are'}"
 
     def problem(self, shape: tuple[int, ...]) -> str:
-        """Return why images of a shape have no such view; an empty string where they have."""
+        """Return an error message if the view cannot be applied to images of a shape; otherwise an empty string."""
         if self.size is not None and (shape[0] < self.size[0] or shape[1] < self.size[1]):
             return (
                 f"a view of {self.size[0]} x {self.size[1]} needs images at least as large, got {shape[0]} x {shape[1]}"
@@ -86,43 +87,49 @@ class View:
         return ""
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of the view of images of a shape."""
+        """Return the shape of a reduced image, given the shape of the original."""
         sides = shape[:2] if self.size is None else self.size
         return (*sides, *(() if self.colour == "grey" and shape[2:] == (3,) else shape[2:]))
 
     def apply(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the view of an admitted image.
+        """Return the reduced image.
 
         Parameters
         ----------
         pixels : ndarray of float32, shape (H, W) or (H, W, C), in [0, 1]
 
+        Returns
+        -------
+        ndarray of float32, in [0, 1]
+            Its shape is that of `shape`.
+
         Raises
         ------
         InvalidImage
-            The image is smaller than the view.
+            If the image is smaller than the view.
         """
         if problem := self.problem(pixels.shape):
             raise InvalidImage(problem)
-        seen = pixels
-        if self.colour == "grey" and seen.ndim == 3 and seen.shape[2] == 3:
-            # Added channel by channel: a matrix product's order of summation is the library's own business.
-            seen = seen[..., 0] * _LUMA[0] + seen[..., 1] * _LUMA[1] + seen[..., 2] * _LUMA[2]
-        if self.size is not None and seen.shape[:2] != self.size:
+        reduced = pixels
+        if self.colour == "grey" and reduced.ndim == 3 and reduced.shape[2] == 3:
+            # Channel by channel: the order of summation in a matrix product depends on the library.
+            reduced = reduced[..., 0] * _LUMA[0] + reduced[..., 1] * _LUMA[1] + reduced[..., 2] * _LUMA[2]
+        if self.size is not None and reduced.shape[:2] != self.size:
             import cv2
 
             height, width = self.size
-            reduced: npt.NDArray[np.float32] = cv2.resize(seen, (width, height), None, 0, 0, cv2.INTER_AREA)
-            seen = reduced.reshape(self.size + seen.shape[2:])  # OpenCV drops a single channel
-        return np.clip(seen, np.float32(0), np.float32(1))  # rounding must not push a white image above 1
+            resized: npt.NDArray[np.float32] = cv2.resize(reduced, (width, height), None, 0, 0, cv2.INTER_AREA)
+            reduced = resized.reshape(self.size + reduced.shape[2:])  # OpenCV drops a single channel
+        return np.clip(reduced, np.float32(0), np.float32(1))  # rounding can make a white image exceed 1
 
 
 class ViewedDetector:
-    """A detector that is shown a view of every image.
+    """A detector or recorder that applies a view to each image and passes the result to another one.
 
     Parameters
     ----------
     inner : Detector
+        Receives the reduced images.
     view : View
     """
 
@@ -148,7 +155,7 @@ class ViewedDetector:
         return self._inner.blocked
 
     def check(self, image: object) -> Verdict:
-        """Judge the view of one image; see `Detector.check`."""
+        """Return the verdict for the view of one image; see `Detector.check`."""
         if self._inner.blocked:
             return Verdict.UNSAFE
         pixels = self._admit(image, self._shape)
@@ -161,15 +168,15 @@ class ViewedDetector:
         self._inner.observe(answer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the inner state and the shape of the images."""
+        """Return the state of the inner detector and the shape of the original images."""
         return {"shape": self._shape or (), "inner": self._inner.state_dict()}
 
     def restored(self, state: Mapping[str, Any]) -> ViewedDetector:
-        """Take the shape from a state whose inner part has been restored; return itself."""
+        """Restore the shape from a state; the inner detector is restored already. Return this detector."""
         self._shape = tuple(state["shape"]) or None
         return self
 
     def row(self) -> Mapping[str, Any]:
-        """Return what a recorder has to say of the last image."""
+        """Return the row of the inner recorder; see `Recorder.row`."""
         row: Mapping[str, Any] = self._inner.row()  # type: ignore[attr-defined]
         return row

@@ -1,7 +1,6 @@
-"""What victims and attackers' networks have in common: TensorFlow set up, inputs shaped, batches of one size.
+"""Shared code of the networks of victims and attackers: TensorFlow's setup, input shapes, and fixed-size batches.
 
-It knows neither of the two. Importing this package does not import TensorFlow; calling `import_tensorflow`,
-or making a `FixedBatch`, does.
+Importing this package does not import TensorFlow; calling `import_tensorflow` or creating a `FixedBatch` does.
 """
 
 from __future__ import annotations

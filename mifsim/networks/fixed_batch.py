@@ -1,11 +1,14 @@
-"""Running a network over images: what shape it takes them in, and batches that are all of one size.
+"""Evaluation of a network in batches of one fixed size, and the network's input shape.
 
-*A batch must not change its members' results.* Every call therefore has one fixed shape, padded with zeros,
-and a row's result must not depend, to the last bit, on its place or its neighbours. Measured (TensorFlow 2.21
-on an AMD EPYC, both victims, random places, neighbours and fill): plain graphs with oneDNN give equal bits
-for every place, batch sizes from 16 to 512, and one or two threads. Graphs compiled by XLA differ between one
-and two threads and run at a third of the speed; without oneDNN the colour network differs between one and two
-threads, at less than half the speed. So: oneDNN (TensorFlow's default) and no XLA.
+A row's result must not depend, to the last bit, on its position in the batch or on the other rows. Every call therefore
+has one fixed shape, padded with zeros. Measured with TensorFlow 2.21 on an AMD EPYC, with both victims, and random
+positions, neighbours and padding:
+
+* Plain graphs with oneDNN give equal bits for every position, batch sizes from 16 to 512, and one or two threads.
+* Graphs compiled by XLA differ between one and two threads, and run at a third of the speed.
+* Without oneDNN, the colour network differs between one and two threads, and runs at less than half the speed.
+
+The project therefore uses oneDNN (TensorFlow's default) and no XLA.
 """
 
 from __future__ import annotations
@@ -20,23 +23,24 @@ from mifsim.networks.tensorflow import Model, import_tensorflow
 
 
 def input_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Return a network's input shape for images of `shape`: grey images get a channel axis."""
+    """Return a network's input shape (H, W, channels) for images of shape (H, W) or (H, W, 3)."""
     height, width, *channels = shape
     return height, width, channels[0] if channels else 1
 
 
 class FixedBatch:
-    """A function of a batch, traced for one batch size: fewer rows are padded with zeros, more are cut up.
+    """A function of a batch, traced for one batch size; fewer rows are padded with zeros, more are split.
 
-    Not for several threads at once: the padded rows are written into buffers of its own.
+    It is not thread-safe, because padded rows are written to shared buffers.
 
     Parameters
     ----------
     function : callable
-        From tensors to a tuple of tensors, all with the batch size as first dimension.
+        Maps tensors to a tuple of tensors, all with the batch size as first dimension.
     batch_size : int
+        At least 1.
     inputs : sequence of (shape, dtype)
-        Of one row of each input.
+        Shape and type of one row of each input.
     """
 
     def __init__(
@@ -47,28 +51,28 @@ class FixedBatch:
     ) -> None:
         self._tf = import_tensorflow().tf
         signature = [self._tf.TensorSpec((batch_size, *shape), np.dtype(kind)) for shape, kind in inputs]
-        # The concrete function skips what a tf.function does to find it: 0.1 ms a call.
+        # Calling the concrete function directly saves 0.1 ms per call.
         self._call = self._tf.function(function, input_signature=signature).get_concrete_function()
         self._buffers = [np.zeros((batch_size, *shape), kind) for shape, kind in inputs]
         self.batch_size = batch_size
 
     @classmethod
     def of_network(cls, network: Model, batch_size: int, row: tuple[int, ...]) -> FixedBatch:
-        """Wrap a trained network: from rows of shape `row` in float32 to a tuple of one array, its answers."""
+        """Wrap a trained network: maps float32 rows of shape `row` to a tuple of one array, the network's outputs."""
         return cls(lambda rows: (network(rows, training=False),), batch_size, [(row, np.float32)])
 
     def __call__(self, *arrays: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
-        """Apply the function to any positive number of rows."""
+        """Apply the function to n rows (n at least 1) of each input; all outputs have n rows."""
         rows = len(arrays[0])
-        pieces = [
-            self._piece([array[start : start + self.batch_size] for array in arrays])
+        chunks = [
+            self._chunk([array[start : start + self.batch_size] for array in arrays])
             for start in range(0, rows, self.batch_size)
         ]
-        if len(pieces) == 1:
-            return pieces[0]
-        return tuple(np.concatenate(outputs) for outputs in zip(*pieces, strict=True))
+        if len(chunks) == 1:
+            return chunks[0]
+        return tuple(np.concatenate(outputs) for outputs in zip(*chunks, strict=True))
 
-    def _piece(self, arrays: Sequence[npt.NDArray[Any]]) -> tuple[npt.NDArray[Any], ...]:
+    def _chunk(self, arrays: Sequence[npt.NDArray[Any]]) -> tuple[npt.NDArray[Any], ...]:
         rows = len(arrays[0])
         if rows < self.batch_size:
             for buffer, array in zip(self._buffers, arrays, strict=True):

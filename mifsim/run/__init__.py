@@ -1,1 +1,1 @@
-"""What simulations and calibrations share: run folders, sessions, logs, and leakage scores."""
+"""Functions that simulation and calibration share: run folders, sessions, logs, and leakage scores."""

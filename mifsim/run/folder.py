@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, how it begins, and how it says what became of it."""
+"""The run folder: creating and opening it, and recording the run's status in ``run.json``."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from mifsim.tables.records import SCHEMA_VERSION, remove_partial_files
 from mifsim.tables.storage import Folder, remove
 
 Status = Literal["running", "interrupted", "failed", "complete"]
-SEE_SECONDS = 60.0
-"""Within which a network file system shows what another machine wrote."""
+VISIBLE_SECONDS = 60.0
+"""Time after which a network file system must show the files that other machines wrote."""
 _PACKAGES = (
     "ray",
     "tensorflow",
@@ -48,9 +48,9 @@ class RunFolder:
     ----------
     path : Path or RemotePath
     run_id : str
-        Text that no reader takes for a number, such as ``r-20261124-0a1b2c3d``.
+        The run's id, such as ``r-20261124-0a1b2c3d``; no CSV reader takes it for a number.
     new : bool
-        Whether this process made it.
+        Whether this process created the folder.
     """
 
     path: Folder
@@ -59,12 +59,12 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Folder, study: Study, **facts: Any) -> RunFolder:
-        """Make a new run folder with ``study.toml`` and ``run.json``.
+        """Create a run folder with ``study.toml`` and ``run.json``.
 
         Raises
         ------
         RunError
-            Where the folder is there and not empty, or cannot be made.
+            If the folder exists and is not empty, or cannot be created.
         """
         check_free(path)
         try:
@@ -95,34 +95,40 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Folder) -> RunFolder:
-        """Open a run folder that is there."""
+        """Open an existing run folder.
+
+        Raises
+        ------
+        RunError
+            See `read_facts`.
+        """
         facts = read_facts(path)
         return cls(path, str(facts["run_id"]))
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What ``run.json`` says now."""
+        """The current contents of ``run.json``."""
         return read_facts(self.path)
 
     def update_facts(self, **facts: Any) -> None:
-        """Add facts to ``run.json``; it is replaced whole."""
+        """Add facts to ``run.json``; the file is replaced atomically."""
         path = self.path / "run.json"
-        known = json.loads(path.read_text()) if path.is_file() else {}
+        present = json.loads(path.read_text()) if path.is_file() else {}
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps({**known, **facts}, indent=2, default=str) + "\n")
+            temporary.write_text(json.dumps({**present, **facts}, indent=2, default=str) + "\n")
 
     def finish(self, status: Status, **facts: Any) -> None:
-        """Record how the run ended, and remove what writers left half done."""
+        """Record how the run ended, and remove incomplete and temporary files."""
         remove_partial_files(self.path)
         remove_sentinels(self.path)
         self.update_facts(status=status, finished=datetime.now(UTC).isoformat(timespec="seconds"), **facts)
 
     def discard(self) -> None:
-        """Remove the folder, made for a run that could not begin."""
+        """Remove the folder of a run that could not start."""
         remove(self.path)
 
     def metadata(self, study: Study) -> dict[str, str]:
-        """Return the facts that every Parquet file of the run carries."""
+        """Return the metadata of every Parquet file of the run."""
         return {
             "run_id": self.run_id,
             "study": study.name,
@@ -132,64 +138,64 @@ class RunFolder:
         }
 
     def finished_shards(self) -> set[str]:
-        """Return the stems of the shards whose rows are there."""
+        """Return the file stems of the shards whose rows are complete."""
         return {path.stem for path in (self.path / "sessions").glob("shard-*.parquet")}
 
     def wait_for_shards(self, stems: Iterable[str]) -> None:
-        """Make sure that the rows of these shards are there; a network file system may show them only after a while.
+        """Wait until the rows of shards are visible; a network file system may show them with a delay.
 
         Raises
         ------
         ClusterError
-            Where some are not: they were written elsewhere, or removed.
+            If some are not visible after `VISIBLE_SECONDS`, because they were written to another folder or removed.
         """
-        wanted, deadline = set(stems), time.monotonic() + SEE_SECONDS
+        wanted, deadline = set(stems), time.monotonic() + VISIBLE_SECONDS
         while missing := wanted - self.finished_shards():
             if time.monotonic() >= deadline:
                 raise ClusterError(
-                    f"{self.path / 'sessions'}: {len(missing)} of {len(wanted)} files were written and are not there, "
-                    f"such as {min(missing)}.parquet; do all nodes have the same folder under this path?"
+                    f"{self.path / 'sessions'}: {len(missing)} of {len(wanted)} written files are missing, such as "
+                    f"{min(missing)}.parquet; check that this path is the same folder on all nodes"
                 )
             time.sleep(1.0)
 
 
 def check_free(path: Folder) -> None:
-    """Refuse a run folder that holds something already."""
+    """Raise a `RunError` if a new run folder exists and is not empty."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunError(f"--out {path}: is there already and not empty (accepted: a new folder; or --resume {path})")
+        raise RunError(f"--out {path}: exists and is not empty (accepted: a new or empty folder, or --resume {path})")
 
 
 def read_facts(path: Folder) -> dict[str, Any]:
-    """Return ``run.json`` of a run folder.
+    """Return the contents of a run folder's ``run.json``.
 
     Raises
     ------
     RunError
-        Where it is no run folder, or the file is not whole.
+        If the file is missing or damaged.
     """
     file = path / "run.json"
     try:
         facts: dict[str, Any] = json.loads(file.read_text())
         return facts
     except FileNotFoundError:
-        raise RunError(f"{path}: is no run folder: it has no run.json") from None
+        raise RunError(f"{path}: not a run folder: it has no run.json") from None
     except (OSError, json.JSONDecodeError) as error:
         raise RunError(f"{file}: cannot be read: {error}") from None
 
 
 def default_path(study: Study) -> Path:
-    """Return ``runs/<study>-<time>``."""
+    """Return the default run folder, ``runs/<study>-<time>``."""
     return Path("runs") / f"{study.name.replace(' ', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a run depends on."""
+    """Return the versions of mifsim, Python and the packages that determine a run's rows."""
     found = {"mifsim": __version__, "python": platform.python_version()}
     return found | {name: metadata.version(name) for name in _PACKAGES}
 
 
 def machine() -> dict[str, Any]:
-    """Return what the driver's machine is."""
+    """Return the CPUs, memory (GiB) and system of the driver's machine."""
     pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return {
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -199,7 +205,7 @@ def machine() -> dict[str, Any]:
 
 
 def git_revision() -> str | None:
-    """Return the revision of the checkout that this code runs from, None outside of one."""
+    """Return the git revision of the source tree; None if it is not a git checkout."""
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"],  # noqa: S607

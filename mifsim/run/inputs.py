@@ -1,4 +1,4 @@
-"""What a run needs before it begins: data, logs, victim, and detectors that take the data's images."""
+"""Loading and checking a run's inputs: data, logs, victim, and detectors that accept the data's images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from mifsim.victims import Victim, prepare_victim
 
 
 def load_inputs(study: Study) -> tuple[DataSet, Victim]:
-    """Load a study's data and logs and make its victim; refuse classes, clients and detectors that do not fit."""
+    """Load a study's data and logs, and load or train its victim.
+
+    Raises
+    ------
+    UserError
+        If an input is not valid, or classes, logs or detectors do not fit the data.
+    """
     data = load_data(study.data)
     check_labels(study, data)
     check_detectors(study, data)
@@ -23,7 +29,7 @@ def load_inputs(study: Study) -> tuple[DataSet, Victim]:
 
 
 def check_labels(study: Study, data: DataSet) -> None:
-    """Refuse attacks on classes that the data does not have."""
+    """Raise a `StudyError` if an attack's label is not a class of the data."""
     classes = len(data.class_names)
     for number, population in enumerate(study.attacks):
         for label in population.labels if population.labels != "all" else ():
@@ -35,38 +41,38 @@ def check_labels(study: Study, data: DataSet) -> None:
 
 
 def check_detectors(study: Study, data: DataSet) -> None:
-    """Refuse detectors that take no image of the data's shape: a view or a window may be larger than the images."""
+    """Raise a `StudyError` if a detector does not accept the data's images, for example because they are too small."""
     image = np.full(data.shape, 0.5, dtype=np.float32)
-    named = [(f"filters.{number}", item.config) for number, item in enumerate(study.filters)]
-    for place, config in (*named, *(("tuning", corner) for corner in study.tuning.search_space.corners())):
-        if place == "tuning" and not (study.attacks and study.users):
+    filters = [(f"filters.{number}", item.config) for number, item in enumerate(study.filters)]
+    for key, config in (*filters, *(("tuning", corner) for corner in study.tuning.search_space.corners())):
+        if key == "tuning" and not (study.attacks and study.users):
             continue
         try:
             config.detector().check(image)
         except InvalidImage as error:
             raise StudyError(
-                f"{study.name}: {place}: {config.kind} takes no image of {data.name}, whose shape is {data.shape}: "
+                f"{study.name}: {key}: {config.kind} does not accept images of {data.name}, of shape {data.shape}: "
                 f"{error}"
             ) from None
 
 
 def check_victim(run: RunFolder, victim: Victim) -> None:
-    """Refuse to resume with another victim than the run began with."""
+    """Raise a `RunError` if the victim differs from the one that the run started with."""
     recorded = run.facts["victim"]["fingerprint"]
     if victim.fingerprint != recorded:
         raise RunError(
-            f"--resume {run.path}: the victim is another one ({victim.fingerprint}, the run began with {recorded}); "
-            "its rows would not fit together"
+            f"--resume {run.path}: the victim has fingerprint {victim.fingerprint}, the run started with {recorded}; "
+            "their rows cannot be combined"
         )
 
 
 def data_facts(data: DataSet) -> dict[str, object]:
-    """Return what ``run.json`` says of the data."""
+    """Return the facts about the data for ``run.json``."""
     return {
         "name": data.name,
         "shape": list(data.shape),
         "classes": list(data.class_names),
-        "images": {part: len(pool) for part, pool in data.subsets.items()},
+        "images": {name: len(pool) for name, pool in data.subsets.items()},
         "fingerprint": data.fingerprint,
         "note": data.note,
     }

@@ -1,4 +1,4 @@
-"""Score a run's snapshots: what every attacker held, and the floors that it is compared with."""
+"""Scores the snapshots of a run and the zero-query baselines, and writes the table ``leakage``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHUNK_ROWS = 512
 
 
 def score_run(run: Folder, study: Study, data: DataSet, evaluator: PreparedEvaluator, facts: Mapping[str, str]) -> None:
-    """Write ``leakage/scores.parquet`` from ``snapshots/``, a chunk at a time.
+    """Score ``snapshots/`` and write ``leakage/scores.parquet``, in chunks of `CHUNK_ROWS` rows.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def score_run(run: Folder, study: Study, data: DataSet, evaluator: PreparedEvalu
     data : DataSet
     evaluator : PreparedEvaluator
     facts : mapping of str to str
-        Into the file's metadata.
+        Metadata of the file.
     """
     snapshots = open_table(run, "snapshots")
     private = data.subset("private")
@@ -38,7 +38,7 @@ def score_run(run: Folder, study: Study, data: DataSet, evaluator: PreparedEvalu
     total = snapshots.count_rows()
     with (
         TableWriter(run / "leakage" / "scores.parquet", "leakage", facts) as writer,
-        Bar("scoring what leaked", total, "guesses") as bar,
+        Bar("scoring leakage", total, "reconstructions") as bar,
     ):
         _score_baselines(writer, study, data, scorer)
         done = 0
@@ -62,9 +62,9 @@ def score_run(run: Folder, study: Study, data: DataSet, evaluator: PreparedEvalu
 
 
 def _score_baselines(writer: TableWriter, study: Study, data: DataSet, scorer: LeakageScorer) -> None:
-    """Score what an attacker holds without a single query: noise, and auxiliary images."""
+    """Score the zero-query baselines: random images, and auxiliary images."""
     count = study.leakage.baseline_images
-    rng = client_rng(study.seed, "leakage floors")
+    rng = client_rng(study.seed, "leakage floors")  # the text determines the random numbers: do not change it
     for kind, images in (
         ("random", random_images(data.shape, count, rng)),
         ("prior", prior_images(data.subset("auxiliary"), count, rng)),
@@ -94,7 +94,7 @@ def _columns(scores: Scores) -> dict[str, npt.NDArray[np.generic]]:
 
 
 def decode(png: bytes) -> npt.NDArray[np.float32]:
-    """Return the image in a ``guess_png`` cell, float32 in [0, 1]."""
+    """Return the image in a ``guess_png`` cell, shape (H, W) or (H, W, 3), float32 in [0, 1]."""
     pixels: npt.NDArray[np.uint8] = np.asarray(cv2.imdecode(np.frombuffer(png, dtype=np.uint8), cv2.IMREAD_UNCHANGED))
     if pixels.ndim == 3:
         pixels = pixels[..., ::-1]

@@ -1,4 +1,4 @@
-"""How a run ends, and how it is resumed; shared by simulation and calibration."""
+"""Recording how a run ended, and the checks before it is resumed; shared by simulation and calibration."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def run_to_its_end(run: RunFolder, go_on: str) -> Iterator[None]:
-    """Note in ``run.json`` how the block ended: complete, interrupted (SIGTERM too) or failed.
+def record_status(run: RunFolder, resume_command: str) -> Iterator[None]:
+    """Record in ``run.json`` how the context ended: complete, interrupted (by Ctrl-C or SIGTERM) or failed.
 
     Parameters
     ----------
     run : RunFolder
-    go_on : str
-        The command that resumes it, for the user.
+    resume_command : str
+        The command that resumes the run, for messages.
     """
     try:
         with _terminate_as_interrupt():
             yield
     except KeyboardInterrupt:
         run.finish("interrupted")
-        logger.info(f"interrupted; whole files are in {run.path}, resume with: {go_on}")
+        logger.info(f"interrupted; finished files are in {run.path}; resume with: {resume_command}")
         raise
     except ClusterError:
         run.finish("failed")
-        logger.info(f"whole files are in {run.path}, resume with: {go_on}")
+        logger.info(f"finished files are in {run.path}; resume with: {resume_command}")
         raise
     except UserError:
         if run.new and not any(run.path.glob("*/*")):
-            run.discard()  # what the user gave cannot be used: nothing was done, and nothing is left
+            run.discard()  # the input is not valid, and no result was written
         else:
             run.finish("failed")
         raise
     except OSError:
         with contextlib.suppress(OSError):  # the disk may be full
             run.finish("failed")
-        logger.info(f"whole files are in {run.path}, resume with: {go_on}")
+        logger.info(f"finished files are in {run.path}; resume with: {resume_command}")
         raise
     except BaseException:
         run.finish("failed")
@@ -62,49 +62,55 @@ def run_to_its_end(run: RunFolder, go_on: str) -> Iterator[None]:
 
 
 def check_plugins(run: Folder, facts: Mapping[str, Any]) -> None:
-    """Refuse to resume a run with other plug-ins than it began with.
+    """Check that a run is resumed with the plug-ins that it started with.
 
     Raises
     ------
     RunError
-        Names the plug-in that is missing, is another one, or was not there.
+        If a plug-in is missing, differs, or was not used when the run started.
     """
-    began = {plugin["file"]: plugin["digest"] for plugin in facts.get("plugins", [])}
+    expected = {plugin["file"]: plugin["digest"] for plugin in facts.get("plugins", [])}
     given = {plugin["file"]: plugin["digest"] for plugin in plugin_facts()}
-    for file, digest in began.items():
+    for file, digest in expected.items():
         if file not in given:
-            raise RunError(f"--resume {run}: the run uses the plug-in {file}; give it again: --plugin {file}")
+            raise RunError(f"--resume {run}: requires --plugin {file}: the run started with this plug-in")
         if given[file] != digest:
             raise RunError(
-                f"--resume {run}: --plugin {file} is not the one that the run began with ({given[file]}, not "
-                f"{digest}); its rows would not fit together"
+                f"--resume {run}: --plugin {file}: has digest {given[file]}, the run started with {digest}; their rows "
+                "cannot be combined"
             )
-    if more := sorted(set(given) - set(began)):
-        raise RunError(f"--resume {run}: --plugin {more[0]}: the run began without it")
+    if extra := sorted(set(given) - set(expected)):
+        raise RunError(f"--resume {run}: --plugin {extra[0]}: the run started without it")
 
 
 def study_to_resume(run: RunFolder) -> Study:
-    """Return the study of a run that was begun; refuse where the run is complete or the study was changed."""
+    """Return the study of a run that is to be resumed.
+
+    Raises
+    ------
+    RunError
+        If the run is complete, or its study, logs or plug-ins have changed since it started.
+    """
     facts = run.facts
     if facts["status"] == "complete":
-        raise RunError(f"--resume {run.path}: this run is complete")
+        raise RunError(f"--resume {run.path}: the run is already complete")
     check_plugins(run.path, facts)
     study = Study.load(run.path / "study.toml")
     check_logs(run.path, facts, study)
-    began = facts.get("sessions_per_host", study.server.sessions_per_host)
-    if study.server.sessions_per_host != began:
+    recorded = facts.get("sessions_per_host", study.server.sessions_per_host)
+    if study.server.sessions_per_host != recorded:
         raise RunError(
-            f"{run.path / 'study.toml'}: server.sessions_per_host = {study.server.sessions_per_host}: the run began "
-            f"with {began}, which its files are cut by (accepted: {began})"
+            f"{run.path / 'study.toml'}: server.sessions_per_host = {study.server.sessions_per_host}: the run "
+            f"started with {recorded}, which determines its shards (accepted: {recorded})"
         )
     if study.fingerprint != facts["study_fingerprint"]:
-        raise RunError(f"{run.path / 'study.toml'}: was changed since the run began (its rows would not fit together)")
+        raise RunError(f"{run.path / 'study.toml'}: was changed after the run started; the rows cannot be combined")
     return study
 
 
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a run as Ctrl-C does: with whole files and a run that can be resumed."""
+    """Raise KeyboardInterrupt on SIGTERM while the context is active, so that the run can be resumed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

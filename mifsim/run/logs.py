@@ -1,4 +1,4 @@
-"""The logs that a study replays: checked before a run, noted in its folder; bad rows told at its end."""
+"""The query logs that a study replays: checks before a run, and tables and facts about them in the run folder."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mifsim.tables.storage import Folder
 
 
 def load_logs(study: Study, shape: tuple[int, ...]) -> None:
-    """Read a study's logs and bring their images to the data set's shape, before hosts do so at the same time.
+    """Read a study's logs and resize their images to the data set's shape, so that hosts find them in the cache.
 
     Raises
     ------
     DataError
-        Where a log cannot be used.
+        If a log is not valid.
     StudyError
-        Where more sessions are asked for than a log has clients.
+        If a study has more sessions than a log has clients.
     """
     for number, users in enumerate(study.users):
         if (log := users.log()) is None:
@@ -28,13 +28,13 @@ def load_logs(study: Study, shape: tuple[int, ...]) -> None:
         if users.count > len(log):
             raise StudyError(
                 f"{study.name}: users.{number}.sessions = {users.sessions}: {log.path} has {len(log):,} clients with "
-                f"an image that can be used (accepted: 1 to {len(log)}, or 'all')"
+                f"a usable image (accepted: 1 to {len(log)}, or 'all')"
             )
         log.pools(shape)
 
 
 def log_facts(study: Study) -> dict[str, dict[str, Any]]:
-    """Return what ``run.json`` says of each log, by population."""
+    """Return the facts about each log for ``run.json``, by population."""
     return {
         users.name: {
             "path": str(log.path),
@@ -50,18 +50,18 @@ def log_facts(study: Study) -> dict[str, dict[str, Any]]:
 
 
 def check_logs(run: Folder, facts: Mapping[str, Any], study: Study) -> None:
-    """Refuse to go on with a run whose logs have changed since it began."""
+    """Raise a `RunError` if a log has changed since the run started."""
     for users, log in _logs(study):
-        began = facts.get("logs", {}).get(users.name, {}).get("content")
-        if log.content != began:
+        recorded = facts.get("logs", {}).get(users.name, {}).get("content")
+        if log.content != recorded:
             raise RunError(
-                f"--resume {run}: {log.path} holds other queries ({log.content}) than when the run began ({began}); "
-                "its rows would not fit together"
+                f"--resume {run}: {log.path}: the log has digest {log.content}, the run started with {recorded}; "
+                "their rows cannot be combined"
             )
 
 
 def write_log_tables(run: Folder, study: Study, facts: Mapping[str, str]) -> None:
-    """Write ``log_clients.parquet`` (whose sessions they are) and ``bad_rows.parquet``, where a study replays logs."""
+    """Write ``log_clients.parquet`` and ``bad_rows.parquet`` if the study replays logs."""
     found = list(_logs(study))
     if not found:
         return
@@ -90,12 +90,12 @@ def write_log_tables(run: Folder, study: Study, facts: Mapping[str, str]) -> Non
 
 
 def bad_row_messages(run: Folder, facts: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each log with rows that could not be used."""
+    """Yield a message for each log that has unusable rows."""
     for name, log in facts.get("logs", {}).items():
         if log["bad_rows"]:
             yield (
-                f"{name}: {log['bad_rows']:,} of the log's {log['rows']:,} rows cannot be used, the first: "
-                f"{log['first_bad_row']}; all are in {run / 'bad_rows.parquet'}"
+                f"{name}: {log['bad_rows']:,} of {log['rows']:,} rows of the log are unusable, the first: "
+                f"{log['first_bad_row']}; {run / 'bad_rows.parquet'} lists all"
             )
 
 

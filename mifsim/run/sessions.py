@@ -1,4 +1,4 @@
-"""Running a study's sessions on a backend, with progress; shared by simulation and calibration."""
+"""Runs a study's sessions on a backend, with progress; shared by simulation and calibration."""
 
 from __future__ import annotations
 
@@ -19,10 +19,24 @@ BackendName = Literal["ray", "in-process"]
 
 
 def make_backend(name: BackendName, address: str | None = None, server: Server | None = None) -> Backend:
-    """Return a backend by name; `address` is a Ray cluster's, which must hold what `server` asks for."""
+    """Return a backend.
+
+    Parameters
+    ----------
+    name : {"ray", "in-process"}
+    address : str or None
+        Address of a Ray cluster; None starts a local one.
+    server : Server or None
+        The study's server section, whose resources the cluster must have.
+
+    Raises
+    ------
+    RunError
+        If the address is not valid, or the backend does not take one.
+    """
     if name == "in-process":
         if address is not None:
-            raise RunError("--address goes with --backend ray")
+            raise RunError(f"--address {address}: requires --backend ray")
         return InProcess()
     from mifsim.server.ray.backend import OnRay
 
@@ -38,44 +52,44 @@ def run_sessions(
     classes: int,
     wanted: Callable[[ClientSpec], bool] | None = None,
 ) -> None:
-    """Run what is missing of a job's sessions, with progress, and note how long it took.
+    """Run the unfinished shards of a job, with progress, and record the elapsed time in ``run.json``.
 
     Parameters
     ----------
     title : str
-        Of the progress bar.
+        Title of the progress bar.
     run : RunFolder
     job : Job
     victim : Victim
     backend : Backend
     classes : int
-        Of the data.
+        Number of classes of the data.
     wanted : callable, optional
-        Which tickets to run; None: all.
+        Selects the client specs to run; None: all.
     """
     finished = run.finished_shards()
-    todo = (shard for shard in shards(job.study, classes, wanted) if shard.stem not in finished)
+    unfinished = (shard for shard in shards(job.study, classes, wanted) if shard.stem not in finished)
     total, before = _sizes(job.study, shards(job.study, classes, wanted), finished)
     started = time.monotonic()
     with Bar(title, total.sessions, "sessions", total.work) as bar:
 
-        def watch(done: Counters) -> None:
-            pace = done.queries / max(1e-9, time.monotonic() - started)
+        def show(done: Counters) -> None:
+            rate = done.queries / max(1e-9, time.monotonic() - started)
             failed = f", {done.failed} failed" if done.failed else ""
-            note = f"{done.blocked:,} blocked{failed}, {pace:,.0f} queries/s"
+            note = f"{done.blocked:,} blocked{failed}, {rate:,.0f} queries/s"
             bar.update(before.sessions + done.sessions, note, done.work, before.work)
 
         if total.sessions > before.sessions:
-            backend.run(job, ModelFile(victim.model_bytes(), victim.logits), todo, watch)
+            backend.run(job, ModelFile(victim.model_bytes(), victim.logits), unfinished, show)
             run.wait_for_shards(shard.stem for shard in shards(job.study, classes, wanted))
     run.update_facts(simulation_seconds=round(time.monotonic() - started, 3))
 
 
-def _sizes(study: Study, cut: Iterator[Shard], finished: set[str]) -> tuple[Counters, Counters]:
-    """Return how much there is to do in all, and how much of it a resumed run has done already."""
+def _sizes(study: Study, all_shards: Iterator[Shard], finished: set[str]) -> tuple[Counters, Counters]:
+    """Return the total numbers of sessions and queries, and those that a resumed run has already finished."""
     weights = [expected_queries(population) for population in study.populations]
     total, before = Counters(), Counters()
-    for shard in cut:
+    for shard in all_shards:
         work = sum(weights[spec.population] for spec in shard.specs)
         size = Counters(sessions=len(shard.specs), work=work)
         total.add(size)

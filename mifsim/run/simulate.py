@@ -1,4 +1,4 @@
-"""Run a study: prepare the victim, run all clients, score what leaked."""
+"""Simulates a study: prepares the victim, runs all clients, and scores the leakage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mifsim.errors import RunError, StudyError
 from mifsim.run.folder import RunFolder, check_free, default_path
 from mifsim.run.inputs import check_victim, data_facts, load_inputs
 from mifsim.run.leakage import score_run
-from mifsim.run.lifecycle import run_to_its_end, study_to_resume
+from mifsim.run.lifecycle import record_status, study_to_resume
 from mifsim.run.sessions import BackendName, make_backend, run_sessions
 from mifsim.server.backend import Backend, Job
 from mifsim.study import Study
@@ -24,16 +24,17 @@ def simulate(
     backend: BackendName = "ray",
     address: str | None = None,
 ) -> Folder:
-    """Run all sessions of a study and leave the run folder.
+    """Run all sessions of a study and write a run folder.
 
     Parameters
     ----------
     study : Study
     out : Path or RemotePath or None
-        The run folder, which must not be there or be empty; None: ``runs/<study>-<time>``.
+        The run folder. It must be empty or not exist. None: ``runs/<study>-<time>``.
     backend : {"ray", "in-process"}
+        Where sessions run.
     address : str or None
-        Of a Ray cluster; None starts a local one.
+        Address of a Ray cluster; None starts a local one.
 
     Returns
     -------
@@ -43,9 +44,9 @@ def simulate(
     Raises
     ------
     UserError
-        Before anything is written, where the study, its data or its victim cannot be used.
+        If the study, its data or its victim is not valid; no run folder is left.
     KeyboardInterrupt
-        After the run was marked interrupted; `resume_simulation` continues it.
+        On Ctrl-C or SIGTERM, after the run is marked as interrupted; `resume_simulation` resumes it.
     """
     path = default_path(study) if out is None else out
     check_free(path)
@@ -58,10 +59,16 @@ def simulate(
 
 
 def resume_simulation(path: Folder, *, backend: BackendName = "ray", address: str | None = None) -> Folder:
-    """Resume an interrupted run: only what is missing is run, from the same seeds."""
+    """Resume an interrupted simulation: run its unfinished shards, from the same seeds.
+
+    Raises
+    ------
+    RunError
+        If the folder is not the run folder of a simulation, the run is complete, or its inputs have changed.
+    """
     run = RunFolder.open(path)
     if "tuning" in run.facts:
-        raise RunError(f"--resume {path}: this run calibrates; resume it with: mifsim tune --resume {path}")
+        raise RunError(f"--resume {path}: the run is a calibration; resume it with: mifsim tune --resume {path}")
     study = study_to_resume(run)
     chosen = make_backend(backend, address, study.server)
     require_filters(study)
@@ -73,13 +80,13 @@ def resume_simulation(path: Folder, *, backend: BackendName = "ray", address: st
 
 
 def require_filters(study: Study) -> None:
-    """Refuse a study without a filter to simulate."""
+    """Raise a `StudyError` if a study has no filters."""
     if not study.filters:
-        raise StudyError(f"{study.name}: filters: is missing (a simulation needs at least one [[filters]] table)")
+        raise StudyError(f"{study.name}: filters: missing (a simulation needs at least one [[filters]] table)")
 
 
 def _run(run: RunFolder, study: Study, data: DataSet, victim: Victim, backend: Backend) -> None:
-    with run_to_its_end(run, f"mifsim simulate --resume {shlex.quote(str(run.path))}"):
+    with record_status(run, f"mifsim simulate --resume {shlex.quote(str(run.path))}"):
         job = Job(study, run.path.resolve(), run.metadata(study))
         run_sessions("simulating", run, job, victim, backend, len(data.class_names))
         if study.leakage.enabled and study.attacks:

@@ -1,1 +1,1 @@
-"""What stands between clients and the model: sessions, the shared model, and where they run."""
+"""The simulated server: client sessions, the shared model, and the backends that run them."""

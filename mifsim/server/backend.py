@@ -1,4 +1,4 @@
-"""Where sessions run: one interface, in one process or on Ray."""
+"""The backend interface that runs sessions, and its in-process implementation; `mifsim.server.ray` has the other."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from mifsim.study import Study
 from mifsim.tables.storage import Folder
 
 OnProgress = Callable[[Counters], None]
-"""Called now and then with what all hosts have done so far."""
+"""Called repeatedly with the total counters of all hosts."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the hosts need to run a study's sessions.
+    """All that session hosts need to run the sessions of a study.
 
     Attributes
     ----------
     study : Study
     run : Path or RemotePath
-        The run folder, which every host can write to.
+        The run folder; every host must be able to write to it.
     facts : dict of str to str
-        Into every file's metadata.
+        Metadata of every table file.
     recording : tuple of RecordingSpec or None
-        Sessions are recorded, not filtered, and leave a table ``observations``.
+        If given, sessions are recorded instead of filtered, and a table ``observations`` is written.
     """
 
     study: Study
@@ -40,14 +40,14 @@ class Job:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """The victim, on its way to where it runs.
+    """The victim's model file, for the process that runs the model.
 
     Attributes
     ----------
     content : bytes
-        Of the ``.keras`` file.
+        Content of the ``.keras`` file.
     logits : bool
-        Whether the model's output still wants a softmax.
+        Whether the model returns logits, to which a softmax must be applied.
     """
 
     content: bytes
@@ -55,14 +55,17 @@ class ModelFile:
 
 
 class Backend(Protocol):
-    """Run shards; the rows they leave do not depend on which backend did."""
+    """An implementation that runs shards; the rows written do not depend on the backend."""
 
     def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], on_progress: OnProgress) -> None:
-        """Run all shards to their ends; on KeyboardInterrupt, leave whole files only and let it through."""
+        """Run all shards to completion.
+
+        On KeyboardInterrupt, the implementation leaves only complete files and re-raises the exception.
+        """
 
 
 class InProcess:
-    """Everything in this process, one shard after another: for debugging."""
+    """A backend that runs one shard after another in this process, for debugging."""
 
     def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], on_progress: OnProgress) -> None:
         """Run all shards; see `Backend.run`."""

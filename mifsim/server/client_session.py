@@ -1,4 +1,4 @@
-"""One client and the session (or sessions) that it has with the server."""
+"""The server's side of one running client: its session, or the sessions that it opens one after another."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mifsim.server.session import Session
 
 SessionEnd = Literal["blocked", "finished", "exhausted", "failed"]
 OnQuery = Callable[[int, str, int, float], None]
-"""Called for every query that the model does not see: (row of the session, verdict, query number, count)."""
+"""Called for every query that does not reach the model: (number of the session's row, verdict, query number, count)."""
 
 
 @dataclass
 class SessionRow:
-    """What is known of one session when it ends."""
+    """The result of one session, from which its row in the table ``sessions`` is written."""
 
     session_id: str
     spec: ClientSpec
@@ -39,40 +39,40 @@ class SessionRow:
 
 @dataclass
 class ClientSession:
-    """A running client on the server's side, advanced one answered query at a time.
+    """The server's side of one running client, advanced by one answered query at a time.
 
-    Where the detector's scope is the client, its state survives the client's sessions: a blocked client stays blocked.
-    A client that opens a session all the same is refused once more, so that it can notice; after that only a new client
-    identity lets it continue.
+    If the detector's scope is the client, its state is kept across the client's sessions, and a blocked client stays
+    blocked. If a blocked client opens another session, its first query there is refused, so that the client can detect
+    the block. After that it can continue only under a new client identity.
 
     Parameters
     ----------
     spec : ClientSpec
     generator : ClientGenerator
-        The client, started.
+        The running client.
     closed_loop : bool
-        Whether it may continue after a refusal, or leave a session.
+        Whether the client may continue after a refusal, or leave a session.
     budget : int
-        Queries after which the client is stopped, over all its sessions.
+        Maximum number of queries over all sessions of the client.
     name : str
-        ``client_id@filter``: what its sessions are called.
+        ``client_id@filter``, the first part of its session ids.
     scope : {"session", "client"}
-        Of the detector.
+        Scope of the detector.
     new_detector : callable
-        Makes a new detector state.
+        Returns a new detector.
     open_session : callable
-        Makes a session with a detector state.
+        Returns a new session with the detector given.
     new_row : callable
         Registers a session's row and returns its number.
     new_snapshots : callable
-        Makes what keeps an attacker's guesses; returns None for users.
+        Returns an empty `Snapshots` for attackers, None for users.
     on_query : callable
         See `OnQuery`.
 
     Attributes
     ----------
     spent : int
-        Queries so far, over all its sessions.
+        Number of queries so far, over all sessions of the client.
     """
 
     spec: ClientSpec
@@ -113,31 +113,31 @@ class ClientSession:
         self.session = self.open_session(self._detector)
 
     def observe(self, answer: ModelAnswer) -> None:
-        """Show the detector what the model answered to the last query."""
+        """Pass the model's answer to the last query to the detector."""
         try:
             self.session.observe(answer)
         except DetectorError as error:
             self._failure = error
 
     def advance(self, answer: Answer | None) -> Image | None:
-        """Continue until the next image that the model must answer.
+        """Advance the client to its next query that reaches the model.
 
         Parameters
         ----------
         answer : Answer or None
-            To the last query; None to start.
+            The answer to the last query; None to start the client.
 
         Returns
         -------
         Image or None
-            As it arrived at the server; None when the client is done, with `row` filled in.
+            The image as it arrived at the server; None if the client has ended, and `row` is then complete.
         """
         answered = self.session.answered
         try:
             if self._failure is not None:
                 raise self._failure
             self.query = next(self.generator) if answer is None else self.generator.send(answer)
-            # The guess that comes with a query is the attacker's reconstruction from the answers before it.
+            # A query contains the attacker's reconstruction from the answers to earlier queries.
             if self.row.snapshots is not None:
                 self._keep(answered, self.query.reconstruction)
             return self._submit()
@@ -145,7 +145,7 @@ class ClientSession:
             if done.value is not None:
                 self._keep(answered, done.value)
             self._end("finished")
-        except Exception as error:  # a client is foreign code: whatever it raises ends its own session alone
+        except Exception as error:  # a client may be a plug-in: an exception must end only its own session
             self._fail(error)
         return None
 
@@ -154,7 +154,7 @@ class ClientSession:
             self.row.snapshots.keep(answered, guess)
 
     def _submit(self) -> Image | None:
-        """Send `query`, and those after it that the model never sees."""
+        """Submit `query`, and the queries that follow as long as none reaches the model."""
         while True:
             if self.spent == self.budget:
                 self.generator.close()
@@ -163,40 +163,40 @@ class ClientSession:
             if (self.query.new_session or self.query.new_client) and self.session.queries:
                 self._leave()
             self.spent += 1
-            known = self._detector.blocked
+            was_blocked = self._detector.blocked
             try:
                 arrived = self.session.receive(self.query.image)
             except InvalidImage as error:
-                self.on_query(self.number, "invalid", self.session.queries, self.session.detector.count)
+                self.on_query(self.number, "invalid", self.session.queries, self.session.count)
                 self.query = self.generator.throw(error)
                 continue
             if arrived is not None:
                 return arrived
-            self._refused_again = known
-            self.on_query(self.number, "unsafe", self.session.queries, self.session.detector.count)
+            self._refused_again = was_blocked
+            self.on_query(self.number, "unsafe", self.session.queries, self.session.count)
             self.row.queries_to_block = self.session.queries
             self._end("blocked")
-            if not self._goes_on():
+            if not self._continues():
                 return None
 
     def _leave(self) -> None:
         if not self.closed_loop:
-            raise RuntimeError("it left its session, but is not marked closed_loop: replay would be wrong")
+            raise RuntimeError("the client left its session without being closed_loop: replay would be wrong")
         self._end("finished")
         self._open(new_client=self.query.new_client)
         self._keep(0, self.query.reconstruction)
 
-    def _goes_on(self) -> bool:
-        """Send the refusal; a closed-loop client may have a next query, for another session."""
+    def _continues(self) -> bool:
+        """Send the refusal; return whether the client continues in another session (only if it is closed-loop)."""
         try:
             self.query = self.generator.send(Refusal())
         except StopIteration as done:
-            # It may make more of its answers now than it had when it sent the query that was refused.
+            # The final reconstruction may use more answers than the one sent with the refused query.
             if done.value is not None:
                 self._keep(self.row.answered, done.value)
             return False
         if not self.closed_loop:
-            raise RuntimeError("it went on after a refusal, but is not marked closed_loop: replay would be wrong")
+            raise RuntimeError("the client continued after a refusal without being closed_loop: replay would be wrong")
         if self.spent < self.budget and (self.query.new_client or not self._refused_again):
             self._open(new_client=self.query.new_client)
             self._keep(0, self.query.reconstruction)
@@ -208,7 +208,7 @@ class ClientSession:
         self.row.outcome = outcome
         self.row.queries = self.session.queries
         self.row.answered = self.session.answered
-        self.row.count = self.session.detector.count
+        self.row.count = self.session.count
 
     def _fail(self, error: Exception) -> None:
         self._end("failed")

@@ -1,4 +1,4 @@
-"""The work of a run: a spec for each client under each filter, cut into shards."""
+"""The work of a run: one `ClientSpec` for each client under each filter, grouped into shards."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ import numpy as np
 from mifsim.study import Attacks, Population, Study
 
 SHARDS_AT_A_TIME = 3
-"""That a host runs: one with the model, one on its way, one at work. With two, host and model wait for one another."""
+"""Number of shards that a host runs concurrently: one is computed by the model while another is in transit and a third
+is processed by the host. With two, host and model would wait for each other."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientSpec:
-    """One client that asks behind one filter.
+    """One client to run under one filter.
 
     Attributes
     ----------
     population, filter : int
         Positions in the study's populations (attacks, then users) and filters.
     target : int or None
-        Class under attack.
+        Class under attack; None for users.
     trial : int
-        Number of the client within its population (and class).
+        Number of the client within its population and target class, from 0.
     client_id : str
-        The client's identity, which its seed comes from: under every filter it sends the same stream until it is
-        blocked, so that filters are compared on the same sessions.
+        The client's id, from which its seed is derived. Under every filter, the client sends the same queries until it
+        is blocked, so that filters are compared on the same sessions.
     """
 
     population: int
@@ -40,19 +41,19 @@ class ClientSpec:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A few clients that one host runs at a time, and the part files that hold their rows."""
+    """A group of clients that one host runs together; their rows are written to one part file per table."""
 
     number: int
     specs: tuple[ClientSpec, ...]
 
     @property
     def stem(self) -> str:
-        """Name of the shard's part files."""
+        """File name of the shard's part files, without the suffix."""
         return f"shard-{self.number:06d}"
 
 
 def client_specs(study: Study, classes: int) -> Iterator[ClientSpec]:
-    """Yield the specs of all clients of a study; the order depends on the study alone."""
+    """Yield the specs of all clients of a study, in an order that depends only on the study."""
     filters = range(len(study.filters))
     for number, population in enumerate(study.populations):
         if isinstance(population, Attacks):
@@ -69,7 +70,16 @@ def client_specs(study: Study, classes: int) -> Iterator[ClientSpec]:
 
 
 def shards(study: Study, classes: int, wanted: Callable[[ClientSpec], bool] | None = None) -> Iterator[Shard]:
-    """Cut a study's clients, or those that are wanted, into shards, lazily: their number need not fit into memory."""
+    """Group the clients of a study into shards, lazily, so that the specs need not fit into memory.
+
+    Parameters
+    ----------
+    study : Study
+    classes : int
+        Number of classes of the data set.
+    wanted : callable or None
+        Selects the specs; None: all.
+    """
     size = shard_size(study)
     pending: list[ClientSpec] = []
     number = 0
@@ -83,21 +93,21 @@ def shards(study: Study, classes: int, wanted: Callable[[ClientSpec], bool] | No
 
 
 def shard_size(study: Study) -> int:
-    """Sessions in a shard: its part of what a host runs at a time, so that some ask while others are served."""
+    """Return the number of clients per shard: the sessions per host divided by the number of concurrent shards."""
     return max(1, study.server.sessions_per_host // SHARDS_AT_A_TIME)
 
 
 def expected_queries(population: Population) -> float:
-    """Return how many queries one client of a population makes on the average, as far as is known beforehand."""
+    """Return the expected number of queries of one client of a population; its budget if the number is not known."""
     expected = population.client.expected_queries
     return population.budget_queries if expected is None else min(expected, population.budget_queries)
 
 
 def client_rng(seed: int, client_id: str) -> np.random.Generator:
-    """Return the generator that everything random of one client comes from.
+    """Return the random number generator of one client.
 
-    The spawn key is a digest of the client's id: adding a population to a study, or a host to a cluster, changes
-    nobody else's draws.
+    The spawn key is a digest of the client's id. Adding a population to a study or a host to a cluster therefore does
+    not change the random numbers of other clients.
     """
     words = np.frombuffer(hashlib.sha256(client_id.encode()).digest()[:16], dtype=np.uint32)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=tuple(int(word) for word in words)))

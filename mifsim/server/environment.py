@@ -1,4 +1,4 @@
-"""What a session host holds: a study with its data loaded, without the model."""
+"""The environment of a session host: a study with its data loaded, but without the model."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from mifsim.tables.storage import Folder
 
 @dataclass
 class Counters:
-    """What a host has done so far, for whoever shows progress."""
+    """Numbers of sessions and queries that a host has run so far, for the progress display."""
 
     sessions: int = 0
     blocked: int = 0
     failed: int = 0
     queries: int = 0
     work: float = 0.0
-    """Queries that the finished clients were expected to need, and those of the running ones: what an ETA goes by."""
+    """Expected queries of the finished clients plus actual queries of the running ones; the ETA is computed from it."""
 
     def add(self, other: Counters) -> None:
-        """Add another host's."""
+        """Add the counters of another host."""
         self.sessions += other.sessions
         self.blocked += other.blocked
         self.failed += other.failed
@@ -42,7 +42,7 @@ class Counters:
 
 @dataclass
 class Environment:
-    """A study with its data loaded, which starts clients.
+    """A study with its data loaded; starts clients.
 
     Attributes
     ----------
@@ -50,13 +50,13 @@ class Environment:
     run : Path or RemotePath
         The run folder.
     facts : mapping of str to str
-        Into every file's metadata.
+        Metadata of every table file.
     data : DataSet
     recording : tuple of RecordingSpec or None
-        What recorders keep, in the place of detectors; None: the study's own filters run.
+        What to record, with recorders instead of detectors; None: the study's filters run.
     counters : Counters
     stopping : bool
-        Set when the run is interrupted: running shards give up at their next round.
+        Set when the run is interrupted; running shards then stop at their next round.
     """
 
     study: Study
@@ -75,13 +75,13 @@ class Environment:
         facts: Mapping[str, str],
         recording: tuple[RecordingSpec, ...] | None = None,
     ) -> Environment:
-        """Load the study's data and make the environment."""
+        """Load the study's data and return the environment."""
         return cls(study, run, facts, load_data(study.data), recording)
 
     def __post_init__(self) -> None:
         self._populations = list(self.study.populations)
         self._weights = [expected_queries(population) for population in self._populations]
-        # A log's images are brought to the data set's shape once, and are in the cache from then on.
+        # A log's images are resized to the data set's shape once, and then read from the cache.
         self._logs = {
             number: log.pools(self.data.shape)
             for number, population in enumerate(self._populations)
@@ -93,7 +93,7 @@ class Environment:
         }
 
     def start(self, spec: ClientSpec, rows: list[SessionRow], on_query: OnQuery) -> ClientSession:
-        """Start the client of one spec; its sessions are appended to `rows`."""
+        """Start the client of one spec; the rows of its sessions are appended to `rows`."""
         population = self._populations[spec.population]
         role = population.client.role
         subset: Subset = "auxiliary" if role == "attacker" else "users"
@@ -126,15 +126,15 @@ class Environment:
         )
 
     def weight(self, spec: ClientSpec) -> float:
-        """Return how many queries the client of a spec is expected to need."""
+        """Return the expected number of queries of the client of a spec."""
         return self._weights[spec.population]
 
     def detector(self, spec: ClientSpec) -> Detector:
-        """Return a new detector state for one session or client, or a recorder in its place."""
+        """Return a new detector for one session or client, or a recorder if the run records."""
         if self.recording is not None:
             return SessionRecorder(self.recording)
         return self.study.filters[spec.filter].config.detector()
 
     def scope(self, spec: ClientSpec) -> Scope:
-        """Return whose state the detector is."""
+        """Return the scope of the detector of a spec."""
         return "session" if self.recording is not None else self.study.filters[spec.filter].config.scope

@@ -1,4 +1,4 @@
-"""Recorders in the place of detectors, and the table that they leave: what has to be kept of every query."""
+"""Recording sessions for replay: the recorders of one session, and the table ``observations``."""
 
 from __future__ import annotations
 
@@ -24,46 +24,57 @@ FLUSH_ROWS = 20_000
 _TYPES = {"float64": pa.float64(), "float32": pa.float32(), "int64": pa.int64(), "bool": pa.bool_()}
 
 
-def column_name(specs: Sequence[RecordingSpec], place: int, column: str) -> str:
-    """Return what a recorder's column is called in the table: ``kind.column``, or ``kind#2.column`` for a second."""
-    kind = specs[place].kind
-    before = sum(spec.kind == kind for spec in specs[:place])
+def column_name(specs: Sequence[RecordingSpec], index: int, column: str) -> str:
+    """Return the table's name of a recorder's column: ``kind.column``, or ``kind#2.column`` for the kind's second spec.
+
+    Parameters
+    ----------
+    specs : sequence of RecordingSpec
+    index : int
+        Position of the recorder's spec in `specs`.
+    column : str
+    """
+    kind = specs[index].kind
+    before = sum(spec.kind == kind for spec in specs[:index])
     return f"{kind}.{column}" if not before else f"{kind}#{before + 1}.{column}"
 
 
 def observation_columns(specs: Sequence[RecordingSpec]) -> dict[str, Column]:
-    """Return all columns that recorders of these specs fill, by their names in the table."""
+    """Return the columns of the recorders of `specs`, by their names in the table."""
     return {
-        column_name(specs, place, name): column
-        for place, spec in enumerate(specs)
+        column_name(specs, index, name): column
+        for index, spec in enumerate(specs)
         for name, column in columns_of(spec).items()
     }
 
 
 def observation_schema(specs: Sequence[RecordingSpec]) -> pa.Schema:
-    """Return the schema of ``observations`` for these specs."""
+    """Return the schema of the table ``observations`` for `specs`."""
     fields = {}
     for name, column in observation_columns(specs).items():
         kind = _TYPES[column.dtype]
         if column.history:
-            fields[name] = (pa.list_(kind), f"of the last {column.history} valid queries, the newest first")
+            fields[name] = (
+                pa.list_(kind),
+                f"recorded for each of the last {column.history} valid queries, newest first",
+            )
         else:
-            fields[name] = (kind, "of the query")
+            fields[name] = (kind, "recorded for the query")
     return with_columns("observations", fields)
 
 
 class SessionRecorder:
-    """The recorders of one session, side by side, as one detector that never blocks.
+    """The recorders of one session, combined into one detector that never blocks.
 
     Parameters
     ----------
     specs : sequence of RecordingSpec
-        May be empty: then only validity is recorded.
+        If empty, only the validity of queries is recorded.
 
     Attributes
     ----------
     last_rows : list of mapping
-        What each recorder keeps of the last valid query, once `observe` was called.
+        The values that each recorder keeps of the last valid query; updated by `observe`.
     """
 
     __slots__ = ("_recorders", "last_rows", "specs")
@@ -78,42 +89,49 @@ class SessionRecorder:
         self.last_rows: list[Mapping[str, Any]] = [dict.fromkeys(columns_of(spec)) for spec in specs]
 
     def check(self, image: object) -> Verdict:
-        """Show the image to all recorders and return SAFE.
+        """Pass the image to all recorders and return SAFE.
 
         Raises
         ------
         InvalidImage
-            The image is not one that the session can take.
+            If the image is not valid.
         DetectorError
-            One recorder takes it and another one does not: their recordings would not be of the same queries.
+            If one recorder accepts the image and another one refuses it, because their recordings would then cover
+            different queries.
         """
-        self._recorders[0].check(image)
-        for recorder in self._recorders[1:]:
+        refusals: list[InvalidImage] = []
+        for recorder in self._recorders:
             try:
                 recorder.check(image)
             except InvalidImage as error:
-                raise DetectorError(f"one kind of detector takes an image that another one refuses: {error}") from error
+                refusals.append(error)
+        if refusals and len(refusals) < len(self._recorders):
+            raise DetectorError(
+                f"one kind of detector accepts an image that another refuses: {refusals[0]}"
+            ) from refusals[0]
+        if refusals:
+            raise refusals[0]
         return Verdict.SAFE
 
     def observe(self, answer: ModelAnswer) -> None:
-        """Show the model's answer to all recorders, and take what each keeps of the query."""
+        """Pass the model's answer to all recorders, and read the values that each keeps of the query."""
         for recorder in self._recorders:
             recorder.observe(answer)
         if self.specs:
             self.last_rows = [recorder.row() for recorder in self._recorders]
 
     def state_dict(self) -> dict[str, Any]:
-        """Raise: a recorder stays where its session is."""
-        raise NotImplementedError("a recorder does not move to another process")
+        """Raise NotImplementedError: recorders cannot be saved."""
+        raise NotImplementedError("a recorder cannot be saved or moved to another process")
 
 
 class ObservationRows:
-    """The rows of one shard's ``observations``, gathered and written.
+    """Collects and writes the rows of one shard's table ``observations``.
 
     Parameters
     ----------
     writer : TableWriter
-        Of that table, with the schema of `observation_schema`.
+        Writer of that table, with the schema of `observation_schema`.
     specs : sequence of RecordingSpec
     """
 
@@ -121,7 +139,7 @@ class ObservationRows:
         self._writer = writer
         self._columns = observation_columns(specs)
         self._names = [
-            {name: column_name(specs, place, name) for name in columns_of(spec)} for place, spec in enumerate(specs)
+            {name: column_name(specs, index, name) for name in columns_of(spec)} for index, spec in enumerate(specs)
         ]
         self._clear()
 
@@ -132,7 +150,7 @@ class ObservationRows:
         self._values: dict[str, list[Any]] = {name: [] for name in self._columns}
 
     def add(self, clients: Sequence[ClientSession], ids: Sequence[str]) -> None:
-        """Take in the last query of each session, which the model has answered; `ids` are the sessions' ids."""
+        """Add the last query of each client, which the model has answered; `ids` are the session ids by row number."""
         for client in clients:
             recorder = client.session.detector
             assert isinstance(recorder, SessionRecorder)
@@ -144,7 +162,7 @@ class ObservationRows:
             self.flush(ids)
 
     def add_invalid(self, number: int, query: int) -> None:
-        """Take in a query that was refused as no image."""
+        """Add a query that was refused because its image is not valid."""
         self._append(number, query, False)
         for name in self._columns:
             self._values[name].append(None)
@@ -155,7 +173,7 @@ class ObservationRows:
         self._valid.append(valid)
 
     def flush(self, ids: Sequence[str]) -> None:
-        """Write what is gathered."""
+        """Write the collected rows; `ids` are the session ids by row number."""
         if not self._numbers:
             return
         self._writer.write(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from mifsim.clients.protocol import Image
 from mifsim.defense import Detector, ModelAnswer, Verdict
 from mifsim.errors import DetectorError, InvalidImage
@@ -9,14 +11,14 @@ from mifsim.study.wire import Transport
 
 
 class Session:
-    """Algorithm 1, lines 1 to 10: fetch, judge, and end the session at UNSAFE.
+    """Algorithm 1, lines 1 to 10: receive an image, pass it to the detector, and end the session at UNSAFE.
 
-    The caller queries the model (line 11), so that many sessions share one batch.
+    The caller queries the model (line 11), so that many sessions can share one batch.
 
     Parameters
     ----------
     detector : Detector
-        The state of the session, or of its client where the detector's scope is the client.
+        The detector of the session, or of its client if the detector's scope is the client.
     transport : Transport
         The encoding in which images arrive.
     shape : tuple of int
@@ -28,9 +30,12 @@ class Session:
         Number of images received, invalid and unsafe ones included. Only the server counts them.
     answered : int
         Number of images passed on to the model.
+    count : float
+        The detector's count after the last query, from which rows are written. If the count of a detector cannot be
+        read, only the session of that detector fails.
     """
 
-    __slots__ = ("_shape", "_transport", "answered", "detector", "queries")
+    __slots__ = ("_shape", "_transport", "answered", "count", "detector", "queries")
 
     def __init__(self, detector: Detector, transport: Transport, shape: tuple[int, ...]) -> None:
         self.detector = detector
@@ -38,26 +43,30 @@ class Session:
         self._shape = shape
         self.queries = 0
         self.answered = 0
+        self.count = 0.0
+        with contextlib.suppress(Exception):  # if it cannot be read, the first query fails
+            self.count = float(detector.count)
 
     def receive(self, image: Image) -> Image | None:
-        """Take one query.
+        """Receive one query.
 
         Parameters
         ----------
         image : Image
-            As the client sent it.
+            The image as the client sent it.
 
         Returns
         -------
         Image or None
-            The image as it arrived, for the model; None where the detector said UNSAFE and the session is over.
+            The image as it arrived, for the model; None if the verdict is UNSAFE, which ends the session.
 
         Raises
         ------
         InvalidImage
-            The query is refused, the session continues as if it had not come (but it is counted).
+            If the image is not valid. The query is refused and counted; the detector is unchanged, and the session
+            continues.
         DetectorError
-            The detector failed.
+            If the detector raises an exception.
         """
         self.queries += 1
         arrived = self._transport.arrive(image)
@@ -67,8 +76,9 @@ class Session:
             verdict = self.detector.check(arrived)
         except InvalidImage:
             raise
-        except Exception as error:  # a detector may be foreign code: what it raises ends this session alone
+        except Exception as error:  # a detector may be a plug-in: an exception must end only this session
             raise self._failure("check", error) from error
+        self._update_count()
         if verdict is Verdict.UNSAFE:
             return None
         if verdict is not Verdict.SAFE:
@@ -77,17 +87,24 @@ class Session:
         return arrived
 
     def observe(self, answer: ModelAnswer) -> None:
-        """Show the detector what the model answered to the last query.
+        """Pass the model's answer to the last query to the detector.
 
         Raises
         ------
         DetectorError
-            The detector failed.
+            If the detector raises an exception.
         """
         try:
             self.detector.observe(answer)
         except Exception as error:
             raise self._failure("observe", error) from error
+        self._update_count()
+
+    def _update_count(self) -> None:
+        try:
+            self.count = float(self.detector.count)
+        except Exception as error:
+            raise self._failure("count", error) from error
 
     def _failure(self, method: str, error: Exception) -> DetectorError:
         if isinstance(error, DetectorError):

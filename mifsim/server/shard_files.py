@@ -1,4 +1,4 @@
-"""The rows of one shard, gathered and written: queries as they come, sessions and snapshots at the end."""
+"""Writes the rows of one shard: queries in chunks while it runs, sessions and snapshots at its end."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ if TYPE_CHECKING:
     from mifsim.server.environment import Environment
 
 FLUSH_ROWS = 50_000
-"""Query rows gathered before they go to disk: the memory of a shard does not grow with the length of its sessions."""
+"""Number of query rows collected before they are written, which bounds the memory of a shard with long sessions."""
 
 _VERDICTS = ("safe", "unsafe", "invalid")
 
 
 @contextmanager
 def shard_files(environment: Environment, shard: Shard, rows: list[SessionRow]) -> Iterator[ShardFiles]:
-    """Open the part files of one shard; they appear together when the block is left without an exception.
+    """Open the part files of one shard (context manager).
 
-    ``sessions`` is renamed into its place last: where it is, the others are.
+    On success all files are renamed to their final names, the file of ``sessions`` last: if it exists, the shard is
+    complete. On an exception all are removed.
 
     Parameters
     ----------
-    scene : Environment
+    environment : Environment
     shard : Shard
     rows : list of SessionRow
-        Filled in by the clients' sessions while the block runs.
+        The rows of the sessions; filled while the context is active.
     """
     tables = ["sessions", "queries"]
     if environment.study.leakage.enabled and environment.study.attacks:
@@ -54,10 +55,10 @@ def shard_files(environment: Environment, shard: Shard, rows: list[SessionRow]) 
             )
             for table in tables
         }
-        recorded = None
+        observations = None
         if environment.recording is not None:
-            recorded = ObservationRows(writers["observations"], environment.recording)
-        files = ShardFiles(environment.study, writers, rows, recorded)
+            observations = ObservationRows(writers["observations"], environment.recording)
+        files = ShardFiles(environment.study, writers, rows, observations)
         yield files
         files.finish()
 
@@ -70,30 +71,30 @@ class ShardFiles:
         study: Study,
         writers: Mapping[str, TableWriter],
         rows: list[SessionRow],
-        recorded: ObservationRows | None = None,
+        observations: ObservationRows | None = None,
     ) -> None:
         self._study = study
-        self._recorded = recorded
+        self._observations = observations
         self._writers = writers
         self._rows = rows
-        self._parts: list[dict[str, npt.NDArray[np.generic]]] = []
-        self._gathered = 0
-        self._single: list[tuple[int, str, int, float]] = []
+        self._answered: list[dict[str, npt.NDArray[np.generic]]] = []
+        self._pending_rows = 0
+        self._unanswered: list[tuple[int, str, int, float]] = []
 
     def finish(self) -> None:
-        """Write what is still gathered, and the rows of the sessions."""
+        """Write the remaining query rows, and the rows of sessions and snapshots."""
         self._flush()
-        if self._recorded is not None:
-            self._recorded.flush([row.session_id for row in self._rows])
+        if self._observations is not None:
+            self._observations.flush([row.session_id for row in self._rows])
         self._write_sessions()
         self._write_snapshots()
 
     def unanswered(self, number: int, verdict: str, query: int, count: float) -> None:
-        """Take in a query that the model never saw."""
-        self._single.append((number, verdict, query, count))
-        if self._recorded is not None:  # a recorder refuses nothing but what is no image
-            self._recorded.add_invalid(number, query)
-        self._grow(1)
+        """Add a query that did not reach the model."""
+        self._unanswered.append((number, verdict, query, count))
+        if self._observations is not None:  # a recorder refuses only invalid images
+            self._observations.add_invalid(number, query)
+        self._count(1)
 
     def answered(
         self,
@@ -101,32 +102,42 @@ class ShardFiles:
         labels: npt.NDArray[np.int64],
         confidence: npt.NDArray[np.float32],
     ) -> None:
-        """Take in one answered query of each client."""
+        """Add one answered query of each client.
+
+        Parameters
+        ----------
+        clients : sequence of ClientSession
+            The n clients.
+        labels : ndarray of int64, shape (n,)
+            The model's labels.
+        confidence : ndarray of float32, shape (n, classes)
+            The model's confidence vectors.
+        """
         targets = np.array([-1 if client.spec.target is None else client.spec.target for client in clients])
         each = np.arange(len(clients))
-        self._parts.append(
+        self._answered.append(
             {
                 "number": np.array([client.number for client in clients], dtype=np.int32),
                 "query": np.array([client.session.queries for client in clients], dtype=np.int64),
-                "count": np.array([client.session.detector.count for client in clients], dtype=np.float64),
+                "count": np.array([client.session.count for client in clients], dtype=np.float64),
                 "label": labels.astype(np.int16),
                 "confidence": confidence[each, labels],
                 "target_confidence": np.where(targets < 0, np.float32(np.nan), confidence[each, targets]),
             }
         )
-        if self._recorded is not None:
-            self._recorded.add(clients, [row.session_id for row in self._rows])
-        self._grow(len(clients))
+        if self._observations is not None:
+            self._observations.add(clients, [row.session_id for row in self._rows])
+        self._count(len(clients))
 
-    def _grow(self, rows: int) -> None:
-        self._gathered += rows
-        if self._gathered >= FLUSH_ROWS:
+    def _count(self, rows: int) -> None:
+        self._pending_rows += rows
+        if self._pending_rows >= FLUSH_ROWS:
             self._flush()
 
     def _flush(self) -> None:
         ids = [row.session_id for row in self._rows]
-        if self._parts:
-            joined = {key: np.concatenate([part[key] for part in self._parts]) for key in self._parts[0]}
+        if self._answered:
+            joined = {key: np.concatenate([chunk[key] for chunk in self._answered]) for key in self._answered[0]}
             target = joined["target_confidence"]
             self._write_queries(
                 ids,
@@ -138,8 +149,8 @@ class ShardFiles:
                 pa.array(joined["confidence"]),
                 pa.array(target, mask=np.isnan(target)),
             )
-        if self._single:
-            numbers, verdicts, queries, counts = zip(*self._single, strict=True)
+        if self._unanswered:
+            numbers, verdicts, queries, counts = zip(*self._unanswered, strict=True)
             self._write_queries(
                 ids,
                 np.array(numbers, dtype=np.int32),
@@ -148,7 +159,7 @@ class ShardFiles:
                 np.array(counts, dtype=np.float64),
                 *(pa.nulls(len(numbers), kind) for kind in (pa.int16(), pa.float32(), pa.float32())),
             )
-        self._parts, self._single, self._gathered = [], [], 0
+        self._answered, self._unanswered, self._pending_rows = [], [], 0
 
     def _write_queries(
         self,

@@ -1,7 +1,7 @@
-"""A shard's sessions, run together round by round, with the model's part left to the caller.
+"""Runs the sessions of a shard together, round by round; the caller runs the model.
 
-`run_shard` is a generator that yields a batch of images and is sent the model's reply. It knows neither Ray nor
-threads, so that a Ray host, a single process and a test drive the very same code.
+`run_shard` is a generator that yields a batch of images and is sent the model's reply. It depends on neither Ray nor
+threads, so that a Ray host, a single process and a test run the same code.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from mifsim.server.shard_files import shard_files
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a shard asks of the model.
+    """A batch of queries for the model.
 
     Attributes
     ----------
     images : ndarray of float32, shape (n, H, W) or (n, H, W, 3)
     gradient_of : ndarray of int32, shape (n,)
-        The class whose confidence's gradient is wanted; -1 for none.
+        The class whose confidence is differentiated with respect to the image; -1 for no gradient.
     """
 
     images: npt.NDArray[np.float32]
@@ -38,13 +38,13 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model answers.
+    """The model's reply to a `Batch`.
 
     Attributes
     ----------
     confidence : ndarray of float32, shape (n, classes)
     gradients : ndarray of float32, shape (m, H, W) or (m, H, W, 3)
-        For those that asked, in their order.
+        The gradients of the m rows whose `gradient_of` is not negative, in their order.
     """
 
     confidence: npt.NDArray[np.float32]
@@ -52,60 +52,60 @@ class Reply:
 
 
 class Stopped(Exception):
-    """The run was interrupted; the shard's files are not written and it will be run again from its seeds."""
+    """The run was interrupted; the shard's files are discarded, and a resumed run repeats it from its seeds."""
 
 
 def run_shard(shard: Shard, environment: Environment) -> Generator[Batch, Reply, None]:
-    """Run all sessions of a shard to their ends and write their rows.
+    """Run all sessions of a shard to completion and write their rows.
 
     Parameters
     ----------
     shard : Shard
-    scene : Environment
+    environment : Environment
 
     Yields
     ------
     Batch
-        One image of every session that waits for the model; to be sent a `Reply`.
+        One image of every session that waits for the model. The caller sends a `Reply`.
 
     Raises
     ------
     Stopped
-        After `scene.stopping` was set.
+        If `environment.stopping` is set.
     """
     rows: list[SessionRow] = []
     with shard_files(environment, shard, rows) as files:
         yield from run_clients(shard.specs, environment, rows, files)
 
 
-class Sink(Protocol):
-    """Where the rows of queries go."""
+class QuerySink(Protocol):
+    """Receives the rows of queries."""
 
     def answered(
         self, clients: Sequence[ClientSession], labels: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32]
     ) -> None:
-        """Take in one answered query of each client."""
+        """Add one answered query of each client; see `ShardFiles.answered`."""
 
     def unanswered(self, number: int, verdict: str, query: int, count: float) -> None:
-        """Take in a query that the model never saw."""
+        """Add a query that did not reach the model."""
 
 
-class Nowhere:
-    """A sink for those who want the sessions alone."""
+class NullSink:
+    """A sink that discards the rows of queries, for callers that need only the sessions."""
 
     def answered(
         self, clients: Sequence[ClientSession], labels: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32]
     ) -> None:
-        """Drop them."""
+        """Discard the rows."""
 
     def unanswered(self, number: int, verdict: str, query: int, count: float) -> None:
-        """Drop it."""
+        """Discard the row."""
 
 
 def run_clients(
-    specs: Sequence[ClientSpec], environment: Environment, rows: list[SessionRow], sink: Sink
+    specs: Sequence[ClientSpec], environment: Environment, rows: list[SessionRow], sink: QuerySink
 ) -> Generator[Batch, Reply, None]:
-    """Run the sessions of some clients to their ends; `rows` is filled with them. See `run_shard`."""
+    """Run the sessions of `specs` to completion and append their rows to `rows`; see `run_shard`."""
     counters = environment.counters
 
     def on_query(number: int, verdict: str, query: int, count: float) -> None:
@@ -114,23 +114,23 @@ def run_clients(
 
     clients = [environment.start(spec, rows, on_query) for spec in specs]
     images = np.empty((len(clients), *environment.data.shape), dtype=np.float32)
-    # `asking` holds the clients that wait for the model, in the order of their specs; row i of `images` is client i's.
-    asking = _advance([(client, None) for client in clients], images, environment)
+    # `waiting` lists the clients that wait for the model, in the order of their specs; images[i] belongs to waiting[i].
+    waiting = _advance([(client, None) for client in clients], images, environment)
     policy = environment.study.policy
-    while asking:
+    while waiting:
         if environment.stopping:
             raise Stopped
-        wanted = np.array(
-            [-1 if client.query.gradient_of is None else client.query.gradient_of for client in asking],
+        gradient_of = np.array(
+            [-1 if client.query.gradient_of is None else client.query.gradient_of for client in waiting],
             dtype=np.int32,
         )
-        reply = yield Batch(images[: len(asking)], wanted)
+        reply = yield Batch(images[: len(waiting)], gradient_of)
         labels = reply.confidence.argmax(axis=1)
-        for client, label, shares in zip(asking, labels.tolist(), reply.confidence, strict=True):
+        for client, label, shares in zip(waiting, labels.tolist(), reply.confidence, strict=True):
             client.observe(ModelAnswer(label, shares))
-        sink.answered(asking, labels, reply.confidence)
-        counters.queries += len(asking)
-        for client, shares in zip(asking, reply.confidence, strict=True):
+        sink.answered(waiting, labels, reply.confidence)
+        counters.queries += len(waiting)
+        for client, shares in zip(waiting, reply.confidence, strict=True):
             if client.spec.target is not None:
                 client.row.target_confidence = float(shares[client.spec.target])
         shown = policy.shown(reply.confidence)
@@ -141,29 +141,29 @@ def run_clients(
                 Answer(
                     int(labels[i]),
                     None if shown is None else shown[i],
-                    next(gradients) if wanted[i] >= 0 else None,
+                    next(gradients) if gradient_of[i] >= 0 else None,
                 ),
             )
-            for i, client in enumerate(asking)
+            for i, client in enumerate(waiting)
         ]
-        asking = _advance(answers, images, environment)
+        waiting = _advance(answers, images, environment)
 
 
 def _advance(
     answers: list[tuple[ClientSession, Answer | None]], images: npt.NDArray[np.float32], environment: Environment
 ) -> list[ClientSession]:
-    """Give every client its answer; return those that have a next image, having put it into `images`."""
-    asking: list[ClientSession] = []
+    """Send every client its answer; return the clients with a next image, whose images are written to `images`."""
+    waiting: list[ClientSession] = []
     for client, answer in answers:
-        counted = client.spent
+        spent_before = client.spent
         image = client.advance(answer)
         if image is not None:
-            environment.counters.work += client.spent - counted
-            images[len(asking)] = image
-            asking.append(client)
+            environment.counters.work += client.spent - spent_before
+            images[len(waiting)] = image
+            waiting.append(client)
             continue
         environment.counters.sessions += 1
-        environment.counters.work += environment.weight(client.spec) - counted  # in all: what it was expected to need
+        environment.counters.work += environment.weight(client.spec) - spent_before  # total: its weight
         environment.counters.blocked += client.row.outcome == "blocked"
         environment.counters.failed += client.row.outcome == "failed"
-    return asking
+    return waiting

@@ -1,6 +1,6 @@
-"""Shared-storage check: a sentinel file in a run's folder shows whether other machines see the same folder.
+"""Shared-storage check: a sentinel file in the run folder shows whether other machines see the same folder.
 
-The same path may be a different folder on another machine, or not exist. The driver would not find the rows that a
+On another machine, the same path may be a different folder or not exist. The driver would not find the rows that a
 session host on such a machine writes.
 """
 
@@ -15,7 +15,7 @@ from mifsim.errors import UserError
 from mifsim.tables.storage import Folder, folder
 
 SENTINEL_PREFIX = ".seen-"
-"""Prefix of the file's name, which makes it a hidden file, and so not one of the run's files."""
+"""Prefix of the file's name; the leading dot excludes it from the run's files."""
 
 
 @contextlib.contextmanager

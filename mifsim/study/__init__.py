@@ -1,7 +1,7 @@
-"""Study files: which clients ask which victim behind which filters. Typed, every key checked.
+"""Study files: typed, checked TOML that describes data, victim, server, filters, attacks and users.
 
-A study is TOML. `Study.load` reads one and refuses unknown keys (naming the nearest known one), wrong types and
-values out of range with a `StudyError`; `Study.save` writes it with every default filled in.
+`Study.load` reads a study. For an unknown key, a wrong type or a value out of range it raises a `StudyError` that names
+the closest valid key or the accepted values. `Study.save` writes a study with all defaults filled in.
 """
 
 from mifsim.study.populations import Attacks, Population, Users, client_name

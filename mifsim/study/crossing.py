@@ -1,4 +1,4 @@
-"""Attacks crossed with evasions: the study that a matrix runs."""
+"""The matrix: every attack of a study combined with every row of evasions."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mifsim.study.sections import Filter, Section
 
 
 class Matrix(Section):
-    """What ``mifsim matrix`` crosses the attacks with."""
+    """The ``[matrix]`` section: the combinations of evasions for ``mifsim matrix``."""
 
     evasions: list[list[Evasion]] = Field(
-        [[]], description="rows of evasions, each tried around every attack: [[], [{decoys = 10}], ...]"
+        [[]], description="rows of evasions, each combined with every attack, such as [[], [{decoys = 10}], ...]"
     )
 
     @field_validator("evasions", mode="before")
@@ -30,16 +30,16 @@ class Matrix(Section):
         return [read_evasions(row) for row in value]
 
     def to_toml(self) -> dict[str, Any]:
-        """Return the table as a study writes it."""
+        """Return the section as a TOML table, with all defaults."""
         rows = [
-            [{evasion_name(one): one.model_dump(mode="json", exclude_none=True)} for one in row]
+            [{evasion_name(evasion): evasion.model_dump(mode="json", exclude_none=True)} for evasion in row]
             for row in self.evasions
         ]
         return {"evasions": rows}
 
 
 def cross(attacks: Sequence[Any], matrix: Matrix) -> list[Any]:
-    """Return every attack with every row of evasions around it.
+    """Return every attack combined with every row of evasions.
 
     Parameters
     ----------
@@ -49,39 +49,48 @@ def cross(attacks: Sequence[Any], matrix: Matrix) -> list[Any]:
     Returns
     -------
     list of Attacks
-        Named ``attack+evasion+…``. An evasion that spends queries of its own gets them on top of the attack's budget:
-        the attack inside has as many as without it.
+        Named ``attack+evasion+…``. The queries that an evasion adds are added to the budget, so that the attack itself
+        has the same budget with every row.
 
     Raises
     ------
     StudyError
-        Where two of them would have the same name.
+        If two of them would have the same name.
     """
     found = []
     for attack in attacks:
         for row in matrix.evasions:
-            name = "+".join([attack.name, *(evasion_name(one) for one in row)])
-            budget = ceil(attack.budget_queries * prod(one.cost for one in row)) + sum(one.entry for one in row)
+            name = "+".join([attack.name, *(evasion_name(evasion) for evasion in row)])
+            budget = ceil(attack.budget_queries * prod(evasion.cost for evasion in row)) + sum(
+                evasion.entry for evasion in row
+            )
             update = {"name": name, "evasions": (*attack.evasions, *row), "budget_queries": budget}
             found.append(attack.model_copy(update=update))
     names = [attack.name for attack in found]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise StudyError(f"matrix.evasions: two rows make the same attack, {', '.join(sorted(twice))}")
+    if duplicates := {name for name in names if names.count(name) > 1}:
+        raise StudyError(f"matrix.evasions: two rows give attacks of the same name: {', '.join(sorted(duplicates))}")
     return found
 
 
 def with_filters(filters: Sequence[Filter], given: Sequence[Filter]) -> list[Filter]:
-    """Return the filters of a matrix: those given, those of the study, and the kind ``none`` to compare them with.
+    """Return the filters of a matrix: `given`, `filters`, and one of kind ``none`` if neither has it.
+
+    Parameters
+    ----------
+    filters : sequence of Filter
+        The study's own.
+    given : sequence of Filter
+        From ``--filter``.
 
     Raises
     ------
     StudyError
-        Where two have the same name.
+        If two have the same name.
     """
-    every = [*given, *filters]
-    if not any(item.undefended for item in every):
-        every.append(Filter(name="no filter", config=NoDefenseConfig()))
-    names = [item.name for item in every]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise StudyError(f"--filter: the study has a filter of that name already: {', '.join(sorted(twice))}")
-    return every
+    combined = [*given, *filters]
+    if not any(item.undefended for item in combined):
+        combined.append(Filter(name="no filter", config=NoDefenseConfig()))
+    names = [item.name for item in combined]
+    if duplicates := {name for name in names if names.count(name) > 1}:
+        raise StudyError(f"--filter: two filters have the same name: {', '.join(sorted(duplicates))}")
+    return combined

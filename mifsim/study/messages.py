@@ -1,4 +1,4 @@
-"""Pydantic's errors in the words of a study: the key with its place, the value, what is accepted."""
+"""Translates pydantic's errors into messages about a study: the key, the value, and what is accepted."""
 
 from __future__ import annotations
 
@@ -16,34 +16,39 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     Parameters
     ----------
     error : ValidationError
-        As raised by `model`.
+        An error raised by `model`.
     model : type
-        Where the path of each error starts.
+        The model at which the path of each error starts.
+
+    Returns
+    -------
+    list of str
+        Lines such as ``server.hots: unknown key; did you mean 'hosts'? (accepted: …)``.
     """
-    lines: dict[str, None] = {}  # ordered, and a union that fails in several ways is told once for each
+    lines: dict[str, None] = {}  # an ordered set: each message once
     for item in error.errors():
         path = [step for step in item["loc"] if not _branch_of_union(step)]
-        place = ".".join(str(step) for step in path) or "the study"
+        key = ".".join(str(step) for step in path) or "the study"
         if item["type"] == "extra_forbidden":
             known = sorted(_model_at(model, path[:-1]).model_fields)
             near = difflib.get_close_matches(str(path[-1]), known, 1, 0.5)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            lines[f"{place}: unknown key{hint} (accepted: {', '.join(known)})"] = None
+            lines[f"{key}: unknown key{hint} (accepted: {', '.join(known)})"] = None
         elif item["type"] == "missing":
-            lines[f"{place}: is missing"] = None
+            lines[f"{key}: missing"] = None
         else:
             message = item["msg"].removeprefix("Value error, ")
             value = item["input"]
             shown = f" = {value!r}" if isinstance(value, (str, int, float, bool, type(None))) else ""
-            if message.startswith("."):  # a validator of the whole table names the key itself
-                lines[f"{place}{message}"] = None
+            if message.startswith("."):  # from a validator of a whole table, which names the key itself
+                lines[f"{key}{message}"] = None
                 continue
-            lines[f"{place}{shown}: {message[0].lower() + message[1:] if message[:1].isupper() else message}"] = None
+            lines[f"{key}{shown}: {message[0].lower() + message[1:] if message[:1].isupper() else message}"] = None
     return list(lines)
 
 
 def _branch_of_union(step: int | str) -> bool:
-    """Pydantic names the branches of a union in the path; a reader of the file never wrote them."""
+    """Return whether a step of a path is the branch of a union, which pydantic adds and the file does not have."""
     return isinstance(step, str) and ("[" in step or step in {"int", "float", "str", "literal", "constrained-int"})
 
 

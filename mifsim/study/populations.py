@@ -1,4 +1,4 @@
-"""Populations of attackers and of honest users."""
+"""Populations of clients: attackers and honest users."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from mifsim.study.sections import Name, Section
 
 
 class Population(Section):
-    """Many clients of one kind. Keys that are not the population's own are the client's arguments."""
+    """Several clients of one kind; keys that are not fields of the population are arguments of the client."""
 
     ROLE: ClassVar[str]
-    WORD: ClassVar[str]
+    KIND_KEY: ClassVar[str]
     """The key of a study's table that names the kind of client."""
     EXAMPLE: ClassVar[str]
 
@@ -39,10 +39,10 @@ class Population(Section):
             return value
         own_keys = {key: value[key] for key in value if key in cls.model_fields and key != "client"}
         rest = {key: value[key] for key in value if key not in own_keys}
-        role, word = cls.ROLE, cls.WORD
-        kind = rest.pop(word, None)
+        role, kind_key = cls.ROLE, cls.KIND_KEY
+        kind = rest.pop(kind_key, None)
         if not isinstance(kind, str):
-            raise ValueError(f"needs a key {word!r}: the kind of {role}, such as {cls.EXAMPLE!r}")
+            raise ValueError(f"missing key {kind_key!r}: the kind of {role}, such as {cls.EXAMPLE!r}")
         try:
             found = client_class(kind)
         except UserError as error:
@@ -52,7 +52,7 @@ class Population(Section):
             raise ValueError(f"{kind!r} is {article[found.role]}, not {article[role]}")
         for key in rest:
             if key not in found.model_fields:
-                accepted = [*(k for k in cls.model_fields if k != "client"), word, *found.model_fields]
+                accepted = [*(k for k in cls.model_fields if k != "client"), kind_key, *found.model_fields]
                 near = difflib.get_close_matches(key, accepted, 1, 0.5)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ValueError(f"unknown key {key!r}{hint} (accepted: {', '.join(sorted(accepted))})")
@@ -64,12 +64,12 @@ class Population(Section):
 
     @classmethod
     def default_name(cls, kind: str, own_keys: Mapping[str, Any]) -> str:
-        """Return what a population is called that has no name of its own."""
+        """Return the name of a population for which the study gives none."""
         return kind
 
     @property
     def closed_loop(self) -> bool:
-        """Whether what its clients send depends on having been refused: no trace of them can be replayed."""
+        """Whether its clients react to a refusal, so that recordings of them cannot be replayed."""
         return self.client.closed_loop
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
@@ -77,27 +77,29 @@ class Population(Section):
         return self.client.run(world, rng)
 
     def to_toml(self) -> dict[str, Any]:
-        """Return the table as a study writes it: own keys and the client's arguments, every default filled in."""
+        """Return the population as a TOML table: its keys and the client's arguments, with all defaults."""
         own_keys = self.model_dump(mode="json", exclude={"client", "evasions"}, exclude_none=True)
         return {
-            self.WORD: client_name(self.client),
+            self.KIND_KEY: client_name(self.client),
             **own_keys,
             **self.client.model_dump(mode="json", exclude_none=True),
         }
 
 
 class Attacks(Population):
-    """Attackers of one kind: `trials` for each class under attack, all wrapped in the same evasions."""
+    """Attackers of one kind with the same evasions, `trials` of them for each class under attack."""
 
     evasions: tuple[SerializeAsAny[Evasion], ...] = Field(
-        (), description="what stands between attack and server, the first nearest to the attack: {decoys = 10}, ..."
+        (), description="evasions that wrap the attack, innermost first, such as [{decoys = 10}, {rotate = {}}]"
     )
     labels: Literal["all"] | list[Annotated[int, Field(ge=0)]] = Field("all", description="classes under attack")
-    trials: int = Field(1, ge=1, description="attackers a class")
-    budget_queries: int = Field(1000, ge=1, description="queries after which an attacker that is not blocked stops")
+    trials: int = Field(1, ge=1, description="attackers per class")
+    budget_queries: int = Field(
+        1000, ge=1, description="maximum number of queries of one attacker, over all its sessions"
+    )
 
     ROLE: ClassVar[str] = "attacker"
-    WORD: ClassVar[str] = "attack"
+    KIND_KEY: ClassVar[str] = "attack"
     EXAMPLE: ClassVar[str] = "mi-face"
 
     @field_validator("evasions", mode="before")
@@ -107,14 +109,14 @@ class Attacks(Population):
 
     @classmethod
     def default_name(cls, kind: str, own_keys: Mapping[str, Any]) -> str:
-        """Return the attack's name with those of its evasions: ``mi-face+decoys+rotate``."""
+        """Return the attack's name joined with those of its evasions, such as ``mi-face+decoys+rotate``."""
         given = own_keys.get("evasions", ())
         evasion_rows = [str(next(iter(item))) for item in given if isinstance(item, Mapping) and item]
         return "+".join([kind, *evasion_rows])
 
     @property
     def closed_loop(self) -> bool:
-        """Whether its clients react to a refusal, or leave sessions."""
+        """Whether the attack or one of its evasions reacts to a refusal or leaves sessions."""
         return self.client.closed_loop or any(evasion.closed_loop for evasion in self.evasions)
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
@@ -125,7 +127,7 @@ class Attacks(Population):
         return start(world, rng)
 
     def to_toml(self) -> dict[str, Any]:
-        """Return the table as a study writes it; see `Population.to_toml`."""
+        """Return the population as a TOML table; see `Population.to_toml`."""
         plain = super().to_toml()
         if self.evasions:
             plain["evasions"] = [
@@ -135,39 +137,39 @@ class Attacks(Population):
 
 
 class Users(Population):
-    """Honest users of one kind: a workload."""
+    """Honest users of one kind (a workload)."""
 
     sessions: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
-        100, description='how many users; "all": every client of a log'
+        100, description='number of users; "all": one for every client of a log'
     )
-    budget_queries: int = Field(100_000, ge=1, description="a limit on one session, beside the length it draws")
+    budget_queries: int = Field(100_000, ge=1, description="maximum number of queries of one session")
 
     ROLE: ClassVar[str] = "user"
-    WORD: ClassVar[str] = "user"
+    KIND_KEY: ClassVar[str] = "user"
     EXAMPLE: ClassVar[str] = "independent"
 
     @model_validator(mode="after")
-    def _whose_sessions(self) -> Users:
+    def _check_sessions(self) -> Users:
         if isinstance(self.client, Log):
             if not self.client.path:
-                raise ValueError("user = 'log' needs a key 'path': a Parquet file, or a folder")
+                raise ValueError("user = 'log' requires the key 'path' (accepted: a Parquet file or a folder)")
         elif self.sessions == "all":
-            raise ValueError("sessions = 'all' goes with user = 'log'; accepted here: a number of at least 1")
+            raise ValueError("sessions = 'all' requires user = 'log' (accepted here: a whole number of at least 1)")
         return self
 
     def log(self) -> QueryLog | None:
-        """Return the log that these users replay; None where they draw on the data set.
+        """Return the log that these users replay; None if they draw their images from the data set.
 
         Raises
         ------
         DataError
-            Where it cannot be used.
+            If the log is not valid.
         """
         return self.client.log() if isinstance(self.client, Log) else None
 
     @property
     def count(self) -> int:
-        """How many sessions there are, counted where it is all of a log."""
+        """The number of users; for ``"all"``, the number of clients of the log."""
         if self.sessions != "all":
             return self.sessions
         log = self.log()
@@ -176,17 +178,29 @@ class Users(Population):
 
 
 def read_evasions(tables: object) -> tuple[Evasion, ...]:
-    """Read a row of evasions; raises ValueError that says what is accepted."""
+    """Read a list of evasions.
+
+    Raises
+    ------
+    ValueError
+        If it is not valid; the message says what is accepted.
+    """
     if not isinstance(tables, (list, tuple)):
-        raise ValueError("must be a list of tables of one key each, such as [{decoys = 10}, {rotate = {}}]")
+        raise ValueError("must be a list of tables with one key each, such as [{decoys = 10}, {rotate = {}}]")
     return tuple(item if isinstance(item, Evasion) else read_evasion(item) for item in tables)
 
 
 def read_evasion(table: object) -> Evasion:
-    """Read one entry of ``evasions``; raises ValueError that says what is accepted."""
+    """Read one evasion.
+
+    Raises
+    ------
+    ValueError
+        If it is not valid; the message says what is accepted.
+    """
     if not isinstance(table, Mapping) or len(table) != 1:
         raise ValueError(
-            f"each must be a table of one key, such as {{decoys = 10}} or {{rotate = {{}}}}; got {table!r}"
+            f"each must be a table with one key, such as {{decoys = 10}} or {{rotate = {{}}}}; got {table!r}"
         )
     ((kind, given),) = table.items()
     try:
@@ -195,7 +209,9 @@ def read_evasion(table: object) -> Evasion:
         raise ValueError(str(error)) from None
     if not isinstance(given, Mapping):
         if found.main is None:
-            raise ValueError(f"{kind}: takes a table of arguments (accepted: {', '.join(found.model_fields)})")
+            raise ValueError(
+                f"{kind} = {given!r}: must be a table of arguments (accepted: {', '.join(found.model_fields)})"
+            )
         given = {found.main: given}
     try:
         return found.model_validate(given)
@@ -204,10 +220,10 @@ def read_evasion(table: object) -> Evasion:
 
 
 def evasion_name(evasion: Evasion) -> str:
-    """Return the registry's name of an evasion."""
+    """Return the name under which the class of an evasion is registered."""
     return EVASIONS.name_of(type(evasion))
 
 
 def client_name(client: Client) -> str:
-    """Return the registry's name of a client."""
+    """Return the name under which the class of a client is registered."""
     return (ATTACKS if client.role == "attacker" else USERS).name_of(type(client))

@@ -1,4 +1,4 @@
-"""The sections of a study that are not clients: the server, the filters under test, leakage."""
+"""The sections ``[server]``, ``[leakage]`` and ``[[filters]]`` of a study."""
 
 from __future__ import annotations
 
@@ -21,44 +21,52 @@ from mifsim.defense import DetectorConfig, NoDefenseConfig, load_config, read_co
 from mifsim.study.wire import ResponsePolicy, Transport
 
 Count = Literal["auto"] | Annotated[int, Field(ge=1)]
-"""Of actors: a number, or as many as the cluster suggests."""
+"""Number of actors; ``"auto"``: derived from the cluster's resources."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$", max_length=60)]
-"""A name that can stand in a session's id: letters, digits, space and ``. _ + -``."""
+"""A name that a session id can contain: letters, digits, spaces and ``. _ + -``; it starts with a letter or digit."""
 
 
 class Section(BaseModel):
-    """A table of a study: unknown keys are refused."""
+    """A section of a study; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Server(Section):
-    """The server: what it lets in and out, and how its work is spread."""
+    """The ``[server]`` section: transport, response policy, and distribution of the work."""
 
-    transport: str = Field("float32", description='what arrives of an image: "float32", "uint8", "jpeg-Q"')
-    response: str = Field("confidence", description='what goes back: "label", "top-K", "rounded-D", "confidence"')
-    hosts: Count = Field("auto", description="session host actors; auto: one a CPU that the model leaves free")
+    transport: str = Field(
+        "float32", description='encoding in which images arrive: "float32", "uint8", "jpeg-Q" (Q: 1 to 100)'
+    )
+    response: str = Field(
+        "confidence", description='what the server returns: "label", "top-K", "rounded-D" (D decimals), "confidence"'
+    )
+    hosts: Count = Field(
+        "auto", description="number of session host actors; auto: one for each CPU that the model does not use"
+    )
     model_replicas: Count = Field(
         "auto",
-        description="copies of the model, each asked by its share of the hosts; auto: one on each node with a GPU, or "
-        "where no node has one, on each of 4 CPUs or more; the rows do not change",
+        description="number of copies of the model, each of which serves a share of the hosts; auto: one on each node "
+        "with a GPU or, if no node has a GPU, on each node with 4 CPUs or more; does not change the rows",
     )
     grow_seconds: int = Field(
         0,
         ge=0,
         le=86_400,
-        description="on a cluster that grows by itself: how long to wait for a CPU for each host and each copy of the "
-        "model, before the run takes what is there",
+        description="on an autoscaled cluster: seconds to wait for resources for all hosts and copies of the model, "
+        "before the run starts with the resources available",
     )
     sessions_per_host: int = Field(
-        1536, ge=1, description="sessions that a host runs at a time, each with n_b images; 1: an actor a session"
+        1536, ge=1, description="sessions that a host runs concurrently; memory grows with it (n_b images per session)"
     )
-    batch_size: int = Field(256, ge=1, le=65536, description="the model's fixed, padded batch")
+    batch_size: int = Field(
+        256, ge=1, le=65536, description="fixed batch size of the model; smaller batches are padded"
+    )
 
     @field_validator("hosts", "model_replicas", mode="wrap")
     @classmethod
-    def _told_once(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        """Say what is accepted in one line: pydantic would report each branch of the union by itself."""
+    def _single_message(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        """Replace pydantic's separate errors for each branch of the union by one message."""
         try:
             return handler(value)
         except ValidationError:
@@ -78,30 +86,36 @@ class Server(Section):
 
 
 class Leakage(Section):
-    """What is kept of the attackers' best guesses, and scored after the run."""
+    """The ``[leakage]`` section: which reconstructions are kept, and scored after the run."""
 
-    enabled: bool = Field(True, description="score the attackers' guesses by an evaluator of another architecture")
-    snapshots_per_decade: int = Field(4, ge=1, le=20, description="guesses kept between query 10^k and 10^(k+1)")
-    baseline_images: int = Field(20, ge=1, description="random images and zero-query prior samples scored a class")
+    enabled: bool = Field(
+        True, description="score the attackers' reconstructions by an evaluator with another architecture"
+    )
+    snapshots_per_decade: int = Field(
+        4, ge=1, le=20, description="reconstructions kept between query 10^k and 10^(k+1)"
+    )
+    baseline_images: int = Field(
+        20, ge=1, description="images per class for each zero-query baseline (random images, auxiliary images)"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _read_0_1_0(cls, value: Any) -> Any:
-        """Take the name that mifsim 0.1.0 had for the images of the zero-query baselines."""
+        """Accept ``floor_images``, the name of ``baseline_images`` in mifsim 0.1.0."""
         if isinstance(value, Mapping) and "floor_images" in value and "baseline_images" not in value:
             value = {"baseline_images" if key == "floor_images" else key: item for key, item in value.items()}
         return value
 
 
 class Filter(Section):
-    """A detector under test: a kind and its parameters, or the kind ``none``."""
+    """A ``[[filters]]`` table: a detector's name, kind and parameters; the kind ``none`` is no detector."""
 
-    name: Name = Field(description="what the tables call it")
-    config: InstanceOf[DetectorConfig] = Field(description="its configuration")
+    name: Name = Field(description="name of the filter in the tables")
+    config: InstanceOf[DetectorConfig] = Field(description="configuration of the detector")
 
     @property
     def undefended(self) -> bool:
-        """Whether it is the null detector."""
+        """Whether its kind is ``none``."""
         return self.config.kind == "none"
 
     @model_validator(mode="before")
@@ -113,23 +127,25 @@ class Filter(Section):
         name = rest.pop("name", None)
         if rest.get("none", False) is True:
             if set(rest) - {"none"}:
-                raise ValueError(f"a filter with none = true takes no parameter, got {', '.join(set(rest) - {'none'})}")
+                raise ValueError(
+                    f"a filter with none = true accepts no other key than name; got {', '.join(set(rest) - {'none'})}"
+                )
             return {"name": name if name is not None else "none", "config": NoDefenseConfig()}
         rest.pop("none", None)
         if "file" in rest:
             path = rest.pop("file")
             if rest:
-                raise ValueError(f"a filter from a file takes no other key, got {', '.join(rest)}")
+                raise ValueError(f"a filter from a file accepts no other key than name; got {', '.join(rest)}")
             return {"name": name, "config": load_config(path)}
         if not rest:
             raise ValueError(
-                'a filter needs a kind with its parameters, such as kind = "ssim-hash" with t_ssim, t_hash, n_b and '
-                "l_sp; or none = true; or file"
+                'missing parameters (accepted: kind with its parameters, such as kind = "ssim-hash" with t_ssim, '
+                "t_hash, n_b and l_sp; none = true; or file)"
             )
         if name is None and rest.get("kind") == "none":
             name = "none"
         return {"name": name, "config": read_config(rest)}
 
     def to_toml(self) -> dict[str, Any]:
-        """Return the table as a study writes it."""
+        """Return the filter as a TOML table, with all defaults."""
         return {"name": self.name, **self.config.to_dict()}

@@ -1,4 +1,4 @@
-"""A whole study: read, checked, written with every default filled in."""
+"""The class `Study`, which reads, checks and writes a whole study, and the shipped studies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mifsim.victims import VictimConfig
 
 
 class Study(Section):
-    """A whole study.
+    """A study: all sections of a study file.
 
     Examples
     --------
@@ -38,9 +38,9 @@ class Study(Section):
     'float32'
     """
 
-    name: Name = Field(description="what the run is called")
-    description: str = Field("", description="what it is for")
-    seed: int = Field(0, ge=0, lt=2**63, description="everything random follows from it")
+    name: Name = Field(description="name of the study")
+    description: str = Field("", description="purpose of the study, in one line")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of all random numbers of the run")
     data: DataConfig = DataConfig()
     victim: VictimConfig = VictimConfig()
     server: Server = Server()
@@ -55,25 +55,27 @@ class Study(Section):
     def _consistent(self) -> Study:
         if not self.attacks and not self.users:
             raise ValueError("no clients: add at least one [[attacks]] or [[users]] table")
-        for what, names in (
+        for tables, names in (
             ("filters", [item.name for item in self.filters]),
             ("attacks and users", [item.name for item in (*self.attacks, *self.users)]),
         ):
-            if twice := {name for name in names if names.count(name) > 1}:
-                raise ValueError(f"{what} need names of their own; used twice: {', '.join(sorted(twice))}")
+            if duplicates := {name for name in names if names.count(name) > 1}:
+                raise ValueError(
+                    f"{tables} must have different names; used more than once: {', '.join(sorted(duplicates))}"
+                )
         limits, workloads = self.tuning.false_positive_limit, {users.name for users in self.users}
         if isinstance(limits, dict) and set(limits) != workloads:
             raise ValueError(
-                f"tuning.false_positive_limit names {', '.join(sorted(limits))}; "
-                f"it must name each workload: {', '.join(sorted(workloads))}"
+                f"tuning.false_positive_limit has the keys {', '.join(sorted(limits))} "
+                f"(expected: every workload, which are {', '.join(sorted(workloads))})"
             )
         gives = self.policy.gives
         for population in (*self.attacks, *self.users):
             needs = type(population.client).needs
             if needs > gives:
                 raise ValueError(
-                    f"{population.name!r} needs {_in_words(needs)}, but server.response = {self.server.response!r} "
-                    f"gives {_in_words(gives)}"
+                    f"{population.name!r} needs {_description(needs)}, but server.response = "
+                    f"{self.server.response!r} returns {_description(gives)}"
                 )
         return self
 
@@ -88,12 +90,17 @@ class Study(Section):
         return ResponsePolicy.parse(self.server.response)
 
     def crossed(self, filters: Sequence[Filter] = ()) -> Study:
-        """Return the study of its matrix: every attack with every row of evasions; the filters given beside its own.
+        """Return the study that `mifsim matrix` runs: every attack with every row of evasions.
+
+        Parameters
+        ----------
+        filters : sequence of Filter
+            Filters to add to those of the study. The kind ``none`` is always added.
 
         Raises
         ------
         StudyError
-            Where attacks or filters would have the same name.
+            If two attacks or two filters would have the same name.
         """
         plain = self.model_copy(
             update={
@@ -105,22 +112,22 @@ class Study(Section):
         return Study.parse(plain.to_toml(), self.name)
 
     def undefended(self) -> Study:
-        """Return the study of its attacks alone, where nothing filters.
+        """Return the study with its attacks only and without a filter.
 
         Raises
         ------
         StudyError
-            Where it has no attacks.
+            If it has no attacks.
         """
         if not self.attacks:
-            raise StudyError(f"{self.name}: attacks: is missing (there is nothing to measure)")
-        nothing = [Filter(name="no filter", config=NoDefenseConfig())]
-        plain = self.model_copy(update={"filters": nothing, "users": [], "tuning": Tuning()})
+            raise StudyError(f"{self.name}: attacks: missing (add at least one [[attacks]] table)")
+        filters = [Filter(name="no filter", config=NoDefenseConfig())]
+        plain = self.model_copy(update={"filters": filters, "users": [], "tuning": Tuning()})
         return Study.parse(plain.to_toml(), self.name)
 
     @property
     def populations(self) -> Iterator[Attacks | Users]:
-        """Attackers first: their sessions are the longest."""
+        """All populations; attacks first, because their sessions are the longest."""
         yield from self.attacks
         yield from self.users
 
@@ -138,7 +145,8 @@ class Study(Section):
         Raises
         ------
         StudyError
-            Naming the file, the key, the value and what is accepted.
+            If the study cannot be read or is not valid. The message names the file, the key, the value and what is
+            accepted.
         """
         path = source if isinstance(source, RemotePath) else find_study(source)
         try:
@@ -146,23 +154,38 @@ class Study(Section):
         except (OSError, UnicodeDecodeError) as error:
             raise StudyError(f"{path}: cannot be read: {error}") from None
         except tomllib.TOMLDecodeError as error:
-            raise StudyError(f"{path}: is not TOML: {error}") from None
+            raise StudyError(f"{path}: not valid TOML: {error}") from None
         for override in overrides:
             _override(table, override)
         return cls.parse(table, str(path), base=path.parent if isinstance(path, Path) else None)
 
     @classmethod
     def parse(cls, table: Mapping[str, Any], origin: str = "study", base: Path | None = None) -> Study:
-        """Check a study given as a mapping; `base` is where its relative paths start."""
+        """Return a study from a mapping.
+
+        Parameters
+        ----------
+        table : mapping
+            The content of a study file.
+        origin : str
+            Name of the source, for messages.
+        base : Path or None
+            Folder to which relative paths in the study refer; None: they are left as they are.
+
+        Raises
+        ------
+        StudyError
+            If the study is not valid; one line for each error.
+        """
         try:
-            return cls.model_validate(_rooted(table, base) if base else table)
+            return cls.model_validate(_with_absolute_paths(table, base) if base else table)
         except ValidationError as error:
             raise StudyError("\n".join(f"{origin}: {line}" for line in explain(error, cls))) from None
         except UserError as error:
             raise StudyError(f"{origin}: {error}") from None
 
     def to_toml(self) -> dict[str, Any]:
-        """Return the study as plain tables, every default written out."""
+        """Return the study as nested dicts that TOML can represent, with all defaults."""
         plain = self.model_dump(mode="json", exclude_none=True, exclude={"filters", "attacks", "users", "matrix"})
         plain["matrix"] = self.matrix.to_toml()
         plain["filters"] = [item.to_toml() for item in self.filters]
@@ -171,28 +194,28 @@ class Study(Section):
         return plain
 
     def save(self, path: Folder) -> None:
-        """Write the study as it runs."""
+        """Write the study to a file, with all defaults."""
         import tomli_w
 
         with atomic_write(path) as temporary:
             temporary.write_text(tomli_w.dumps(self.to_toml()), encoding="utf-8")
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Cross to other processes with the plug-ins whose classes the study needs: they are loaded there first."""
+        """Pickle the study together with the loaded plug-ins, which are loaded before the study is restored."""
         if not (plugins := loaded_plugins()):
             return super().__reduce_ex__(protocol)
         return restore, (plugins, Study.parse, self.to_toml(), self.name)
 
     @property
     def fingerprint(self) -> str:
-        """A digest of everything that determines the rows: not of hosts or names that only say how work is spread."""
+        """A digest of all values except those that only distribute the work, such as ``server.hosts``."""
         plain = self.to_toml()
         for key in ("hosts", "model_replicas", "grow_seconds", "sessions_per_host"):
             plain["server"].pop(key, None)
         return digest(plain)
 
 
-def _in_words(knowledge: Knowledge) -> str:
+def _description(knowledge: Knowledge) -> str:
     return {
         Knowledge.LABEL: "the label",
         Knowledge.TOP_K: "top-k confidences",
@@ -201,13 +224,19 @@ def _in_words(knowledge: Knowledge) -> str:
 
 
 def shipped_studies() -> dict[str, Path]:
-    """Return the studies that come with the package, by name."""
+    """Return the files of the shipped studies by name."""
     folder = Path(str(resources.files("mifsim") / "studies"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def find_study(source: str | Path) -> Path:
-    """Return the path of a study file or of a shipped study."""
+    """Return the path of a study, given as a file or as the name of a shipped study.
+
+    Raises
+    ------
+    StudyError
+        If there is neither; the message lists the shipped studies and the closest match.
+    """
     path = Path(source)
     if path.is_file():
         return path
@@ -216,7 +245,7 @@ def find_study(source: str | Path) -> Path:
         return shipped[str(source)]
     near = difflib.get_close_matches(str(source), shipped, 1, 0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise StudyError(f"{source}: no such file, and no shipped study of that name{hint} (shipped: {', '.join(shipped)})")
+    raise StudyError(f"{source}: neither a file nor a shipped study{hint} (shipped: {', '.join(shipped)})")
 
 
 def _override(table: dict[str, Any], text: str) -> None:
@@ -226,45 +255,45 @@ def _override(table: dict[str, Any], text: str) -> None:
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
-        value = raw  # a bare word is a string: --set server.transport=uint8
+        value = raw  # a string without quotes, as in --set server.transport=uint8
     *path, last = key.strip().split(".")
-    place: Any = table
+    target: Any = table
     for step in path:
-        if isinstance(place, list):
-            place = place[_index(place, step, text)]
+        if isinstance(target, list):
+            target = target[_index(target, step, text)]
         else:
-            place = place.setdefault(step, {})
-        if not isinstance(place, (dict, list)):
+            target = target.setdefault(step, {})
+        if not isinstance(target, (dict, list)):
             raise StudyError(f"--set {text}: {step!r} is a value, not a table")
-    if isinstance(place, list):
-        place[_index(place, last, text)] = value
+    if isinstance(target, list):
+        target[_index(target, last, text)] = value
     else:
-        place[last] = value
+        target[last] = value
 
 
-def _index(place: list[Any], step: str, text: str) -> int:
-    if not step.isdigit() or int(step) >= len(place):
+def _index(tables: list[Any], step: str, text: str) -> int:
+    if not step.isdigit() or int(step) >= len(tables):
         raise StudyError(
-            f"--set {text}: {step!r} is no position in a list of {len(place)} (accepted: 0 to {len(place) - 1})"
+            f"--set {text}: {step!r} is not an index of a list of {len(tables)} (accepted: 0 to {len(tables) - 1})"
         )
     return int(step)
 
 
-def _rooted(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
-    """Make relative paths in a study start at the study's folder, as a reader of the file expects."""
-    rooted = dict(table)
+def _with_absolute_paths(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """Return the table with relative paths resolved against the folder of the study file."""
+    resolved = dict(table)
     for section, key in (("data", "folder"), ("victim", "file")):
-        part = rooted.get(section)
-        if isinstance(part, dict) and isinstance(part.get(key), str):
-            rooted[section] = {**part, key: _absolute(part[key], base)}
-    if isinstance(users := rooted.get("users"), list):
-        rooted["users"] = [
+        content = resolved.get(section)
+        if isinstance(content, dict) and isinstance(content.get(key), str):
+            resolved[section] = {**content, key: _absolute(content[key], base)}
+    if isinstance(users := resolved.get("users"), list):
+        resolved["users"] = [
             {**item, "path": _absolute(item["path"], base)}
             if isinstance(item, dict) and item.get("path") and isinstance(item["path"], str)
             else item
             for item in users
         ]
-    return rooted
+    return resolved
 
 
 def _absolute(path: str, base: Path) -> str:

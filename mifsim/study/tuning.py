@@ -1,4 +1,4 @@
-"""The section of a study that says how a detector is calibrated: what is searched, by whom, what is guaranteed."""
+"""The ``[tuning]`` section of a study: search space, sampler, guarantee, and splits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field
 from pydantic_core import PydanticCustomError
 
 from mifsim.defense import FilterConfig, View, config_class
-from mifsim.defense.config import DEFAULT_KIND, Scope
+from mifsim.defense.config import Scope
+from mifsim.defense.config_file import DEFAULT_KIND
 from mifsim.defense.space import SearchSpace
 from mifsim.errors import ConfigError
 from mifsim.study.sections import Name, Section
@@ -20,11 +21,11 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
 _FLAT_KEYS = (*FilterConfig.params, *FilterConfig.choices)
-"""Parameters of ``ssim-hash`` that a study of mifsim 0.1.0 has in ``[tuning]`` itself, without a kind and a space."""
+"""Parameters of ``ssim-hash`` that a study of mifsim 0.1.0 has in ``[tuning]`` instead of ``[tuning.space]``."""
 
 
 class Splits(Section):
-    """Shares of the clients of each population for the search, the calibration (certification) and the figures."""
+    """Shares of the clients of each population for search, calibration (certification) and test; they add up to 1."""
 
     search: Share = 0.4
     calibration: Share = 0.4
@@ -39,41 +40,49 @@ class Splits(Section):
 
 
 class Tuning(Section):
-    """How a detector is calibrated."""
+    """The ``[tuning]`` section: how a detector is calibrated."""
 
     kind: str = Field(DEFAULT_KIND, description="kind of the detector")
-    scope: Scope = Field("session", description="whose state the detector is: the session's or the client's")
+    scope: Scope = Field(
+        "session", description="whether a detector's state belongs to one session, or to a client and all its sessions"
+    )
     view: dict[str, Any] | None = Field(
-        None, description='what of an image it compares, such as {size = 64, colour = "grey"}; absent: all of it'
+        None, description='reduction of images before detection, such as {size = 64, colour = "grey"}; absent: none'
     )
     space: dict[str, Any] = Field(
         default_factory=dict,
-        description="bounds of its parameters, such as t_ssim = {min = 0.5, max = 0.999}, and lists of its choices",
+        description="bounds of the detector's parameters, such as t_ssim = {min = 0.5, max = 0.999}, and lists "
+        "of choices",
     )
-    sampler: Literal["tpe", "nsga2"] = Field("tpe", description="who proposes configurations")
-    trials: int = Field(300, ge=1, description="configurations tried")
-    concurrent: int = Field(4, ge=1, le=1000, description="trials under way at once; proposals depend on it")
-    attack: Literal["worst", "mean"] = Field("worst", description="which attack a configuration is judged by")
-    leakage: bool = Field(False, description="whether leakage at block is a third objective")
+    sampler: Literal["tpe", "nsga2"] = Field("tpe", description="sampler that proposes configurations")
+    trials: int = Field(300, ge=1, description="number of configurations to evaluate")
+    concurrent: int = Field(4, ge=1, le=1000, description="number of concurrent trials; the proposals depend on it")
+    attack: Literal["worst", "mean"] = Field(
+        "worst", description="objective over several attacks: the worst or the mean of their queries to block"
+    )
+    leakage: bool = Field(False, description="use leakage at block as a third objective")
     false_positive_budget: float = Field(
-        0.10, gt=0, le=1, description="the search's constraint: configurations above it are of no interest"
+        0.10, gt=0, le=1, description="constraint of the search: largest false-positive rate of a configuration"
     )
     false_positive_limit: Rate | dict[Name, Rate] = Field(
-        0.01, description="false-positive rate that is guaranteed, for every workload or for each by name"
+        0.01,
+        description="false-positive rate to guarantee: one limit for all workloads, or a table of limits by workload",
     )
-    confidence: float = Field(0.95, gt=0, lt=1, description="of the guarantee")
-    procedure: Literal["fixed_sequence", "holm"] = Field("fixed_sequence", description="how configurations are tested")
+    confidence: float = Field(0.95, gt=0, lt=1, description="confidence level of the guarantee")
+    procedure: Literal["fixed_sequence", "holm"] = Field(
+        "fixed_sequence", description="multiple-testing procedure of the certification"
+    )
     splits: Splits = Splits()
     grid: dict[str, Annotated[int, Field(ge=2, le=1000)]] = Field(
         default_factory=dict,
-        description="how many values of a parameter the exhaustive search tries that the trials are measured by, such "
-        "as t_ssim = 32; only where the kind has such a search",
+        description="number of values of each parameter in the exhaustive search that gives the reference front, such "
+        "as t_ssim = 32; only for kinds with such a search",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _read_0_1_0(cls, value: Any) -> Any:
-        """Bring a section as mifsim 0.1.0 wrote it into today's form: it had one kind, and other names."""
+        """Convert a section written by mifsim 0.1.0, which had a single kind and other key names."""
         if not isinstance(value, Mapping):
             return value
         table = dict(value)
@@ -83,10 +92,10 @@ class Tuning(Section):
                 config_class(table["kind"])
             except ConfigError as error:
                 raise ValueError(f".{error}") from None
-            raise ValueError(f".{next(iter(flat))}: parameters go into [tuning.space] where a kind is named")
+            raise ValueError(f".{next(iter(flat))}: not a key of [tuning] (put parameters into [tuning.space])")
         if flat and isinstance(space := table.get("space", {}), Mapping):
-            if twice := sorted(set(flat) & set(space)):
-                raise ValueError(f".{twice[0]}: is in [tuning.space] too (expected once)")
+            if duplicates := sorted(set(flat) & set(space)):
+                raise ValueError(f".{duplicates[0]}: is also in [tuning.space] (expected once)")
             table["space"] = {**flat, **space}
         if isinstance(parts := table.get("parts"), Mapping) and "splits" not in table:
             del table["parts"]
@@ -95,14 +104,14 @@ class Tuning(Section):
 
     @field_validator("false_positive_limit", mode="wrap")
     @classmethod
-    def _one_message(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        """Say what is accepted in one line: pydantic would report each branch of the union by itself."""
+    def _single_message(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        """Replace pydantic's separate errors for each branch of the union by one message."""
         try:
             return handler(value)
         except ValidationError:
             raise PydanticCustomError(
                 "limit",
-                "must lie between 0 and 1, or be a table of such a number for each workload; got {value}",
+                "must be between 0 and 1, or a table of such numbers by workload; got {value}",
                 {"value": repr(value)},
             ) from None
 
@@ -116,9 +125,9 @@ class Tuning(Section):
         steps = space.config_class.reference_steps
         for key in self.grid:
             if key not in steps:
-                accepted = ", ".join(steps) or f"nothing: {self.kind!r} has no exhaustive search"
-                raise ValueError(f".grid.{key}: not a parameter of it (accepted: {accepted})")
-        # What is written out has every default.
+                accepted = ", ".join(steps) or f"none: {self.kind!r} has no exhaustive search"
+                raise ValueError(f".grid.{key}: not a parameter of the exhaustive search (accepted: {accepted})")
+        # Stored with all defaults, so that `Study.save` writes them.
         object.__setattr__(self, "space", space.to_dict())
         object.__setattr__(self, "view", None if view is None else view.to_dict())
         object.__setattr__(self, "grid", {**steps, **self.grid})
@@ -126,10 +135,10 @@ class Tuning(Section):
 
     @cached_property
     def search_space(self) -> SearchSpace:
-        """The space as the search reads it."""
+        """The parsed search space."""
         return SearchSpace.parse(self.kind, self.space, self.scope, self.view)
 
     def limit(self, workload: str) -> float:
-        """Return the greatest false-positive rate that is accepted for a workload."""
+        """Return the limit on the false-positive rate of a workload, in (0, 1)."""
         given = self.false_positive_limit
         return given[workload] if isinstance(given, dict) else given

@@ -1,4 +1,4 @@
-"""What a server lets in and out: how an image travels to it, and what of an answer travels back."""
+"""The server's interface to clients: the transport of images, and the response policy."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ RESPONSES = '"label", "top-K", "rounded-D" (D decimals) or "confidence"'
 
 @dataclass(frozen=True)
 class Transport:
-    """What of an image arrives at the server; the filter and the model both see what arrived.
+    """The encoding in which images reach the server; both the filter and the model receive the decoded image.
 
     Attributes
     ----------
     kind : str
-        ``float32``: the image as it is (the paper). ``uint8``: rounded to 8 bits. ``jpeg``: through a JPEG.
+        ``float32``: unchanged (as in the paper). ``uint8``: rounded to 8 bits. ``jpeg``: JPEG compression.
     quality : int
-        Of the JPEG, 1 to 100; 0 for the other kinds.
+        JPEG quality, 1 to 100; 0 for the other kinds.
     """
 
     kind: Literal["float32", "uint8", "jpeg"]
@@ -34,7 +34,13 @@ class Transport:
 
     @classmethod
     def parse(cls, text: str) -> Transport:
-        """Read a study's ``transport``; raises ValueError that says what is accepted."""
+        """Read the value of a study's ``server.transport``.
+
+        Raises
+        ------
+        ValueError
+            If it is not valid; the message says what is accepted.
+        """
         if text == "float32":
             return cls("float32")
         if text == "uint8":
@@ -42,23 +48,23 @@ class Transport:
         match = re.fullmatch(r"jpeg-(\d{1,3})", text)
         if match and 1 <= int(match[1]) <= 100:
             return cls("jpeg", int(match[1]))
-        raise ValueError(f"{text!r} is no transport; accepted: {TRANSPORTS}")
+        raise ValueError(f"{text!r} is not a transport (accepted: {TRANSPORTS})")
 
     def arrive(self, image: Image) -> Image:
-        """Return what the server receives, float32 of the same shape; the session's guard checks its values.
+        """Return the image as the server receives it, float32 of the same shape.
 
         Raises
         ------
         InvalidImage
-            Where it is not an image (see `mifsim.defense.images.admit`). A transport must not turn a NaN into a
-            plausible pixel, so this comes before any rounding.
+            If it is not a valid image (see `mifsim.defense.images.admit`). It is checked before any rounding, which
+            could turn a NaN into a valid pixel. The detector checks unmodified float32 images.
         """
         if self.kind == "float32" and isinstance(image, np.ndarray) and image.dtype == np.float32:
-            return image  # every guard checks what it is given: once is enough
+            return image  # checked by the detector
         pixels = admit(image)
         if self.kind == "float32":
             return pixels
-        # Rounds half to even, as numpy does; the step of 1/255 is what an 8-bit file format costs.
+        # Rounds half to even, as numpy does.
         rounded: npt.NDArray[np.uint8] = np.rint(pixels * np.float32(255)).astype(np.uint8)
         if self.kind == "jpeg":
             rounded = through_jpeg(rounded, self.quality)
@@ -67,15 +73,15 @@ class Transport:
 
 @dataclass(frozen=True)
 class ResponsePolicy:
-    """What of the model's confidence vector the server gives back.
+    """The part of the model's output that the server returns to clients.
 
     Attributes
     ----------
     kind : str
-        ``label``: the class alone. ``top``: the `digits` highest confidences, the others NaN. ``rounded``: all,
-        to `digits` decimals. ``confidence``: all as they are (the paper).
+        ``label``: only the class. ``top``: the `digits` highest confidences, the others NaN. ``rounded``: all
+        confidences, rounded to `digits` decimals. ``confidence``: all, unchanged (as in the paper).
     digits : int
-        K of ``top-K`` or D of ``rounded-D``.
+        K of ``top-K`` or D of ``rounded-D``; 0 for the other kinds.
     """
 
     kind: Literal["label", "top", "rounded", "confidence"]
@@ -83,7 +89,13 @@ class ResponsePolicy:
 
     @classmethod
     def parse(cls, text: str) -> ResponsePolicy:
-        """Read a study's ``response``; raises ValueError that says what is accepted."""
+        """Read the value of a study's ``server.response``.
+
+        Raises
+        ------
+        ValueError
+            If it is not valid; the message says what is accepted.
+        """
         if text == "label":
             return cls("label")
         if text == "confidence":
@@ -91,23 +103,34 @@ class ResponsePolicy:
         match = re.fullmatch(r"(top|rounded)-(\d{1,3})", text)
         if match and int(match[2]) >= 1:
             return cls("top" if match[1] == "top" else "rounded", int(match[2]))
-        raise ValueError(f"{text!r} is no response policy; accepted: {RESPONSES}")
+        raise ValueError(f"{text!r} is not a response policy (accepted: {RESPONSES})")
 
     @property
     def gives(self) -> Knowledge:
-        """What a client learns under this policy."""
+        """The knowledge that clients gain under this policy."""
         known = {"label": Knowledge.LABEL, "top": Knowledge.TOP_K}
         return known.get(self.kind, Knowledge.CONFIDENCE)
 
     def shown(self, confidence: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:
-        """Return what clients are shown of a batch's confidences, shape (n, classes); None under label-only."""
+        """Return the confidences that clients receive.
+
+        Parameters
+        ----------
+        confidence : ndarray of float32, shape (n, classes)
+            The model's confidence vectors.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, classes), or None
+            NaN where a confidence is withheld; None under the policy ``label``.
+        """
         if self.kind == "label":
             return None
         if self.kind == "confidence":
             return confidence
         if self.kind == "rounded":
             return np.round(confidence, self.digits)
-        # Stable order: among equals the lower class comes first, as argmax has it.
+        # Stable sort: of equal confidences, the lowest class comes first, as in argmax.
         kept = np.argsort(-confidence, axis=1, kind="stable")[:, : self.digits]
         top = np.full_like(confidence, np.nan)
         np.put_along_axis(top, kept, np.take_along_axis(confidence, kept, axis=1), axis=1)

@@ -1,7 +1,7 @@
-"""The Parquet tables of a run: reading them checked, and writing them so that what is there is whole.
+"""Checked reading and atomic writing of a run's Parquet tables.
 
-Every table is a folder of part files. A writer refuses rows that do not fit the table's schema (`SCHEMAS`, declared in
-`mifsim.tables.schemas`). Each file carries the schema's version and the run's facts.
+A table is one file or a folder of part files. A writer accepts only rows that match the table's schema (`SCHEMAS`,
+declared in `mifsim.tables.schemas`). The metadata of each file has the schema version and the run's facts.
 """
 
 from __future__ import annotations
@@ -27,52 +27,63 @@ from mifsim.tables.storage import Folder, RemotePath, matching
 
 
 class TableWriter:
-    """Write one Parquet file beside its place, row group by row group, and rename it when it is whole.
+    """Writes one Parquet file, row group by row group, to a temporary file that is renamed when it is complete.
 
     Parameters
     ----------
     path : Path or RemotePath
-        Where the file will be. For a URL it is written on this machine and uploaded when it is whole.
+        The final path. For a URL, the temporary file is on this machine and is uploaded when it is complete.
     table : str
-        Which of `SCHEMAS` it has.
+        Name of the table, a key of `SCHEMAS` unless `schema` is given.
     facts : mapping of str to str
-        Into the file's metadata, beside ``schema_version`` and ``table``.
+        Metadata of the file, in addition to ``schema_version`` and ``table``.
     schema : Schema, optional
-        Of a table that is not among `SCHEMAS`, or has columns of its own beside those.
+        The schema of a table that is not in `SCHEMAS` or has additional columns.
 
     Notes
     -----
-    As a context manager: leaving it normally renames, leaving it by an exception removes.
+    As a context manager, it renames the temporary file on success and removes it on an exception.
     """
 
     def __init__(self, path: Folder, table: str, facts: Mapping[str, str], schema: pa.Schema | None = None) -> None:
         self.path = path
         metadata = {"schema_version": str(SCHEMA_VERSION), "table": table, **facts}
         self.schema = (SCHEMAS[table] if schema is None else schema).with_metadata(metadata)
-        beside = None if isinstance(path, RemotePath) else path.parent
-        if beside is not None:
-            beside.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".partial", dir=beside)
+        parent = None if isinstance(path, RemotePath) else path.parent
+        if parent is not None:
+            parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".partial", dir=parent)
         os.close(handle)
         self._temporary = Path(name)
         self._writer = pq.ParquetWriter(name, self.schema, compression="zstd")
         self.rows = 0
 
     def write(self, columns: Mapping[str, Any]) -> None:
-        """Append rows: a column (array or list) for every field of the schema, no more and no fewer."""
+        """Append rows.
+
+        Parameters
+        ----------
+        columns : mapping of str to array or list
+            The values of every field of the schema.
+
+        Raises
+        ------
+        ValueError
+            If the columns are not exactly those of the schema.
+        """
         if set(columns) != set(self.schema.names):
-            raise ValueError(f"columns {sorted(columns)} do not fit the schema {self.schema.names}")
+            raise ValueError(f"columns {sorted(columns)} do not match the schema {self.schema.names}")
         arrays = [_array(columns[field.name], field.type) for field in self.schema]
         table = pa.Table.from_arrays(arrays, schema=self.schema)
         if table.num_rows:
-            with self._named():
+            with self._with_path():
                 self._writer.write_table(table)
             self.rows += table.num_rows
 
     def close(self, *, keep: bool) -> None:
-        """Finish the file: put it in its place, or throw it away."""
+        """Close the file and move it to its final path, or discard it if `keep` is false."""
         try:
-            with self._named() if keep else contextlib.suppress(OSError):
+            with self._with_path() if keep else contextlib.suppress(OSError):
                 self._writer.close()
             if not keep:
                 return
@@ -85,8 +96,8 @@ class TableWriter:
             self._temporary.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        """Let an error of the file system say which file it was: a full disk is noticed while writing."""
+    def _with_path(self) -> Iterator[None]:
+        """Add the file's path to errors of the file system, such as a full disk."""
         try:
             yield
         except OSError as error:
@@ -112,90 +123,112 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
 
 
 def open_table(run: Folder, table: str) -> ds.Dataset:
-    """Return a table of a run as a pyarrow dataset, checked against the declared schema.
+    """Return a table of a run as a pyarrow dataset with the declared schema.
+
+    Parameters
+    ----------
+    run : Path or RemotePath
+        The run folder.
+    table : str
+        A key of `SCHEMAS`.
 
     Raises
     ------
     RunError
-        Where the run has no such table, or a file of it is damaged or has another schema version.
+        If the run has no such table, or one of its files is damaged or has another schema version.
     """
     folder = run / table
     files = matching(folder, "*.parquet")
     if not files:
-        raise RunError(f"{run}: has no {table}/*.parquet: not a run folder, or nothing of it is finished")
+        raise RunError(f"{run}: has no {table}/*.parquet (not a run folder, or no shard is finished)")
     for file in files:
         try:
-            system, name = _located(file)
+            system, name = _file_system_path(file)
             metadata = pq.read_schema(name, filesystem=system).metadata or {}
         except (OSError, pa.ArrowInvalid) as error:
             raise RunError(f"{file}: cannot be read: {error}") from None
         version = metadata.get(b"schema_version", b"none").decode()
         if version != str(SCHEMA_VERSION):
-            raise RunError(f"{file}: schema_version is {version}, this mifsim reads {SCHEMA_VERSION}")
-    names = [_located(file)[1] for file in files]
-    system = _located(files[0])[0]
-    # Some tables have further columns (searched parameters, recorders'), the same in all their files.
+            raise RunError(f"{file}: schema_version is {version} (accepted: {SCHEMA_VERSION})")
+    names = [_file_system_path(file)[1] for file in files]
+    system = _file_system_path(files[0])[0]
+    # Some tables have additional columns, the same in all files: searched parameters, or the columns of recorders.
     found = pq.read_schema(names[0], filesystem=system)
-    further = [field for field in found if field.name not in SCHEMAS[table].names]
-    schema = pa.schema([*SCHEMAS[table], *further])
+    additional = [field for field in found if field.name not in SCHEMAS[table].names]
+    schema = pa.schema([*SCHEMAS[table], *additional])
     return ds.dataset(names, schema=schema, format="parquet", filesystem=system)
 
 
 def read_file(path: Folder) -> pa.Table:
-    """Return one Parquet file of a run, as it is."""
-    system, name = _located(path)
+    """Return the content of one Parquet file without checks."""
+    system, name = _file_system_path(path)
     return pq.read_table(name, filesystem=system, partitioning=None)
 
 
-def _located(path: Folder) -> tuple[Any, str]:
-    """Return what pyarrow takes: a file system, None for the local one, and a path on it."""
+def _file_system_path(path: Folder) -> tuple[Any, str]:
+    """Return the pyarrow file system of a path (None for the local one), and the path on it."""
     return path.located if isinstance(path, RemotePath) else (None, str(path))
 
 
 def read_checked(path: Path, schema: pa.Schema) -> pa.Table:
-    """Return a table that is one file, checked like those of `open_table`.
+    """Return the content of a table file with a given schema.
 
     Raises
     ------
     RunError
-        Where the file is missing or damaged, or has another schema version.
+        If the file is missing or damaged, or has another schema version.
     """
     if not path.is_file():
-        raise RunError(f"{path}: is missing")
+        raise RunError(f"{path}: no such file")
     try:
         metadata = pq.read_schema(path).metadata or {}
         version = metadata.get(b"schema_version", b"none").decode()
         if version != str(SCHEMA_VERSION):
-            raise RunError(f"{path}: schema_version is {version}, this mifsim reads {SCHEMA_VERSION}")
+            raise RunError(f"{path}: schema_version is {version} (accepted: {SCHEMA_VERSION})")
         return pq.read_table(path, schema=schema)
     except (OSError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: cannot be read: {error}") from None
 
 
 def read_single(path: Folder, table: str) -> pa.Table:
-    """Return a table that is one file of a run, with all its columns, checked like those of `open_table`.
+    """Return a table of a run that is stored as one file, with all its columns.
 
     Raises
     ------
     RunError
-        Where the file is missing or damaged, has another schema version, or lacks a column.
+        If the file is missing or damaged, has another schema version, or lacks a column.
     """
     if not path.is_file():
-        raise RunError(f"{path}: is missing")
+        raise RunError(f"{path}: no such file")
     try:
         found = read_file(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: cannot be read: {error}") from None
     version = (found.schema.metadata or {}).get(b"schema_version", b"none").decode()
     if version != str(SCHEMA_VERSION):
-        raise RunError(f"{path}: schema_version is {version}, this mifsim reads {SCHEMA_VERSION}")
+        raise RunError(f"{path}: schema_version is {version} (accepted: {SCHEMA_VERSION})")
     if missing := [name for name in SCHEMAS[table].names if name not in found.column_names]:
-        raise RunError(f"{path}: has no column {', '.join(missing)}")
+        raise RunError(f"{path}: missing columns: {', '.join(missing)}")
     return found
 
 
 def read_table(run: Folder, table: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return a whole table of a run, sorted as its first columns say, in memory."""
+    """Return a table of a run in memory, sorted by its key columns.
+
+    Parameters
+    ----------
+    run : Path or RemotePath
+        The run folder.
+    table : str
+        ``"sessions"``, ``"queries"``, ``"snapshots"`` or ``"leakage"``.
+    columns : sequence of str or None
+        The columns to return; None: all.
+
+    Raises
+    ------
+    RunError
+        See `open_table`.
+    """
     keys = {
         "sessions": ["session_id"],
         "queries": ["session_id", "query"],
@@ -217,7 +250,7 @@ def read_table(run: Folder, table: str, columns: Sequence[str] | None = None) ->
 
 
 def remove_partial_files(run: Folder) -> None:
-    """Remove what an interrupted writer left beside its place."""
-    for left in run.glob("*/.*.partial"):
+    """Remove the temporary files of interrupted writers."""
+    for partial in run.glob("*/.*.partial"):
         with contextlib.suppress(FileNotFoundError):
-            left.unlink()
+            partial.unlink()

@@ -1,9 +1,9 @@
-"""Where runs and recordings lie: a folder of this machine, or a URL that pyarrow's file systems reach.
+"""Storage of runs and recordings: local folders, and URLs of pyarrow's file systems.
 
-A local folder is a `pathlib.Path` and is treated as ever: files are written beside their places and renamed. A URL
-(``s3://bucket/runs/mine``, ``gs://…``, ``abfs://…``, ``hdfs://…``) is a `RemotePath`, which answers to those methods of
-a path that runs need. On object stores a file appears when its upload is complete, so that there, too, what is there
-is whole. CONTRIBUTING.md says why it is not universal-pathlib's.
+A local folder is a `pathlib.Path`; its files are written to temporary files and renamed. A URL
+(``s3://bucket/runs/mine``, ``gs://…``, ``abfs://…``, ``hdfs://…``) is a `RemotePath`, which has the methods of a path
+that runs need. On object stores a file appears when its upload is complete, so that writes are atomic there too.
+CONTRIBUTING.md explains why universal-pathlib is not used.
 """
 
 from __future__ import annotations
@@ -30,53 +30,53 @@ from mifsim.errors import RunError
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _SERVER = re.compile(r"(\[.*\]|[^:]*)(:\d*)?")
 _PUT_IS_ATOMIC = frozenset({"s3", "gcs", "abfs"})
-"""File systems on which a file is there when its upload is complete, and not before. On others it is renamed."""
+"""File systems on which a file appears only when its upload is complete. On others, a temporary file is renamed."""
 _QUOTED = str.maketrans({mark: quote(mark) for mark in "%?#"})
-"""What a name must not hold as it is: it would end the URL's path, or be taken for what is quoted already."""
+"""Characters of a name that must be quoted in a URL, because they end its path or start an escape sequence."""
 CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True, order=True)
 class RemotePath:
-    """A place on a file system of pyarrow's; it can be pickled, and every process connects by itself.
+    """A path on one of pyarrow's remote file systems; it can be pickled, and every process opens its own connection.
 
     Attributes
     ----------
     url : str
-        With its query, such as ``s3://bucket/runs/mine?region=eu-central-1``, and no slash at the path's end.
+        Includes the query, as in ``s3://bucket/runs/mine?region=eu-central-1``; the path has no slash at its end.
     """
 
     url: str
 
     @classmethod
     def parse(cls, url: str) -> RemotePath:
-        """Check a URL.
+        """Return the path of a URL.
 
         Raises
         ------
         RunError
-            Where no file system of pyarrow's takes it, or it holds a password: it would be written into logs.
+            If pyarrow has no file system for the URL, or if it contains credentials, which would be written to logs.
         """
         parts = urlsplit(url)
         server = parts.netloc.rpartition("@")[2]
-        cut = not _SERVER.fullmatch(server)  # what looks like a port is a password's begin: it went on behind /, ? or #
+        cut = not _SERVER.fullmatch(server)  # the "port" is the start of a password with / ? or #
         if cut or parts.password is not None or "secret_key" in parts.query:
             shown = f"{parts.scheme}://…" if cut else f"{parts.scheme}://…@{server}{parts.path}"
             raise RunError(
-                f"{shown}: credentials do not belong into a URL (accepted: the provider's own ways, such as "
+                f"{shown}: a URL must not contain credentials (accepted: the provider's other methods, such as "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the machine's role)"
             )
         if parts.fragment:
-            raise RunError(f"{url}: a URL's path ends at # (accepted: %23 in its place)")
-        place = cls(parts._replace(path=parts.path.rstrip("/")).geturl())
+            raise RunError(f"{url}: a URL must not contain # (accepted: %23 instead)")
+        path = cls(parts._replace(path=parts.path.rstrip("/")).geturl())
         try:
-            _connect(place.url)
+            _connect(path.url)
         except (OSError, ValueError, NotImplementedError, ImportError) as error:
             raise RunError(
-                f"{place}: pyarrow reaches no file system there: {_first_line(error)} (accepted: a path, or a "
+                f"{path}: pyarrow cannot open a file system: {_first_line(error)} (accepted: a path, or a "
                 "URL such as s3://bucket/runs/mine, gs://…, abfs://…, hdfs://…)"
             ) from None
-        return place
+        return path
 
     def __str__(self) -> str:
         return self.url
@@ -88,62 +88,62 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """The last component of the path."""
         return posixpath.basename(unquote(urlsplit(self.url).path))
 
     @property
     def stem(self) -> str:
-        """The last part without its suffix."""
+        """The last component without its suffix."""
         return posixpath.splitext(self.name)[0]
 
     @property
     def suffix(self) -> str:
-        """The suffix of the last part."""
+        """The suffix of the last component."""
         return posixpath.splitext(self.name)[1]
 
     @property
     def parent(self) -> RemotePath:
-        """The folder that it is in."""
+        """The folder that contains it."""
         parts = urlsplit(self.url)
         return RemotePath(parts._replace(path=posixpath.dirname(parts.path)).geturl())
 
     def resolve(self) -> RemotePath:
-        """Return itself: a URL does not depend on where one stands."""
+        """Return the path itself, because a URL is always absolute."""
         return self
 
     @property
     def located(self) -> tuple[Any, str]:
-        """The file system, and the path on it."""
+        """The pyarrow file system, and the path on it."""
         system, root = _connect(self.url)
         return system, root + unquote(urlsplit(self.url).path).lstrip("/")
 
     def exists(self) -> bool:
-        """Return whether there is a file or a folder."""
+        """Return whether the path is a file or a folder."""
         return bool(self._info().type.value)
 
     def is_file(self) -> bool:
-        """Return whether there is a file."""
+        """Return whether the path is a file."""
         return bool(self._info().is_file)
 
     def is_dir(self) -> bool:
-        """Return whether there is a folder: on an object store, anything that begins so."""
+        """Return whether the path is a folder; on an object store, whether it is the prefix of an object."""
         return str(self._info().type.name) == "Directory"
 
     def _info(self) -> Any:
-        with self._named():
+        with self._with_url():
             system, path = self.located
             return system.get_file_info(path)
 
     def iterdir(self) -> Iterator[RemotePath]:
-        """Yield what is in the folder."""
+        """Yield the files and folders in the folder."""
         yield from self.glob("*")
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
-        """Yield what fits, sorted: a pattern a level, as in ``*/shard-*.parquet``."""
+        """Yield the matching paths, sorted; the pattern has one component per level, as in ``*/shard-*.parquet``."""
         from pyarrow.fs import FileSelector
 
         first, _, rest = pattern.partition("/")
-        with self._named():
+        with self._with_url():
             system, path = self.located
             found = system.get_file_info(FileSelector(path, allow_not_found=True))
         for info in sorted(found, key=lambda info: str(info.base_name)):
@@ -155,62 +155,58 @@ class RemotePath:
                 yield from (self / info.base_name).glob(rest)
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Make the folder where the file system has such a thing; an object store does without."""
+        """Create the folder, except on object stores, which have no folders."""
         system, path = self.located
         if system.type_name not in _PUT_IS_ATOMIC:
-            with self._named():
+            with self._with_url():
                 system.create_dir(path, recursive=True)
 
     def open(self, mode: str = "rb") -> Any:
-        """Open the file for reading."""
+        """Open the file for reading; `mode` must be ``"rb"``."""
         if mode != "rb":
             raise io.UnsupportedOperation(f"{self.url}: mode {mode!r} (accepted: rb)")
-        with self._named():
+        with self._with_url():
             system, path = self.located
             return system.open_input_file(path)
 
     def read_bytes(self) -> bytes:
-        """Return what is in the file.
-
-        Raises
-        ------
-        FileNotFoundError
-        """
-        with self._named(), self.open() as file:
+        """Return the content of the file; raises FileNotFoundError if there is none."""
+        with self._with_url(), self.open() as file:
             return bytes(file.read())
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Return what is in the file, as text."""
+        """Return the content of the file as text."""
         return self.read_bytes().decode(encoding, errors)
 
     def put(self, file: Path) -> None:
-        """Copy a local file here; it is there as a whole, or not at all.
+        """Copy a local file to this path atomically.
 
         Notes
         -----
-        pyarrow can end an upload but not give it up, and one that ends early leaves half a file under the name of the
-        whole. Ctrl-C and SIGTERM are raised in the main thread, so another one uploads, and is waited for.
+        pyarrow can complete an upload but not abort it, and an upload that is completed early leaves a truncated file
+        under the final name. Ctrl-C and SIGTERM raise an exception in the main thread, so the upload runs in another
+        thread, and is waited for.
         """
-        with self._named(), ThreadPoolExecutor(1, "mifsim-put") as uploader:
-            uploader.submit(int).result()  # so that its thread is there: one interrupted at its start is not waited for
+        with self._with_url(), ThreadPoolExecutor(1, "mifsim-put") as uploader:
+            uploader.submit(int).result()  # starts the thread: a thread interrupted while it starts is not waited for
             uploader.submit(self._upload, file).result()
 
     def _upload(self, file: Path) -> None:
         system, path = self.located
         folder, name = posixpath.split(path)
-        at_once = system.type_name in _PUT_IS_ATOMIC
-        target = path if at_once else f"{folder}/.{name}-{os.getpid()}.partial"
-        if not at_once:
+        is_atomic = system.type_name in _PUT_IS_ATOMIC
+        target = path if is_atomic else f"{folder}/.{name}-{os.getpid()}.partial"
+        if not is_atomic:
             system.create_dir(folder, recursive=True)
         with file.open("rb") as source, system.open_output_stream(target) as out:
             shutil.copyfileobj(source, out, CHUNK_BYTES)
-        if not at_once:
+        if not is_atomic:
             system.move(target, path)
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the file."""
         try:
-            with self._named():
+            with self._with_url():
                 system, path = self.located
                 system.delete_file(path)
         except FileNotFoundError:
@@ -218,8 +214,8 @@ class RemotePath:
                 raise
 
     @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        """Let an error of the file system say where it was."""
+    def _with_url(self) -> Iterator[None]:
+        """Add the URL to errors of the file system."""
         try:
             yield
         except FileNotFoundError as error:
@@ -231,11 +227,11 @@ class RemotePath:
 
 
 Folder: TypeAlias = Path | RemotePath
-"""Of a run or a recording, or a file in it."""
+"""The local or remote path of a run or a recording, or of a file in it."""
 
 
 def folder(text: str) -> Folder:
-    """Return the place that a user named: a path, or a URL.
+    """Return the local or remote path for a path or URL given as text.
 
     Raises
     ------
@@ -252,34 +248,34 @@ def folder(text: str) -> Folder:
     parts = urlsplit(text)
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost"):
-            raise RunError(f"{text}: file:// takes three slashes before an absolute path")
+            raise RunError(f"{text}: a file URL must be file:/// followed by an absolute path")
         return Path(unquote(parts.path))
     return RemotePath.parse(text)
 
 
-def matching(place: Folder, pattern: str) -> list[Folder]:
-    """Return what fits a pattern in a folder, sorted by name."""
-    found: list[Folder] = list(place.glob(pattern))
+def matching(path: Folder, pattern: str) -> list[Folder]:
+    """Return the paths in a folder that match a pattern, sorted by name."""
+    found: list[Folder] = list(path.glob(pattern))
     return sorted(found, key=str)
 
 
-def remove(place: Folder) -> None:
-    """Remove a folder and all that is in it, if it is there."""
-    if isinstance(place, Path):
-        shutil.rmtree(place, ignore_errors=True)
+def remove(path: Folder) -> None:
+    """Remove a folder with its content, if it exists."""
+    if isinstance(path, Path):
+        shutil.rmtree(path, ignore_errors=True)
         return
-    with contextlib.suppress(FileNotFoundError), place._named():
-        system, path = place.located
-        system.delete_dir(path)
+    with contextlib.suppress(FileNotFoundError), path._with_url():
+        system, located = path.located
+        system.delete_dir(located)
 
 
 @contextlib.contextmanager
-def uploaded(place: RemotePath) -> Iterator[Path]:
-    """Give a temporary local path, copied to `place` on success and removed in any case."""
+def uploaded(path: RemotePath) -> Iterator[Path]:
+    """Yield a temporary local path, which is uploaded to `path` on success and removed in any case."""
     with tempfile.TemporaryDirectory(prefix="mifsim-") as scratch:
-        temporary = Path(scratch) / place.name
+        temporary = Path(scratch) / path.name
         yield temporary
-        place.put(temporary)
+        path.put(temporary)
 
 
 @functools.lru_cache(maxsize=64)
@@ -291,11 +287,11 @@ def _file_system(base: str, query: str) -> tuple[Any, str]:
 
 
 def _connect(url: str) -> tuple[Any, str]:
-    """Return the file system behind a URL, the same for all paths of one bucket or server, and where it begins."""
+    """Return the file system of a URL, which all paths of a bucket or server share, and the path of its root."""
     parts = urlsplit(url)
     query = f"?{parts.query}" if parts.query else ""
     if parts.scheme == "s3" and "allow_delayed_open" not in query:
-        # A small file is then one request and not three: what cannot be opened is told when it is closed.
+        # A small file then takes one request instead of three; errors on opening are raised on closing.
         query += f"{'&' if query else '?'}allow_delayed_open=true"
     return _file_system(f"{parts.scheme}://{parts.netloc}", query)
 

@@ -1,6 +1,6 @@
-"""What every attacker, user, evasion, detector and data set must do, as pytest classes to inherit from.
+"""Conformance suites for attackers, users, evasions, detectors and data sets, as pytest classes.
 
-A plug-in outside this package inherits all the tests of its kind by supplying one fixture::
+A test class of a plug-in inherits a suite and supplies one fixture::
 
     import pytest
     from mifsim.testing import AttackerConformance
@@ -20,8 +20,8 @@ class                    fixture to supply
 `DataSetConformance`     ``data``: a `mifsim.data.DataSet`
 =======================  =========================================================
 
-Each class names further fixtures that may be supplied, such as ``changes``, for more checks. The small world that the
-clients are tested in is `mifsim.testing.worlds`; tests of a plug-in's results can use it too.
+The docstring of each class describes optional fixtures, such as ``changes``, which enable further tests. The suites run
+clients in the small worlds of `mifsim.testing.worlds`, which other tests of a plug-in can use too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ pytest.register_assert_rewrite(
     )
 )
 
-from mifsim.testing.clients import AttackerConformance, UserConformance  # noqa: E402 - once pytest rewrites asserts
+from mifsim.testing.clients import AttackerConformance, UserConformance  # noqa: E402 - after register_assert_rewrite
 from mifsim.testing.datasets import DataSetConformance  # noqa: E402
 from mifsim.testing.detectors import DetectorConformance  # noqa: E402
 from mifsim.testing.evasions import EvasionConformance  # noqa: E402

@@ -1,4 +1,4 @@
-"""What every attacker and every user must do, as classes to inherit from: supply the fixture `client`."""
+"""Conformance suites of attackers and users; a test class inherits one and supplies the fixture `client`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from mifsim.testing.worlds import StrictPool, assert_is_image, converse, small_w
 
 
 class ClientConformance(ConversationConformance):
-    """What `mifsim.clients.protocol` asks of attackers and users alike."""
+    """Requirements of `mifsim.clients.protocol` for both attackers and users."""
 
     @pytest.fixture
     def client(self) -> Client:
         """Return the client under test."""
-        raise NotImplementedError("supply the client under test")
+        raise NotImplementedError("override the fixture `client`: return the client under test")
 
     @pytest.fixture
     def runs(self, client: Client) -> Client:
-        """Return what is tested: the client."""
+        """Return the client as the object under test of `ConversationConformance`."""
         return client
 
     @pytest.fixture
     def target(self, client: Client) -> int | None:
-        """Return the class under attack."""
+        """Return the class under attack; None for users."""
         return 1 if isinstance(client, Attacker) else None
 
     def test_another_seed_another_stream(self, client: Client, world: World) -> None:
@@ -50,7 +50,7 @@ class ClientConformance(ConversationConformance):
             assert len(transcript.queries) >= refuse_at or transcript.ended
         else:
             assert transcript.ended
-            assert len(transcript.queries) <= refuse_at  # fewer where it was done before
+            assert len(transcript.queries) <= refuse_at  # fewer if it finished before the refusal
             assert transcript.queries
 
     def test_opens_no_session_unless_it_is_closed_loop(self, client: Client, world: World) -> None:
@@ -58,9 +58,9 @@ class ClientConformance(ConversationConformance):
             transcript = converse(client, world, np.random.default_rng(1), queries=self.queries, refuse_at=refuse_at)
             assert client.closed_loop or not any(query.new_session for query in transcript.queries)
 
-    def test_one_that_needs_the_label_reads_nothing_else(self, client: Client, world: World) -> None:
+    def test_ignores_confidences_if_it_needs_only_the_label(self, client: Client, world: World) -> None:
         if client.needs is not Knowledge.LABEL:
-            pytest.skip("needs more")
+            pytest.skip("the client needs more than the label")
         transcripts = [
             converse(client, world, np.random.default_rng(1), queries=60, knows=knows).digests
             for knows in (Knowledge.LABEL, Knowledge.CONFIDENCE)
@@ -68,7 +68,7 @@ class ClientConformance(ConversationConformance):
         assert transcripts[0] == transcripts[1]
 
     @pytest.mark.parametrize("shown", [Knowledge.TOP_K, Knowledge.LABEL])
-    def test_a_confidence_withheld_is_no_error(self, client: Client, world: World, shown: Knowledge) -> None:
+    def test_accepts_withheld_confidences(self, client: Client, world: World, shown: Knowledge) -> None:
         knows = min(shown, client.needs)
         transcript = converse(client, world, np.random.default_rng(1), queries=self.queries, knows=knows)
         for query in transcript.queries:
@@ -85,18 +85,18 @@ class ClientConformance(ConversationConformance):
         self, client: Client, target: int | None, changes: Mapping[str, Any]
     ) -> None:
         if not changes:
-            pytest.skip("the test class supplies no changes")
+            pytest.skip("the test class does not override the fixture `changes`")
         for name, value in changes.items():
             changed = with_value(client, name, value)
-            assert has_an_effect(client, changed, target, 5 * self.queries), f"{name} = {value!r} changes nothing"
+            assert has_an_effect(client, changed, target, 5 * self.queries), f"{name} = {value!r} has no effect"
 
 
 class AttackerConformance(ClientConformance):
-    """What every attacker must do; supply the fixture `client`.
+    """Conformance suite of attackers; supply the fixture `client`.
 
-    Supply the fixture ``changes`` too, a mapping from fields to other values, and each is tested for an effect on
-    what the client sends, holds or returns. Where an attacker needs more than `queries` queries to show what it does,
-    raise that.
+    The optional fixture `changes` maps fields to other values. The suite then tests that each of them has an effect on
+    the queries, guesses or result of the client. Increase the class attribute `queries` for an attacker that needs more
+    queries to show its behaviour.
     """
 
     def test_states_what_the_server_sees(self, client: Client) -> None:
@@ -119,7 +119,7 @@ class AttackerConformance(ClientConformance):
         with pytest.raises(ValueError, match=r"world\.target"):
             next(client.run(replace(world, target=None), np.random.default_rng(1)))
 
-    def test_holds_images_and_asks_for_gradients_of_its_target_alone(self, client: Client, world: World) -> None:
+    def test_guesses_are_images_and_gradients_are_of_its_target(self, client: Client, world: World) -> None:
         assert isinstance(client, Attacker)
         for target in range(world.classes):
             attack = replace(world, target=target)
@@ -130,13 +130,13 @@ class AttackerConformance(ClientConformance):
                 if query.guess is not None:
                     assert_is_image(query.guess, world.shape)
 
-    def test_is_marked_white_box_only_if_it_asks_for_gradients(self, client: Client, world: World) -> None:
+    def test_is_white_box_exactly_if_it_requests_gradients(self, client: Client, world: World) -> None:
         assert isinstance(client, Attacker)
         transcript = converse(client, world, np.random.default_rng(1), queries=self.queries)
         assert client.white_box == any(query.gradient_of is not None for query in transcript.queries)
 
     def test_expects_no_fewer_queries_than_it_makes(self, client: Client, target: int | None) -> None:
-        """It may make fewer: the small world has few auxiliary images."""
+        """An attacker may send fewer queries, because the small world has few auxiliary images."""
         expected = client.expected_queries
         if expected is None:
             return
@@ -145,14 +145,14 @@ class AttackerConformance(ClientConformance):
         limit = math.ceil(2 * expected) + 1
         world = small_world(*WORLDS["colour"], target)
         transcript = converse(client, world, np.random.default_rng(1), queries=limit)
-        assert len(transcript.queries) < limit, f"more than twice the {expected:g} expected"
+        assert len(transcript.queries) < limit, f"more than twice the expected number of queries, {expected:g}"
 
 
 class UserConformance(ClientConformance):
-    """What every honest user must do; supply the fixture `client`.
+    """Conformance suite of honest users; supply the fixture `client`.
 
-    Supply the fixture ``changes`` too, a mapping from fields to other values, and each is tested for an effect on
-    what the user sends.
+    The optional fixture `changes` maps fields to other values. The suite then tests that each of them has an effect on
+    the queries of the user.
     """
 
     def test_is_a_user(self, client: Client) -> None:
@@ -164,19 +164,19 @@ class UserConformance(ClientConformance):
         assert transcript.ended
         assert transcript.returned is None
 
-    def test_holds_no_guess_and_no_weights(self, client: Client, world: World) -> None:
+    def test_sends_no_guess_and_requests_no_gradient(self, client: Client, world: World) -> None:
         for query in converse(client, world, np.random.default_rng(1), queries=self.queries).queries:
             assert query.guess is None
             assert query.gradient_of is None
 
-    def test_sends_what_is_in_the_pool(self, client: Client, world: World) -> None:
+    def test_sends_images_of_the_pool(self, client: Client, world: World) -> None:
         other_pool = StrictPool.random(world.shape, world.classes, each=6, seed=99)
         stream = converse(client, world, np.random.default_rng(1), queries=self.queries).sent
         other = converse(client, replace(world, pool=other_pool), np.random.default_rng(1), queries=self.queries).sent
         assert not set(stream) & set(other)
 
     def test_expects_as_many_queries_as_it_makes(self, client: Client) -> None:
-        """On the average of 30 sessions, within a factor of 2; of 3 where these are as expected."""
+        """The mean of 30 sessions is within a factor of 2; 3 sessions suffice if all have the expected length."""
         expected = client.expected_queries
         if expected is None:
             return

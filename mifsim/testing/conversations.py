@@ -1,4 +1,4 @@
-"""What holds of every client, with evasions around it or without: how it converses with a server."""
+"""Tests that the conformance suites of clients and evasions share: the protocol between client and server."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ from mifsim.testing.worlds import (
 )
 
 WORLDS: dict[str, tuple[tuple[int, ...], int]] = {"grey": ((28, 28), 10), "colour": ((16, 16, 3), 4)}
-"""The shape of an image and the number of classes of each world that clients are tested in."""
+"""Worlds in which clients are tested: shape of an image, and number of classes."""
 
 
 class ConversationConformance:
-    """The tests that clients and evasions share; a subclass supplies the fixtures `runs` and `target`."""
+    """Tests shared by clients and evasions; a subclass supplies the fixtures `runs` and `target`."""
 
     queries: ClassVar[int] = 40
-    """Queries after which a session is stopped, in most tests; five times as many where a change is to be seen."""
+    """Number of queries after which most tests stop a session; tests of changed fields use five times as many."""
 
     @pytest.fixture
     def runs(self) -> Runs:
-        """Return what is tested."""
-        raise NotImplementedError("supply what is tested")
+        """Return the object under test, which starts clients."""
+        raise NotImplementedError("override the fixture `runs`: return the object under test")
 
     @pytest.fixture
     def target(self) -> int | None:
         """Return the class under attack; None for users."""
-        raise NotImplementedError("supply the class under attack, or None")
+        raise NotImplementedError("override the fixture `target`: return the class under attack, or None for users")
 
     @pytest.fixture
     def changes(self) -> Mapping[str, Any]:
-        """Return another value for each field that is to be tested for an effect; none unless supplied."""
+        """Return another value of each field that is tested for an effect; by default none."""
         return {}
 
     @pytest.fixture(params=WORLDS)
     def world(self, request: pytest.FixtureRequest, target: int | None) -> World:
-        """Return the world that it is tested in: once with grey images, once with coloured ones."""
+        """Return the world of the test: one with grey images, one with colour images."""
         shape, classes = WORLDS[request.param]
         return small_world(shape, classes, target)
 
@@ -67,13 +67,13 @@ class ConversationConformance:
         transcripts = []
         for unrelated in (1, 2):
             random.seed(unrelated)
-            np.random.seed(unrelated)  # noqa: NPY002 - the global generator is what must not matter
+            np.random.seed(unrelated)  # noqa: NPY002 - tests that the global generator has no influence
             transcripts.append(converse(runs, world, np.random.default_rng(7), queries=self.queries).digests)
         assert transcripts[0] == transcripts[1]
 
     def test_leaves_the_global_generators_alone(self, runs: Runs, world: World) -> None:
         random.seed(1)
-        np.random.seed(1)  # noqa: NPY002 - a state that no other test leaves
+        np.random.seed(1)  # noqa: NPY002 - a defined state, independent of other tests
         before = random.getstate(), _numpy_state()
         converse(runs, world, np.random.default_rng(7), queries=self.queries)
         assert (random.getstate(), _numpy_state()) == before
@@ -92,12 +92,12 @@ class ConversationConformance:
             assert query.guess is None or query.guess.tobytes() == reconstruction
 
     @pytest.mark.parametrize("answers", [0, 5])
-    def test_stopping_it_leaves_nothing_behind(self, runs: Runs, world: World, answers: int) -> None:
-        """A client is stopped where its budget is spent."""
+    def test_closing_it_releases_threads_and_images(self, runs: Runs, world: World, answers: int) -> None:
+        """The server closes a client whose budget is exhausted; it must then release threads and images."""
         model = SoftmaxLinear(world.shape, world.classes)
         needs = needs_of(runs)
         pool = StrictPool.random(world.shape, world.classes, each=6)
-        held = weakref.ref(pool)
+        reference = weakref.ref(pool)
         threads = threading.active_count()
         running = runs.run(replace(world, pool=pool), np.random.default_rng(1))
         query: Query | None = next(running)
@@ -111,20 +111,20 @@ class ConversationConformance:
         running.close()
         with pytest.raises(StopIteration):
             next(running)
-        assert threading.active_count() <= threads, "it left a thread that runs on"
+        assert threading.active_count() <= threads, "a thread of the client is still running after close()"
         del running, query, pool
-        if held() is not None:
+        if reference() is not None:
             gc.collect()
-        assert held() is None, "something holds on to the images that it was given"
+        assert reference() is None, "the client's image pool is still referenced after close()"
 
 
 def _numpy_state() -> tuple[object, ...]:
-    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - whether it is left alone is the question
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - tests that this state does not change
     return name, np.asarray(keys).tobytes(), *rest
 
 
 def has_an_effect(runs: Runs, changed: Runs, target: int | None, queries: int) -> bool:
-    """Return whether two clients behave differently in any of some sessions, a refused one among them."""
+    """Return whether two clients behave differently in at least one of several sessions, with or without a refusal."""
     shape, classes = WORLDS["grey"]
     for attacked in [None] if target is None else [target, *(k for k in range(classes) if k != target)]:
         world = small_world(shape, classes, attacked)

@@ -1,4 +1,4 @@
-"""What every data set must hold to, as a class to inherit from: supply the fixture `data`."""
+"""Conformance suite of data sets; a test class inherits it and supplies the fixture `data`."""
 
 from __future__ import annotations
 
@@ -13,39 +13,40 @@ import pytest
 
 from mifsim.data import SUBSETS, DataSet, ImagePool, Subset
 
-_AT_ONCE = 256
-"""Images that are read at a time where all are: a data set may be larger than memory."""
+_BATCH_SIZE = 256
+"""Number of images read at a time, because a data set may be larger than memory."""
 
 
 class DataSetConformance:
-    """What `mifsim.data.base` says of a data set; supply the fixture `data`, best a small one.
+    """Conformance suite of data sets (see `mifsim.data.base`); supply the fixture `data`, preferably a small one.
 
-    All images are read. Supply the fixture ``again`` too, the same data set loaded once more, to have it compared.
+    The tests read all images. The optional fixture `again` loads the same data set once more; the suite then tests that
+    both are equal.
     """
 
     images_differ: ClassVar[bool] = True
-    """Whether no image is in the source twice; False leaves out that subsets share none."""
+    """Whether all images of the source are different; False skips the test that subsets share no image."""
 
     @pytest.fixture
     def data(self) -> DataSet:
         """Return the data set under test."""
-        raise NotImplementedError("supply the data set under test")
+        raise NotImplementedError("override the fixture `data`: return the data set under test")
 
     @pytest.fixture
     def again(self, data: DataSet) -> DataSet | None:
-        """Return the same data set, loaded once more; None unless supplied."""
+        """Return the same data set, loaded once more; by default None."""
         return None
 
     @pytest.fixture(params=SUBSETS)
     def pool(self, request: pytest.FixtureRequest, data: DataSet) -> ImagePool:
-        """Return one subset after the other."""
+        """Return each subset of the data set in turn."""
         subset: Subset = request.param
         return data.subset(subset)
 
     def test_has_the_four_subsets(self, data: DataSet) -> None:
         assert set(data.subsets) == set(SUBSETS)
 
-    def test_says_what_it_is(self, data: DataSet) -> None:
+    def test_describes_itself(self, data: DataSet) -> None:
         assert data.name
         assert data.note
         assert data.fingerprint
@@ -80,10 +81,10 @@ class DataSetConformance:
             assert image.dtype == np.float32
             np.testing.assert_array_equal(image, row)
 
-    def test_no_images_are_an_empty_array(self, data: DataSet, pool: ImagePool) -> None:
-        nothing = pool.images([])
-        assert nothing.shape == (0, *data.shape)
-        assert nothing.dtype == np.float32
+    def test_an_empty_selection_is_an_empty_array(self, data: DataSet, pool: ImagePool) -> None:
+        empty = pool.images([])
+        assert empty.shape == (0, *data.shape)
+        assert empty.dtype == np.float32
 
     def test_reading_twice_gives_the_same(self, pool: ImagePool) -> None:
         np.testing.assert_array_equal(pool.image(0), pool.image(0))
@@ -99,14 +100,14 @@ class DataSetConformance:
 
     def test_subsets_share_no_image(self, data: DataSet) -> None:
         if not self.images_differ:
-            pytest.skip("the source holds images more than once")
+            pytest.skip("images_differ is False: the source contains some images more than once")
         seen = {subset: _digests(data.subset(subset)) for subset in SUBSETS}
         for one, other in itertools.combinations(SUBSETS, 2):
             assert not seen[one] & seen[other], f"the {one} and {other} subsets share images"
 
-    def test_loaded_again_it_is_the_same(self, data: DataSet, again: DataSet | None) -> None:
+    def test_loading_again_gives_the_same(self, data: DataSet, again: DataSet | None) -> None:
         if again is None:
-            pytest.skip("the test class supplies no second loading")
+            pytest.skip("the test class does not override the fixture `again`")
         assert again.fingerprint == data.fingerprint
         assert (again.name, again.shape, again.class_names) == (data.name, data.shape, data.class_names)
         for subset in SUBSETS:
@@ -116,8 +117,8 @@ class DataSetConformance:
 
 
 def _batches(pool: ImagePool) -> Iterator[npt.NDArray[np.float32]]:
-    for start in range(0, len(pool), _AT_ONCE):
-        yield pool.images(np.arange(start, min(start + _AT_ONCE, len(pool))))
+    for start in range(0, len(pool), _BATCH_SIZE):
+        yield pool.images(np.arange(start, min(start + _BATCH_SIZE, len(pool))))
 
 
 def _digests(pool: ImagePool) -> set[bytes]:

@@ -1,4 +1,4 @@
-"""The conformance suite of detectors: a kind inherits it by supplying one configuration."""
+"""Conformance suite of detectors; a test class inherits it and supplies the fixture `config`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mifsim.defense import KINDS, DetectorConfig, InvalidImage, ModelAnswer, RecordedSessions, Verdict, View
-from mifsim.defense.config import definition_problem
-from mifsim.defense.kinds import columns_of, load_config, read_cells, read_config, recorder_of
+from mifsim.defense.kinds import columns_of, definition_problem, load_config, read_cells, read_config, recorder_of
 from mifsim.defense.recording import frozen
 from mifsim.defense.space import SearchSpace
 
@@ -26,15 +25,16 @@ _HYPOTHESIS = settings(max_examples=40, deadline=None, suppress_health_check=lis
 
 
 class DetectorConformance:
-    """What every kind of detector must do; override the fixture `config`, and `shape` where 12x12 is too small.
+    """Conformance suite of a kind of detector; supply the fixture `config`.
 
-    The configuration should block some of the streams and not others: a quota of 5, say.
+    The configuration should block some streams of the suite but not all, such as a quota of 5 queries. Override the
+    fixture `shape` if images of 12x12 pixels are too small.
     """
 
     @pytest.fixture
     def config(self) -> DetectorConfig:
         """Return the configuration under test."""
-        raise NotImplementedError("override the fixture config")
+        raise NotImplementedError("override the fixture `config`: return the configuration under test")
 
     @pytest.fixture
     def shape(self) -> tuple[int, ...]:
@@ -43,18 +43,18 @@ class DetectorConformance:
 
     @pytest.fixture
     def pool(self, shape: tuple[int, ...]) -> list[npt.NDArray[np.float32]]:
-        """Return images that streams are drawn from: some alike, some not, among them constant ones."""
+        """Return the images of the streams: similar, different and constant ones."""
         return image_pool(shape)
 
-    # What a kind says of itself.
+    # Definition of the kind.
 
     def test_it_is_registered_under_its_own_name(self, config: DetectorConfig) -> None:
-        """The registry knows it, and finds nothing wrong with its definition."""
+        """The registry contains the kind, and its definition is valid."""
         assert KINDS.load(config.kind) is type(config)
         assert definition_problem(config.kind, type(config)) == ""
 
     def test_a_configuration_survives_writing_and_reading(self, config: DetectorConfig, tmp_path: Path) -> None:
-        """As a table, as the cells of a Parquet row, and as a file."""
+        """It is equal after a round trip through a table, the cells of a Parquet row, and a file."""
         assert read_config(config.to_dict()) == config
         assert read_config(json.loads(json.dumps(config.to_dict()))) == config
         assert read_cells(**{k: config.to_cells()[k] for k in ("kind", "config")}) == config
@@ -62,14 +62,14 @@ class DetectorConformance:
         assert load_config(tmp_path / "filter.toml") == config
 
     def test_equal_configurations_are_equal_and_hash_alike(self, config: DetectorConfig) -> None:
-        """A search looks configurations up."""
+        """A search uses configurations as keys."""
         assert replace(config) == config
         assert hash(replace(config)) == hash(config)
 
-    def test_the_search_space_holds_its_corners_and_points(self, config: DetectorConfig) -> None:
-        """Where there is anything to search."""
+    def test_the_search_space_contains_its_corners_and_points(self, config: DetectorConfig) -> None:
+        """Corners are within the bounds and are equal after conversion to a point and back."""
         if not config.params:
-            pytest.skip("no parameters")
+            pytest.skip("the kind has no parameters to search")
         space = SearchSpace.parse(config.kind, {})
         for corner in space.corners():
             assert space.contains(corner)
@@ -78,17 +78,17 @@ class DetectorConformance:
                 n: getattr(again, n) for n in config.params
             }
 
-    # What a detector does.
+    # Behaviour of a detector.
 
-    def test_it_starts_with_nothing(self, config: DetectorConfig) -> None:
-        """A new state has seen nothing and blocks nobody."""
+    def test_it_starts_in_its_initial_state(self, config: DetectorConfig) -> None:
+        """The initial count is 0, and the client is not blocked."""
         detector = config.detector()
         assert detector.count == 0
         assert not detector.blocked
         assert detector.limit > 0
 
-    def test_a_bad_image_is_refused_and_forgotten(self, config: DetectorConfig, pool: Images) -> None:
-        """The state is as it was, and what follows is judged as if the image had not come."""
+    def test_an_invalid_image_does_not_change_the_state(self, config: DetectorConfig, pool: Images) -> None:
+        """An invalid image does not change the state or any later verdict."""
         detector, other = config.detector(), config.detector()
         for image in pool[:4]:
             before = comparable(detector.state_dict())
@@ -101,8 +101,8 @@ class DetectorConformance:
                     assert comparable(detector.state_dict()) == before
             assert judged(detector, [image]) == judged(other, [image])
 
-    def test_a_blocked_one_stays_blocked(self, config: DetectorConfig, pool: Images) -> None:
-        """It says UNSAFE for ever, whatever it is shown, and stores nothing more."""
+    def test_a_blocked_detector_stays_blocked(self, config: DetectorConfig, pool: Images) -> None:
+        """After a block, every verdict is UNSAFE, even for invalid images, and the state does not change."""
         detector = config.detector()
         for image in [pool[0]] * 400 + list(pool) * 8:
             if detector.check(image) is Verdict.UNSAFE:
@@ -115,10 +115,8 @@ class DetectorConformance:
             assert detector.check(image) is Verdict.UNSAFE
         assert comparable(detector.state_dict()) == before
 
-    def test_what_a_client_does_with_its_array_afterwards_changes_nothing(
-        self, config: DetectorConfig, pool: Images
-    ) -> None:
-        """A detector keeps copies."""
+    def test_later_changes_to_the_clients_array_have_no_effect(self, config: DetectorConfig, pool: Images) -> None:
+        """A detector stores copies of images, not the client's arrays."""
         detector, other = config.detector(), config.detector()
         for image in [*pool, *pool]:
             sent = np.array(image)
@@ -126,8 +124,8 @@ class DetectorConformance:
             sent[:] = 0
             assert verdict is other.check(image)
 
-    def test_states_do_not_share_anything(self, config: DetectorConfig, pool: Images) -> None:
-        """Two sessions side by side are judged as each alone."""
+    def test_detectors_do_not_share_state(self, config: DetectorConfig, pool: Images) -> None:
+        """Two interleaved sessions get the same verdicts as each of them alone."""
         first, second = list(pool) * 3, list(reversed(pool)) * 3
         alone = judged(config.detector(), first), judged(config.detector(), second)
         one, other = config.detector(), config.detector()
@@ -137,8 +135,8 @@ class DetectorConformance:
             mixed[1].extend(judged(other, [image_of_second]))
         assert mixed == alone
 
-    def test_a_state_goes_on_elsewhere(self, config: DetectorConfig, pool: Images) -> None:
-        """Restored at any point, a detector judges what follows as it would have."""
+    def test_a_restored_state_continues_identically(self, config: DetectorConfig, pool: Images) -> None:
+        """A detector restored at any point returns the same later verdicts as the original."""
 
         @_HYPOTHESIS
         @given(order=st.lists(st.integers(0, len(pool) - 1), max_size=25), cut=st.integers(0, 25))
@@ -152,41 +150,41 @@ class DetectorConformance:
 
         check()
 
-    def test_a_state_of_something_else_is_refused(self, config: DetectorConfig) -> None:
-        """What is not a state raises ValueError."""
+    def test_an_invalid_state_is_refused(self, config: DetectorConfig) -> None:
+        """An invalid state raises an error."""
         with pytest.raises((ValueError, KeyError, TypeError)):
             config.restore({"nonsense": 1})
 
-    # What a search relies on.
+    # Requirements of a search.
 
     def test_replay_equals_live_query_by_query(self, config: DetectorConfig, pool: Images) -> None:
-        """From what its recorder keeps, the very query of the block follows: for a session and all its beginnings."""
+        """The replay of a recording finds the same query of the block as a live session, for all its prefixes."""
         if not config.replayable():
-            pytest.skip("no replay: it runs live in every trial")
+            pytest.skip("the kind has no replay: it runs live in every trial")
         bad = bad_images(np.asarray(pool[0]))
 
         @_HYPOTHESIS
         @given(order=st.lists(st.integers(0, len(pool)), max_size=30))
         def check(order: list[int]) -> None:
             stream = [bad[i % len(bad)] if j == len(pool) else pool[j] for i, j in enumerate(order)]
-            beginnings = [stream[:end] for end in range(len(stream) + 1)]
-            found = config.replay(record_streams(config, beginnings))
-            assert found.blocked_at.tolist() == [blocked_at(config, beginning) for beginning in beginnings]
+            prefixes = [stream[:end] for end in range(len(stream) + 1)]
+            found = config.replay(record_streams(config, prefixes))
+            assert found.blocked_at.tolist() == [blocked_at(config, prefix) for prefix in prefixes]
             assert found.blocked_at.dtype == np.int64
             assert ((found.nearness >= 0) & (found.nearness <= 1)).all()
 
         check()
 
-    def test_replay_does_not_depend_on_which_sessions_are_beside(self, config: DetectorConfig, pool: Images) -> None:
-        """Each session's outcome is its own."""
+    def test_replay_does_not_depend_on_other_sessions(self, config: DetectorConfig, pool: Images) -> None:
+        """The outcome of a session does not depend on the other sessions of the recording."""
         if not config.replayable():
-            pytest.skip("no replay")
+            pytest.skip("the kind has no replay")
         streams = [list(pool), [pool[0]] * 12, [], list(pool) * 3]
         together = config.replay(record_streams(config, streams)).blocked_at.tolist()
         assert together == [int(config.replay(record_streams(config, [stream])).blocked_at[0]) for stream in streams]
 
     def test_stricter_blocks_no_later_and_conservative_no_earlier(self, config: DetectorConfig, pool: Images) -> None:
-        """What the parameters say of their direction is true on the suite's streams."""
+        """The strictness of the parameters is correct on the streams of the suite."""
         never = 10**9
         for stream in (list(pool) * 3, [pool[0], pool[1]] * 20, [pool[0]] * 40):
             at = blocked_at(config, stream) or never
@@ -195,10 +193,10 @@ class DetectorConformance:
             for copy in config.conservative((1.25, 3.0)):
                 assert (blocked_at(copy, stream) or never) >= at
 
-    # What every kind inherits.
+    # Behaviour that every kind inherits.
 
-    def test_a_view_is_what_it_compares(self, config: DetectorConfig, shape: tuple[int, ...], pool: Images) -> None:
-        """With a view, it judges as it would judge the reduced images; so does its replay."""
+    def test_it_compares_views(self, config: DetectorConfig, shape: tuple[int, ...], pool: Images) -> None:
+        """With a view, the verdicts, live and in replay, are those for the reduced images."""
         view = View((max(1, shape[0] - 1), max(1, shape[1] - 1)), "grey")
         viewed = replace(config, view=view)
         for stream in (list(pool) * 3, [pool[0]] * 20):
@@ -212,8 +210,8 @@ class DetectorConformance:
         moved = viewed.restore(detector.state_dict())
         assert judged(moved, list(pool)) == judged(detector, list(pool))
 
-    def test_scope_changes_whose_state_it_is_and_nothing_else(self, config: DetectorConfig, pool: Images) -> None:
-        """A detector of scope client judges a session as one of scope session does."""
+    def test_scope_does_not_change_verdicts_within_a_session(self, config: DetectorConfig, pool: Images) -> None:
+        """Detectors of both scopes return the same verdicts for one session."""
         streams = (list(pool) * 3, [pool[0]] * 20)
         for stream in streams:
             verdicts = [judged(replace(config, scope=scope).detector(), stream) for scope in ("session", "client")]
@@ -221,7 +219,7 @@ class DetectorConformance:
 
 
 def image_pool(shape: tuple[int, ...], seed: int = 0) -> list[npt.NDArray[np.float32]]:
-    """Return a dozen images of a shape: random ones, near copies of them, and constant ones."""
+    """Return 12 images of a shape: random ones, copies of them with noise or less contrast, and constant ones."""
     rng = np.random.default_rng(seed)
     base = [rng.random(shape, dtype=np.float32) for _ in range(4)]
     near = [np.clip(image + np.float32(1e-3) * rng.standard_normal(shape, np.float32), 0, 1) for image in base]
@@ -230,26 +228,32 @@ def image_pool(shape: tuple[int, ...], seed: int = 0) -> list[npt.NDArray[np.flo
 
 
 def bad_images(good: npt.NDArray[np.float32]) -> list[Any]:
-    """Return what is not an image that a session of images like `good` can take."""
+    """Return values that are invalid in a session whose images are like `good`."""
     found: list[Any] = [None, "image", good.tolist(), np.zeros(0), np.zeros((0, 0)), good.astype(np.int64)]
     for value in (np.nan, np.inf, -0.1, 1.1):
-        spoilt = good.copy()
-        spoilt.flat[0] = value
-        found.append(spoilt)
+        invalid = good.copy()
+        invalid.flat[0] = value
+        found.append(invalid)
     found.append(np.ma.masked_array(good, mask=np.zeros_like(good, dtype=bool)))
     return found
 
 
 def answer_to(image: Any) -> ModelAnswer:
-    """Return what a stand-in for a model answers: three classes, by the image's mean."""
-    level = float(np.mean(np.asarray(image, dtype=np.float64)))
-    shares = np.array([level, 1 - level, 0.5], dtype=np.float32)
-    shares /= shares.sum()
-    return ModelAnswer(int(shares.argmax()), shares)
+    """Return the answer of a substitute for a model: confidences of three classes, computed from the mean."""
+    mean = float(np.mean(np.asarray(image, dtype=np.float64)))
+    confidence = np.array([mean, 1 - mean, 0.5], dtype=np.float32)
+    confidence /= confidence.sum()
+    return ModelAnswer(int(confidence.argmax()), confidence)
 
 
 def judged(detector: Any, stream: Images) -> list[str]:
-    """Show a detector a stream, with the model's answers to what is safe; return the verdicts."""
+    """Run a detector on a stream, with the model's answers to safe images, and return the verdicts.
+
+    Returns
+    -------
+    list of str
+        ``"SAFE"``, ``"UNSAFE"`` or ``"invalid"`` for each image.
+    """
     found = []
     for image in stream:
         try:
@@ -264,13 +268,13 @@ def judged(detector: Any, stream: Images) -> list[str]:
 
 
 def blocked_at(config: DetectorConfig, stream: Images) -> int:
-    """Return the query, counted from 1, at which a new detector blocks a stream; 0 for never."""
+    """Return the number of the query, from 1, at which a new detector blocks a stream; 0 if it never does."""
     verdicts = judged(config.detector(), stream)
     return verdicts.index("UNSAFE") + 1 if "UNSAFE" in verdicts else 0
 
 
 def record_streams(config: DetectorConfig, streams: Sequence[Images]) -> RecordedSessions:
-    """Record streams as sessions, with what a configuration needs to be replayed."""
+    """Record streams as sessions for the replay of a configuration."""
     spec = config.recording_spec()
     columns = columns_of(spec)
     rows: dict[str, list[Any]] = {name: [] for name in columns}
@@ -307,7 +311,7 @@ def record_streams(config: DetectorConfig, streams: Sequence[Images]) -> Recorde
 
 
 def comparable(state: Any) -> Any:
-    """Return a state in a form that can be compared: arrays become bytes."""
+    """Convert a state to a form that supports ``==``: arrays become tuples of shape, dtype and bytes."""
     if isinstance(state, dict):
         return {key: comparable(value) for key, value in state.items()}
     if isinstance(state, (list, tuple)):

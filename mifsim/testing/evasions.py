@@ -1,4 +1,4 @@
-"""What every evasion must do, as a class to inherit from: supply the fixture `evasion`."""
+"""Conformance suite of evasions; a test class inherits it and supplies the fixture `evasion`."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from mifsim.testing.conversations import ConversationConformance, has_an_effect
 from mifsim.testing.fields import assert_fields_are_documented, assert_survives_files_and_processes, with_value
 from mifsim.testing.worlds import Runs, assert_is_image, converse
 
-_ENDLESS = 10**5
-"""Queries that no test reaches: what it runs comes to its end before."""
+_UNLIMITED = 10**5
+"""A number of queries that no client of these tests reaches."""
 
 
 @dataclass(frozen=True)
 class Evaded:
-    """An attack with evasions around it, as a population of a study runs it.
+    """An attack wrapped in evasions, as in a population of a study.
 
     Attributes
     ----------
     client : Runs
         The attack: an `Attacker`, or `DrawnImages`.
     evasions : tuple of Evasion
-        The first is nearest to the attack.
+        From the innermost to the outermost.
     """
 
     client: Runs
@@ -39,7 +39,7 @@ class Evaded:
 
     @property
     def closed_loop(self) -> bool:
-        """Whether the attack or an evasion is."""
+        """Whether the attack or one of the evasions is closed-loop."""
         return getattr(self.client, "closed_loop", False) or any(evasion.closed_loop for evasion in self.evasions)
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
@@ -52,16 +52,16 @@ class Evaded:
 
 @dataclass
 class DrawnImages:
-    """An attack whose images are drawn at random, whatever the answers, and that remembers what it did.
+    """An attack that sends random images, independent of the answers, and records them.
 
     Attributes
     ----------
     queries : int
-        After so many it returns the last image.
+        Number of queries, after which it returns the last image.
     drawn : list of list of bytes
-        The images of each attack that was started.
+        Images of each attack that was started.
     over : int
-        How many of these have come to their end, or were stopped.
+        Number of these attacks that have finished or were stopped.
     """
 
     queries: int
@@ -70,7 +70,7 @@ class DrawnImages:
     over: int = 0
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start one attack."""
+        """Start one attack, and record its images."""
         drawn: list[bytes] = []
         self.drawn.append(drawn)
         image: Image = np.zeros(world.shape, np.float32)
@@ -86,30 +86,30 @@ class DrawnImages:
 
 
 class EvasionConformance(ConversationConformance):
-    """What every evasion must do; supply the fixture `evasion`.
+    """Conformance suite of evasions; supply the fixture `evasion`.
 
-    Supply the fixture ``changes`` too, a mapping from fields to other values, and each is tested for an effect on
-    what is sent. ``attack`` and ``evasions`` say what the evasion stands around.
+    The optional fixture `changes` maps fields to other values. The suite then tests that each of them has an effect on
+    the queries. The optional fixtures `attack` and `evasions` replace the wrapped attack and all its evasions.
     """
 
     @pytest.fixture
     def evasion(self) -> Evasion:
         """Return the evasion under test."""
-        raise NotImplementedError("supply the evasion under test")
+        raise NotImplementedError("override the fixture `evasion`: return the evasion under test")
 
     @pytest.fixture
     def evasions(self, evasion: Evasion) -> tuple[Evasion, ...]:
-        """Return what stands around the attack, the nearest to it first: the evasion, unless supplied."""
+        """Return the evasions of the attack, from the innermost to the outermost; by default the one under test."""
         return (evasion,)
 
     @pytest.fixture
     def attack(self) -> Attacker:
-        """Return the attack inside: one that goes on for ever, and draws random numbers for every query."""
+        """Return the wrapped attack; the default one never finishes, and draws random numbers for every query."""
         return MIFace(beta=0, gamma=0.0, noise=0.02)
 
     @pytest.fixture
     def runs(self, attack: Attacker, evasions: tuple[Evasion, ...]) -> Evaded:
-        """Return what is tested: the attack with its evasions."""
+        """Return the attack with its evasions as the object under test of `ConversationConformance`."""
         return Evaded(attack, evasions)
 
     @pytest.fixture
@@ -117,11 +117,11 @@ class EvasionConformance(ConversationConformance):
         """Return the class under attack."""
         return 1
 
-    def test_goes_on_and_tells_what_the_attack_holds(self, runs: Evaded, world: World) -> None:
+    def test_continues_and_passes_on_the_guess(self, runs: Evaded, world: World) -> None:
         transcript = converse(runs, world, np.random.default_rng(1), queries=self.queries)
         assert len(transcript.queries) == self.queries
         for query in transcript.queries:
-            assert query.guess is not None, "the image that is sent is not what the attacker holds"
+            assert query.guess is not None, "the query has no guess; the sent image is not the attack's reconstruction"
             assert_is_image(query.guess, world.shape)
 
     def test_another_seed_another_stream(self, runs: Evaded, world: World) -> None:
@@ -138,34 +138,34 @@ class EvasionConformance(ConversationConformance):
             assert_is_image(transcript.returned, world.shape)
         assert not any(query.new_session for query in transcript.queries) or runs.closed_loop
 
-    def test_the_attack_inside_draws_what_it_draws_alone(self, evasions: tuple[Evasion, ...], world: World) -> None:
+    def test_the_attack_draws_what_it_draws_alone(self, evasions: tuple[Evasion, ...], world: World) -> None:
         alone, inside = DrawnImages(12), DrawnImages(12)
         converse(alone, world, np.random.default_rng(3))
-        converse(Evaded(inside, evasions), world, np.random.default_rng(3), queries=_ENDLESS)
+        converse(Evaded(inside, evasions), world, np.random.default_rng(3), queries=_UNLIMITED)
         assert alone.drawn[0] in inside.drawn
 
     def test_returns_what_the_attack_returns(self, evasions: tuple[Evasion, ...], world: World) -> None:
         alone = converse(DrawnImages(12), world, np.random.default_rng(3)).returned
-        evaded = converse(Evaded(DrawnImages(12), evasions), world, np.random.default_rng(3), queries=_ENDLESS)
+        evaded = converse(Evaded(DrawnImages(12), evasions), world, np.random.default_rng(3), queries=_UNLIMITED)
         assert evaded.ended
         assert evaded.returned is not None
         assert alone is not None
         np.testing.assert_array_equal(evaded.returned, alone)
 
-    def test_stops_the_attack_when_it_is_stopped(self, evasions: tuple[Evasion, ...], world: World) -> None:
+    def test_closes_the_attack_when_it_is_closed(self, evasions: tuple[Evasion, ...], world: World) -> None:
         inside = DrawnImages(12)
         running = Evaded(inside, evasions).run(world, np.random.default_rng(3))
         next(running)
         running.close()
         assert inside.over == len(inside.drawn) >= 1
 
-    def test_costs_as_many_queries_as_it_says(self, evasion: Evasion, world: World) -> None:
-        """For 30 queries of the attack, within a factor of 1.5, and the queries before it begins."""
+    def test_costs_as_many_queries_as_stated(self, evasion: Evasion, world: World) -> None:
+        """The cost of 30 queries is within a factor of 1.5, not counting the queries before the attack starts."""
         assert math.isfinite(evasion.cost)
         assert evasion.cost > 0
         assert evasion.entry >= 0
         evaded = Evaded(DrawnImages(30), (evasion,))
-        sent = len(converse(evaded, world, np.random.default_rng(3), queries=_ENDLESS).queries)
+        sent = len(converse(evaded, world, np.random.default_rng(3), queries=_UNLIMITED).queries)
         assert 30 * evasion.cost / 1.5 <= sent <= 1.5 * 30 * evasion.cost + evasion.cost + evasion.entry
 
     def test_every_field_is_documented(self, evasion: Evasion) -> None:
@@ -181,10 +181,10 @@ class EvasionConformance(ConversationConformance):
         self, attack: Attacker, evasion: Evasion, target: int, changes: Mapping[str, Any]
     ) -> None:
         if not changes:
-            pytest.skip("the test class supplies no changes")
+            pytest.skip("the test class does not override the fixture `changes`")
         for name, value in changes.items():
             changed = Evaded(attack, (with_value(evasion, name, value),))
             queries = 5 * self.queries + evasion.entry
             assert has_an_effect(Evaded(attack, (evasion,)), changed, target, queries), (
-                f"{name} = {value!r} changes nothing"
+                f"{name} = {value!r} has no effect"
             )

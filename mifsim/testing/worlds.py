@@ -1,4 +1,4 @@
-"""A small world to test clients in: random images, a linear softmax model, and a server of one session."""
+"""Small test environments for clients: random images, a linear softmax model, and a server for one session."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from mifsim.clients import Answer, ClientGenerator, Image, Knowledge, Query, Ref
 
 
 class StrictPool:
-    """Gives what the protocol promises and no more: no negative index, nothing that can be written to.
+    """An image pool that accepts only what the protocol allows: no negative indices, and read-only arrays.
 
     Parameters
     ----------
     images : ndarray of float32, shape (n, H, W) or (n, H, W, 3)
+        In [0, 1]; becomes read-only.
     labels : ndarray of int64, shape (n,)
+        Class of each image; becomes read-only.
     """
 
     def __init__(self, images: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> None:
@@ -31,7 +33,7 @@ class StrictPool:
 
     @classmethod
     def random(cls, shape: tuple[int, ...], classes: int, each: int, seed: int = 0) -> StrictPool:
-        """Return a pool of uniform noise, with `each` images of every class."""
+        """Return a pool of images of uniform noise, with `each` images per class."""
         images = np.random.default_rng(seed).random((classes * each, *shape), np.float32)
         return cls(images, np.tile(np.arange(classes), each))
 
@@ -39,19 +41,29 @@ class StrictPool:
         return len(self.labels)
 
     def image(self, index: int) -> Image:
-        """Return one image; an index out of range is an error, and so is a negative one."""
-        assert 0 <= index < len(self), f"index {index} into a pool of {len(self)}"
+        """Return one image; raise `AssertionError` for a negative index or one out of range."""
+        assert 0 <= index < len(self), f"index = {index}: expected 0 to {len(self) - 1}"
         image: Image = self._images[index]
         return image
 
     def index_of(self, image: Image) -> int:
-        """Return which image of the pool this is, pixel for pixel; -1 where it is none of them."""
+        """Return the index of the image in the pool with the same pixels; -1 if there is none."""
         (hits,) = np.nonzero((self._images == image).reshape(len(self), -1).all(axis=1))
         return int(hits[0]) if len(hits) else -1
 
 
 class SoftmaxLinear:
-    """f(x) = softmax(W x + b), whose gradient is known: df_t/dx = f_t (W_t − sum_k f_k W_k)."""
+    """A linear model f(x) = softmax(W x + b) with the gradient df_t/dx = f_t (W_t − sum_k f_k W_k).
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of an image.
+    classes : int
+        Number of classes.
+    seed : int
+        Seed of the random W and b.
+    """
 
     def __init__(self, shape: tuple[int, ...], classes: int, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -59,20 +71,20 @@ class SoftmaxLinear:
         self.bias = rng.normal(0, 1, classes)
 
     def confidence(self, image: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """Return the confidences of an image, shape (classes,)."""
+        """Return the confidence of each class, in [0, 1], shape (classes,)."""
         logits = np.tensordot(self.weights, image, image.ndim) + self.bias
         powers = np.exp(logits - logits.max())
         confidence: npt.NDArray[np.float64] = powers / powers.sum()
         return confidence
 
     def gradient(self, image: npt.NDArray[np.floating], label: int) -> npt.NDArray[np.float64]:
-        """Return the gradient of one class's confidence, of the image's shape."""
+        """Return the gradient of the confidence of one class, with the shape of the image."""
         f = self.confidence(image)
         gradient: npt.NDArray[np.float64] = f[label] * (self.weights[label] - np.tensordot(f, self.weights, 1))
         return gradient
 
     def answer(self, query: Query, knowledge: Knowledge) -> Answer:
-        """Answer with no more than `knowledge`; nothing in the answer can be written to."""
+        """Return the answer to a query, restricted to `knowledge`, with read-only arrays."""
         f = self.confidence(query.image).astype(np.float32)
         label = int(f.argmax())
         confidence: npt.NDArray[np.float32] | None = f
@@ -92,23 +104,26 @@ class SoftmaxLinear:
 def small_world(
     shape: tuple[int, ...] = (28, 28), classes: int = 10, target: int | None = None, seed: int = 0
 ) -> World:
-    """Return a world of six random images a class."""
+    """Return a world with six random images per class."""
     return World(shape, classes, StrictPool.random(shape, classes, each=6, seed=seed), target)
 
 
 @dataclass
 class Transcript:
-    """One session as it went.
+    """Record of one session.
 
     Attributes
     ----------
     queries : list of Query
-    sent, reconstruction : list of bytes
-        Copies of the images, and of the guesses (None where there was none), made when the queries came.
+        Queries of the client.
+    sent : list of bytes
+        Copies of the submitted images, made when the queries arrived.
+    reconstruction : list of bytes or None
+        Copies of the guesses, made at the same time; None for a query without a guess.
     ended : bool
-        Whether the client returned; it did not where the number of queries was limited.
+        Whether the client returned; False if it was stopped at the limit of queries.
     returned : Image or None
-        What it returned.
+        The client's return value.
     """
 
     queries: list[Query] = field(default_factory=list, repr=False)
@@ -119,10 +134,10 @@ class Transcript:
 
     @property
     def digests(self) -> list[str]:
-        """A line for each query, and one for the end: equal where the client did the same, bit by bit."""
+        """One line per query and one for the end; equal for sessions in which clients behave identically."""
         lines = [
-            f"{_digest(sent)} {_digest(held)} {query.gradient_of} {query.new_session}"
-            for query, sent, held in zip(self.queries, self.sent, self.reconstruction, strict=True)
+            f"{_digest(sent)} {_digest(guess)} {query.gradient_of} {query.new_session}"
+            for query, sent, guess in zip(self.queries, self.sent, self.reconstruction, strict=True)
         ]
         returned = None if self.returned is None else self.returned.tobytes()
         return [*lines, f"returned {_digest(returned)}" if self.ended else "stopped"]
@@ -133,14 +148,14 @@ def _digest(content: bytes | None) -> str:
 
 
 class Runs(Protocol):
-    """A client, or what starts clients: a population of a study, or an attack with evasions around it."""
+    """Interface of a client, and of objects that start clients: a population, or an attack wrapped in evasions."""
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one session."""
 
 
 def needs_of(client: Runs) -> Knowledge:
-    """Return what a client needs to know, or what the clients need that are started by something else."""
+    """Return the knowledge that a client needs, or that the clients started by another object need."""
     inner: Any = getattr(client, "client", client)
     needs: Knowledge = inner.needs
     return needs
@@ -163,11 +178,11 @@ def converse(
     world : World
     rng : Generator
     queries : int
-        After so many the client is stopped.
+        Number of queries after which the client is stopped.
     refuse_at : int or None
-        Number of the query, from 1, that is refused.
+        Number of the query, from 1, that is refused; None for no refusal.
     knows : Knowledge or None
-        How much the answers hold; None: what the client needs.
+        Content of the answers; None for the knowledge that the client needs.
     """
     transcript = Transcript()
     for _ in _exchange(client, world, rng, transcript, queries, refuse_at, knows):
@@ -178,7 +193,7 @@ def converse(
 def converse_in_turns(
     sessions: list[tuple[Runs, World, np.random.Generator]], *, queries: int = 40
 ) -> list[Transcript]:
-    """Run several clients at the same time, a query each in turn; see `converse`."""
+    """Run several clients interleaved, one query of each in turn; see `converse`."""
     transcripts = [Transcript() for _ in sessions]
     running = [
         _exchange(*session, transcript, queries) for session, transcript in zip(sessions, transcripts, strict=True)
@@ -197,7 +212,7 @@ def _exchange(
     refuse_at: int | None = None,
     knows: Knowledge | None = None,
 ) -> Iterator[None]:
-    """Write a session into `transcript`, a query at a time."""
+    """Run a session, append it to `transcript`, and yield after each query."""
     model = SoftmaxLinear(world.shape, world.classes)
     needs = needs_of(client) if knows is None else knows
     running = client.run(world, rng)
@@ -208,7 +223,9 @@ def _exchange(
             transcript.sent.append(query.image.tobytes())
             transcript.reconstruction.append(None if query.guess is None else query.guess.tobytes())
             number = len(transcript.queries)
-            assert query.image.shape == world.shape, f"query {number} is no image of this world's shape"
+            assert query.image.shape == world.shape, (
+                f"query {number} has an image of shape {query.image.shape}; expected {world.shape}"
+            )
             if number == queries:
                 running.close()
                 return
@@ -220,8 +237,8 @@ def _exchange(
 
 
 def assert_is_image(image: Image, shape: tuple[int, ...]) -> None:
-    """Check that this is an image as the protocol defines it: float32 of `shape`, finite, in [0, 1]."""
-    assert isinstance(image, np.ndarray), f"{type(image).__name__}, not an ndarray"
+    """Check that an object is a valid image of the protocol: float32 of shape `shape`, finite, in [0, 1]."""
+    assert isinstance(image, np.ndarray), f"got {type(image).__name__}; expected a numpy array"
     assert image.dtype == np.float32
     assert image.shape == shape
     assert np.isfinite(image).all()

@@ -4,11 +4,11 @@
   const charts = [...document.querySelectorAll("[data-figure]")];
   const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 
-  // What depends on the screen: the figures themselves bring data, ranges and titles.
+  // Layout that depends on the screen. The figures contain data, ranges and titles.
   const themed = (layout, width) => {
     const axis = (own) => ({ ...own, automargin: true, gridcolor: colour("--grid"), linecolor: colour("--line"),
       zerolinecolor: colour("--grid"), title: { ...(own.title || {}), font: { size: 12 } } });
-    const rows = layout.showlegend && width < 560 ? 150 : 0;  // a narrow legend has an entry a line
+    const rows = layout.showlegend && width < 560 ? 150 : 0;  // a narrow legend has one entry per line
     return { ...layout, height: layout.height + rows, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis), autosize: true,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
       margin: { l: 12, r: 12, t: layout.annotations && layout.annotations.length ? 24 : 8, b: 12 },

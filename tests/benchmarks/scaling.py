@@ -26,7 +26,7 @@ import ray
 
 from mifsim.data import load_data
 from mifsim.run.folder import machine, versions
-from mifsim.run.simulate import _sizes
+from mifsim.run.sessions import _sizes
 from mifsim.server.backend import Job, ModelFile
 from mifsim.server.client_specs import SHARDS_AT_A_TIME, shard_size, shards
 from mifsim.server.environment import Counters

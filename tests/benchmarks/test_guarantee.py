@@ -17,6 +17,6 @@ def test_share_of_calibrations_that_break_the_limit(request, name, candidates):
     broken, chosen, naive = broken_shares(candidates, REPEATS)
     request.config.get_terminal_writer().line(
         f"\n{REPEATS} calibrations, candidates {name}: {broken:.1%} broke the limit (promised: at most {DELTA:.0%}), "
-        f"{chosen:.1%} chose a setting; without certification {naive:.1%} would have broken it"
+        f"{chosen:.1%} chose a configuration; without certification {naive:.1%} would have broken it"
     )
     assert broken * REPEATS <= stats.binom.isf(1e-4, REPEATS, DELTA)

@@ -1,4 +1,4 @@
-"""What it costs to watch a session for a trace, beside the attack that is watched."""
+"""What it costs to record a session, beside the attack that is recorded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from mifsim.clients import Answer, World, client_class
 from mifsim.data import load_data
-from mifsim.defense import Form, Watch
+from mifsim.defense import Form
+from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
 from mifsim.study import Study
 from mifsim.victims import prepare_victim
 from mifsim.victims.engine import GRADIENT_BATCH_SIZE, engine_from_bytes
@@ -55,15 +56,15 @@ def test_similarity_to_64_earlier_queries_costs_less_than_the_attack(
     forms: tuple[Form, ...], attack: Callable[[], list[np.ndarray]], ratio: Callable[..., float]
 ) -> None:
     stream = attack()
-    watch = Watch(EARLIER, forms)
+    recorder = SsimHashRecorder(EARLIER, forms)
     for image in stream:
-        watch.check(image)
-    assert all(len(row) == EARLIER for row in watch.last_similarities.values())  # full from here on
+        recorder.check(image)
+    assert all(len(row) == EARLIER for row in recorder.last_similarities.values())  # full from here on
 
-    def watched() -> None:
+    def record() -> None:
         for _ in range(ATTACKERS):
             for image in stream:
-                watch.check(image)
+                recorder.check(image)
 
-    name = f"watching {'+'.join(forms)}, {EARLIER} earlier queries of 28x28: against the attack itself"
-    ratio(name, attack, watched, None if forms == ALL else 1.0)
+    name = f"recording {'+'.join(forms)}, {EARLIER} earlier queries of 28x28: against the attack itself"
+    ratio(name, attack, record, None if forms == ALL else 1.0)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mifsim.defense import FilterConfig, QueryFilter, Verdict
-from tests.tuning.worlds import record
-from tuning.replay import prepare, replay, replay_all
+from mifsim.defense.ssim_hash.replay import pairs_of
+from tests.tuning.worlds import record, recording
+from tuning.replay import replay, replay_swept
 from tuning.tracedata import TraceSet
 
 SESSIONS, QUERIES, N_B, L_SP = 600, 60, 10, 16
 
 LIVE = [FilterConfig(0.999, 1e-3, 10, 4), FilterConfig(0.9, 1e-2, 5, 3)]
-"""The paper's third setting, and one as the search finds them."""
+"""The paper's third configuration, and one as the search finds them."""
 
 
 def _streams() -> list[list[np.ndarray]]:
@@ -45,12 +47,12 @@ def streams() -> list[list[np.ndarray]]:
 @pytest.fixture(scope="module")
 def traces(streams) -> TraceSet:
     made = record(streams, N_B)
-    prepare(made, "global")
+    pairs_of(recording(made), "global")
     return made
 
 
 def searched(count: int) -> list[FilterConfig]:
-    """Settings as the search draws them: 1 - t_ssim and t_hash log-uniform, n_b and l_sp log-integers."""
+    """Configurations as the search draws them: 1 - t_ssim and t_hash log-uniform, n_b and l_sp log-integers."""
     rng = np.random.default_rng(1)
     return [
         FilterConfig(
@@ -77,7 +79,7 @@ def simulate_again(streams: list[list[np.ndarray]]) -> list[list[int]]:
 
 
 def at_a_rate_of(configs_per_second: float, configs: int):
-    """Take as long as so many settings may take."""
+    """Take as long as so many configurations may take."""
     return lambda: time.sleep(configs / configs_per_second)
 
 
@@ -94,7 +96,7 @@ def test_replay_against_the_live_filter(ratio, streams, traces):
 def test_one_by_one(ratio, traces):
     configs = searched(1000)
     ratio(
-        "replay one by one, against 2,000 settings a second",
+        "replay one by one, against 2,000 configurations a second",
         at_a_rate_of(2_000, len(configs)),
         lambda: [replay(traces, config) for config in configs],
         target=1,
@@ -103,15 +105,15 @@ def test_one_by_one(ratio, traces):
 
 @pytest.mark.parametrize("rule", ["per_match", "per_query"])
 def test_all_at_once(ratio, traces, rule):
-    thresholds = [(config.t_ssim, config.t_hash) for config in searched(200)]
+    configs = [replace(config, count_rule=rule) for config in searched(200)]
 
     def every_buffer_and_limit() -> None:
-        for t_ssim, t_hash in thresholds:
-            replay_all(traces, form="global", rule=rule, t_ssim=t_ssim, t_hash=t_hash, n_b_max=N_B, l_sp_max=L_SP)
+        for config in configs:
+            replay_swept(traces, config, {"n_b": N_B, "l_sp": L_SP})
 
     ratio(
-        f"replay of every buffer and limit at once ({rule}), against 200,000 settings a second",
-        at_a_rate_of(200_000, len(thresholds) * N_B * L_SP),
+        f"replay of every buffer and limit at once ({rule}), against 200,000 configurations a second",
+        at_a_rate_of(200_000, len(configs) * N_B * L_SP),
         every_buffer_and_limit,
         target=1,
     )

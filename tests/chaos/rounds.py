@@ -53,9 +53,10 @@ SIMULATE: dict[str, Any] = {
 TUNE: dict[str, Any] = {
     "server": _SERVER,
     "tuning": {
-        "trials": 40, "n_b": {"max": 10}, "l_sp": {"min": 2, "max": 8}, "t_ssim": {"max": 0.9},
-        "t_hash": {"min": 0.003}, "grid": {"t_ssim": 6, "t_hash": 6}, "false_positive_limit": 0.6,
-        "false_positive_budget": 0.9, "confidence": 0.8,
+        "trials": 40,
+        "space": {"n_b": {"max": 10}, "l_sp": {"min": 2, "max": 8}, "t_ssim": {"max": 0.9}, "t_hash": {"min": 0.003}},
+        "grid": {"t_ssim": 6, "t_hash": 6},
+        "false_positive_limit": 0.6, "false_positive_budget": 0.9, "confidence": 0.8,
     },
     "attacks": [{**_ATTACK, "trials": 3}, {**_ROTATING, "trials": 3}],
     "users": [{**_RETRIES, "sessions": 24}],

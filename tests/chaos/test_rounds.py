@@ -44,7 +44,7 @@ def test_a_run_that_a_full_disk_has_stopped_can_be_resumed(baseline: Baseline, t
     assert result.effect.startswith("No space left on device")
     assert result.resumes == 1
     assert "No space left on device" in (log := (tmp_path / "round" / "log").read_text())
-    assert "go on with: mifsim simulate --resume" in log
+    assert "resume with: mifsim simulate --resume" in log
 
 
 def test_processes_are_found_below_their_driver() -> None:

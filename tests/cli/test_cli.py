@@ -18,6 +18,7 @@ import tomli_w
 from mifsim.cli import main
 from mifsim.clients import client_class, names
 from mifsim.defense import FilterConfig
+from mifsim.defense.quota import QuotaConfig
 from mifsim.study import Study
 from mifsim.tables.records import SCHEMAS
 from tests.small import SMALL, small_study
@@ -112,7 +113,7 @@ def test_a_policy_that_gives_too_little_is_refused_when_the_study_is_read(
 
 def test_an_address_where_no_cluster_answers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     said = fails(capsys, "simulate", write_study(tmp_path), "--backend", "in-process", "--address", "auto")
-    assert "--address goes with --backend ray" in said
+    assert ": requires --backend ray" in said
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "somewhere"])
@@ -179,7 +180,7 @@ def test_columns_describe_every_column(capsys: pytest.CaptureFixture[str]) -> No
     for table, schema in SCHEMAS.items():
         assert f"{table}" in said
         assert all(name in said for name in schema.names)
-    assert "no table" in fails(capsys, "columns", "sesions")
+    assert "'sesions' is not a table" in fails(capsys, "columns", "sesions")
 
 
 def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,17 +204,23 @@ def test_importing_the_package_loads_neither_ray_nor_tensorflow() -> None:
 
 def test_a_matrix_leaves_its_tables(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     FilterConfig(0.9, 0.01, 2, 3).save(tmp_path / "filter.toml")
+    QuotaConfig(3).save(tmp_path / "quota.toml")
     study = write_study(tmp_path, matrix={"evasions": [[], [{"decoys": 2}], [{"rotate": {}}]]})
     run = tmp_path / "run"
-    given = tmp_path / "filter.toml"
-    main(["matrix", str(study), "--filter", str(given), "--out", str(run), "--backend", "in-process"])
+    given = ["--filter", str(tmp_path / "filter.toml"), "--filter", f"simple={tmp_path / 'quota.toml'}"]
+    main(["matrix", str(study), *given, "--out", str(run), "--backend", "in-process"])
     attacks = pd.read_parquet(run / "matrix_attacks.parquet")
-    assert sorted(attacks["evasions"].unique()) == ["", "decoys (between 2)", "rotate"]
-    assert set(attacks["filter"]) == {"calibrated", "third", "strict"}
-    assert len(attacks) == 9
+    assert sorted(attacks["evasions"].unique()) == ["", "decoys (between 2)", "rotate (clients 1)"]
+    assert set(attacks["filter"]) == {"calibrated", "simple", "third", "strict"}
+    assert len(attacks) == 12
+    simple = attacks[attacks["filter"] == "simple"].set_index("evasions")
+    assert simple.loc["", "queries_to_block"] == 4  # three are answered
+    assert simple["clients_used"].eq(1).all()
+    honest = pd.read_parquet(run / "matrix_users.parquet")
+    assert set(honest["filter"]) == {"calibrated", "simple", "third", "strict"}
     assert "mi-face+rotate" in capsys.readouterr().out
     said = fails(capsys, "matrix", "--resume", run, "--filter", tmp_path / "filter.toml")
-    assert "no --filter beside it" in said
+    assert "--resume cannot be combined with --filter" in said
     assert "nowhere.toml" in fails(capsys, "matrix", study, "--filter", tmp_path / "nowhere.toml")
 
 
@@ -230,7 +237,7 @@ def test_attacks_lists_each_with_what_it_needs_and_sends(capsys: pytest.CaptureF
 
 
 def test_options_of_a_measurement_without_measure_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--data, --out goes with --measure" in fails(capsys, "attacks", "--data", "faces", "--out", "x").replace(
+    assert "--data, --out requires --measure" in fails(capsys, "attacks", "--data", "faces", "--out", "x").replace(
         "--out, --data", "--data, --out"
     )
 

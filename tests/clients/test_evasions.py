@@ -89,7 +89,7 @@ def test_every_field_of_every_evasion_is_changed_in_a_case() -> None:
     assert changed == fields - {("deduplicate", "memory")}
 
 
-def test_the_attack_inside_draws_what_it_draws_alone() -> None:
+def test_the_attack_draws_the_same_random_numbers_as_alone() -> None:
     world = small_world(target=1)
     alone = converse(wrapped([], noise=0.02), world, np.random.default_rng(3), queries=10)
     among = converse(wrapped([{"decoys": 3}], noise=0.02), world, np.random.default_rng(3), queries=40)

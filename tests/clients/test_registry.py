@@ -27,7 +27,7 @@ def test_the_registry_names_the_module_in_which_the_class_is_written() -> None:
         for name in registry:
             found = client_class(name)
             assert registry.name_of(found) == name
-            assert registry._places[name] == f"{found.__module__}:{found.__name__}"
+            assert registry._paths[name] == f"{found.__module__}:{found.__name__}"
 
 
 def test_an_unknown_name_is_reported_with_the_nearest_and_all_names() -> None:

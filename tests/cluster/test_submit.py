@@ -92,10 +92,10 @@ def test_an_address_that_does_not_answer_is_reported(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give one of STUDY, --attach JOB and --resume RUN"),
-        (["digits", "--attach", "job"], "give one of STUDY"),
+        ([], "expected exactly one of STUDY, --attach JOB and --resume RUN"),
+        (["digits", "--attach", "job"], "expected exactly one of STUDY"),
         (["--attach", "job", "--set", "seed=1"], "the job has its own"),
-        (["digits", "--filter", "a.toml"], "--filter goes with --command matrix"),
+        (["digits", "--filter", "a.toml"], "--filter requires --command matrix"),
         (["digits", "--command", "simulate", "--storage", "shared"], "--storage shared: must be an absolute path"),
         (["--resume", "runs/x"], "must be the run's absolute path on the cluster"),
         (
@@ -103,7 +103,7 @@ def test_an_address_that_does_not_answer_is_reported(
             "the run stays at mock://b/x",
         ),
         (["--resume", "mock://b/x", "--out", "runs/x"], "the run stays at mock://b/x"),
-        (["digits", "--storage", "nowhere://b/x"], "nowhere://b/x: pyarrow reaches no file system there"),
+        (["digits", "--storage", "nowhere://b/x"], "nowhere://b/x: pyarrow cannot open a file system"),
     ],
 )
 def test_options_that_do_not_go_together(
@@ -120,7 +120,7 @@ def test_a_study_is_checked_before_anything_is_sent(
 
     monkeypatch.setattr(Cluster, "__init__", connect)
     assert "did you mean 'transport'?" in fails(capsys, write_study(tmp_path, server={"transprt": "uint8"}))
-    assert "filters: is missing" in fails(capsys, write_study(tmp_path, filters=[]), "--command", "simulate")
+    assert "filters: missing" in fails(capsys, write_study(tmp_path, filters=[]), "--command", "simulate")
     # Too few sessions for the limit: the same message as that of mifsim tune.
     assert "sessions" in fails(capsys, write_study(tmp_path))
     write_images(tmp_path / "images", images=12)
@@ -338,4 +338,4 @@ def test_a_job_spec_cannot_name_a_plugin_outside_of_the_bundle(name: str) -> Non
 
 
 def test_attach_takes_no_plugin(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--attach takes no --plugin" in fails(capsys, "--attach", "job-1", "--plugin", plugin)
+    assert "--attach cannot be combined with --plugin" in fails(capsys, "--attach", "job-1", "--plugin", plugin)

@@ -77,7 +77,7 @@ def test_it_is_tuned_certified_and_confirmed_beside_the_papers_filter_and_none(t
     assert (quota["queries_to_block"].notna() == (quota["queries"] >= 7)).all()
     page = (out / "report.html").read_text()
     assert "<dt>queries</dt>" in page
-    assert "queries are answered" in page
+    assert "queries before the block" in page
     assert "example-quota" in page
     assert f"queries = {run.filter.queries}" in (out / "filter.toml").read_text()  # type: ignore[attr-defined]
 

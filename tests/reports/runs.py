@@ -7,22 +7,31 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mifsim.defense import FilterConfig
+from mifsim.defense.space import SearchSpace
 from mifsim.tables.records import SCHEMAS, TableWriter
+from tuning.params import config_columns, param_facts, param_schema
 
-PAPER = {"t_ssim": 0.999, "t_hash": 1e-3, "n_b": 10, "l_sp": 4, "ssim": "global", "hash_size": 8}
-CHOSEN = {"t_ssim": 0.85, "t_hash": 0.05, "n_b": 12, "l_sp": 3, "ssim": "global", "hash_size": 8}
-CONFIGS_TESTED = {
-    "calibrated": {**CHOSEN, "count_rule": "per_match"},
-    "paper 3": {**PAPER, "count_rule": "per_match"},
-    "no filter": dict.fromkeys([*PAPER, "count_rule"]),
+SPACE = SearchSpace.parse("ssim-hash", {})
+CHOSEN = FilterConfig(t_ssim=0.85, t_hash=0.05, n_b=12, l_sp=3)
+OTHER = FilterConfig(t_ssim=0.85, t_hash=0.05, n_b=12, l_sp=9)
+PAPER = FilterConfig(t_ssim=0.999, t_hash=1e-3, n_b=10, l_sp=4)
+CELLS = {
+    "calibrated": CHOSEN.to_cells(),
+    "paper 3": PAPER.to_cells(),
+    "no filter": {"kind": "none", "config": '{"scope": "session"}'},
+    # Of a plug-in that whoever reads the run does not have.
+    "quota": {"kind": "example-quota", "config": '{"queries": 50, "hours": 1.5, "scope": "client"}'},
 }
+"""The cells kind and config of each filter's rows."""
 BUDGET = 100
 BLOCKED_AT = {  # of four attack sessions, on two labels; None: never
     "calibrated": [4, 6, 8, 10],
     "paper 3": [40, 60, None, None],
     "no filter": [None] * 4,
+    "quota": [50, 50, 50, 50],
 }
-HONEST_BLOCKED = {"calibrated": 1, "paper 3": 5, "no filter": 0}
+HONEST_BLOCKED = {"calibrated": 1, "paper 3": 5, "no filter": 0, "quota": 2}
 HONEST = 20
 
 
@@ -91,14 +100,19 @@ def write_simulation(
 
 
 def write_calibration(run, *, certified=True, users="bursts", **facts):
-    """Write a calibration, with a setting that is certified or with none."""
-    filters = list(CONFIGS_TESTED) if certified else ["paper 3", "no filter"]
-    outcome = {"trials": 6, "chosen": CONFIGS_TESTED["calibrated"] if certified else None}
+    """Write a calibration, with a configuration that is certified or with none."""
+    filters = ["calibrated", "paper 3", "no filter"] if certified else ["paper 3", "no filter"]
+    outcome = {
+        "kind": "ssim-hash",
+        "parameters": param_facts(SPACE),
+        "trials": 6,
+        "chosen": CHOSEN.to_dict() if certified else None,
+    }
     write_simulation(run, filters=filters, users=users, **{"tuning": outcome, **facts})
     tried = [(0.2, 3.0, 100), (0.0, 50.0, 100), (0.0, 2.0, 10), (0.005, 20.0, 100), (0.0, 30.0, 100), (0.05, 5.0, 100)]
     trials = [
         {
-            **CONFIGS_TESTED["calibrated"],
+            "config": CHOSEN,
             "trial": number,
             "false_positive_rate": rate,
             "queries_to_block": queries,
@@ -108,35 +122,27 @@ def write_calibration(run, *, certified=True, users="bursts", **facts):
         }
         for number, (rate, queries, sessions) in enumerate(tried)
     ]
-    write(run / "trials" / "part-000000.parquet", "trials", trials)
+    write_configs(run / "trials" / "part-000000.parquet", "trials", trials)
     untested = {"name": None, "p_value": None, "certified": None, "chosen": False}
-    other = {**CONFIGS_TESTED["calibrated"], "l_sp": 9}
     pareto = [
-        {
-            "source": "exact",
-            **CONFIGS_TESTED["calibrated"],
-            **untested,
-            "queries_to_block": 10.0,
-            "false_positive_rate": 0.0,
-        },
-        {"source": "given", **CONFIGS_TESTED["paper 3"], **untested, "name": "paper 3"}
+        {"source": "reference", "config": CHOSEN, **untested} | {"queries_to_block": 10.0, "false_positive_rate": 0.0},
+        {"source": "given", "config": PAPER, **untested, "name": "paper 3"}
         | {"queries_to_block": 75.0, "false_positive_rate": 0.25},
-        {"source": "search", **CONFIGS_TESTED["calibrated"], **untested, "p_value": 0.01 if certified else 0.2}
+        {"source": "search", "config": CHOSEN, **untested, "p_value": 0.01 if certified else 0.2}
         | {"certified": certified, "chosen": certified, "queries_to_block": 20.0, "false_positive_rate": 0.005},
-        {"source": "search", **other, **untested, "queries_to_block": 30.0, "false_positive_rate": 0.0},
+        {"source": "search", "config": OTHER, **untested, "queries_to_block": 30.0, "false_positive_rate": 0.0},
     ]
-    write(run / "pareto.parquet", "pareto", pareto)
+    write_configs(run / "pareto.parquet", "pareto", pareto)
     sessions, blocked = (299, 0) if certified else (200, 1)
     tested = [
-        {**CONFIGS_TESTED["calibrated"], "workload": users, "limit": 0.01, "sessions": sessions, "blocked": blocked}
+        {"config": CHOSEN, "workload": users, "limit": 0.01, "sessions": sessions, "blocked": blocked}
         | {"p_value": 0.0495 if certified else 0.4, "chosen": certified},
-        {**other, "workload": users, "limit": 0.01, "sessions": sessions, "blocked": blocked + 2}
+        {"config": OTHER, "workload": users, "limit": 0.01, "sessions": sessions, "blocked": blocked + 2}
         | {"p_value": 0.6, "chosen": False},
     ]
-    write(run / "certification.parquet", "certification", tested)
+    write_configs(run / "certification.parquet", "certification", tested)
     if certified:
-        config = "\n".join(f"{key} = {json.dumps(value)}" for key, value in CONFIGS_TESTED["calibrated"].items())
-        (run / "filter.toml").write_text(f"[filter]\n{config}\n\n[guarantee]\nconfidence = 0.95\nlimit = 0.01\n")
+        CHOSEN.save(run / "filter.toml", {"guarantee": {"confidence": 0.95, "limit": 0.01}})
     return run
 
 
@@ -144,6 +150,14 @@ def write(path: Path, table, rows):
     columns = {name: [row[name] for row in rows] for name in SCHEMAS[table].names}
     with TableWriter(path, table, {"run_id": "r-20261124-0a1b2c3d"}) as writer:
         writer.write(columns)
+
+
+def write_configs(path: Path, table, rows):
+    """Write a table of a search: its rows' ``config`` is a configuration, and each parameter has a column."""
+    configs = config_columns([row["config"] for row in rows], SPACE)
+    with TableWriter(path, table, {"run_id": "r-20261124-0a1b2c3d"}, param_schema(table, SPACE)) as writer:
+        rest = [name for name in writer.schema.names if name not in configs]
+        writer.write({**configs, **{name: [row[name] for row in rows] for name in rest}})
 
 
 def _attack_row(filter_, attack, number):
@@ -157,8 +171,9 @@ def _attack_row(filter_, attack, number):
         "client": "mi-face",
         "target": target,
         "trial": trial,
+        "client_number": 1,
         "filter": filter_,
-        **CONFIGS_TESTED[filter_],
+        **CELLS[filter_],
         "budget_queries": BUDGET,
         "outcome": "exhausted" if at is None else "blocked",
         "queries": at or BUDGET,

@@ -14,6 +14,7 @@ def session(client: str, number: int, outcome: str, queries: int, **more: Any) -
         "session_id": f"{client}@f" + ("" if number == 1 else f"#{number}"),
         "client_id": client,
         "role": "attacker",
+        "client_number": 1,
         "filter": "f",
         "population": client.partition("/")[0],
         "outcome": outcome,
@@ -33,7 +34,7 @@ def test_sessions_of_one_attacker_are_one_row() -> None:
     found = attackers(
         frame(
             session("rotate/0", 1, "blocked", 30),
-            session("rotate/0", 2, "blocked", 12),  # and gave up
+            session("rotate/0", 2, "blocked", 12, client_number=2),  # and gave up
             session("rotate/1", 1, "blocked", 30),
             session("rotate/1", 2, "blocked", 70),  # its budget ended there: nobody stopped it
             session("plain/0", 1, "finished", 50),
@@ -43,6 +44,7 @@ def test_sessions_of_one_attacker_are_one_row() -> None:
     )
     assert found["client_id"].tolist() == ["rotate/0", "rotate/1", "plain/0", "plain/1"]
     assert found["sessions_used"].tolist() == [2, 2, 1, 1]
+    assert found["clients_used"].tolist() == [2, 1, 1, 1]
     assert found["outcome"].tolist() == ["blocked", "exhausted", "finished", "blocked"]
     assert found["queries"].tolist() == [42, 100, 50, 100]
     assert found["queries_to_block"].fillna(-1).tolist() == [42, -1, -1, 100]

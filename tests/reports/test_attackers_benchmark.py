@@ -32,7 +32,8 @@ def write_run(run, reconstructions):
             **dict.fromkeys(SCHEMAS["sessions"].names),
             "session_id": f"nes/{number}@no filter", "client_id": f"nes/{number}", "role": "attacker",
             "population": "nes pca", "client": "nes", "target": target, "trial": number, "filter": "no filter",
-            "budget_queries": 100, "outcome": "exhausted", "queries": 100 + number, "answered_queries": 100 + number,
+            "kind": "none", "config": "{}", "client_number": 1, "budget_queries": 100, "outcome": "exhausted",
+            "queries": 100 + number, "answered_queries": 100 + number,
             "suspicious_count": 0, "target_confidence": 0.9,
         }
         for number, (target, *_) in enumerate(reconstructions)
@@ -118,7 +119,7 @@ def test_the_table_is_parquet_with_declared_columns_and_is_printed(tmp_path):
 
 
 def test_a_run_that_scored_nothing_or_filters_always_is_refused(tmp_path):
-    with pytest.raises(RunError, match="nothing was scored"):
+    with pytest.raises(RunError, match="no leakage scores"):
         benchmark(write_simulation(tmp_path / "a", leakage=False), NEEDS)
-    with pytest.raises(RunError, match="none = true"):
+    with pytest.raises(RunError, match="no undefended attacker"):
         benchmark(write_simulation(tmp_path / "b", filters=("paper 3",)), NEEDS)

@@ -1,4 +1,5 @@
 import io
+import json
 
 import pandas as pd
 import pytest
@@ -29,8 +30,11 @@ def test_it_is_printed_with_every_run(certified, bare):
     out = io.StringIO()
     print_comparison(compare_runs([certified, bare]), Console(file=out, width=120))
     printed = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in out.getvalue().splitlines() if "│" in line}
-    assert [cell.strip() for cell in printed["queries to block, mean"]] == ["7", "> 75"]
-    assert [cell.strip() for cell in printed["evaluator's hits"]] == ["0.00", "–"]
+    assert [cell.strip() for cell in printed["mean queries to block"]] == ["7", "> 75"]
+    assert [cell.strip() for cell in printed["evaluator hit rate"]] == ["0.00", "–"]
+    assert [cell.strip() for cell in printed["kind"]] == ["ssim-hash", "ssim-hash"]
+    assert [cell.strip() for cell in printed["t_ssim"]] == ["0.85", "0.999"]
+    assert [cell.strip() for cell in printed["l_sp"]] == ["3", "4"]
     assert [cell.strip() for cell in printed["95% interval"]] == ["0.13% to 24.9%", "8.66% to 49.1%"]
 
 
@@ -39,20 +43,21 @@ def test_csv_holds_what_was_compared(tmp_path, certified, uncertified):
     write_csv(table, tmp_path / "runs.csv")
     back = pd.read_csv(tmp_path / "runs.csv")
     assert list(back.columns) == list(table.columns)
-    assert back["n_b"].tolist() == [12, 12, 10, 10]
+    assert back["kind"].tolist() == ["ssim-hash"] * 4
+    assert [json.loads(config)["n_b"] for config in back["config"]] == [12, 12, 10, 10]
     assert back["median_queries_to_block"].dropna().tolist() == [6.0, 60.0]
 
 
 def test_a_run_given_twice_and_a_folder_that_is_none_are_refused(tmp_path, certified):
     with pytest.raises(RunError, match="twice"):
         compare_runs([certified, certified])
-    with pytest.raises(RunError, match="no run folder"):
+    with pytest.raises(RunError, match="not a run folder"):
         compare_runs([certified, tmp_path])
 
 
 def test_the_command_line(tmp_path, capsys, certified, simulation):
     main(["compare", str(certified), str(simulation), "--out", str(tmp_path / "runs.csv")])
-    assert "Runs side by side" in capsys.readouterr().out
+    assert "Comparison of runs" in capsys.readouterr().out
     assert (tmp_path / "runs.csv").is_file()
     main(["report", str(simulation)])
     assert capsys.readouterr().out.strip() == str(simulation / "report.html")
@@ -60,4 +65,4 @@ def test_the_command_line(tmp_path, capsys, certified, simulation):
     with pytest.raises(SystemExit) as stopped:
         main(["report", str(tmp_path)])
     assert stopped.value.code == 2
-    assert "no run folder" in capsys.readouterr().err
+    assert "not a run folder" in capsys.readouterr().err

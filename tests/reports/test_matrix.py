@@ -1,13 +1,18 @@
 """The matrix: what counts as stopped, delayed and lost, in Parquet and on the page."""
 
+import io
+
 import duckdb
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from mifsim.tables.records import SCHEMAS
-from reports.matrix import attack_matrix, matrix_page, outcome, user_matrix, write_matrix
+from reports.matrix import attack_matrix, cell_result, matrix_page, user_matrix, write_matrix
 from reports.page import render
-from tests.reports.runs import BLOCKED_AT, write_simulation
+from reports.summary import print_summary
+from tests.reports.runs import BLOCKED_AT, write, write_simulation
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +45,7 @@ def run(tmp_path_factory):
     ],
 )
 def test_outcomes_worked_by_hand(share, leaked, undefended, baseline, said):
-    assert outcome(share, leaked, undefended, baseline) == said
+    assert cell_result(share, leaked, undefended, baseline) == said
 
 
 def test_a_row_for_every_attack_and_filter(run):
@@ -61,6 +66,7 @@ def test_a_row_for_every_attack_and_filter(run):
     for name, row in table.iterrows():
         assert row["leakage_at_block"] == pytest.approx(reconstruction[name])
         assert row["leakage_undefended"] == pytest.approx(reconstruction["no filter"])
+    assert (measured["clients_used"], paper["clients_used"]) == (1, 1)
     assert measured["outcome"] == "stopped"
     assert paper["outcome"] == "lost"  # half of them were blocked, but the rest got nearly all there is
 
@@ -84,6 +90,35 @@ def test_the_page_shows_what_is_lost_as_plainly_as_what_is_won(run):
     assert (attack, evasions) == ("mi-face", "decoys (between 3)")
     assert [cell.outcome for cell in cells] == ["stopped", "lost"]
     assert cells[1].numbers == "> 75 queries"
+
+
+def test_an_attacker_that_spends_client_identities_is_charged_for_them(tmp_path):
+    made = write_simulation(tmp_path / "run", filters=("quota", "no filter"), attack="mi-face+rotate")
+    with (made / "study.toml").open("a") as file:
+        file.write('[[attacks]]\nname = "mi-face+rotate"\nattack = "mi-face"\nevasions = [{ rotate = {} }]\n')
+    path = made / "sessions" / "shard-000000.parquet"
+    first = pq.read_table(path).to_pylist()
+    again = [row for row in first if row["role"] == "attacker" and row["filter"] == "quota"]
+    # Each goes on in a session that is refused at once; two of the four, as another client after that, in a third.
+    second = [{**row, "session_id": f"{row['session_id']}#2", "queries": 1, "queries_to_block": 1} for row in again]
+    third = [
+        {**row, "session_id": f"{row['session_id']}#3", "client_number": 2, "queries": 20, "queries_to_block": 20}
+        for row in again[:2]
+    ]
+    write(path, "sessions", [*first, *second, *third])
+    write_matrix(made)
+    table = pd.read_parquet(made / "matrix_attacks.parquet").set_index("filter")
+    assert list(table.index) == ["quota"]
+    assert table.loc["quota", "sessions_used"] == 2.5
+    assert table.loc["quota", "clients_used"] == 1.5
+    assert table.loc["quota", "queries_spent"] == table.loc["quota", "queries_to_block"] == 51 + 10
+    ((_, ((_, (cell,)),)),) = matrix_page(made).groups
+    assert cell.numbers == "61 queries in 2.5 sessions of 1.5 clients"
+    out = io.StringIO()
+    print_summary(made, Console(file=out, width=200))
+    [row] = [line for line in out.getvalue().splitlines() if "quota" in line and "mi-face+rotate" in line]
+    assert [cell.strip() for cell in row.split("│")[3:6]] == ["2.5", "1.5", "4/4"]
+    assert "clients used" in out.getvalue()
 
 
 def test_a_run_without_evasions_has_no_matrix(simulation):

@@ -1,8 +1,11 @@
 import base64
+import json
+import tomllib
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tomli_w
 
 from mifsim.errors import RunError
 from reports.page import render, write_page
@@ -48,12 +51,54 @@ def test_it_has_one_heading_and_pictures_in_words(pages, kind):
 
 def test_the_answer_comes_first(pages):
     page = pages["certified"]
-    assert "blocked after 7 queries on average, against more than 75 under paper 3" in page.text
-    assert "With 95% confidence, it blocks at most 1% of the sessions of each honest workload (bursts)" in page.text
-    assert "tested on 299 sessions of each that the search never saw; the largest p-value is 0.0495" in page.text
-    assert page.text.index("With 95% confidence") < page.text.index("Detection speed")
+    assert "after 7 queries on average, compared with more than 75 under paper 3" in page.text
+    assert (
+        "With 95% confidence, this configuration blocks at most 1% of the sessions of each honest workload "
+        in page.text
+    )
+    assert "used 299 sessions of each workload that the search did not use; the largest p-value is 0.0495" in page.text
+    assert page.text.index("With 95% confidence") < page.text.index("Trade-off between detection speed")
     for value in ("0.85", "0.05", "12", "3"):
         assert value in page.words
+
+
+def test_the_chosen_configuration_is_shown_with_what_each_parameter_means(pages):
+    boxes = [
+        "kind ssim-hash kind of detector",
+        "t_ssim 0.85 similarity threshold (SSIM)",
+        "t_hash 0.05 threshold of the hash difference",
+        "n_b 12 images in the buffer",
+        "l_sp 3 count that blocks the session",
+        "ssim global form of the SSIM",
+        "hash_size 8 side of the image that the hash averages, in pixels",
+        "count_rule per_match whether each match or each query with a match counts",
+    ]
+    page = pages["certified"]
+    assert " ".join(boxes) + " Guarantee." in page.text  # nothing else among them: the scope is the session
+    assert sum(tag == "dt" for tag, _ in page.tags) == len(boxes)
+    for other in ("uncertified", "simulation", "bare"):
+        assert not [tag for tag, _ in pages[other].tags if tag == "dt"]
+        assert "kind ssim-hash" not in pages[other].text
+
+
+def test_of_any_kind_it_shows_the_parameters_that_it_has(tmp_path):
+    run = write_calibration(tmp_path / "run")
+    document = tomllib.loads((run / "filter.toml").read_text())
+    chosen = {"kind": "example-quota", "queries": 80, "hours": 0.1 + 0.2, "scope": "client"}
+    document["filter"] = {"version": 2, **chosen, "view": {"size": [8, 9], "colour": "grey"}}
+    (run / "filter.toml").write_text(tomli_w.dumps(document))
+    known = json.loads((run / "run.json").read_text())
+    known["tuning"] |= {"kind": "example-quota", "parameters": {"queries": "that a client has", "hours": "<b>"}}
+    (run / "run.json").write_text(json.dumps(known))
+    text = render(run)
+    page = Page(text)
+    assert (
+        "kind example-quota kind of detector queries 80 that a client has hours 0.3 <b> scope client "
+        "view size 8×9, colour grey Guarantee."
+    ) in page.text
+    assert "&lt;b&gt;" in text
+    [box] = [found for tag, found in page.tags if tag == "dl"]
+    assert box["aria-label"] == "Chosen configuration of the detector example-quota"
 
 
 def test_numbers_against_an_attack_are_those_worked_out_by_hand(pages):
@@ -62,7 +107,7 @@ def test_numbers_against_an_attack_are_those_worked_out_by_hand(pages):
     assert rows["calibrated"] == ["▲4 of 4 (100%)", "▲6", "▲7", "▲0.25", "▲0.03", "▲0%", "▲19.4"]
     assert rows["paper 3"] == ["2 of 4 (50%)", "60", "> 75", "0.57", "0.37", "50%", "12.6"]
     assert rows["no filter (undefended)"] == ["0 of 4 (0%)", "–", "> 100", "0.90", "0.50", "100%", "10.0"]
-    assert rows["an auxiliary image (prior)"] == ["", "", "", "", "0.13", "0%", "15.0"]
+    assert rows["auxiliary images (prior)"] == ["", "", "", "", "0.13", "0%", "15.0"]
 
 
 def test_numbers_of_honest_users_are_those_worked_out_by_hand(pages):
@@ -80,17 +125,18 @@ def test_a_lost_cell_is_as_visible_as_one_that_is_won(tmp_path, monkeypatch):
     rows = {row[0]: row[1:] for row in page.tables["attacks"]}
     assert rows["calibrated"][:3] == ["▲3 of 4 (75%)", "▼70", "▼> 77.5"]
     assert page.tables["users"][1][1].startswith("▼30.0%")
-    assert "behind in" in page.text
-    assert "That is above the limit of 1%; so is the whole interval." in page.text
+    assert "the calibrated filter is ahead in" in page.text
+    assert "This rate is above the limit of 1%; the whole interval is above the limit." in page.text
 
 
-def test_without_a_certified_setting_it_says_so_on_top(pages):
+def test_without_a_certified_configuration_it_says_so_on_top(pages):
     page = pages["uncertified"]
-    assert page.text.index("No setting could be certified") < page.text.index("Attack by attack")
+    assert page.text.index("No configuration was certified") < page.text.index("Results by attack")
     # 1 of 200 is blocked: 473 sessions in all would pass at 1% and 95%, by the exact binomial test.
     assert page.tables["shortfall"][1] == ["bursts", "1%", "1 of 200", "473", "273"]
     assert "273 more honest sessions" in page.text
-    assert "FilterConfig.load" not in page.text
+    assert "load_config" not in page.text
+    assert 'load_config("filter.toml").detector()' in pages["certified"].text
 
 
 def test_a_calibration_that_has_not_come_to_its_end_claims_nothing(tmp_path):
@@ -98,18 +144,19 @@ def test_a_calibration_that_has_not_come_to_its_end_claims_nothing(tmp_path):
     (run / "certification.parquet").unlink()
     (run / "filter.toml").unlink()
     text = Page(render(run)).text
-    assert "This calibration has not come to its end" in text
+    assert "This calibration is not complete" in text
     assert "certified, so none" not in text
     assert "run is interrupted" in text
     run = write_calibration(tmp_path / "late", status="failed")
     (run / "filter.toml").unlink()
     text = Page(render(run)).text
-    assert "It is not confirmed: there is no filter.toml" in text
+    assert "This configuration is not confirmed by live sessions: the run has no filter.toml" in text
     assert "With 95% confidence" in text
+    assert "kind ssim-hash kind of detector t_ssim 0.85 similarity threshold (SSIM)" in text
 
 
 @pytest.mark.parametrize(
-    ("role", "absent"), [("user", "How long attackers last"), ("attacker", "Honest users blocked")]
+    ("role", "absent"), [("user", "Time to detection"), ("attacker", "False positives: honest sessions")]
 )
 def test_a_run_of_one_role_alone(tmp_path, role, absent):
     from tests.reports import runs
@@ -123,22 +170,24 @@ def test_a_run_of_one_role_alone(tmp_path, role, absent):
 def test_a_plain_simulation_has_the_sections_that_apply(pages):
     for kind in ("simulation", "bare"):
         text = pages[kind].text
-        assert "Of 2 filters, paper 3 blocked the most: 2 of 4 attack sessions" in text
-        assert "How long attackers last" in text
-        assert "Detection speed" not in text
-        assert "How the search went" not in text
+        assert "Of 2 filters, paper 3 blocked the most attackers: 2 of 4" in text
+        assert "Time to detection" in text
+        assert "Trade-off between detection speed" not in text
+        assert "Progress of the search" not in text
         assert "certified" not in text
         assert "mifsim simulate" in text
-    assert "What the attacker held" in pages["simulation"].text
-    assert "What the attacker held" not in pages["bare"].text
+    assert "Last reconstructions of the attackers" in pages["simulation"].text
+    assert "Last reconstructions of the attackers" not in pages["bare"].text
     assert len(pages["bare"].tables["attacks"][0]) == 5
 
 
 def test_pictures_are_the_last_guesses_of_the_first_trials(pages):
     pictures = pages["certified"].pictures
     assert len(pictures) == 6  # two labels, three filters
-    assert pictures[0]["alt"].startswith("Guess at zero under calibrated, blocked at query 4, held after 3 answered")
-    assert pictures[2]["class"] == "free"
+    assert pictures[0]["alt"].startswith(
+        "Reconstruction of zero under calibrated after 3 answered queries; blocked at query 4"
+    )
+    assert pictures[2]["class"] == "not-blocked"
     assert all(base64.b64decode(picture["src"].split(",")[1]).startswith(b"\x89PNG") for picture in pictures)
 
 
@@ -150,12 +199,15 @@ def test_the_survival_chart_draws_the_kaplan_meier_curve(pages):
     assert line["line"]["shape"] == "hv"
 
 
-def test_the_frontier_chart_tells_its_points_apart(pages):
+FOUND = "found by the search, not certified"
+
+
+def test_the_chart_of_the_front_tells_its_points_apart(pages):
     traces = {trace["name"]: trace for trace in pages["certified"].figure("pareto")["data"]}
-    assert set(traces) == {"tried", "exact frontier", "found by the search", "paper 3", "chosen"}
+    assert set(traces) == {"search trials", "reference front", FOUND, "paper 3", "chosen"}
     assert traces["chosen"]["y"] == [20]
     np.testing.assert_allclose(traces["paper 3"]["x"], [0.5])  # the root of a quarter
-    assert traces["found by the search"]["y"] == [30]
+    assert traces[FOUND]["y"] == [30]
 
 
 def test_the_false_positive_chart_has_the_interval_and_the_limit(pages):
@@ -198,9 +250,9 @@ def test_it_is_written_into_the_run_and_leaves_nothing_beside_it(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(RunError, match="no run folder"):
+    with pytest.raises(RunError, match="not a run folder"):
         write_page(tmp_path)
-    with pytest.raises(RunError, match="no run folder"):
+    with pytest.raises(RunError, match="not a run folder"):
         write_page(tmp_path / "absent")
 
 

@@ -14,7 +14,7 @@ from mifsim.cli import main
 from mifsim.data import load_data
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError
-from mifsim.run.simulate import prepare
+from mifsim.run.inputs import load_inputs
 from mifsim.tables.records import read_checked
 from reports.paper.page import write_page
 from reports.paper.schemas import PAPER_SCHEMAS
@@ -133,7 +133,7 @@ def test_a_live_session_that_differs_from_its_replay_is_an_error(out: Path, monk
     monkeypatch.setattr(attacks, "_live_blocks", lambda run: {("noise 0.002/0/0", "config_3"): 1})
     study = attacks.main_study(TINY)
     data = load_data(study.data)
-    victim = prepare(study)[1]
+    victim = load_inputs(study)[1]
     traces = attacks.record_main(TINY, data, victim, "in-process")
     with pytest.raises(RunError, match=r"differ from their replay: noise 0\.002/0/0 with config_3: live 1, replay"):
         attacks.attack_rows(TINY, traces, configs("MNIST"), out)
@@ -223,11 +223,11 @@ def test_plans_of_both_halves() -> None:
     [
         (["--dataset", "celeba"], "needs --data"),
         (["--dataset", "mnist", "--dataset", "mnist-5k"], "same half"),
-        (["--dataset", "faces", "--data", "folder"], "takes no --data"),
+        (["--dataset", "faces", "--data", "folder"], "does not accept --data"),
         (["--trials", "2"], "accepted: 3 or more"),
         (["--data", "folder"], "comes after the --dataset"),
         (["--page-only"], "needs --out"),
-        (["--page-only", "--out", "nowhere"], "is missing"),
+        (["--page-only", "--out", "nowhere"], "no such file"),
         (["--dataset", "mnist", "--data", "nowhere", "--small"], "no such folder"),
         (["--filter", "nowhere.toml"], "nowhere.toml"),
     ],

@@ -34,11 +34,11 @@ def test_the_share_found_grows_and_is_measured_against_grid_and_trials_together(
     progress = search_progress(trial_table(certified), pareto_table(certified), budget=100, limit=0.01, region=0.1)
     # The grid's one point is (0, 10): half. A trial of 5 queries at 5% lies beyond it.
     beyond = 0.5 * (0.5 - np.log(5) / np.log(100))
-    assert progress.exact == pytest.approx(0.5 + beyond)
+    assert progress.reference == pytest.approx(0.5 + beyond)
     assert list(progress.found) == sorted(progress.found)
     assert progress.found[-1] < 1
 
 
-def test_an_empty_frontier_has_no_yardstick(certified):
+def test_an_empty_front_has_no_reference(certified):
     none = pareto_table(certified).iloc[:0]
-    assert search_progress(trial_table(certified), none, budget=100, limit=None, region=0.1).exact is None
+    assert search_progress(trial_table(certified), none, budget=100, limit=None, region=0.1).reference is None

@@ -1,13 +1,15 @@
+from dataclasses import replace
+
 import pandas as pd
 
 from reports.verdict import shortfalls
-from tests.reports.runs import CONFIGS_TESTED
+from tests.reports.runs import CHOSEN
 
 
 def _tested(*rows):
     return pd.DataFrame(
         [
-            {**CONFIGS_TESTED["calibrated"], "l_sp": l_sp, "workload": "w", "limit": 0.01, "sessions": 100}
+            {**replace(CHOSEN, l_sp=l_sp).to_cells(), "workload": "w", "limit": 0.01, "sessions": 100}
             | {"blocked": blocked, "p_value": p, "chosen": False}
             for l_sp, blocked, p in rows
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mifsim.data import query_log
 from mifsim.errors import DataError, RunError, StudyError
 from mifsim.run import simulate as simulation
 from mifsim.run.folder import RunFolder, read_facts
+from mifsim.run.lifecycle import study_to_resume
 from mifsim.study import Study
 from mifsim.tables.records import SCHEMAS, read_table
 from tests.logs import digit_log, digit_png, log_users, write_log
@@ -74,13 +76,12 @@ def test_bad_rows_are_in_the_run(run: Path, log: Path) -> None:
         assert schema.metadata[b"run_id"].decode() == read_facts(run)["run_id"]
 
 
-def test_bad_rows_are_told_at_the_end_of_the_run(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(simulation, "remark", told.append)
+def test_bad_rows_are_told_at_the_end_of_the_run(log: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="mifsim")
     run = simulation.simulate(study_of(log, sessions=2), tmp_path / "run", backend="in-process")
-    assert told[-1] == (
-        f"log: 2 of the log's 91 rows cannot be used, the first: {log}, row 88: no client; "
-        f"all are in {run / 'bad_rows.parquet'}"
+    assert caplog.messages[-1] == (
+        f"log: 2 of 91 rows of the log are unusable, the first: {log}, row 88: no client; "
+        f"{run / 'bad_rows.parquet'} lists all"
     )
     assert len(pq.read_table(run / "log_clients.parquet")) == 2
 
@@ -107,8 +108,8 @@ def test_relative_paths_start_at_the_study(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("users", "told"),
     [
-        ({"user": "log", "sessions": "all"}, r"users\.0: user = 'log' needs a key 'path'"),
-        ({"user": "independent", "sessions": "all"}, r"users\.0: sessions = 'all' goes with user = 'log'"),
+        ({"user": "log", "sessions": "all"}, r"users\.0: user = 'log' requires the key 'path'"),
+        ({"user": "independent", "sessions": "all"}, r"users\.0: sessions = 'all' requires user = 'log'"),
         ({"user": "log", "path": "x", "sessions": 0}, r"users\.0\.sessions = 0: .*greater than or equal to 1"),
         ({"user": "log", "path": "x", "sessions": "each"}, r"users\.0\.sessions = 'each'"),
         ({"user": "log", "pth": "x"}, r"unknown key 'pth'; did you mean 'path'\?"),
@@ -133,10 +134,10 @@ def test_a_run_whose_log_was_changed_is_not_gone_on_with(tmp_path: Path) -> None
     study = study_of(path)
     run = RunFolder.create(tmp_path / "run", study, victim={"fingerprint": "x"})
     run.finish("interrupted")
-    assert simulation.study_to_resume(run) == study
+    assert study_to_resume(run) == study
     digit_log(path, clients=3, last=51)
-    with pytest.raises(RunError, match=r"log\.parquet holds other queries .* than when the run began"):
-        simulation.study_to_resume(run)
+    with pytest.raises(RunError, match=r"log\.parquet: the log has digest .*, the run started with"):
+        study_to_resume(run)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ import pyarrow as pa
 import pytest
 
 from mifsim.defense import QueryFilter
+from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import ClusterError, RunError, StudyError
 from mifsim.run import folder as run_folder
+from mifsim.run import sessions as run_sessions
 from mifsim.run import simulate as simulation
 from mifsim.run.folder import RunFolder
 from mifsim.run.leakage import decode
@@ -53,7 +57,13 @@ def test_every_session_of_the_study_has_its_row(alone: Path) -> None:
     assert set(attacks["target"]) == {0, 3}
     unfiltered = sessions[sessions["filter"] == "none"]
     assert not unfiltered["outcome"].eq("blocked").any()
-    assert unfiltered[["t_ssim", "n_b", "queries_to_block"]].isna().all(axis=None)
+    assert unfiltered["kind"].eq("none").all()
+    assert [json.loads(config) for config in unfiltered["config"].unique()] == [{"scope": "session"}]
+    assert unfiltered["queries_to_block"].isna().all()
+    strict = sessions[sessions["filter"] == "strict"]
+    assert strict["kind"].eq("ssim-hash").all()
+    assert {"kind": "ssim-hash", **json.loads(strict["config"].iloc[0])} == small_study().filters[1].config.to_dict()
+    assert sessions["client_number"].eq(1).all()
     assert attacks.loc[attacks["filter"] == "none", "queries"].eq(25).all()
 
 
@@ -73,7 +83,8 @@ def test_session_rows_follow_from_the_query_rows(alone: Path) -> None:
         assert answered["label"].notna().all()
         assert rows.loc[rows["verdict"] != "safe", "label"].isna().all()
     blocked = sessions[sessions["outcome"] == "blocked"]
-    assert (blocked["suspicious_count"] >= blocked["l_sp"]).all()
+    limits = [json.loads(config)["l_sp"] for config in blocked["config"]]
+    assert (blocked["suspicious_count"] >= limits).all()
     assert len(blocked) >= 4
 
 
@@ -136,12 +147,12 @@ class _InterruptAfter(InProcess):
     def __init__(self, batches: int) -> None:
         self.left = batches
 
-    def run(self, job: object, model: object, shards: object, watch: Callable[[Counters], None]) -> None:
+    def run(self, job: object, model: object, shards: object, on_progress: Callable[[Counters], None]) -> None:
         def stop(done: Counters) -> None:
             self.left -= 1
             if self.left == 0:
                 raise KeyboardInterrupt
-            watch(done)
+            on_progress(done)
 
         super().run(job, model, shards, stop)
 
@@ -150,7 +161,7 @@ def test_an_interrupted_run_is_whole_files_and_goes_on_to_the_same_rows(
     alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(simulation, "InProcess", lambda: _InterruptAfter(60))
+        patch.setattr(run_sessions, "InProcess", lambda: _InterruptAfter(60))
         with pytest.raises(KeyboardInterrupt):
             simulation.simulate(small_study(), tmp_path / "run", backend="in-process")
     run = tmp_path / "run"
@@ -159,16 +170,16 @@ def test_an_interrupted_run_is_whole_files_and_goes_on_to_the_same_rows(
     finished = read_table(run, "sessions").to_pandas()
     assert 0 < len(finished) < 45
     assert set(finished["session_id"]) == set(read_table(run, "queries")["session_id"].to_pylist())
-    simulation.resume(run, backend="in-process")
+    simulation.resume_simulation(run, backend="in-process")
     assert RunFolder.open(run).facts["status"] == "complete"
     assert_same_rows(alone, run)
 
 
 def test_resuming_what_is_complete_or_changed_is_refused(alone: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="complete"):
-        simulation.resume(alone, backend="in-process")
+        simulation.resume_simulation(alone, backend="in-process")
     with pytest.raises(RunError, match=r"no run\.json"):
-        simulation.resume(tmp_path, backend="in-process")
+        simulation.resume_simulation(tmp_path, backend="in-process")
 
 
 def test_a_client_that_raises_ends_its_own_session_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +200,71 @@ def test_a_client_that_raises_ends_its_own_session_alone(tmp_path: Path, monkeyp
     assert RunFolder.open(run).facts["status"] == "complete"
 
 
+def test_detectors_of_any_kind_run_and_one_that_goes_wrong_ends_its_own_sessions_alone(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_entry(monkeypatch, "detectors", "faulty", "tests.odd_detectors:FaultyConfig")
+    filters = [
+        {"name": "check", "kind": "faulty", "method": "check", "fault": "raises"},
+        {"name": "observe", "kind": "faulty", "method": "observe", "fault": "stops", "at": 3},
+        {"name": "no verdict", "kind": "faulty", "method": "check", "fault": "answers"},
+        {"name": "third", "t_ssim": 0.999, "t_hash": 0.001, "n_b": 10, "l_sp": 4},
+        {"name": "quota", "kind": "quota", "queries": 3},
+    ]
+    run = simulation.simulate(small_study(filters=filters), tmp_path / "run", backend="in-process")
+    assert Study.load(run / "study.toml").filters[-1].config == QuotaConfig(queries=3)
+    assert RunFolder.open(run).facts["status"] == "complete"
+    sessions = read_table(run, "sessions").to_pandas()
+    for name, queries, answered, error in (
+        ("check", 2, 1, "DetectorError: the detector's check failed at query 2: KeyError: 'as it was told to'"),
+        ("observe", 3, 3, "DetectorError: the detector's observe failed at query 3: StopIteration: "),
+        ("no verdict", 2, 1, "DetectorError: check returned True at query 2, which is not a Verdict"),
+    ):
+        rows = sessions[sessions["filter"] == name]
+        assert len(rows) == 15
+        assert rows["outcome"].eq("failed").all()
+        assert rows["error"].eq(error).all()
+        assert rows["queries"].eq(queries).all()
+        assert rows["answered_queries"].eq(answered).all()
+    # Beside them everything is as it is without them.
+    columns = ["session_id", "outcome", "queries", "suspicious_count", "target_confidence"]
+    same, expected = (
+        table.loc[table["filter"] == "third", columns].reset_index(drop=True).astype({"outcome": str})
+        for table in (sessions, read_table(alone, "sessions").to_pandas())
+    )
+    pd.testing.assert_frame_equal(same, expected, check_exact=True)
+    quota = sessions[sessions["filter"] == "quota"]
+    assert quota["kind"].eq("quota").all()
+    assert [json.loads(config) for config in quota["config"].unique()] == [{"queries": 3, "scope": "session"}]
+    long = sessions[(sessions["filter"] == "third") & (sessions["queries"] >= 4)]
+    assert set(quota.loc[quota["outcome"] == "blocked", "client_id"]) >= set(long["client_id"])
+    assert quota.loc[quota["outcome"] == "blocked", "queries_to_block"].eq(4).all()
+
+
+@pytest.mark.parametrize("scope", ["session", "client"])
+def test_the_scope_says_whether_a_detector_outlives_a_session(scope: str, tmp_path: Path) -> None:
+    """It leaves every session after two queries and has three identities, whose fourth query is one too many."""
+    attack = {"attack": "nes", "space": "pca", "coordinates": 4, "labels": [0], "budget_queries": 30}
+    evasions = [{"rotate": {"every": 2, "clients": 3}}]
+    filters = [{"name": "quota", "kind": "quota", "queries": 3, "scope": scope}]
+    study = small_study(
+        attacks=[{**attack, "evasions": evasions}], users=[], filters=filters, leakage={"enabled": False}
+    )
+    run = simulation.simulate(study, tmp_path / "run", backend="in-process")
+    sessions = read_table(run, "sessions").to_pandas()
+    sessions = sessions.iloc[sessions["session_id"].str.split("#").str[1].fillna("1").astype(int).argsort()]
+    found = list(zip(sessions["client_number"], sessions["outcome"], sessions["queries"], strict=True))
+    if scope == "session":
+        assert found == [(1, "finished", 2)] * 14 + [(1, "exhausted", 2)]
+        return
+    # Each identity: a session that is left, one that ends at the fourth query, one that is refused at once.
+    assert found == [
+        (number, outcome, queries)
+        for number in (1, 2, 3)
+        for outcome, queries in (("finished", 2), ("blocked", 2), ("blocked", 1))
+    ]
+
+
 def test_bad_images_are_counted_refused_and_leave_the_session_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,9 +282,9 @@ def test_bad_images_are_counted_refused_and_leave_the_session_as_it_was(
 
 def test_bad_input_leaves_no_half_written_run(tmp_path: Path) -> None:
     wrong_label = small_study(attacks=[{"attack": "mi-face", "labels": [10]}])
-    with pytest.raises(StudyError, match=r"labels: 10 is no class.*0 to 9"):
+    with pytest.raises(StudyError, match=r"labels: 10 is not a class.*0 to 9"):
         simulation.simulate(wrong_label, tmp_path / "run", backend="in-process")
-    with pytest.raises(StudyError, match="filters: is missing"):
+    with pytest.raises(StudyError, match="filters: missing"):
         simulation.simulate(small_study(filters=[]), tmp_path / "run", backend="in-process")
     assert not (tmp_path / "run").exists()
     (tmp_path / "full").mkdir()
@@ -217,23 +293,51 @@ def test_bad_input_leaves_no_half_written_run(tmp_path: Path) -> None:
         simulation.simulate(small_study(), tmp_path / "full", backend="in-process")
 
 
-def test_a_run_whose_rows_are_not_all_there_is_not_complete(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"filters": [{"none": True}, {"name": "q", "kind": "quota", "queries": 3, "view": {"size": 64}}]},
+            r"small: filters\.1: quota does not accept images of .*, of shape \(28, 28\): a view of 64 x 64 needs",
+        ),
+        (
+            {"filters": [{"none": True}], "tuning": {"view": {"size": [8, 64]}}},
+            r"small: tuning: ssim-hash does not accept images of .*, of shape \(28, 28\): a view of 8 x 64 needs",
+        ),
+    ],
+)
+def test_a_detector_that_takes_no_image_of_the_data_is_refused(
+    changes: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
+    with pytest.raises(StudyError, match=told):
+        simulation.simulate(small_study(**changes), tmp_path / "run", backend="in-process")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_calibration_is_not_resumed_as_a_simulation(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", small_study(), tuning={})
+    with pytest.raises(RunError, match=r"this run calibrates; resume it with: mifsim tune --resume .*run"):
+        simulation.resume_simulation(run.path, backend="in-process")
+
+
+def test_a_run_whose_rows_are_not_all_there_is_not_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="mifsim")
     original = InProcess.run
 
     def lose_one(self: InProcess, *arguments: Any) -> None:
         original(self, *arguments)
         min((tmp_path / "run" / "sessions").iterdir()).unlink()
 
-    monkeypatch.setattr(run_folder, "SEE_SECONDS", 0.0)
+    monkeypatch.setattr(run_folder, "VISIBLE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(InProcess, "run", lose_one)
-        with pytest.raises(ClusterError, match=r"1 of \d+ files were written and are not there"):
+        with pytest.raises(ClusterError, match=r"1 of \d+ written files are missing"):
             simulation.simulate(small_study(), tmp_path / "run", backend="in-process")
     assert run_folder.read_facts(tmp_path / "run")["status"] == "failed"
-    assert "go on with: mifsim simulate --resume" in " ".join(capsys.readouterr().err.split())
-    simulation.resume(tmp_path / "run", backend="in-process")
+    assert f"resume with: mifsim simulate --resume {tmp_path / 'run'}" in caplog.text
+    simulation.resume_simulation(tmp_path / "run", backend="in-process")
     assert run_folder.read_facts(tmp_path / "run")["status"] == "complete"
 
 
@@ -259,6 +363,6 @@ def test_every_file_has_the_declared_schema_and_the_runs_facts(alone: Path) -> N
         for path in (alone / name).glob("*.parquet"):
             schema = pq.read_schema(path)
             assert schema.remove_metadata().equals(SCHEMAS[name].remove_metadata())
-            assert schema.metadata[b"schema_version"] == b"1"
+            assert schema.metadata[b"schema_version"] == b"2"
             assert schema.metadata[b"study_fingerprint"].decode() == study.fingerprint
             assert all(field.metadata[b"description"] for field in SCHEMAS[name])

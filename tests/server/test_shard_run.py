@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mifsim.server.client_specs import expected_queries, specs
+from mifsim.server.client_specs import client_specs, expected_queries
 from mifsim.server.environment import Environment
-from mifsim.server.shard_run import Nowhere, Reply, run_clients
+from mifsim.server.shard_run import NullSink, Reply, run_clients
 from tests.small import small_study
 
 ATTACK = {"attack": "mi-face", "noise": 0.002, "labels": [0, 3], "budget_queries": 25, "beta": 0, "gamma": 0.0}
@@ -22,8 +22,8 @@ def test_the_work_done_grows_with_every_query_and_ends_as_what_was_expected(
 ) -> None:
     study = small_study(attacks=attacks)
     environment = Environment.load(study, tmp_path, {})
-    todo = list(specs(study, 10))
-    steps = run_clients(todo, environment, [], Nowhere())
+    todo = list(client_specs(study, 10))
+    steps = run_clients(todo, environment, [], NullSink())
     batch = next(steps)
     # The first round: everybody has sent one image, none of which can be refused, and nobody is through.
     assert environment.counters.sessions == 0

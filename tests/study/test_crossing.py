@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mifsim.defense import FilterConfig
+from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import StudyError
 from mifsim.study import Filter, Study
 
@@ -50,6 +51,9 @@ def test_there_is_always_something_undefended() -> None:
     ]
     bare = [{"name": "open door", "none": True}]
     assert [item.name for item in study([[]], filters=bare).crossed(given).filters] == ["calibrated", "open door"]
+    # What has no t_ssim is a detector all the same: nothing but the kind none is undefended.
+    quota, nothing = study([[]]).crossed([Filter(name="none of these", config=QuotaConfig(3))]).filters
+    assert (quota.undefended, nothing.name, nothing.undefended) == (False, "no filter", True)
 
 
 def test_a_study_keeps_its_matrix_in_a_file() -> None:
@@ -63,7 +67,7 @@ def test_a_study_keeps_its_matrix_in_a_file() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([[], []], "two rows make the same attack, bent, mi-face"),
+        ([[], []], "two rows give attacks of the same name: bent, mi-face"),
         ([[{"decoy": 1}]], "no evasion is called 'decoy'"),
         ([{"decoys": 1}], "must be a list of tables"),
         ("all", "must be a list of rows"),
@@ -76,5 +80,5 @@ def test_rows_that_cannot_be_crossed_are_refused(rows: Any, message: str) -> Non
 
 def test_names_of_filters_must_differ() -> None:
     given = [{"name": "own", "t_ssim": 0.9, "t_hash": 0.1, "n_b": 1, "l_sp": 1}]
-    with pytest.raises(StudyError, match="--filter: the study has a filter of that name already: own"):
+    with pytest.raises(StudyError, match="--filter: two filters have the same name: own"):
         study([[]], filters=given).crossed([Filter(name="own", config=CONFIG)])

@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 
 from mifsim.cli import main
+from mifsim.defense.space import SearchSpace
 from mifsim.errors import RunError
+from mifsim.run import sessions as run_sessions
 from mifsim.run import simulate as simulation
 from mifsim.run.folder import RunFolder
 from mifsim.study import Study
@@ -37,6 +39,7 @@ from tuning import tune as calibration
 from tuning.trials import Journal
 
 STORES = ["mock://store/some runs", *([os.environ["MIFSIM_TEST_URL"]] if "MIFSIM_TEST_URL" in os.environ else [])]
+SPACE = SearchSpace.parse("ssim-hash", {})
 
 
 @pytest.fixture(params=STORES)
@@ -55,12 +58,12 @@ def test_a_path_stays_a_path() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nowhere://x/y", r"nowhere://x/y: pyarrow reaches no file system there: .*accepted: a path, or a URL"),
-        ("s3://key:secret@bucket/x", r"^s3://…@bucket/x: credentials do not belong into a URL"),
-        ("s3://key:very/secret@bucket/x", r"^s3://…: credentials do not belong into a URL"),
-        ("s3://key:very#secret@bucket/x", r"^s3://…: credentials do not belong into a URL"),
+        ("nowhere://x/y", r"nowhere://x/y: pyarrow cannot open a file system: .*accepted: a path, or a URL"),
+        ("s3://key:secret@bucket/x", r"^s3://…@bucket/x: a URL must not contain credentials"),
+        ("s3://key:very/secret@bucket/x", r"^s3://…: a URL must not contain credentials"),
+        ("s3://key:very#secret@bucket/x", r"^s3://…: a URL must not contain credentials"),
         ("s3://bucket/a#b", r"^s3://bucket/a#b: .*%23"),
-        ("file://host/x", "three slashes"),
+        ("file://host/x", "must be file:///"),
     ],
 )
 def test_urls_that_cannot_be_used_are_refused(text: str, message: str) -> None:
@@ -168,7 +171,7 @@ def test_an_interrupted_run_on_a_store_goes_on_to_the_same_rows(
         small_study() if source == "small" else load(source, overrides)
     ))  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr(simulation, "InProcess", lambda: _InterruptAfter(60))
+        patch.setattr(run_sessions, "InProcess", lambda: _InterruptAfter(60))
         with pytest.raises(SystemExit) as exit_:
             main(["simulate", "small", "--out", str(store), "--backend", "in-process"])
     assert exit_.value.code == 130
@@ -187,13 +190,13 @@ def test_an_interrupted_run_on_a_store_goes_on_to_the_same_rows(
     both = compare_runs([here, store])
     assert both.groupby("run")["blocked"].sum().nunique() == 1
     with pytest.raises(RunError, match="complete"):
-        simulation.resume(store, backend="in-process")
+        simulation.resume_simulation(store, backend="in-process")
 
 
 def test_a_calibration_and_its_recording_lie_on_a_store(
     store: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "prepare", lambda study: (digits(study), formula_victim(tmp_path)))
+    monkeypatch.setattr(calibration, "load_inputs", lambda study: (digits(study), formula_victim(tmp_path)))
     monkeypatch.setattr("tuning.search.search", serial_search)
     monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula())
     study = tiny_study(tuning=LENIENT)
@@ -204,7 +207,7 @@ def test_a_calibration_and_its_recording_lie_on_a_store(
         calibration.tune(study, store / "run")
     assert len(matching(store / "recordings", "*/*/sessions/*.parquet")) == 5
     monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula())
-    calibration.resume(store / "run")
+    calibration.resume_tuning(store / "run")
     assert len(matching(store / "recordings", "*/*/run.json")) == 1
     assert read_file(store / "run" / "trials" / "trials.parquet").drop(["elapsed_seconds"]).to_pylist() == trials_of(
         here
@@ -226,27 +229,27 @@ def test_session_hosts_write_to_a_store_by_themselves(tmp_path: Path) -> None:
 def test_a_journal_on_a_store_loses_no_finished_trial(store: RemotePath, tmp_path: Path) -> None:
     from tests.tuning.test_search import trial
 
-    with Journal(store, {}) as journal:
+    with Journal(store, {}, SPACE) as journal:
         for number in (0, 2, 1):
             journal.append(trial(number))
-    assert Journal(store, {}).read() == [trial(0), trial(1), trial(2)]
-    with Journal(store, {}) as journal:
+    assert Journal(store, {}, SPACE).read() == [trial(0), trial(1), trial(2)]
+    with Journal(store, {}, SPACE) as journal:
         journal.append(trial(3))
-    Journal(store, {}).finish([trial(number) for number in range(4)])
+    Journal(store, {}, SPACE).finish([trial(number) for number in range(4)])
     assert [one.name for one in (store / "trials").iterdir()] == ["trials.parquet"]
-    assert Journal(store, {}).read() == [trial(number) for number in range(4)]
+    assert Journal(store, {}, SPACE).read() == [trial(number) for number in range(4)]
 
 
 def test_a_shard_cut_otherwise_is_not_gone_on_with(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", small_study()).path
     small_study(server={"sessions_per_host": 9}).save(run / "study.toml")
-    with pytest.raises(RunError, match=r"server.sessions_per_host = 9: the run began with 8"):
-        simulation.resume(run, backend="in-process")
+    with pytest.raises(RunError, match=r"server.sessions_per_host = 9: the run started with 8"):
+        simulation.resume_simulation(run, backend="in-process")
 
 
 def test_facts_are_replaced_whole(store: RemotePath) -> None:
     run = RunFolder.create(store, small_study())
-    run.note(more=1)
+    run.update_facts(more=1)
     assert json.loads((store / "run.json").read_text())["more"] == 1
     run.discard()
     assert not store.exists()

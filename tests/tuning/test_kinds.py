@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,25 +16,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import IntDistribution
 
-from mifsim.defense import DetectorConfig, FilterConfig, View, read_config
+from mifsim.defense import DetectorConfig, FilterConfig, RecordedSessions, View, read_config
 from mifsim.defense.kinds import read_cells
 from mifsim.defense.space import SearchSpace
 from mifsim.errors import RunError, UserError
 from mifsim.registry import registry
 from mifsim.study import Study, Tuning
-from tests.tuning.kinds import KINDS, AllowanceConfig, LiveAllowanceConfig, StuckConfig
+from tests.tuning.kinds import (
+    KINDS,
+    AllowanceConfig,
+    BrightConfig,
+    LiveAllowanceConfig,
+    StuckConfig,
+    TenthsConfig,
+)
 from tests.tuning.studies import Formula, digits, formula_here, formula_victim, live_as_predicted, tiny_study
-from tests.tuning.worlds import ATTACK, random_traces, trace_set
+from tests.tuning.worlds import ATTACK, hashes_of, random_traces, trace_set
 from tuning.certify import certify, conservative, order_of_testing
 from tuning.live import LiveReplay
 from tuning.objectives import evaluate
 from tuning.proposals import STARTUP_TRIALS, Proposals
-from tuning.reference_front import has_reference
-from tuning.replay import replay
+from tuning.reference_front import grid_front, has_reference, reference_front
+from tuning.replay import replay, replay_swept, totals
 from tuning.space import distributions
 from tuning.tracedata import SPLITS, TraceSet
 from tuning.traces import load, record, recording_specs
-from tuning.trials import TrialEvaluator
+from tuning.trials import TrialEvaluator, TrialResult
 
 pytestmark = pytest.mark.usefixtures("kinds")
 
@@ -73,6 +81,22 @@ class Counted:
         return self._ask(*batch)
 
 
+def with_means(made: TraceSet) -> TraceSet:
+    """Let the hashes of some traces be how bright their images were."""
+    means = RecordedSessions(made.offsets, made.valid, {"mean": hashes_of(made)})
+    specs = [config.recording_spec() for config in (BrightConfig(0.5, 1), TenthsConfig(6, 1))]
+    return replace(made, recordings=dict.fromkeys(specs, means))
+
+
+def bright_random(seed: int) -> TraceSet:
+    """Random sessions, an attack and an honest one among them."""
+    return next(
+        with_means(made)
+        for extra in itertools.count()
+        if (made := random_traces(np.random.default_rng([seed, extra]))).attack_groups and made.honest_groups
+    )
+
+
 # Replay
 
 
@@ -99,6 +123,10 @@ def test_replay_is_what_a_live_run_does_session_by_session(tmp_path: Path, more:
         for cls, name, limits in ((AllowanceConfig, "queries", ALLOWANCES), (StuckConfig, "repeats", (1, 2, 3, 7)))
         for limit in limits
     ]
+    filters += [
+        {"name": f"test-bright {level} {limit}", "kind": "test-bright", "level": level, "limit": limit, **more}
+        for level, limit in ((0.0, 1), (0.1, 1), (0.1, 4), (0.12, 2), (1.0, 1))
+    ]
     study = study_of("test-allowance", [*tiny_study().to_toml()["filters"], *filters])
     traces = recorded(study, tmp_path)
     assert (~traces.valid).sum() == 12 * 8
@@ -110,6 +138,9 @@ def test_replay_is_what_a_live_run_does_session_by_session(tmp_path: Path, more:
     assert blocked["test-allowance 26"] == 0
     assert 0 < blocked["test-allowance 8"] < traces.sessions
     assert 0 < blocked["test-stuck 3"] < traces.sessions
+    assert blocked["test-bright 0.0 1"] == traces.sessions
+    assert 0 < blocked["test-bright 0.1 4"] < traces.sessions
+    assert blocked["test-bright 1.0 1"] == 0
     # With two queries for each image the eighth one is the sixteenth query.
     assert {query for name, query in expected.items() if name.startswith("spoilt") and "allowance 8" in name} == {16}
 
@@ -139,6 +170,32 @@ def test_what_a_kind_records_of_the_answers_is_beside_what_others_do(tmp_path: P
     assert (labels[~traces.valid] == 0).all()
     assert len(set(labels[traces.valid].tolist())) > 1
     assert set(traces.recorded(FilterConfig(0.5, 0.5, 1, 1)).columns) == {"hash", "ssim_global", "ssim_uniform"}
+
+
+@pytest.mark.parametrize("cls", [AllowanceConfig, BrightConfig])
+def test_where_no_query_was_answered_nothing_leaked(cls: type[DetectorConfig]) -> None:
+    """Two attackers; the first query of either is refused, whatever the one before it in the recording leaked."""
+    first = AllowanceConfig(1) if cls is AllowanceConfig else BrightConfig(0.0, 1)
+    tables, means = [np.full((2, 1), np.nan), np.full((1, 1), np.nan)], [np.full(2, 0.5), np.full(1, 0.5)]
+    leak = np.array([0.25, 0.75, 0.5])
+    traces = with_means(trace_set(tables, means, group=np.array([ATTACK] * 2), leak=leak))
+    outcome = replay(traces, first)
+    assert outcome.blocked_at.tolist() == [1, 1]
+    assert totals(traces, outcome.blocked_at).leak.tolist() == [0, 0]
+    second = AllowanceConfig(2) if cls is AllowanceConfig else BrightConfig(0.0, 2)
+    assert totals(traces, replay(traces, second).blocked_at).leak.tolist() == [0.25 + 0.5, 0]
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.25, 0.5, 0.9]), st.integers(1, 9))
+@settings(max_examples=30, deadline=None)
+def test_all_limits_at_once_are_replay_of_each(seed: int, level: float, most: int) -> None:
+    traces = bright_random(seed)
+    everything = replay_swept(traces, BrightConfig(level, 1), {"limit": most})
+    assert everything.blocked.shape == (4, most)
+    for limit in range(1, most + 1):
+        one = totals(traces, replay(traces, BrightConfig(level, limit)).blocked_at)
+        for name in ("blocked", "queries", "leak"):
+            assert getattr(everything, name)[:, limit - 1].tolist() == pytest.approx(getattr(one, name).tolist())
 
 
 # A kind without replay
@@ -218,9 +275,7 @@ def test_the_search_space_is_the_kinds_own(kind: str) -> None:
     assert set(seen) == set(range(2, 10))
 
 
-def _result_of(config: DetectorConfig) -> Any:
-    from tuning.trials import TrialResult
-
+def _result_of(config: DetectorConfig) -> TrialResult:
     queries = config.queries  # type: ignore[attr-defined]
     return TrialResult(float(queries), 0.5 / queries, None, 10)
 
@@ -255,6 +310,76 @@ def test_a_trial_of_a_kind_that_sweeps_nothing_estimates_nothing() -> None:
             traces.budget[traces.is_attack],
         ).mean()
     )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_reference_front_of_a_kind_of_its_own(seed: int) -> None:
+    """Level and limit, of which the one is tried on a grid and a finer one, and the other everywhere."""
+    traces = bright_random(seed)
+    space = {"level": {"min": 0.0, "max": 0.8}, "limit": {"min": 2, "max": 9}}
+    tuning = Tuning(kind="test-bright", space=space, grid={"level": 4}, false_positive_budget=0.9)
+    assert has_reference(tuning.search_space)
+    done: list[tuple[int, int]] = []
+    found = reference_front(traces, tuning, lambda *told: done.append(told))
+    assert found.configs
+    for config, point in zip(found.configs, found.points, strict=True):
+        assert tuning.search_space.contains(config)
+        one = evaluate(traces, config)
+        assert (one.false_positive_rate, one.queries) == tuple(point)
+    for level, limit in itertools.product(np.linspace(0, 0.8, 4).tolist(), range(2, 10)):
+        one = evaluate(traces, BrightConfig(level, limit))
+        if one.false_positive_rate <= 0.9:
+            assert (found.points <= [one.false_positive_rate, one.queries]).all(axis=1).any()
+    assert done[-1][0] == done[-1][1] == found.tried // 8
+    assert found.tried > 4 * 8
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_of_equal_configurations_the_least_strict_is_kept(seed: int, leakage: bool) -> None:
+    """The greatest level first, then the greatest limit: with both, less is blocked."""
+    traces = bright_random(seed)
+    levels = [0.0, 0.3, 0.6]
+    space = SearchSpace.parse("test-bright", {"limit": {"min": 2, "max": 5}})
+    found = grid_front(traces, [({}, {"level": np.array(levels)})], space, leakage=leakage, fpr_limit=0.5)
+    assert found.tried == 12
+    best: dict[tuple[float, ...], BrightConfig] = {}
+    for config in itertools.starmap(BrightConfig, itertools.product(levels[::-1], (5, 4, 3, 2))):
+        done = evaluate(traces, config)
+        if done.false_positive_rate <= 0.5:
+            point = (done.false_positive_rate, done.queries, *([done.leak] if leakage else []))
+            best.setdefault(point, config)
+    expected = {p: c for p, c in best.items() if not any(q != p and all(map(float.__le__, q, p)) for q in best)}
+    assert dict(zip(map(tuple, found.points.tolist()), found.configs, strict=True)) == expected
+
+
+def test_a_promising_estimate_of_a_swept_parameter_is_followed() -> None:
+    proposals, configs = Proposals(Tuning(kind="test-bright", concurrent=1), 0, 501), []
+    for number in range(STARTUP_TRIALS + 2):
+        config = proposals.ask()
+        assert config is not None
+        configs.append(config)
+        estimates = ((7, 0.01, 20.0), (3, 0.01, 30.0)) if number == 5 else ()
+        proposals.tell(number, TrialResult(400.0, 0.05, None, 10, estimates))
+    assert replace(configs[5], limit=7) in configs[STARTUP_TRIALS:]  # type: ignore[call-arg]
+
+
+def test_the_reference_front_of_whole_numbers_tries_no_others() -> None:
+    traces = bright_random(7)
+    tuning = Tuning(kind="test-tenths", grid={"tenths": 3}, false_positive_budget=1.0)
+    found = reference_front(traces, tuning, lambda done, total: None)
+    assert found.configs
+    assert found.tried % 12 == 0
+    assert 3 < found.tried // 12 <= 3 + 10
+    for config, point in zip(found.configs, found.points, strict=True):
+        one = evaluate(traces, config.bright)  # type: ignore[attr-defined]
+        assert (one.false_positive_rate, one.queries) == tuple(point)
+    proposals = Proposals(tuning, 0, 501)
+    for number in range(8):
+        config = proposals.ask()
+        assert config is not None  # whole numbers, or it would be refused
+        assert tuning.search_space.config(tuning.search_space.point(config)) == config
+        proposals.tell(number, TrialResult(400.0, 0.05, None, 10))
 
 
 # Certification
@@ -359,6 +484,20 @@ def test_a_calibration_with_and_without_replay_finds_the_same(calibrate: Callabl
     for file in ("certification", "pareto"):
         assert rows_of(one, file) == rows_of(other, file)
     assert facts_of(one)["test"] == facts_of(other)["test"]
+
+
+@pytest.mark.usefixtures("spoilt")
+def test_a_calibration_of_a_kind_with_a_reference_front_is_measured_by_it(calibrate: Callable[..., Path]) -> None:
+    space = {"level": {"max": 0.03}, "limit": {"min": 8}}  # digits are dark, and attackers begin with darkness
+    run = calibrate(study_of("test-bright", tuning={"kind": "test-bright", "trials": 30, "space": space, **REACHABLE}))
+    found = facts_of(run)
+    assert 0 < found["hypervolume_share"] <= 1
+    assert found["reference_configs_tried"] > 5 * 5
+    pareto = pq.read_table(run / "pareto.parquet").to_pylist()
+    assert {"search", "reference"} <= {row["source"] for row in pareto}
+    assert all(
+        read_cells(row["kind"], row["config"]) == BrightConfig(row["param_level"], row["param_limit"]) for row in pareto
+    )
 
 
 @pytest.mark.usefixtures("spoilt")

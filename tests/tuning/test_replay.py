@@ -239,9 +239,9 @@ def test_a_copy_in_another_process_replays_alike():
 def test_what_the_traces_do_not_hold_is_refused():
     traces = random_traces(np.random.default_rng(0), n_b_max=3)
     for config, message in (
-        (FilterConfig(0.5, 0.5, 4, 1), "n_b = 4: the recording holds only 3"),
-        (FilterConfig(0.5, 0.5, 3, 1, ssim="uniform"), "no 'uniform' similarity, only global"),
-        (FilterConfig(0.5, 0.5, 3, 1, hash_size=4), "hash_size = 4: the recording was taken with 8"),
+        (FilterConfig(0.5, 0.5, 4, 1), "n_b = 4: must be at most 3, the recorded number"),
+        (FilterConfig(0.5, 0.5, 3, 1, ssim="uniform"), "ssim = 'uniform': not in the recording, which contains global"),
+        (FilterConfig(0.5, 0.5, 3, 1, hash_size=4), "hash_size = 4: must be 8, the hash size of the recording"),
     ):
         with pytest.raises(ValueError, match=r"no recording fits .*requires .*available: ssim-hash .*'n_b': 3"):
             replay(traces, config)

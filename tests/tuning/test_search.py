@@ -115,10 +115,10 @@ def test_every_proposal_is_within_the_bounds(data: st.DataObject) -> None:
         ("n_b", {"min": 5, "max": 4}, "tuning.space.n_b.max = 4 is less than min = 5"),
         ("kind", "ssim-hsh", "tuning.kind = 'ssim-hsh': .* did you mean 'ssim-hash'"),
         ("kind", "none", "tuning.kind = 'none': has no parameter to search"),
-        ("grid", {"l_sp": 5}, "tuning.grid.l_sp: not a parameter of it .accepted: t_ssim, t_hash"),
+        ("grid", {"l_sp": 5}, "tuning.grid.l_sp: not a parameter of the exhaustive search .accepted: t_ssim, t_hash"),
         ("splits", {"search": 0.5, "calibration": 0.5, "test": 0.5}, "add up to 1.5"),
-        ("false_positive_limit", 0.0, "must lie between 0 and 1, or be a table of such a number"),
-        ("false_positive_limit", {"retries": 0.01}, "it must name each workload: independent, retries"),
+        ("false_positive_limit", 0.0, "must be between 0 and 1, or a table of such numbers"),
+        ("false_positive_limit", {"retries": 0.01}, "expected: every workload, which are independent, retries"),
         ("trails", 7, "did you mean 'trials'"),
     ],
 )

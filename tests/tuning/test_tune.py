@@ -237,7 +237,7 @@ def test_an_interrupted_calibration_is_resumed_to_the_same_outcome(world: World,
     for table in ("pareto", "certification"):
         one, other = (pq.read_table(run / f"{table}.parquet") for run in (whole, tmp_path / "cut"))
         assert one.to_pylist() == other.to_pylist()
-    with pytest.raises(RunError, match="is complete"):
+    with pytest.raises(RunError, match="already complete"):
         calibration.resume_tuning(tmp_path / "cut")
 
 

@@ -11,7 +11,7 @@ from mifsim.errors import RunError
 from mifsim.server.client_session import SessionRow
 from mifsim.server.client_specs import ClientSpec, client_specs
 from mifsim.server.environment import Environment
-from mifsim.server.shard_run import Nowhere, Reply, run_clients
+from mifsim.server.shard_run import NullSink, Reply, run_clients
 from mifsim.study import Filter, Study
 from mifsim.victims import Victim
 from mifsim.victims.engine import BatchedModel, engine_from_bytes
@@ -67,7 +67,7 @@ def record_sessions(
     unfiltered = study.model_copy(update={"filters": [Filter(name="recorder", config=NoDefenseConfig())]})
     environment = _RecordingEnvironment(unfiltered, Path(), {}, data, n_b=n_b)
     rows: list[SessionRow] = []
-    steps = run_clients(list(client_specs(unfiltered, len(data.class_names))), environment, rows, Nowhere())
+    steps = run_clients(list(client_specs(unfiltered, len(data.class_names))), environment, rows, NullSink())
     try:
         batch = next(steps)
         while True:

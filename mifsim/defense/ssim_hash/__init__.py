@@ -1,1 +1,1 @@
-"""The paper's filter (Algorithm 2): the detector kind ``ssim-hash``."""
+"""The paper's filter (Algorithm 2), the kind of detector ``ssim-hash``."""

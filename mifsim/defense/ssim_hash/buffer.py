@@ -1,6 +1,6 @@
-"""The last images of one session, and what is kept of each so that nothing is computed twice.
+"""Buffer of a session's last images, with cached values for their comparisons.
 
-This module loads numba and OpenCV; import it where it is used.
+This module imports numba and OpenCV, so import it only in functions that need it.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ _CODE: dict[Form, int] = {"global": kernels.GLOBAL, "uniform": kernels.UNIFORM, 
 
 
 class Buffer:
-    """A first-in, first-out ring of images with their hashes, means and contrasts.
+    """A first-in, first-out ring buffer of images with their hashes, means and contrasts.
 
-    Its arrays are made when the first image is admitted: only then the shape is known.
+    Its arrays are allocated with the first image, which determines the shape.
 
     Parameters
     ----------
     capacity : int
-        Images held at most.
+        Maximum number of images.
     forms : sequence of {"global", "uniform", "gaussian"}
-        The forms of SSIM that it keeps means and contrasts for.
+        Forms of SSIM for which means and contrasts are cached.
     hash_size : int
         See `FilterConfig`.
     view : View or None
-        What of each image is held and compared; None: all of it.
+        Reduction of each image before it is compared and stored; None for none.
 
     Attributes
     ----------
     shape : tuple of int or None
-        Of the first image's view, (H, W) or (H, W, C); None before.
+        Shape of the stored images, (H, W) or (H, W, C); None before the first image.
     submitted : tuple of int or None
-        Of the first image itself; every further one must have the same.
+        Shape of the submitted images, before the view; None before the first image.
     """
 
     __slots__ = (
         "_hashes",
-        "_kept",
         "_planes",
         "_size",
         "_start",
+        "_statistics",
         "capacity",
         "forms",
         "hash_size",
@@ -65,30 +65,31 @@ class Buffer:
         self.forms = tuple(forms)
         self.hash_size = hash_size
         self.view = view
-        self.submitted: tuple[int, ...] | None = None  # the shape of what is submitted, which the view reduces
+        self.submitted: tuple[int, ...] | None = None
         self.shape: tuple[int, ...] | None = None
         self._start = 0
         self._size = 0
         self._planes: Planes = np.empty((0, 0, 0), dtype=np.float32)
         self._hashes: npt.NDArray[np.float64] = np.empty(0)
-        self._kept: dict[Form, tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.bool_]]] = {}
+        # For each form: means, contrasts, and whether they have been computed.
+        self._statistics: dict[Form, tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.bool_]]] = {}
 
     def __len__(self) -> int:
         return self._size
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        kept = sum(array.nbytes for arrays in self._kept.values() for array in arrays)
-        return self._planes.nbytes + self._hashes.nbytes + kept
+        """Size of all arrays, in bytes."""
+        statistics = sum(array.nbytes for arrays in self._statistics.values() for array in arrays)
+        return self._planes.nbytes + self._hashes.nbytes + statistics
 
     def admit(self, image: object) -> tuple[Planes, float]:
-        """Return an image's planes and its hash.
+        """Validate an image, and return its planes and its hash.
 
         Raises
         ------
         InvalidImage
-            It is not one that the session can take; nothing has changed.
+            If the image is not valid in this session. The buffer does not change.
         """
         if self.shape is not None:
             pixels = admit(image, self.submitted)
@@ -111,23 +112,23 @@ class Buffer:
         for form in self.forms:
             described = np.zeros(self.capacity, dtype=np.bool_)
             if form == "global":
-                kept = np.empty((self.capacity, channels)), np.empty((self.capacity, channels)), described
+                means, contrasts = np.empty((self.capacity, channels)), np.empty((self.capacity, channels))
             else:
                 places = self.capacity, channels, (height - WINDOW[form] + 1) * width
-                kept = np.empty(places, dtype=np.int32), np.empty(places, dtype=np.float32), described
-            self._kept[form] = kept
+                means, contrasts = np.empty(places, dtype=np.int32), np.empty(places, dtype=np.float32)
+            self._statistics[form] = means, contrasts, described
         self.shape = shape
 
     def judge(self, config: FilterConfig, count: int, planes: Planes, hash_: float) -> int:
-        """Run lines 4 to 12 of Algorithm 2 on an admitted image.
+        """Run lines 4 to 12 of Algorithm 2 on an image that `admit` returned.
 
         Returns
         -------
         int
-            The new count. The image has been enqueued unless that is ``config.l_sp``.
+            The new count. The image is enqueued if the count is below ``config.l_sp``.
         """
         assert self.shape is not None
-        means, contrasts, described = self._kept[config.ssim]
+        means, contrasts, described = self._statistics[config.ssim]
         # fmt: off
         count = kernels.judge(
             _CODE[config.ssim], config.t_ssim, config.t_hash, config.l_sp, config.count_rule == "per_query",
@@ -140,17 +141,17 @@ class Buffer:
         return count
 
     def push(self, planes: Planes, hash_: float, compare: bool = True) -> dict[Form, npt.NDArray[np.float32]]:
-        """Compare an admitted image with all that are held, in every form, then enqueue it.
+        """Compare an image that `admit` returned with all stored images, in every form, and enqueue it.
 
         Returns
         -------
-        dict
-            Form to similarities, the newest image first; empty arrays unless `compare`.
+        dict of form to ndarray of float32
+            Similarities to the stored images, the newest first; empty arrays unless `compare`.
         """
         assert self.shape is not None
         similarities = {}
         slot = (self._start + self._size) % self.capacity
-        for form, (means, contrasts, described) in self._kept.items():
+        for form, (means, contrasts, described) in self._statistics.items():
             row = np.empty(self._size if compare else 0, dtype=np.float32)
             if compare:
                 # fmt: off
@@ -168,14 +169,14 @@ class Buffer:
         return similarities
 
     def _advance(self) -> None:
-        """Count in the image just written."""
+        """Update size and start after an image was written."""
         if self._size < self.capacity:
             self._size += 1
         else:
             self._start = (self._start + 1) % self.capacity
 
     def images(self) -> npt.NDArray[np.float32]:
-        """Return copies of the images held, the oldest first: shape (n, *shape), or (0,) before the first."""
+        """Return copies of the stored images, the oldest first: shape (n, *shape), or (0,) before the first image."""
         if self.shape is None:
             return np.empty(0, dtype=np.float32)
         order = (self._start + np.arange(self._size)) % self.capacity

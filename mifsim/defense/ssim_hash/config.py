@@ -1,4 +1,4 @@
-"""The configuration of the paper's filter: the detector kind ``ssim-hash``."""
+"""Configuration of the paper's filter, the kind of detector ``ssim-hash``."""
 
 from __future__ import annotations
 
@@ -21,39 +21,43 @@ if TYPE_CHECKING:
     from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
 
 CountRule = Literal["per_match", "per_query"]
-"""Whether every matching buffered image adds one to the count, or every query that has any."""
+"""Whether the count increases by one for each matching buffered image, or for each query with at least one match."""
 
 COUNT_RULES: tuple[CountRule, ...] = get_args(CountRule)
 
 
 @dataclass(frozen=True)
 class FilterConfig(DetectorConfig):
-    """One choice of the paper's four parameters, and the form of the filter.
+    """Configuration of the paper's filter: its four parameters, and options that the paper leaves open.
+
+    A buffered image matches a query if their SSIM is above `t_ssim` and the difference of their hashes is below
+    `t_hash`.
 
     Attributes
     ----------
     t_ssim : float
-        In [-1, 1]. A buffered image is similar if its SSIM with the query is greater.
+        SSIM threshold, in [-1, 1].
     t_hash : float
-        In (0, 1]. And if the difference of their hashes is less.
+        Hash threshold, in (0, 1].
     n_b : int
-        At least 1. Images buffered, first in, first out.
+        Number of images in the first-in, first-out buffer; at least 1.
     l_sp : int
-        At least 1. The count at which the session is blocked.
+        Count at which the session is blocked; at least 1.
     ssim : {"global", "uniform", "gaussian"}
-        Which SSIM; see `ssim`.
+        Form of the SSIM; see `mifsim.defense.ssim`.
     hash_size : int
-        From 1 to 256; see `simple_hash`.
+        Side of the downsampled image that the hash averages, in pixels, from 1 to 256; see
+        `mifsim.defense.simple_hash`.
     count_rule : {"per_match", "per_query"}
-        ``"per_match"``: every similar buffered image adds one, as in Algorithm 2. ``"per_query"``: a query
-        adds at most one, as Section 3.3 words it.
+        ``"per_match"`` adds one for each matching buffered image (Algorithm 2); ``"per_query"`` adds one for each
+        query with at least one match (Section 3.3).
     scope, view
-        See `DetectorConfig`; as keywords only.
+        See `DetectorConfig`; keyword-only.
 
     Raises
     ------
     ConfigError
-        A ``ValueError`` that names the field, its value and what is accepted.
+        If a field is not accepted. It is also a ``ValueError``; the message names field, value and what is accepted.
 
     Examples
     --------
@@ -72,20 +76,21 @@ class FilterConfig(DetectorConfig):
     count_rule: CountRule = "per_match"
 
     kind: ClassVar[str] = "ssim-hash"
-    # The sampler knows t_ssim by its distance from 1, under the name d_ssim. Optuna's multivariate TPE orders its
-    # dimensions by name: another name there changes the proposals of every study from the 25th trial on.
+    # The sampler searches the distance of t_ssim from 1 under the name d_ssim. Optuna's multivariate TPE orders its
+    # dimensions by name, so another name would change the proposals of every study from the 25th trial on.
     params: ClassVar[Mapping[str, Param]] = {
         "t_ssim": Param(
-            0.3, 0.99999, "similar above this SSIM", pole=1.0, strictness=1, least=-1.0, most=1.0, search_name="d_ssim"
+            0.3, 0.99999, "similarity threshold (SSIM)", pole=1.0, strictness=1, least=-1.0, most=1.0,
+            search_name="d_ssim",
         ),
-        "t_hash": Param(1e-5, 0.3, "and hashes closer than this", strictness=1, least=0.0, most=1.0),
-        "n_b": Param(1, 32, "images remembered", whole=True, least=1, most=1024),
-        "l_sp": Param(1, 64, "the count that ends the session", whole=True, strictness=-1, least=1, most=65536),
-    }
+        "t_hash": Param(1e-5, 0.3, "threshold of the hash difference", strictness=1, least=0.0, most=1.0),
+        "n_b": Param(1, 32, "images in the buffer", whole=True, least=1, most=1024),
+        "l_sp": Param(1, 64, "count that blocks the session", whole=True, strictness=-1, least=1, most=65536),
+    }  # fmt: skip
     choices: ClassVar[Mapping[str, Choice]] = {
         "ssim": Choice(FORMS, "global", "form of the SSIM"),
-        "count_rule": Choice(COUNT_RULES, "per_match", "whether every match counts, or every query that has one"),
-        "hash_size": Choice(range(1, LARGEST_HASH + 1), 8, "edge of the image that the hash averages, in pixels"),
+        "count_rule": Choice(COUNT_RULES, "per_match", "whether each match or each query with a match counts"),
+        "hash_size": Choice(range(1, LARGEST_HASH + 1), 8, "side of the image that the hash averages, in pixels"),
     }
     views_itself: ClassVar[bool] = True
     swept: ClassVar[tuple[str, ...]] = ("n_b", "l_sp")
@@ -93,8 +98,8 @@ class FilterConfig(DetectorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Plain Python numbers, whatever came (numpy's, TOML's 1 for 1.0): what is written is what is read
-        # back.
+        # Convert numpy's numbers and integers for floats to plain Python numbers, so that a saved configuration equals
+        # the loaded one.
         set_ = object.__setattr__
         set_(self, "t_ssim", _real("t_ssim", self.t_ssim, -1.0 <= _number(self.t_ssim) <= 1.0, "from -1 to 1"))
         set_(
@@ -109,45 +114,45 @@ class FilterConfig(DetectorConfig):
         _one_of("count_rule", self.count_rule, COUNT_RULES)
 
     def new_detector(self) -> QueryFilter:
-        """Return a new filter state."""
+        """Return a filter in its initial state."""
         from mifsim.defense.ssim_hash.filter import QueryFilter
 
         return QueryFilter(self)
 
     def recording(self) -> Mapping[str, Any]:
-        """Return how many earlier images each is compared with, in which forms, and the size of the hash's image."""
+        """Return the number of previous images to compare with, the forms of SSIM, and the hash size."""
         return {"n_b": self.n_b, "forms": (self.ssim,), "hash_size": self.hash_size}
 
     @classmethod
     def columns(cls, options: Mapping[str, Any]) -> Mapping[str, Column]:
-        """Return the hash, and for each form the similarities to the last `n_b` images."""
+        """Return the columns: the hash, and for each form the similarities to the last `n_b` images."""
         forms = {f"ssim_{form}": Column("float32", options["n_b"]) for form in options["forms"]}
         return {"hash": Column("float64"), **forms}
 
     @classmethod
     def recorder(cls, options: Mapping[str, Any]) -> SsimHashRecorder:
-        """Return a new recorder."""
+        """Return a recorder in its initial state."""
         from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
 
         return SsimHashRecorder(options["n_b"], options["forms"], options["hash_size"], options.get("view"))
 
     @classmethod
     def merge(cls, first: Mapping[str, Any], second: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Return the longer memory and all forms of both; None where the hashes differ."""
+        """Return the larger buffer and the forms of both; None if the hash sizes differ."""
         if first["hash_size"] != second["hash_size"]:
             return None
         forms = tuple(sorted({*first["forms"], *second["forms"]}))
         return {"n_b": max(first["n_b"], second["n_b"]), "forms": forms, "hash_size": first["hash_size"]}
 
     def replay(self, sessions: RecordedSessions) -> Outcome:
-        """Return what it would have done to recorded sessions; see `mifsim.defense.ssim_hash.replay`."""
+        """Replay recorded sessions under this configuration; see `mifsim.defense.ssim_hash.replay`."""
         from mifsim.defense.ssim_hash.replay import follow
 
         blocked_at, count = follow(sessions, self)
         return Outcome(blocked_at, np.minimum(1.0, (count + 1) / self.l_sp))
 
     def replay_swept(self, sessions: RecordedSessions, weights: SessionWeights, most: Mapping[str, int]) -> SweptSums:
-        """Return the sums for every buffer size and limit; see `DetectorConfig.replay_swept`."""
+        """Replay all buffer sizes and limits at once; see `DetectorConfig.replay_swept`."""
         from mifsim.defense.ssim_hash.replay import follow_swept
 
         return follow_swept(sessions, self, weights, most["n_b"], most["l_sp"])
@@ -160,14 +165,14 @@ class FilterConfig(DetectorConfig):
         bounds: Mapping[str, tuple[float, float]],
         steps: Mapping[str, int],
     ) -> Mapping[str, np.ndarray[Any, np.dtype[np.float64]]]:
-        """Return thresholds to try; see `mifsim.defense.ssim_hash.replay.threshold_values`."""
+        """Return the thresholds of an exhaustive search; see `mifsim.defense.ssim_hash.replay.threshold_values`."""
         from mifsim.defense.ssim_hash.replay import threshold_values
 
         return threshold_values(sessions, chosen["ssim"], bounds, steps)
 
 
 def _number(value: object) -> float:
-    """Return a real number as a float, and NaN, which is in no range, for anything else (bool among it)."""
+    """Return a real number as a float; NaN, which is in no range, for anything else, including bool."""
     return float(value) if not isinstance(value, bool) and isinstance(value, Real) else math.nan
 
 

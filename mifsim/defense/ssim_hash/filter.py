@@ -18,13 +18,14 @@ _STATE_VERSION = 1
 
 
 class QueryFilter:
-    """The paper's filter for one session or client: a buffer of its last images, and a count of suspicious queries.
+    """The paper's filter (Algorithm 2) for one session or client.
 
-    Algorithm 2 to the letter. A new image is compared with the buffered ones, the oldest first; each that
-    is similar adds one to the count. At ``l_sp`` the session is blocked: that image and all that follow are
-    UNSAFE, and nothing more is stored. Otherwise the image is enqueued, and is SAFE.
+    Its state is a buffer of the last images and a count. Each new image is compared with the buffered images, the
+    oldest first, and each match adds one to the count. If the count reaches ``l_sp``, the session is blocked: this
+    image and all later ones are UNSAFE, and the buffer does not change any more. Otherwise the image is SAFE and is
+    enqueued.
 
-    Not for use by two threads at once; sessions in different threads do not hold each other up.
+    A filter is not thread-safe. Different filters can run in parallel threads, because the kernels release the GIL.
 
     Parameters
     ----------
@@ -51,48 +52,48 @@ class QueryFilter:
 
     @property
     def config(self) -> FilterConfig:
-        """The configuration."""
+        """The configuration of this filter."""
         return self._config
 
     @property
     def count(self) -> int:
-        """Suspicious queries so far (similar pairs, under ``count_rule="per_match"``)."""
+        """Number of matches so far; of queries with a match under ``count_rule="per_query"``."""
         return self._count
 
     @property
     def blocked(self) -> bool:
-        """Whether every further verdict is UNSAFE."""
+        """Whether all further verdicts are UNSAFE."""
         return self._count >= self._config.l_sp
 
     @property
     def limit(self) -> int:
-        """The count at which the session is blocked: ``l_sp``."""
+        """Count at which the session is blocked: ``l_sp``."""
         return self._config.l_sp
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the session's arrays: pixels, hashes, what is kept of each image; 0 before the first."""
+        """Size of the buffer's arrays, in bytes: pixels, hashes, means and contrasts; 0 before the first image."""
         return self._buffer.nbytes
 
     def check(self, image: object) -> Verdict:
-        """Judge one image, and buffer it if it is safe.
+        """Return the verdict for one image, and enqueue it if it is safe.
 
         Parameters
         ----------
         image : ndarray of shape (H, W) or (H, W, C), C 1 or 3
-            ``uint8``, which is divided by 255 before anything else, or floats in [0, 1]. The session's
-            first image fixes the shape; (H, W) and (H, W, 1) are different ones.
+            ``uint8``, which is first divided by 255, or floats in [0, 1]. All images of a session must have the shape
+            of the first one; (H, W) and (H, W, 1) are different shapes.
 
         Returns
         -------
         Verdict
-            UNSAFE from the image on that takes the count to ``l_sp``.
+            UNSAFE for the image at which the count reaches ``l_sp``, and for all later ones.
 
         Raises
         ------
         InvalidImage
-            NaN, infinite, out of range, of another shape or type, or smaller than the SSIM's window. The
-            state is as it was. A blocked filter does not look at the image.
+            If the image contains NaN, infinity or values out of range, has another shape or type, or is smaller than
+            the SSIM window. The state does not change. A blocked filter does not inspect the image.
         """
         if self.blocked:
             return Verdict.UNSAFE
@@ -101,16 +102,16 @@ class QueryFilter:
         return Verdict.UNSAFE if self.blocked else Verdict.SAFE
 
     def observe(self, answer: ModelAnswer) -> None:
-        """Ignore it: the filter looks at images alone."""
+        """Ignore the model's answer: the filter uses only the images."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that another process needs to go on with this session.
+        """Return a copy of the state, with which `from_state` continues in another process.
 
         Returns
         -------
         dict
-            ``version`` (int), ``count`` (int), ``shape`` (tuple of int: the session's, empty before its first
-            image) and ``images`` (ndarray of float32, shape (n, *shape of the view), the oldest first). Copies.
+            ``version`` (int), ``count`` (int), ``shape`` (tuple of int: shape of the submitted images, empty before
+            the first one) and ``images`` (ndarray of float32, shape (n, *shape of the view), the oldest first).
         """
         return {
             "version": _STATE_VERSION,
@@ -121,36 +122,36 @@ class QueryFilter:
 
     @classmethod
     def from_state(cls, config: FilterConfig, state: Mapping[str, Any]) -> QueryFilter:
-        """Restore a session: it continues exactly as it would have.
+        """Return a filter that continues exactly where the saved one stopped.
 
         Parameters
         ----------
         config : FilterConfig
-            The configuration that the session had.
+            Configuration of the saved filter.
         state : mapping
-            From `state_dict`.
+            Result of `state_dict`.
 
         Raises
         ------
         ValueError
-            The state is not whole, is of another version, or does not belong to such a configuration.
+            If the state is incomplete, of another version, or of another configuration.
         """
         keys = {"version", "count", "shape", "images"}
         if set(state) != keys:
-            raise ValueError(f"a filter's state has the keys {sorted(keys)}, got {sorted(map(str, state))}")
+            raise ValueError(f"keys of the state: {sorted(map(str, state))}; expected {', '.join(sorted(keys))}")
         if state["version"] != _STATE_VERSION:
-            raise ValueError(f"version = {state['version']!r}: this version restores {_STATE_VERSION}")
+            raise ValueError(f"version = {state['version']!r}: not supported (accepted: {_STATE_VERSION})")
         count, images = state["count"], state["images"]
         if isinstance(count, bool) or not isinstance(count, Integral) or not 0 <= int(count) <= config.l_sp:
             raise ValueError(f"count = {count!r}: must be a whole number from 0 to l_sp = {config.l_sp}")
         if not isinstance(images, np.ndarray) or images.dtype != np.float32 or images.ndim == 0:
             raise ValueError("images: must be a float32 array of shape (n, *shape)")
         shape = tuple(state["shape"])
-        seen = config.view.shape(shape) if config.view is not None and shape else shape
-        if seen != images.shape[1:] or (len(images) == 0) != (images.ndim == 1):
-            raise ValueError(f"shape = {state['shape']!r}: does not belong to images of shape {images.shape}")
+        stored_shape = config.view.shape(shape) if config.view is not None and shape else shape
+        if stored_shape != images.shape[1:] or (len(images) == 0) != (images.ndim == 1):
+            raise ValueError(f"shape = {state['shape']!r}: not consistent with an array of images of {images.shape}")
         if len(images) > config.n_b:
-            raise ValueError(f"images: {len(images)} of them, but n_b = {config.n_b}")
+            raise ValueError(f"images: {len(images)} images; accepted: at most n_b = {config.n_b}")
         restored = cls(config)
         restored._count = int(count)
         for number, image in enumerate(images):

@@ -1,30 +1,29 @@
-"""SSIM and Algorithm 2, compiled.
+"""Compiled kernels of SSIM and Algorithm 2.
 
-Two rules make what a filter decides reproducible from a recorded trace, to the last bit:
+Two rules make the verdicts of a filter reproducible from a recording, bit by bit:
 
-* A similarity is computed in float64 and rounded to float32 at the very end; the filter compares that float32
-  value, taken back to float64, with its threshold. So a trace of float32 keeps all that was compared.
-* A hash is a float64 number, and the gap is ``abs(h1 - h2)`` in float64.
+* A similarity is computed in float64 and finally rounded to float32. The filter compares the float32 value, converted
+  to float64, with its threshold. Therefore a float32 recording contains exactly the compared values.
+* A hash is a float64 number, and the gap of two hashes is ``abs(h1 - h2)`` in float64.
 
-And the value of a pair depends on the pair alone: every sum runs in an order fixed by the image's shape.
-Where an image lies in a buffer, who else is in it and how wide the machine's vectors are change no bit.
+The similarity of a pair of images depends only on the pair: the order of each sum depends only on the shape of the
+images. The position in the buffer, the other images and the vector length of the machine do not change any bit.
 
-Eq. (1) is written with ``l(x, y) = 2 m_x m_y + C1`` and ``c(x, y) = 2 s_xy + C2``, m a mean and s a
+Eq. (1) is written with ``l(x, y) = 2 m_x m_y + C1`` and ``c(x, y) = 2 s_xy + C2``, where m is a mean and s a
 covariance::
 
     SSIM(x, y) = 4 l(x, y) c(x, y) / ((l(x, x) + l(y, y)) (c(x, x) + c(y, y)))
 
-What is kept of an image beside its pixels is its mean and its contrast c(x, x): two float64 numbers a
-channel for the global form, a map of each for the windowed ones. There, a float32 mean would be too coarse
-(in a flat bright window the covariance is a small difference of numbers near 1, held against C2), so means
-are fixed-point int32 in steps of 2**-32. Contrasts are float32, rounded down: equal images come out at 1 or a
-hair above, and what is above 1 is 1.
+The mean and the contrast c(x, x) of each image are cached: two float64 numbers per channel for the global form, two
+maps per channel for the windowed forms. In the maps, a float32 mean would be too inaccurate (in a bright window with
+constant values, the covariance is a small difference of numbers near 1 and is compared with C2), so means are
+fixed-point int32 numbers in steps of 2**-32. Contrasts are float32, rounded down: the similarity of equal images is
+then 1 or slightly larger, and values above 1 are clipped to 1.
 
-Maps are as wide as the image. Their last ``window - 1`` columns are windows that wrap around to the next
-row: computed and never counted, because one long loop over all rows beats a short one for each. What bounds
-the speed then, at about 1 ns a pixel and pair, are float64 additions and conversions, and loads that straddle
-cache lines; the division hides behind them. (Fused multiply-add would gain 5%, and bits would differ between
-machines.)
+Maps are as wide as the image. Their last ``window - 1`` columns are windows that continue in the next row. They are
+computed but not counted, because one long loop over all rows is faster than a short loop per row. The speed, about 1 ns
+per pixel and pair, is limited by float64 additions and conversions and by loads across cache lines, not by the
+division. (Fused multiply-add would be 5% faster, but the results would differ between machines.)
 """
 
 from __future__ import annotations
@@ -42,24 +41,24 @@ C2 = 0.03**2
 
 _ROOT2 = 2.0**0.5
 _STEPS = 2.0**32 - 2.0  # fixed-point steps from a mean of 0 to a mean of 1, all of int32
-_DOWN = 1.0 - 2.0**-24  # makes rounding to the nearest float32 a rounding down
+_DOWN = 1.0 - 2.0**-24  # this factor turns rounding to the nearest float32 into rounding down
 _NARROW = 48  # pixels
 _LANES = 64  # partial sums of a reduction: a multiple of any machine's vector length
 
-_g = np.exp(-0.5 * (np.arange(6) / 1.5) ** 2)  # sigma 1.5, cut at 3.5 sigma; from the middle outwards
+_g = np.exp(-0.5 * (np.arange(6) / 1.5) ** 2)  # sigma 1.5, truncated at 3.5 sigma; from the centre outwards
 _G0, _G1, _G2, _G3, _G4, _G5 = (float(w) for w in _g / (2.0 * _g.sum() - _g[0]))
 
 
-# What is compared is (planes, means, contrasts), a row or a number a channel. Means and contrasts are filled in
-# when an image is first compared: rarely, where hashes seldom match.
+# The kernels compare tuples (planes, means, contrasts) with one row or number per channel. Means and contrasts of an
+# image are computed at its first comparison, because most images are never compared if hashes rarely match.
 #
-# Means are a vector in the global form and a matrix in the windowed ones. Where a function asks for an argument's
-# ndim, numba drops the branch not taken before it compiles: each form compiles its own arithmetic only.
+# Means are a vector in the global form and a matrix in the windowed forms. numba evaluates a condition on an argument's
+# ndim at compile time, so each form compiles only its own branch.
 
 
 @inner
 def _dot(x: Any, y: Any, lanes: Any) -> Any:
-    """Sum of products of two float32 vectors, in float64 (where each product is exact)."""
+    """Return the dot product of two float32 vectors in float64, in which each product is exact."""
     lanes[:] = 0.0
     rest = len(x) % _LANES
     for start in range(0, len(x) - rest, _LANES):
@@ -100,13 +99,13 @@ def _compare_global(x: Any, x_means: Any, x_contrasts: Any, other: Any, lanes: A
     return total / len(x)
 
 
-# The windowed forms: a vertical pass over all columns, then a horizontal one fused with Eq. (1).
+# The windowed forms: a vertical pass over all columns, then a horizontal pass that also evaluates Eq. (1).
 
 
 @inner
 def _down_uniform(products: Any, width: int, sums: Any) -> None:
     n, w = len(sums), width
-    if w < _NARROW:  # rows do not fill enough vectors to work row by row: 6 additions in one long loop
+    if w < _NARROW:  # rows are too short for efficient vector loops: 6 additions in one long loop
         a, b, c, d = products[:n], products[w : w + n], products[2 * w : 2 * w + n], products[3 * w : 3 * w + n]
         e, f, g = products[4 * w : 4 * w + n], products[5 * w : 5 * w + n], products[6 * w : 6 * w + n]
         for j in range(n):
@@ -116,7 +115,7 @@ def _down_uniform(products: Any, width: int, sums: Any) -> None:
     for start in range(0, 7 * w, w):
         for j in range(w):
             sums[j] += products[start + j]
-    for start in range(w, n, w):  # 2 additions: the row that enters, less the row that leaves
+    for start in range(w, n, w):  # 2 additions: add the row that enters the window, subtract the row that leaves it
         above, here = sums[start - w : start], sums[start : start + w]
         leaving, entering = products[start - w : start], products[start + 6 * w : start + 7 * w]
         for j in range(w):
@@ -149,15 +148,15 @@ def _across_gaussian(s: Any, j: int) -> Any:
 
 @inner
 def _root2_mean(fixed: int) -> Any:
-    """sqrt(2) times the mean that an int32 stands for: the product of two is 2 m_x m_y."""
+    """Return sqrt(2) times the mean that a fixed-point number represents; the product of two is 2 m_x m_y."""
     return fixed * (_ROOT2 / _STEPS) + _ROOT2 / 2.0
 
 
 def _windowed(down: Any, across: Any, window: int, weight: float, correction: float) -> tuple[Any, Any]:
-    """Make the two kernels of a windowed form: one describes an image, one compares it with another.
+    """Return the two kernels of a windowed form: one computes means and contrasts, the other compares two images.
 
-    `down` and `across` are the vertical and the horizontal pass over a square of side `window`. `weight`
-    takes the sum over a window to its mean; `correction` is the covariance's: N / (N - 1) for a sample's.
+    `down` and `across` are the vertical and the horizontal pass over a square of side `window`. `weight` times the sum
+    over a window is its mean. `correction` is a factor of the covariance: N / (N - 1) for the sample covariance.
     """
     gain = 2.0 * correction * weight
 
@@ -187,7 +186,7 @@ def _windowed(down: Any, across: Any, window: int, weight: float, correction: fl
     def compare(planes: Any, contrasts: Any, roots: Any, other: Any, width: int, scratch: Any) -> Any:
         products, sums, terms, columns = scratch
         counted = width - window + 1
-        terms[len(terms) - window + 1 :] = 0.0  # never set, but added to columns that are not counted
+        terms[len(terms) - window + 1 :] = 0.0  # not set below, but added to columns that are not counted
         total = 0.0
         for c in range(len(planes)):
             x, x_contrast, x_root = planes[c], contrasts[c], roots[c]
@@ -220,7 +219,7 @@ _describe_gaussian, _compare_gaussian = _windowed(_down_gaussian, _across_gaussi
 
 @inner
 def _scratch_space(means: Any, pixels: int, width: int) -> Any:
-    """Return room for the roots of means, and scratch space for the rest."""
+    """Return work arrays for `_take_roots` and for the other kernels."""
     if means.ndim == 1:
         return None, np.empty(_LANES)
     places = means.shape[1]
@@ -229,7 +228,7 @@ def _scratch_space(means: Any, pixels: int, width: int) -> Any:
 
 @inner
 def _describe(form: int, planes: Any, means: Any, contrasts: Any, width: int, scratch: Any) -> None:
-    """Fill in means and contrasts."""
+    """Compute the means and contrasts of an image."""
     if means.ndim == 1:
         _describe_global(planes, means, contrasts, scratch)
     elif form == UNIFORM:
@@ -240,7 +239,7 @@ def _describe(form: int, planes: Any, means: Any, contrasts: Any, width: int, sc
 
 @inner
 def _take_roots(means: Any, roots: Any) -> None:
-    """Prepare the image that is compared with many."""
+    """Compute the roots of an image's means, once for all its comparisons."""
     if means.ndim == 2:
         for c in range(len(roots)):
             root, mean = roots[c], means[c]
@@ -252,7 +251,7 @@ def _take_roots(means: Any, roots: Any) -> None:
 def _compare(
     form: int, planes: Any, means: Any, contrasts: Any, roots: Any, other: Any, width: int, scratch: Any
 ) -> Any:
-    """SSIM, float32."""
+    """Return the SSIM of two images as float32, clipped to [-1, 1]."""
     if means.ndim == 1:
         value = _compare_global(planes, means, contrasts, other, scratch)
     elif form == UNIFORM:
@@ -262,8 +261,9 @@ def _compare(
     return np.float32(min(1.0, max(-1.0, value)))
 
 
-# A ring (planes, means, contrasts, described, hashes) holds `size` images, the oldest at `start`. The next one
-# goes to (start + size) modulo its capacity: the oldest's place, once it is full. The caller moves start and size.
+# A ring buffer (planes, means, contrasts, described, hashes) contains `size` images, the oldest at `start`. The next
+# image is written to (start + size) modulo the capacity, which is the oldest image if the buffer is full. The caller
+# updates start and size.
 
 
 # fmt: off
@@ -274,9 +274,9 @@ def compare_all(
     similarities: Any
 ) -> None:
     # fmt: on
-    """Compare an image with all in the ring, the newest first; then keep its means and contrasts.
+    """Compare an image with all buffered images, the newest first, and store its means and contrasts.
 
-    Its planes and hash are for the caller to keep, once all forms have seen the image whose place they take.
+    The caller stores its planes and hash after all forms have been compared, because they overwrite the oldest image.
     """
     means, contrasts = np.empty_like(ring_means[0]), np.empty_like(ring_contrasts[0])
     roots, scratch = _scratch_space(means, planes.shape[1], width)
@@ -304,9 +304,9 @@ def judge(
     start: int, size: int
 ) -> int:
     # fmt: on
-    """Run lines 4 to 12 of Algorithm 2: return the new count, the image enqueued unless that is `l_sp`.
+    """Run lines 4 to 12 of Algorithm 2: return the new count, and enqueue the image if the count is below `l_sp`.
 
-    A similarity is computed only where the hash is near: ``and`` commutes, so the outcome is the same.
+    A similarity is computed only if the hashes are close. The order of the two conditions does not change the result.
     """
     means, contrasts = np.empty_like(ring_means[0]), np.empty_like(ring_contrasts[0])
     roots, scratch = _scratch_space(means, planes.shape[1], width)

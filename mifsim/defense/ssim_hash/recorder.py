@@ -1,4 +1,4 @@
-"""The recorder of the paper's filter: what any configuration would have compared, for the recording."""
+"""Recorder of the paper's filter: the hash of each image and its similarities to the previous images."""
 
 from __future__ import annotations
 
@@ -15,29 +15,34 @@ from mifsim.defense.view import View
 
 
 class SsimHashRecorder:
-    """A detector that finds every valid image SAFE and tells how similar it is to the ones before.
+    """Recorder for all configurations of the paper's filter with ``n_b <= n_b_max``.
 
-    From its rows the verdicts of every configuration with ``n_b <= n_b_max`` follow exactly: it computes what
-    `QueryFilter` computes, with the same code on the same kept values, to the last bit.
+    Every valid image is SAFE. The verdicts of these configurations follow exactly from the rows: the recorder computes
+    similarities and hashes with the same code as `QueryFilter`, with bit-identical results.
 
     Parameters
     ----------
     n_b_max : int
-        How many earlier queries each is compared with.
+        Number of previous images that each image is compared with; at least 1.
     forms : sequence of {"global", "uniform", "gaussian"}
-        The forms of SSIM to compute. The largest window among them is the least size of an image.
+        Forms of SSIM to compute. Images must be at least as large as the largest window.
     hash_size : int
         See `FilterConfig`.
     view : View or None
-        What of an image is compared.
+        Reduction of each image before it is compared; None for none.
 
     Attributes
     ----------
-    last_similarities : dict of form to ndarray of float32, shape (min(images seen before, n_b_max),)
-        Of the last valid image with the ones before it, **the newest first**: index 0 is the previous query.
-        Empty before the first. Each check makes new arrays.
+    last_similarities : dict of form to ndarray of float32, shape (min(previous images, n_b_max),)
+        Similarities of the last valid image to the previous ones, **the newest first**: index 0 is the previous image.
+        Empty before the first image. Each check creates new arrays.
     last_hash : float
-        The last valid image's hash; NaN before the first.
+        Hash of the last valid image, in [0, 1]; NaN before the first image.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not accepted.
 
     Examples
     --------
@@ -63,7 +68,7 @@ class SsimHashRecorder:
         if n_b_max < 1:
             raise ValueError(f"n_b_max = {n_b_max!r}: must be a whole number of at least 1")
         if not forms or not set(forms) <= set(FORMS) or len(set(forms)) < len(forms):
-            raise ValueError(f"forms = {forms!r}: must be some of {', '.join(FORMS)}, each once")
+            raise ValueError(f"forms = {forms!r}: must be one or more of {', '.join(FORMS)}, without duplicates")
         if not 1 <= hash_size <= LARGEST_HASH:
             raise ValueError(f"hash_size = {hash_size!r}: must be a whole number from 1 to {LARGEST_HASH}")
         self._buffer = Buffer(n_b_max, forms, hash_size, view)
@@ -73,12 +78,12 @@ class SsimHashRecorder:
         self.last_hash = float("nan")
 
     def check(self, image: object) -> Verdict:
-        """Take in one image and return SAFE.
+        """Compare one image with the previous ones, enqueue it, and return SAFE.
 
         Raises
         ------
         InvalidImage
-            As `QueryFilter.check` does; the last row stays.
+            If the image is not accepted (see `QueryFilter.check`). The last row does not change.
         """
         planes, hash_ = self._buffer.admit(image)
         self.last_similarities = self._buffer.push(planes, hash_)
@@ -86,15 +91,15 @@ class SsimHashRecorder:
         return Verdict.SAFE
 
     def observe(self, answer: ModelAnswer) -> None:
-        """Ignore it."""
+        """Ignore the model's answer."""
 
     def row(self) -> Mapping[str, Any]:
         """Return the hash and the similarities of the last valid image."""
         return {"hash": self.last_hash, **{f"ssim_{form}": row for form, row in self.last_similarities.items()}}
 
     def state_dict(self) -> dict[str, Any]:
-        """Raise: a recorder stays where its session is."""
-        raise NotImplementedError("a recorder does not move to another process")
+        """Raise `NotImplementedError`: a recorder cannot be moved to another process."""
+        raise NotImplementedError("the state of a recorder cannot be saved; record each session in one process")
 
     def __repr__(self) -> str:
         buffer = self._buffer

@@ -1,10 +1,10 @@
-"""What a configuration of the paper's filter would have done to recorded sessions: exactly, without the images.
+"""Exact replay of the paper's filter on recorded sessions, without the images.
 
-A detector only answers a session or ends it, so the queries of an open-loop client up to the block are the same
-whatever the configuration. Whether a query matches the k-th image of the buffer depends on the two thresholds alone,
-and the count is the number of matches (Algorithm 2) or of queries with one (Section 3.3). `follow` takes one
-configuration through all sessions; `follow_swept` counts, for one pair of thresholds, the matches within the last
-1, 2, ... images side by side, and so has the outcome of every buffer size and limit.
+A detector does not change the model's answers, it only blocks. Therefore the queries of an open-loop client up to the
+block are the same under every configuration. Whether a query matches the k-th image of the buffer depends only on the
+two thresholds. The count is the number of matches (Algorithm 2) or of queries with a match (Section 3.3). `follow`
+replays one configuration. `follow_swept` replays all buffer sizes and limits for one pair of thresholds: it counts the
+matches within the last 1, 2, ... images in one pass.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 
 def follow(sessions: RecordedSessions, config: FilterConfig) -> tuple[Ints, Ints]:
-    """Return what a configuration would have done to each session.
+    """Replay one configuration on all sessions.
 
     Returns
     -------
     blocked_at : ndarray of int64, shape (S,)
-        The query, counted from 1, at which UNSAFE first came; 0 where it never did.
+        Number of the first UNSAFE query, from 1; 0 if there is none.
     count : ndarray of int64, shape (S,)
-        The filter's count at the end.
+        The filter's count at the end of the session.
 
     Raises
     ------
     ValueError
-        Where the recording does not hold what the configuration needs.
+        If the recording does not contain the data that the configuration needs.
     """
     pairs = _pairs_for(sessions, config)
     blocked_at, count = np.empty(sessions.sessions, np.int64), np.empty(sessions.sessions, np.int64)
@@ -55,14 +55,26 @@ def follow(sessions: RecordedSessions, config: FilterConfig) -> tuple[Ints, Ints
 
 
 def verdicts(sessions: RecordedSessions, session: int, config: FilterConfig) -> tuple[npt.NDArray[np.bool_], Ints]:
-    """Return what a configuration would have answered to each query of one session.
+    """Replay one configuration on one session, query by query.
+
+    Parameters
+    ----------
+    sessions : RecordedSessions
+    session : int
+        Index of the session, with n queries.
+    config : FilterConfig
 
     Returns
     -------
     unsafe : ndarray of bool, shape (n,)
-        From the block on for ever, as the filter does.
+        Whether the verdict is UNSAFE: True from the block on.
     count : ndarray of int64, shape (n,)
         The filter's count after the query.
+
+    Raises
+    ------
+    ValueError
+        If the recording does not contain the data that the configuration needs.
     """
     pairs = _pairs_for(sessions, config)
     rows = slice(sessions.offsets[session], sessions.offsets[session + 1])
@@ -76,22 +88,31 @@ def verdicts(sessions: RecordedSessions, session: int, config: FilterConfig) -> 
 def follow_swept(
     sessions: RecordedSessions, config: FilterConfig, weights: SessionWeights, n_b_max: int, l_sp_max: int
 ) -> SweptSums:
-    """Return what every buffer size and limit with a configuration's thresholds would have done to each group.
+    """Replay all buffer sizes and limits with the thresholds of a configuration, and sum over groups of sessions.
+
+    Parameters
+    ----------
+    sessions : RecordedSessions
+    config : FilterConfig
+        Its buffer size and limit are not used.
+    weights : SessionWeights
+    n_b_max, l_sp_max : int
+        Largest buffer size and limit; at least 1.
 
     Returns
     -------
     SweptSums
-        Arrays have shape (G, n_b_max, l_sp_max): entry ``[g, n_b - 1, l_sp - 1]`` is that of `follow`.
+        Arrays of shape (G, n_b_max, l_sp_max). The entry ``[g, n_b - 1, l_sp - 1]`` agrees with `follow`.
 
     Raises
     ------
     ValueError
-        Where the recording does not hold the form or so many earlier queries.
+        If the recording does not contain the form of SSIM or `n_b_max` previous images.
     """
     pairs = pairs_of(sessions, config.ssim)
     depth = pairs.similarity.shape[1]
     if not 1 <= n_b_max <= depth:
-        raise ValueError(f"n_b_max = {n_b_max}: the recording holds 1 to {depth} earlier queries")
+        raise ValueError(f"n_b_max = {n_b_max}: must be from 1 to {depth}, the recorded number of previous images")
     if l_sp_max < 1:
         raise ValueError(f"l_sp_max = {l_sp_max}: must be at least 1")
     shape = (weights.groups, n_b_max, l_sp_max + 1)
@@ -109,11 +130,17 @@ def follow_swept(
 
 
 def pairs_of(sessions: RecordedSessions, form: str) -> replay_kernels.Pairs:
-    """Return what the kernels read for an SSIM form; made once, and kept with the recording."""
+    """Return the kernels' input for a form of SSIM; computed once, and cached in the recording.
+
+    Raises
+    ------
+    ValueError
+        If the recording does not contain the form.
+    """
     name = f"ssim_{form}"
     if name not in sessions.columns:
         known = ", ".join(column.removeprefix("ssim_") for column in sessions.columns if column.startswith("ssim_"))
-        raise ValueError(f"the recording holds no {form!r} similarity, only {known}")
+        raise ValueError(f"ssim = {form!r}: not in the recording, which contains {known or 'no form of SSIM'}")
     if name not in sessions.prepared:
         sessions.prepared[name] = replay_kernels.pairs(
             sessions.offsets, sessions.columns["hash"], sessions.columns[name]
@@ -127,24 +154,29 @@ def threshold_values(
     bounds: Mapping[str, tuple[float, float]],
     steps: Mapping[str, int],
 ) -> dict[str, Floats]:
-    """Return thresholds fine enough for a reference: half on the parameters' scales, half where the data lie.
+    """Return the thresholds of an exhaustive search: half log-uniform, half quantiles of the recorded data.
 
     Parameters
     ----------
     sessions : RecordedSessions
-        Whose similarities and gaps count, those of pairs within the recorded number of images of each other.
+        The quantiles are those of the recorded similarities and hash differences.
     form : {"global", "uniform", "gaussian"}
-        The SSIM.
+        Form of the SSIM.
     bounds : mapping
-        Of ``t_ssim`` and ``t_hash``, below 1 and above 0. ``1 - t_ssim`` and ``t_hash`` are spread log-uniformly, as
-        in the search.
+        Bounds of ``t_ssim`` (below 1) and ``t_hash`` (above 0). ``1 - t_ssim`` and ``t_hash`` are log-uniform, as in
+        the search.
     steps : mapping
-        How many of each, at most: equal ones are dropped.
+        Maximum number of values of each threshold, at least 2; duplicates are removed.
 
     Returns
     -------
     dict
-        ``t_ssim`` and ``t_hash``, ascending.
+        Values of ``t_ssim`` and ``t_hash``, ascending.
+
+    Raises
+    ------
+    ValueError
+        If the recording does not contain the form, or bounds or steps are not accepted.
     """
     pairs = pairs_of(sessions, form)
     finite = np.isfinite(pairs.gap)
@@ -160,22 +192,28 @@ def recorded_sessions(
     hashes: Floats,
     hash_size: int = 8,
 ) -> tuple[RecordingSpec, RecordedSessions]:
-    """Return a recording made of arrays, and its spec.
+    """Create a recording and its spec from arrays.
 
     Parameters
     ----------
     offsets : ndarray of int64, shape (S + 1,)
         See `RecordedSessions`.
     similarity : mapping of form to ndarray of float32, shape (Q, n_b)
-        To the k-th previous valid query of the session in column k - 1 (newest first); NaN where there is none.
+        Column k - 1 contains the similarity to the k-th previous valid query of the session (the newest first); NaN if
+        there is no such query.
     hashes : ndarray of float64, shape (Q,)
         NaN for an invalid query.
     hash_size : int
-        With which the hashes were taken.
+        Hash size with which the hashes were computed.
+
+    Raises
+    ------
+    ValueError
+        If the arrays of similarities have different shapes.
     """
     shapes = {table.shape[1:] for table in similarity.values()}
     if len(shapes) != 1 or len(shape := shapes.pop()) != 1 or shape[0] < 1:
-        raise ValueError("similarity must have shape (queries, n_b) for every form, with the same n_b of at least 1")
+        raise ValueError("similarity: expected arrays of shape (queries, n_b), with the same n_b >= 1 for every form")
     options = {"n_b": shape[0], "forms": tuple(sorted(similarity)), "hash_size": hash_size}
     columns: dict[str, npt.NDArray[Any]] = {
         "hash": hashes,
@@ -191,7 +229,7 @@ def recorded_sessions(
 def _spread(values: Floats, bounds: tuple[float, float], steps: int) -> Floats:
     low, high = bounds
     if not 0 < low <= high or steps < 2:
-        raise ValueError(f"need 0 < low <= high and at least 2 steps, got {low} to {high}, {steps} steps")
+        raise ValueError(f"bounds {low} to {high}, {steps} steps: expected 0 < low <= high and at least 2 steps")
     inside = values[(values > low) & (values < high)]
     scale = np.geomspace(low, high, steps - steps // 2)
     if inside.size == 0:
@@ -203,19 +241,19 @@ def _pairs_for(sessions: RecordedSessions, config: FilterConfig) -> replay_kerne
     pairs = pairs_of(sessions, config.ssim)
     depth = pairs.similarity.shape[1]
     if config.n_b > depth:
-        raise ValueError(f"n_b = {config.n_b}: the recording holds only {depth} earlier queries")
+        raise ValueError(f"n_b = {config.n_b}: must be at most {depth}, the recorded number of previous images")
     recorded: Any = sessions.options.get("hash_size", config.hash_size)
     if config.hash_size != recorded:
-        raise ValueError(f"hash_size = {config.hash_size}: the recording was taken with {recorded}")
+        raise ValueError(f"hash_size = {config.hash_size}: must be {recorded}, the hash size of the recording")
     return pairs
 
 
 def _most(config: FilterConfig) -> int:
-    """Return by how much one query can raise the count."""
+    """Return the maximum increase of the count by one query."""
     return 1 if config.count_rule == "per_query" else 2**62
 
 
 def round_down(threshold: float) -> np.float32:
-    """Return the float32 that another one exceeds exactly where it exceeds `threshold` as a float64."""
+    """Round a threshold down to float32, so that comparisons with float32 values have the same result."""
     rounded = np.float32(threshold)
     return rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-np.inf))

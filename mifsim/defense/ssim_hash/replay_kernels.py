@@ -1,4 +1,7 @@
-"""The compiled loops of the filter's replay, and what they read. Import it where it is used: it loads numba."""
+"""Compiled kernels of the filter's replay, and their input.
+
+This module imports numba, so import it only in functions that need it.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,25 @@ from mifsim.defense.compiled import entry, inner
 
 
 class Pairs(NamedTuple):
-    """Each query and the valid ones before it, for one SSIM form; P is the number of powers of two.
+    """Similarities and hash differences of each query and the previous valid ones, for one form of SSIM.
+
+    P is the number of powers of two up to the first one that is at least `n_b_max`.
 
     Attributes
     ----------
     offsets : ndarray of int64, shape (S + 1,)
         The queries of session s are the rows ``offsets[s]:offsets[s + 1]``.
     similarity : ndarray of float32, shape (Q, n_b_max)
-        To the k-th previous valid query of the session in column k - 1, NaN where there is none.
+        Column k - 1 contains the similarity to the k-th previous valid query of the session; NaN if there is none.
     gap : ndarray of float64, shape (Q, n_b_max)
-        ``abs(hash - hash)``, as the filter takes it; infinite where there is none.
+        Absolute difference of the hashes, as the filter computes it; infinite if there is no such query.
     top : ndarray of float32, shape (P, Q)
-        The largest similarity within the last ``2**p`` valid queries (the last row: all `n_b_max`).
+        Largest similarity to the last ``2**p`` valid queries (in the last row: to all `n_b_max`).
     low : ndarray of float64, shape (P, Q)
-        The smallest gap within them. A buffer of at most ``2**p`` images cannot match a query whose top or
-        low is not within its threshold: most need no further look.
+        Smallest gap to them. If `top` or `low` does not meet its threshold, a buffer of at most ``2**p`` images cannot
+        contain a match, and the kernels skip the query.
     session_top, session_low : ndarray of shape (P, S)
-        The same over all queries of a session.
+        Extremes of `top` and `low` over all queries of a session.
     """
 
     offsets: npt.NDArray[np.int64]
@@ -42,7 +47,7 @@ class Pairs(NamedTuple):
 def pairs(
     offsets: npt.NDArray[np.int64], hashes: npt.NDArray[np.float64], similarity: npt.NDArray[np.float32]
 ) -> Pairs:
-    """Derive `Pairs` from the arrays of a trace; an invalid query has the hash NaN."""
+    """Compute `Pairs` from the arrays of a recording; an invalid query has the hash NaN."""
     queries, depth = similarity.shape
     powers, sessions = (depth - 1).bit_length() + 1, offsets.size - 1
     made = Pairs(
@@ -96,7 +101,10 @@ def _power(n_b: int) -> int:
 def follow(
     pairs: Any, t_ssim: Any, t_hash: float, n_b: int, l_sp: int, most: int, blocked_at: Any, counts: Any
 ) -> None:
-    """Run one setting; one query can raise the count by `most`. Fills the last two arrays, of shape (S,)."""
+    """Replay one configuration, and write the results to `blocked_at` and `counts`, of shape (S,).
+
+    One query increases the count by at most `most`.
+    """
     offsets, similarity, gap = pairs.offsets, pairs.similarity, pairs.gap
     p = _power(n_b)
     top, low = pairs.top[p], pairs.low[p]
@@ -108,7 +116,7 @@ def follow(
         for q in range(offsets[s], offsets[s + 1]):
             if top[q] > t_ssim and low[q] < t_hash:
                 matches = 0
-                for k in range(n_b):  # without a branch, so that it becomes vector instructions
+                for k in range(n_b):  # without a branch, so that the loop is vectorised
                     matches += (similarity[q, k] > t_ssim) & (gap[q, k] < t_hash)
                 count += min(matches, most)
                 if count >= l_sp:
@@ -123,12 +131,13 @@ def follow_all(
     pairs: Any, t_ssim: Any, t_hash: float, most: int, group: Any, budget: Any, leak: Any,
     blocked: Any, spared: Any, withheld: Any,
 ) -> None:  # fmt: skip
-    """Run every buffer size and limit; adds to the last three arrays, as differences along their last axis.
+    """Replay all buffer sizes and limits, and add the sums to `blocked`, `spared` and `withheld`.
 
-    They have the shape (G, n_b_max, l_sp_max + 1): sessions blocked, the part of their budgets that the
-    blocks spared, and by how much less leaked before the block than by the end of the trace (empty, as is
-    `leak`, where that is not known). The count of matches within the last n images never falls with n, so a
-    session is done with all buffers of n and more as soon as the count for n has reached `l_sp_max`.
+    These arrays have the shape (G, n_b_max, l_sp_max + 1) and contain differences along the last axis. They are the
+    sessions blocked, the queries of the budgets after the blocks, and the leakage after the blocks up to the end of the
+    recording (empty, like `leak`, if it is unknown). The number of matches within the last n images does not decrease
+    with n. Therefore, when the count for n images reaches `l_sp_max`, buffers of n or more images need no further
+    queries of the session.
     """
     offsets, similarity, gap = pairs.offsets, pairs.similarity, pairs.gap
     n_b_max, l_sp_max = blocked.shape[1], blocked.shape[2] - 1
@@ -140,7 +149,7 @@ def follow_all(
             continue
         g, first, last = group[s], offsets[s], offsets[s + 1] - 1
         count[:] = 0
-        going = n_b_max  # buffers of this size and less have not reached l_sp_max
+        going = n_b_max  # buffers of at most this size have not reached l_sp_max
         for q in range(first, last + 1):
             if not (top[q] > t_ssim and low[q] < t_hash):
                 continue

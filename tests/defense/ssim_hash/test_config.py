@@ -1,4 +1,4 @@
-"""The setting: what it accepts, and that a TOML file gives back exactly what was put into it."""
+"""The configuration: what it accepts, and that a TOML file gives back exactly what was put into it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,39 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mifsim.defense import FilterConfig
+from mifsim.defense import FilterConfig, View, load_config, read_config
 from mifsim.errors import ConfigError, UserError
 
 GOOD = {"t_ssim": 0.999, "t_hash": 1e-3, "n_b": 10, "l_sp": 4}
 
 
 def test_fields_in_order_and_their_defaults():
-    assert dataclasses.astuple(FilterConfig(0.5, 0.25, 3, 2)) == (0.5, 0.25, 3, 2, "global", 8, "per_match")
+    config = FilterConfig(0.5, 0.25, 3, 2, "uniform", 4, "per_query")
+    assert (config.t_ssim, config.t_hash, config.n_b, config.l_sp) == (0.5, 0.25, 3, 2)
+    assert (config.ssim, config.hash_size, config.count_rule) == ("uniform", 4, "per_query")
+    config = FilterConfig(0.5, 0.25, 3, 2)
+    assert (config.ssim, config.hash_size, config.count_rule) == ("global", 8, "per_match")
+    assert (config.scope, config.view) == ("session", None)
+    with pytest.raises(TypeError):
+        FilterConfig(0.5, 0.25, 3, 2, "uniform", 4, "per_query", "client")  # scope and view are keywords
+
+
+def test_a_dictionary_holds_the_kind_and_every_default():
+    config = FilterConfig(0.5, 0.25, 3, 2, view={"size": 8})
+    assert config.to_dict() == {
+        "kind": "ssim-hash",
+        "t_ssim": 0.5,
+        "t_hash": 0.25,
+        "n_b": 3,
+        "l_sp": 2,
+        "ssim": "global",
+        "hash_size": 8,
+        "count_rule": "per_match",
+        "scope": "session",
+        "view": {"size": [8, 8], "colour": "as-is"},
+    }
+    assert "view" not in FilterConfig(0.5, 0.25, 3, 2).to_dict()
+    assert read_config(config.to_dict()) == config
 
 
 @pytest.mark.parametrize(
@@ -31,6 +56,8 @@ def test_fields_in_order_and_their_defaults():
         *(("hash_size", v, "a whole number from 1 to 256") for v in (0, 257, 8.0, True)),
         *(("ssim", v, "one of global, uniform, gaussian") for v in ("local", None, 1, ["global"])),
         *(("count_rule", v, "one of per_match, per_query") for v in ("per_session", None, 0)),
+        *(("scope", v, "one of session, client") for v in ("user", None, 1)),
+        *(("view", v, 'a table such as {size = 64, colour = "grey"}') for v in (64, "grey", [8, 8])),
     ],
 )
 def test_refused_values_are_named(field, value, accepted):
@@ -66,7 +93,7 @@ def test_is_frozen_and_hashable():
     assert {config: 1}[FilterConfig(**GOOD)] == 1
 
 
-configs_of_any_kind = st.builds(
+configs = st.builds(
     FilterConfig,
     t_ssim=st.floats(-1, 1),
     t_hash=st.floats(0, 1, exclude_min=True),
@@ -75,14 +102,17 @@ configs_of_any_kind = st.builds(
     ssim=st.sampled_from(["global", "uniform", "gaussian"]),
     hash_size=st.integers(1, 256),
     count_rule=st.sampled_from(["per_match", "per_query"]),
+    scope=st.sampled_from(["session", "client"]),
+    view=st.none() | st.builds(View, st.none() | st.tuples(st.integers(1, 99), st.integers(1, 99)), st.just("grey")),
 )
 
 
-@given(config=configs_of_any_kind)
+@given(config=configs)
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_round_trip(config, tmp_path):
     config.save(tmp_path / "filter.toml")
     assert FilterConfig.load(tmp_path / "filter.toml") == config
+    assert load_config(tmp_path / "filter.toml") == config
 
 
 def test_further_tables_are_for_the_reader(tmp_path):
@@ -93,7 +123,7 @@ def test_further_tables_are_for_the_reader(tmp_path):
     assert FilterConfig.load(str(path)) == config
     document = tomllib.loads(path.read_text())
     assert {name: document[name] for name in extra} == extra
-    assert document["filter"] == dataclasses.asdict(config)
+    assert document["filter"] == {"version": 2, **config.to_dict()}
     assert [entry.name for entry in path.parent.iterdir()] == ["filter.toml"]
 
 
@@ -123,31 +153,67 @@ def test_whole_numbers_and_missing_defaults_are_read(tmp_path):
     assert FilterConfig.load(path) == FilterConfig(1.0, 1e-3, 10, 4, ssim="uniform")
 
 
+@pytest.mark.parametrize("read", [FilterConfig.load, load_config])
+def test_a_file_of_mifsim_0_1_0_without_kind_and_version_is_read(tmp_path, read):
+    path = tmp_path / "filter.toml"
+    path.write_text(toml(ssim='"global"', hash_size="8", count_rule='"per_match"') + "[guarantee]\nlimit = 0.01\n")
+    assert read(path) == FilterConfig(**GOOD)
+    path.write_text(toml(version="1"))
+    assert read(path) == FilterConfig(**GOOD)
+
+
+def test_a_file_of_another_kind_is_not_taken_for_it(tmp_path):
+    path = tmp_path / "filter.toml"
+    path.write_text('[filter]\nversion = 2\nkind = "none"\n')
+    assert load_config(path).kind == "none"
+    with pytest.raises(ConfigError, match=r"filter\.toml: \[filter\] kind = 'none': expected 'ssim-hash'"):
+        FilterConfig.load(path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (
             toml(t_sim="0.9"),
-            r"\[filter\] t_sim = 0\.9: there is no such key; did you mean 't_ssim'\? Known are t_ssim, ",
+            r"\[filter\] t_sim = 0\.9: unknown key; did you mean 't_ssim'\? \(accepted: t_ssim, .*, scope, view\)$",
         ),
         (toml(count_rules='"per_match"'), "did you mean 'count_rule'"),
-        (toml(l_sp=None), r"\[filter\] l_sp is missing"),
+        (toml(l_sp=None), r"\[filter\] 'ssim-hash' needs t_ssim, t_hash, n_b, l_sp; missing: l_sp"),
+        (toml(scope='"user"'), r"\[filter\] scope = 'user': must be one of session, client"),
+        (toml(view="{sise = 3}"), r"\[filter\] view: unknown key 'sise' \(accepted: size, colour\)"),
+        (
+            toml(view="{size = 0}"),
+            r"\[filter\] view\.size = 0: must be a whole number of at least 1, or \[height, width\]",
+        ),
+        (toml(view='{colour = "red"}'), r"\[filter\] view\.colour = 'red': must be one of as-is, grey"),
+        (toml(version="3"), r"\[filter\] version = 3: not supported by this mifsim \(accepted: 1 to 2\)"),
+        (toml(version="true"), r"\[filter\] version = True: not supported by this mifsim \(accepted: 1 to 2\)"),
         (toml(n_b="0"), r"\[filter\] n_b = 0: must be a whole number of at least 1"),
         (toml(n_b="10.0"), r"\[filter\] n_b = 10\.0: must be a whole number"),
         (toml(t_ssim="nan"), r"\[filter\] t_ssim = nan: must be a number from -1 to 1"),
         (toml(t_hash='"small"'), r"\[filter\] t_hash = 'small': must be a number above 0"),
         (toml(ssim='"local"'), r"\[filter\] ssim = 'local': must be one of global, uniform, gaussian"),
-        ("[filters]\nt_ssim = 1\n", r"has no table \[filter\]"),
-        ("filter = 3\n", r"has no table \[filter\]"),
-        ("", r"has no table \[filter\]"),
-        ("[filter\n", "is not TOML: .*line 1"),
+        ("[filters]\nt_ssim = 1\n", r"no table \[filter\]"),
+        ("filter = 3\n", r"no table \[filter\]"),
+        ("", r"no table \[filter\]"),
+        ("[filter\n", "not a TOML file: .*line 1"),
     ],
 )
 def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path, text, message):
     path = tmp_path / "mine.toml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=message) as caught:
-        FilterConfig.load(path)
+    for read in (FilterConfig.load, load_config):
+        with pytest.raises(ConfigError, match=message) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_an_unknown_kind_is_named_with_its_neighbour(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(toml(kind='"ssim-hsh"'))
+    known = r"\[filter\] kind = 'ssim-hsh': .*did you mean 'ssim-hash'\? \(known: ssim-hash, "
+    with pytest.raises(ConfigError, match=known) as caught:
+        load_config(path)
     assert str(caught.value).startswith(f"{path}: ")
 
 
@@ -157,5 +223,5 @@ def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         FilterConfig.load(tmp_path)
     (tmp_path / "latin.toml").write_bytes(b'[filter]\nname = "\xe9"\n')
-    with pytest.raises(ConfigError, match="is not TOML"):
+    with pytest.raises(ConfigError, match="not a TOML file"):
         FilterConfig.load(tmp_path / "latin.toml")

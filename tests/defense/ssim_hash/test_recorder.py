@@ -79,7 +79,7 @@ def test_every_verdict_follows_from_the_rows_exactly(pool, stream, form, rule, n
         ({"n_b_max": 0}, "n_b_max = 0"),
         ({"n_b_max": 3, "forms": ()}, "forms"),
         ({"n_b_max": 3, "forms": ("local",)}, "global, uniform, gaussian"),
-        ({"n_b_max": 3, "forms": ("global", "global")}, "each once"),
+        ({"n_b_max": 3, "forms": ("global", "global")}, "without duplicates"),
         ({"n_b_max": 3, "hash_size": 0}, "hash_size = 0"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -83,6 +84,11 @@ class FakeRay:
         host.dead = True
 
 
+@pytest.fixture(autouse=True)
+def _log_level(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="mifsim")
+
+
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     ray = FakeRay([4.0])
@@ -105,7 +111,7 @@ def test_only_shards_in_flight_are_in_memory(fake: FakeRay) -> None:
     assert 3 * 2 <= fake.alive_shards <= 3 * 2 + 2  # and the one that was just created or finished
 
 
-def test_shards_of_a_lost_node_run_on_the_remaining_hosts(fake: FakeRay, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shards_of_a_lost_node_run_on_the_remaining_hosts(fake: FakeRay, caplog: pytest.LogCaptureFixture) -> None:
     hosts = [Host(), Host(), Host()]
 
     def lose() -> None:
@@ -116,7 +122,7 @@ def test_shards_of_a_lost_node_run_on_the_remaining_hosts(fake: FakeRay, capsys:
     ray_dispatch.dispatch(hosts, some_shards(40), lambda done: None, 2, Placement(3, 1, 1.0, 0))
     assert sorted(fake.finished) == list(range(40))
     assert [host.dead for host in hosts] == [True, False, True]
-    assert "lost nodes, 2 CPUs on 1 node are left: continuing with 1 of 3 session hosts" in capsys.readouterr().err
+    assert "lost nodes, 2 CPUs on 1 node are left: continuing with 1 of 3 session hosts" in caplog.text
 
 
 def test_a_responsive_host_is_ended_to_free_a_cpu_for_the_model(fake: FakeRay) -> None:
@@ -127,7 +133,7 @@ def test_a_responsive_host_is_ended_to_free_a_cpu_for_the_model(fake: FakeRay) -
     assert sum(host.dead for host in hosts) == 1
 
 
-def test_removed_hosts_are_replaced_when_a_node_joins(fake: FakeRay, capsys: pytest.CaptureFixture[str]) -> None:
+def test_removed_hosts_are_replaced_when_a_node_joins(fake: FakeRay, caplog: pytest.LogCaptureFixture) -> None:
     hosts = [Host(), Host(), Host()]
     started: list[Host] = []
 
@@ -146,7 +152,7 @@ def test_removed_hosts_are_replaced_when_a_node_joins(fake: FakeRay, capsys: pyt
     assert sorted(fake.finished) == list(range(60))
     assert len(started) == 2  # no more than planned, although there is capacity for more
     assert [host.dead for host in (*hosts, *started)] == [True, False, True, False, False]
-    log = " ".join(capsys.readouterr().err.split())
+    log = caplog.text
     assert "has 3 CPUs on 2 nodes again: continuing with 2 session hosts" in log
     assert "has 19 CPUs on 3 nodes again: continuing with 3 session hosts" in log
 
@@ -180,15 +186,12 @@ def test_a_replacement_that_cannot_start_gets_no_shard_and_delays_no_other(fake:
 
 
 def test_a_node_that_does_not_see_the_run_is_reported_and_gets_no_further_host(
-    fake: FakeRay, capsys: pytest.CaptureFixture[str]
+    fake: FakeRay, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = Host(missing_at="10.0.0.9")
     lose_and_add_a_node(fake, host)  # fails if the host is started a second time, since it is dead then
     assert host.dead
-    assert (
-        "node 10.0.0.9, which joined, does not see the run's folder: no session host is started on it"
-        in capsys.readouterr().err
-    )
+    assert "node 10.0.0.9, which joined, does not see the run's folder: no session host is started on it" in caplog.text
 
 
 def test_a_cluster_without_capacity_for_a_host_is_reported(fake: FakeRay) -> None:
@@ -199,10 +202,10 @@ def test_a_cluster_without_capacity_for_a_host_is_reported(fake: FakeRay) -> Non
 
 
 def test_a_stalled_run_is_reported(
-    fake: FakeRay, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fake: FakeRay, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(ray_dispatch, "STALL_SECONDS", -1.0)
     fake.available_resources = lambda: {"CPU": 0.5}  # type: ignore[attr-defined]
     ray_dispatch.dispatch([Host()], some_shards(3), lambda done: None, 1, Placement(1, 1, 1.0, 0))
-    log = capsys.readouterr().err
+    log = caplog.text
     assert "no query was answered for -1 s; the cluster has 4 CPUs on 1 node; free CPUs: 0.5" in log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -53,8 +54,9 @@ def test_the_rows_are_the_same_with_two_replicas_of_the_model(in_process: Path, 
 
 
 def test_replicas_that_differ_are_refused_or_the_minority_is_ended(
-    cluster: None, capsys: pytest.CaptureFixture[str]
+    cluster: None, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="mifsim")
     import ray
 
     from mifsim.server.ray.models import Models, drop_divergent_replicas
@@ -78,7 +80,7 @@ def test_replicas_that_differ_are_refused_or_the_minority_is_ended(
     ):
         drop_divergent_replicas(three, study)
     assert drop_divergent_replicas(three, small_study()) == two
-    assert "continuing with the 2 that agree" in capsys.readouterr().err
+    assert "continuing with the 2 that agree" in caplog.text
 
     def query_until_it_has_ended() -> None:
         while True:  # Ray ends a killed actor with a delay
@@ -89,8 +91,9 @@ def test_replicas_that_differ_are_refused_or_the_minority_is_ended(
 
 
 def test_waiting_for_a_busy_cluster_is_logged_and_times_out(
-    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="mifsim")
     import ray
 
     from mifsim.server.ray import cluster as ray_cluster
@@ -111,7 +114,7 @@ def test_waiting_for_a_busy_cluster_is_logged_and_times_out(
     finally:
         for other in others:
             ray.kill(other)
-    assert "waiting: 2 of 2 actors are not placed" in capsys.readouterr().err
+    assert "waiting: 2 of 2 actors are not placed" in caplog.text
     assert not (tmp_path / "run").exists()
 
 
@@ -168,14 +171,14 @@ def test_the_rows_are_the_same_when_the_model_is_killed(
     original = ray_backend.OnRay.run
 
     def run(
-        self: ray_backend.OnRay, job: object, model: object, shards: object, watch: Callable[[Counters], None]
+        self: ray_backend.OnRay, job: object, model: object, shards: object, on_progress: Callable[[Counters], None]
     ) -> None:
         def kill_once(done: Counters) -> None:
             if not killed and done.queries:
                 actor = ray.get_actor(ray.util.list_named_actors()[-1])
                 killed.append(ray.get(actor.facts.remote())["pid"])
                 os.kill(killed[0], signal.SIGKILL)
-            watch(done)
+            on_progress(done)
 
         original(self, job, model, shards, kill_once)
 
@@ -186,7 +189,9 @@ def test_the_rows_are_the_same_when_the_model_is_killed(
 
 
 @pytest.mark.slow
-def test_hosts_are_replaced_when_a_node_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hosts_are_replaced_when_a_node_joins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     import ray
 
     from mifsim.server.ray import backend as ray_backend
@@ -198,11 +203,20 @@ def test_hosts_are_replaced_when_a_node_joins(tmp_path: Path, monkeypatch: pytes
     study = small_study(users=users, attacks=[], server={"sessions_per_host": 60}, leakage={"enabled": False})
     local = simulation.simulate(study, tmp_path / "local", backend="in-process")
     events: list[str] = []
+
+    class Events(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            events.append(record.getMessage())
+
+    caplog.set_level(logging.INFO, logger="mifsim")
+    monkeypatch.setattr(dispatch.logger, "handlers", [Events()])
     original = ray_backend.OnRay.run
     with cluster(num_cpus=2, _system_config=QUICK_FAIL_OVER) as ray_cluster:
         second = ray_cluster.add_node(num_cpus=2)
 
-        def run(self: ray_backend.OnRay, job: Any, model: Any, shards: Any, watch: Callable[[Counters], None]) -> None:
+        def run(
+            self: ray_backend.OnRay, job: Any, model: Any, shards: Any, on_progress: Callable[[Counters], None]
+        ) -> None:
             def disturb(done: Counters) -> None:
                 if not events and done.queries:
                     events.append("killed")
@@ -210,12 +224,11 @@ def test_hosts_are_replaced_when_a_node_joins(tmp_path: Path, monkeypatch: pytes
                 elif len(events) == 2:
                     events.append("added")
                     ray_cluster.add_node(num_cpus=2)
-                watch(done)
+                on_progress(done)
 
             original(self, job, model, shards, disturb)
 
         monkeypatch.setattr(ray_backend.OnRay, "run", run)
-        monkeypatch.setattr(dispatch, "remark", events.append)
         remote = simulation.simulate(study, tmp_path / "remote", address=ray_cluster.address)
         ray.shutdown()
     for table in ("sessions", "queries"):

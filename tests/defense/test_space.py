@@ -1,0 +1,174 @@
+"""Search spaces: what is refused with its key, and points that are configurations and back."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mifsim.defense import Choice, DetectorConfig, FilterConfig, NoDefense, Param, View
+from mifsim.defense.space import SearchSpace, corner_points
+from mifsim.errors import ConfigError
+from mifsim.plugins import register
+from mifsim.registry import registry
+
+
+@dataclass(frozen=True)
+class OddConfig(DetectorConfig):
+    """Parameters on every side of their poles."""
+
+    below: float
+    above: float
+    from_pole: float
+    whole: int
+    colour: str = "red"
+
+    kind: ClassVar[str] = "test-odd"
+    params: ClassVar[Mapping[str, Param]] = {
+        "below": Param(0.1, 0.9, pole=1.0, search_name="a"),
+        "above": Param(1.5, 9.0, pole=1.0, strictness=1),
+        "from_pole": Param(1.0, 3.0, pole=1.0, scale="linear"),
+        "whole": Param(3, 12, pole=2.0, whole=True),
+    }
+    choices: ClassVar[Mapping[str, Choice]] = {"colour": Choice(("red", "blue", "green"), "red")}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.whole, int):
+            raise ConfigError(f"whole = {self.whole!r}: must be a whole number")
+        if self.colour == "green" and self.whole > 10:
+            raise ConfigError("whole: at most 10 where it is green")
+
+    def new_detector(self) -> NoDefense:
+        return NoDefense()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def odd() -> Iterator[None]:
+    register("detectors", "test-odd")(OddConfig)
+    yield
+    registry("detectors").forget(OddConfig.__module__)
+
+
+def test_what_is_not_named_has_the_kinds_defaults() -> None:
+    space = SearchSpace.parse("ssim-hash", {"n_b": {"max": 7}, "ssim": ["uniform", "global"], "t_ssim": {"min": 0}})
+    assert space.bounds == {"t_ssim": (0.0, 0.99999), "t_hash": (1e-5, 0.3), "n_b": (1, 7), "l_sp": (1, 64)}
+    assert space.choices == {"ssim": ("uniform", "global"), "count_rule": ("per_match",), "hash_size": (8,)}
+    assert space.searched_choices == {"ssim": ("uniform", "global")}
+    assert (space.scope, space.view) == ("session", None)
+    assert space.config_class is FilterConfig
+    assert type(space.bounds["n_b"][1]) is int
+    assert type(space.bounds["t_ssim"][0]) is float
+    assert SearchSpace.parse("ssim-hash", space.to_dict()) == space
+    assert pickle.loads(pickle.dumps(space)) == space
+
+
+def test_one_value_may_be_given_without_a_list() -> None:
+    assert SearchSpace.parse("ssim-hash", {"ssim": "uniform"}).choices["ssim"] == ("uniform",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given_", "message"),
+    [
+        ("ssim-hsh", {}, r"kind = 'ssim-hsh': .*did you mean 'ssim-hash'\? \(known: ssim-hash, quota, none"),
+        (7, {}, "kind = 7"),
+        ("none", {}, "kind = 'none': has no parameter to search"),
+        (
+            "ssim-hash",
+            {"t_sim": {}},
+            r"space.t_sim: 'ssim-hash' has no such parameter; did you mean 't_ssim'\? "
+            r"\(accepted: t_ssim, t_hash, n_b, l_sp, ssim, count_rule, hash_size\)",
+        ),
+        ("ssim-hash", {"window": 7}, "space.window: .*has no such parameter .accepted"),
+        ("ssim-hash", {"t_ssim": 0.9}, r"space.t_ssim = 0.9: must be a table such as \{min = 0.3, max = 0.99999\}"),
+        ("ssim-hash", {"t_ssim": {"from": 0.5}}, "space.t_ssim = .*from.*: must be a table"),
+        ("ssim-hash", {"t_ssim": {"max": 1.5}}, "space.t_ssim.max = 1.5: must be from -1 to 1"),
+        ("ssim-hash", {"t_ssim": {"max": 1.0}}, "space.t_ssim.min = 0.3, max = 1.0: must not reach 1"),
+        ("ssim-hash", {"n_b": {"min": 2.5}}, "space.n_b.min = 2.5: must be a whole number"),
+        ("ssim-hash", {"n_b": {"min": 9, "max": 8}}, "space.n_b.max = 8 is less than min = 9"),
+        (
+            "ssim-hash",
+            {"ssim": []},
+            r"space.ssim = \[\]: needs at least one value .accepted: global, uniform, gaussian",
+        ),
+        ("ssim-hash", {"ssim": ["global", "local"]}, "space.ssim: 'local' is not a valid value .accepted: global, uni"),
+        ("ssim-hash", {"ssim": ["global", "global"]}, "space.ssim = .*: each may be given once"),
+        ("ssim-hash", {"hash_size": [8, 257]}, "space.hash_size: 257 is not .*accepted: a whole number from 1 to 256"),
+        ("ssim-hash", {"hash_size": True}, "space.hash_size: True is not a valid value"),
+        ("test-odd", {"above": {"min": 0.5}}, "space.above.min = 0.5, max = 9.0: must not reach 1"),
+        ("test-odd", {"from_pole": {"min": 0.5}}, "space.from_pole.min = 0.5, max = 3.0: must lie on one side of 1"),
+        ("test-odd", {"colour": ["red", "green"]}, "whole: at most 10 where it is green"),
+    ],
+)
+def test_what_makes_no_space_is_refused_by_its_key(kind: Any, given_: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SearchSpace.parse(kind, given_)
+
+
+def test_scope_and_view_are_read_too() -> None:
+    space = SearchSpace.parse("ssim-hash", {}, "client", {"size": 7, "colour": "grey"})
+    assert space.view == View((7, 7), "grey")
+    assert {(one.scope, one.view) for one in space.corners()} == {("client", View((7, 7), "grey"))}
+    with pytest.raises(ConfigError, match=r"view.size = 0"):
+        SearchSpace.parse("ssim-hash", {}, "client", {"size": 0})
+    with pytest.raises(ConfigError, match="scope = 'day': must be one of session, client"):
+        SearchSpace.parse("ssim-hash", {}, "day")  # type: ignore[arg-type]
+
+
+FILTERS = SearchSpace.parse("ssim-hash", {"ssim": ["global", "uniform"], "hash_size": [4, 8]}, "client", {"size": 7})
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 32), st.integers(1, 64), st.sampled_from(["global", "uniform"]))
+def test_a_point_is_a_configuration_and_back(one: float, other: float, n_b: int, l_sp: int, ssim: str) -> None:
+    distances = {"d_ssim": 1e-5 * (0.7 / 1e-5) ** one, "t_hash": 1e-5 * (0.3 / 1e-5) ** other}
+    point = {**distances, "n_b": n_b, "l_sp": l_sp, "ssim": ssim, "hash_size": 4}
+    config = FILTERS.config(point)
+    assert config == FilterConfig(
+        1 - distances["d_ssim"], distances["t_hash"], n_b, l_sp, ssim, 4, scope="client", view=View((7, 7))
+    )
+    assert FILTERS.contains(config)
+    back = FILTERS.point(config)
+    assert set(back) == set(point)
+    assert all(back[name] == point[name] for name in ("n_b", "l_sp", "ssim", "hash_size", "t_hash"))
+    assert back["d_ssim"] == pytest.approx(point["d_ssim"], abs=1e-15)
+
+
+@given(st.floats(0.1, 0.9), st.floats(1.5, 9), st.floats(1, 3), st.integers(3, 12), st.sampled_from(["red", "blue"]))
+def test_a_configuration_is_a_point_and_back_on_either_side_of_a_pole(
+    below: float, above: float, from_pole: float, whole: int, colour: str
+) -> None:
+    space = SearchSpace.parse("test-odd", {"colour": ["red", "blue"]})
+    config = OddConfig(below, above, from_pole, whole, colour)
+    assert space.contains(config)
+    point = space.point(config)
+    assert point == {
+        "a": 1 - below, "above": above - 1, "from_pole": from_pole - 1, "whole": whole - 2, "colour": colour
+    }  # fmt: skip
+    again = space.config(point)
+    assert isinstance(again, OddConfig)
+    assert (again.whole, again.colour) == (whole, colour)
+    for name in ("below", "above", "from_pole"):
+        assert getattr(again, name) == pytest.approx(getattr(config, name), abs=1e-12)
+
+
+def test_what_is_outside_is_not_contained() -> None:
+    space = SearchSpace.parse("ssim-hash", {"t_ssim": {"max": 0.9}, "n_b": {"max": 5}})
+    inside = FilterConfig(0.9, 0.1, 5, 8)
+    assert space.contains(inside)
+    assert space.contains(FilterConfig(1 - (1 - 0.9), 0.1, 5, 8))  # to rounding: it came from its distance
+    for outside in (FilterConfig(0.9001, 0.1, 5, 8), FilterConfig(0.9, 0.4, 5, 8), FilterConfig(0.9, 0.1, 6, 8)):
+        assert not space.contains(outside)
+
+
+def test_corners_are_every_bound_with_every_choice() -> None:
+    space = SearchSpace.parse("ssim-hash", {"ssim": ["global", "uniform"], "n_b": {"min": 4, "max": 4}})
+    corners = space.corners()
+    assert len(corners) == len(set(corners)) == 2 * 2 * 1 * 2 * 2
+    assert {one.n_b for one in corners} == {4}  # type: ignore[attr-defined]
+    assert all(space.contains(one) for one in corners)
+    assert corner_points({"x": (1, 2)}, {"y": ("a", "b")}) == [{"x": x, "y": y} for x in (1, 2) for y in ("a", "b")]
