@@ -84,7 +84,7 @@ def test_a_study_cannot_name_a_plug_in(key: str, tmp_path: Path) -> None:
         {"filters": [{"name": "a", "kind": f"{tmp_path}/example:Config"}]},
         {"users": [{"user": "example:User"}]},
     ):
-        with pytest.raises(StudyError, match="known"):
+        with pytest.raises(StudyError, match="accepted"):
             small_study(**table)
     assert not marker.exists()
 

@@ -126,7 +126,7 @@ def client_class(name: str) -> type[Client]:
     known = names()
     near = difflib.get_close_matches(name, known, 1, 0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"no client is called {name!r}{hint} (known: {', '.join(known)})")
+    raise UserError(f"no client is called {name!r}{hint} (accepted: {', '.join(known)})")
 
 
 def evasion_class(name: str) -> type[Evasion]:

@@ -83,7 +83,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The session has ended. A client may return, or (closed-loop) go on: its next query opens a new session."""
+    """The session has ended. A client may return, or (closed-loop) continue: its next query opens a new session."""
 
 
 ClientGenerator = Generator[Query, Answer | Refusal, Image | None]

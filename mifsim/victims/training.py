@@ -16,7 +16,6 @@ from mifsim.networks import FixedBatch, Model, import_tensorflow, input_shape
 from mifsim.victims.architectures import builder_of
 
 logger = logging.getLogger(__name__)
-"""Called with a line for whoever watches."""
 
 LINE_SECONDS = 10.0
 

@@ -126,7 +126,7 @@ def test_an_address_of_no_cluster_leaves_no_run(
 
 
 def test_resume_takes_no_study(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "--resume RUN takes its study" in fails(capsys, "simulate", "digits", "--resume", tmp_path)
+    assert "--resume cannot be combined with STUDY" in fails(capsys, "simulate", "digits", "--resume", tmp_path)
     assert "no run.json" in fails(capsys, "simulate", "--resume", tmp_path)
 
 

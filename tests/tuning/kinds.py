@@ -71,6 +71,12 @@ class Stuck(CountingDetector):
         self._run = self._run + 1 if answer.label == self._label else 1
         self._label = answer.label
 
+    def memory(self) -> dict[str, Any]:
+        return {"label": self._label, "run": self._run}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        self._label, self._run = memory["label"], memory["run"]
+
 
 class LabelRecorder(NoDefense):
     """Keeps what the model answered."""

@@ -22,6 +22,7 @@ from mifsim.defense.space import SearchSpace
 from mifsim.errors import RunError, UserError
 from mifsim.registry import registry
 from mifsim.study import Study, Tuning
+from mifsim.testing.detectors import DetectorConformance
 from tests.tuning.kinds import (
     KINDS,
     AllowanceConfig,
@@ -230,7 +231,7 @@ def test_what_ran_live_runs_once_and_what_has_a_replay_never(tmp_path: Path) -> 
     assert ask.asked == once
     live(traces, LiveAllowanceConfig(5))
     assert ask.asked > once  # the other splits
-    with pytest.raises(NotImplementedError, match="'test-live-allowance' has no replay"):
+    with pytest.raises(NotImplementedError, match="'test-live-allowance' defines no replay"):
         replay(traces, LiveAllowanceConfig(5))
 
 
@@ -287,7 +288,7 @@ def _result_of(config: DetectorConfig) -> TrialResult:
         ({"space": {"queries": {"min": 0}}}, "tuning.space.queries.min = 0: must be at least 1"),
         ({"space": {"queries": {"max": 2.5}}}, "tuning.space.queries.max = 2.5: must be a whole number"),
         ({"grid": {"queries": 5}}, "tuning.grid.queries: .*'test-allowance' has no exhaustive search"),
-        ({"t_ssim": {"max": 0.9}}, r"tuning.t_ssim: parameters go into \[tuning.space\]"),
+        ({"t_ssim": {"max": 0.9}}, r"tuning.t_ssim: .*put parameters into \[tuning.space\]"),
     ],
 )
 def test_bounds_of_other_kinds_are_refused(table: dict[str, Any], message: str) -> None:
@@ -531,6 +532,25 @@ def test_closed_loop_attackers_and_a_kind_without_replay_go_together(calibrate: 
     # query gives up. Of the two attacks it is never the faster one.
     for row in trials[0]:
         assert row["queries_to_block"] == (1 if row["param_queries"] == 1 else min(25, 2 * row["param_queries"]))
+
+
+class TestConformance(DetectorConformance):
+    """They are detectors as good as those that ship."""
+
+    @pytest.fixture(
+        params=[
+            AllowanceConfig(5),
+            LiveAllowanceConfig(5),
+            StuckConfig(2),
+            BrightConfig(0.4, 3),
+            TenthsConfig(5, 3),
+            BrightConfig(0.4, 3, view=View((6, 5), "grey")),
+        ],
+        ids=repr,
+    )
+    def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
+        found: DetectorConfig = request.param
+        return found
 
 
 def test_names_are_forgotten_with_the_fixture() -> None:

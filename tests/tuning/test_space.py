@@ -77,7 +77,10 @@ def test_scope_and_view_are_those_of_every_configuration() -> None:
 @pytest.mark.parametrize(
     ("tuning", "message"),
     [
-        ({"t_ssim": {"max": 0.9}, "space": {"t_ssim": {"max": 0.8}}}, "tuning.t_ssim: is in .tuning.space. too"),
+        (
+            {"t_ssim": {"max": 0.9}, "space": {"t_ssim": {"max": 0.8}}},
+            "tuning.t_ssim: is also in .tuning.space. .expected once",
+        ),
         ({"scope": "day"}, "tuning.scope = 'day'"),
         ({"view": {"size": 0}}, "tuning.view.size = 0: must be a whole number of at least 1"),
         ({"view": {"colour": "sepia"}}, "tuning.view.colour = 'sepia': must be one of as-is, grey"),

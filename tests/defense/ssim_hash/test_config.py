@@ -211,7 +211,7 @@ def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path, text, message):
 def test_an_unknown_kind_is_named_with_its_neighbour(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(toml(kind='"ssim-hsh"'))
-    known = r"\[filter\] kind = 'ssim-hsh': .*did you mean 'ssim-hash'\? \(known: ssim-hash, "
+    known = r"\[filter\] kind = 'ssim-hsh': .*did you mean 'ssim-hash'\? \(accepted: ssim-hash, "
     with pytest.raises(ConfigError, match=known) as caught:
         load_config(path)
     assert str(caught.value).startswith(f"{path}: ")
