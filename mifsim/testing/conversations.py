@@ -128,7 +128,11 @@ def has_an_effect(runs: Runs, changed: Runs, target: int | None, queries: int) -
     shape, classes = WORLDS["grey"]
     for attacked in [None] if target is None else [target, *(k for k in range(classes) if k != target)]:
         world = small_world(shape, classes, attacked)
-        for refuse_at in (None, 5):
+        for refuse_at in (
+            None,
+            5,
+            (5, 6),
+        ):  # (5, 6): the next session is refused at once, because the client is blocked
             one, other = (
                 converse(client, world, np.random.default_rng(1), queries=queries, refuse_at=refuse_at).digests
                 for client in (runs, changed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, Protocol
@@ -136,7 +136,7 @@ class Transcript:
     def digests(self) -> list[str]:
         """One line per query and one for the end; equal for sessions in which clients behave identically."""
         lines = [
-            f"{_digest(sent)} {_digest(guess)} {query.gradient_of} {query.new_session}"
+            f"{_digest(sent)} {_digest(guess)} {query.gradient_of} {query.new_session} {query.new_client}"
             for query, sent, guess in zip(self.queries, self.sent, self.reconstruction, strict=True)
         ]
         returned = None if self.returned is None else self.returned.tobytes()
@@ -167,7 +167,7 @@ def converse(
     rng: np.random.Generator,
     *,
     queries: int = 40,
-    refuse_at: int | None = None,
+    refuse_at: int | Container[int] | None = None,
     knows: Knowledge | None = None,
 ) -> Transcript:
     """Run a client against the linear model.
@@ -179,8 +179,8 @@ def converse(
     rng : Generator
     queries : int
         Number of queries after which the client is stopped.
-    refuse_at : int or None
-        Number of the query, from 1, that is refused; None for no refusal.
+    refuse_at : int or container of int or None
+        Numbers of the queries, from 1, that are refused; None for no refusal.
     knows : Knowledge or None
         Content of the answers; None for the knowledge that the client needs.
     """
@@ -209,12 +209,13 @@ def _exchange(
     rng: np.random.Generator,
     transcript: Transcript,
     queries: int,
-    refuse_at: int | None = None,
+    refuse_at: int | Container[int] | None = None,
     knows: Knowledge | None = None,
 ) -> Iterator[None]:
     """Run a session, append it to `transcript`, and yield after each query."""
     model = SoftmaxLinear(world.shape, world.classes)
     needs = needs_of(client) if knows is None else knows
+    refused = (refuse_at,) if refuse_at is None or isinstance(refuse_at, int) else refuse_at
     running = client.run(world, rng)
     try:
         query = next(running)
@@ -230,7 +231,7 @@ def _exchange(
                 running.close()
                 return
             yield
-            query = running.send(Refusal() if number == refuse_at else model.answer(query, needs))
+            query = running.send(Refusal() if number in refused else model.answer(query, needs))
     except StopIteration as stop:
         transcript.ended = True
         transcript.returned = stop.value

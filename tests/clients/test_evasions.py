@@ -33,7 +33,7 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "motion": {"pixels": 3.0, "degrees": 0.0},
     "decoys": {"between": 1},
     "interleave": {"targets": 2},
-    "rotate": {"every": 3, "sessions": 1},
+    "rotate": {"every": 3, "sessions": 1, "clients": 2},
     "probe": {"sessions": 2, "patience": 3, "least": 0.01, "most": 0.1},
 }
 """What changes each evasion; see `test_the_oldest_answer_is_forgotten_first` for that of `deduplicate`."""
@@ -220,9 +220,9 @@ def test_probing_finds_the_noise_that_passes() -> None:
         ([{"decoy": 10}], r"no evasion is called 'decoy'; did you mean 'decoys'\?"),
         ([{"decoys": 0}], r"decoys\.between"),
         ([{"decoys": {"betwen": 3}}], r"betwen"),
-        ([{"deduplicate": 3}], "takes a table of arguments"),
-        ([{"decoys": 1, "rotate": {}}], "a table of one key"),
-        (["rotate"], "a table of one key"),
+        ([{"deduplicate": 3}], "must be a table of arguments"),
+        ([{"decoys": 1, "rotate": {}}], "must be a table with one key"),
+        (["rotate"], "must be a table with one key"),
         ("rotate", "must be a list"),
     ],
 )

@@ -16,7 +16,7 @@ def test_every_source_names_a_function(name):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"set": "cifar"}, "unknown data set 'cifar'; accepted: mnist-5k, mnist, fashion-mnist, celeba"),
+        ({"set": "cifar"}, "no data set is called 'cifar' .accepted: mnist-5k, mnist, fashion-mnist, celeba"),
         ({"set": "mnist-5k", "folder": "x"}, "does not read 'folder'; sets that do: mnist, fashion-mnist"),
         ({"set": "mnist", "size": 28}, "'mnist' does not read 'size'; sets that do: folder"),
         ({"set": "faces", "color": "rgb"}, "'faces' does not read 'color'; sets that do: folder"),

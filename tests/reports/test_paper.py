@@ -221,12 +221,12 @@ def test_plans_of_both_halves() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "celeba"], "needs --data"),
-        (["--dataset", "mnist", "--dataset", "mnist-5k"], "same half"),
+        (["--dataset", "celeba"], "requires --data"),
+        (["--dataset", "mnist", "--dataset", "mnist-5k"], "both reproduce the same results"),
         (["--dataset", "faces", "--data", "folder"], "does not accept --data"),
         (["--trials", "2"], "accepted: 3 or more"),
-        (["--data", "folder"], "comes after the --dataset"),
-        (["--page-only"], "needs --out"),
+        (["--data", "folder"], "must follow the --dataset"),
+        (["--page-only"], "requires --out"),
         (["--page-only", "--out", "nowhere"], "no such file"),
         (["--dataset", "mnist", "--data", "nowhere", "--small"], "no such folder"),
         (["--filter", "nowhere.toml"], "nowhere.toml"),

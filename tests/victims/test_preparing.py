@@ -1,4 +1,5 @@
 import json
+import logging
 import subprocess
 import sys
 
@@ -16,15 +17,16 @@ def weights(path, keras):
     return keras.saving.load_model(path, compile=False).get_weights()
 
 
-def test_a_victim_is_trained_once_and_recorded(grey, keras):
-    lines = []
-    victim = prepare_victim(grey, VictimConfig(epochs=12), lines.append)
+def test_a_victim_is_trained_once_and_recorded(grey, keras, caplog):
+    caplog.set_level(logging.INFO, logger="mifsim")
+    victim = prepare_victim(grey, VictimConfig(epochs=12))
+    lines = list(caplog.messages)
     assert not victim.cached
     assert "training lenet5 on 90 images of blobs (12 epochs)" in lines[0]
     assert f"accuracy {victim.test_accuracy:.1%}" in lines[-1]
-    again = prepare_victim(grey, VictimConfig(epochs=12), lines.append)
+    again = prepare_victim(grey, VictimConfig(epochs=12))
     assert again.cached
-    assert len(lines) == 2  # no progress lines the second time
+    assert len(caplog.messages) == len(lines)  # no progress lines the second time
     assert again.facts == victim.facts
     assert again.fingerprint == victim.fingerprint
     assert json.loads(json.dumps(victim.facts)) == victim.facts
@@ -131,7 +133,7 @@ def test_a_users_file_is_checked_once(grey, keras, tmp_path):
         ({"file": "m.keras", "model": "cnn"}, "'model' is for a model to be trained"),
         ({"file": "m.keras", "epochs": 3}, "'epochs' is for a model to be trained"),
         ({"output": "logits"}, "output = 'logits' is for 'file'"),
-        ({"model": "vgg"}, "'lenet5' or 'cnn'"),
+        ({"model": "vgg"}, "unknown victim model 'vgg' .accepted: lenet5, cnn"),
         ({"epochs": 0}, "greater than or equal to 1"),
         ({"epoch": 3}, "Extra inputs"),
     ],
