@@ -251,7 +251,7 @@ def test_attacks_measure_runs_the_attacks_alone_and_leaves_a_verdict(
     )
     main(["attacks", "--measure", "--study", str(study), "--out", str(tmp_path / "run"), "--backend", "in-process"])
     said = capsys.readouterr().out
-    assert "Attacks, undefended" in said
+    assert "Undefended attacks" in said
     table = pd.read_parquet(tmp_path / "run" / "attack_benchmark.parquet")
     assert list(table["population"]) == ["nes", "auxiliary images (no query)", "noise images (no query)"]
     assert list(table["answered_queries"]) == [40, 0, 0]

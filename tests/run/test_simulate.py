@@ -316,7 +316,7 @@ def test_a_detector_that_takes_no_image_of_the_data_is_refused(
 
 def test_a_calibration_is_not_resumed_as_a_simulation(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", small_study(), tuning={})
-    with pytest.raises(RunError, match=r"this run calibrates; resume it with: mifsim tune --resume .*run"):
+    with pytest.raises(RunError, match=r"the run is a calibration; resume it with: mifsim tune --resume .*run"):
         simulation.resume_simulation(run.path, backend="in-process")
 
 
