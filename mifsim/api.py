@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mifsim.defense import DetectorConfig, load_config
+from mifsim.defense import DetectorConfig
+from mifsim.defense.kinds import parse_config
 from mifsim.errors import RunError
 from mifsim.run.folder import read_facts
 from mifsim.run.simulate import simulate as simulate
@@ -105,7 +106,7 @@ class Run:
     def filter(self) -> DetectorConfig | None:
         """The certified configuration; None if the run has no ``filter.toml``."""
         file = self.path / "filter.toml"
-        return load_config(file) if isinstance(file, Path) and file.is_file() else None
+        return parse_config(file.read_bytes(), file) if file.is_file() else None
 
     def table(self, name: str) -> pd.DataFrame:
         """Return a table of the run, such as ``"sessions"``, ``"queries"``, ``"trials"`` or ``"pareto"``.

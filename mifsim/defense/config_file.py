@@ -29,9 +29,16 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as file:
-            document = tomllib.load(file)
+            content = file.read()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    return parse_file(content, path)
+
+
+def parse_file(content: bytes, path: object) -> dict[str, Any]:
+    """Return the table ``[filter]`` of a TOML file's content; see `read_file`. `path` is named in error messages."""
+    try:
+        document = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
     table = document.get(TABLE)

@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import Any
 
 from mifsim.defense.config import DetectorConfig
-from mifsim.defense.config_file import DEFAULT_KIND, TABLE, read_file
+from mifsim.defense.config_file import DEFAULT_KIND, TABLE, parse_file, read_file
 from mifsim.defense.recording import Column, Recorder, RecordingSpec
 from mifsim.defense.view import ViewedDetector
 from mifsim.errors import ConfigError, PluginError, UserError
@@ -103,7 +103,15 @@ def load_config(path: str | os.PathLike[str]) -> DetectorConfig:
     ConfigError
         If the file cannot be read, or a key or value is not accepted. The message names file, key and value.
     """
-    table = read_file(path)
+    return _config_of(read_file(path), path)
+
+
+def parse_config(content: bytes, path: object) -> DetectorConfig:
+    """Read a configuration from the content of a TOML file; see `load_config`. `path` is named in error messages."""
+    return _config_of(parse_file(content, path), path)
+
+
+def _config_of(table: dict[str, Any], path: object) -> DetectorConfig:
     try:
         return read_config(table)
     except ConfigError as error:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from mifsim import load_config, read_run
 from mifsim.cli import main
 from mifsim.defense.space import SearchSpace
 from mifsim.errors import RunError
@@ -216,6 +217,9 @@ def test_a_calibration_and_its_recording_lie_on_a_store(
         expected, got = (read_file(run / f"{table}.parquet").to_pylist() for run in (here, store / "run"))
         assert got == expected
     assert (store / "run" / "filter.toml").read_text() == (here / "filter.toml").read_text()
+    chosen = read_run(store / "run").filter
+    assert chosen is not None
+    assert chosen == load_config(here / "filter.toml")
 
 
 @pytest.mark.skipif("MIFSIM_TEST_URL" not in os.environ, reason="hosts are other processes: memory is not theirs")
@@ -240,7 +244,7 @@ def test_a_journal_on_a_store_loses_no_finished_trial(store: RemotePath, tmp_pat
     assert Journal(store, {}, SPACE).read() == [trial(number) for number in range(4)]
 
 
-def test_a_shard_cut_otherwise_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_with_another_shard_size_is_not_resumed(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", small_study()).path
     small_study(server={"sessions_per_host": 9}).save(run / "study.toml")
     with pytest.raises(RunError, match=r"server.sessions_per_host = 9: the run started with 8"):
