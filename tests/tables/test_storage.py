@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,15 @@ def test_a_name_is_taken_as_it_is(store: RemotePath, tmp_path: Path, name: str) 
     assert place.located[1].endswith(f"/{name}/x.bin")
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    # A shell starts background jobs with SIGINT ignored; Python then installs no handler that raises.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupt_leaves_no_half_file(store: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(source: Any, out: Any, size: int) -> None:
         out.write(source.read(size))
