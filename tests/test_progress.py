@@ -1,4 +1,4 @@
-"""An ETA goes by the pace of the work, and is not told before there is one."""
+"""An ETA follows the pace of the work, and is not shown before the pace is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fixed batch promises: one shape for every call, and each row's answer in its place, to the last bit."""
+"""A fixed batch has one shape for every call, and returns each row's answer in its place, bit for bit."""
 
 import numpy as np
 import pytest

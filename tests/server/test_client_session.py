@@ -67,7 +67,7 @@ def summary(rows: list[SessionRow]) -> list[tuple[str, str, int, int | None]]:
 
 
 def sender(*values: float | str | None) -> Callable[[], ClientGenerator]:
-    """A client that sends these images, whatever it is told; None before one: in a new session; "new": as another."""
+    """A client that sends these images, whatever the answers. None: new session; "new": new client."""
 
     def client() -> ClientGenerator:
         leaves = another = False
@@ -155,7 +155,7 @@ def test_what_a_refused_attacker_makes_of_its_answers_is_what_it_held_last() -> 
 def test_with_the_scope_of_the_client_the_state_survives_its_sessions() -> None:
     left = sender(0.1, 0.3, None, 0.1)
     assert summary(converse(left(), scope="session"))[1] == ("a/0/0@f#2", "finished", 1, None)
-    # 0.1 was sent in the first session, which nobody ended.
+    # 0.1 was sent in the first session, which was not ended.
     assert summary(converse(left(), scope="client")) == [
         ("a/0/0@f", "finished", 2, None),
         ("a/0/0@f#2", "blocked", 1, 1),

@@ -65,7 +65,7 @@ def broken_shares(
     Returns
     -------
     broken : float
-        Share of calibrations whose choice truly exceeds the limit: what is promised to be at most `DELTA`.
+        Share of calibrations whose choice truly exceeds the limit: which the guarantee bounds by `DELTA`.
     chosen : float
         Share that chose anything.
     naive : float

@@ -53,7 +53,7 @@ def tiny_study(**changes: Any) -> Study:
 
 
 class Prober(User):
-    """Would go on after a refusal."""
+    """Continues after a refusal."""
 
     closed_loop: ClassVar[bool] = True
 

@@ -8,7 +8,7 @@ from tuning.assess import assess
 
 
 def test_figures_of_each_group():
-    """Two of three attackers blocked at their second query of ten; one of four users; nobody else there."""
+    """Two of three attackers blocked at their second query of ten; one of four users; other groups are empty."""
     similarity = np.array([0.9, 0.9, 0.1, 0.9, 0.1, 0.1, 0.1])
     traces = two_query_sessions(similarity, np.full(7, 0.5), np.array([0, 0, 0, 1, 1, 1, 1]))
     attack, users = assess(traces, FilterConfig(0.5, 1.0, 1, 1), confidence=0.9)

@@ -122,7 +122,7 @@ def test_a_calibration_with_closed_loop_attackers(calibrate: Callable[[Study], P
     given = pareto[pareto["name"] == "strict"].iloc[0]
     assert given["queries_to_block"] >= float(live_of(study).queries([STRICT])[0, 0])
 
-    # They were confirmed live too, in sessions of which nothing was foretold.
+    # They were confirmed live too, in sessions that no replay predicts.
     sessions: pd.DataFrame = pq.read_table(run / "sessions").to_pandas()
     rotating = sessions[sessions["population"] == "rotating"]
     assert set(rotating["client_id"]) == {spec.client_id for spec in clients_of(study, "test", 10)}

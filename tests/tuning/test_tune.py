@@ -1,4 +1,4 @@
-"""A whole calibration, small: what it leaves, what it promises, and what it refuses to promise."""
+"""A small whole calibration: its files, its guarantee, and when it gives none."""
 
 from __future__ import annotations
 

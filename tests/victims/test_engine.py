@@ -1,4 +1,4 @@
-"""What the engine promises: right confidences and gradients, and the same bits in whatever company."""
+"""The engine returns correct confidences and gradients, bit for bit the same in any batch."""
 
 import os
 import subprocess

@@ -29,7 +29,13 @@ class Rotate(Evasion):
         ge=1,
         description="sessions that each client can have: refused in the last one it is spent; none: no limit",
     )
-    clients: int = Field(1, ge=1, le=10_000, description="client identities that it can spend, one after the other")
+    clients: int = Field(
+        1,
+        ge=1,
+        le=10_000,
+        description="client identities that it can spend, one after the other: the next when `sessions` are spent, or "
+        "when a new session is refused at its first query",
+    )
 
     def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start the wrapped attack; see `Evasion.run`."""

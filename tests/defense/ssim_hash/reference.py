@@ -1,4 +1,4 @@
-"""The filter as one would write it on a blackboard, and SSIM from elsewhere: what the real ones are held against."""
+"""A direct implementation of the filter, and SSIM from scikit-image: references for the tests."""
 
 from __future__ import annotations
 
