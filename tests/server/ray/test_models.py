@@ -1,4 +1,4 @@
-"""On a cluster of several nodes each host queries the replica of the model on its node."""
+"""On a cluster of several nodes, each host queries the replica of the model on its node."""
 
 from __future__ import annotations
 
