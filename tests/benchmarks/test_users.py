@@ -55,12 +55,12 @@ def queries(client: Client, worlds: list[World]) -> Iterator[Query]:
     """Run sessions in turn, for ever."""
     answer = Answer(0)
     for session in itertools.count():
-        client = client.run(worlds[session % len(worlds)], client_rng(1, f"bench/{session}"))
+        generator = client.run(worlds[session % len(worlds)], client_rng(1, f"bench/{session}"))
         try:
-            query = next(client)
+            query = next(generator)
             while True:
                 yield query
-                query = client.send(answer)
+                query = generator.send(answer)
         except StopIteration:
             continue
 
