@@ -101,10 +101,10 @@ def test_a_local_cluster_listens_on_loopback_only_and_requires_the_token(tmp_pat
 import json, os
 from pathlib import Path
 from mifsim.server.ray.cluster import connect
-from tests.chaos.processes import below
+from tests.chaos.processes import descendants
 connect(None)
 sockets = set()
-for pid in (os.getpid(), *below(os.getpid())):
+for pid in (os.getpid(), *descendants(os.getpid())):
     for link in Path(f"/proc/{pid}/fd").glob("*"):
         try: sockets.add(os.readlink(link))
         except OSError: pass

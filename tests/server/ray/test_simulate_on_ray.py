@@ -196,7 +196,7 @@ def test_hosts_are_replaced_when_a_node_joins(
 
     from mifsim.server.ray import backend as ray_backend
     from mifsim.server.ray import dispatch
-    from tests.chaos.stages import QUICK_FAIL_OVER, cluster
+    from tests.chaos.setups import QUICK_FAIL_OVER, cluster
 
     ray.shutdown()
     users = [{"user": "retries", "sessions": 2000, "length": 60, "probability": 0.2}]
