@@ -1,4 +1,4 @@
-"""Kinds of detectors that are not the paper's filter: recorded, replayed or run live, searched and certified alike."""
+"""Kinds of detectors other than the paper's filter: the conformance suite and the registry."""
 
 from __future__ import annotations
 
@@ -31,8 +31,15 @@ from tests.tuning.kinds import (
     StuckConfig,
     TenthsConfig,
 )
-from tests.tuning.studies import Formula, digits, formula_here, formula_victim, live_as_predicted, tiny_study
-from tests.tuning.worlds import ATTACK, hashes_of, random_traces, trace_set
+from tests.tuning.sample_traces import ATTACK, hashes_of, random_traces, trace_set
+from tests.tuning.studies import (
+    FormulaBackend,
+    assert_live_matches_replay,
+    digits,
+    formula_model,
+    formula_victim,
+    tiny_study,
+)
 from tuning.certify import certify, conservative, order_of_testing
 from tuning.live import LiveReplay
 from tuning.objectives import evaluate
@@ -47,12 +54,12 @@ from tuning.trials import TrialEvaluator, TrialResult
 pytestmark = pytest.mark.usefixtures("kinds")
 
 REACHABLE = {"false_positive_limit": 0.6, "confidence": 0.8, "false_positive_budget": 0.9}
-"""With a handful of sessions."""
+"""Limits that a handful of sessions can certify."""
 ALLOWANCES = (1, 2, 3, 5, 8, 9, 25, 26)
 
 
-def study_of(kind: str, filters: list[dict[str, Any]] | None = None, **changes: Any) -> Study:
-    """The tiny study, calibrating that kind, with users of whom some send what is no image."""
+def kind_study(kind: str, filters: list[dict[str, Any]] | None = None, **changes: Any) -> Study:
+    """Return the tiny study, which calibrates the given kind and has further users that also send invalid images."""
     table = {
         "tuning": {"kind": kind, "trials": 12, **REACHABLE},
         "filters": filters or [],
@@ -61,49 +68,42 @@ def study_of(kind: str, filters: list[dict[str, Any]] | None = None, **changes: 
     return tiny_study(**{**table, **changes})
 
 
-def recorded(study: Study, folder: Path) -> TraceSet:
-    return load(record(study, digits(study), formula_victim(folder), Formula()).path, study)
+def record_traces(study: Study, folder: Path) -> TraceSet:
+    """Record the sessions of a study; return their traces."""
+    return load(record(study, digits(study), formula_victim(folder), FormulaBackend()).path, study)
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / "cache"))
-
-
-class Counted:
-    """A model that counts how often it is asked."""
+class CountingModel:
+    """Prediction function of the formula that counts its calls."""
 
     def __init__(self, study: Study) -> None:
-        self.asked = 0
-        self._ask = formula_here(study, digits(study), None)
+        self.calls = 0
+        self._predict = formula_model(study, digits(study), None)
 
     def __call__(self, *batch: Any) -> Any:
-        self.asked += 1
-        return self._ask(*batch)
+        self.calls += 1
+        return self._predict(*batch)
 
 
-def with_means(made: TraceSet) -> TraceSet:
-    """Let the hashes of some traces be how bright their images were."""
-    means = RecordedSessions(made.offsets, made.valid, {"mean": hashes_of(made)})
+def with_brightness(traces: TraceSet) -> TraceSet:
+    """Return the traces with a recording of brightness that contains the values of their hashes."""
+    brightness = RecordedSessions(traces.offsets, traces.valid, {"mean": hashes_of(traces)})
     specs = [config.recording_spec() for config in (BrightConfig(0.5, 1), TenthsConfig(6, 1))]
-    return replace(made, recordings=dict.fromkeys(specs, means))
+    return replace(traces, recordings=dict.fromkeys(specs, brightness))
 
 
-def bright_random(seed: int) -> TraceSet:
-    """Random sessions, an attack and an honest one among them."""
+def random_brightness_traces(seed: int) -> TraceSet:
+    """Return random traces with recorded brightness that contain an attack session and an honest session."""
     return next(
-        with_means(made)
+        with_brightness(traces)
         for extra in itertools.count()
-        if (made := random_traces(np.random.default_rng([seed, extra]))).attack_groups and made.honest_groups
+        if (traces := random_traces(np.random.default_rng([seed, extra]))).attack_groups and traces.honest_groups
     )
-
-
-# Replay
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30))
 @settings(max_examples=50, deadline=None)
-def test_replay_is_a_count_of_valid_queries(seed: int, queries: int) -> None:
+def test_replay_of_an_allowance_counts_valid_queries(seed: int, queries: int) -> None:
     traces = random_traces(np.random.default_rng(seed))
     outcome = replay(traces, AllowanceConfig(queries))
     for s in range(traces.sessions):
@@ -116,9 +116,9 @@ def test_replay_is_a_count_of_valid_queries(seed: int, queries: int) -> None:
         assert outcome.nearness[s] == min(1.0, (valid + 1) / queries)
 
 
-@pytest.mark.usefixtures("spoilt", "cache")
+@pytest.mark.usefixtures("invalid_image_users", "empty_cache")
 @pytest.mark.parametrize("more", [{}, {"scope": "client"}, {"view": {"size": 14, "colour": "grey"}}])
-def test_replay_is_what_a_live_run_does_session_by_session(tmp_path: Path, more: dict[str, Any]) -> None:
+def test_replay_matches_a_live_run_session_by_session(tmp_path: Path, more: dict[str, Any]) -> None:
     filters = [
         {"name": f"{cls.kind} {limit}", "kind": cls.kind, name: limit, **more}
         for cls, name, limits in ((AllowanceConfig, "queries", ALLOWANCES), (StuckConfig, "repeats", (1, 2, 3, 7)))
@@ -128,10 +128,10 @@ def test_replay_is_what_a_live_run_does_session_by_session(tmp_path: Path, more:
         {"name": f"test-bright {level} {limit}", "kind": "test-bright", "level": level, "limit": limit, **more}
         for level, limit in ((0.0, 1), (0.1, 1), (0.1, 4), (0.12, 2), (1.0, 1))
     ]
-    study = study_of("test-allowance", [*tiny_study().to_toml()["filters"], *filters])
-    traces = recorded(study, tmp_path)
+    study = kind_study("test-allowance", [*tiny_study().to_toml()["filters"], *filters])
+    traces = record_traces(study, tmp_path)
     assert (~traces.valid).sum() == 12 * 8
-    expected = live_as_predicted(study, traces, tmp_path / "live")
+    expected = assert_live_matches_replay(study, traces, tmp_path / "live")
     blocked = {item.name: 0 for item in study.filters}
     for name, query in expected.items():
         blocked[name.partition("@")[2]] += query is not None
@@ -142,28 +142,28 @@ def test_replay_is_what_a_live_run_does_session_by_session(tmp_path: Path, more:
     assert blocked["test-bright 0.0 1"] == traces.sessions
     assert 0 < blocked["test-bright 0.1 4"] < traces.sessions
     assert blocked["test-bright 1.0 1"] == 0
-    # With two queries for each image the eighth one is the sixteenth query.
+    # An invalid query precedes each valid one, so the eighth valid query is the sixteenth query.
     assert {query for name, query in expected.items() if name.startswith("spoilt") and "allowance 8" in name} == {16}
 
 
-@pytest.mark.usefixtures("spoilt", "cache")
-def test_nothing_but_validity_is_recorded_of_a_kind_that_needs_no_more(tmp_path: Path) -> None:
-    study = study_of("test-allowance")
-    assert recording_specs(study) == recording_specs(study_of("test-live-allowance")) == ()
-    traces = recorded(study, tmp_path)
+@pytest.mark.usefixtures("invalid_image_users", "empty_cache")
+def test_only_validity_is_recorded_for_a_kind_without_columns(tmp_path: Path) -> None:
+    study = kind_study("test-allowance")
+    assert recording_specs(study) == recording_specs(kind_study("test-live-allowance")) == ()
+    traces = record_traces(study, tmp_path)
     assert traces.recordings == {}
-    spoilt = traces.group == traces.groups.index("spoilt")
+    sends_invalid_images = traces.group == traces.groups.index("spoilt")
     for s in range(traces.sessions):
         valid = traces.valid[slice(*traces.offsets[s : s + 2])].tolist()
-        assert valid == ([False, True] * 8 if spoilt[s] else [True] * len(valid))
+        assert valid == ([False, True] * 8 if sends_invalid_images[s] else [True] * len(valid))
     with pytest.raises(ValueError, match=r"no recording fits FilterConfig.* \(available: none\)"):
         replay(traces, FilterConfig(0.5, 0.5, 1, 1))
 
 
-@pytest.mark.usefixtures("spoilt", "cache")
-def test_what_a_kind_records_of_the_answers_is_beside_what_others_do(tmp_path: Path) -> None:
-    study = study_of("test-stuck", tiny_study().to_toml()["filters"])
-    traces = recorded(study, tmp_path)
+@pytest.mark.usefixtures("invalid_image_users", "empty_cache")
+def test_one_recording_contains_the_columns_of_several_kinds(tmp_path: Path) -> None:
+    study = kind_study("test-stuck", tiny_study().to_toml()["filters"])
+    traces = record_traces(study, tmp_path)
     assert [spec.kind for spec in traces.recordings] == ["ssim-hash", "test-stuck"]
     labels = traces.recorded(StuckConfig(3)).columns["label"]
     assert labels.dtype == np.int64
@@ -174,12 +174,12 @@ def test_what_a_kind_records_of_the_answers_is_beside_what_others_do(tmp_path: P
 
 
 @pytest.mark.parametrize("cls", [AllowanceConfig, BrightConfig])
-def test_where_no_query_was_answered_nothing_leaked(cls: type[DetectorConfig]) -> None:
-    """Two attackers; the first query of either is refused, whatever the one before it in the recording leaked."""
+def test_a_session_without_answers_leaks_nothing(cls: type[DetectorConfig]) -> None:
+    """The first query of both attack sessions is refused; the preceding row of the recording is of another session."""
     first = AllowanceConfig(1) if cls is AllowanceConfig else BrightConfig(0.0, 1)
     tables, means = [np.full((2, 1), np.nan), np.full((1, 1), np.nan)], [np.full(2, 0.5), np.full(1, 0.5)]
     leak = np.array([0.25, 0.75, 0.5])
-    traces = with_means(trace_set(tables, means, group=np.array([ATTACK] * 2), leak=leak))
+    traces = with_brightness(trace_set(tables, means, group=np.array([ATTACK] * 2), leak=leak))
     outcome = replay(traces, first)
     assert outcome.blocked_at.tolist() == [1, 1]
     assert totals(traces, outcome.blocked_at).leak.tolist() == [0, 0]
@@ -189,56 +189,56 @@ def test_where_no_query_was_answered_nothing_leaked(cls: type[DetectorConfig]) -
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.25, 0.5, 0.9]), st.integers(1, 9))
 @settings(max_examples=30, deadline=None)
-def test_all_limits_at_once_are_replay_of_each(seed: int, level: float, most: int) -> None:
-    traces = bright_random(seed)
-    everything = replay_swept(traces, BrightConfig(level, 1), {"limit": most})
-    assert everything.blocked.shape == (4, most)
+def test_swept_replay_matches_the_replay_of_each_limit(seed: int, level: float, most: int) -> None:
+    traces = random_brightness_traces(seed)
+    swept = replay_swept(traces, BrightConfig(level, 1), {"limit": most})
+    assert swept.blocked.shape == (4, most)
     for limit in range(1, most + 1):
         one = totals(traces, replay(traces, BrightConfig(level, limit)).blocked_at)
         for name in ("blocked", "queries", "leak"):
-            assert getattr(everything, name)[:, limit - 1].tolist() == pytest.approx(getattr(one, name).tolist())
+            assert getattr(swept, name)[:, limit - 1].tolist() == pytest.approx(getattr(one, name).tolist())
 
 
-# A kind without replay
-
-
-@pytest.mark.usefixtures("spoilt", "cache")
-def test_without_replay_the_outcomes_are_the_very_same(tmp_path: Path) -> None:
-    study = study_of("test-live-allowance")
-    traces, ask = recorded(study, tmp_path), Counted(study)
-    live = LiveReplay(study, ask, digits(study))
+@pytest.mark.usefixtures("invalid_image_users", "empty_cache")
+def test_live_replay_gives_the_same_outcomes_as_replay(tmp_path: Path) -> None:
+    study = kind_study("test-live-allowance")
+    traces, predict = record_traces(study, tmp_path), CountingModel(study)
+    live = LiveReplay(study, predict, digits(study))
     for queries in ALLOWANCES:
         for split in SPLITS:
-            some = traces.of_split(split)
-            expected, found = replay(some, AllowanceConfig(queries)), live(some, LiveAllowanceConfig(queries))
+            part = traces.of_split(split)
+            expected, found = (
+                replay(part, AllowanceConfig(queries)),
+                live(part, LiveAllowanceConfig(queries)),
+            )
             assert found.blocked_at.dtype == expected.blocked_at.dtype
             assert found.blocked_at.tolist() == expected.blocked_at.tolist()
             assert found.nearness.tolist() == expected.nearness.tolist()
 
 
-@pytest.mark.usefixtures("spoilt", "cache")
-def test_what_ran_live_runs_once_and_what_has_a_replay_never(tmp_path: Path) -> None:
-    study = study_of("test-live-allowance")
-    traces, ask = recorded(study, tmp_path), Counted(study)
-    live = LiveReplay(study, ask, digits(study))
+@pytest.mark.usefixtures("invalid_image_users", "empty_cache")
+def test_live_replay_runs_a_session_once_and_never_for_a_kind_with_replay(tmp_path: Path) -> None:
+    study = kind_study("test-live-allowance")
+    traces, predict = record_traces(study, tmp_path), CountingModel(study)
+    live = LiveReplay(study, predict, digits(study))
     live(traces, AllowanceConfig(5))
-    assert ask.asked == 0
+    assert predict.calls == 0
     first = live(traces.of_split("search"), LiveAllowanceConfig(5))
-    once = ask.asked
+    once = predict.calls
     assert once > 0
     again = live(traces.of_split("search"), LiveAllowanceConfig(5))
     assert again.blocked_at.tolist() == first.blocked_at.tolist()
-    assert ask.asked == once
+    assert predict.calls == once
     live(traces, LiveAllowanceConfig(5))
-    assert ask.asked > once  # the other splits
+    assert predict.calls > once  # sessions of the other splits run now
     with pytest.raises(NotImplementedError, match="'test-live-allowance' defines no replay"):
         replay(traces, LiveAllowanceConfig(5))
 
 
-@pytest.mark.usefixtures("cache")
-def test_a_client_that_fails_live_is_named(tmp_path: Path) -> None:
-    study = study_of("test-live-allowance", users=tiny_study().to_toml()["users"])
-    traces = recorded(study, tmp_path)
+@pytest.mark.usefixtures("empty_cache")
+def test_the_error_names_a_client_that_fails_live(tmp_path: Path) -> None:
+    study = kind_study("test-live-allowance", users=tiny_study().to_toml()["users"])
+    traces = record_traces(study, tmp_path)
 
     def broken(self: object, image: object) -> object:
         raise ZeroDivisionError("no detector")
@@ -249,14 +249,11 @@ def test_a_client_that_fails_live_is_named(tmp_path: Path) -> None:
             return type("BrokenDetector", (), {"count": 0, "limit": 1, "blocked": False, "check": broken})()
 
     with pytest.raises(RunError, match=r"client .* failed: DetectorError: .*check failed at query 1: ZeroDivision"):
-        LiveReplay(study, Counted(study), digits(study))(traces, Broken(3))
-
-
-# Search
+        LiveReplay(study, CountingModel(study), digits(study))(traces, Broken(3))
 
 
 @pytest.mark.parametrize("kind", ["test-allowance", "test-live-allowance"])
-def test_the_search_space_is_the_kinds_own(kind: str) -> None:
+def test_proposals_use_the_search_space_of_the_kind(kind: str) -> None:
     tuning = Tuning.model_validate({"kind": kind, "space": {"queries": {"min": 2, "max": 9}}, "scope": "client"})
     space = tuning.search_space
     assert distributions(space) == {"queries": IntDistribution(2, 9, log=True)}
@@ -291,12 +288,12 @@ def _result_of(config: DetectorConfig) -> TrialResult:
         ({"t_ssim": {"max": 0.9}}, r"tuning.t_ssim: .*put parameters into \[tuning.space\]"),
     ],
 )
-def test_bounds_of_other_kinds_are_refused(table: dict[str, Any], message: str) -> None:
+def test_invalid_bounds_of_a_kind_are_refused(table: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         tiny_study(tuning={"kind": "test-allowance", **table})
 
 
-def test_a_trial_of_a_kind_that_sweeps_nothing_estimates_nothing() -> None:
+def test_a_trial_of_a_kind_without_swept_parameters_has_no_estimates() -> None:
     traces = random_traces(np.random.default_rng(0), sessions=80)
     tuning = Tuning(kind="test-allowance", false_positive_budget=1.0)
     found = TrialEvaluator(traces, tuning).evaluate(AllowanceConfig(7))
@@ -314,14 +311,14 @@ def test_a_trial_of_a_kind_that_sweeps_nothing_estimates_nothing() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_reference_front_of_a_kind_of_its_own(seed: int) -> None:
-    """Level and limit, of which the one is tried on a grid and a finer one, and the other everywhere."""
-    traces = bright_random(seed)
+def test_no_configuration_on_the_coarse_grid_beats_the_reference_front(seed: int) -> None:
+    """The front tries levels on a coarse and a finer grid, and all limits."""
+    traces = random_brightness_traces(seed)
     space = {"level": {"min": 0.0, "max": 0.8}, "limit": {"min": 2, "max": 9}}
     tuning = Tuning(kind="test-bright", space=space, grid={"level": 4}, false_positive_budget=0.9)
     assert has_reference(tuning.search_space)
     done: list[tuple[int, int]] = []
-    found = reference_front(traces, tuning, lambda *told: done.append(told))
+    found = reference_front(traces, tuning, lambda *counts: done.append(counts))
     assert found.configs
     for config, point in zip(found.configs, found.points, strict=True):
         assert tuning.search_space.contains(config)
@@ -337,9 +334,9 @@ def test_the_reference_front_of_a_kind_of_its_own(seed: int) -> None:
 
 @given(st.integers(0, 2**32 - 1), st.booleans())
 @settings(max_examples=20, deadline=None)
-def test_of_equal_configurations_the_least_strict_is_kept(seed: int, leakage: bool) -> None:
-    """The greatest level first, then the greatest limit: with both, less is blocked."""
-    traces = bright_random(seed)
+def test_the_front_keeps_the_least_strict_of_equal_configurations(seed: int, leakage: bool) -> None:
+    """The highest level is preferred, then the highest limit: both block less."""
+    traces = random_brightness_traces(seed)
     levels = [0.0, 0.3, 0.6]
     space = SearchSpace.parse("test-bright", {"limit": {"min": 2, "max": 5}})
     found = grid_front(traces, [({}, {"level": np.array(levels)})], space, leakage=leakage, fpr_limit=0.5)
@@ -354,7 +351,7 @@ def test_of_equal_configurations_the_least_strict_is_kept(seed: int, leakage: bo
     assert dict(zip(map(tuple, found.points.tolist()), found.configs, strict=True)) == expected
 
 
-def test_a_promising_estimate_of_a_swept_parameter_is_followed() -> None:
+def test_a_warm_start_candidate_uses_the_best_estimate_of_a_swept_parameter() -> None:
     proposals, configs = Proposals(Tuning(kind="test-bright", concurrent=1), 0, 501), []
     for number in range(STARTUP_TRIALS + 2):
         config = proposals.ask()
@@ -365,8 +362,8 @@ def test_a_promising_estimate_of_a_swept_parameter_is_followed() -> None:
     assert replace(configs[5], limit=7) in configs[STARTUP_TRIALS:]  # type: ignore[call-arg]
 
 
-def test_the_reference_front_of_whole_numbers_tries_no_others() -> None:
-    traces = bright_random(7)
+def test_the_reference_front_tries_only_whole_numbers_of_a_whole_parameter() -> None:
+    traces = random_brightness_traces(7)
     tuning = Tuning(kind="test-tenths", grid={"tenths": 3}, false_positive_budget=1.0)
     found = reference_front(traces, tuning, lambda done, total: None)
     assert found.configs
@@ -378,12 +375,9 @@ def test_the_reference_front_of_whole_numbers_tries_no_others() -> None:
     proposals = Proposals(tuning, 0, 501)
     for number in range(8):
         config = proposals.ask()
-        assert config is not None  # whole numbers, or it would be refused
+        assert config is not None  # a value that is not a whole number raises an error
         assert tuning.search_space.config(tuning.search_space.point(config)) == config
         proposals.tell(number, TrialResult(400.0, 0.05, None, 10))
-
-
-# Certification
 
 
 def test_conservative_candidates_allow_more_queries() -> None:
@@ -400,24 +394,24 @@ def test_conservative_candidates_allow_more_queries() -> None:
     ]
 
 
-def lengths(split: int, honest: list[int]) -> TraceSet:
-    """Attackers of 20 queries, and honest sessions of these lengths; all queries are valid."""
-    every = [20] * 5 + honest
+def traces_of_lengths(split: int, honest: list[int]) -> TraceSet:
+    """Return five attack sessions of 20 queries, and honest sessions of the given lengths; all queries are valid."""
+    all_lengths = [20] * 5 + honest
     group = np.repeat([ATTACK, 1], [5, len(honest)])
-    hashes = [np.full(length, 0.5) for length in every]
-    clients = np.array([f"{split}-{number}" for number in range(len(every))])
-    tables = [np.full((length, 1), np.nan) for length in every]
-    return trace_set(tables, hashes, group=group, clients=clients, split=np.full(len(every), split))
+    hashes = [np.full(length, 0.5) for length in all_lengths]
+    clients = np.array([f"{split}-{number}" for number in range(len(all_lengths))])
+    tables = [np.full((length, 1), np.nan) for length in all_lengths]
+    return trace_set(tables, hashes, group=group, clients=clients, split=np.full(len(all_lengths), split))
 
 
 @pytest.mark.parametrize("cls", [AllowanceConfig, LiveAllowanceConfig])
-def test_the_fastest_that_passes_is_chosen(cls: type[LiveAllowanceConfig]) -> None:
-    """Of 50 honest sessions of the search 2 are longer than 3; of 300 held-out ones, 1 has 8 queries.
+def test_certify_chooses_the_fastest_certified_candidate(cls: type[LiveAllowanceConfig]) -> None:
+    """On the search split, 2 of 50 honest sessions have 6 queries; on the held-out split, 1 of 300 has 8 queries.
 
-    An allowance of 9 blocks none of these (p = 0.99^300 = 0.049), one of 7 or 4 blocks 1 (p = 0.2). 7 and 9 block none
-    of the search's, but the longest has 6 queries: one more is the seventh.
+    On the held-out split, an allowance of 9 blocks no session (p = 0.99^300 = 0.049); one of 7 or 4 blocks 1 (p = 0.2).
+    On the search split, 7 and 9 block no session, but 7 is nearer to it: the longest sessions lack one query.
     """
-    search, held_out = lengths(0, [3] * 48 + [6] * 2), lengths(1, [3] * 299 + [8])
+    search, held_out = traces_of_lengths(0, [3] * 48 + [6] * 2), traces_of_lengths(1, [3] * 299 + [8])
 
     def run(traces: TraceSet, config: DetectorConfig) -> Any:
         return replay(traces, AllowanceConfig(config.queries))  # type: ignore[attr-defined]
@@ -434,26 +428,25 @@ def test_the_fastest_that_passes_is_chosen(cls: type[LiveAllowanceConfig]) -> No
     assert found.chosen == 2
 
 
-# Whole calibrations
-
-
 def facts_of(run: Path) -> dict[str, Any]:
+    """Return the facts about the calibration in a complete run."""
     facts: dict[str, Any] = json.loads((run / "run.json").read_text())
     assert facts["status"] == "complete"
     found: dict[str, Any] = facts["tuning"]
     return found
 
 
-def rows_of(run: Path, file: str, *left_out: str) -> list[dict[str, Any]]:
+def rows_of(run: Path, file: str, *omitted: str) -> list[dict[str, Any]]:
+    """Return the rows of a table without the kind and the given columns."""
     rows = pq.read_table(run / f"{file}.parquet").to_pylist()
-    return [{key: value for key, value in row.items() if key not in ("kind", *left_out)} for row in rows]
+    return [{key: value for key, value in row.items() if key not in ("kind", *omitted)} for row in rows]
 
 
-@pytest.mark.usefixtures("spoilt")
-def test_a_calibration_with_and_without_replay_finds_the_same(calibrate: Callable[..., Path]) -> None:
-    given_ = tiny_study().to_toml()["filters"][:1]
+@pytest.mark.usefixtures("invalid_image_users")
+def test_a_calibration_gives_the_same_result_with_and_without_replay(calibrate: Callable[..., Path]) -> None:
+    filters = tiny_study().to_toml()["filters"][:1]
     runs = {
-        cls: calibrate(study_of(cls.kind, [*given_, {"name": "seven", "kind": cls.kind, "queries": 7}]), cls.kind)
+        cls: calibrate(kind_study(cls.kind, [*filters, {"name": "seven", "kind": cls.kind, "queries": 7}]), cls.kind)
         for cls in (AllowanceConfig, LiveAllowanceConfig)
     }
     for cls, run in runs.items():
@@ -470,7 +463,7 @@ def test_a_calibration_with_and_without_replay_finds_the_same(calibrate: Callabl
         assert {"search", "given"} <= set(pareto["source"])
         for row in pareto.to_dict("records"):
             config = read_cells(row["kind"], row["config"])
-            if row["name"] == "third":  # of another kind, which has no such parameter
+            if row["name"] == "third":  # a configuration of another kind, without this parameter
                 assert isinstance(config, FilterConfig)
                 assert np.isnan(row["param_queries"])
             else:
@@ -487,10 +480,12 @@ def test_a_calibration_with_and_without_replay_finds_the_same(calibrate: Callabl
     assert facts_of(one)["test"] == facts_of(other)["test"]
 
 
-@pytest.mark.usefixtures("spoilt")
-def test_a_calibration_of_a_kind_with_a_reference_front_is_measured_by_it(calibrate: Callable[..., Path]) -> None:
-    space = {"level": {"max": 0.03}, "limit": {"min": 8}}  # digits are dark, and attackers begin with darkness
-    run = calibrate(study_of("test-bright", tuning={"kind": "test-bright", "trials": 30, "space": space, **REACHABLE}))
+@pytest.mark.usefixtures("invalid_image_users")
+def test_a_calibration_is_measured_against_the_reference_front_of_its_kind(calibrate: Callable[..., Path]) -> None:
+    space = {"level": {"max": 0.03}, "limit": {"min": 8}}  # digits are dark, and attacks start from dark images
+    run = calibrate(
+        kind_study("test-bright", tuning={"kind": "test-bright", "trials": 30, "space": space, **REACHABLE})
+    )
     found = facts_of(run)
     assert 0 < found["hypervolume_share"] <= 1
     assert found["reference_configs_tried"] > 5 * 5
@@ -501,13 +496,13 @@ def test_a_calibration_of_a_kind_with_a_reference_front_is_measured_by_it(calibr
     )
 
 
-@pytest.mark.usefixtures("spoilt")
-def test_a_given_filter_without_replay_runs_live_beside_a_search_that_has_one(calibrate: Callable[..., Path]) -> None:
+@pytest.mark.usefixtures("invalid_image_users")
+def test_a_given_filter_without_replay_runs_live_beside_a_search_with_replay(calibrate: Callable[..., Path]) -> None:
     filters = [
         {"name": "live", "kind": "test-live-allowance", "queries": 7},
         {"name": "replayed", "kind": "test-allowance", "queries": 7},
     ]
-    study = study_of("test-stuck", filters)
+    study = kind_study("test-stuck", filters)
     run = calibrate(study)
     found = facts_of(run)
     assert found["without_replay"] == ["test-live-allowance"]
@@ -518,24 +513,24 @@ def test_a_given_filter_without_replay_runs_live_beside_a_search_that_has_one(ca
     assert found["test"]["live"] == found["test"]["replayed"]
 
 
-@pytest.mark.usefixtures("spoilt")
-def test_closed_loop_attackers_and_a_kind_without_replay_go_together(calibrate: Callable[..., Path]) -> None:
+@pytest.mark.usefixtures("invalid_image_users")
+def test_closed_loop_attackers_and_a_kind_without_replay_are_compatible(calibrate: Callable[..., Path]) -> None:
     (plain,) = tiny_study().to_toml()["attacks"]
     attacks = [{**plain, "name": "plain"}, {**plain, "name": "rotating", "evasions": [{"rotate": {"sessions": 2}}]}]
-    runs = [calibrate(study_of(kind, attacks=attacks), kind) for kind in ("test-allowance", "test-live-allowance")]
+    runs = [calibrate(kind_study(kind, attacks=attacks), kind) for kind in ("test-allowance", "test-live-allowance")]
     found = [facts_of(run) for run in runs]
     assert [one["closed_loop"] for one in found] == [["rotating"]] * 2
     assert [one["without_replay"] for one in found] == [[], ["test-live-allowance"]]
     trials = [rows_of(run, "trials/trials", "elapsed_seconds") for run in runs]
     assert trials[0] == trials[1]
-    # Two sessions of as many queries as are allowed, where the budget suffices; a client that is refused its very first
-    # query gives up. Of the two attacks it is never the faster one.
+    # The rotating attacker uses two sessions of as many queries as allowed, up to its budget; if its first query is
+    # refused, it stops. It is never the faster one of the two attacks.
     for row in trials[0]:
         assert row["queries_to_block"] == (1 if row["param_queries"] == 1 else min(25, 2 * row["param_queries"]))
 
 
 class TestConformance(DetectorConformance):
-    """They are detectors as good as those that ship."""
+    """The kinds pass the same conformance suite as the kinds that mifsim contains."""
 
     @pytest.fixture(
         params=[
@@ -553,7 +548,7 @@ class TestConformance(DetectorConformance):
         return found
 
 
-def test_names_are_forgotten_with_the_fixture() -> None:
+def test_a_forgotten_kind_is_unknown() -> None:
     assert {cls.kind for cls in KINDS} <= set(registry("detectors"))
     registry("detectors").forget(KINDS[0].__module__)
     with pytest.raises(UserError, match="kind = 'test-allowance'"):
