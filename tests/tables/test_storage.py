@@ -241,7 +241,7 @@ def test_session_hosts_write_to_a_store_by_themselves(tmp_path: Path) -> None:
 
 
 def test_a_journal_on_a_store_loses_no_finished_trial(store: RemotePath, tmp_path: Path) -> None:
-    from tests.tuning.test_search import trial
+    from tests.tuning.search_samples import trial
 
     with Journal(store, {}, SPACE) as journal:
         for number in (0, 2, 1):

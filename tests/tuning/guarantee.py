@@ -13,7 +13,7 @@ from tuning.tracedata import TraceSet
 LIMIT, DELTA = 0.05, 0.05
 GROUPS = ("attack", "users", "lookalikes")
 SHAPES = {1: (2.0, 8.0), 2: (5.0, 5.0)}
-"""For each honest workload, the beta distribution of the similarity between the second and the first query."""
+"""For each honest workload, the parameters of the beta distribution of the similarity of a session's two queries."""
 
 
 def two_query_sessions(similarity: np.ndarray, gap: np.ndarray, group: np.ndarray, **more) -> TraceSet:

@@ -14,9 +14,10 @@ from mifsim.defense.ssim_hash.config import COUNT_RULES
 from mifsim.defense.ssim_hash.replay import threshold_values
 from mifsim.errors import ConfigError
 from mifsim.pareto import hypervolume
+from mifsim.study import Tuning
 from tests.tuning.sample_traces import random_traces, recording, trace_set
 from tuning.objectives import evaluate
-from tuning.reference_front import grid_front
+from tuning.reference_front import between, grid_front, reference_front
 
 T_SSIM, T_HASH = [0.25, 0.5, float(np.float32(0.8))], [0.05, 0.1, 0.3]
 
@@ -147,3 +148,29 @@ def test_threshold_values_refuses_invalid_bounds(bounds):
     arguments = {"t_ssim": (0.5, 0.9), "t_hash": (0.1, 0.5), "steps": (5, 5), **bounds}
     with pytest.raises(ValueError, match="0 < low <= high"):
         values_of(two_sided(1), **arguments)
+
+
+def test_the_finer_grid_divides_the_cells_around_the_best_values() -> None:
+    grid = np.array([1.0, 4.0, 16.0, 64.0, 256.0])
+    assert between(grid, [4.0], 2).tolist() == pytest.approx([1, 2, 4, 8, 16])
+    assert between(grid, [1.0], 1).tolist() == pytest.approx([1, 2, 4])
+    assert between(grid, [256.0, 64.0], 2).tolist() == pytest.approx([16, 32, 64, 128, 256])
+
+
+def test_no_configuration_on_the_coarse_grid_beats_the_reference_front() -> None:
+    traces = random_traces(np.random.default_rng(5), sessions=60)
+    space = {"n_b": {"max": 3}, "l_sp": {"max": 4}}
+    tuning = Tuning(space=space, grid={"t_ssim": 4, "t_hash": 4}, false_positive_budget=0.8)
+    done: list[tuple[int, int]] = []
+    found = reference_front(traces, tuning, lambda *counts: done.append(counts))
+    bounds = {"t_ssim": (0.3, 0.99999), "t_hash": (1e-5, 0.3)}
+    coarse = threshold_values(recording(traces), "global", bounds, {"t_ssim": 4, "t_hash": 4})
+    for config, point in zip(found.configs, found.points, strict=True):
+        one = evaluate(traces, config)
+        assert (one.false_positive_rate, one.queries) == tuple(point)
+    for t_ssim, t_hash, n_b, l_sp in itertools.product(coarse["t_ssim"], coarse["t_hash"], range(1, 4), range(1, 5)):
+        one = evaluate(traces, FilterConfig(t_ssim, t_hash, n_b, l_sp))
+        if one.false_positive_rate <= 0.8:
+            assert (found.points <= [one.false_positive_rate, one.queries]).all(axis=1).any()
+    assert done[-1][0] == done[-1][1] == found.tried // (3 * 4)
+    assert found.tried > 16 * 3 * 4

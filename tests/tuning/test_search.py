@@ -2,226 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from mifsim.defense import FilterConfig
-from mifsim.defense.ssim_hash.replay import threshold_values
-from mifsim.errors import RunError, StudyError
+from mifsim.errors import RunError
 from mifsim.study import Tuning
-from tests.tuning.sample_traces import ATTACK, USER, random_traces, record, recording
+from tests.tuning.sample_traces import random_traces
+from tests.tuning.search_samples import open_journal, trial
 from tests.tuning.studies import serial_search, tiny_study
 from tuning import search as tuning_search
-from tuning.objectives import evaluate
-from tuning.outcome import found_front, measure
-from tuning.proposals import POPULATION, STARTUP_TRIALS, Proposals
-from tuning.reference_front import ParetoFront, between, reference_front
+from tuning.proposals import Proposals
 from tuning.search import FromProposals, search
-from tuning.tracedata import TraceSet
-from tuning.trials import Journal, Trial, TrialEvaluator, TrialResult
-
-WIDE = Tuning(space={"ssim": ["global", "uniform"], "count_rule": ["per_match", "per_query"]})
-SPACE = WIDE.search_space
-
-
-def landscape(config: FilterConfig) -> TrialResult:
-    """Return a synthetic result: strict configurations block attacks early, but also block users."""
-    strictness = (1 - config.t_ssim) * config.t_hash**0.25 * math.sqrt(config.n_b) / config.l_sp
-    return TrialResult(1 + 500 / (1 + 200 * strictness), min(1.0, strictness), None, 10)
-
-
-def run_trials(proposals: Proposals, trials: int, order: np.random.Generator | None = None) -> list[FilterConfig]:
-    """Start as many trials as allowed, finish the oldest or a random one, and repeat; return all proposals."""
-    configs, running = [], []
-    while len(configs) < trials or running:
-        while len(configs) < trials and (config := proposals.ask()) is not None:
-            running.append(len(configs))
-            configs.append(config)
-        number = running.pop(0 if order is None else int(order.integers(len(running))))
-        proposals.tell(number, landscape(configs[number]))
-    return configs
-
-
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
-def test_proposals_do_not_depend_on_the_order_of_results(sampler: str) -> None:
-    tuning = WIDE.model_copy(update={"sampler": sampler})
-    trials = max(STARTUP_TRIALS, POPULATION) + 15  # more than the random ones at the start
-    straight = run_trials(Proposals(tuning, 3, 501), trials)
-    for seed in range(3):
-        assert run_trials(Proposals(tuning, 3, 501), trials, np.random.default_rng(seed)) == straight
-    assert run_trials(Proposals(tuning, 4, 501), trials) != straight
-
-
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
-def test_proposals_improve_with_results(sampler: str) -> None:
-    tuning = Tuning(sampler=sampler)
-    found = [landscape(config) for config in run_trials(Proposals(tuning, 0, 501), 250)]
-    queries = np.array([one.queries if one.false_positive_rate <= 0.1 else 501 for one in found])
-    assert np.median(queries[-100:]) < 0.75 * np.median(queries[:24])  # the first 24 are random
-
-
-def test_concurrent_trials_are_limited() -> None:
-    proposals = Proposals(Tuning(concurrent=3), 0, 501)
-    assert [proposals.ask() is None for _ in range(5)] == [False, False, False, True, True]
-    proposals.tell(1, landscape(FilterConfig(0.9, 0.1, 1, 1)))
-    assert proposals.ask() is None  # trial 3 waits for the result of trial 0
-    proposals.tell(0, landscape(FilterConfig(0.9, 0.1, 1, 1)))
-    assert proposals.ask() is not None
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.data())
-def test_every_proposal_is_within_the_bounds(data: st.DataObject) -> None:
-    def bounds(low: float, high: float, **more: bool) -> dict[str, float]:
-        ends = sorted(data.draw(st.lists(st.floats(low, high, **more), min_size=2, max_size=2)))
-        return {"min": ends[0], "max": ends[1]}
-
-    def whole(high: int) -> dict[str, int]:
-        ends = sorted(data.draw(st.lists(st.integers(1, high), min_size=2, max_size=2)))
-        return {"min": ends[0], "max": ends[1]}
-
-    tuning = Tuning.model_validate(
-        {
-            "space": {
-                "t_ssim": bounds(-0.9, 0.9999), "t_hash": bounds(1e-6, 1.0), "n_b": whole(64), "l_sp": whole(200)
-            }
-        }
-    )  # fmt: skip
-    for config in run_trials(Proposals(tuning, data.draw(st.integers(0, 2**63 - 1)), 501), 6):
-        assert tuning.search_space.contains(config)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("space", {"t_ssim": {"min": 0.9, "max": 0.5}}, "tuning.space.t_ssim.max = 0.5 is less than min = 0.9"),
-        ("space", {"t_ssim": {"max": 1.0}}, "tuning.space.t_ssim.min = 0.3, max = 1.0: must not reach 1"),
-        ("space", {"t_ssim": {"min": -1.5}}, "tuning.space.t_ssim.min = -1.5: must be from -1 to 1"),
-        ("space", {"t_hash": {"min": 0.0}}, "tuning.space.t_hash.min = 0.0: must be above 0"),
-        ("space", {"n_b": {"min": 5, "max": 4}}, "tuning.space.n_b.max = 4 is less than min = 5"),
-        ("space", {"l_sp": {"min": 0}}, "tuning.space.l_sp.min = 0: must be from 1 to 65536"),
-        ("space", {"ssim": []}, "tuning.space.ssim = .*at least one value .accepted: global, uniform, gaussian"),
-        ("space", {"ssim": ["global", "global"]}, "tuning.space.ssim = .*: each may be given once"),
-        ("space", {"t_sim": {"max": 0.9}}, "tuning.space.t_sim: .* did you mean 't_ssim'"),
-        ("n_b", {"min": 5, "max": 4}, "tuning.space.n_b.max = 4 is less than min = 5"),
-        ("kind", "ssim-hsh", "tuning.kind = 'ssim-hsh': .* did you mean 'ssim-hash'"),
-        ("kind", "none", "tuning.kind = 'none': has no parameter to search"),
-        ("grid", {"l_sp": 5}, "tuning.grid.l_sp: not a parameter of the exhaustive search .accepted: t_ssim, t_hash"),
-        ("splits", {"search": 0.5, "calibration": 0.5, "test": 0.5}, "add up to 1.5"),
-        ("false_positive_limit", 0.0, "must be between 0 and 1, or a table of such numbers"),
-        ("false_positive_limit", {"retries": 0.01}, "expected: every workload, which are independent, retries"),
-        ("trails", 7, "did you mean 'trials'"),
-    ],
-)
-def test_invalid_bounds_are_refused(key: str, value: object, message: str) -> None:
-    with pytest.raises(StudyError, match=message):
-        tiny_study(tuning={key: value})
-
-
-def evaluator_of(traces: TraceSet, **tuning: Any) -> TrialEvaluator:
-    return TrialEvaluator(traces, Tuning.model_validate(tuning))
-
-
-def test_a_trial_gives_the_same_result_as_replay() -> None:
-    traces = random_traces(np.random.default_rng(0), sessions=80)
-    wide = {"space": {"n_b": {"max": 7}}, "false_positive_budget": 1.0}
-    config = FilterConfig(0.6, 0.2, 4, 3)
-    expected = evaluate(traces, config)
-    found = evaluator_of(traces, **wide).evaluate(config)
-    assert replace(found, estimates=()) == TrialResult(expected.queries, expected.false_positive_rate, None, 80)
-    assert evaluator_of(traces, **wide, leakage=True).evaluate(config).leak == expected.leak
-
-
-def test_a_configuration_above_the_budget_is_pruned_after_a_quarter_of_the_users() -> None:
-    rng = np.random.default_rng(1)
-    images = [rng.random((3, 8, 8)) for _ in range(400)]
-    traces = record(images, 2, group=np.repeat([ATTACK, USER], 200))
-    evaluator = evaluator_of(traces, space={"n_b": {"max": 2}})
-    blocks_all = evaluator.evaluate(FilterConfig(-1.0, 1.0, 1, 1))
-    assert (blocks_all.false_positive_rate, blocks_all.sessions) == (1.0, 250)
-    blocks_none = evaluator.evaluate(FilterConfig(0.99999, 1e-5, 1, 64))
-    assert (blocks_none.false_positive_rate, blocks_none.sessions) == (0.0, 400)
-
-
-def open_journal(folder: Path) -> Journal:
-    return Journal(folder, {}, SPACE)
-
-
-def trial(number: int) -> Trial:
-    config = FilterConfig(1 - 0.1 / (number + 3), 1e-3 / 7, 2, number + 1)
-    return Trial(number, config, TrialResult(100 / (number + 1), number / 10, None, 5), number / 3)
-
-
-def test_estimates_match_the_replay_of_the_first_sessions() -> None:
-    traces = random_traces(np.random.default_rng(6), sessions=80)
-    space = {"n_b": {"min": 2, "max": 5}, "l_sp": {"min": 2, "max": 6}}
-    config = FilterConfig(0.6, 0.2, 4, 3)
-    estimates = evaluator_of(traces, space=space, false_positive_budget=0.7).evaluate(config).estimates
-    first = traces.is_attack.copy()
-    for group in (1, 2, 3):
-        first[np.flatnonzero(traces.group == group)[::4]] = True
-    seen = traces.subset(first)
-    found = {}
-    for n_b, l_sp in itertools.product(range(2, 6), range(2, 7)):
-        done = evaluate(seen, replace(config, n_b=n_b, l_sp=l_sp))
-        if done.false_positive_rate <= 0.7:
-            found[n_b, l_sp] = done.false_positive_rate, done.queries
-    assert estimates
-    for n_b, l_sp, *objectives in estimates:
-        assert found[n_b, l_sp] == tuple(objectives)
-    for rate, queries in found.values():  # an estimate is at least as good
-        assert any(one[2] <= rate and one[3] <= queries for one in estimates)
-
-
-def test_a_warm_start_candidate_keeps_the_thresholds_of_its_trial() -> None:
-    proposals = Proposals(Tuning(concurrent=1), 0, 501)
-    configs = []
-    for number in range(STARTUP_TRIALS + 2):
-        config = proposals.ask()
-        assert config is not None
-        configs.append(config)
-        estimates = ((7, 9, 0.01, 20.0), (3, 5, 0.01, 30.0)) if number == 5 else ()
-        proposals.tell(number, TrialResult(400.0, 0.05, None, 10, estimates))
-    assert replace(configs[5], n_b=7, l_sp=9) in configs[STARTUP_TRIALS:]
-    assert replace(configs[5], n_b=3, l_sp=5) not in configs  # dominated by the other estimate
-
-
-def test_a_journal_keeps_every_whole_line_after_a_kill(tmp_path: Path) -> None:
-    with open_journal(tmp_path) as journal:
-        for number in (0, 2, 1):
-            journal.append(trial(number))
-    lines = tmp_path / "trials" / "journal.jsonl"
-    with lines.open("ab") as file:
-        file.write(b'{"number": 3, "conf')  # the process was killed here
-    assert open_journal(tmp_path).read() == [trial(0), trial(1), trial(2)]
-    with open_journal(tmp_path) as journal:
-        journal.append(trial(3))
-    assert open_journal(tmp_path).read() == [trial(n) for n in range(4)]
-
-
-def test_a_finished_journal_is_a_table_with_the_same_trials(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, {"run_id": "r-1"}, SPACE)
-    with journal:
-        journal.append(trial(0))
-    journal.finish([trial(0), trial(1)])
-    assert [path.name for path in (tmp_path / "trials").iterdir()] == ["trials.parquet"]
-    assert open_journal(tmp_path).read() == [trial(0), trial(1)]
-
-
-def test_the_error_names_a_corrupted_journal(tmp_path: Path) -> None:
-    (tmp_path / "trials").mkdir()
-    (tmp_path / "trials" / "journal.jsonl").write_text('{"number": 0}\n')
-    with pytest.raises(RunError, match=r"journal.jsonl: line 1 is not a trial"):
-        open_journal(tmp_path).read()
+from tuning.trials import TrialResult
 
 
 def test_the_journal_of_another_search_is_refused() -> None:
@@ -236,7 +32,7 @@ def test_the_journal_of_another_search_is_refused() -> None:
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_resumed_search_gives_the_same_trials(tmp_path: Path) -> None:
-    """Compare a whole search with one resumed from seven trials, out of order, and a part of a line."""
+    """A whole search equals a serial one, and one resumed from seven trials, out of order, and a part of a line."""
     study = tiny_study(tuning={"trials": 30, "space": {"n_b": {"max": 7}}, "false_positive_budget": 0.5})
     traces = random_traces(np.random.default_rng(2), sessions=60)
     whole = search(traces, study, open_journal(tmp_path / "whole"))
@@ -268,7 +64,7 @@ def test_a_search_continues_after_tune_dropped_a_trial(tmp_path: Path, monkeypat
     fit = tuning_search._fit
     errors: list[str | None] = []
 
-    def fit_but_once(*arguments: Any) -> None:
+    def drop_a_trial_once(*arguments: Any) -> None:
         if errors:
             fit(*arguments)
             return
@@ -282,7 +78,7 @@ def test_a_search_continues_after_tune_dropped_a_trial(tmp_path: Path, monkeypat
         assert searcher.suggest("c") == FromProposals.FINISHED
         errors.append(searcher.trial_error)
 
-    monkeypatch.setattr(tuning_search, "_fit", fit_but_once)
+    monkeypatch.setattr(tuning_search, "_fit", drop_a_trial_once)
     again = search(traces, study, open_journal(tmp_path / "again"))
     assert errors == [f"trial 1 failed: {whole[1].config}"]
     assert [(one.number, one.config, one.result) for one in again] == [
@@ -296,58 +92,3 @@ def test_a_failing_trial_ends_the_search_and_names_its_configuration(tmp_path: P
     traces = random_traces(np.random.default_rng(3), n_b_max=7)  # the recording is too short for n_b = 9
     with pytest.raises(RunError, match=r"trial \d failed: FilterConfig"):
         search(traces, study, open_journal(tmp_path))
-
-
-def test_the_front_omits_pruned_trials_and_trials_above_the_budget() -> None:
-    study = tiny_study()
-    rows = [(9.0, 0.0, 40), (5.0, 0.05, 40), (7.0, 0.05, 40), (1.0, 0.5, 40), (2.0, 0.0, 10)]
-    trials = [
-        Trial(n, FilterConfig(0.9, 0.1, 1, n + 1), TrialResult(queries, rate, None, sessions), 0.0)
-        for n, (queries, rate, sessions) in enumerate(rows)
-    ]
-    assert [one.number for one in found_front(trials, 40, study)] == [0, 1]
-    assert found_front(trials[3:4], 40, study) == []
-
-
-def test_the_finer_grid_divides_the_cells_around_the_best_values() -> None:
-    grid = np.array([1.0, 4.0, 16.0, 64.0, 256.0])
-    assert between(grid, [4.0], 2).tolist() == pytest.approx([1, 2, 4, 8, 16])
-    assert between(grid, [1.0], 1).tolist() == pytest.approx([1, 2, 4])
-    assert between(grid, [256.0, 64.0], 2).tolist() == pytest.approx([16, 32, 64, 128, 256])
-
-
-def test_no_configuration_on_the_coarse_grid_beats_the_reference_front() -> None:
-    traces = random_traces(np.random.default_rng(5), sessions=60)
-    space = {"n_b": {"max": 3}, "l_sp": {"max": 4}}
-    tuning = Tuning(space=space, grid={"t_ssim": 4, "t_hash": 4}, false_positive_budget=0.8)
-    done: list[tuple[int, int]] = []
-    found = reference_front(traces, tuning, lambda *counts: done.append(counts))
-    bounds = {"t_ssim": (0.3, 0.99999), "t_hash": (1e-5, 0.3)}
-    coarse = threshold_values(recording(traces), "global", bounds, {"t_ssim": 4, "t_hash": 4})
-    for config, point in zip(found.configs, found.points, strict=True):
-        one = evaluate(traces, config)
-        assert (one.false_positive_rate, one.queries) == tuple(point)
-    for t_ssim, t_hash, n_b, l_sp in itertools.product(coarse["t_ssim"], coarse["t_hash"], range(1, 4), range(1, 5)):
-        one = evaluate(traces, FilterConfig(t_ssim, t_hash, n_b, l_sp))
-        if one.false_positive_rate <= 0.8:
-            assert (found.points <= [one.false_positive_rate, one.queries]).all(axis=1).any()
-    assert done[-1][0] == done[-1][1] == found.tried // (3 * 4)
-    assert found.tried > 16 * 3 * 4
-
-
-def test_progress_counts_the_trials_to_98_percent() -> None:
-    """For a budget of 100, 10 queries without false positives give half of the hypervolume: 1 of 2 decades."""
-    attack = {"attack": "mi-face", "budget_queries": 100}
-    study = tiny_study(attacks=[attack])
-    front = ParetoFront((FilterConfig(0.9, 0.1, 1, 1),), np.array([[0.0, 10.0]]), 0.5, 1)
-    config = FilterConfig(0.9, 0.1, 1, 1)
-    trials = [
-        Trial(n, config, TrialResult(queries, 0.0, None, 2), 0.0) for n, queries in enumerate([100.0, 50.0, 10.0, 10.0])
-    ]
-    progress = measure(trials, front, study)
-    assert progress.trials_to_98 == 3
-    assert progress.share == pytest.approx(1.0)
-    assert progress.reference_hypervolume == pytest.approx(0.5)
-    early = measure(trials[:2], front, study)
-    assert early.trials_to_98 is None
-    assert early.share == pytest.approx((1 - math.log(50) / math.log(100)) / 0.5)

@@ -97,3 +97,30 @@ def test_every_configuration_has_the_scope_and_view_of_the_section() -> None:
 def test_an_invalid_value_is_refused_by_its_key(tuning: dict[str, Any], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         tiny_study(tuning=tuning)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("space", {"t_ssim": {"min": 0.9, "max": 0.5}}, "tuning.space.t_ssim.max = 0.5 is less than min = 0.9"),
+        ("space", {"t_ssim": {"max": 1.0}}, "tuning.space.t_ssim.min = 0.3, max = 1.0: must not reach 1"),
+        ("space", {"t_ssim": {"min": -1.5}}, "tuning.space.t_ssim.min = -1.5: must be from -1 to 1"),
+        ("space", {"t_hash": {"min": 0.0}}, "tuning.space.t_hash.min = 0.0: must be above 0"),
+        ("space", {"n_b": {"min": 5, "max": 4}}, "tuning.space.n_b.max = 4 is less than min = 5"),
+        ("space", {"l_sp": {"min": 0}}, "tuning.space.l_sp.min = 0: must be from 1 to 65536"),
+        ("space", {"ssim": []}, "tuning.space.ssim = .*at least one value .accepted: global, uniform, gaussian"),
+        ("space", {"ssim": ["global", "global"]}, "tuning.space.ssim = .*: each may be given once"),
+        ("space", {"t_sim": {"max": 0.9}}, "tuning.space.t_sim: .* did you mean 't_ssim'"),
+        ("n_b", {"min": 5, "max": 4}, "tuning.space.n_b.max = 4 is less than min = 5"),
+        ("kind", "ssim-hsh", "tuning.kind = 'ssim-hsh': .* did you mean 'ssim-hash'"),
+        ("kind", "none", "tuning.kind = 'none': has no parameter to search"),
+        ("grid", {"l_sp": 5}, "tuning.grid.l_sp: not a parameter of the exhaustive search .accepted: t_ssim, t_hash"),
+        ("splits", {"search": 0.5, "calibration": 0.5, "test": 0.5}, "add up to 1.5"),
+        ("false_positive_limit", 0.0, "must be between 0 and 1, or a table of such numbers"),
+        ("false_positive_limit", {"retries": 0.01}, "expected: every workload, which are independent, retries"),
+        ("trails", 7, "did you mean 'trials'"),
+    ],
+)
+def test_invalid_bounds_are_refused(key: str, value: object, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        tiny_study(tuning={key: value})

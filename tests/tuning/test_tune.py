@@ -214,8 +214,7 @@ def test_a_calibration_that_fails_on_a_full_disk_is_resumed(
     assert exit_.value.code == 2
     errors = capsys.readouterr().err
     assert "No space left on device" in errors
-    # The error names the table of the trials, because the recording is already complete.
-    assert str(tmp_path / "run" / "trials" / "trials.parquet") in errors
+    assert str(tmp_path / "run" / "trials" / "trials.parquet") in errors  # the recording is complete before
     assert f"resume with: mifsim tune --resume {tmp_path / 'run'}" in errors
     assert facts(tmp_path / "run")["status"] == "failed"
     assert not list((tmp_path / "run").glob("**/.*"))
@@ -224,9 +223,7 @@ def test_a_calibration_that_fails_on_a_full_disk_is_resumed(
     assert trials_of(tmp_path / "run") == trials_of(finished_run)
 
 
-def test_an_interrupted_calibration_is_resumed_to_the_same_outcome(
-    use_backends: UseBackends, finished_run: Path, tmp_path: Path
-) -> None:
+def test_an_interrupted_calibration_is_resumed(use_backends: UseBackends, finished_run: Path, tmp_path: Path) -> None:
     study = tiny_study(tuning=LENIENT)
     # The recording is in the cache, so the interrupted shard belongs to the confirmation.
     use_backends(FormulaBackend(stop_after=3), FormulaBackend())
@@ -252,14 +249,12 @@ def test_an_interrupted_calibration_is_resumed_to_the_same_outcome(
 def test_the_confirmation_detects_a_wrong_replay(
     use_backends: UseBackends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong_replay(traces: Any, config: DetectorConfig) -> Any:
+    def wrong(traces: Any, config: DetectorConfig) -> Any:
         outcome = replay(traces, config)
         outcome.blocked_at[np.flatnonzero(traces.is_attack)[0]] += 1
         return outcome
 
-    monkeypatch.setattr(
-        calibration, "predicted", lambda traces, filters, honest: predicted(traces, filters, wrong_replay)
-    )
+    monkeypatch.setattr(calibration, "predicted", lambda traces, filters, honest: predicted(traces, filters, wrong))
     run = tmp_path / "run"
     with pytest.raises(RunError, match=r"confirmation failed: \d+ of \d+ sessions differ") as error:
         calibration.tune(tiny_study(tuning=LENIENT), run)
