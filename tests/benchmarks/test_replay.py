@@ -10,7 +10,7 @@ import pytest
 
 from mifsim.defense import FilterConfig, QueryFilter, Verdict
 from mifsim.defense.ssim_hash.replay import pairs_of
-from tests.tuning.worlds import record, recording
+from tests.tuning.sample_traces import record, recording
 from tuning.replay import replay, replay_swept
 from tuning.tracedata import TraceSet
 

@@ -158,7 +158,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def environment(token: str, folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     """Return the environment of the nodes' processes, without the variables of this process."""
     return {
         "PATH": f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -227,7 +227,7 @@ def in_namespaces(workers: int, cpus: int = 2) -> Iterator[Cluster]:
                 "-",
             ]
             nodes.append(_node(folder, number, address, prefix, token))
-        cluster = Cluster(folder, nodes, environment(token, folder), 6379, 8265)
+        cluster = Cluster(folder, nodes, environment(folder), 6379, 8265)
         with _running(cluster, cpus):
             yield cluster
     finally:

@@ -35,7 +35,7 @@ from reports.compare import compare_runs
 from reports.page import render
 from tests.run.test_simulate import _InterruptAfter, assert_same_rows
 from tests.small import small_study
-from tests.tuning.studies import Formula, digits, formula_victim, serial_search, tiny_study
+from tests.tuning.studies import FormulaBackend, digits, formula_victim, serial_search, tiny_study
 from tests.tuning.test_tune import LENIENT, trials_of
 from tuning import tune as calibration
 from tuning.trials import Journal
@@ -211,15 +211,15 @@ def test_a_calibration_and_its_recording_can_be_on_a_store(
 ) -> None:
     monkeypatch.setattr(calibration, "load_inputs", lambda study: (digits(study), formula_victim(tmp_path)))
     monkeypatch.setattr("tuning.search.search", serial_search)
-    monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula())
+    monkeypatch.setattr(calibration, "make_backend", lambda *where: FormulaBackend())
     study = tiny_study(tuning=LENIENT)
     local_run = calibration.tune(study, tmp_path / "here")
     monkeypatch.setenv("MIFSIM_TRACES", str(store / "recordings"))
-    monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula(stop_after=5))
+    monkeypatch.setattr(calibration, "make_backend", lambda *where: FormulaBackend(stop_after=5))
     with pytest.raises(KeyboardInterrupt):
         calibration.tune(study, store / "run")
     assert len(matching(store / "recordings", "*/*/sessions/*.parquet")) == 5
-    monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula())
+    monkeypatch.setattr(calibration, "make_backend", lambda *where: FormulaBackend())
     calibration.resume_tuning(store / "run")
     assert len(matching(store / "recordings", "*/*/run.json")) == 1
     assert read_file(store / "run" / "trials" / "trials.parquet").drop(["elapsed_seconds"]).to_pylist() == trials_of(
@@ -245,7 +245,7 @@ def test_session_hosts_write_directly_to_a_store(tmp_path: Path) -> None:
 
 
 def test_a_journal_on_a_store_loses_no_finished_trial(store: RemotePath, tmp_path: Path) -> None:
-    from tests.tuning.test_search import trial
+    from tests.tuning.search_samples import trial
 
     with Journal(store, {}, SPACE) as journal:
         for number in (0, 2, 1):
