@@ -123,7 +123,7 @@ def test_more_images_than_pixels() -> None:
 
 def test_images_all_alike_span_nothing() -> None:
     pool = StrictPool(np.full((5, 4, 4), 0.5, np.float32), np.zeros(5, np.int64))
-    with pytest.raises(ValueError, match="all alike"):
+    with pytest.raises(ValueError, match="all identical"):
         fit_latent(pool, (4, 4), "pca", 3)
 
 
