@@ -42,7 +42,7 @@ class Log(User):
         Raises
         ------
         DataError
-            If there is no log, or none of its rows can be used.
+            If the log does not exist or has no usable row.
         """
         if not self.path:
             return None
