@@ -5,6 +5,7 @@ A new kind is a module with a subclass of `DetectorConfig`, and one line in `KIN
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import os
@@ -133,6 +134,7 @@ def recorder_of(spec: RecordingSpec) -> Recorder:
     return ViewedDetector(recorder, spec.view)
 
 
+@functools.lru_cache(maxsize=256)  # asked at every replay, which takes microseconds
 def covers(recorded: RecordingSpec, wanted: RecordingSpec) -> bool:
     """Return whether a recording contains everything that another spec asks for."""
     return merged(recorded, wanted) == recorded
