@@ -7,6 +7,8 @@ from typing import Any
 
 from mifsim._version import __version__
 from mifsim.cache import atomic_write
+from mifsim.defense.config_file import write_file
+from mifsim.run.fits import save_fits
 from mifsim.study import Study
 from mifsim.tables.storage import Folder
 from tuning.certify import Certificate
@@ -98,5 +100,7 @@ def save_filter(
         },
         "versions": {**versions, "mifsim": __version__},
     }
+    config = certificate.configs[chosen]
+    save_fits([config], path.parent)
     with atomic_write(path) as temporary:
-        certificate.configs[chosen].save(temporary, extra=document)
+        write_file(temporary, config.to_dict(), document)

@@ -74,7 +74,7 @@ def tune(
     path = default_path(study) if out is None else out
     check_free(path)
     session_backend = make_backend(backend, address, study.server)
-    data, victim = load_inputs(study)
+    study, data, victim = load_inputs(study)
     run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts, tuning={})
     _Calibration(run, study, data, victim, session_backend, address).run_all()
     return path
@@ -105,7 +105,7 @@ def resume_tuning(path: Folder, *, backend: BackendName = "ray", address: str | 
         raise RunError(f"--resume {path}: not a calibration; resume this run with: mifsim simulate --resume {path}")
     study = study_to_resume(run)
     session_backend = make_backend(backend, address, study.server)
-    data, victim = load_inputs(study)
+    study, data, victim = load_inputs(study)
     check_victim(run, victim)
     run.update_facts(status="running")
     _Calibration(run, study, data, victim, session_backend, address).run_all()

@@ -17,6 +17,7 @@ from mifsim.defense.detector import Detector, NoDefense
 from mifsim.defense.param import Choice, Param
 from mifsim.defense.recording import (
     Column,
+    HonestSessions,
     Outcome,
     RecordedSessions,
     Recorder,
@@ -61,6 +62,8 @@ class DetectorConfig(ABC):
     """Numerical parameters of the search, by the name of their field."""
     choices: ClassVar[Mapping[str, Choice]] = {}
     """Categorical parameters of the search, by the name of their field."""
+    search_params: ClassVar[Mapping[str, Param]] = {}
+    """Parameters that a search varies instead of `params`; `from_search` computes a configuration from their values."""
     views_itself: ClassVar[bool] = False
     """Whether the kind's detector and recorder apply the view; otherwise they receive reduced images."""
     swept: ClassVar[tuple[str, ...]] = ()
@@ -126,6 +129,33 @@ class DetectorConfig(ABC):
         raise NotImplementedError(f"the kind {self.kind!r} defines no replay_swept")
 
     @classmethod
+    def from_search(
+        cls, values: Mapping[str, float], chosen: Mapping[str, Any], honest: HonestSessions, **shared: Any
+    ) -> Self:
+        """Return the configuration at a point of a search over `search_params`.
+
+        Parameters
+        ----------
+        values : mapping of str to float
+            Values of `search_params`.
+        chosen : mapping
+            Values of `choices`.
+        honest : HonestSessions
+            The honest sessions of the search split, from which parameters may be derived, such as quantiles.
+        shared
+            `scope`, `view` and, for a fitted kind, `fit`.
+        """
+        raise NotImplementedError(f"the kind {cls.kind!r} defines search_params, but not from_search")
+
+    @classmethod
+    def example(cls, chosen: Mapping[str, Any], **shared: Any) -> Self:
+        """Return any configuration with these choices, for a kind with `search_params`.
+
+        Its recording must contain all that other configurations with these choices need.
+        """
+        raise NotImplementedError(f"the kind {cls.kind!r} defines search_params, but not example")
+
+    @classmethod
     def reference_values(
         cls,
         sessions: RecordedSessions,
@@ -148,6 +178,11 @@ class DetectorConfig(ABC):
         raise NotImplementedError(f"the kind {cls.kind!r} defines no reference_values")
 
     # Methods that follow from these definitions.
+
+    @classmethod
+    def searched(cls) -> Mapping[str, Param]:
+        """Return the parameters that a search varies."""
+        return cls.search_params or cls.params
 
     @classmethod
     def replayable(cls) -> bool:

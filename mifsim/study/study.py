@@ -15,8 +15,10 @@ from pydantic import Field, ValidationError, model_validator
 from mifsim.cache import atomic_write, digest
 from mifsim.clients.protocol import Knowledge
 from mifsim.data import DataConfig
-from mifsim.defense import NoDefenseConfig
-from mifsim.errors import StudyError, UserError
+from mifsim.defense import DetectorConfig, NoDefenseConfig
+from mifsim.defense.fit import registered_fits, restore_fits
+from mifsim.defense.fitted import load_fit
+from mifsim.errors import ConfigError, StudyError, UserError
 from mifsim.plugins import loaded_plugins, restore
 from mifsim.study.crossing import Matrix, cross, with_filters
 from mifsim.study.messages import explain
@@ -26,6 +28,9 @@ from mifsim.study.tuning import Tuning
 from mifsim.study.wire import ResponsePolicy, Transport
 from mifsim.tables.storage import Folder, RemotePath
 from mifsim.victims import VictimConfig
+
+FITS = "fits"
+"""Folder beside a study file that contains the fits of its detectors."""
 
 
 class Study(Section):
@@ -126,6 +131,11 @@ class Study(Section):
         return Study.parse(plain.to_toml(), self.name)
 
     @property
+    def configs(self) -> list[DetectorConfig]:
+        """The configurations of the filters, and one of the search space."""
+        return [*(item.config for item in self.filters), self.tuning.search_space.corners()[0]]
+
+    @property
     def populations(self) -> Iterator[Attacks | Users]:
         """All populations; attacks first, because their sessions are the longest."""
         yield from self.attacks
@@ -157,7 +167,13 @@ class Study(Section):
             raise StudyError(f"{path}: not valid TOML: {error}") from None
         for override in overrides:
             _override(table, override)
-        return cls.parse(table, str(path), base=path.parent if isinstance(path, Path) else None)
+        study = cls.parse(table, str(path), base=path.parent if isinstance(path, Path) else None)
+        try:
+            for config in study.configs:
+                load_fit(config, path.parent / FITS)
+        except ConfigError as error:
+            raise StudyError(f"{path}: {error}") from None
+        return study
 
     @classmethod
     def parse(cls, table: Mapping[str, Any], origin: str = "study", base: Path | None = None) -> Study:
@@ -187,6 +203,8 @@ class Study(Section):
     def to_toml(self) -> dict[str, Any]:
         """Return the study as nested dicts that TOML can represent, with all defaults."""
         plain = self.model_dump(mode="json", exclude_none=True, exclude={"filters", "attacks", "users", "matrix"})
+        if not plain["tuning"]["fit"]:  # only fitted kinds have one
+            del plain["tuning"]["fit"]
         plain["matrix"] = self.matrix.to_toml()
         plain["filters"] = [item.to_toml() for item in self.filters]
         plain["attacks"] = [item.to_toml() for item in self.attacks]
@@ -201,10 +219,11 @@ class Study(Section):
             temporary.write_text(tomli_w.dumps(self.to_toml()), encoding="utf-8")
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle the study together with the loaded plug-ins, which are loaded before the study is restored."""
-        if not (plugins := loaded_plugins()):
+        """Pickle the study together with the plug-ins and fits of this process, which are restored before it."""
+        plugins, fits = loaded_plugins(), registered_fits()
+        if not plugins and not fits:
             return super().__reduce_ex__(protocol)
-        return restore, (plugins, Study.parse, self.to_toml(), self.name)
+        return restore, (plugins, restore_fits, fits, Study.parse, self.to_toml(), self.name)
 
     @property
     def fingerprint(self) -> str:

@@ -49,6 +49,7 @@ class Tuning(Section):
     view: dict[str, Any] | None = Field(
         None, description='reduction of images before detection, such as {size = 64, colour = "grey"}; absent: none'
     )
+    fit: str = Field("", description="digest of the arrays fitted to the private images; a run fills it in")
     space: dict[str, Any] = Field(
         default_factory=dict,
         description="bounds of the detector's parameters, such as t_ssim = {min = 0.5, max = 0.999}, and lists "
@@ -119,7 +120,7 @@ class Tuning(Section):
     def _space_of_kind(self) -> Tuning:
         try:
             view = View.parse(self.view)
-            space = SearchSpace.parse(self.kind, self.space, self.scope, view)
+            space = SearchSpace.parse(self.kind, self.space, self.scope, view, self.fit)
         except ConfigError as error:
             raise ValueError(f".{error}") from None
         steps = space.config_class.reference_steps
@@ -136,7 +137,7 @@ class Tuning(Section):
     @cached_property
     def search_space(self) -> SearchSpace:
         """The parsed search space."""
-        return SearchSpace.parse(self.kind, self.space, self.scope, self.view)
+        return SearchSpace.parse(self.kind, self.space, self.scope, self.view, self.fit)
 
     def limit(self, workload: str) -> float:
         """Return the limit on the false-positive rate of a workload, in (0, 1)."""
