@@ -18,7 +18,7 @@ from mifsim.errors import ClusterError, RunError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 RECONNECT_SECONDS = 60.0
-"""How long `Cluster.follow` retries when the head does not response, for example while a tunnel is reopened."""
+"""How long `Cluster.follow` retries when the head does not respond, for example while a tunnel is reopened."""
 _VERBOSE_LOGGERS = (
     "ray.dashboard.modules.job.sdk",
     "ray.dashboard.modules.dashboard_sdk",

@@ -1,4 +1,4 @@
-"""Small logs of real digits."""
+"""Small query logs of real digits."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from tests.small import small_study
 
 
 def digit_png(number: int) -> bytes:
-    """One of the small study's digits, as a PNG file."""
+    """Return one of the small study's digits as a PNG file."""
     image = load_data(small_study().data).subset("users").image(number)
     return cv2.imencode(".png", np.rint(image * 255).astype(np.uint8))[1].tobytes()
 
 
 def write_log(path: Path, rows: list[tuple[str | None, int, bytes]]) -> Path:
+    """Write rows of client, time and image file as a Parquet file, and return its path."""
     client, time, image = zip(*rows, strict=True)
     pq.write_table(pa.table({"client": client, "time": time, "image": image}), path)
     return path
 
 
 def digit_log(path: Path, clients: int = 12, last: int = 50) -> Path:
-    """Client k sends k + 1 distinct digits; one more sends the same digit ten times, and two rows are bad.
+    """Write a log in which client k sends k + 1 distinct digits, and return its path.
 
-    `last` is the digit that the last row holds.
+    Another client sends the same digit ten times, and two rows are invalid. `last` is the digit in the last row.
     """
     rows: list[tuple[str | None, int, bytes]] = [
         (f"client {k}", time, digit_png(10 * (k % 9) + time)) for k in range(clients) for time in range(k + 1)
@@ -40,4 +41,5 @@ def digit_log(path: Path, clients: int = 12, last: int = 50) -> Path:
 
 
 def log_users(path: Path, **changes: Any) -> dict[str, Any]:
+    """Return the table of a study that replays all clients of a log."""
     return {"user": "log", "path": str(path), "sessions": "all", **changes}

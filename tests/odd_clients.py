@@ -1,4 +1,4 @@
-"""Clients that misbehave."""
+"""Clients that fail or send invalid images, for tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mifsim.defense import InvalidImage
 
 
 class Crashing(User):
-    """Raises after its second answer."""
+    """Raises an exception after its second answer."""
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         for _ in range(2):
@@ -18,18 +18,24 @@ class Crashing(User):
 
 
 class OddImages(User):
-    """Sends a good image, then things that are none, then the good one again and again."""
+    """Sends a valid image, then eight invalid ones, then the valid one five times."""
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
-        good = world.pool.image(0)
-        yield Query(good)
-        spoilt = [np.full(world.shape, value, np.float32) for value in (np.nan, np.inf, -0.5, 1.5)]
-        for bad in [*spoilt, np.zeros((5, 5), np.float32), np.zeros((0, 0), np.float32), "cat.png", good > 0]:
+        valid = world.pool.image(0)
+        yield Query(valid)
+        invalid_pixels = [np.full(world.shape, value, np.float32) for value in (np.nan, np.inf, -0.5, 1.5)]
+        for invalid in [
+            *invalid_pixels,
+            np.zeros((5, 5), np.float32),
+            np.zeros((0, 0), np.float32),
+            "cat.png",
+            valid > 0,
+        ]:
             try:
-                yield Query(bad)  # type: ignore[arg-type]
+                yield Query(invalid)  # type: ignore[arg-type]
             except InvalidImage:
                 continue
-            raise AssertionError(f"{bad!r} was taken for an image")
+            raise AssertionError(f"{invalid!r} was taken for an image")
         for _ in range(5):
-            yield Query(good)
+            yield Query(valid)
         return None

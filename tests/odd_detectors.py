@@ -1,4 +1,4 @@
-"""A kind of detector that goes wrong as it is told to."""
+"""A detector that fails in a configured way, for tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mifsim.defense import DetectorConfig, InvalidImage, ModelAnswer, Verdict
 
 
 class Faulty:
-    """Counts the images that it is shown and never blocks."""
+    """A detector that counts images, never blocks, and fails as configured."""
 
     limit = math.inf
     blocked = False
@@ -21,14 +21,14 @@ class Faulty:
 
     def check(self, image: object) -> Any:
         self.count += 1
-        return self._at("check", Verdict.SAFE)
+        return self._outcome("check", Verdict.SAFE)
 
     def observe(self, answer: ModelAnswer) -> None:
-        self._at("observe", None)
+        self._outcome("observe", None)
 
-    def _at(self, method: str, found: object) -> object:
+    def _outcome(self, method: str, outcome: object) -> object:
         if self.count != self._config.at or method != self._config.method:
-            return found
+            return outcome
         match self._config.fault:
             case "raises":
                 raise KeyError("as it was told to")
@@ -40,7 +40,7 @@ class Faulty:
                 return True
             case "breaks":
                 del self.count
-        return found
+        return outcome
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -48,7 +48,7 @@ class Faulty:
 
 @dataclass(frozen=True)
 class FaultyConfig(DetectorConfig):
-    """Which method goes wrong at which query, and how; it has no parameter that a search could move."""
+    """Which method fails at which query, and how; a search cannot vary any of these fields."""
 
     method: str
     fault: str

@@ -1,4 +1,4 @@
-"""Names that exist in one test only."""
+"""Registry entries that exist during one test only."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from mifsim.registry import registry
 
 
-def add_entry(monkeypatch: pytest.MonkeyPatch, group: str, name: str, place: str) -> None:
-    """Let a registry know one more name, ``"module:attribute"``, until the test ends."""
-    found = registry(group)
-    monkeypatch.setattr(found, "_paths", {**found._paths, name: place})
-    monkeypatch.setattr(found, "_loaded", dict(found._loaded))
+def add_entry(monkeypatch: pytest.MonkeyPatch, group: str, name: str, path: str) -> None:
+    """Add an entry to a registry until the test ends; its path is ``"module:attribute"``."""
+    entries = registry(group)
+    monkeypatch.setattr(entries, "_paths", {**entries._paths, name: path})
+    monkeypatch.setattr(entries, "_loaded", dict(entries._loaded))

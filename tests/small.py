@@ -1,4 +1,4 @@
-"""A study small enough to run in a second, on 40 real digits a class."""
+"""A small study that runs in a second, on 40 real digits per class."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
 
 
 def small_study(**changes: Any) -> Study:
-    """Return the small study; a mapping given for a section is merged into it."""
+    """Return the small study with changed sections; a mapping is merged into the section, another value replaces it."""
     table = dict(SMALL)
     for key, value in changes.items():
         table[key] = {**table.get(key, {}), **value} if isinstance(value, dict) else value

@@ -1,3 +1,5 @@
+"""Leakage scores compared with scikit-image and values worked by hand; snapshots and baselines."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -21,20 +23,20 @@ from mifsim.leakage import (
     snapshot_grid,
 )
 
-SHAPES = [(15, 15), (15, 15, 3)]  # odd, so that one window of scikit-image's covers the image
+SHAPES = [(15, 15), (15, 15, 3)]  # odd sizes, so that one window of scikit-image covers the image
 
 
 class LinearEvaluator:
-    """A fixed random projection as features, and a softmax of it as confidence; counts what it is shown."""
+    """An evaluator whose features are a random projection; it counts the images that `features` receives."""
 
     def __init__(self, shape: tuple[int, ...], classes: int = 3) -> None:
         rng = np.random.default_rng(1)
         self._to_features = rng.normal(size=(int(np.prod(shape)), 6))
         self._to_classes = rng.normal(size=(6, classes))
-        self.featured = 0
+        self.features_computed = 0
 
     def features(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        self.featured += len(images)
+        self.features_computed += len(images)
         return images.reshape(len(images), -1) @ self._to_features
 
     def confidence(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -42,25 +44,25 @@ class LinearEvaluator:
         return powers / powers.sum(axis=1, keepdims=True)
 
 
-class WatchedPool(ArrayPool):
-    """An `ArrayPool` that notes how it is read."""
+class RecordingPool(ArrayPool):
+    """An `ArrayPool` that records which images are read."""
 
     def images(self, indices: npt.ArrayLike) -> npt.NDArray[np.float32]:
         self.__dict__.setdefault("read", []).append(np.asarray(indices))
         return super().images(indices)
 
 
-def private_pool(shape: tuple[int, ...], each: int = 12, classes: int = 3) -> WatchedPool:
+def private_pool(shape: tuple[int, ...], each: int = 12, classes: int = 3) -> RecordingPool:
     rng = np.random.default_rng(2)
     # Smooth and of different brightness, so that SSIM and PSNR do not always name the same image.
     images = rng.integers(0, 120, (classes * each, *shape)) + rng.integers(
         0, 130, (classes * each, 1, *[1] * (len(shape) - 1))
     )
-    return WatchedPool(images.astype(np.uint8), np.tile(np.arange(classes), each))
+    return RecordingPool(images.astype(np.uint8), np.tile(np.arange(classes), each))
 
 
 def guesses_for(pool: ArrayPool, count: int = 9) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return guesses half way between noise and some private image of the class before the target's."""
+    """Return guesses halfway between noise and random private images, and random target classes."""
     rng = np.random.default_rng(3)
     targets = rng.integers(0, 3, count)
     others = pool.images(rng.integers(0, len(pool), count))
@@ -68,7 +70,7 @@ def guesses_for(pool: ArrayPool, count: int = 9) -> tuple[npt.NDArray[np.float32
 
 
 def whole_image_ssim(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> float:
-    """Return scikit-image's SSIM with one window that is the image, which is Eq. (1) over the whole image."""
+    """Return scikit-image's SSIM with one window of the image's size, which is Eq. (1) over the whole image."""
     channel_axis = 2 if x.ndim == 3 else None
     x, y = x.astype(np.float64), y.astype(np.float64)
     return float(
@@ -77,7 +79,7 @@ def whole_image_ssim(x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_scores_are_those_of_a_loop_over_the_class_with_scikit_image(shape: tuple[int, ...]) -> None:
+def test_scores_equal_those_of_a_loop_with_scikit_image(shape: tuple[int, ...]) -> None:
     pool, evaluator = private_pool(shape), LinearEvaluator(shape)
     guesses, targets = guesses_for(pool)
     scores = LeakageScorer(evaluator, pool, pool.labels).score(guesses, targets)
@@ -96,7 +98,7 @@ def test_scores_are_those_of_a_loop_over_the_class_with_scikit_image(shape: tupl
         confidence = evaluator.confidence(guess[None])[0]
         assert scores.evaluator_confidence[row] == pytest.approx(confidence[target])
         assert scores.evaluator_hit[row] == (confidence.argmax() == target)
-    assert {True, False} == set(scores.evaluator_hit.tolist())  # both cases were there
+    assert {True, False} == set(scores.evaluator_hit.tolist())  # both cases occurred
 
 
 def test_global_ssim_worked_by_hand() -> None:
@@ -114,7 +116,7 @@ def test_global_ssim_worked_by_hand() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_private_image_itself_scores_the_ceiling_in_its_own_class_only(shape: tuple[int, ...]) -> None:
+def test_a_private_image_scores_the_ceiling_only_for_its_own_class(shape: tuple[int, ...]) -> None:
     pool = private_pool(shape)
     stolen = pool.images([4, 4])
     target, other = int(pool.labels[4]), (int(pool.labels[4]) + 1) % 3
@@ -127,7 +129,7 @@ def test_a_private_image_itself_scores_the_ceiling_in_its_own_class_only(shape: 
     assert scores.feature_distance[1] > 0.1
 
 
-def test_psnr_is_right_up_to_a_single_grey_level() -> None:
+def test_psnr_is_exact_for_a_difference_of_one_grey_level() -> None:
     image = np.full((1, 28, 28), 100, np.uint8)
     near = image.copy()
     near[0, 3, 3] += 1
@@ -141,16 +143,16 @@ def test_psnr_is_right_up_to_a_single_grey_level() -> None:
 def test_the_size_of_the_blocks_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = private_pool((15, 15))
     guesses, targets = guesses_for(pool)
-    whole = LeakageScorer(LinearEvaluator((15, 15)), pool, pool.labels).score(guesses, targets)
+    in_one_block = LeakageScorer(LinearEvaluator((15, 15)), pool, pool.labels).score(guesses, targets)
     monkeypatch.setattr(mifsim.leakage, "_BLOCK", 5 * 15 * 15)
     pool.__dict__.pop("read")
     in_fives = LeakageScorer(LinearEvaluator((15, 15)), pool, pool.labels).score(guesses, targets)
     assert 5 in {len(indices) for indices in pool.__dict__["read"]}
     for name in ("ssim_nearest", "psnr_nearest_db", "feature_distance"):
-        np.testing.assert_allclose(getattr(in_fives, name), getattr(whole, name), rtol=1e-9)
+        np.testing.assert_allclose(getattr(in_fives, name), getattr(in_one_block, name), rtol=1e-9)
 
 
-def test_reads_only_the_classes_asked_for_and_their_features_once() -> None:
+def test_scoring_reads_only_the_target_classes_and_their_features_once() -> None:
     pool, evaluator = private_pool((15, 15)), LinearEvaluator((15, 15))
     guesses, _ = guesses_for(pool, 4)
     pool.__dict__.pop("read")
@@ -158,10 +160,10 @@ def test_reads_only_the_classes_asked_for_and_their_features_once() -> None:
     for _ in range(3):
         scorer.score(guesses, np.array([1, 1, 1, 1]))
     assert {int(pool.labels[i]) for indices in pool.__dict__["read"] for i in indices} == {1}
-    assert evaluator.featured == 12 + 3 * 4  # the class once, the guesses each time
+    assert evaluator.features_computed == 12 + 3 * 4  # the class once, the guesses in each call
 
 
-def test_what_cannot_be_scored_is_an_error() -> None:
+def test_invalid_targets_are_refused() -> None:
     pool = private_pool((15, 15))
     scorer = LeakageScorer(LinearEvaluator((15, 15), classes=4), pool, pool.labels)
     guesses, targets = guesses_for(pool, 2)
@@ -188,14 +190,14 @@ def test_the_grid_is_even_on_a_log_scale(limit: int, per_decade: int) -> None:
 
 class TestSnapshots:
     @staticmethod
-    def after(queries: int) -> Snapshots:
+    def snapshots_after(queries: int) -> Snapshots:
         kept = Snapshots(snapshot_grid(1000))
         for answered in range(queries + 1):
             kept.keep(answered, np.full((4, 4), answered / 1000, np.float32))
         return kept
 
-    def test_keeps_the_grid_and_the_most_recent(self) -> None:
-        kept = [(answered, last) for answered, last, _ in self.after(47).as_png()]
+    def test_snapshots_on_the_grid_and_the_most_recent_one_are_kept(self) -> None:
+        kept = [(answered, last) for answered, last, _ in self.snapshots_after(47).as_png()]
         assert kept == [
             (1, False),
             (2, False),
@@ -207,19 +209,19 @@ class TestSnapshots:
             (47, True),
         ]
 
-    def test_a_most_recent_on_the_grid_is_there_once(self) -> None:
-        assert [(answered, last) for answered, last, _ in self.after(3).as_png()] == [
+    def test_a_most_recent_snapshot_on_the_grid_is_listed_once(self) -> None:
+        assert [(answered, last) for answered, last, _ in self.snapshots_after(3).as_png()] == [
             (1, False), (2, False), (3, True),
         ]  # fmt: skip
 
-    def test_before_the_first_answer_there_is_only_the_start(self) -> None:
-        assert [(answered, last) for answered, last, _ in self.after(0).as_png()] == [(0, True)]
+    def test_before_the_first_answer_only_the_start_is_kept(self) -> None:
+        assert [(answered, last) for answered, last, _ in self.snapshots_after(0).as_png()] == [(0, True)]
 
-    def test_nothing_kept_nothing_given(self) -> None:
+    def test_without_snapshots_there_are_no_images(self) -> None:
         assert list(Snapshots(snapshot_grid(10)).as_png()) == []
 
-    def test_each_is_the_guess_of_its_time(self) -> None:
-        for answered, _, png in self.after(700).as_png():
+    def test_each_snapshot_is_the_guess_at_its_query(self) -> None:
+        for answered, _, png in self.snapshots_after(700).as_png():
             assert np.unique(imageio.imread(png)) == round(answered / 1000 * 255)
 
     @pytest.mark.parametrize("shape", [(7, 5), (7, 5, 3)])

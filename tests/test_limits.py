@@ -1,4 +1,4 @@
-"""Files that state, or unpack to, more than anybody should read."""
+"""Size limits: files that state a huge size, or unpack to one, are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mifsim.errors import DataError, VictimError
 from mifsim.victims.loading import load_victim
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     pipe = tmp_path / "image.png"
     os.mkfifo(pipe)
     for read in (read_size, lambda path: read_image(path, "rgb")):
@@ -26,7 +26,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
             read(pipe)
 
 
-def test_more_than_the_limit_is_refused_and_the_limit_itself_is_not(tmp_path: Path) -> None:
+def test_a_file_above_the_limit_is_refused_and_one_at_the_limit_is_read(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"12345")
     assert limits.read_plain(file, 5) == b"12345"
@@ -34,7 +34,7 @@ def test_more_than_the_limit_is_refused_and_the_limit_itself_is_not(tmp_path: Pa
         limits.read_plain(file, 4)
 
 
-def test_a_header_alone_does_not_take_memory(tmp_path: Path) -> None:
+def test_a_large_size_in_a_header_allocates_no_memory(tmp_path: Path) -> None:
     file = tmp_path / "train-images-idx3-ubyte"
     file.write_bytes(struct.pack(">IIII", 2051, 2**32 - 1, 28, 28))
     with pytest.raises(DataError, match=r"states 3,367,254,359,296 bytes; at most 4,294,967,296"):
@@ -43,7 +43,7 @@ def test_a_header_alone_does_not_take_memory(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """A zip file of which a thousandth is stored, while a hundredth of it is the most that is unpacked."""
+    """Return a zip file of less than 20 kB that unpacks to 10 MB, and set the limit to 100 kB."""
     file = tmp_path / "bomb.zip"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x_train.npy", bytes(10_000_000))
@@ -52,7 +52,7 @@ def bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     return file.read_bytes()
 
 
-def test_archives_that_unpack_to_too_much_are_not_unpacked(bomb: bytes, tmp_path: Path) -> None:
+def test_archives_above_the_unpacked_limit_are_not_unpacked(bomb: bytes, tmp_path: Path) -> None:
     (tmp_path / "own.keras").write_bytes(bomb)
     with pytest.raises(VictimError, match=r"own\.keras: 10,000,000 bytes once unpacked \(accepted: at most 100,000\)"):
         load_victim(tmp_path / "own.keras", (28, 28), 10)
@@ -61,14 +61,14 @@ def test_archives_that_unpack_to_too_much_are_not_unpacked(bomb: bytes, tmp_path
         load_data(DataConfig(set="mnist", folder=tmp_path))
 
 
-def test_a_directory_that_understates_its_members_gains_nothing(tmp_path: Path) -> None:
+def test_an_archive_unpacks_no_more_than_its_directory_states(tmp_path: Path) -> None:
     file = tmp_path / "lies.zip"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a", bytes(100_000))
     content = file.read_bytes()
     file.write_bytes(content.replace(struct.pack("<I", 100_000), struct.pack("<I", 10)))
-    limits.check_zip(file)  # it adds up what the directory says
-    with zipfile.ZipFile(file) as archive, pytest.raises(zipfile.BadZipFile):  # and no more than that is ever unpacked
+    limits.check_zip(file)  # accepted: the sizes in the directory are small
+    with zipfile.ZipFile(file) as archive, pytest.raises(zipfile.BadZipFile):  # at most these sizes are unpacked
         assert len(archive.read("a")) <= 10
 
 

@@ -1,4 +1,4 @@
-"""Hypervolumes against closed forms, and non-domination against its definition."""
+"""Hypervolumes compared with closed forms, and non-dominated points with their definition."""
 
 import doctest
 import itertools
@@ -18,12 +18,12 @@ coarse_points = st.integers(2, 3).flatmap(
 
 
 @given(coarse_points)
-def test_non_dominated_is_its_definition(points):
+def test_non_dominated_follows_its_definition(points):
     kept = non_dominated(points)
     for i, p in enumerate(points):
-        beaten = any((q <= p).all() and (q < p).any() for q in points)
+        dominated = any((q <= p).all() and (q < p).any() for q in points)
         repeats = any((q == p).all() for q in points[:i])
-        assert kept[i] == (not beaten and not repeats)
+        assert kept[i] == (not dominated and not repeats)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_non_dominated_is_its_definition(points):
         ([[0.2, 1.0], [0.0, 5000.0]], 0.0),
         ([[0.0, 100.0], [0.05, 10.0], [0.2, 1.0]], 1 / 3 + 1 / 6),
         ([[0.0, 1.0, 0.25]], 0.75),
-        # Two boxes less what they share: 1 x 1/3 x 1/2 + 1/2 x 2/3 x 1/2 - 1/2 x 1/3 x 1/2
+        # Two boxes minus their intersection: 1 x 1/3 x 1/2 + 1/2 x 2/3 x 1/2 - 1/2 x 1/3 x 1/2
         ([[0.0, 100.0, 0.5], [0.05, 10.0, 0.5]], 1 / 6 + 1 / 6 - 1 / 12),
         (np.empty((0, 2)), 0.0),
     ],
@@ -49,7 +49,7 @@ def test_hypervolume_equals_the_closed_form(points, expected):
 
 @given(st.lists(st.tuples(st.floats(0, 0.3), st.floats(1, 500)), max_size=20), st.integers(2, 400))
 def test_hypervolume_is_the_area_above_the_staircase(points, budget):
-    """Rate by rate: the height is what the fastest setting of at most that rate leaves of the decades."""
+    """At each rate, the height follows from the fastest configuration with at most that false-positive rate."""
     steps = sorted({0.0, 0.15, *(rate for rate, _ in points if rate < 0.15)})
     area = 0.0
     for left, right in itertools.pairwise(steps):
@@ -72,7 +72,7 @@ def test_hypervolume_is_the_area_above_the_staircase(points, budget):
         ([[0.0, 2.0]], {"fpr_limit": 0}),
     ],
 )
-def test_hypervolume_refuses(points, more):
+def test_hypervolume_refuses_invalid_arguments(points, more):
     with pytest.raises(ValueError, match=r"must|need"):
         hypervolume(points, **{"budget": 100, **more})
 

@@ -1,4 +1,4 @@
-"""Plug-ins from files: loaded, refused with one line, carried to other processes, and held to when a run is resumed."""
+"""Plug-ins from files: loading, one-line errors, transfer to other processes, and checks when a run is resumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mifsim.run.lifecycle import check_plugins
 from mifsim.study import Study
 from mifsim.victims.config import VICTIMS
 
-EVERYTHING = """
+PLUGIN = """
 import numpy as np
 from pydantic import Field
 from mifsim import Attacker, Evasion, User, load_data, register
@@ -68,19 +68,19 @@ def my_model(shape, classes):
 
 
 @pytest.fixture(autouse=True)
-def _no_plugins_left() -> Iterator[None]:
+def _unload_after_each_test() -> Iterator[None]:
     yield
     unload_plugins()
 
 
-def plugin(tmp_path: Path, text: str, name: str = "mine.py") -> Path:
+def write_plugin(tmp_path: Path, text: str, name: str = "mine.py") -> Path:
     path = tmp_path / name
     path.write_text(text)
     return path
 
 
-def test_all_six_groups_can_be_added_to(tmp_path: Path) -> None:
-    loaded = load_plugin(plugin(tmp_path, EVERYTHING))
+def test_a_plugin_can_register_clients_data_sets_and_victims(tmp_path: Path) -> None:
+    loaded = load_plugin(write_plugin(tmp_path, PLUGIN))
     assert "my-attack" in ATTACKS
     assert "my-user" in USERS
     assert "my-evasion" in EVASIONS
@@ -101,7 +101,7 @@ def test_all_six_groups_can_be_added_to(tmp_path: Path) -> None:
 
 
 def test_the_same_content_is_loaded_once(tmp_path: Path) -> None:
-    path = plugin(tmp_path, EVERYTHING)
+    path = write_plugin(tmp_path, PLUGIN)
     assert load_plugin(path) is load_plugin(path)
     assert len(plugin_facts()) == 1
 
@@ -159,10 +159,10 @@ BODY = "    def new_detector(self):\n        return None\n"
         ),
     ],
 )
-def test_what_cannot_be_used_is_said_in_one_line(
+def test_an_unusable_plugin_is_reported_in_one_line(
     tmp_path: Path, text: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = plugin(tmp_path, text)
+    path = write_plugin(tmp_path, text)
     with pytest.raises(PluginError, match=message):
         load_plugin(path)
     assert loaded_plugins() == ()
@@ -175,22 +175,22 @@ def test_what_cannot_be_used_is_said_in_one_line(
     assert "mine.py" in lines[0]
 
 
-def test_two_plugins_may_not_register_one_name(tmp_path: Path) -> None:
-    load_plugin(plugin(tmp_path, EVERYTHING))
+def test_two_plugins_must_not_register_the_same_name(tmp_path: Path) -> None:
+    load_plugin(write_plugin(tmp_path, PLUGIN))
     with pytest.raises(PluginError, match=r"other\.py: attack 'my-attack' is already registered by mine\.py"):
-        load_plugin(plugin(tmp_path, EVERYTHING.replace("times", "often"), "other.py"))
+        load_plugin(write_plugin(tmp_path, PLUGIN.replace("times", "often"), "other.py"))
     assert "my-attack" in ATTACKS
 
 
 @pytest.mark.parametrize(("name", "message"), [("mine.txt", "not a Python file"), ("none.py", "cannot be read")])
-def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, message: str) -> None:
-    (tmp_path / "mine.txt").write_text(EVERYTHING)
+def test_a_file_that_is_not_a_readable_python_file_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "mine.txt").write_text(PLUGIN)
     with pytest.raises(PluginError, match=message):
         load_plugin(tmp_path / name)
 
 
-def test_a_study_brings_its_plugins_to_another_process(tmp_path: Path) -> None:
-    load_plugin(plugin(tmp_path, EVERYTHING))
+def test_a_pickled_study_loads_its_plugins_in_another_process(tmp_path: Path) -> None:
+    load_plugin(write_plugin(tmp_path, PLUGIN))
     study = Study.parse({"name": "s", "attacks": [{"attack": "my-attack", "times": 5}]})
     (tmp_path / "study").write_bytes(pickle.dumps(study))
     code = (
@@ -203,8 +203,8 @@ def test_a_study_brings_its_plugins_to_another_process(tmp_path: Path) -> None:
     assert done.stdout.split() == ["5", study.fingerprint]
 
 
-def test_a_run_notes_its_plugins_and_a_resume_checks_them(tmp_path: Path) -> None:
-    load_plugin(plugin(tmp_path, EVERYTHING))
+def test_a_run_records_its_plugins_and_a_resume_checks_them(tmp_path: Path) -> None:
+    load_plugin(write_plugin(tmp_path, PLUGIN))
     study = Study.parse({"name": "s", "attacks": [{"attack": "my-attack"}]})
     run = RunFolder.create(tmp_path / "run", study)
     plugins = json.loads((tmp_path / "run" / "run.json").read_text())["plugins"]
@@ -213,7 +213,7 @@ def test_a_run_notes_its_plugins_and_a_resume_checks_them(tmp_path: Path) -> Non
     unload_plugins()
     with pytest.raises(RunError, match=r"requires --plugin mine\.py: the run started with this plug-in"):
         check_plugins(run.path, run.facts)
-    load_plugin(plugin(tmp_path, EVERYTHING + "\n# changed\n"))
+    load_plugin(write_plugin(tmp_path, PLUGIN + "\n# changed\n"))
     with pytest.raises(RunError, match=r"--plugin mine\.py: has digest .*, the run started with"):
         check_plugins(run.path, run.facts)
     with pytest.raises(RunError, match=r"--plugin mine\.py: the run started without it"):
@@ -221,11 +221,11 @@ def test_a_run_notes_its_plugins_and_a_resume_checks_them(tmp_path: Path) -> Non
 
 
 def test_an_entry_point_is_found_and_a_broken_one_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "outside_package.py").write_text(EVERYTHING.replace("@register", "# @register"))
-    about = tmp_path / "outside_package-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-package\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(
+    (tmp_path / "outside_package.py").write_text(PLUGIN.replace("@register", "# @register"))
+    dist_info = tmp_path / "outside_package-1.0.dist-info"
+    dist_info.mkdir()
+    (dist_info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-package\nVersion: 1.0\n")
+    (dist_info / "entry_points.txt").write_text(
         "[mifsim.users]\noutside-user = outside_package:MyUser\nbroken-user = outside_package:Nobody\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -246,7 +246,7 @@ def test_an_entry_point_is_found_and_a_broken_one_is_named(monkeypatch: pytest.M
     assert lines[1].startswith("PluginError entry point 'broken-user' of outside-package: AttributeError")
 
 
-def test_groups_are_known_by_name() -> None:
+def test_registry_finds_a_group_by_its_name() -> None:
     assert registry("detectors") is KINDS
     with pytest.raises(PluginError, match="did you mean 'users'"):
         registry("user")

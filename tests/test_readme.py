@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands there."""
+"""The examples in the README run as printed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_filter_in_your_own_server(
+def test_the_filter_example_prints_the_expected_verdicts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -28,11 +28,11 @@ def test_the_filter_in_your_own_server(
     assert capsys.readouterr().out.split("\n")[:4] == ["1 SAFE 0", "2 SAFE 1", "3 SAFE 3", "4 UNSAFE 4"]
 
 
-def test_the_study_in_the_readme_is_one() -> None:
+def test_the_studies_in_the_readme_are_valid() -> None:
     whole, *parts = blocks("toml")
     study = Study.parse(tomllib.loads(whole))
     assert study.users[0].sessions == 300
-    for part in parts:  # tables to put into a study
+    for part in parts:  # tables to add to a study
         Study.parse({"name": "part", **tomllib.loads(part)})
 
 

@@ -1,4 +1,4 @@
-"""Claims of SECURITY.md about the whole program; the tests of its other claims are beside those of their modules."""
+"""Claims of SECURITY.md about the whole program; tests of its other claims are with the tests of the modules."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ PACKAGES = ("mifsim", "tuning", "reports", "cluster")
 EXECUTING_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "runpy", "code"}
 EXECUTING_CALLS = {"eval", "exec", "compile", "__import__"}
 PLUGIN_LOADER = ("mifsim/plugins.py", "load_source")
-"""The function that runs the files which a user names with ``--plugin``: with one call of each of these two."""
+"""The function that runs the files that a user names with ``--plugin``."""
 PLUGIN_CALLS = ["compile", "exec"]
+"""Calls that this function makes, each once."""
 EXECUTING_METHODS = {
     ("Tuner", "restore"), ("yaml", "load"), ("yaml", "unsafe_load"), ("yaml", "full_load"), ("os", "system"),
     ("os", "popen"), ("pd", "read_pickle"), ("tar", "extractall"), ("archive", "extractall"),
@@ -32,7 +33,7 @@ EXECUTING_METHODS = {
 
 
 def source_files() -> Iterator[tuple[Path, ast.Module]]:
-    """Yield the program; it imports no conformance suite, which a contract of import-linter holds it to."""
+    """Yield the program's files without the conformance suites, which a contract of import-linter keeps separate."""
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             if not path.is_relative_to(ROOT / "mifsim" / "testing"):
@@ -73,7 +74,7 @@ def test_no_input_is_executed() -> None:
 
 @pytest.mark.parametrize("key", ["plugin", "plugins"])
 def test_a_study_cannot_name_a_plug_in(key: str, tmp_path: Path) -> None:
-    """Plug-ins are named on the command line, never by a file that may come from somebody else."""
+    """Plug-ins are named on the command line, never in a file that may come from another person."""
     marker, file = tmp_path / "executed", tmp_path / "example.py"
     file.write_text(f"open({str(marker)!r}, 'w').close()\n")
     for table in ({key: [str(file)]}, {"tuning": {key: str(file)}}):
@@ -100,10 +101,10 @@ def test_a_local_cluster_listens_on_loopback_only_and_requires_the_token(tmp_pat
 import json, os
 from pathlib import Path
 from mifsim.server.ray.cluster import connect
-from tests.chaos.processes import below
+from tests.chaos.processes import descendants
 connect(None)
 sockets = set()
-for pid in (os.getpid(), *below(os.getpid())):
+for pid in (os.getpid(), *descendants(os.getpid())):
     for link in Path(f"/proc/{pid}/fd").glob("*"):
         try: sockets.add(os.readlink(link))
         except OSError: pass

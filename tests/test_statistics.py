@@ -1,4 +1,4 @@
-"""Against textbook tables, R's documented output, closed forms, and definitions worked out in fractions."""
+"""Statistics compared with textbook tables, documented output of R, closed forms, and definitions in fractions."""
 
 import doctest
 import math
@@ -40,7 +40,7 @@ outcomes = st.lists(st.tuples(st.integers(1, 30), st.booleans()), min_size=1, ma
         (0, 10, 0.95, 0.0, 0.3084971),  # R: binom.test(0, 10)
         (10, 10, 0.95, 0.6915029, 1.0),
         (5, 20, 0.95, 0.0865715, 0.4910459),  # R: binom.test(5, 20)
-        (0, 299, 0.90, 0.0, 1 - 0.05 ** (1 / 299)),  # below 1%: why 299 sessions show that
+        (0, 299, 0.90, 0.0, 1 - 0.05 ** (1 / 299)),  # 299 sessions without a block show a rate below 1%
     ],
 )
 def test_clopper_pearson_equals_published_values(successes, trials, confidence, low, high):
@@ -59,7 +59,7 @@ def test_clopper_pearson_inverts_the_binomial_tails(trials, data, confidence):
         assert stats.binom.cdf(successes, trials, high) == pytest.approx(tail, rel=1e-6)
 
 
-def test_clopper_pearson_without_trials_knows_nothing():
+def test_clopper_pearson_without_trials_is_0_to_1():
     assert clopper_pearson(0, 0) == (0.0, 1.0)
 
 
@@ -70,7 +70,7 @@ def test_clopper_pearson_refuses_impossible_counts(successes, trials):
 
 
 @pytest.mark.parametrize("confidence", [0, 1, 95, math.nan])
-def test_confidence_is_a_probability(confidence):
+def test_confidence_must_be_between_0_and_1(confidence):
     with pytest.raises(ValueError, match="confidence"):
         clopper_pearson(1, 10, confidence)
     with pytest.raises(ValueError, match="confidence"):
@@ -79,9 +79,9 @@ def test_confidence_is_a_probability(confidence):
 
 def test_kaplan_meier_equals_the_textbook_table():
     curve = kaplan_meier(SIX_MP, SIX_MP_ENDED)
-    rows = {q: row for q, *row in zip(curve.queries, curve.open, curve.low, curve.high, strict=True)}
+    row_at = {q: row for q, *row in zip(curve.queries, curve.open, curve.low, curve.high, strict=True)}
     for week, *expected in SIX_MP_TABLE:
-        assert rows[week] == pytest.approx(expected, abs=5e-5)
+        assert row_at[week] == pytest.approx(expected, abs=5e-5)
     assert curve.median == 23
 
 
@@ -94,53 +94,53 @@ def test_kaplan_meier_without_censoring_is_the_empirical_share():
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=40))
-def test_kaplan_meier_is_its_definition(sessions):
-    """Query by query in fractions; the band with Greenwood's sum on the log-log scale, exact at its two edges."""
+def test_kaplan_meier_follows_its_definition(sessions):
+    """Curve by query in fractions; band from Greenwood's sum on the log-log scale, exact at the shares 0 and 1."""
     curve = kaplan_meier([queries for queries, _ in sessions], [blocked for _, blocked in sessions])
     assert curve.queries.tolist() == sorted({0, *(queries for queries, _ in sessions)})
     normal = NormalDist().inv_cdf(0.975)
-    left, greenwood, upper = Fraction(1), Fraction(0), 1.0
+    open_share, greenwood, upper = Fraction(1), Fraction(0), 1.0
     for query, share, low, high in zip(curve.queries, curve.open, curve.low, curve.high, strict=True):
         at_risk = sum(queries >= query for queries, _ in sessions)
-        fell = sum(queries == query and blocked for queries, blocked in sessions)
-        left *= Fraction(at_risk - fell, at_risk)
-        assert share == pytest.approx(float(left), rel=1e-12)
-        if left == 1:
+        blocked_now = sum(queries == query and blocked for queries, blocked in sessions)
+        open_share *= Fraction(at_risk - blocked_now, at_risk)
+        assert share == pytest.approx(float(open_share), rel=1e-12)
+        if open_share == 1:
             expected = (0.025 ** (1 / at_risk), 1.0)
-        elif left == 0:
+        elif open_share == 0:
             expected = (0.0, min(upper, 1 - 0.025 ** (1 / at_risk)))
         else:
-            greenwood += Fraction(fell, at_risk * (at_risk - fell))
-            spread = normal * math.sqrt(greenwood) / -math.log(left)
-            expected = (left ** math.exp(spread), left ** math.exp(-spread))
+            greenwood += Fraction(blocked_now, at_risk * (at_risk - blocked_now))
+            spread = normal * math.sqrt(greenwood) / -math.log(open_share)
+            expected = (open_share ** math.exp(spread), open_share ** math.exp(-spread))
         assert (low, high) == pytest.approx(expected, rel=1e-9)
         assert low <= share <= high
         upper = high
 
 
 @pytest.mark.parametrize(("queries", "blocked"), [([50] * 10, [False] * 10), (PLACEBO, [True] * 21), ([3], [True])])
-def test_kaplan_meier_warns_of_nothing(queries, blocked):
+def test_kaplan_meier_gives_no_warning(queries, blocked):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         kaplan_meier(queries, blocked)
 
 
 @given(outcomes, st.integers(30, 60))
-def test_restricted_mean_with_one_budget_counts_the_unblocked_as_the_budget(sessions, budget):
-    """With censoring at the budget alone the area under the curve is a plain mean."""
+def test_restricted_mean_counts_an_unblocked_session_as_the_budget(sessions, budget):
+    """If sessions are censored only at the budget, the area under the curve is a plain mean."""
     times = np.array([queries if blocked else budget for queries, blocked in sessions])
     curve = kaplan_meier(times, [blocked for _, blocked in sessions])
     assert curve.restricted_mean(budget) == pytest.approx(times.mean())
 
 
-def test_median_survives_rounding():
-    """The product of nine tenths, eight ninths, ... is half but for a rounding."""
+def test_median_is_exact_despite_rounding():
+    """A product such as 9/10 x 8/9 x ... x 5/6 equals one half only up to rounding."""
     for half in range(1, 60):
         assert kaplan_meier(range(1, 2 * half + 1), [True] * (2 * half)).median == half
 
 
-def test_ten_never_blocked_are_no_certainty():
-    """Ten of ten still open: the lower end is the exact binomial's, as R's binom.test(10, 10) gives it."""
+def test_ten_unblocked_sessions_leave_a_wide_band():
+    """The lower end of the band is the exact binomial bound of R's binom.test(10, 10)."""
     curve = kaplan_meier([50] * 10, [False] * 10)
     assert curve.median is None
     assert curve.restricted_mean(50) == 50
@@ -149,14 +149,14 @@ def test_ten_never_blocked_are_no_certainty():
     assert curve.high.tolist() == [1, 1]
 
 
-def test_ten_blocked_at_once_are_no_certainty():
+def test_ten_sessions_blocked_at_once_leave_a_wide_band():
     curve = kaplan_meier([4] * 10, [True] * 10)
     assert curve.open.tolist() == [1, 0]
     assert curve.low[1] == 0
     assert curve.high[1] == pytest.approx(0.3084971, abs=1e-7)
 
 
-def test_band_stays_where_it_was_when_the_last_session_falls():
+def test_upper_band_does_not_change_when_the_last_session_is_blocked():
     curve = kaplan_meier(PLACEBO, [True] * 21)
     assert curve.open[-1] == 0
     assert curve.low[-1] == 0
@@ -173,7 +173,7 @@ def test_band_stays_where_it_was_when_the_last_session_falls():
         ([math.nan], [True], "finite"),
     ],
 )
-def test_kaplan_meier_refuses(queries, blocked, message):
+def test_kaplan_meier_refuses_invalid_arguments(queries, blocked, message):
     with pytest.raises(ValueError, match=message):
         kaplan_meier(queries, blocked)
 
@@ -182,13 +182,13 @@ def test_kaplan_meier_refuses(queries, blocked, message):
     ("blocked", "limit", "expected"),
     [(0, 0.01, 299), (1, 0.01, 473), (2, 0.01, 628), (0, 0.001, 2995), (0, 0.05, 59), (1, 0.05, 93)],
 )
-def test_sessions_needed_with_no_more_blocked(blocked, limit, expected):
-    """The sample sizes of the tables of acceptance sampling by attributes (95% confidence)."""
+def test_sessions_needed_equals_published_sample_sizes(blocked, limit, expected):
+    """Tables for acceptance sampling by attributes list these sample sizes (95% confidence)."""
     assert sessions_needed(blocked, 50, limit, 0.05).same_count == expected
 
 
 @given(st.integers(1, 60), st.data(), st.sampled_from([0.02, 0.1, 0.3]), st.sampled_from([0.05, 0.2]))
-def test_sessions_needed_is_the_first_that_passes(sessions, data, limit, delta):
+def test_sessions_needed_is_the_smallest_number_that_passes(sessions, data, limit, delta):
     blocked = data.draw(st.integers(0, max(0, math.ceil(limit * sessions) - 1)))
     needed = sessions_needed(blocked, sessions, limit, delta)
     n = np.arange(max(blocked, 1), 6000)
@@ -206,18 +206,18 @@ def test_a_rate_at_the_limit_or_next_to_it_never_passes(blocked, sessions):
     assert sessions_needed(blocked, sessions, 0.01, 0.05).same_rate is None
 
 
-def test_nothing_seen_of_a_workload_needs_as_many_as_none_blocked():
+def test_sessions_needed_before_any_session_assumes_no_blocks():
     assert sessions_needed(0, 0, 0.01, 0.05) == (299, 299)
 
 
 @pytest.mark.parametrize(("blocked", "sessions"), [(-1, 10), (11, 10)])
-def test_impossible_counts_are_refused(blocked, sessions):
+def test_sessions_needed_refuses_impossible_counts(blocked, sessions):
     with pytest.raises(ValueError, match=f"got {blocked} of {sessions}"):
         sessions_needed(blocked, sessions, 0.01, 0.05)
 
 
 @pytest.mark.parametrize(("blocked", "limit", "delta"), [(0, 0.01, 0.05), (3, 0.01, 0.05), (7, 0.1, 0.01)])
-def test_as_many_sessions_pass_and_one_fewer_does_not(blocked, limit, delta):
+def test_the_needed_sessions_pass_and_one_fewer_do_not(blocked, limit, delta):
     needed = sessions_needed(blocked, blocked, limit, delta).same_count
     assert stats.binom.cdf(blocked, needed, limit) <= delta
     assert stats.binom.cdf(blocked, needed - 1, limit) > delta

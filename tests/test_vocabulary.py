@@ -1,7 +1,7 @@
-"""Names follow the field's vocabulary: private words that the project once had do not come back.
+"""Names follow the field's vocabulary: words that were replaced do not return.
 
-A newcomer cannot guess what a "ticket" or a "watch" is. The words below are gone from identifiers, file names, study
-keys and table columns; as everyday English they may stand in prose.
+A newcomer cannot guess what a "ticket" or a "watch" is. No identifier, file name, study key or table column may be one
+of the words below; as everyday English, they may appear in text.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from reports.paper.schemas import PAPER_SCHEMAS
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("mifsim", "tuning", "reports", "cluster", "tests", "examples")
 
-GONE = {
+REPLACED = {
     "Ticket", "Tickets", "Scene", "Conversation", "Guard", "Open", "Watch", "Watching", "Lookout", "ManyEyes", "Words",
     "noted", "hand_out", "keep_alike", "safest_first", "whole_file", "room", "lookout", "ticket", "tickets",
     "yardstick", "dealt", "vacancies", "parcel", "remark", "sighting", "bent", "foretold", "mine", "theirs", "ours",
     "own", "there", "home",
 }  # fmt: skip
-"""Whole names that nothing the project defines may have, with or without underscores in front."""
+"""Names that no definition of the project may have, with or without leading underscores."""
 
-GONE_AS_PART = {"GIVE_UP", "ManyEyes", "HandOut", "WholeFile"}
-"""Parts of names."""
+REPLACED_PARTS = {"GIVE_UP", "ManyEyes", "HandOut", "WholeFile"}
+"""Words that no name may contain."""
 
 ONE_MEANING = (
     "Watch", "Outcome", "Conversation", "PARTS", "Part", "Plan", "prepare", "resume", "check", "score", "sweep",
     "Floats",
 )  # fmt: skip
-"""Names that once stood for several things: at most one module-level definition may have each."""
+"""Names that once had several meanings: at most one module-level definition may have each of them."""
 
 
-def files() -> list[Path]:
+def python_files() -> list[Path]:
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -47,7 +47,7 @@ def files() -> list[Path]:
     return [path for path in found if path.is_file() and path.relative_to(ROOT).parts[0] in FOLDERS]
 
 
-def defined(tree: ast.AST) -> Iterator[tuple[str, int]]:
+def defined_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
     """Yield every name that a file binds: variables, arguments, functions, classes, attributes, import aliases."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -64,31 +64,31 @@ def defined(tree: ast.AST) -> Iterator[tuple[str, int]]:
             yield node.name, node.lineno
 
 
-def wrong(name: str) -> bool:
-    return name.strip("_") in GONE or any(part in name for part in GONE_AS_PART)
+def is_replaced(name: str) -> bool:
+    return name.strip("_") in REPLACED or any(part in name for part in REPLACED_PARTS)
 
 
-def test_no_identifier_bears_a_private_word() -> None:
+def test_no_identifier_is_a_replaced_word() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
-        for path in files()
-        for name, line in defined(ast.parse(path.read_text(encoding="utf-8")))
-        if wrong(name)
+        for path in python_files()
+        for name, line in defined_names(ast.parse(path.read_text(encoding="utf-8")))
+        if is_replaced(name)
     ]
     assert found == []
 
 
-def test_no_file_bears_a_private_word() -> None:
-    words = {word.lower() for word in GONE}
-    assert [str(path) for path in files() if path.stem.removeprefix("test_") in words] == []
+def test_no_file_name_is_a_replaced_word() -> None:
+    words = {word.lower() for word in REPLACED}
+    assert [str(path) for path in python_files() if path.stem.removeprefix("test_") in words] == []
 
 
 @pytest.mark.parametrize("schema", [*SCHEMAS.values(), *PAPER_SCHEMAS.values()])
-def test_no_column_bears_a_private_word(schema: object) -> None:
-    assert [name for name in schema.names if wrong(name)] == []  # type: ignore[attr-defined]
+def test_no_column_name_is_a_replaced_word(schema: object) -> None:
+    assert [name for name in schema.names if is_replaced(name)] == []  # type: ignore[attr-defined]
 
 
-def test_no_study_key_bears_a_private_word() -> None:
+def test_no_study_key_is_a_replaced_word() -> None:
     plain = Study.load("calibrate-mixed").to_toml()
 
     def keys(value: object) -> Iterator[str]:
@@ -100,14 +100,16 @@ def test_no_study_key_bears_a_private_word() -> None:
             for inner in value:
                 yield from keys(inner)
 
-    assert [key for key in keys(plain) if wrong(key) or key in ("parts", "setting", "floor_images", "frontier")] == []
+    assert [
+        key for key in keys(plain) if is_replaced(key) or key in ("parts", "setting", "floor_images", "frontier")
+    ] == []
 
 
 @pytest.mark.parametrize("name", ONE_MEANING)
 def test_a_name_has_one_meaning(name: str) -> None:
-    """Of module-level definitions: a method such as `Detector.check` belongs to its class."""
-    places = []
-    for path in files():
+    """Only module-level definitions count: a method such as `Detector.check` belongs to its class."""
+    locations = []
+    for path in python_files():
         if path.relative_to(ROOT).parts[0] in ("tests", "examples"):
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -120,13 +122,13 @@ def test_a_name_has_one_meaning(name: str) -> None:
             elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 names = [node.target.id]
             if name in names:
-                places.append(f"{path.relative_to(ROOT)}: {ast.unparse(node).splitlines()[0]}")
-    definitions = {place.split(": ", 1)[1] for place in places}
-    assert len(definitions) <= 1, places  # the same alias (Floats) may be written in several files
+                locations.append(f"{path.relative_to(ROOT)}: {ast.unparse(node).splitlines()[0]}")
+    definitions = {location.split(": ", 1)[1] for location in locations}
+    assert len(definitions) <= 1, locations  # several files may define the same alias (Floats)
 
 
-def test_the_words_are_found_where_they_stand() -> None:
-    """The test itself can fail, and everyday names pass."""
+def test_replaced_words_are_found_and_everyday_names_pass() -> None:
+    """The check reports replaced words, so it can fail, and accepts everyday names."""
     source = "def hand_out(own): pass\nclass Watch: pass\nx.mine = 1\nGIVE_UP_CONFIDENCE = 2\nknown = shown = 3\n"
-    found = {name for name, _ in defined(ast.parse(source)) if wrong(name)}
+    found = {name for name, _ in defined_names(ast.parse(source)) if is_replaced(name)}
     assert found == {"hand_out", "Watch", "GIVE_UP_CONFIDENCE", "own", "mine"}

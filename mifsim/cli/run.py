@@ -65,19 +65,25 @@ def add_matrix(commands: Commands[argparse.ArgumentParser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(matrix)
-    matrix.add_argument(
-        "--filter",
-        action="append",
-        default=[],
-        type=named_file,
-        metavar="[NAME=]FILE",
-        dest="filters",
-        help="a configuration file, such as the filter.toml of `mifsim tune` (repeatable; default name: calibrated)",
-    )
+    add_filters(matrix)
     matrix.set_defaults(run=_matrix)
 
 
-def named_file(text: str) -> tuple[str, str]:
+def add_filters(parser: argparse.ArgumentParser, condition: str = "") -> None:
+    """Add ``--filter``; `condition` precedes its help text."""
+    parser.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        type=_named_file,
+        metavar="[NAME=]FILE",
+        dest="filters",
+        help=f"{condition}a configuration file, such as the filter.toml of `mifsim tune` (repeatable; default name: "
+        "calibrated)",
+    )
+
+
+def _named_file(text: str) -> tuple[str, str]:
     """Parse ``[NAME=]FILE`` into name and file; the default name is ``calibrated``."""
     name, equals, file = text.rpartition("=")
     return (name, file) if equals else ("calibrated", text)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mifsim.cli.run import add_changes, add_plugins, folder_argument, named_file
+from mifsim.cli.run import add_changes, add_filters, add_plugins, folder_argument
 from mifsim.errors import UserError
 from mifsim.tables.storage import Folder
 
@@ -64,15 +64,7 @@ def add_submit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add_plugins(parser)
     add_changes(parser)
-    parser.add_argument(
-        "--filter",
-        action="append",
-        default=[],
-        type=named_file,
-        metavar="[NAME=]FILE",
-        dest="filters",
-        help="with --command matrix: a configuration file, such as the filter.toml of `mifsim tune` (repeatable)",
-    )
+    add_filters(parser, "with --command matrix: ")
     parser.set_defaults(run=_submit)
 
 

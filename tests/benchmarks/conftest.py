@@ -1,19 +1,19 @@
-"""What the benches here share: ratios and limits, measured in one run and printed as one table at its end.
+"""Fixtures of the benchmarks: ratios and measured values, printed as one table at the end of a run.
 
-Absolute times say more about the machine than about the code, and drift when something else runs beside. So a bench
-times what is measured (the subject) and a named baseline in turns, within the same few seconds, and
+Absolute times depend more on the machine than on the code, and change when the machine does other work. Therefore a
+benchmark times the measured function (the subject) and a named baseline alternately, within the same few seconds, and
 reports how many times as fast the subject is::
 
     def test_verdict(ratio):
         ratio("verdict, against scikit-image in a loop", slow_way, our_way, target=50)
 
-What is not a time, or has no baseline, goes to `measured`, with the most it may be::
+A value that is not a time, or has no baseline, is passed to `measured`, with its upper limit::
 
     def test_memory(measured):
-        measured("state of one session, as a multiple of its pixels", held / pixels, at_most=1.3)
+        measured("state of one session, as a multiple of its pixels", state_bytes / pixel_bytes, at_most=1.3)
 
-Nothing here fails because of a time: the table says whether a target was met, and people judge. A bench should
-assert, before it measures, that both ways give the same result.
+No benchmark fails because of a time: the table shows whether each target was met. A benchmark should assert, before it
+measures, that the subject and the baseline give the same result.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from dataclasses import dataclass
 import pytest
 
 SAMPLE_SECONDS = 0.02
-"""A sample repeats its function until it has taken about so long: the clock's steps and a call's cost vanish."""
+"""Approximate duration of a sample, long enough that the clock's resolution and the call overhead are negligible."""
 
 ROUNDS = 15
 BUDGET_SECONDS = 20.0
-"""Fewer rounds, but at least three, where that many would take longer."""
+"""Time limit of all rounds: slow functions get fewer rounds, but at least three."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table."""
+    """A row of the table."""
 
     name: str
     figures: str
@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _repeats(function: Callable[[], object]) -> tuple[int, float]:
-    """Warm up (compilation, caches); return how often a sample repeats the function, and one call's seconds."""
+    """Warm up (compilation, caches); return the number of calls in a sample, and the seconds of one call."""
     function()
     timer, number = timeit.Timer(function), 1
     while (seconds := timer.timeit(number)) < SAMPLE_SECONDS:
@@ -62,27 +62,30 @@ def _repeats(function: Callable[[], object]) -> tuple[int, float]:
 
 @pytest.fixture
 def ratio(request: pytest.FixtureRequest) -> Callable[..., float]:
-    """Time two functions in turns: ``ratio(name, baseline, subject, target=None)``.
+    """Time two functions alternately: ``ratio(name, baseline, subject, target=None)``.
 
-    Returns the median over rounds of baseline's time by subject's: above 1 the subject is the faster one. Both are
-    called without arguments, once to warm up and then many times: they must not use themselves up.
+    The result is the median over rounds of the baseline's time divided by the subject's time: above 1, the subject is
+    faster. Both functions are called without arguments, once to warm up and then many times, so each call must do the
+    same work.
     """
 
     def measure(
         name: str, baseline: Callable[[], object], subject: Callable[[], object], target: float | None = None
     ) -> float:
-        (many, slow), (more, fast) = _repeats(baseline), _repeats(subject)
-        rounds = max(3, min(ROUNDS, int(BUDGET_SECONDS / (many * slow + more * fast))))
-        slow_times, fast_times = [], []
+        (baseline_calls, baseline_seconds), (subject_calls, subject_seconds) = _repeats(baseline), _repeats(subject)
+        rounds = max(
+            3, min(ROUNDS, int(BUDGET_SECONDS / (baseline_calls * baseline_seconds + subject_calls * subject_seconds)))
+        )
+        baseline_times, subject_times = [], []
         for _ in range(rounds):
-            slow_times.append(timeit.timeit(baseline, number=many) / many)
-            fast_times.append(timeit.timeit(subject, number=more) / more)
-        ratios = sorted(slow / fast for slow, fast in zip(slow_times, fast_times, strict=True))
+            baseline_times.append(timeit.timeit(baseline, number=baseline_calls) / baseline_calls)
+            subject_times.append(timeit.timeit(subject, number=subject_calls) / subject_calls)
+        ratios = sorted(slow / fast for slow, fast in zip(baseline_times, subject_times, strict=True))
         value = statistics.median(ratios)
-        figures = f"{_seconds(statistics.median(slow_times))} / {_seconds(statistics.median(fast_times))}"
+        figures = f"{_seconds(statistics.median(baseline_times))} / {_seconds(statistics.median(subject_times))}"
         result = f"{_short(value)} ({_short(ratios[0])} to {_short(ratios[-1])})"
-        aim = "" if target is None else f">= {_short(target)}"
-        request.config.stash[ROWS].append(Row(name, figures, result, aim, target is None or value >= target))
+        target_text = "" if target is None else f">= {_short(target)}"
+        request.config.stash[ROWS].append(Row(name, figures, result, target_text, target is None or value >= target))
         return value
 
     return measure
@@ -90,11 +93,11 @@ def ratio(request: pytest.FixtureRequest) -> Callable[..., float]:
 
 @pytest.fixture
 def measured(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Put a number into the table: ``measured(name, value, at_most=None, unit="")``."""
+    """Add a value to the table: ``measured(name, value, at_most=None, unit="")``."""
 
     def record(name: str, value: float, at_most: float | None = None, unit: str = "") -> None:
-        aim = "" if at_most is None else f"<= {_short(at_most)}"
-        row = Row(name, "", f"{_short(value)} {unit}".strip(), aim, at_most is None or value <= at_most)
+        target_text = "" if at_most is None else f"<= {_short(at_most)}"
+        row = Row(name, "", f"{_short(value)} {unit}".strip(), target_text, at_most is None or value <= at_most)
         request.config.stash[ROWS].append(row)
 
     return record
@@ -114,10 +117,10 @@ def _short(value: float) -> str:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if not (rows := config.stash[ROWS]):
         return
-    table = [("what", "baseline / subject", "result (range)", "target", "met")]
+    table = [("benchmark", "baseline / subject", "result (range)", "target", "met")]
     table += [(r.name, r.figures, r.result, r.target, ("yes" if r.met else "no") if r.target else "") for r in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    terminalreporter.section("benches: times as fast as the baseline, medians of interleaved rounds")
+    terminalreporter.section("benchmarks: speed relative to the baseline, medians of interleaved rounds")
     for number, cells in enumerate(table):
         line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
         terminalreporter.line(line.rstrip())

@@ -1,4 +1,4 @@
-"""The verdict on one query with a full buffer of 10, against the same verdict written with scikit-image or numpy."""
+"""The time of one verdict with a full buffer of 10, against an implementation with scikit-image or numpy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skimage.metrics import structural_similarity
 from mifsim.defense import FilterConfig, QueryFilter, Verdict
 
 N_B = 10
-ENDLESS = 10**9  # a limit that no count reaches, so that the verdict can be asked for again and again
+UNREACHED_LIMIT = 10**9  # a limit that no count reaches, so that the detector never blocks
 
 FLAGS = {
     "uniform": {},
@@ -23,22 +23,22 @@ FLAGS = {
 
 
 def skimage_ssim(form):
-    """Return scikit-image's SSIM of that form."""
+    """Return scikit-image's SSIM of this form."""
     flags = FLAGS[form]
     return lambda x, y: structural_similarity(x, y, data_range=1.0, channel_axis=-1 if x.ndim == 3 else None, **flags)
 
 
 def numpy_ssim(x, y):
-    """Eq. (1) in plain numpy, image by image."""
+    """Return the global SSIM of two images by Eq. (1), in plain numpy."""
     axes = (0, 1)
     mx, my = x.mean(axes), y.mean(axes)
     covariance = ((x - mx) * (y - my)).mean(axes)
-    lights, contrasts = mx**2 + my**2 + 1e-4, x.var(axes) + y.var(axes) + 9e-4
-    return float(np.mean((2 * mx * my + 1e-4) * (2 * covariance + 9e-4) / (lights * contrasts)))
+    luminances, contrasts = mx**2 + my**2 + 1e-4, x.var(axes) + y.var(axes) + 9e-4
+    return float(np.mean((2 * mx * my + 1e-4) * (2 * covariance + 9e-4) / (luminances * contrasts)))
 
 
 class PlainFilter:
-    """Algorithm 2 as one would write it down, over any SSIM: the images and hashes buffered, the hash tried first."""
+    """A direct implementation of Algorithm 2 with any SSIM: buffers images and hashes, and compares hashes first."""
 
     def __init__(self, config, similarity):
         self.config, self.similarity = config, similarity
@@ -65,14 +65,14 @@ class PlainFilter:
 
 
 def stream(shape, sd, length=4 * N_B):
-    """Return noisy copies of one image: similar throughout."""
+    """Return noisy copies of one image, all of which are similar."""
     rng = np.random.default_rng(0)
     image = rng.random(shape)
     return [np.clip(image + rng.normal(0, sd, shape), 0, 1).astype(np.float32) for _ in range(length)]
 
 
-def in_turn(detector, images):
-    """Return a function that submits the next image, and fill the guard's buffer."""
+def submit_in_turn(detector, images):
+    """Fill the detector's buffer; return a function that submits the next image at each call."""
     for image in images:
         detector.check(image)
     position = [0]
@@ -95,26 +95,26 @@ def in_turn(detector, images):
     ids=["uniform", "gaussian", "global"],
 )
 @pytest.mark.parametrize("t_hash", [1.0, 1e-12], ids=["all-hashes-pass", "no-hash-passes"])
-def test_verdict(ratio, form, similarity, targets, shape, t_hash):
-    config = FilterConfig(t_ssim=0.99, t_hash=t_hash, n_b=N_B, l_sp=ENDLESS, ssim=form)
+def test_time_of_a_verdict(ratio, form, similarity, targets, shape, t_hash):
+    config = FilterConfig(t_ssim=0.99, t_hash=t_hash, n_b=N_B, l_sp=UNREACHED_LIMIT, ssim=form)
     images = stream(shape, sd=0.02)
     plain, detector = PlainFilter(config, similarity), QueryFilter(config)
     for image in images:
         assert plain.check(image) is detector.check(image)
         assert plain.count == detector.count
-    every = t_hash == 1.0
+    all_pass = t_hash == 1.0
     ratio(
-        f"verdict, {form} SSIM, {'x'.join(map(str, shape))}, {'every' if every else 'no'} hash passes, against "
+        f"verdict, {form} SSIM, {'x'.join(map(str, shape))}, {'every' if all_pass else 'no'} hash passes, against "
         f"{'numpy' if form == 'global' else 'scikit-image'} in a loop",
-        in_turn(plain, images),
-        in_turn(detector, images),
-        target=targets.get(shape) if every else None,
+        submit_in_turn(plain, images),
+        submit_in_turn(detector, images),
+        target=targets.get(shape) if all_pass else None,
     )
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (64, 64, 3)], ids=["28x28", "64x64x3"])
 @pytest.mark.parametrize(("form", "limit"), [("global", 1.3), ("uniform", 3.5), ("gaussian", 3.5)])
-def test_memory(measured, form, limit, shape):
+def test_memory_of_a_session(measured, form, limit, shape):
     detector = QueryFilter(FilterConfig(t_ssim=0.99, t_hash=1e-3, n_b=N_B, l_sp=4, ssim=form))
     for image in np.random.default_rng(0).random((2 * N_B, *shape)):
         detector.check(image)
@@ -122,7 +122,7 @@ def test_memory(measured, form, limit, shape):
     measured(name, detector.nbytes / (4 * N_B * np.prod(shape)), at_most=limit)
 
 
-def test_import(measured):
+def test_time_of_the_import(measured):
     code = "import time, numpy; start = time.perf_counter(); import mifsim.defense; print(time.perf_counter() - start)"
     runs = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(5)]
     measured("import mifsim.defense, beyond numpy", statistics.median(runs), at_most=0.15, unit="s")

@@ -1,4 +1,4 @@
-"""What it costs to record a session, beside the attack that is recorded."""
+"""The time to record a session, against the time of the recorded attack."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from mifsim.study import Study
 from mifsim.victims import prepare_victim
 from mifsim.victims.engine import GRADIENT_BATCH_SIZE, engine_from_bytes
 
-EARLIER = 64
+BUFFERED = 64
+"""Number of earlier queries to which each query is compared."""
 QUERIES = 100
 ATTACKERS = GRADIENT_BATCH_SIZE
-"""Side by side, so that their gradients come in full batches: the attack at its cheapest."""
+"""Concurrent attackers: their gradients fill a batch, so the attack has its lowest cost."""
 
 
 @pytest.fixture(scope="module")
 def attack() -> Callable[[], list[np.ndarray]]:
-    """MI-Face on the demo's LeNet-5, in this process, unfiltered; returns what one of the attackers sent."""
+    """A function that runs MI-Face on the demo's LeNet-5, without a filter, and returns one attacker's images."""
     study = Study.load("calibrate-digits")
     data = load_data(study.data)
     victim = prepare_victim(data, study.victim)
@@ -32,39 +33,39 @@ def attack() -> Callable[[], list[np.ndarray]]:
 
     def run() -> list[np.ndarray]:
         worlds = [World(data.shape, 10, data.subset("auxiliary"), number % 10) for number in range(ATTACKERS)]
-        running = [client.run(world, np.random.default_rng(number)) for number, world in enumerate(worlds)]
-        queries = [next(client) for client in running]
-        wanted = np.array([world.target for world in worlds], np.int32)
+        generators = [client.run(world, np.random.default_rng(number)) for number, world in enumerate(worlds)]
+        queries = [next(generator) for generator in generators]
+        targets = np.array([world.target for world in worlds], np.int32)
         sent = []
         for _ in range(QUERIES):
             sent.append(queries[0].image)
-            confidence, gradients = engine.predict(np.stack([query.image for query in queries]), wanted)
+            confidence, gradients = engine.predict(np.stack([query.image for query in queries]), targets)
             answers = [
                 Answer(int(row.argmax()), row, gradient) for row, gradient in zip(confidence, gradients, strict=True)
             ]
-            queries = [client.send(answer) for client, answer in zip(running, answers, strict=True)]
+            queries = [generator.send(answer) for generator, answer in zip(generators, answers, strict=True)]
         return sent
 
     return run
 
 
-ALL: tuple[Form, ...] = ("global", "uniform", "gaussian")
+ALL_FORMS: tuple[Form, ...] = ("global", "uniform", "gaussian")
 
 
-@pytest.mark.parametrize("forms", [("global",), ("uniform",), ("gaussian",), ALL], ids="+".join)
-def test_similarity_to_64_earlier_queries_costs_less_than_the_attack(
+@pytest.mark.parametrize("forms", [("global",), ("uniform",), ("gaussian",), ALL_FORMS], ids="+".join)
+def test_time_to_record_similarities_to_64_earlier_queries(
     forms: tuple[Form, ...], attack: Callable[[], list[np.ndarray]], ratio: Callable[..., float]
 ) -> None:
     stream = attack()
-    recorder = SsimHashRecorder(EARLIER, forms)
+    recorder = SsimHashRecorder(BUFFERED, forms)
     for image in stream:
         recorder.check(image)
-    assert all(len(row) == EARLIER for row in recorder.last_similarities.values())  # full from here on
+    assert all(len(row) == BUFFERED for row in recorder.last_similarities.values())  # the buffer is full and stays full
 
     def record() -> None:
         for _ in range(ATTACKERS):
             for image in stream:
                 recorder.check(image)
 
-    name = f"recording {'+'.join(forms)}, {EARLIER} earlier queries of 28x28: against the attack itself"
-    ratio(name, attack, record, None if forms == ALL else 1.0)
+    name = f"recording {'+'.join(forms)}, {BUFFERED} earlier queries of 28x28: against the attack itself"
+    ratio(name, attack, record, None if forms == ALL_FORMS else 1.0)

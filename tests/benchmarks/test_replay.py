@@ -1,4 +1,4 @@
-"""Replay against the live filter on the same images, and against the rates that the search counts on."""
+"""The time of replay, against the live filter on the same images, and against the rates that the search requires."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pytest
 
 from mifsim.defense import FilterConfig, QueryFilter, Verdict
 from mifsim.defense.ssim_hash.replay import pairs_of
-from tests.tuning.worlds import record, recording
+from tests.tuning.sample_traces import record, recording
 from tuning.replay import replay, replay_swept
 from tuning.tracedata import TraceSet
 
 SESSIONS, QUERIES, N_B, L_SP = 600, 60, 10, 16
 
-LIVE = [FilterConfig(0.999, 1e-3, 10, 4), FilterConfig(0.9, 1e-2, 5, 3)]
-"""The paper's third configuration, and one as the search finds them."""
+LIVE_CONFIGS = [FilterConfig(0.999, 1e-3, 10, 4), FilterConfig(0.9, 1e-2, 5, 3)]
+"""The paper's third configuration, and a typical result of the search."""
 
 
 def _streams() -> list[list[np.ndarray]]:
-    """A third of the sessions attack (noisy steps to an image); the rest show images, some in bursts."""
+    """Return the images of all sessions: a third are attacks (noisy steps to an image), the others show images."""
     rng = np.random.default_rng(0)
     shapes = rng.random((200, 7, 7)).repeat(4, axis=1).repeat(4, axis=2)
     streams = []
@@ -46,13 +46,13 @@ def streams() -> list[list[np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def traces(streams) -> TraceSet:
-    made = record(streams, N_B)
-    pairs_of(recording(made), "global")
-    return made
+    recorded = record(streams, N_B)
+    pairs_of(recording(recorded), "global")
+    return recorded
 
 
-def searched(count: int) -> list[FilterConfig]:
-    """Configurations as the search draws them: 1 - t_ssim and t_hash log-uniform, n_b and l_sp log-integers."""
+def random_configs(count: int) -> list[FilterConfig]:
+    """Draw configurations like the search: 1 - t_ssim and t_hash log-uniform, n_b and l_sp log-integers."""
     rng = np.random.default_rng(1)
     return [
         FilterConfig(
@@ -65,36 +65,36 @@ def searched(count: int) -> list[FilterConfig]:
     ]
 
 
-def simulate_again(streams: list[list[np.ndarray]]) -> list[list[int]]:
-    """What simulating costs at least: the filter alone, without clients, a model or Ray."""
-    outcomes = []
-    for config in LIVE:
+def run_live_filters(streams: list[list[np.ndarray]]) -> list[list[int]]:
+    """Return the query at which each session is blocked: the filter alone, without clients, a model or Ray."""
+    blocked_at_by_config = []
+    for config in LIVE_CONFIGS:
         blocked_at = []
         for stream in streams:
             detector = QueryFilter(config)
             verdicts = (detector.check(image) for image in stream)
             blocked_at.append(next((q for q, v in enumerate(verdicts, 1) if v is Verdict.UNSAFE), 0))
-        outcomes.append(blocked_at)
-    return outcomes
+        blocked_at_by_config.append(blocked_at)
+    return blocked_at_by_config
 
 
 def at_a_rate_of(configs_per_second: float, configs: int):
-    """Take as long as so many configurations may take."""
+    """Return a function that takes as long as `configs` configurations take at this rate."""
     return lambda: time.sleep(configs / configs_per_second)
 
 
-def test_replay_against_the_live_filter(ratio, streams, traces):
-    assert simulate_again(streams) == [replay(traces, config).blocked_at.tolist() for config in LIVE]
+def test_time_of_replay_against_the_live_filter(ratio, streams, traces):
+    assert run_live_filters(streams) == [replay(traces, config).blocked_at.tolist() for config in LIVE_CONFIGS]
     ratio(
         f"replay of {SESSIONS} sessions against the live filter alone on their images",
-        lambda: simulate_again(streams),
-        lambda: [replay(traces, config) for config in LIVE],
+        lambda: run_live_filters(streams),
+        lambda: [replay(traces, config) for config in LIVE_CONFIGS],
         target=10_000,
     )
 
 
-def test_one_by_one(ratio, traces):
-    configs = searched(1000)
+def test_rate_of_single_replays(ratio, traces):
+    configs = random_configs(1000)
     ratio(
         "replay one by one, against 2,000 configurations a second",
         at_a_rate_of(2_000, len(configs)),
@@ -104,8 +104,8 @@ def test_one_by_one(ratio, traces):
 
 
 @pytest.mark.parametrize("rule", ["per_match", "per_query"])
-def test_all_at_once(ratio, traces, rule):
-    configs = [replace(config, count_rule=rule) for config in searched(200)]
+def test_rate_of_replays_of_all_buffers_and_limits_at_once(ratio, traces, rule):
+    configs = [replace(config, count_rule=rule) for config in random_configs(200)]
 
     def every_buffer_and_limit() -> None:
         for config in configs:

@@ -1,4 +1,4 @@
-"""How much of the reference front 300 trials find on the demo, beside random search; and trials a second."""
+"""Share of the reference hypervolume that 300 trials reach on the demo, by sampler, and trials per second."""
 
 from __future__ import annotations
 
@@ -32,43 +32,44 @@ def study() -> Study:
 
 @pytest.fixture(scope="module")
 def traces(study: Study) -> TraceSet:
-    """The search split of the demo's sessions, recorded here (a minute or two)."""
+    """The search split of the demo's sessions, which are recorded first (one or two minutes)."""
     data, victim = load_inputs(study)
     return load(record(study, data, victim, make_backend("ray")).path, study).of_split("search")
 
 
-def volumes(traces: TraceSet, tuning: Tuning, seed: int) -> float:
+def hypervolume_of_search(traces: TraceSet, tuning: Tuning, seed: int) -> float:
     evaluator, points, budget = TrialEvaluator(traces, tuning), [], attack_budget(traces)
     proposals = Proposals(tuning, seed, budget)
     for number in range(TRIALS):
         config = proposals.ask()
         assert config is not None
-        found = evaluator.evaluate(config)
-        proposals.tell(number, found)
-        points.append((found.false_positive_rate, found.queries))
+        trial = evaluator.evaluate(config)
+        proposals.tell(number, trial)
+        points.append((trial.false_positive_rate, trial.queries))
     return hypervolume(points, budget=budget)
 
 
 def test_share_of_the_reference_hypervolume(
     study: Study, traces: TraceSet, monkeypatch: pytest.MonkeyPatch, measured: Callable[..., None]
 ) -> None:
-    tuning = study.tuning.model_copy(update={"concurrent": 1})  # one after another: no Ray is needed here
+    tuning = study.tuning.model_copy(update={"concurrent": 1})  # sequential, without Ray
     reference = reference_front(traces, tuning, lambda done, total: None).hypervolume
     shares = {}
     for name in ("tpe", "nsga2", "random"):
-        if name == "random":  # the startup trials are drawn at random: make them all
+        if name == "random":  # startup trials are random: make all trials startup trials
             monkeypatch.setattr(module, "STARTUP_TRIALS", TRIALS)
-        chosen = tuning.model_copy(update={"sampler": "tpe" if name == "random" else name})
-        shares[name] = [volumes(traces, chosen, seed) / reference for seed in range(5)]
-        each = ", ".join(f"{share:.3f}" for share in shares[name])
+        tuning_of_sampler = tuning.model_copy(update={"sampler": "tpe" if name == "random" else name})
+        shares[name] = [hypervolume_of_search(traces, tuning_of_sampler, seed) / reference for seed in range(5)]
+        all_shares = ", ".join(f"{share:.3f}" for share in shares[name])
         measured(
-            f"{name}, {TRIALS} trials: share of the reference hypervolume, least of seeds ({each})", min(shares[name])
+            f"{name}, {TRIALS} trials: share of the reference hypervolume, lowest of seeds ({all_shares})",
+            min(shares[name]),
         )
     assert min(shares["tpe"]) >= 0.98
     assert np.mean(shares["random"]) < np.mean(shares["tpe"])
 
 
-def test_trials_a_second_through_ray_tune(
+def test_trials_per_second_through_ray_tune(
     study: Study, traces: TraceSet, tmp_path: Path, measured: Callable[..., None]
 ) -> None:
     from ray import shutdown
@@ -79,9 +80,9 @@ def test_trials_a_second_through_ray_tune(
     try:
         started = time.monotonic()
         trials = search(traces, study, Journal(tmp_path, {}, study.tuning.search_space))
-        whole = time.monotonic() - started
+        seconds = time.monotonic() - started
     finally:
         shutdown()
-    steady = (len(trials) - 20) / (trials[-1].elapsed_seconds - trials[19].elapsed_seconds)
-    measured("trials a second through Ray Tune, the actors' start included (aim: 20)", len(trials) / whole)
-    measured("trials a second through Ray Tune, once the actors are there (aim: 20)", steady)
+    steady_rate = (len(trials) - 20) / (trials[-1].elapsed_seconds - trials[19].elapsed_seconds)
+    measured("trials per second with Ray Tune, including the start of its actors (aim: 20)", len(trials) / seconds)
+    measured("trials per second with Ray Tune, excluding the start of its actors (aim: 20)", steady_rate)

@@ -1,4 +1,4 @@
-"""The whole simulation through Ray against the bare model, and what a start costs."""
+"""Throughput of the complete simulation on Ray against the model alone, import time, and memory of the hosts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SESSIONS, QUERIES = 1000, 50
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    """A thousand honest sessions behind the paper's third setting."""
+    """1,000 honest sessions with the paper's third configuration."""
     return Study.parse(
         {
             "name": "bench",
@@ -44,7 +44,7 @@ def model(study: Study) -> ModelFile:
 def actors(
     study: Study, model: ModelFile, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Any, list[Any], Any]]:
-    """The model and the hosts, started."""
+    """The model's replicas, the hosts and their placement, after all have started."""
     import ray
 
     from mifsim.server.ray.backend import start_actors
@@ -59,7 +59,7 @@ def actors(
 
 @pytest.fixture
 def simulate_all(study: Study, actors: tuple[Any, list[Any], Any]) -> Callable[[], None]:
-    """All sessions, from seeds to Parquet files, on actors that are there already."""
+    """A function that runs all sessions, from seeds to Parquet files, on actors that are already running."""
     from mifsim.server.ray.dispatch import dispatch
 
     return lambda: dispatch(actors[1], shards(study, 10), lambda done: None, in_flight=4)
@@ -67,30 +67,37 @@ def simulate_all(study: Study, actors: tuple[Any, list[Any], Any]) -> Callable[[
 
 @pytest.fixture
 def hosts_memory(actors: tuple[Any, list[Any], Any]) -> Callable[[], int]:
-    """Resident memory of all hosts, in pages."""
+    """A function that returns the resident memory of all hosts, in pages."""
     import ray
 
     pids = ray.get([host.pid.remote() for host in actors[1]])
     return lambda: sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
 
 
-def test_simulation_against_the_bare_model(
+def test_throughput_of_the_simulation_against_the_model_alone(
     study: Study, model: ModelFile, simulate_all: Callable[[], None], ratio: Callable[..., float]
 ) -> None:
     data = load_data(study.data)
     engine = engine_from_bytes(model.content, data.shape, 10, model.logits, study.server.batch_size)
     images = data.subset("users").images(np.arange(SESSIONS))
-    none = np.full(len(images), -1, np.int32)
+    no_gradients = np.full(len(images), -1, np.int32)
 
-    def bare() -> None:
+    def predict_all_images() -> None:
         for _ in range(QUERIES):
-            engine.predict(images, none)
+            engine.predict(images, no_gradients)
 
-    ratio(f"simulation through Ray, {SESSIONS} sessions of {QUERIES}: share of the bare model", bare, simulate_all, 0.4)
+    ratio(
+        f"simulation on Ray, {SESSIONS} sessions of {QUERIES}: throughput against the model alone",
+        predict_all_images,
+        simulate_all,
+        0.4,
+    )
 
 
-def test_the_model_server_against_the_bare_model(study: Study, model: ModelFile, ratio: Callable[..., float]) -> None:
-    """What gathering calls of 128 costs, without Ray."""
+def test_throughput_of_the_model_server_against_the_model_alone(
+    study: Study, model: ModelFile, ratio: Callable[..., float]
+) -> None:
+    """The cost of combining concurrent calls of 128 images into batches, without Ray."""
     import asyncio
 
     from mifsim.server.model_server import ModelServer
@@ -98,30 +105,30 @@ def test_the_model_server_against_the_bare_model(study: Study, model: ModelFile,
     data = load_data(study.data)
     engine = engine_from_bytes(model.content, data.shape, 10, model.logits, study.server.batch_size)
     images = data.subset("users").images(np.arange(1024))
-    none = np.full(len(images), -1, np.int32)
+    no_gradients = np.full(len(images), -1, np.int32)
 
-    async def gathered() -> None:
+    async def predict_all() -> None:
         server = ModelServer(engine)
-        calls = [server.predict(images[k : k + 128], none[k : k + 128]) for k in range(0, 1024, 128)]
+        calls = [server.predict(images[k : k + 128], no_gradients[k : k + 128]) for k in range(0, 1024, 128)]
         await asyncio.gather(*calls)
 
     ratio(
-        "model server, calls of 128: share of the bare model",
-        lambda: engine.predict(images, none),
-        lambda: asyncio.run(gathered()),
+        "model server, calls of 128: throughput against the model alone",
+        lambda: engine.predict(images, no_gradients),
+        lambda: asyncio.run(predict_all()),
     )
 
 
-def test_import(measured: Callable[..., None]) -> None:
+def test_time_of_the_import(measured: Callable[..., None]) -> None:
     def seconds(code: str) -> float:
         started = time.perf_counter()
         subprocess.run([sys.executable, "-c", code], check=True)
         return time.perf_counter() - started
 
-    bare = min(seconds("pass") for _ in range(3))
+    interpreter_seconds = min(seconds("pass") for _ in range(3))
     measured(
         "import mifsim, beyond the interpreter's start",
-        min(seconds("import mifsim") for _ in range(5)) - bare,
+        min(seconds("import mifsim") for _ in range(5)) - interpreter_seconds,
         0.5,
         "s",
     )

@@ -1,7 +1,8 @@
-"""What honest users cost: the making of their images, and the slowest kind through the whole simulation.
+"""The speed of honest users: generating their images, and a complete simulation of the slowest kind.
 
-The target is 5,000 queries a second on 2 cores. On 2 cores one session host makes all images, beside the model: so
-the first rows give a kind's images one core. A log's images were decoded before, once: that has rows of its own.
+The target is 5,000 queries per second on 2 cores. There, one session host generates all images and the model uses the
+other core. Therefore the first rows measure the images of each kind on one core. The images of a log are decoded once,
+before the sessions, which separate rows measure.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ SLOWEST = "kiosk"
 SESSIONS, QUERIES = 400, 50
 
 
-def at_the_target(queries: int) -> Callable[[], None]:
-    """Take as long as so many queries may take."""
+def at_target_rate(queries: int) -> Callable[[], None]:
+    """Return a function that takes as long as the target allows for this number of queries."""
     return lambda: time.sleep(queries / RATE)
 
 
@@ -41,8 +42,8 @@ def world(request: pytest.FixtureRequest) -> World:
     return World(data.shape, len(data.class_names), data.subset("users"))
 
 
-def log_of(pool: ImagePool, folder: Path, times: int = 2) -> Log:
-    """Twenty clients who send each image of the pool so many times, as PNG."""
+def write_log(pool: ImagePool, folder: Path, times: int = 2) -> Log:
+    """Write a log of 20 clients that send each image of the pool `times` times, as PNG; return its user."""
     images = [np.rint(pool.image(index) * 255).astype(np.uint8) for index in range(len(pool))]
     files = [cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)[1].tobytes() for image in images]
     rows = times * len(files)
@@ -52,15 +53,15 @@ def log_of(pool: ImagePool, folder: Path, times: int = 2) -> Log:
 
 
 def queries(client: Client, worlds: list[World]) -> Iterator[Query]:
-    """Run sessions in turn, for ever."""
+    """Yield the queries of an endless sequence of sessions."""
     answer = Answer(0)
     for session in itertools.count():
-        client = client.run(worlds[session % len(worlds)], client_rng(1, f"bench/{session}"))
+        generator = client.run(worlds[session % len(worlds)], client_rng(1, f"bench/{session}"))
         try:
-            query = next(client)
+            query = next(generator)
             while True:
                 yield query
-                query = client.send(answer)
+                query = generator.send(answer)
         except StopIteration:
             continue
 
@@ -71,10 +72,10 @@ def take(stream: Iterator[Query], count: int) -> None:
 
 
 @pytest.mark.parametrize("kind", names("user"))
-def test_images_are_made_fast_enough(kind: str, world: World, tmp_path: Path, ratio: Callable[..., float]) -> None:
+def test_rate_of_generated_images(kind: str, world: World, tmp_path: Path, ratio: Callable[..., float]) -> None:
     client, worlds = client_class(kind)(), [world]
     if isinstance(client, Log):
-        client = log_of(world.pool, tmp_path)
+        client = write_log(world.pool, tmp_path)
         log = client.log()
         assert log is not None
         worlds = [World(world.shape, world.classes, pool) for pool in log.pools(world.shape)]
@@ -82,32 +83,32 @@ def test_images_are_made_fast_enough(kind: str, world: World, tmp_path: Path, ra
     size = "x".join(map(str, world.shape))
     ratio(
         f"images of {kind} ({size}) on one core, against 5,000 a second",
-        at_the_target(1000),
+        at_target_rate(1000),
         lambda: take(stream, 1000),
         target=1,
     )
 
 
-def test_a_log_is_read_fast_enough(
+def test_time_to_read_a_log(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ratio: Callable[..., float]
 ) -> None:
-    """Both passes, each of which decodes every image; a log that was read before costs neither."""
-    client, fresh = log_of(world.pool, tmp_path, times=20), itertools.count()
+    """Both passes decode every image; later runs use the cache instead."""
+    client, numbers = write_log(world.pool, tmp_path, times=20), itertools.count()
 
     def read() -> None:
-        monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / f"cache-{next(fresh)}"))
+        monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / f"cache-{next(numbers)}"))
         query_log._opened.cache_clear()
         log = client.log()
         assert log is not None
         log.pools(world.shape)
 
     size = "x".join(map(str, world.shape))
-    ratio(f"reading a log of PNG ({size}) once, against 5,000 a second", at_the_target(20 * len(world.pool)), read)
+    ratio(f"reading a log of PNG ({size}) once, against 5,000 a second", at_target_rate(20 * len(world.pool)), read)
 
 
 @pytest.fixture
 def simulate_slowest(tmp_path: Path) -> Iterator[Callable[[], None]]:
-    """All sessions, from seeds to Parquet files, on actors that are there already."""
+    """A function that runs all sessions, from seeds to Parquet files, on actors that are already running."""
     import ray
 
     from mifsim.server.ray.backend import start_actors
@@ -128,12 +129,12 @@ def simulate_slowest(tmp_path: Path) -> Iterator[Callable[[], None]]:
     ray.shutdown()
 
 
-def test_the_slowest_users_through_the_whole_simulation(
+def test_rate_of_a_complete_simulation_of_the_slowest_users(
     simulate_slowest: Callable[[], None], ratio: Callable[..., float]
 ) -> None:
     ratio(
         f"simulation of {SESSIONS} {SLOWEST} sessions of {QUERIES} through Ray, against 5,000 queries a second",
-        at_the_target(SESSIONS * QUERIES),
+        at_target_rate(SESSIONS * QUERIES),
         simulate_slowest,
         target=1,
     )

@@ -1,4 +1,4 @@
-"""Faults, injected from outside the run; each one returns a description of its effect as evidence."""
+"""Faults that are injected from outside a run; each returns a description of its effect."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos.processes import alive, below, kill, titled
-from tests.chaos.stages import Setup, Target, local_ray, small_disk, small_store, two_nodes
+from tests.chaos.processes import alive, descendants, kill, with_title
+from tests.chaos.setups import Setup, Target, local_ray, small_disk, small_store, two_nodes
 
 WAIT_SECONDS = 60.0
-"""How long a fault waits for the processes that it affects to start."""
+"""How long a fault waits until the processes that it affects have started."""
 MODEL, HOST, TRIAL = ":ModelActor", "ray::SessionHost", "ray::ReplayTrial"
 """Parts of the titles of Ray's processes; the title of a named actor has the name before the class."""
 NO_EFFECT = ""
@@ -22,12 +22,12 @@ NO_EFFECT = ""
 
 
 def kill_model(target: Target, rng: random.Random) -> str:
-    """Kill the model's actor; Ray restarts it."""
+    """Kill the model's actor, which Ray then restarts."""
     return _kill(target, lambda: target.workers(MODEL))
 
 
 def kill_worker(target: Target, rng: random.Random) -> str:
-    """Kill a session host, or else a trial of a search."""
+    """Kill a session host; if none runs, kill a trial of a search."""
     return _kill(target, lambda: _hosts_or_trials(target)[:1])
 
 
@@ -55,7 +55,7 @@ def kill_node(target: Target, rng: random.Random) -> str:
 
 
 def kill_driver(target: Target, rng: random.Random) -> str:
-    """Kill the driver, so that the run is not marked as interrupted."""
+    """Kill the driver, which then cannot mark the run as interrupted."""
     return _kill(target, lambda: [target.driver])
 
 
@@ -68,34 +68,34 @@ def interrupt(target: Target, rng: random.Random) -> str:
 
 
 def pause_host(target: Target, rng: random.Random) -> str:
-    """Pause a host for a while, as on a node that swaps."""
+    """Pause a host or a trial for some seconds, as on a node that swaps memory."""
     return _pause(_wait_for(target, lambda: _hosts_or_trials(target)[:1]), rng.uniform(1, 4))
 
 
 def kill_second_node(target: Target, rng: random.Random) -> str:
-    """Kill one of two nodes with all its actors; the driver is on the other one."""
+    """Kill one of two nodes with all its actors; the driver is on the other node."""
 
     def node_with_actors() -> list[int]:
-        processes = below(target.raylets[1])
-        actors = [pid for title in (MODEL, HOST, TRIAL) for pid in titled(processes, title)]
+        processes = descendants(target.raylets[1])
+        actors = [pid for title in (MODEL, HOST, TRIAL) for pid in with_title(processes, title)]
         return [target.raylets[1], *actors] if actors else []
 
     return _kill(target, node_with_actors)
 
 
 def pause_second_node(target: Target, rng: random.Random) -> str:
-    """Pause one of two nodes: after a short pause it is slow, after a long one the cluster declares it dead."""
-    return _pause([target.raylets[1], *below(target.raylets[1])], rng.uniform(0.3, 5))
+    """Pause one of two nodes: a short pause makes it slow, and after a long pause the cluster declares it dead."""
+    return _pause([target.raylets[1], *descendants(target.raylets[1])], rng.uniform(0.3, 5))
 
 
 def fill_disk(target: Target, rng: random.Random) -> str:
-    """Fill the disk of the run with another file until the run has stopped."""
+    """Fill the disk of the run with another file; the round removes this file when the run has stopped."""
     if not alive(target.driver):
         return NO_EFFECT
     filler = target.run.parent / "filler"
     message = ""
     with filler.open("wb", buffering=0) as file:
-        for block_bytes in (2**16, 2**12):  # down to the last page
+        for block_bytes in (2**16, 2**12):  # the small blocks fill the rest
             try:
                 while True:
                     file.write(bytes(block_bytes))
@@ -105,7 +105,7 @@ def fill_disk(target: Target, rng: random.Random) -> str:
 
 
 def wait_for_spilling(target: Target, rng: random.Random) -> str:
-    """Wait until the small object store has spilled objects; inject nothing else."""
+    """Wait until the small object store has spilled objects to disk; there is no other fault."""
     while alive(target.driver):
         if spilled := sum(_size(path) for path in target.spilled()):
             return f"{spilled} bytes spilled to disk"
@@ -115,7 +115,7 @@ def wait_for_spilling(target: Target, rng: random.Random) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault, its environment, and what it requires of the run.
+    """A fault, the environment of the run, and the required outcome.
 
     Attributes
     ----------
@@ -124,11 +124,11 @@ class Fault:
     setup : callable
         Environment of the run.
     at_random : bool
-        Whether it is injected at a random moment; else it starts with the run and waits for a condition.
+        Whether the fault is injected at a random moment. Otherwise it starts with the run and waits for a condition.
     survived : bool
         Whether the run must complete without being resumed.
     tune : bool
-        Whether it is also injected into calibrations.
+        Whether the fault is also injected into calibrations.
     """
 
     inject: Callable[[Target, random.Random], str]
@@ -159,14 +159,14 @@ def _hosts_or_trials(target: Target) -> list[int]:
 
 
 def _kill(target: Target, find: Callable[[], list[int]]) -> str:
-    """Kill the processes as soon as they exist, without clean-up."""
+    """Kill the processes as soon as they exist; they cannot clean up."""
     pids = _wait_for(target, find)
     kill(pids)
     return f"killed {_pids(pids)}" if pids else NO_EFFECT
 
 
 def _wait_for(target: Target, find: Callable[[], list[int]]) -> list[int]:
-    """Return the processes as soon as they exist; none if the run ends first."""
+    """Return the processes as soon as they exist; return an empty list if the run ends first."""
     deadline = time.monotonic() + WAIT_SECONDS
     while alive(target.driver) and time.monotonic() < deadline:
         if pids := find():

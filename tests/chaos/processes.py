@@ -1,4 +1,4 @@
-"""The processes of a run, found as descendants of its driver, so that other runs on the machine are left alone."""
+"""The processes of a run: descendants of its driver, so that other runs on the machine are not affected."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import signal
 from pathlib import Path
 
 
-def below(pid: int) -> list[int]:
-    """Return all descendants of a process, without itself."""
+def descendants(pid: int) -> list[int]:
+    """Return the ids of all descendants of a process, without its own id."""
     parents: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # the process ended meanwhile
             parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    descendants, generation = [], [pid]
+    found, generation = [], [pid]
     while generation:
         generation = [child for child, parent in parents.items() if parent in generation]
-        descendants += generation
-    return descendants
+        found += generation
+    return found
 
 
-def titled(pids: list[int], title: str) -> list[int]:
-    """Return the processes whose command line contains `title`; an actor's process is titled ``ray::ClassName``."""
+def with_title(pids: list[int], title: str) -> list[int]:
+    """Return the processes whose command line contains `title`, such as ``ray::ClassName`` for an actor."""
     matching = []
     for pid in pids:
         with contextlib.suppress(OSError):

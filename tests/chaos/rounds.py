@@ -27,18 +27,18 @@ import tomli_w
 
 from mifsim.tables.records import read_table
 from tests.chaos.faults import FAULTS, NO_EFFECT, Fault
-from tests.chaos.processes import below, kill
-from tests.chaos.stages import Target
+from tests.chaos.processes import descendants, kill
+from tests.chaos.setups import Target
 from tests.small import small_study
 
 TABLES = ("sessions", "queries", "snapshots", "leakage")
-FILES = ("trials/trials.parquet", "pareto.parquet", "certification.parquet")
-"""Further tables of a calibration."""
+CALIBRATION_FILES = ("trials/trials.parquet", "pareto.parquet", "certification.parquet")
+"""Further tables of a calibration, one file each."""
 TIMEOUT_SECONDS = 300.0
 MAX_RESUMES = 3
-"""Number of resumes after which an incomplete run counts as lost."""
+"""Number of resumes after which a run must be complete."""
 NOT_STARTED = "a local Ray did not start"
-"""Message of a run on an overloaded machine, which failed before any fault."""
+"""Error message of a run that failed before the fault, because the machine is overloaded."""
 
 _ATTACK = {"attack": "mi-face", "noise": 0.002, "budget_queries": 60, "beta": 0, "gamma": 0.0}
 _ROTATING = {**_ATTACK, "name": "rotating", "labels": [1, 2], "evasions": [{"rotate": 10}]}
@@ -75,7 +75,7 @@ STUDIES = {"simulate": ("simulate", SIMULATE), "tune": ("tune", TUNE), "spilling
 
 @dataclass(frozen=True)
 class Baseline:
-    """A study, and its run without faults."""
+    """A study and its run without faults."""
 
     command: str
     study: Path
@@ -90,7 +90,7 @@ class Baseline:
 
 
 def run_baseline(kind: str, folder: Path) -> Baseline:
-    """Run one of `STUDIES` without faults; later runs get its data and its victim from a copy of its cache."""
+    """Run one of `STUDIES` without faults; later runs use a copy of its cache, with the data and the victim."""
     command, changes = STUDIES[kind]
     cache, folder = folder / "cache", folder / kind
     folder.mkdir()
@@ -109,7 +109,7 @@ def run_baseline(kind: str, folder: Path) -> Baseline:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """The effect of the fault, the driver's first exit code, and the number of resumes."""
+    """The effect of the fault, the exit code of the first driver, and the number of resumes."""
 
     effect: str
     code: int
@@ -122,8 +122,8 @@ def run_with_fault(baseline: Baseline, fault: Fault, fraction: float, folder: Pa
     Raises
     ------
     AssertionError
-        If the run hangs, is lost, ends in a traceback, needs a resume although it should survive the fault, or leaves
-        other rows than the baseline.
+        If the run hangs, does not complete after `MAX_RESUMES` resumes, ends in a traceback, needs a resume although
+        it must survive the fault, or has other rows than the baseline.
     """
     folder.mkdir()
     cache, log = folder / "cache", folder / "log"
@@ -139,9 +139,9 @@ def run_with_fault(baseline: Baseline, fault: Fault, fraction: float, folder: Pa
         if fault.at_random:
             while target.progress() < fraction * baseline.work and process.poll() is None:
                 time.sleep(0.01)
-        children = below(process.pid)
+        children = descendants(process.pid)
         effects: list[str] = []
-        # In a thread: the driver must be waited for meanwhile, and the fault may wait for its condition.
+        # In a thread, because the fault may wait for its condition while this thread waits for the driver.
         injection = threading.Thread(target=lambda: effects.append(fault.inject(target, rng)))
         injection.start()
         code = _wait_and_kill(process, children)
@@ -163,7 +163,7 @@ def run_with_fault(baseline: Baseline, fault: Fault, fraction: float, folder: Pa
 def _next_command(baseline: Baseline, run: Path) -> list[str]:
     if not (run / "run.json").is_file():
         return [baseline.command, str(baseline.study), "--out", str(run)]
-    if json.loads((run / "run.json").read_text())["status"] == "complete":  # only its page is missing
+    if json.loads((run / "run.json").read_text())["status"] == "complete":  # only the report page may be missing
         return ["report", str(run)]
     return [baseline.command, "--resume", str(run)]
 
@@ -175,7 +175,7 @@ def assert_same_rows(baseline: Path, run: Path) -> None:
             continue
         expected, actual = (read_table(folder, name).to_pandas() for folder in (baseline, run))
         pd.testing.assert_frame_equal(actual, expected, check_exact=True, obj=name)
-    for name in FILES:
+    for name in CALIBRATION_FILES:
         if not (baseline / name).is_file():
             continue
         expected, actual = (
@@ -214,7 +214,7 @@ def _wait_and_kill(process: subprocess.Popen[bytes], children: list[int]) -> int
     try:
         code = process.wait(TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
-        kill([*below(process.pid), process.pid])
+        kill([*descendants(process.pid), process.pid])
         raise AssertionError(f"the run hangs after {TIMEOUT_SECONDS:.0f} s") from None
     finally:
         kill(children)

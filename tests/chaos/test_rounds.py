@@ -11,7 +11,7 @@ import pytest
 
 from mifsim.run.simulate import simulate
 from tests.chaos.faults import FAULTS, NO_EFFECT
-from tests.chaos.processes import alive, below, titled
+from tests.chaos.processes import alive, descendants, with_title
 from tests.chaos.rounds import SIMULATE, Baseline, run_with_fault
 from tests.small import small_study
 
@@ -47,16 +47,16 @@ def test_a_run_that_a_full_disk_has_stopped_can_be_resumed(baseline: Baseline, t
     assert "resume with: mifsim simulate --resume" in log
 
 
-def test_processes_are_found_below_their_driver() -> None:
+def test_descendants_of_a_process_are_found() -> None:
     child = subprocess.Popen(["sh", "-c", "sleep 30; true"])
     try:
-        pids = below(os.getpid())
+        pids = descendants(os.getpid())
         assert child.pid in pids
-        assert child.pid in titled(pids, "sleep 30")
+        assert child.pid in with_title(pids, "sleep 30")
         assert os.getpid() not in pids
         assert alive(child.pid)
     finally:
-        for pid in [*below(child.pid), child.pid]:
+        for pid in [*descendants(child.pid), child.pid]:
             os.kill(pid, 9)
         child.wait()
     assert not alive(child.pid)

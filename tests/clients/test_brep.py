@@ -1,4 +1,4 @@
-"""BREP on classes of known shape: a half-space and a ball of latent points, which decode to themselves."""
+"""BREP on classes of known shape, a half-space and a ball, in a latent space that is a scaling of the pixels."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from mifsim.testing.worlds import SoftmaxLinear, StrictPool, converse, small_wor
 SHAPE = (4, 4)
 SIZE = 16
 SCALE = 20.0
-"""Latents from -10 to 10 are pixels from 0 to 1, and back."""
+"""Scale of latents to pixels: latents from -10 to 10 are pixels from 0 to 1."""
 
 
 def point(image: np.ndarray) -> np.ndarray:
+    """Return the latent point of an image."""
     return (image.ravel().astype(np.float64) - 0.5) * SCALE
 
 
@@ -36,26 +37,26 @@ WORLD = World(SHAPE, 2, StrictPool.random(SHAPE, 2, each=10), target=1)
 
 
 def walk(
-    client: BREP, of_the_class: Callable[[np.ndarray], bool], queries: int, seed: int = 0
+    client: BREP, in_class: Callable[[np.ndarray], bool], queries: int, seed: int = 0
 ) -> tuple[list[Query], list[bool]]:
-    """Answer `queries` queries; return them, and whether each was of the class."""
+    """Answer `queries` queries; return them, and for each of them whether its point is in the class."""
     running = client.run(WORLD, np.random.default_rng(seed))
     sent, inside = [next(running)], []
     for _ in range(queries):
-        inside.append(of_the_class(point(sent[-1].image)))
+        inside.append(in_class(point(sent[-1].image)))
         sent.append(running.send(Answer(int(inside[-1]))))
     return sent[:-1], inside
 
 
 def centres(sent: list[Query], inside: list[bool]) -> list[np.ndarray]:
-    """Return the distinct centres: the current reconstructions from the first point of the class on."""
+    """Return the distinct centres of the spheres: the current reconstructions after the first point in the class."""
     first = inside.index(True)
-    found: list[np.ndarray] = []
+    distinct: list[np.ndarray] = []
     for query in sent[first + 1 :]:
         assert query.guess is not None
-        if not found or not np.array_equal(found[-1], query.guess):
-            found.append(query.guess)
-    return [point(image) for image in found]
+        if not distinct or not np.array_equal(distinct[-1], query.guess):
+            distinct.append(query.guess)
+    return [point(image) for image in distinct]
 
 
 def half_space(z: np.ndarray) -> bool:
@@ -63,10 +64,10 @@ def half_space(z: np.ndarray) -> bool:
 
 
 def ball(z: np.ndarray) -> bool:
-    return bool(np.linalg.norm(z - 1.0) < 4.5)  # around (1, …, 1)
+    return bool(np.linalg.norm(z - 1.0) < 4.5)  # centred at (1, …, 1)
 
 
-def test_draws_from_the_prior_until_a_label_is_the_targets() -> None:
+def test_draws_from_the_prior_until_a_point_is_in_the_target_class() -> None:
     sent, inside = walk(BREP(), lambda z: bool(z[0] > 1.0), 60)
     first = inside.index(True)
     assert first > 0
@@ -75,33 +76,33 @@ def test_draws_from_the_prior_until_a_label_is_the_targets() -> None:
     assert start.std() == pytest.approx(1.0, abs=0.2)
 
 
-def test_walks_away_from_a_plane() -> None:
+def test_walks_away_from_the_boundary_of_a_half_space() -> None:
     sent, inside = walk(BREP(radius=4.0, growth=1.0 + 1e-9, bound=9.0), half_space, 2000)
     path = centres(sent, inside)
     assert path[0][0] < 2.5
-    # The points are 4 away: from 5 on none is outside, and the walk ends. In 16 dimensions points near the pole of a
-    # sphere are rare, so the walk slows down before.
+    # The radius is 4: with a centre beyond 5, no point is outside the class, and the walk ends. In 16 dimensions few
+    # points of a sphere are near its pole, so the walk slows down earlier.
     assert 3.0 < path[-1][0] < 5.0 + 4 / 3
-    assert np.abs(path[-1][1:]).mean() < 2.5  # no force along the other axes
+    assert np.abs(path[-1][1:]).mean() < 2.5  # no drift along the other axes
 
 
-def test_walks_to_the_middle_of_a_ball() -> None:
+def test_walks_towards_the_centre_of_a_ball() -> None:
     sent, inside = walk(BREP(radius=3.0), ball, 4000)
     path = np.array(centres(sent, inside))
-    away = np.linalg.norm(path - 1.0, axis=1)
-    assert away[-10:].mean() < 0.5 * away[0]
+    distances = np.linalg.norm(path - 1.0, axis=1)
+    assert distances[-10:].mean() < 0.5 * distances[0]
 
 
-@pytest.mark.parametrize("of_the_class", [half_space, ball])
-def test_the_centre_never_leaves_the_class(of_the_class: Callable[[np.ndarray], bool]) -> None:
+@pytest.mark.parametrize("in_class", [half_space, ball])
+def test_the_centre_never_leaves_the_class(in_class: Callable[[np.ndarray], bool]) -> None:
     for seed in range(5):
-        sent, inside = walk(BREP(), of_the_class, 500, seed)
+        sent, inside = walk(BREP(), in_class, 500, seed)
         if True in inside:
-            assert all(of_the_class(centre) for centre in centres(sent, inside)[:-1])
+            assert all(in_class(centre) for centre in centres(sent, inside)[:-1])
 
 
-def spheres(client: BREP, answers: Callable[[int, int], bool], turns: int) -> list[float]:
-    """Return the radius of each sphere, where `answers(turn, number)` says whether a point is of the class."""
+def sphere_radii(client: BREP, in_class: Callable[[int, int], bool], turns: int) -> list[float]:
+    """Return the radius of each sphere; `in_class(turn, number)` decides whether a point is in the class."""
     running = client.run(WORLD, np.random.default_rng(3))
     query = next(running)
     centre = point(query.image)
@@ -109,27 +110,27 @@ def spheres(client: BREP, answers: Callable[[int, int], bool], turns: int) -> li
     radii = []
     for turn in range(turns):
         radii.append(float(np.linalg.norm(point(query.image) - centre)))
-        inside = [answers(turn, number) for number in range(32)]  # BREP's default
-        for one in inside:
-            query = running.send(Answer(int(one)))
-        if not all(inside):  # the new centre: answered as outside, so that spheres stay around the first
+        inside = [in_class(turn, number) for number in range(32)]  # BREP's default number of points
+        for label in inside:
+            query = running.send(Answer(int(label)))
+        if not all(inside):  # reject the new centre, so that all spheres have the first one
             query = running.send(Answer(0))
     return radii
 
 
 @pytest.mark.parametrize(
     ("inside", "grows"),
-    [(32, True), (29, True), (28, False), (26, False), (0, False)],  # of 32: a mean above 0.75 takes 29
+    [(32, True), (29, True), (28, False), (26, False), (0, False)],  # of 32 points: a mean above 0.75 needs 29 inside
 )
-def test_the_sphere_grows_where_enough_points_are_inside(inside: int, grows: bool) -> None:
+def test_the_sphere_grows_when_enough_points_are_inside(inside: int, grows: bool) -> None:
     client = BREP(radius=0.5, bound=10.0)
-    radii = spheres(client, lambda turn, number: number < inside, 4)
+    radii = sphere_radii(client, lambda turn, number: number < inside, 4)
     factor = 1.3 if grows else 1.0
     np.testing.assert_allclose(radii, 0.5 * factor ** np.arange(4), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("radius", "step", "length"), [(0.9, 3.0, 0.3), (6.0, 3.0, 2.0), (6.0, 1.5, 1.5)])
-def test_a_step_is_a_third_of_the_radius_or_the_longest_against_those_outside(
+def test_a_step_away_from_outside_points_is_a_third_of_the_radius_or_the_maximum(
     radius: float, step: float, length: float
 ) -> None:
     client = BREP(radius=radius, step=step, bound=9.9)
@@ -166,7 +167,7 @@ def test_a_refusal_at_any_query_returns_the_last_centre() -> None:
             assert transcript.reconstruction[-1] == transcript.returned.tobytes()
 
 
-def test_pixels_start_from_an_auxiliary_image_and_stay_pixels() -> None:
+def test_pixel_search_starts_from_an_auxiliary_image_and_stays_near_the_centre() -> None:
     world = small_world((6, 5), 3)
     assert isinstance(world.pool, StrictPool)
     model = SoftmaxLinear(world.shape, world.classes)
@@ -179,16 +180,16 @@ def test_pixels_start_from_an_auxiliary_image_and_stay_pixels() -> None:
 
 
 @pytest.mark.parametrize(("space", "points"), [("pca", 32), ("pixel", 64)])
-def test_a_sphere_has_the_papers_points_and_over_pixels_twice_as_many(space: str, points: int) -> None:
+def test_a_sphere_has_32_points_as_in_the_paper_and_64_over_pixels(space: str, points: int) -> None:
     running = BREP.model_validate({"space": space, "radius": 1.0}).run(WORLD, np.random.default_rng(0))
     query = next(running)
-    centre, asked = query.image, 0
+    centre, queried = query.image, 0
     query = running.send(Answer(1))
     first = np.linalg.norm(query.image - centre)
     while np.linalg.norm(query.image - centre) > first / 2:  # the next centre is a third of the radius away, or less
         query = running.send(Answer(0))
-        asked += 1
-    assert asked == points
+        queried += 1
+    assert queried == points
 
 
 CHANGES = {"space": "pixel", "size": 5, "points": 3, "radius": 0.1, "growth": 2.0, "inside": -0.9, "step": 0.01,

@@ -1,4 +1,4 @@
-"""Every registered client conforms with its defaults, and some again with other settings; every setting counts."""
+"""Conformance of all registered clients, with default and with other arguments; the effect of every field."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from mifsim.testing import AttackerConformance, UserConformance
 
 
 class Case(NamedTuple):
-    """A client of some settings, and values of fields that change what it does then.
+    """A client with some arguments, and values of fields that each change its behaviour.
 
-    Where `changes` is None, each of its settings is set back to its default.
+    If `changes` is None, the values are the defaults of the arguments.
     """
 
     name: str
-    settings: Mapping[str, Any] = {}
+    arguments: Mapping[str, Any] = {}
     changes: Mapping[str, Any] | None = None
 
     def __str__(self) -> str:
-        return " ".join([self.name, *(f"{key}={value}" for key, value in self.settings.items())])
+        return " ".join([self.name, *(f"{key}={value}" for key, value in self.arguments.items())])
 
     @property
     def client(self) -> Client:
-        return client_class(self.name).model_validate(self.settings)
+        return client_class(self.name).model_validate(self.arguments)
 
     @property
     def all_changes(self) -> Mapping[str, Any]:
         if self.changes is not None:
             return self.changes
         fields = client_class(self.name).model_fields
-        return {key: fields[key].default for key in self.settings}
+        return {key: fields[key].default for key in self.arguments}
 
 
-DEFAULTS: dict[str, Mapping[str, Any]] = {
+CHANGES: dict[str, Mapping[str, Any]] = {
     "mi-face": {"start": "mean", "steps": "unit", "step": 0.2, "alpha": 4, "gamma": 0.9, "noise": 0.1},
     "mi-face-numeric": {"space": "block", "coordinates": 4, "width": 0.2, "step": 0.7, "alpha": 1, "gamma": 0.9},
     "nes": {"space": "block", "coordinates": 4, "pairs": 3, "sigma": 0.2, "step": 0.7, "score": "log-confidence"},
@@ -64,7 +64,7 @@ DEFAULTS: dict[str, Mapping[str, Any]] = {
     "long-sessions": {"length": 20, "of": [{"user": "kiosk"}], "turn": 1},
     "mixture": {"length": 20, "of": [{"user": "kiosk"}], "turn": 4},
 }  # fmt: skip
-"""What changes each client of default settings."""
+"""Values of fields that each change the behaviour of a client with default arguments."""
 
 OTHER_ATTACKERS: list[Case] = [
     Case("mi-face", {"noise": 0.05}),
@@ -114,20 +114,18 @@ OTHER_USERS: list[Case] = [
 
 
 def cases(role: Literal["attacker", "user"], others: list[Case]) -> list[Case]:
-    return [*(Case(name, {}, DEFAULTS.get(name, {})) for name in names(role)), *others]
+    """Return a case with default arguments for each client of a role, and then the other cases."""
+    return [*(Case(name, {}, CHANGES.get(name, {})) for name in names(role)), *others]
 
 
 ATTACKERS = cases("attacker", OTHER_ATTACKERS)
 USERS = cases("user", OTHER_USERS)
 LOG_FIELDS = {("log", field) for field in client_class("log").model_fields}
-"""They say where the log is; the images of its clients come from the pool."""
+"""Fields that have no effect here: they locate the log, but a session takes its images from the pool."""
 
 
-class TestAttackers(AttackerConformance):
-    @pytest.fixture(params=ATTACKERS, ids=str)
-    def case(self, request: pytest.FixtureRequest) -> Case:
-        found: Case = request.param
-        return found
+class CaseFixtures:
+    """Fixtures of a conformance suite that runs on each `case`; subclasses are parametrized with the cases."""
 
     @pytest.fixture
     def client(self, case: Case) -> Client:
@@ -138,19 +136,14 @@ class TestAttackers(AttackerConformance):
         return case.all_changes
 
 
-class TestUsers(UserConformance):
-    @pytest.fixture(params=USERS, ids=str)
-    def case(self, request: pytest.FixtureRequest) -> Case:
-        found: Case = request.param
-        return found
+@pytest.mark.parametrize("case", ATTACKERS, ids=str)
+class TestAttackers(CaseFixtures, AttackerConformance):
+    pass
 
-    @pytest.fixture
-    def client(self, case: Case) -> Client:
-        return case.client
 
-    @pytest.fixture
-    def changes(self, case: Case) -> Mapping[str, Any]:
-        return case.all_changes
+@pytest.mark.parametrize("case", USERS, ids=str)
+class TestUsers(CaseFixtures, UserConformance):
+    pass
 
 
 def test_every_field_of_every_client_is_changed_in_a_case() -> None:

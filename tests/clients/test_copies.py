@@ -1,4 +1,4 @@
-"""Users who send copies of images: re-uploads, client-side augmentation, shared borders."""
+"""Users that send altered copies of images: re-uploads, client-side augmentation, shared borders."""
 
 from __future__ import annotations
 
@@ -36,12 +36,13 @@ COLOUR = smooth_pool(colour=True)
 
 
 def sent(user: User, seed: int = 0, pool: StrictPool = POOL) -> list[Image]:
+    """Return the images that a user sends in one session."""
     world = World(pool.image(0).shape, 1, pool)
     return [query.image for query in converse(user, world, np.random.default_rng(seed), queries=10**6).queries]
 
 
 def pillow_jpeg(image: Image, quality: int) -> Image:
-    """Compress with another program's JPEG encoder."""
+    """Compress and decompress an image with another JPEG encoder."""
     file = io.BytesIO()
     Pillow.fromarray(np.rint(image * 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
     return np.asarray(Pillow.open(file), np.float32) / 255
@@ -49,9 +50,9 @@ def pillow_jpeg(image: Image, quality: int) -> Image:
 
 class TestReUploads:
     @staticmethod
-    def copies(pool: StrictPool = POOL, **configs: Any) -> list[tuple[Image, Image]]:
-        """Return (original, copy): with a window of 1 a copy is of the last original before it."""
-        user = ReUploads.model_validate({"length": 300, "probability": 0.5, "window": 1, **configs})
+    def copies(pool: StrictPool = POOL, **arguments: Any) -> list[tuple[Image, Image]]:
+        """Return pairs (original, copy); with a window of 1, each copy is of the last original."""
+        user = ReUploads.model_validate({"length": 300, "probability": 0.5, "window": 1, **arguments})
         pairs, original = [], None
         for image in sent(user, pool=pool):
             if pool.index_of(image) >= 0:
@@ -67,7 +68,7 @@ class TestReUploads:
         assert binomtest(copies, 2000, 0.3).pvalue > 1e-3
 
     @pytest.mark.parametrize("pool", [POOL, COLOUR], ids=["grey", "colour"])
-    def test_a_copy_went_through_a_jpeg_of_its_quality(self, pool: StrictPool) -> None:
+    def test_a_copy_is_jpeg_compressed_at_the_given_quality(self, pool: StrictPool) -> None:
         for quality in (30, 90):
             for original, copy in self.copies(pool, scale=1, quality=quality)[:20]:
                 np.testing.assert_allclose(copy, pillow_jpeg(original, quality), atol=3 / 255)
@@ -77,17 +78,17 @@ class TestReUploads:
         )
         assert coarse > 3 * fine
 
-    def test_a_copy_was_shrunk_by_area_and_enlarged_again(self) -> None:
+    def test_a_copy_is_shrunk_by_area_averaging_and_enlarged_again(self) -> None:
         for original, copy in self.copies(scale=0.5, quality=100)[:20]:
             small = block_reduce(original, (2, 2), np.mean)
-            # Enlarged twice, bilinearly: the mean of the four pixels of a block is (9 of the block + 3 each of two
-            # neighbours + 1 ...)/16 averaged over the corners, which on the inside is a filter of 1/8, 3/4, 1/8.
+            # Bilinear enlargement by 2 gives each pixel (9 × its block + 3 × each of two neighbours + 1 × the diagonal
+            # one) / 16. The mean over the four pixels of an inner block is the separable filter 1/8, 3/4, 1/8.
             kernel = np.outer([1, 6, 1], [1, 6, 1]) / 64
             windows = np.lib.stride_tricks.sliding_window_view(small, (3, 3))
             inside = np.einsum("ijkl,kl->ij", windows, kernel)
             np.testing.assert_allclose(block_reduce(copy, (2, 2), np.mean)[1:-1, 1:-1], inside, atol=3 / 255)
 
-    def test_a_window_reaches_further_back(self) -> None:
+    def test_a_larger_window_copies_older_originals(self) -> None:
         images = sent(ReUploads(length=1500, probability=0.4, window=4, scale=1, quality=100))
         fresh: list[int] = []
         ages: Counter[int] = Counter()
@@ -121,8 +122,8 @@ class TestAugmentation:
         images = sent(Augmentation(length=12, flip=False, crops=0, qualities=(), scales=()))
         assert sorted(POOL.index_of(image) for image in images) == list(range(12))
 
-    def test_a_crop_is_a_piece_of_its_size_somewhere_enlarged(self) -> None:
-        """On a ramp, a crop of share s is a ramp of slope s, and its level gives its position."""
+    def test_a_crop_has_the_given_size_and_a_uniform_position(self) -> None:
+        """On a linear ramp, a crop's slope gives its size, and its mean level gives its position."""
         ramp = np.tile(np.linspace(0.1, 0.9, 64, dtype=np.float32), (64, 1))
         pool = StrictPool(ramp[None].copy(), np.zeros(1, np.int64))
         user = Augmentation(length=1001, flip=False, crops=1000, crop=0.5, qualities=(), scales=())
@@ -130,8 +131,8 @@ class TestAugmentation:
         step = 0.8 / 63
         slopes = np.diff(crops[:, 32, 8:-8], axis=1)
         np.testing.assert_allclose(slopes, step / 2, atol=1e-4)
-        place = (crops.mean(axis=(1, 2)) - 0.1) / step - 15.5  # of the crop's left edge, in pixels
-        columns = Counter(np.rint(place).astype(int).tolist())
+        edges = (crops.mean(axis=(1, 2)) - 0.1) / step - 15.5  # left edge of each crop, in pixels
+        columns = Counter(np.rint(edges).astype(int).tolist())
         assert set(columns) == set(range(33))
         assert chisquare(list(columns.values())).pvalue > 1e-3
 
@@ -145,7 +146,9 @@ class TestBorders:
             ("pillarbox", (1, 2), np.s_[:, 4:12]),
         ],
     )
-    def test_the_image_is_shrunk_into_one_border(self, style: Any, block: tuple[int, int], inside: Any) -> None:
+    def test_the_image_is_shrunk_to_fit_inside_the_border(
+        self, style: Any, block: tuple[int, int], inside: Any
+    ) -> None:
         images = sent(Borders(length=12, style=style, border=0.25, level=0.3, detail=0))
         border = np.ones((SIDE, SIDE), np.bool_)
         border[inside] = False
@@ -158,13 +161,13 @@ class TestBorders:
             assert min(errors) < 1e-5
         assert len(found) == 12
 
-    def test_detail_stays_where_it_is_and_has_its_contrast(self) -> None:
-        configs = {"style": "frame", "border": 0.25, "level": 0.5, "detail": 0.1, "length": 3}
+    def test_border_detail_is_constant_in_a_session_and_has_the_given_contrast(self) -> None:
+        arguments = {"style": "frame", "border": 0.25, "level": 0.5, "detail": 0.1, "length": 3}
         pool = smooth_pool(3, colour=True)
-        first = sent(Borders.model_validate(configs), pool=pool)
+        first = sent(Borders.model_validate(arguments), pool=pool)
         corner = np.s_[:4, :4]
         np.testing.assert_array_equal(first[0][corner], first[1][corner])
-        corners = [sent(Borders.model_validate(configs), seed, pool)[0][:2, :2].mean((0, 1)) for seed in range(300)]
+        corners = [sent(Borders.model_validate(arguments), seed, pool)[0][:2, :2].mean((0, 1)) for seed in range(300)]
         assert np.std(corners) == pytest.approx(0.1, rel=0.1)
         assert np.mean(corners) == pytest.approx(0.5, abs=0.02)
 
@@ -176,6 +179,6 @@ class TestBorders:
         assert set(styles) == {(False, False), (False, True), (True, False)}
         assert chisquare(list(styles.values())).pvalue > 1e-3
 
-    def test_no_border_leaves_the_image(self) -> None:
+    def test_a_border_of_zero_leaves_the_image_unchanged(self) -> None:
         images = sent(Borders(length=12, border=0))
         assert sorted(POOL.index_of(image) for image in images) == list(range(12))

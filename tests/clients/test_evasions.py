@@ -1,4 +1,4 @@
-"""Every registered evasion keeps the contract, alone and around one another; and each does what it says."""
+"""Every registered evasion passes its conformance suite, alone and combined; and tests of what each one does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mifsim.testing import EvasionConformance
 from mifsim.testing.worlds import Runs, SoftmaxLinear, StrictPool, converse, small_world
 
 EvasionRows = list[dict[str, Any]]
-OTHERS: list[EvasionRows] = [
+COMBINATIONS: list[EvasionRows] = [
     [{"decoys": 1}, {"rotate": 3}],
     [{"rotate": {}}, {"decoys": 2}],
     [{"interleave": 3}, {"noise": 0.1}],
@@ -36,21 +36,22 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "rotate": {"every": 3, "sessions": 1, "clients": 2},
     "probe": {"sessions": 2, "patience": 3, "least": 0.01, "most": 0.1},
 }
-"""What changes each evasion; see `test_the_oldest_answer_is_forgotten_first` for that of `deduplicate`."""
+"""Changed fields of each evasion; `test_deduplicate_forgets_the_oldest_answer_first` tests that of `deduplicate`."""
 
 
 def wrapped(evasions: EvasionRows, **attack: Any) -> Attacks:
+    """Return a population of MI-Face attacks that are wrapped in evasions."""
     return Attacks.model_validate({"attack": "mi-face", "beta": 0, "gamma": 0.0, **attack, "evasions": evasions})
 
 
-def described(evasions: EvasionRows) -> str:
+def description(evasions: EvasionRows) -> str:
     return "+".join(str(one) for one in evasions)
 
 
 class TestEvasions(EvasionConformance):
-    """Every registered evasion alone, and some around one another: the last one of a row is then the one tested."""
+    """Each registered evasion alone, and some combinations, of which the last (outermost) evasion is under test."""
 
-    @pytest.fixture(params=[*([{name: {}}] for name in EVASIONS), *OTHERS], ids=described)
+    @pytest.fixture(params=[*([{name: {}}] for name in EVASIONS), *COMBINATIONS], ids=description)
     def rows(self, request: pytest.FixtureRequest) -> EvasionRows:
         found: EvasionRows = request.param
         return found
@@ -68,16 +69,16 @@ class TestEvasions(EvasionConformance):
         (name,) = rows[-1]
         return CHANGES.get(name, {}) if len(rows) == 1 else {}
 
-    def test_a_population_of_a_study_runs_it_so(self, rows: EvasionRows, runs: Runs, world: World) -> None:
+    def test_a_population_of_a_study_runs_it_in_the_same_way(self, rows: EvasionRows, runs: Runs, world: World) -> None:
         attacks = wrapped(rows, noise=0.02)
         for refuse_at in (None, 3):
             one, other = (
-                converse(started, world, np.random.default_rng(1), refuse_at=refuse_at).digests
-                for started in (runs, attacks)
+                converse(runner, world, np.random.default_rng(1), refuse_at=refuse_at).digests
+                for runner in (runs, attacks)
             )
             assert one == other
 
-    def test_survives_a_study_file(self, rows: EvasionRows) -> None:
+    def test_is_unchanged_by_writing_and_reading_a_study_file(self, rows: EvasionRows) -> None:
         attacks = wrapped(rows, noise=0.02)
         table = {"name": "s", "attacks": [attacks.to_toml()]}
         assert Study.parse(table).attacks[0] == attacks
@@ -89,21 +90,21 @@ def test_every_field_of_every_evasion_is_changed_in_a_case() -> None:
     assert changed == fields - {("deduplicate", "memory")}
 
 
-def test_the_attack_draws_the_same_random_numbers_as_alone() -> None:
+def test_the_attack_draws_the_same_random_numbers_as_without_evasion() -> None:
     world = small_world(target=1)
     alone = converse(wrapped([], noise=0.02), world, np.random.default_rng(3), queries=10)
-    among = converse(wrapped([{"decoys": 3}], noise=0.02), world, np.random.default_rng(3), queries=40)
-    places = [place for place, query in enumerate(among.queries) if query.gradient_of is not None]
+    with_decoys = converse(wrapped([{"decoys": 3}], noise=0.02), world, np.random.default_rng(3), queries=40)
+    places = [place for place, query in enumerate(with_decoys.queries) if query.gradient_of is not None]
     assert places == list(range(0, 40, 4))
-    assert [among.sent[place] for place in places] == alone.sent
+    assert [with_decoys.sent[place] for place in places] == alone.sent
     pool = world.pool
     assert isinstance(pool, StrictPool)
-    decoys = [query for query in among.queries if query.gradient_of is None]
+    decoys = [query for query in with_decoys.queries if query.gradient_of is None]
     assert all(pool.index_of(query.image) >= 0 for query in decoys)
 
 
-def test_altered_copies_leave_the_iterate_alone() -> None:
-    """What is sent has noise on it; what the attacker holds has not."""
+def test_noise_on_submitted_copies_does_not_change_the_iterate() -> None:
+    """The submitted image has noise; the current reconstruction has none."""
     transcript = converse(wrapped([{"noise": 0.1}]), small_world(target=1), np.random.default_rng(0), queries=5)
     first = transcript.queries[0]
     assert not first.reconstruction.any()  # MI-Face begins with a black image
@@ -112,7 +113,7 @@ def test_altered_copies_leave_the_iterate_alone() -> None:
     assert noise.std() == pytest.approx(0.1 * np.sqrt(1 - 2 / np.pi), rel=0.15)  # of a half-normal
 
 
-def test_brightness_and_contrast_do_what_they_say() -> None:
+def test_brightness_adds_an_offset_and_contrast_scales_around_the_mean() -> None:
     image = np.full((4, 4), 0.5, np.float32)
     image[0, 0] = 0.6
     rng = np.random.default_rng(0)
@@ -124,7 +125,7 @@ def test_brightness_and_contrast_do_what_they_say() -> None:
     assert stretched.std() != pytest.approx(image.std(), rel=1e-3)
 
 
-def test_motion_moves_by_no_more_than_it_may() -> None:
+def test_motion_is_limited_to_the_given_number_of_pixels() -> None:
     image = np.zeros((41, 41), np.float32)
     image[20, 20] = 1
     kind = evasion_class("motion")
@@ -144,28 +145,30 @@ def test_interleaved_attacks_take_turns() -> None:
         assert before.gradient_of == after.gradient_of == 8
 
 
-def test_nothing_is_asked_twice() -> None:
-    """A step of no length stands still: without the evasion it asks the same for ever."""
-    still = {"step": 1e-60, "alpha": 30}
+def test_deduplicate_ends_an_attack_that_repeats_its_query() -> None:
+    """With a step of nearly zero length, an attack sends the same query forever; with the evasion it ends."""
+    stalling = {"step": 1e-60, "alpha": 30}
     world = small_world(target=1)
-    assert len(set(converse(wrapped([], **still), world, np.random.default_rng(0)).sent)) == 1
-    transcript = converse(wrapped([{"deduplicate": {}}], **still), world, np.random.default_rng(0))
+    assert len(set(converse(wrapped([], **stalling), world, np.random.default_rng(0)).sent)) == 1
+    transcript = converse(wrapped([{"deduplicate": {}}], **stalling), world, np.random.default_rng(0))
     assert len(transcript.queries) == 1
     assert transcript.ended
     assert transcript.returned is not None
 
 
-def test_the_oldest_answer_is_forgotten_first() -> None:
-    """Three images in turn: with all three in memory none is sent twice, with the last two every one always is."""
+def test_deduplicate_forgets_the_oldest_answer_first() -> None:
+    """Of three images in turn, a memory of three lets each pass once; a memory of two lets all repetitions pass."""
 
-    def in_turns(world: World, rng: np.random.Generator) -> ClientGenerator:
+    def three_in_turn(world: World, rng: np.random.Generator) -> ClientGenerator:
         for number in range(9):
             yield Query(world.pool.image(number % 3))
         return None
 
     sent = {}
     for memory in (2, 3):
-        running = evasion_class("deduplicate")(memory=memory).run(in_turns, small_world(), np.random.default_rng(0))
+        running = evasion_class("deduplicate")(memory=memory).run(
+            three_in_turn, small_world(), np.random.default_rng(0)
+        )
         queries = [next(running)]
         with suppress(StopIteration):
             while True:
@@ -182,18 +185,18 @@ def test_rotation_sends_the_refused_query_again() -> None:
     query = running.send(model.answer(query, attacks.client.needs))
     again = running.send(Refusal())
     assert again.image is query.image
-    with pytest.raises(StopIteration) as done:  # refused in its last session it gives up
+    with pytest.raises(StopIteration) as done:  # refused in its last session, it ends
         running.send(Refusal())
     assert done.value.value is not None
 
 
-def test_rotation_leaves_after_so_many_queries() -> None:
+def test_rotation_opens_a_session_after_the_given_number_of_queries() -> None:
     transcript = converse(wrapped([{"rotate": 3}]), small_world(target=1), np.random.default_rng(0), queries=9)
     assert [query.new_session for query in transcript.queries] == [False] * 3 + [True, False, False] * 2
 
 
 def test_probing_finds_the_noise_that_passes() -> None:
-    """A server that refuses two images in a row that differ by less than 0.05 root mean square."""
+    """The server refuses an image that differs from the last one by less than 0.05 (root mean square)."""
     attacks = wrapped([{"probe": {"sessions": 8, "patience": 5, "least": 0.001, "most": 0.5}}])
     running = attacks.run(small_world(target=1), np.random.default_rng(0))
     model = SoftmaxLinear((28, 28), 10)
@@ -209,13 +212,13 @@ def test_probing_finds_the_noise_that_passes() -> None:
         sent.append(query)
         query = running.send(model.answer(query, attacks.client.needs))
     attack = [query for query in sent if query.gradient_of == 1]
-    assert len(attack) > 100  # most of its queries are the attack's, and pass
+    assert len(attack) > 100  # most queries are the attack's, and are answered
     steps = [np.sqrt(np.square(a.image - b.image).mean()) for a, b in pairwise(attack[-20:])]
-    assert 0.05 <= min(steps) < 0.15  # above what is refused, not far above
+    assert 0.05 <= min(steps) < 0.15  # above the server's threshold, but not far above
 
 
 @pytest.mark.parametrize(
-    ("evasions", "complaint"),
+    ("evasions", "message"),
     [
         ([{"decoy": 10}], r"no evasion is called 'decoy'; did you mean 'decoys'\?"),
         ([{"decoys": 0}], r"decoys\.between"),
@@ -226,10 +229,10 @@ def test_probing_finds_the_noise_that_passes() -> None:
         ("rotate", "must be a list"),
     ],
 )
-def test_what_is_no_evasion_is_refused(evasions: Any, complaint: str) -> None:
-    with pytest.raises(StudyError, match=complaint):
+def test_an_invalid_evasion_is_refused(evasions: Any, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
         Study.parse({"name": "s", "attacks": [{"attack": "mi-face", "evasions": evasions}]})
 
 
-def test_a_population_is_named_after_its_evasions() -> None:
+def test_a_population_is_named_after_its_attack_and_evasions() -> None:
     assert wrapped([{"decoys": 10}, {"rotate": {}}]).name == "mi-face+decoys+rotate"

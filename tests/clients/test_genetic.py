@@ -22,6 +22,7 @@ WORLD = World(SHAPE, 2, StrictPool.random(SHAPE, 2, each=10), target=1)
 
 
 def point(image: np.ndarray) -> np.ndarray:
+    """Return the latent point of an image."""
     return (image.ravel().astype(np.float64) - 0.5) * SCALE
 
 
@@ -38,38 +39,38 @@ def _latents_are_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
 def breed(
     client: Genetic, queries: int, seed: int = 0, f: Any = confidence
 ) -> tuple[list[Query], list[float], np.ndarray | None]:
-    """Answer `queries` queries; return them, the confidences, and the result (None: it has not ended)."""
+    """Answer up to `queries` queries; return them, the confidences, and the result (None if it has not ended)."""
     running = client.run(WORLD, np.random.default_rng(seed))
-    sent, given = [next(running)], []
+    sent, confidences = [next(running)], []
     for _ in range(queries):
-        given.append(f(point(sent[-1].image)))
-        vector = np.array([1 - given[-1], given[-1]], np.float32)
+        confidences.append(f(point(sent[-1].image)))
+        vector = np.array([1 - confidences[-1], confidences[-1]], np.float32)
         try:
             sent.append(running.send(Answer(int(vector.argmax()), vector)))
         except StopIteration as stop:
-            return sent, given, stop.value
-    return sent, given, None
+            return sent, confidences, stop.value
+    return sent, confidences, None
 
 
 def test_finds_the_hidden_point() -> None:
-    _, given, returned = breed(Genetic(generations=40, spread=0.5), 10**5)
-    assert max(given[:200]) < 0.2
+    _, confidences, returned = breed(Genetic(generations=40, spread=0.5), 10**5)
+    assert max(confidences[:200]) < 0.2
     assert returned is not None
-    assert confidence(point(returned)) == pytest.approx(max(given), rel=1e-3)
-    assert max(given) > 0.7
+    assert confidence(point(returned)) == pytest.approx(max(confidences), rel=1e-3)
+    assert max(confidences) > 0.7
 
 
 def test_the_current_reconstruction_is_the_best_answered_so_far() -> None:
-    sent, given, _ = breed(Genetic(pool=30, population=10), 300)
+    sent, confidences, _ = breed(Genetic(pool=30, population=10), 300)
     for number in range(1, len(sent)):
         guess = sent[number].guess
         assert guess is not None
-        np.testing.assert_array_equal(guess, sent[int(np.argmax(given[:number]))].image)
+        np.testing.assert_array_equal(guess, sent[int(np.argmax(confidences[:number]))].image)
 
 
-def test_queries_the_pool_and_then_all_of_each_generation_but_the_elite() -> None:
-    sent, given, returned = breed(Genetic(pool=30, population=10, generations=4), 10**4)
-    assert len(sent) == len(given) == 30 + 4 * 9
+def test_queries_the_pool_and_then_each_generation_without_its_elite() -> None:
+    sent, confidences, returned = breed(Genetic(pool=30, population=10, generations=4), 10**4)
+    assert len(sent) == len(confidences) == 30 + 4 * 9
     assert returned is not None
     start = np.array([point(query.image) for query in sent[:30]])
     assert start.std() == pytest.approx(1.0, abs=0.15)
@@ -77,22 +78,22 @@ def test_queries_the_pool_and_then_all_of_each_generation_but_the_elite() -> Non
 
 def test_with_tiny_mutations_children_have_their_parents_coordinates() -> None:
     client = Genetic(pool=20, population=6, generations=1, mutation=0.0, spread=1e-7)
-    sent, given, _ = breed(client, 10**4)
+    sent, confidences, _ = breed(client, 10**4)
     pool = np.array([point(query.image) for query in sent[:20]])
-    fittest = pool[np.argsort(given[:20])[-6:]]
+    fittest = pool[np.argsort(confidences[:20])[-6:]]
     for child in (point(query.image) for query in sent[20:]):
         assert np.abs(fittest - child).min(axis=0).max() < 1e-4
 
 
 def test_parents_are_drawn_in_proportion_to_their_confidence() -> None:
-    # Of three points one has the share 0.75 and two have 0.125: so have the coordinates of the children.
+    # The parents' shares are 0.75, 0.125 and 0.125; the children's coordinates come from them in the same shares.
     client = Genetic(pool=3, population=3, generations=1, mutation=0.0)
     parents = np.array([[1.0] * SIZE, [2.0] * SIZE, [-1.0] * SIZE])
     fitness = np.log([0.75, 0.125, 0.125])
     rng = np.random.default_rng(0)
     children = np.concatenate([client._children(parents, fitness, rng) for _ in range(2000)])
     shares = [np.isclose(children, value).mean() for value in (1.0, 2.0, -1.0)]
-    kept = 1 - 1 / SIZE  # one coordinate of each mutates
+    kept = 1 - 1 / SIZE  # one coordinate of each child mutates
     np.testing.assert_allclose(shares, kept * np.array([0.75, 0.125, 0.125]), atol=0.02)
 
 
@@ -102,12 +103,12 @@ def test_mutations_have_the_given_rate() -> None:
     children = np.concatenate([client._children(same, np.zeros(50), np.random.default_rng(k)) for k in range(50)])
     mutated = children != 0
     assert mutated.any(axis=1).all()
-    # p = 0.1 each, and one mutation in the share 0.9^8 of children that would have none.
+    # Each coordinate mutates with p = 0.1; the share 0.9^8 of children that would have no mutation get one.
     assert mutated.mean() == pytest.approx(0.1 + 0.9**SIZE / SIZE, abs=0.01)
     assert children[mutated].std() == pytest.approx(1.0, abs=0.05)
 
 
-def test_no_query_repeats() -> None:
+def test_no_query_is_repeated() -> None:
     sent, _, _ = breed(Genetic(pool=30, population=10), 2000)
     assert len({query.image.tobytes() for query in sent}) == len(sent)
 
@@ -123,7 +124,7 @@ def test_latents_stay_within_the_bound() -> None:
     assert max(np.abs(point(query.image)).max() for query in sent) == pytest.approx(0.7, abs=1e-5)
 
 
-def test_a_refusal_returns_the_best() -> None:
+def test_a_refusal_returns_the_best_image_so_far() -> None:
     running = Genetic(pool=5, population=3).run(WORLD, np.random.default_rng(0))
     first = next(running)
     running.send(Answer(1, np.array([0.1, 0.9], np.float32)))

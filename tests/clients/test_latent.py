@@ -1,4 +1,4 @@
-"""Latent spaces against their definitions: numpy's SVD, the identity as covariance, known images."""
+"""Latent spaces compared with their definitions: numpy's SVD, the identity as covariance, known images."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def blobs(shape: tuple[int, ...], n: int, seed: int = 0) -> StrictPool:
 
 
 def stack(pool: StrictPool) -> np.ndarray:
+    """Return all images of a pool as one array."""
     return np.stack([pool.image(i) for i in range(len(pool))])
 
 
@@ -48,14 +49,16 @@ class TestEverySpace:
         pool = blobs(shape, 80)
         return fit_latent(pool, shape, kind, 4), pool
 
-    def test_coordinates_are_white_over_the_auxiliary_images(self, kind: Kind, shape: tuple[int, ...]) -> None:
+    def test_coordinates_of_the_auxiliary_images_have_mean_0_and_covariance_i(
+        self, kind: Kind, shape: tuple[int, ...]
+    ) -> None:
         space, pool = self.fitted(kind, shape)
         codes = space.encode(stack(pool))
         assert codes.shape == (80, 4)
         np.testing.assert_allclose(codes.mean(axis=0), 0, atol=1e-9)
         np.testing.assert_allclose(np.cov(codes.T), np.eye(4), atol=1e-9)
 
-    def test_decodes_to_images(self, kind: Kind, shape: tuple[int, ...]) -> None:
+    def test_decodes_to_valid_images(self, kind: Kind, shape: tuple[int, ...]) -> None:
         space, _ = self.fitted(kind, shape)
         images = space.decode(100 * space.sample(np.random.default_rng(0), 40))
         assert images.dtype == np.float32
@@ -66,15 +69,15 @@ class TestEverySpace:
     def test_reconstructs_its_images_better_than_their_mean(self, kind: Kind, shape: tuple[int, ...]) -> None:
         space, pool = self.fitted(kind, shape)
         images = stack(pool)
-        missed = np.mean((space.decode(space.encode(images)) - images) ** 2)
-        assert missed < 0.75 * images.var(axis=0).mean()  # after a short training
+        squared_error = np.mean((space.decode(space.encode(images)) - images) ** 2)
+        assert squared_error < 0.75 * images.var(axis=0).mean()  # after a short training
 
-    def test_an_image_does_not_depend_on_those_decoded_with_it(self, kind: Kind, shape: tuple[int, ...]) -> None:
+    def test_a_decoded_image_does_not_depend_on_its_batch(self, kind: Kind, shape: tuple[int, ...]) -> None:
         space, _ = self.fitted(kind, shape)
         z = space.sample(np.random.default_rng(1), 40)
         np.testing.assert_array_equal(space.decode(z)[35:36], space.decode(z[35:36]))
 
-    def test_the_same_images_give_the_same_space_in_any_order_of_calls(
+    def test_a_space_depends_neither_on_earlier_fits_nor_on_the_global_generator(
         self, kind: Kind, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         space, _ = self.fitted(kind, shape)
@@ -82,14 +85,14 @@ class TestEverySpace:
         monkeypatch.setattr(latent, "_fitted", {})
         monkeypatch.setattr(latent, "_last", None)
         other = fit_latent(blobs(shape, 60, seed=9), shape, kind, 3)
-        np.random.seed(5)  # noqa: NPY002 - the global generator is what must not matter
+        np.random.seed(5)  # noqa: NPY002 - the global generator must have no effect
         again, _ = self.fitted(kind, shape)
         assert again is not space
         assert other.size == 3
         np.testing.assert_array_equal(space.decode(z), again.decode(z))
 
 
-def test_pca_decodes_as_numpys_svd_says() -> None:
+def test_pca_agrees_with_numpys_svd() -> None:
     pool = blobs(GREY, 60)
     rows = stack(pool).reshape(60, -1).astype(np.float64)
     mean = rows.mean(axis=0)
@@ -98,7 +101,7 @@ def test_pca_decodes_as_numpys_svd_says() -> None:
     expected = mean + (rows - mean) @ axes[:5].T @ axes[:5]
     got = space.decode(space.encode(stack(pool))).reshape(60, -1)
     np.testing.assert_allclose(got, np.clip(expected, 0, 1), atol=1e-6)
-    # One coordinate up by 1 is one standard deviation along one axis; the sign alone is free.
+    # A move of 1 along a coordinate is one standard deviation along one axis; only its sign is arbitrary.
     step = space.decode(np.eye(5)[:1] * 1e-2) - space.decode(np.zeros((1, 5)))
     expected_step = singular[0] / np.sqrt(59) * axes[0] * 1e-2
     assert abs(np.vdot(step, expected_step)) == pytest.approx(np.vdot(expected_step, expected_step), rel=1e-3)
@@ -111,25 +114,25 @@ def test_pca_decodes_0_to_the_mean_image() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_has_no_more_coordinates_than_the_images_span(kind: Kind) -> None:
+def test_a_space_has_no_more_coordinates_than_the_images_span(kind: Kind) -> None:
     assert fit_latent(blobs(GREY, 4), GREY, kind, 10).size == 3
 
 
-def test_more_images_than_pixels() -> None:
+def test_pca_of_more_images_than_pixels_reconstructs_them() -> None:
     pool = StrictPool.random((3, 3), 2, each=50)
     space = fit_latent(pool, (3, 3), "pca", 9)
     np.testing.assert_allclose(space.decode(space.encode(stack(pool))), stack(pool), atol=1e-6)
 
 
-def test_images_all_alike_span_nothing() -> None:
+def test_identical_images_are_an_error() -> None:
     pool = StrictPool(np.full((5, 4, 4), 0.5, np.float32), np.zeros(5, np.int64))
     with pytest.raises(ValueError, match="all alike"):
         fit_latent(pool, (4, 4), "pca", 3)
 
 
-def test_a_space_is_fitted_once() -> None:
+def test_a_space_is_fitted_once_for_equal_arguments() -> None:
     first = fit_latent(blobs(GREY, 50), GREY, "pca", 3)
-    assert fit_latent(blobs(GREY, 50), GREY, "pca", 3) is first  # by content, not by identity
+    assert fit_latent(blobs(GREY, 50), GREY, "pca", 3) is first  # equal content, another pool object
     assert fit_latent(blobs(GREY, 50), GREY, "pca", 2) is not first
     assert fit_latent(blobs(GREY, 50), GREY, "pca", 3, seed=1) is not first
     assert fit_latent(blobs(GREY, 50, seed=1), GREY, "pca", 3) is not first
@@ -145,7 +148,7 @@ def test_a_large_pool_is_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None
     )
 
 
-def test_latents_of_another_size_are_refused() -> None:
+def test_latents_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected \(n, 3\)"):
         fit_latent(blobs(GREY, 50), GREY, "pca", 3).decode(np.zeros(3))
 
@@ -160,7 +163,7 @@ def test_pca_needs_no_tensorflow_and_does_not_depend_on_the_number_of_threads() 
         "print(hashlib.sha256(space.decode(space.sample(np.random.default_rng(0), 40)).tobytes()).hexdigest())\n"
         "print('tensorflow' in sys.modules)"
     )
-    said = [
+    outputs = [
         subprocess.run(
             [sys.executable, "-c", program],
             capture_output=True,
@@ -170,5 +173,5 @@ def test_pca_needs_no_tensorflow_and_does_not_depend_on_the_number_of_threads() 
         ).stdout.split()
         for threads in ("1", "4")
     ]
-    assert said[0] == said[1]
-    assert said[0][1] == "False"
+    assert outputs[0] == outputs[1]
+    assert outputs[0][1] == "False"

@@ -27,37 +27,38 @@ def indices(user: User, seed: int = 0) -> list[int]:
     return [POOL.index_of(query.image) for query in queries]
 
 
-def of(*users: dict[str, Any], **configs: Any) -> Mixture:
-    return Mixture.model_validate({"of": users, **configs})
+def mixture_of(*users: dict[str, Any], **arguments: Any) -> Mixture:
+    """Return a mixture of some users."""
+    return Mixture.model_validate({"of": users, **arguments})
 
 
 class TestMixture:
     def test_shares_follow_the_weights(self) -> None:
-        order = indices(of({"user": "independent", "weight": 3}, {"user": "kiosk", "weight": 1}, length=3000))
+        order = indices(mixture_of({"user": "independent", "weight": 3}, {"user": "kiosk", "weight": 1}, length=3000))
         assert binomtest(order.count(-1), 3000, 0.25).pvalue > 1e-3
 
     def test_each_user_continues_where_it_stopped(self) -> None:
-        order = indices(of({"user": "independent"}, {"user": "kiosk"}, length=60))
+        order = indices(mixture_of({"user": "independent"}, {"user": "kiosk"}, length=60))
         drawn = [index for index in order if index >= 0]
         assert len(drawn) > 20
         assert len(set(drawn[:24])) == min(24, len(drawn))
 
     def test_a_turn_has_the_given_number_of_images(self) -> None:
-        order = indices(of({"user": "independent"}, {"user": "kiosk"}, length=600, turn=5))
+        order = indices(mixture_of({"user": "independent"}, {"user": "kiosk"}, length=600, turn=5))
         runs = [len(list(run)) for _, run in groupby(index < 0 for index in order)]
         assert all(run % 5 == 0 for run in runs)
         assert min(runs) == 5
 
-    def test_one_user_alone_is_that_user(self) -> None:
-        assert sorted(indices(of({"user": "independent"}, length=24))) == list(range(24))
+    def test_a_mixture_of_one_user_behaves_as_that_user(self) -> None:
+        assert sorted(indices(mixture_of({"user": "independent"}, length=24))) == list(range(24))
 
-    def test_users_keep_their_arguments_and_all_are_written_out(self) -> None:
-        mixture = of({"user": "retries", "probability": 0.9, "weight": 2})
+    def test_users_keep_their_arguments_and_all_arguments_are_written_out(self) -> None:
+        mixture = mixture_of({"user": "retries", "probability": 0.9, "weight": 2})
         (table,) = mixture.model_dump(mode="json")["of"]
         assert table == {"user": "retries", "weight": 2.0, "probability": 0.9, "window": 1}
         order = indices(mixture.model_copy(update={"length": mixture.length.model_validate(400)}))
-        again = sum(now == before for before, now in pairwise(order))
-        assert binomtest(again, 399, 0.9).pvalue > 1e-3
+        repeats = sum(now == before for before, now in pairwise(order))
+        assert binomtest(repeats, 399, 0.9).pvalue > 1e-3
 
     @pytest.mark.parametrize(
         ("user", "message"),
@@ -74,11 +75,11 @@ class TestMixture:
     )
     def test_an_invalid_user_is_reported(self, user: dict[str, Any], message: str) -> None:
         with pytest.raises(ValidationError, match=message):
-            of(user)
+            mixture_of(user)
 
     def test_an_empty_mixture_is_refused(self) -> None:
         with pytest.raises(ValidationError, match="at least 1"):
-            of()
+            mixture_of()
 
 
 class TestLongSessions:
@@ -91,7 +92,7 @@ class TestLongSessions:
     def test_a_task_has_a_few_dozen_images(self) -> None:
         order = indices(LongSessions(length=4000, of=(Ingredient(user="independent"), Ingredient(user="kiosk"))))
         runs = [len(list(run)) for _, run in groupby(index < 0 for index in order)]
-        # A run is a geometric number (half of the turns change the user) of turns of 25 images on average.
+        # Half of the turns change the user: a run is a geometric number of turns, of 25 images on average.
         assert 30 < np.mean(runs) < 75
 
 
@@ -107,7 +108,7 @@ class TestSpan:
         with pytest.raises(ValidationError, match="must lie in 1 to 100, got"):
             ReUploads.model_validate({"quality": value})
 
-    def test_numbers_are_drawn_from_end_to_end(self) -> None:
+    def test_draws_are_uniform_over_the_span(self) -> None:
         rng = np.random.default_rng(0)
         span = Span.model_validate({"min": 2, "max": 4})
         drawn = [span.draw(rng) for _ in range(4000)]

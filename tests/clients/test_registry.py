@@ -1,3 +1,5 @@
+"""The registries of attackers and users."""
+
 from __future__ import annotations
 
 import subprocess
@@ -22,12 +24,12 @@ def test_names_are_split_by_role() -> None:
     assert all(issubclass(client_class(name), User) for name in names("user"))
 
 
-def test_the_registry_names_the_module_in_which_the_class_is_written() -> None:
+def test_the_registry_names_the_module_that_defines_the_class() -> None:
     for registry in (ATTACKS, USERS):
         for name in registry:
-            found = client_class(name)
-            assert registry.name_of(found) == name
-            assert registry._paths[name] == f"{found.__module__}:{found.__name__}"
+            kind = client_class(name)
+            assert registry.name_of(kind) == name
+            assert registry._paths[name] == f"{kind.__module__}:{kind.__name__}"
 
 
 def test_an_unknown_name_is_reported_with_the_nearest_and_all_names() -> None:

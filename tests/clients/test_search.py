@@ -1,4 +1,4 @@
-"""Bases, search spaces and estimated gradients, against closed forms; MI-Face by differences, NES and SPSA."""
+"""Bases, search spaces and gradient estimates against closed forms; numeric MI-Face, NES and SPSA."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_dct_rows_are_the_lowest_coefficients_of_scipys_transform() -> None:
     np.testing.assert_allclose(measured, [reference[place] for place in places], atol=1e-12)
 
 
-def test_a_colour_basis_has_each_pattern_once_a_channel() -> None:
+def test_a_colour_basis_has_each_pattern_once_per_channel() -> None:
     image = np.random.default_rng(0).random(COLOUR)
     first = dct_basis(COLOUR, 3) @ image.ravel()
     np.testing.assert_allclose(first, image.sum(axis=(0, 1)) / 8, atol=1e-12)
 
 
-def test_blocks_of_a_grid_that_does_not_divide_the_image_cover_it() -> None:
+def test_blocks_cover_an_image_that_the_grid_does_not_divide_evenly() -> None:
     rows = block_basis((5, 7), 4)
     assert len(rows) == 4
     np.testing.assert_array_equal((rows > 0).sum(axis=0), np.ones(35))
@@ -69,7 +69,7 @@ def test_moves_are_in_standard_deviations_of_the_auxiliary_images(name: SpaceNam
     np.testing.assert_allclose(space.images(space.start[None])[0].ravel(), mean, atol=1e-6)
     small = 1e-3 * np.eye(space.size)
     along = (space.images(space.moved(space.start, small)).reshape(space.size, -1) - mean) / 1e-3
-    # The patterns are orthogonal; projected on them, the images vary by as much as a move of 1 changes, in the mean.
+    # The patterns are orthogonal. The images' standard deviation along them (root mean square) is a move of 1.
     lengths = np.linalg.norm(along, axis=1)
     deviations = np.sqrt((((images - mean) @ (along / lengths[:, None]).T) ** 2).mean(axis=0))
     assert np.sqrt((deviations**2).mean()) == pytest.approx(np.sqrt((lengths**2).mean()), rel=0.02)
@@ -78,13 +78,13 @@ def test_moves_are_in_standard_deviations_of_the_auxiliary_images(name: SpaceNam
 @pytest.mark.parametrize("name", [*PIXEL_SPACES, "pca"])
 def test_the_prior_is_a_standard_normal_density_around_the_start(name: SpaceName) -> None:
     space = search_space(name, StrictPool.random(GREY, 4, each=20), GREY, 5)
-    by = np.random.default_rng(1).normal(0, 0.1, (3, space.size))
-    expected = [0, *(-0.5 * (by**2).sum(axis=1))]
-    points = np.concatenate([space.start[None], space.moved(space.start, by)])
+    moves = np.random.default_rng(1).normal(0, 0.1, (3, space.size))
+    expected = [0, *(-0.5 * (moves**2).sum(axis=1))]
+    points = np.concatenate([space.start[None], space.moved(space.start, moves)])
     np.testing.assert_allclose(space.log_prior(points), expected, atol=1e-9)
 
 
-def test_pixel_moves_are_clipped_and_latent_ones_are_not() -> None:
+def test_pixel_moves_are_clipped_and_latent_moves_are_not() -> None:
     pool = StrictPool.random(GREY, 4, each=5)
     for name in PIXEL_SPACES:
         space = search_space(name, pool, GREY, "auto")
@@ -96,8 +96,8 @@ def test_pixel_moves_are_clipped_and_latent_ones_are_not() -> None:
 
 
 @pytest.mark.parametrize("name", [*PIXEL_SPACES, "pca"])
-def test_differences_give_the_gradient_along_every_kind_of_coordinate(name: SpaceName) -> None:
-    """On c(x) = a·x + ½ |x|² the chain rule through the space gives J^T (a + x), J its patterns."""
+def test_finite_differences_give_the_gradient_in_every_search_space(name: SpaceName) -> None:
+    """For c(x) = a·x + ½ |x|², the chain rule gives the gradient J^T (a + x), where J has the patterns of the space."""
     space = search_space(name, StrictPool.random(GREY, 4, each=20), GREY, 6)
     a = np.random.default_rng(2).normal(size=GREY)
 
@@ -110,10 +110,10 @@ def test_differences_give_the_gradient_along_every_kind_of_coordinate(name: Spac
     here = float(value(space.start[None])[0])
     ahead, behind = value(space.moved(space.start, steps)), value(space.moved(space.start, -steps))
     x = space.images(space.start[None])[0].astype(np.float64)
-    images = [space.images(space.moved(space.start, way)).astype(np.float64) for way in (steps, -steps)]
+    images = [space.images(space.moved(space.start, moves)).astype(np.float64) for moves in (steps, -steps)]
     patterns = ((images[0] - images[1]) / (2 * width)).reshape(space.size, -1)
     exact = patterns @ (a + x).ravel()
-    curvature = 0.5 * width * (patterns**2).sum(axis=1)  # the forward error of a quadratic, exactly
+    curvature = 0.5 * width * (patterns**2).sum(axis=1)  # exact error of a forward difference of a quadratic
     np.testing.assert_allclose(central_differences(ahead, behind, width), exact, atol=2e-3)
     np.testing.assert_allclose(forward_differences(ahead, here, width), exact + curvature, atol=2e-3)
     assert (curvature > 1e-5).all()
@@ -121,7 +121,7 @@ def test_differences_give_the_gradient_along_every_kind_of_coordinate(name: Spac
 
 @pytest.mark.parametrize("signs", [False, True], ids=["normal", "signs"])
 def test_antithetic_estimates_are_unbiased_on_a_linear_function(signs: bool) -> None:
-    """Each coordinate of one pair's estimate has the mean g_i and at most the variance |g|² + g_i²."""
+    """Coordinate i of the estimate from one pair has mean g_i and a variance of at most |g|² + g_i²."""
     rng = np.random.default_rng(3)
     gradient, pairs, width = np.array([1.0, -2.0, 0.5, 0.0, 3.0]), 20_000, 0.3
     directions = rng.choice([-1.0, 1.0], (pairs, 5)) if signs else rng.standard_normal((pairs, 5))
@@ -131,7 +131,7 @@ def test_antithetic_estimates_are_unbiased_on_a_linear_function(signs: bool) -> 
     assert error.max() < 0.04
 
 
-def test_antithetic_pairs_cancel_what_is_even() -> None:
+def test_antithetic_pairs_cancel_an_even_function() -> None:
     directions = np.random.default_rng(4).standard_normal((50, 3))
     even = (directions**2).sum(axis=1)
     np.testing.assert_array_equal(antithetic(even, even, directions, 0.1), np.zeros(3))
@@ -144,22 +144,22 @@ def test_a_withheld_value_gives_a_zero_slope() -> None:
     np.testing.assert_array_equal(antithetic(np.array([nan, 3.0]), np.array([1.0, 1.0]), directions, 0.5), [0, 1])
 
 
-def test_a_direction_has_length_one_or_zero() -> None:
+def test_a_unit_direction_has_length_one_or_zero() -> None:
     np.testing.assert_allclose(unit(np.array([3.0, -4.0])), [0.6, -0.8])
     np.testing.assert_array_equal(unit(np.zeros(2)), [0, 0])
 
 
-def test_the_cost_at_a_sure_model_is_summed_over_the_other_classes() -> None:
+def test_the_cost_is_the_sum_of_the_other_classes_when_the_model_is_sure() -> None:
     sure = Answer(1, np.array([1e-20, 1.0, 3e-20], np.float32))
     assert shares(sure, 1) == (1.0, pytest.approx(4e-20))
     assert cost(sure, 1) == pytest.approx(4e-20)
     assert score(sure, 1, "log-odds") == pytest.approx(-math.log(4e-20))
     assert score(sure, 1, "log-confidence") == 0
-    top = Answer(1, np.array([np.nan, 0.75, np.nan], np.float32))
-    assert shares(top, 1) == (0.75, 0.25)
-    for nothing in (Answer(1), Answer(1, np.array([0.9, np.nan, np.nan], np.float32))):
-        assert cost(nothing, 1) == 1
-        assert math.isnan(score(nothing, 1, "log-odds"))
+    top_1 = Answer(1, np.array([np.nan, 0.75, np.nan], np.float32))
+    assert shares(top_1, 1) == (0.75, 0.25)
+    for withheld in (Answer(1), Answer(1, np.array([0.9, np.nan, np.nan], np.float32))):
+        assert cost(withheld, 1) == 1
+        assert math.isnan(score(withheld, 1, "log-odds"))
 
 
 def test_a_confidence_rounded_to_zero_has_a_finite_score() -> None:
@@ -170,13 +170,13 @@ def test_a_confidence_rounded_to_zero_has_a_finite_score() -> None:
 
 def test_numeric_mi_face_sends_d_plus_1_or_2_d_plus_1_queries_per_step() -> None:
     world = small_world((9, 9), 3, target=2)
-    for differences, each in (("forward", 5), ("central", 9)):
+    for differences, queries_per_step in (("forward", 5), ("central", 9)):
         client = client_class("mi-face-numeric")(
             space="dct", coordinates=4, differences=differences, alpha=3, gamma=0.0, beta=0
         )
         transcript = converse(client, world, np.random.default_rng(0), queries=100)
         assert transcript.ended
-        assert len(transcript.queries) == 4 * each
+        assert len(transcript.queries) == 4 * queries_per_step
 
 
 @pytest.mark.parametrize(
@@ -200,8 +200,8 @@ def test_auto_depends_on_whether_coordinates_are_single_pixels(
         assert streams[0] == streams[1]
 
 
-def test_numeric_mi_face_goes_down_the_slope_of_a_known_model() -> None:
-    """The second iterate is the first plus a step along the model's gradient, projected on the basis."""
+def test_numeric_mi_face_follows_the_gradient_of_a_known_model() -> None:
+    """The second iterate is the first plus a step along the model's gradient, projected onto the basis."""
     world = small_world((9, 9), 3, target=2)
     model = SoftmaxLinear(world.shape, world.classes)
     client = client_class("mi-face-numeric")(
@@ -218,8 +218,8 @@ def test_numeric_mi_face_goes_down_the_slope_of_a_known_model() -> None:
     assert np.linalg.norm(moved) == pytest.approx(0.1 * deviation, rel=1e-3)
 
 
-def reachable(space: SearchSpace, model: SoftmaxLinear, target: int) -> float:
-    """Return the best log-odds that an ascent with exact values finds in 200 steps."""
+def best_log_odds(space: SearchSpace, model: SoftmaxLinear, target: int) -> float:
+    """Return the highest log-odds that an ascent with exact values reaches in 200 steps."""
 
     def value(points: Any) -> Any:
         f = np.array([model.confidence(image)[target] for image in space.images(points)])
@@ -236,11 +236,15 @@ def reachable(space: SearchSpace, model: SoftmaxLinear, target: int) -> float:
 
 @pytest.mark.parametrize("name", ["mi-face-numeric", "nes", "spsa"])
 @pytest.mark.parametrize("kind", ["dct", "block", "pca"])
-def test_it_covers_a_good_part_of_the_way_in_every_space(name: str, kind: SpaceName) -> None:
+def test_attacks_raise_the_log_odds_in_every_space(name: str, kind: SpaceName) -> None:
     world = small_world((9, 9), 3, target=2)
     model = SoftmaxLinear(world.shape, world.classes)
-    given = {"nes": {"prior": 0.0}, "spsa": {"prior": 0.0, "gain": 0.3}, "mi-face-numeric": {"step": 0.3, "gamma": 0.0}}
-    client = client_class(name).model_validate({"space": kind, "coordinates": 6, **given[name]})
+    arguments = {
+        "nes": {"prior": 0.0},
+        "spsa": {"prior": 0.0, "gain": 0.3},
+        "mi-face-numeric": {"step": 0.3, "gamma": 0.0},
+    }
+    client = client_class(name).model_validate({"space": kind, "coordinates": 6, **arguments[name]})
     reconstruction = converse(client, world, np.random.default_rng(0), queries=800).queries[-1].reconstruction
     space = search_space(kind, world.pool, world.shape, 6)
     start, end = (float(np.log(f / (1 - f))) for f in (model.confidence(image)[2] for image in (
@@ -248,7 +252,7 @@ def test_it_covers_a_good_part_of_the_way_in_every_space(name: str, kind: SpaceN
     if kind == "pca":  # unbounded: the distance depends on the number of steps
         assert end > start + 2
     else:
-        assert end - start > (1 / 3) * (reachable(space, model, 2) - start)
+        assert end - start > (1 / 3) * (best_log_odds(space, model, 2) - start)
 
 
 def test_nes_and_spsa_send_pairs_around_one_image() -> None:
@@ -270,11 +274,11 @@ def test_a_strong_prior_keeps_the_image_near_the_mean() -> None:
         for prior in (0.0, 100.0)
     ]
     mean = np.stack([world.pool.image(index) for index in range(len(world.pool))]).mean(axis=0)
-    free, reconstruction = (float(np.linalg.norm(end - mean)) for end in ends)
-    assert reconstruction < 0.5 * free
+    free, restrained = (float(np.linalg.norm(end - mean)) for end in ends)
+    assert restrained < 0.5 * free
 
 
-def test_log_confidence_and_log_odds_differ_where_the_model_is_sure() -> None:
+def test_log_confidence_and_log_odds_give_different_streams() -> None:
     world = small_world((9, 9), 3, target=2)
     streams = [
         converse(client_class("nes")(score=kind), world, np.random.default_rng(0), queries=60).sent
@@ -293,14 +297,14 @@ FIELDS = [(name, field) for name in ("mi-face-numeric", "nes", "spsa") for field
 @pytest.mark.parametrize(("name", "field"), FIELDS)
 def test_every_argument_has_an_effect(name: str, field: str) -> None:
     world = small_world((9, 9), 3, target=2)
-    # Such a long step overshoots: some steps bring no improvement.
+    # A step of this length overshoots, so that some steps bring no improvement.
     base: Client = client_class(name).model_validate({"step": 40.0, "gamma": 0.0} if name == "mi-face-numeric" else {})
     changed = client_class(name).model_validate({**base.model_dump(), field: CHANGES[field]})
     streams = [converse(client, world, np.random.default_rng(0), queries=400).sent for client in (base, changed)]
     assert streams[0] != streams[1]
 
 
-def test_a_refusal_in_the_middle_of_a_gradient_returns_the_best_so_far() -> None:
+def test_a_refusal_during_a_gradient_estimate_returns_the_best_image_so_far() -> None:
     world = World((9, 9), 3, StrictPool.random((9, 9), 3, each=4), target=2)
     model = SoftmaxLinear(world.shape, world.classes)
     for name in ("mi-face-numeric", "nes", "spsa"):

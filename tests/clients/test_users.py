@@ -1,3 +1,5 @@
+"""Users that send images of a pool: the stream of each kind, and the effect of every argument."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -29,22 +31,24 @@ POOL = StrictPool.random(SHAPE, CLASSES, each=6)
 
 
 def sent(user: User, seed: int = 0, pool: StrictPool = POOL, queries: int = 10**6) -> list[Image]:
+    """Return the images that a user sends in one session."""
     world = World(pool.image(0).shape, CLASSES, pool)
     return [query.image for query in converse(user, world, np.random.default_rng(seed), queries=queries).queries]
 
 
 def indices(user: User, seed: int = 0, pool: StrictPool = POOL) -> list[int]:
+    """Return the index in the pool of each image that a user sends."""
     return [pool.index_of(image) for image in sent(user, seed, pool)]
 
 
 STREAMS = [found for name in names("user") if issubclass(found := client_class(name), ImageStream)]
-"""Every kind of user except a log, which chooses no images from the data set."""
+"""Every kind of user except a log, which does not choose its images."""
 
 
-def still(**configs: Any) -> Bursts:
-    """Return bursts without any variation except the given arguments."""
-    nothing = {"shift_pixels": 0, "rotation_degrees": 0, "gain": 0, "offset": 0, "noise": 0}
-    return Bursts.model_validate({**nothing, **configs})
+def plain_bursts(**arguments: Any) -> Bursts:
+    """Return a burst user without any variation except the given arguments."""
+    no_variation = {"shift_pixels": 0, "rotation_degrees": 0, "gain": 0, "offset": 0, "noise": 0}
+    return Bursts.model_validate({**no_variation, **arguments})
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -62,7 +66,7 @@ def test_an_empty_pool_is_an_error(kind: type[User]) -> None:
 
 
 class TestIndependent:
-    def test_sends_each_image_once_and_then_the_same_order_again(self) -> None:
+    def test_sends_each_image_once_and_then_repeats_the_order(self) -> None:
         order = indices(Independent(length=60))
         assert sorted(order[:24]) == list(range(24))
         assert order[24:48] == order[:24]
@@ -93,43 +97,43 @@ class TestOneClass:
 class TestRetries:
     def test_share_of_retries_is_the_probability(self) -> None:
         order = indices(Retries(length=4001, probability=0.2))
-        again = sum(now == before for before, now in pairwise(order))
-        assert binomtest(again, 4000, 0.2).pvalue > 1e-3
+        retries = sum(now == before for before, now in pairwise(order))
+        assert binomtest(retries, 4000, 0.2).pvalue > 1e-3
         runs = Counter(len(list(run)) for _, run in groupby(order))
-        assert runs[3] > 0  # several times in a row
-        # Given a first retry, a second has the same chance.
+        assert runs[3] > 0  # several retries in a row
+        # After a first retry, a second one has the same probability.
         longer = sum(count for run, count in runs.items() if run >= 3)
         assert binomtest(longer, longer + runs[2], 0.2).pvalue > 1e-3
 
-    def test_what_is_not_a_retry_is_distinct(self) -> None:
+    def test_images_are_distinct_except_for_retries(self) -> None:
         order = indices(Retries(length=60, probability=0.4))
         fresh = [index for index, _ in groupby(order)]
         assert len(set(fresh[:24])) == min(24, len(fresh))
 
-    def test_a_window_reaches_further_back(self) -> None:
+    def test_a_larger_window_repeats_older_images(self) -> None:
         order = indices(Retries(length=2000, probability=0.3, window=3))
         fresh: list[int] = []
-        age: Counter[int] = Counter()
+        ages: Counter[int] = Counter()
         for index in order:
             if index in fresh[-3:]:
-                age[fresh[::-1].index(index)] += 1
+                ages[fresh[::-1].index(index)] += 1
             else:
                 fresh.append(index)
-        assert set(age) == {0, 1, 2}
-        assert chisquare(list(age.values())).pvalue > 1e-3
+        assert set(ages) == {0, 1, 2}
+        assert chisquare(list(ages.values())).pvalue > 1e-3
 
     def test_a_probability_of_zero_gives_no_retries(self) -> None:
         assert len(set(indices(Retries(length=24, probability=0)))) == 24
 
 
 class TestBursts:
-    def test_shots_of_one_subject_then_the_next(self) -> None:
-        runs = [(index, len(list(run))) for index, run in groupby(indices(still(length=400)))]
+    def test_each_subject_has_several_shots_in_a_row(self) -> None:
+        runs = [(index, len(list(run))) for index, run in groupby(indices(plain_bursts(length=400)))]
         subjects = [index for index, _ in runs]
         assert sorted(subjects[:24]) == list(range(24))
         assert {shots for _, shots in runs[:-1]} == {2, 3, 4, 5, 6}
 
-    def test_shots_are_alike_and_subjects_are_not(self) -> None:
+    def test_shots_of_one_subject_are_similar_and_subjects_differ(self) -> None:
         smooth = np.kron(np.random.default_rng(0).random((24, 3, 3), np.float32), np.ones((8, 8), np.float32))
         pool = StrictPool(smooth, np.zeros(24, np.int64))
         images = np.array(sent(Bursts(length=60, shots=3), pool=pool)).reshape(20, 3, -1)
@@ -137,32 +141,32 @@ class TestBursts:
         between = np.abs(images[:-1, 0] - images[1:, 0]).mean()
         assert 0 < within < between / 2
 
-    def test_light_is_one_gain_and_one_offset_a_shot(self) -> None:
+    def test_light_is_one_gain_and_one_offset_per_shot(self) -> None:
         subject = np.random.default_rng(0).uniform(0.4, 0.6, SHAPE).astype(np.float32)
         pool = StrictPool(subject[None].copy(), np.zeros(1, np.int64))
         fits = [
             np.polyfit(subject.ravel(), image.ravel(), 1)
-            for image in sent(still(length=1500, gain=0.03, offset=0.01), pool=pool)
+            for image in sent(plain_bursts(length=1500, gain=0.03, offset=0.01), pool=pool)
         ]
         gain, offset = np.array(fits).T
         assert (gain - 1).std() == pytest.approx(0.03, rel=0.1)
         assert offset.std() == pytest.approx(0.01, rel=0.1)
         assert np.corrcoef(gain, offset)[0, 1] == pytest.approx(0, abs=0.1)
 
-    def test_noise_is_the_sensors(self) -> None:
+    def test_sensor_noise_has_the_given_standard_deviation(self) -> None:
         grey = StrictPool(np.full((1, *SHAPE), 0.5, np.float32), np.zeros(1, np.int64))
-        images = np.array(sent(still(length=200, noise=0.02), pool=grey))
+        images = np.array(sent(plain_bursts(length=200, noise=0.02), pool=grey))
         assert images.std(axis=0).mean() == pytest.approx(0.02, rel=0.05)
         assert images.mean() == pytest.approx(0.5, abs=1e-3)
 
-    def test_shift_moves_the_subject_by_so_many_pixels(self) -> None:
-        centres = self._centres(still(length=400, shift_pixels=0.5), at=(10, 10))
+    def test_shift_moves_the_subject_by_the_given_standard_deviation(self) -> None:
+        centres = self._centres(plain_bursts(length=400, shift_pixels=0.5), at=(10, 10))
         assert centres.std(axis=0) == pytest.approx([0.5, 0.5], rel=0.12)
         assert centres.mean(axis=0) == pytest.approx([10, 10], abs=0.1)
 
     def test_rotation_turns_about_the_centre(self) -> None:
-        assert self._centres(still(length=50, rotation_degrees=5), at=(10, 10)).std(axis=0).max() < 0.02
-        right_of_centre = self._centres(still(length=400, rotation_degrees=5), at=(10, 15))
+        assert self._centres(plain_bursts(length=50, rotation_degrees=5), at=(10, 10)).std(axis=0).max() < 0.02
+        right_of_centre = self._centres(plain_bursts(length=400, rotation_degrees=5), at=(10, 15))
         down, right = right_of_centre.std(axis=0)
         assert down == pytest.approx(np.deg2rad(5) * 5, rel=0.12)  # arc = angle × radius
         assert right < down / 5
@@ -176,9 +180,9 @@ class TestBursts:
         mass = images.sum(axis=(1, 2))
         return np.stack([(images * rows).sum((1, 2)) / mass, (images * columns).sum((1, 2)) / mass], axis=1)
 
-    def test_the_border_is_replicated(self) -> None:
+    def test_pixels_at_the_border_are_replicated(self) -> None:
         grey = StrictPool(np.full((1, *SHAPE), 0.5, np.float32), np.zeros(1, np.int64))
-        images = sent(still(length=30, shift_pixels=2, rotation_degrees=20), pool=grey)
+        images = sent(plain_bursts(length=30, shift_pixels=2, rotation_degrees=20), pool=grey)
         np.testing.assert_allclose(images, 0.5, atol=1e-6)
 
 
@@ -200,7 +204,7 @@ CHANGES: dict[type[User], dict[str, Any]] = {
 }  # fmt: skip
 
 
-def test_the_table_above_is_complete() -> None:
+def test_every_kind_of_user_has_changed_arguments() -> None:
     assert set(CHANGES) == set(STREAMS)
 
 
@@ -212,8 +216,8 @@ def test_every_argument_has_an_effect(kind: type[User], field: str) -> None:
     assert streams[0] != streams[1]
 
 
-@pytest.mark.parametrize("count", [1, 50, 4096, 4097, 5000])  # shuffled at once, and drawn lazily
-def test_a_shuffle_takes_each_item_once_and_then_the_same_order_again(count: int) -> None:
+@pytest.mark.parametrize("count", [1, 50, 4096, 4097, 5000])  # up to 4096 are shuffled at once, more are drawn lazily
+def test_a_shuffle_yields_each_item_once_and_then_repeats_the_order(count: int) -> None:
     items = np.arange(count) * 3
     order = list(islice(shuffled(items, np.random.default_rng(7)), 2 * count))
     assert sorted(order[:count]) == items.tolist()
@@ -221,7 +225,7 @@ def test_a_shuffle_takes_each_item_once_and_then_the_same_order_again(count: int
 
 
 @pytest.mark.parametrize("count", [6, 6000])
-def test_every_item_is_as_likely_to_come_first(count: int) -> None:
+def test_every_item_is_equally_likely_to_come_first(count: int) -> None:
     firsts = [next(shuffled(np.arange(count), np.random.default_rng(seed))) for seed in range(3000)]
     sixths = np.bincount(np.array(firsts) * 6 // count, minlength=6)
     assert chisquare(sixths).pvalue > 1e-4

@@ -1,9 +1,9 @@
-"""The part of KubeRay's and Kubernetes' schemas that the manifests use, written by hand; unknown fields are refused.
+"""The parts of the KubeRay and Kubernetes schemas that the manifests use, written by hand; unknown fields are refused.
 
 Sources are the field references of ``ray.io/v1`` (KubeRay 1.5 to 1.7: RayCluster, RayJob, HeadGroupSpec,
 WorkerGroupSpec, AutoscalerOptions, AuthOptions) and of Kubernetes 1.32 (PodTemplateSpec, PersistentVolumeClaim,
 NetworkPolicy): names, types, enumerations and required fields. KubeRay publishes no Python package of its definitions,
-so they are not available offline. A field that is missing here is not necessarily wrong: look it up, and add it.
+so they are not available offline. A field that is missing here may be valid: look it up in these sources, and add it.
 """
 
 from __future__ import annotations
@@ -19,88 +19,88 @@ QUANTITY: Schema = {"type": "string", "pattern": r"^\d+(\.\d+)?(m|k|Ki|M|Mi|G|Gi
 TEXTS: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
 
 
-def table(required: tuple[str, ...] = (), **fields: Schema) -> Schema:
+def object_with(required: tuple[str, ...] = (), **fields: Schema) -> Schema:
     """Return the schema of an object with exactly these fields."""
     return {"type": "object", "properties": fields, "required": list(required), "additionalProperties": False}
 
 
-def rows(item: Schema, least: int = 1) -> Schema:
-    """Return the schema of a list."""
-    return {"type": "array", "items": item, "minItems": least}
+def array(item: Schema, min_items: int = 1) -> Schema:
+    """Return the schema of a list with at least `min_items` items."""
+    return {"type": "array", "items": item, "minItems": min_items}
 
 
-def among(*values: str) -> Schema:
+def one_of(*values: str) -> Schema:
     """Return the schema of an enumeration."""
     return {"enum": list(values)}
 
 
-METADATA = table(("name",), name=NAME, namespace=NAME, labels=TEXTS, annotations=TEXTS)
-RESOURCES = table(
+METADATA = object_with(("name",), name=NAME, namespace=NAME, labels=TEXTS, annotations=TEXTS)
+RESOURCES = object_with(
     requests={"type": "object", "additionalProperties": QUANTITY},
     limits={"type": "object", "additionalProperties": QUANTITY},
 )
-CONTAINER = table(
+CONTAINER = object_with(
     ("name", "image"),
     name=NAME,
     image=TEXT,
-    imagePullPolicy=among("Always", "IfNotPresent", "Never"),
-    env=rows(table(("name", "value"), name=TEXT, value={"type": "string"})),
+    imagePullPolicy=one_of("Always", "IfNotPresent", "Never"),
+    env=array(object_with(("name", "value"), name=TEXT, value={"type": "string"})),
     resources=RESOURCES,
-    securityContext=table(
-        allowPrivilegeEscalation={"type": "boolean"}, capabilities=table(drop=rows(TEXT), add=rows(TEXT, 0))
+    securityContext=object_with(
+        allowPrivilegeEscalation={"type": "boolean"}, capabilities=object_with(drop=array(TEXT), add=array(TEXT, 0))
     ),
-    volumeMounts=rows(table(("name", "mountPath"), name=NAME, mountPath=TEXT, readOnly={"type": "boolean"})),
+    volumeMounts=array(object_with(("name", "mountPath"), name=NAME, mountPath=TEXT, readOnly={"type": "boolean"})),
 )
-POD = table(
+POD = object_with(
     ("containers",),
     automountServiceAccountToken={"type": "boolean"},
     serviceAccountName=NAME,
-    securityContext=table(
+    securityContext=object_with(
         runAsNonRoot={"type": "boolean"},
         runAsUser=COUNT,
         fsGroup=COUNT,
-        seccompProfile=table(("type",), type=among("RuntimeDefault", "Unconfined", "Localhost")),
+        seccompProfile=object_with(("type",), type=one_of("RuntimeDefault", "Unconfined", "Localhost")),
     ),
-    tolerations=rows(
-        table(
+    tolerations=array(
+        object_with(
             key=TEXT,
-            operator=among("Exists", "Equal"),
+            operator=one_of("Exists", "Equal"),
             value=TEXT,
-            effect=among("NoSchedule", "PreferNoSchedule", "NoExecute"),
+            effect=one_of("NoSchedule", "PreferNoSchedule", "NoExecute"),
         )
     ),
-    containers=rows(CONTAINER),
-    volumes=rows(
-        table(
+    containers=array(CONTAINER),
+    volumes=array(
+        object_with(
             ("name",),
             name=NAME,
-            persistentVolumeClaim=table(("claimName",), claimName=NAME),
-            emptyDir=table(medium=among("", "Memory"), sizeLimit=QUANTITY),
+            persistentVolumeClaim=object_with(("claimName",), claimName=NAME),
+            emptyDir=object_with(medium=one_of("", "Memory"), sizeLimit=QUANTITY),
         )
     ),
 )
-TEMPLATE = table(("spec",), metadata=table(labels=TEXTS, annotations=TEXTS), spec=POD)
-CLUSTER = table(
+TEMPLATE = object_with(("spec",), metadata=object_with(labels=TEXTS, annotations=TEXTS), spec=POD)
+CLUSTER = object_with(
     ("headGroupSpec",),
     rayVersion={"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
-    authOptions=table(mode=among("disabled", "token")),
+    authOptions=object_with(mode=one_of("disabled", "token")),
     enableInTreeAutoscaling={"type": "boolean"},
-    autoscalerOptions=table(
-        version=among("v1", "v2"),
-        upscalingMode=among("Default", "Aggressive", "Conservative"),
+    autoscalerOptions=object_with(
+        version=one_of("v1", "v2"),
+        upscalingMode=one_of("Default", "Aggressive", "Conservative"),
         idleTimeoutSeconds=COUNT,
         resources=RESOURCES,
         imagePullPolicy=TEXT,
     ),
-    headGroupSpec=table(
+    headGroupSpec=object_with(
         ("template",),
-        serviceType=among("ClusterIP", "NodePort", "LoadBalancer"),
+        serviceType=one_of("ClusterIP", "NodePort", "LoadBalancer"),
         enableIngress={"type": "boolean"},
         rayStartParams=TEXTS,
         template=TEMPLATE,
     ),
-    workerGroupSpecs=rows(
-        table(
+    workerGroupSpecs=array(
+        object_with(
             ("groupName", "template"),
             groupName=NAME,
             replicas=COUNT,
@@ -113,10 +113,10 @@ CLUSTER = table(
         )
     ),
 )
-JOB = table(
+JOB = object_with(
     ("entrypoint", "rayClusterSpec"),
     entrypoint=TEXT,
-    submissionMode=among("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"),
+    submissionMode=one_of("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"),
     backoffLimit=COUNT,
     activeDeadlineSeconds=COUNT,
     shutdownAfterJobFinishes={"type": "boolean"},
@@ -125,18 +125,18 @@ JOB = table(
     entrypointNumCpus={"type": "number"},
     rayClusterSpec=CLUSTER,
 )
-CLAIM = table(
+CLAIM = object_with(
     ("accessModes", "resources"),
-    accessModes=rows(among("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")),
+    accessModes=array(one_of("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")),
     storageClassName=TEXT,
-    resources=table(("requests",), requests=table(("storage",), storage=QUANTITY)),
+    resources=object_with(("requests",), requests=object_with(("storage",), storage=QUANTITY)),
 )
-SELECTOR = table(matchLabels=TEXTS)
-POLICY = table(
+SELECTOR = object_with(matchLabels=TEXTS)
+POLICY = object_with(
     ("podSelector",),
     podSelector=SELECTOR,
-    policyTypes=rows(among("Ingress", "Egress")),
-    ingress=rows(table(**{"from": rows(table(podSelector=SELECTOR, namespaceSelector=SELECTOR))})),
+    policyTypes=array(one_of("Ingress", "Egress")),
+    ingress=array(object_with(**{"from": array(object_with(podSelector=SELECTOR, namespaceSelector=SELECTOR))})),
 )
 KINDS = {
     ("ray.io/v1", "RayCluster"): CLUSTER,
@@ -147,6 +147,8 @@ KINDS = {
 
 
 def schema_of(manifest: dict[str, Any]) -> Schema:
-    """Return the schema for a manifest by its kind."""
+    """Return the schema of a manifest of this kind and API version."""
     spec = KINDS[manifest["apiVersion"], manifest["kind"]]
-    return table(("apiVersion", "kind", "metadata", "spec"), apiVersion=TEXT, kind=TEXT, metadata=METADATA, spec=spec)
+    return object_with(
+        ("apiVersion", "kind", "metadata", "spec"), apiVersion=TEXT, kind=TEXT, metadata=METADATA, spec=spec
+    )

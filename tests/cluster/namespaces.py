@@ -23,13 +23,13 @@ import tomli_w
 
 from mifsim.defense import FilterConfig
 from mifsim.tables.records import read_table
-from tests.chaos.processes import titled
+from tests.chaos.processes import with_title
 from tests.cluster.nodes import ROOT, Cluster, in_namespaces, why_no_namespaces
 from tests.tuning.studies import tiny_study
 
 TIMEOUT_SECONDS = 3600.0
-SESSIONS = ("sessions", "queries", "snapshots", "leakage")
-FILES = ("pareto", "certification")
+SESSION_TABLES = ("sessions", "queries", "snapshots", "leakage")
+SINGLE_FILE_TABLES = ("pareto", "certification")
 TIMING_COLUMNS = ["elapsed_seconds"]
 """Columns that may differ: measured wall-clock times."""
 
@@ -42,7 +42,7 @@ def tune_locally(study: str, run: Path, cache: Path) -> None:
 
 
 def submit(cluster: Cluster, arguments: list[str]) -> subprocess.Popen[bytes]:
-    """Start `mifsim submit` on the head, where the end of a tunnel would be."""
+    """Start `mifsim submit` on the head, which needs no tunnel to the job API."""
     command, env = cluster.on(
         cluster.head, [sys.executable, "-m", "mifsim", "submit", *arguments, "--address", cluster.url]
     )
@@ -54,7 +54,7 @@ def kill_worker(cluster: Cluster, writing: Callable[[], bool], ended: Callable[[
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
         for worker in cluster.nodes[1:]:
-            actors = [name for name in ("SessionHost", "ModelActor") if titled(worker.pids(), f"ray::{name}")]
+            actors = [name for name in ("SessionHost", "ModelActor") if with_title(worker.pids(), f"ray::{name}")]
             if "SessionHost" in actors and writing():
                 worker.end()
                 return f"{worker.address} ({' and '.join(actors)})"
@@ -67,17 +67,17 @@ def assert_same(local: Path, remote: Path) -> list[str]:
     """Compare two calibrations bit for bit; return a line for each table that was compared."""
     compared = []
 
-    def same(name: str, expected: pd.DataFrame, actual: pd.DataFrame) -> None:
+    def compare_table(name: str, expected: pd.DataFrame, actual: pd.DataFrame) -> None:
         expected, actual = (frame.drop(columns=TIMING_COLUMNS, errors="ignore") for frame in (expected, actual))
         pd.testing.assert_frame_equal(actual, expected, check_exact=True, obj=name)
         compared.append(f"{name}: {len(expected):,} rows")
 
-    for name in SESSIONS:
+    for name in SESSION_TABLES:
         if (local / name).is_dir() or (local / f"{name}.parquet").is_file():
-            same(name, *(read_table(run, name).to_pandas() for run in (local, remote)))
-    same("trials", *(pq.read_table(run / "trials" / "trials.parquet").to_pandas() for run in (local, remote)))
-    for name in FILES:
-        same(name, *(pq.read_table(run / f"{name}.parquet").to_pandas() for run in (local, remote)))
+            compare_table(name, *(read_table(run, name).to_pandas() for run in (local, remote)))
+    compare_table("trials", *(pq.read_table(run / "trials" / "trials.parquet").to_pandas() for run in (local, remote)))
+    for name in SINGLE_FILE_TABLES:
+        compare_table(name, *(pq.read_table(run / f"{name}.parquet").to_pandas() for run in (local, remote)))
     configs = [FilterConfig.load(run / "filter.toml") for run in (local, remote) if (run / "filter.toml").is_file()]
     assert len(configs) != 1, "only one of the runs certified a configuration"
     if configs:
@@ -110,8 +110,8 @@ def small_study(folder: Path) -> Path:
     return file
 
 
-def disturbed(cluster: Cluster, study: str) -> tuple[Path, str]:
-    """Submit a study, kill a worker during the run; return the run's folder and a description of the worker."""
+def submit_and_kill_worker(cluster: Cluster, study: str) -> tuple[Path, str]:
+    """Submit a study and kill a worker during the run; return the run folder and a description of the worker."""
     shared = cluster.folder / "shared"
     shared.mkdir()
     # Two hosts and the model: the remaining nodes have capacity for all of them.
@@ -154,7 +154,7 @@ def main() -> None:
         with in_namespaces(2) as cluster:
             nodes = ", ".join(node.address for node in cluster.nodes)
             started = time.monotonic()
-            remote, killed = disturbed(cluster, study)
+            remote, killed = submit_and_kill_worker(cluster, study)
             print(
                 f"on a cluster of {nodes}, worker killed during the run: {killed}: {time.monotonic() - started:.0f} s",
                 flush=True,

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos.processes import below, kill
+from tests.chaos.processes import descendants, kill
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TIMEOUT_SECONDS = 120.0
 STORE_BYTES = 200 * 2**20
 NETWORK = "10.211.7"
-"""Used only inside the namespaces."""
+"""Prefix of the nodes' addresses, used only inside the namespaces."""
 
 QUICK_HEALTH_CHECK = {
     "RAY_health_check_initial_delay_ms": "0",
@@ -39,13 +39,15 @@ class Node:
     Attributes
     ----------
     address : str
-        At which the other nodes reach it.
+        Address at which the other nodes reach this one.
     prefix : list of str
-        Prefix of a command that runs it on this node.
+        Words before a command that run the command on this node.
     node_dir : Path
-        Home folder on the node, which holds the token.
+        The node's home folder, which contains the token.
+    log : Path
+        File with the output of Ray.
     process : Popen or None
-        ``ray start --block``.
+        The process ``ray start --block``; None before the node starts.
     """
 
     address: str
@@ -55,8 +57,8 @@ class Node:
     process: subprocess.Popen[bytes] | None = None
 
     def pids(self) -> list[int]:
-        """Return all of the node's processes."""
-        return [] if self.process is None else [self.process.pid, *below(self.process.pid)]
+        """Return the ids of all processes of the node."""
+        return [] if self.process is None else [self.process.pid, *descendants(self.process.pid)]
 
     def end(self) -> None:
         """Kill all processes of the node at once."""
@@ -72,9 +74,11 @@ class Cluster:
     Attributes
     ----------
     nodes : list of Node
-        The head first.
+        The head, then the workers.
     env : dict of str to str
         Environment of Ray's and mifsim's commands on all nodes, without HOME.
+    port : int
+        Port of Ray on the head.
     url : str
         Address of the job API on the head.
     """
@@ -100,8 +104,8 @@ class Cluster:
 
     def start(self, node: Node, cpus: int) -> None:
         """Start Ray on a node."""
-        first = node is self.head
-        where = (
+        is_head = node is self.head
+        role_options = (
             [
                 "--head",
                 f"--port={self.port}",
@@ -110,7 +114,7 @@ class Cluster:
                 "--include-dashboard=true",
                 *self.extra,
             ]
-            if first
+            if is_head
             else [f"--address={self.head.address}:{self.port}"]
         )
         command, env = self.on(
@@ -118,7 +122,7 @@ class Cluster:
             [
                 str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats",
                 f"--node-ip-address={node.address}", f"--num-cpus={cpus}", f"--object-store-memory={STORE_BYTES}",
-                "--dashboard-agent-listen-port=0", *where,
+                "--dashboard-agent-listen-port=0", *role_options,
             ],
         )  # fmt: skip
         with node.log.open("ab") as out:
@@ -154,8 +158,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def environment(token: str, folder: Path) -> dict[str, str]:
-    """Return the environment of the nodes' processes: the program and its tools, without this process's variables."""
+def environment(folder: Path) -> dict[str, str]:
+    """Return the environment of the nodes' processes, without the variables of this process."""
     return {
         "PATH": f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin",
         "PYTHONPATH": str(ROOT),
@@ -182,32 +186,32 @@ def _node(folder: Path, number: int, address: str, prefix: list[str], token: str
 def in_namespaces(workers: int, cpus: int = 2) -> Iterator[Cluster]:
     """Start a head with one CPU and workers, each in its own network namespace, joined by a bridge.
 
-    Each has its own address and ``/tmp/ray``. No route leads out of the namespaces. Needs root and iproute2.
+    Each node has its own address and ``/tmp/ray``. No route leads out of the namespaces. Needs root and iproute2.
     """
     folder = Path(tempfile.mkdtemp(prefix="mif-", dir="/tmp"))
     token, tag = secrets.token_hex(32), secrets.token_hex(2)
     names = [f"mif{tag}-{number}" for number in range(workers + 1)]
-    switch = f"mif{tag}-sw"
+    bridge_namespace = f"mif{tag}-sw"
     created: list[str] = []
     try:
-        for name in (switch, *names):
+        for name in (bridge_namespace, *names):
             _ip("netns", "add", name)
             created.append(name)
             _ip("-n", name, "link", "set", "lo", "up")
-        _ip("-n", switch, "link", "add", "bridge", "type", "bridge")
-        _ip("-n", switch, "link", "set", "bridge", "up")
+        _ip("-n", bridge_namespace, "link", "add", "bridge", "type", "bridge")
+        _ip("-n", bridge_namespace, "link", "set", "bridge", "up")
         nodes = []
         for number, name in enumerate(names):
             address, port = f"{NETWORK}.{number + 1}", f"port{number}"
-            _ip("-n", switch, "link", "add", port, "type", "veth", "peer", "name", "wire", "netns", name)
-            _ip("-n", switch, "link", "set", port, "master", "bridge", "up")
+            _ip("-n", bridge_namespace, "link", "add", port, "type", "veth", "peer", "name", "wire", "netns", name)
+            _ip("-n", bridge_namespace, "link", "set", port, "master", "bridge", "up")
             _ip("-n", name, "address", "add", f"{address}/24", "dev", "wire")
             _ip("-n", name, "link", "set", "wire", "up")
             sessions = folder / f"sessions-{number}"
             sessions.mkdir()
             Path("/tmp/ray").mkdir(exist_ok=True)
             mount_command = f'mount --bind {shlex.quote(str(sessions))} /tmp/ray && exec "$@"'
-            # Each of these commands replaces itself by the next, so the process in the end is Ray's.
+            # Each of these commands replaces its process by the next command, so this process becomes Ray's.
             prefix = [
                 "ip",
                 "netns",
@@ -223,7 +227,7 @@ def in_namespaces(workers: int, cpus: int = 2) -> Iterator[Cluster]:
                 "-",
             ]
             nodes.append(_node(folder, number, address, prefix, token))
-        cluster = Cluster(folder, nodes, environment(token, folder), 6379, 8265)
+        cluster = Cluster(folder, nodes, environment(folder), 6379, 8265)
         with _running(cluster, cpus):
             yield cluster
     finally:

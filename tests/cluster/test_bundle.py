@@ -20,6 +20,7 @@ from tests.small import SMALL
 
 
 def write_images(folder: Path, classes: int = 2, images: int = 3) -> None:
+    """Write random images of 8×8 pixels, in one sub-folder per class."""
     rng = np.random.default_rng(0)
     for label in range(classes):
         (folder / f"class {label}").mkdir(parents=True)
@@ -67,7 +68,7 @@ def test_a_study_is_uploaded_with_all_the_files_that_it_names(study_folder: Path
     for file in (study_folder / "images").rglob("*.png"):
         assert (remote.data.folder / file.relative_to(study_folder / "images")).read_bytes() == file.read_bytes()
     assert remote.victim.file.read_bytes() == (study_folder / "model.keras").read_bytes()
-    logs = [users.log() for given in (study, remote) for users in given.users if users.name == "log"]
+    logs = [users.log() for version in (study, remote) for users in version.users if users.name == "log"]
     assert logs[0] is not None
     assert logs[1] is not None
     assert logs[0].content == logs[1].content
@@ -78,7 +79,7 @@ def test_a_study_is_uploaded_with_all_the_files_that_it_names(study_folder: Path
     assert tables[0] == tables[1]
 
 
-def test_equal_inputs_make_equal_bundles(study_folder: Path) -> None:
+def test_equal_inputs_give_equal_bundles(study_folder: Path) -> None:
     study = Study.load(study_folder / "study.toml")
     first = pack(study)
     (study_folder / "model.keras").touch()
@@ -95,12 +96,12 @@ def test_files_in_the_storage_are_not_uploaded(study_folder: Path, tmp_path: Pat
     assert pack(study, study_folder).content.count(b".png") == 0
 
 
-@pytest.mark.parametrize("gone", ["images", "model.keras", "log/log.parquet"])
-def test_a_missing_file_is_reported_with_its_key(gone: str, study_folder: Path) -> None:
+@pytest.mark.parametrize("missing", ["images", "model.keras", "log/log.parquet"])
+def test_a_missing_file_is_reported_with_its_key(missing: str, study_folder: Path) -> None:
     study = Study.load(study_folder / "study.toml")
-    (study_folder / gone).rename(study_folder / "moved")
-    key = {"images": "data.folder", "model.keras": "victim.file", "log/log.parquet": "users.1.path"}[gone]
-    with pytest.raises(StudyError, match=rf"small: {key} = .*{gone}: does not exist on this machine"):
+    (study_folder / missing).rename(study_folder / "moved")
+    key = {"images": "data.folder", "model.keras": "victim.file", "log/log.parquet": "users.1.path"}[missing]
+    with pytest.raises(StudyError, match=rf"small: {key} = .*{missing}: does not exist on this machine"):
         pack(study)
     pack(study, storage=study_folder)
 
@@ -133,7 +134,8 @@ def test_a_bundle_over_the_limit_is_refused_with_advice(study_folder: Path, monk
         pack(Study.load(study_folder / "study.toml"))
 
 
-def tar_of(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+def tar_with(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    """Return the bytes of a tar file with these members."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for header, content in members:
@@ -143,6 +145,7 @@ def tar_of(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
 
 
 def tar_member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    """Return the header of a member of a tar file."""
     header = tarfile.TarInfo(name)
     header.type, header.linkname = kind, link
     return header
@@ -159,7 +162,7 @@ def tar_member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarf
     ],
 )
 def test_an_archive_cannot_write_outside_of_its_folder(header: tarfile.TarInfo, message: str, tmp_path: Path) -> None:
-    content = tar_of((tar_member("study.toml"), b"name = 'x'"), (header, b""))
+    content = tar_with((tar_member("study.toml"), b"name = 'x'"), (header, b""))
     with (
         tarfile.open(fileobj=io.BytesIO(content)) as tar,
         pytest.raises(ClusterError, match=rf"{message}.*nothing was unpacked"),
@@ -170,15 +173,15 @@ def test_an_archive_cannot_write_outside_of_its_folder(header: tarfile.TarInfo, 
 
 
 def test_absolute_names_are_unpacked_below_the_folder(tmp_path: Path) -> None:
-    victim = tmp_path / "victim"
-    with tarfile.open(fileobj=io.BytesIO(tar_of((tar_member(str(victim)), b"x")))) as tar:
+    outside_file = tmp_path / "victim"
+    with tarfile.open(fileobj=io.BytesIO(tar_with((tar_member(str(outside_file)), b"x")))) as tar:
         extract(tar, "bundle.tar", tmp_path / "in", tmp_path / "in" / "target")
-    assert not victim.exists()
+    assert not outside_file.exists()
 
 
 @pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a")])
 def test_a_name_that_is_a_file_and_a_folder_is_refused(names: tuple[str, str], tmp_path: Path) -> None:
-    content = tar_of(*((tar_member(name), b"x") for name in names))
+    content = tar_with(*((tar_member(name), b"x") for name in names))
     with (
         tarfile.open(fileobj=io.BytesIO(content)) as tar,
         pytest.raises(ClusterError, match=r"as a file and as a folder; nothing was unpacked"),
@@ -189,7 +192,7 @@ def test_a_name_that_is_a_file_and_a_folder_is_refused(names: tuple[str, str], t
 
 def test_an_archive_over_the_limit_is_refused(tmp_path: Path) -> None:
     with (
-        tarfile.open(fileobj=io.BytesIO(tar_of((tar_member("a"), bytes(600)), (tar_member("b"), bytes(600))))) as tar,
+        tarfile.open(fileobj=io.BytesIO(tar_with((tar_member("a"), bytes(600)), (tar_member("b"), bytes(600))))) as tar,
         pytest.raises(ClusterError, match="contains more than"),
     ):
         extract(tar, "bundle.tar", tmp_path / "in", tmp_path / "in" / "target", limit=1000)

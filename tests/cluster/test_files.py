@@ -20,22 +20,24 @@ from tests.cluster.kuberay_schema import schema_of
 from tests.cluster.nodes import ROOT
 
 FOLDER = ROOT / "cluster"
-LAUNCHED = ("aws.yaml", "machines.yaml")
+CLUSTER_CONFIGS = ("aws.yaml", "machines.yaml")
 MANIFESTS = ("raycluster.yaml", "rayjob.yaml", "storage.yaml")
 
 
-def locked(name: str) -> str:
+def locked_version(name: str) -> str:
+    """Return the version of a package in the lock file."""
     found = re.search(rf"^{re.escape(name)}==(\S+)", (ROOT / "requirements" / "lock.txt").read_text(), re.MULTILINE)
     assert found is not None
     return found[1]
 
 
-def launched(name: str) -> dict[str, Any]:
-    """Read a `ray up` file as Ray does, with its defaults."""
+def cluster_config(name: str) -> dict[str, Any]:
+    """Read a configuration of `ray up` as Ray does, with Ray's defaults."""
     return prepare_config(yaml.safe_load((FOLDER / name).read_text()))
 
 
 def manifests(name: str) -> list[dict[str, Any]]:
+    """Return the manifests of a file for KubeRay."""
     return list(yaml.safe_load_all((FOLDER / "kuberay" / name).read_text()))
 
 
@@ -46,43 +48,44 @@ def clusters() -> Iterator[dict[str, Any]]:
 
 
 def pods(cluster: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the pod specification of the head and of each group of workers."""
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         yield group["template"]["spec"]
 
 
-@pytest.mark.parametrize("name", LAUNCHED)
+@pytest.mark.parametrize("name", CLUSTER_CONFIGS)
 def test_ray_accepts_its_cluster_files(name: str) -> None:
-    config = launched(name)
+    config = cluster_config(name)
     validate_config(config)
     invalid = copy.deepcopy(config)
-    invalid["idle_timeout"] = 10  # not a key of Ray's
+    invalid["idle_timeout"] = 10  # Ray has no such key
     with pytest.raises(jsonschema.ValidationError, match="idle_timeout"):
         validate_config(invalid)
 
 
-@pytest.mark.parametrize("name", LAUNCHED)
+@pytest.mark.parametrize("name", CLUSTER_CONFIGS)
 def test_clusters_require_the_token_and_serve_the_dashboard_on_loopback_only(name: str) -> None:
-    config = launched(name)
+    config = cluster_config(name)
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
         start = next(command for command in commands if "ray start" in command)
-        given = " ".join([start, *config["docker"].get("run_options", [])])
-        assert "RAY_AUTH_MODE=token" in given
+        words = " ".join([start, *config["docker"].get("run_options", [])])
+        assert "RAY_AUTH_MODE=token" in words
         assert "0.0.0.0" not in start
     head = next(command for command in config["head_start_ray_commands"] if "ray start" in command)
     assert "--dashboard-host=127.0.0.1" in head
 
 
 def test_cloud_machines_use_the_security_group_of_the_user() -> None:
-    # Without one, Ray creates a group that opens port 22 to every address.
-    for kind in launched("aws.yaml")["available_node_types"].values():
-        assert kind["node_config"]["SecurityGroupIds"] == ["REPLACE-sg"]
-        assert kind["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
-        assert all(disk["Ebs"]["Encrypted"] for disk in kind["node_config"]["BlockDeviceMappings"])
+    # Without a security group, Ray creates one that opens port 22 to every address.
+    for node_type in cluster_config("aws.yaml")["available_node_types"].values():
+        assert node_type["node_config"]["SecurityGroupIds"] == ["REPLACE-sg"]
+        assert node_type["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
+        assert all(disk["Ebs"]["Encrypted"] for disk in node_type["node_config"]["BlockDeviceMappings"])
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_manifests_have_the_fields_that_kuberay_and_kubernetes_know(name: str) -> None:
+def test_manifests_have_only_fields_that_kuberay_and_kubernetes_define(name: str) -> None:
     for manifest in manifests(name):
         jsonschema.validate(manifest, schema_of(manifest))
         invalid = copy.deepcopy(manifest)
@@ -106,7 +109,7 @@ def test_kuberay_clusters_require_the_token_and_restrict_their_pods() -> None:
             assert group["template"]["spec"]["automountServiceAccountToken"] is False
 
 
-def test_groups_have_cpus_and_gpus_and_scale_between_their_limits() -> None:
+def test_worker_groups_exist_for_cpus_and_gpus_and_scale_within_limits() -> None:
     for cluster in clusters():
         assert cluster["enableInTreeAutoscaling"] is True
         groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
@@ -143,14 +146,14 @@ def test_the_network_policy_admits_only_the_pods_of_the_cluster_and_the_operator
 
 
 def test_versions_match_the_lock_file() -> None:
-    ray = locked("ray")
+    ray = locked_version("ray")
     for cluster in clusters():
         assert cluster["rayVersion"] == ray
         images = {container["image"] for pod in pods(cluster) for container in pod["containers"]}
         assert images == {f"REPLACE-registry/mifsim:{__version__}", f"REPLACE-registry/mifsim:{__version__}-gpu"}
-    assert launched("aws.yaml")["docker"]["image"] == f"REPLACE-registry/mifsim:{__version__}"
+    assert cluster_config("aws.yaml")["docker"]["image"] == f"REPLACE-registry/mifsim:{__version__}"
     assert f"Ray {ray} " in (FOLDER / "machines.yaml").read_text()
-    # The lock file is made for the Python that the Makefile names; the image must have the same.
+    # The lock file is resolved for the Python version in the Makefile; the image must have the same version.
     python = re.search(r"--python-version (\S+)", (ROOT / "Makefile").read_text())
     assert python is not None
     image = (FOLDER / "Dockerfile").read_text()

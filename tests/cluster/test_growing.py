@@ -19,7 +19,7 @@ import pytest
 from mifsim.server.ray import cluster as ray_cluster
 from mifsim.server.ray.placement import Node
 from mifsim.study.sections import Server
-from tests.chaos.processes import below, kill
+from tests.chaos.processes import descendants, kill
 from tests.run.test_simulate import assert_same_rows
 from tests.small import small_study
 
@@ -54,12 +54,13 @@ CONFIG: dict[str, Any] = {
 
 @pytest.fixture
 def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a head whose autoscaler can start two workers."""
     # By default `ray start` requires a token if the user has one, but a driver with an address sends none.
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
     provider = {**CONFIG["provider"], "gcs_address": f"127.0.0.1:{port}"}
     (tmp_path / "autoscaling.json").write_text(json.dumps({**CONFIG, "provider": provider}))
     # A separate temporary folder: in the default one, other runs on this machine would connect to this cluster.
@@ -78,7 +79,7 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
                 time.sleep(0.2)
             yield f"127.0.0.1:{port}"
         finally:
-            kill([head.pid, *below(head.pid)])
+            kill([head.pid, *descendants(head.pid)])
             head.wait()
 
 
@@ -88,14 +89,14 @@ def test_a_run_waits_for_the_nodes_it_requests_and_releases_them(address: str, t
     study = small_study(server={"hosts": 3, "grow_seconds": 90})
     study.save(tmp_path / "study.toml")
     command = [sys.executable, "-m", "mifsim", "simulate", str(tmp_path / "study.toml")]
-    ran = subprocess.run(
+    completed = subprocess.run(
         [*command, "--out", str(tmp_path / "run"), "--address", address], capture_output=True, text=True, timeout=300
     )
-    assert ran.returncode == 0, ran.stderr
-    assert "waiting for the cluster to grow from 0 CPUs on 1 node to 4 CPUs" in ran.stderr
+    assert completed.returncode == 0, completed.stderr
+    assert "waiting for the cluster to grow from 0 CPUs on 1 node to 4 CPUs" in completed.stderr
     subprocess.run([*command, "--out", str(tmp_path / "local"), "--backend", "in-process"], check=True)
     assert_same_rows(tmp_path / "local", tmp_path / "run")
-    # A demand that is not withdrawn would keep the workers for ever.
+    # A demand that is not withdrawn would keep the workers running.
     script = (
         "import ray, sys, time; from mifsim.server.ray.cluster import connect, nodes; connect(sys.argv[1])\n"
         "while len(nodes()) > 1: time.sleep(1)"
@@ -119,8 +120,8 @@ def requested(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     return demands
 
 
-def growing(steps: list[list[Node]]) -> Callable[[], list[Node]]:
-    """Return a substitute for `nodes` that returns the next step at each call, and then the last one."""
+def nodes_in_steps(steps: list[list[Node]]) -> Callable[[], list[Node]]:
+    """Return a substitute for `nodes`: each call returns the next list; further calls return the last one."""
     return lambda: steps.pop(0) if len(steps) > 1 else steps[0]
 
 
@@ -128,7 +129,7 @@ def test_the_demand_is_withdrawn_when_the_nodes_have_started(
     requested: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = [[Node(0.0)], [Node(0.0), Node(2.5)], [Node(0.0), Node(2.5), Node(2.0)]]
-    monkeypatch.setattr(ray_cluster, "nodes", growing(steps))
+    monkeypatch.setattr(ray_cluster, "nodes", nodes_in_steps(steps))
     with ray_cluster.autoscaled(Server(hosts=3, grow_seconds=60)):
         assert requested == [4]  # kept until the actors are placed: the autoscaler would end idle nodes before that
         assert len(steps) == 1

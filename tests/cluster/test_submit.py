@@ -33,8 +33,8 @@ from tests.cluster.test_bundle import write_images
 from tests.small import SMALL
 
 
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """Submit with arguments that must be refused; return the error message."""
+def error_message(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """Run `mifsim submit` with arguments that must be refused; return the error message."""
     with pytest.raises(SystemExit) as exit_:
         main(["submit", *map(str, arguments)])
     assert exit_.value.code == 2
@@ -44,14 +44,16 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 
 def write_study(folder: Path, **sections: object) -> Path:
+    """Write the small study with some sections replaced; return its path."""
     file = folder / "study.toml"
     file.write_text(tomli_w.dumps({**SMALL, **sections}))
     return file
 
 
 def job_spec(**changes: object) -> JobSpec:
-    given = {"job": "mifsim-x-1", "command": "tune", "run": "x", "source": source_digest(), "versions": versions()}
-    return JobSpec.model_validate({**given, **changes})
+    """Return a valid job spec with some fields replaced."""
+    fields = {"job": "mifsim-x-1", "command": "tune", "run": "x", "source": source_digest(), "versions": versions()}
+    return JobSpec.model_validate({**fields, **changes})
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_an_address_that_does_not_answer_is_reported(
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     address = f"http://127.0.0.1:{free_port()}"
-    message = fails(
+    message = error_message(
         capsys, write_study(tmp_path), "--command", "simulate", "--address", address, "--out", tmp_path / "r"
     )
     assert f"{address}: no Ray head answers" in message
@@ -106,10 +108,10 @@ def test_an_address_that_does_not_answer_is_reported(
         (["digits", "--storage", "nowhere://b/x"], "nowhere://b/x: pyarrow cannot open a file system"),
     ],
 )
-def test_options_that_do_not_go_together(
+def test_incompatible_or_invalid_options_are_refused(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert message in fails(capsys, *arguments)
+    assert message in error_message(capsys, *arguments)
 
 
 def test_a_study_is_checked_before_anything_is_sent(
@@ -119,15 +121,15 @@ def test_a_study_is_checked_before_anything_is_sent(
         raise AssertionError("connected before the study was checked")
 
     monkeypatch.setattr(Cluster, "__init__", connect)
-    assert "did you mean 'transport'?" in fails(capsys, write_study(tmp_path, server={"transprt": "uint8"}))
-    assert "filters: missing" in fails(capsys, write_study(tmp_path, filters=[]), "--command", "simulate")
-    # Too few sessions for the limit: the same message as that of mifsim tune.
-    assert "sessions" in fails(capsys, write_study(tmp_path))
+    assert "did you mean 'transport'?" in error_message(capsys, write_study(tmp_path, server={"transprt": "uint8"}))
+    assert "filters: missing" in error_message(capsys, write_study(tmp_path, filters=[]), "--command", "simulate")
+    # Too few sessions for the limit: mifsim submit reports the same error as mifsim tune.
+    assert "sessions" in error_message(capsys, write_study(tmp_path))
     write_images(tmp_path / "images", images=12)
     (tmp_path / "images" / "class 1" / "3.png").write_bytes(b"no image")
     data = {"set": "folder", "folder": "images", "size": [8, 8], "color": "gray"}
     damaged = write_study(tmp_path, data=data, attacks=[], victim={})
-    assert "3.png: neither PNG, JPEG nor PGM" in fails(capsys, damaged, "--command", "simulate")
+    assert "3.png: neither PNG, JPEG nor PGM" in error_message(capsys, damaged, "--command", "simulate")
 
 
 def test_a_model_with_code_in_it_is_not_sent(
@@ -138,7 +140,7 @@ def test_a_model_with_code_in_it_is_not_sent(
         [keras.Input((28, 28, 1)), keras.layers.Flatten(), code, keras.layers.Dense(10, "softmax")]
     )
     model.save(tmp_path / "model.keras")
-    message = fails(capsys, write_study(tmp_path, victim={"file": "model.keras"}), "--command", "simulate")
+    message = error_message(capsys, write_study(tmp_path, victim={"file": "model.keras"}), "--command", "simulate")
     assert "holds Python code" in message
 
 
@@ -184,11 +186,11 @@ def test_missing_storage_is_refused_and_a_temporary_folder_is_private(tmp_path: 
     assert tmp_path.exists()
 
 
-def test_a_run_may_be_stored_at_a_url_while_its_inputs_stay_with_the_driver() -> None:
+def test_a_run_at_a_url_has_its_inputs_in_a_temporary_folder_of_the_driver() -> None:
     url = "mock://bucket/mifsim"
     with job_storage(job_spec(storage=url)) as storage_dir, inputs_folder(storage_dir) as inputs:
         assert str(storage_dir / "x") == f"{url}/x"
-        inputs.mkdir()  # on this machine, in a new temporary folder
+        inputs.mkdir()  # a temporary folder on this machine
     assert not inputs.parent.exists()
     with job_storage(job_spec(storage="/tmp")) as storage_dir, inputs_folder(storage_dir) as inputs:
         assert inputs == Path("/tmp/inputs")
@@ -201,7 +203,7 @@ def test_a_study_that_names_files_is_refused_with_a_url(capsys: pytest.CaptureFi
     write_images(tmp_path / "images", images=12)
     data = {"set": "folder", "folder": "images", "size": [8, 8], "color": "gray"}
     study = write_study(tmp_path, data=data, attacks=[], victim={})
-    message = fails(capsys, study, "--command", "simulate", "--storage", "mock://bucket/mifsim")
+    message = error_message(capsys, study, "--command", "simulate", "--storage", "mock://bucket/mifsim")
     assert "--storage mock://bucket/mifsim: data.folder = " in message
     assert "accepted with a URL: studies that name no file" in message
 
@@ -220,7 +222,7 @@ def test_a_log_is_written_once_across_reconnections(parts: list[tuple[list[str],
     whole = "".join(text for texts, _ in parts for text in texts)
     written: list[str] = []
     log = client._LogWriter(written.append)
-    for _, cut in parts:  # each connection sends the log from its start, in chunks, and breaks somewhere
+    for _, cut in parts:  # each connection sends the log from its start, in chunks, and breaks at `cut`
         log.restart()
         for start in range(0, min(cut, len(whole)), 3):
             log(whole[start : min(start + 3, cut)])
@@ -287,12 +289,13 @@ def test_the_driver_runs_the_command_of_the_job_spec(tmp_path: Path) -> None:
 
 @pytest.fixture
 def plugin(tmp_path: Path) -> Iterator[Path]:
+    """A copy of the example plug-in under another name; all plug-ins are unloaded after the test."""
     (tmp_path / "own.py").write_bytes((Path(__file__).parents[2] / "examples" / "quota.py").read_bytes())
     yield tmp_path / "own.py"
     unload_plugins()
 
 
-def test_plugins_travel_with_the_job_and_with_its_resumption(plugin: Path, tmp_path: Path) -> None:
+def test_plugins_are_uploaded_with_a_job_and_again_when_it_is_resumed(plugin: Path, tmp_path: Path) -> None:
     study = {**SMALL, "filters": [{"name": "ten", "kind": "example-quota", "queries": 10}]}
     with pytest.raises(StudyError, match="example-quota"):
         Study.parse(study)
@@ -315,7 +318,7 @@ def test_plugins_travel_with_the_job_and_with_its_resumption(plugin: Path, tmp_p
         assert loaded_plugins() == (loaded,)
 
 
-def test_a_submission_names_the_plugins_of_this_process(
+def test_a_job_spec_names_the_plugins_that_this_process_has_loaded(
     plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[JobSpec] = []
@@ -337,5 +340,5 @@ def test_a_job_spec_cannot_name_a_plugin_outside_of_the_bundle(name: str) -> Non
         job_spec(plugins=[name])
 
 
-def test_attach_takes_no_plugin(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--attach cannot be combined with --plugin" in fails(capsys, "--attach", "job-1", "--plugin", plugin)
+def test_attach_cannot_be_combined_with_a_plugin(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--attach cannot be combined with --plugin" in error_message(capsys, "--attach", "job-1", "--plugin", plugin)

@@ -1,3 +1,5 @@
+"""Empty cache folders for the tests of data sets."""
+
 import pytest
 
 

@@ -1,4 +1,4 @@
-"""Small sources in the layouts that the data sets read: IDX files, a folder of images, a tree like CelebA's."""
+"""Small sources in the layouts that the data sets read: IDX files, a folder of images, and CelebA's folder tree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 TRAIN, TEST = 300, 40
-"""Digits."""
+"""Numbers of digits in the training files and in the test files."""
 
 
 def digits(count, seed):
@@ -17,7 +17,7 @@ def digits(count, seed):
 
 
 def idx(array, magic=None, sizes=None):
-    """An IDX file by the published description, written independently of the reader."""
+    """Return an IDX file in the published format, written independently of the reader."""
     magic = 0x0800 + array.ndim if magic is None else magic
     sizes = array.shape if sizes is None else sizes
     return struct.pack(f">I{len(sizes)}I", magic, *sizes) + array.tobytes()
@@ -46,7 +46,7 @@ def write_image(path, seed, size=(12, 14), grey=False):
 
 
 def write_pets(root):
-    """Three classes of 20 images, a file format each."""
+    """Write three classes of 20 images, each class in a different file format."""
     for label, (name, ending) in enumerate([("cats", ".png"), ("dogs", ".jpg"), ("fish", ".pgm")]):
         (root / name).mkdir(parents=True)
         for number in range(20):
@@ -61,7 +61,7 @@ FACE_COLUMNS = ["5_o_Clock_Shadow", "Bangs", "Eyeglasses", "Male", "Young"]
 
 
 def attributes(number):
-    """Every combination of the three attributes in turn, so that each part has every class."""
+    """Return attributes that cycle through all combinations of three, so that each subset has every class."""
     bangs, glasses, male = (1 if (number // step) % 2 else -1 for step in (1, 2, 4))
     return {"5_o_Clock_Shadow": -1, "Bangs": bangs, "Eyeglasses": glasses, "Male": male, "Young": 1}
 
@@ -75,7 +75,7 @@ def face_file(number):
 
 
 def write_celeba(root):
-    """CelebA's published layout, with small stand-ins for its photographs."""
+    """Write CelebA's published layout, with random images in place of the photographs."""
     (root / "img_align_celeba").mkdir(parents=True)
     for number in range(FACES):
         image = np.random.default_rng(number).integers(0, 256, (22, 18, 3), np.uint8)

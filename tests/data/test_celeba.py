@@ -1,4 +1,4 @@
-"""On a tree in CelebA's published layout, with 120 small stand-ins for its photographs."""
+"""The data set `celeba`, on a folder tree in CelebA's published layout with 120 random images."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ from mifsim.errors import DataError
 from tests.data.small_sources import FACES, attributes, face_file, partition_of, write_celeba, write_celeba_lists
 
 CLASS = {(-1, -1): {1: 0, -1: 1}, (1, -1): {1: 2, -1: 2}, (-1, 1): {1: 3, -1: 3}, (1, 1): {1: 3, -1: 3}}
-"""By (bangs, eyeglasses), then male: worked by hand from "Eyeglasses before Bangs before Male/Female"."""
+"""Class by (bangs, eyeglasses), then by male; worked by hand from "Eyeglasses before Bangs before Male/Female"."""
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def load(tree, **keys):
     return load_data(DataConfig(set="celeba", folder=tree, **keys))
 
 
-def test_the_official_layout(tree):
+def test_the_official_layout_is_read(tree):
     data = load(tree)
     assert data.class_names == ("Male", "Female", "Bangs", "Eyeglasses")
     assert data.shape == (64, 64, 3)
@@ -30,7 +30,7 @@ def test_the_official_layout(tree):
     assert sizes == {"private": 72, "auxiliary": 16, "users": 16, "evaluator": 16}
 
 
-def test_the_csv_form_and_a_nested_image_folder_are_the_same_set(tree):
+def test_the_csv_form_and_a_nested_image_folder_give_the_same_set(tree):
     before = load(tree).fingerprint
     write_celeba_lists(tree, ".csv")
     inner = tree / "inner"
@@ -40,7 +40,7 @@ def test_the_csv_form_and_a_nested_image_folder_are_the_same_set(tree):
     assert load(tree).fingerprint == before
 
 
-def test_each_image_has_one_class_by_the_rule(tree):
+def test_each_image_has_the_class_that_the_rule_gives(tree):
     users = load(tree).subset("users")
     expected = [
         CLASS[attributes(n)["Bangs"], attributes(n)["Eyeglasses"]][attributes(n)["Male"]]
@@ -53,7 +53,7 @@ def test_each_image_has_one_class_by_the_rule(tree):
     assert class_of(male=False, bangs=False, eyeglasses=False) == 1
 
 
-def test_the_centred_square_of_148_pixels_is_averaged_down(tree):
+def test_the_centred_square_of_148_pixels_is_reduced_by_averaging(tree):
     photo = np.zeros((218, 178, 3), np.uint8)
     photo[35:183, 15:163] = (30, 60, 90)  # blue, green, red; everything outside the square stays black
     cv2.imwrite(str(tree / "img_align_celeba" / face_file(104)), photo, [cv2.IMWRITE_JPEG_QUALITY, 100])
@@ -63,7 +63,7 @@ def test_the_centred_square_of_148_pixels_is_averaged_down(tree):
     assert image[:, 0].min() * 255 > 20, "something of the black surroundings is left"
 
 
-def test_images_are_read_only_when_asked_for(tree):
+def test_image_files_are_read_lazily(tree):
     data = load(tree)
     broken = tree / "img_align_celeba" / face_file(105)
     broken.write_bytes(b"\xff\xd8 broken")
@@ -72,7 +72,7 @@ def test_images_are_read_only_when_asked_for(tree):
         data.subset("users").image(1)
 
 
-def test_a_missing_image_is_named_at_once(tree):
+def test_loading_names_a_missing_image(tree):
     (tree / "img_align_celeba" / face_file(7)).unlink()
     with pytest.raises(DataError, match=r"000008\.jpg: listed but missing$"):
         load(tree)
@@ -81,7 +81,7 @@ def test_a_missing_image_is_named_at_once(tree):
         load(tree)
 
 
-def test_reduced_to_so_many_a_class(tree):
+def test_images_per_class_reduces_the_set(tree):
     data = load(tree, images_per_class=8)
     total = sum(np.bincount(pool.labels, minlength=4) for pool in data.subsets.values())
     assert total.tolist() == [8] * 4
@@ -114,7 +114,7 @@ def replace(path, old, new):
         (lambda t: (t / "img_align_celeba").rename(t / "images"), "no folder img_align_celeba"),
     ],
 )
-def test_a_wrong_layout_is_named(tree, damage, message):
+def test_an_error_in_the_layout_is_named(tree, damage, message):
     damage(tree)
     with pytest.raises(DataError, match=message):
         load(tree)

@@ -1,3 +1,5 @@
+"""Configuration of data sets: accepted keys and values."""
+
 from importlib import import_module
 
 import pytest
@@ -8,7 +10,7 @@ from mifsim.data.config import source_of
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_every_source_names_a_function(name):
+def test_every_source_names_an_existing_function(name):
     module, function = source_of(name).load.split(":")
     assert callable(getattr(import_module(module), function))
 
@@ -30,11 +32,11 @@ def test_every_source_names_a_function(name):
         ({"sett": "mnist"}, "Extra inputs"),
     ],
 )
-def test_what_a_set_does_not_read_or_know_is_refused(keys, message):
+def test_keys_and_values_that_a_set_does_not_accept_are_refused(keys, message):
     with pytest.raises(ValidationError, match=message):
         DataConfig(**keys)
 
 
-def test_one_number_is_a_square():
+def test_a_single_size_means_a_square():
     assert DataConfig(set="folder", folder="x", size=32).size == (32, 32)
     assert DataConfig(set="folder", folder="x", size=[16, 24]).size == (16, 24)

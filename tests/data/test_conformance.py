@@ -1,4 +1,4 @@
-"""Every registered data set conforms, in each of the forms that its files may have."""
+"""Every built-in data set passes the conformance suite, in each form that its files may have."""
 
 import gzip
 
@@ -48,7 +48,7 @@ class TestDataSets(DataSetConformance):
 
     @pytest.fixture
     def again(self, config):
-        """Prepared anew: every test has an empty cache."""
+        """Return the data set loaded a second time, with an empty cache."""
         return load_data(config)
 
 

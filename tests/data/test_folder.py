@@ -1,3 +1,5 @@
+"""The data set `folder`: one sub-folder of images for each class."""
+
 import os
 
 import cv2
@@ -25,13 +27,13 @@ def test_a_sub_folder_is_a_class(folder):
     assert [len(data.subset(subset)) for subset in ("private", "auxiliary", "users", "evaluator")] == [30, 6, 18, 6]
 
 
-def test_size_and_colour_are_the_studys(folder):
+def test_the_study_sets_size_and_colour(folder):
     data = load(folder, size=(10, 8), color="gray")
     assert data.shape == (10, 8)
     assert load(folder, size=9).shape == (9, 9, 3)
 
 
-def test_pixels_are_those_of_the_files(folder):
+def test_pixels_equal_those_of_the_files(folder):
     data = load(folder)
     pixels = {cv2.imread(str(path))[..., ::-1].tobytes() for path in (folder / "cats").glob("*.png")}
     private = data.subset("private")
@@ -47,7 +49,7 @@ def test_a_changed_file_is_read_again(folder):
     assert load(folder).fingerprint != before.fingerprint
 
 
-def test_images_of_several_sizes_need_one_from_the_study(folder):
+def test_images_of_several_sizes_need_a_size_in_the_study(folder):
     write_image(folder / "cats" / "odd.png", 5, size=(9, 9))
     with pytest.raises(DataError, match=r"data\.size is missing.*odd\.png is 9 high and 9 wide"):
         load(folder)
@@ -62,13 +64,13 @@ def test_a_damaged_image_is_named(folder, size):
         load(folder, size=size)
 
 
-def test_what_is_no_image_is_named(folder):
+def test_a_file_that_is_not_an_image_is_named(folder):
     (folder / "dogs" / "notes.txt").write_text("hello")
     with pytest.raises(DataError, match=r"notes\.txt: not an image file of a known kind; accepted: \.png"):
         load(folder)
 
 
-def test_too_few_classes_or_images(folder, tmp_path):
+def test_too_few_classes_or_images_are_refused(folder, tmp_path):
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="empty: 0 images; a class needs at least 10"):
         load(folder)

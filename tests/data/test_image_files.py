@@ -1,3 +1,5 @@
+"""Image files: size from the header, decoding, errors, and fitting to a size."""
+
 import struct
 import zlib
 
@@ -14,8 +16,8 @@ COLOR = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
 
 
 def encode(ending, image=COLOR):
-    done, data = cv2.imencode(ending, image[..., ::-1] if image.ndim == 3 else image)
-    assert done
+    encoded, data = cv2.imencode(ending, image[..., ::-1] if image.ndim == 3 else image)
+    assert encoded
     return data.tobytes()
 
 
@@ -37,7 +39,7 @@ def test_grey_is_read_as_grey_and_spread_over_three_channels_for_rgb():
     np.testing.assert_array_equal(decode(encode(".pgm", grey), "rgb"), np.stack([grey] * 3, axis=-1))
 
 
-def test_a_plain_text_pgm_with_comments():
+def test_a_plain_text_pgm_with_comments_is_read():
     text = b"P2\n# made by hand\n3 2\n# and more\n255\n0 10 20\n30 40 50\n"
     assert decode(text, "gray").tolist() == [[0, 10, 20], [30, 40, 50]]
 
@@ -50,7 +52,7 @@ def test_a_truncated_file_is_refused(ending, kept):
         decode(whole[: int(len(whole) * kept)], "rgb")
 
 
-def test_a_thumbnails_end_marker_is_not_taken_for_the_images():
+def test_a_thumbnails_end_marker_does_not_hide_a_truncated_image():
     whole = encode(".jpg")
     thumbnail = b"\xff\xe1" + struct.pack(">H", 2 + 6) + b"xx\xff\xd9yy"
     cut = whole[:2] + thumbnail + whole[2 : len(whole) // 2]
@@ -58,7 +60,7 @@ def test_a_thumbnails_end_marker_is_not_taken_for_the_images():
         decode(cut, "rgb")
 
 
-def png_stating(width, height):
+def png_with_stated_size(width, height):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -68,7 +70,7 @@ def png_stating(width, height):
 
 
 def test_a_decompression_bomb_is_refused_by_its_header():
-    bomb = png_stating(100_000, 100_000)
+    bomb = png_with_stated_size(100_000, 100_000)
     assert len(bomb) < 200
     with pytest.raises(ValueError, match="100000 x 100000 pixels; accepted: at most 67,108,864"):
         decode(bomb, "rgb")
@@ -105,13 +107,13 @@ def test_any_bytes_are_either_decoded_or_refused(tail, magic):
     height=st.integers(1, 40),
     width=st.integers(1, 40),
 )
-def test_fitting_always_gives_the_wanted_size_and_leaves_a_flat_image_flat(rows, columns, height, width):
+def test_fit_gives_the_requested_size_and_keeps_a_flat_image_flat(rows, columns, height, width):
     fitted = fit(np.full((rows, columns, 3), 77, np.uint8), height, width)
     assert fitted.shape == (height, width, 3)
     assert (fitted == 77).all()
 
 
-def test_fitting_cuts_around_the_centre_and_averages():
+def test_fit_crops_around_the_centre_and_averages():
     wide = np.zeros((2, 6), np.uint8)
     wide[:, 2:4] = [[10, 20], [30, 40]]
     wide[:, :2] = wide[:, 4:] = 255

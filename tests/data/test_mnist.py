@@ -1,3 +1,5 @@
+"""The data sets `mnist` and `fashion-mnist`, from IDX files, archives, and the cache of Keras."""
+
 import gzip
 import sys
 import types
@@ -23,7 +25,7 @@ def load(folder, name="mnist"):
 
 @pytest.mark.parametrize("separator", "-.")
 @pytest.mark.parametrize("packed", [False, True])
-def test_idx_files_under_all_usual_names(folder, separator, packed):
+def test_idx_files_are_found_under_all_usual_names(folder, separator, packed):
     for name, data in idx_files(separator).items():
         write_files(folder, {name + ".gz": gzip.compress(data)} if packed else {name: data})
     data = load(folder)
@@ -34,7 +36,7 @@ def test_idx_files_under_all_usual_names(folder, separator, packed):
     np.testing.assert_array_equal(data.subset("users").labels, test_labels)
 
 
-def test_keras_archive_holds_the_same_set(folder, tmp_path):
+def test_the_keras_archive_gives_the_same_set(folder, tmp_path):
     write_files(folder, idx_files())
     (x, y), (tx, ty) = digits(TRAIN, 0), digits(TEST, 1)
     archive = tmp_path / "archive"
@@ -43,7 +45,7 @@ def test_keras_archive_holds_the_same_set(folder, tmp_path):
     assert load(archive).fingerprint == load(folder).fingerprint
 
 
-def test_fashion_mnist_has_its_own_names(folder):
+def test_fashion_mnist_has_its_own_class_names(folder):
     write_files(folder, idx_files())
     data = load(folder, "fashion-mnist")
     assert data.name == "fashion-mnist"
@@ -51,7 +53,7 @@ def test_fashion_mnist_has_its_own_names(folder):
     assert len(data.class_names) == 10
 
 
-def test_the_official_reduction_to_so_many_a_class(folder):
+def test_images_per_class_reduces_the_set(folder):
     write_files(folder, idx_files())
     data = load_data(DataConfig(set="mnist", folder=folder, images_per_class=17))
     assert sum(np.sum(data.subset(subset).labels == 3) for subset in SUBSETS) == 17
@@ -83,7 +85,7 @@ def test_the_official_reduction_to_so_many_a_class(folder):
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_damaged_file_is_named_with_what_is_wrong(folder, name, damage, message, packed):
+def test_a_damaged_file_is_named_with_its_error(folder, name, damage, message, packed):
     contents = idx_files()
     contents[name] = damage(contents[name])
     if packed:
@@ -94,7 +96,7 @@ def test_a_damaged_file_is_named_with_what_is_wrong(folder, name, damage, messag
     assert name in str(caught.value)
 
 
-def test_a_cut_archive_says_how_much_could_be_unpacked(folder):
+def test_the_error_for_a_truncated_gzip_file_states_how_much_was_unpacked(folder):
     contents = {key + ".gz": gzip.compress(data) for key, data in idx_files().items()}
     whole = contents["train-images-idx3-ubyte.gz"]
     contents["train-images-idx3-ubyte.gz"] = whole[: len(whole) // 2]
@@ -103,7 +105,7 @@ def test_a_cut_archive_says_how_much_could_be_unpacked(folder):
         load(folder)
 
 
-def test_an_archive_that_is_none(folder):
+def test_an_invalid_gzip_file_is_named(folder):
     contents = {key + ".gz": data for key, data in idx_files().items()}
     write_files(folder, contents)
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: not a valid gzip file"):
@@ -126,7 +128,7 @@ def test_an_archive_that_is_none(folder):
         ({name: np.array([{}]) for name in ("x_train", "y_train", "x_test", "y_test")}, "without pickles"),
     ],
 )
-def test_a_wrong_npz_is_named(folder, arrays, message):
+def test_an_npz_archive_with_wrong_arrays_is_named(folder, arrays, message):
     np.savez(folder / "mnist.npz", **arrays)
     with pytest.raises(DataError, match=message) as caught:
         load(folder)
@@ -134,13 +136,13 @@ def test_a_wrong_npz_is_named(folder, arrays, message):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"not a zip at all"])
-def test_an_npz_that_is_none(folder, content):
+def test_an_invalid_npz_archive_is_named(folder, content):
     (folder / "mnist.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"mnist\.npz: not a valid \.npz archive"):
         load(folder)
 
 
-def test_missing_files_and_folders_say_what_to_put_where(folder):
+def test_the_error_for_missing_files_names_the_expected_ones(folder):
     with pytest.raises(DataError, match="not all files are there; expected the four IDX files train-images-idx3"):
         load(folder)
     with pytest.raises(DataError, match="no such folder"):
@@ -150,19 +152,19 @@ def test_missing_files_and_folders_say_what_to_put_where(folder):
 @pytest.mark.parametrize(
     ("name", "place"), [("mnist", "keras/datasets"), ("fashion-mnist", "keras/datasets/fashion-mnist")]
 )
-def test_without_a_folder_keras_own_cache_is_used(tmp_path, folder, name, place):
+def test_without_a_folder_the_cache_of_keras_is_used(tmp_path, folder, name, place):
     for written in (tmp_path / place, folder):
         write_files(written, idx_files())
     assert load_data(DataConfig(set=name)).fingerprint == load(folder, name).fingerprint
 
 
-def test_without_a_folder_and_a_network_the_error_says_what_to_put_where(monkeypatch):
+def test_without_a_folder_or_network_the_error_names_the_expected_files(monkeypatch):
     def load_data_offline():
         raise Exception("URL fetch failure on https://example.invalid: None -- unreachable\nmore")
 
-    fake = types.ModuleType("keras")
-    fake.datasets = types.SimpleNamespace(mnist=types.SimpleNamespace(load_data=load_data_offline))
-    monkeypatch.setitem(sys.modules, "keras", fake)
+    fake_keras = types.ModuleType("keras")
+    fake_keras.datasets = types.SimpleNamespace(mnist=types.SimpleNamespace(load_data=load_data_offline))
+    monkeypatch.setitem(sys.modules, "keras", fake_keras)
     with pytest.raises(DataError) as caught:
         load_data(DataConfig(set="mnist"))
     message = str(caught.value)
@@ -177,12 +179,12 @@ def test_without_a_folder_and_a_network_the_error_says_what_to_put_where(monkeyp
     assert "\n" not in message
 
 
-def test_what_keras_downloads_is_used(monkeypatch, tmp_path, folder):
+def test_files_downloaded_by_keras_are_used(monkeypatch, tmp_path, folder):
     def download():
         write_files(tmp_path / "keras" / "datasets", idx_files())
 
-    fake = types.ModuleType("keras")
-    fake.datasets = types.SimpleNamespace(mnist=types.SimpleNamespace(load_data=download))
-    monkeypatch.setitem(sys.modules, "keras", fake)
+    fake_keras = types.ModuleType("keras")
+    fake_keras.datasets = types.SimpleNamespace(mnist=types.SimpleNamespace(load_data=download))
+    monkeypatch.setitem(sys.modules, "keras", fake_keras)
     write_files(folder, idx_files())
     assert load_data(DataConfig(set="mnist")).fingerprint == load(folder).fingerprint

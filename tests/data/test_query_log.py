@@ -1,4 +1,4 @@
-"""A log of queries: the usable rows, their order, and the messages about the others."""
+"""Logs of queries: usable rows, their order, and messages about bad rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHAPE = (8, 8)
 
 
 def picture(level: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
-    """Return an image that its level identifies."""
+    """Return a constant image; its level identifies it."""
     return np.full(shape, level, np.uint8)
 
 
@@ -34,7 +34,7 @@ def png(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", ordered)[1].tobytes()
 
 
-def bomb(width: int, height: int) -> bytes:
+def decompression_bomb(width: int, height: int) -> bytes:
     """Return a PNG whose valid header states a size far larger than its data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -45,7 +45,7 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
-def write(path: Path, rows: list[tuple[Any, Any, Any]], columns: Columns = Columns(), **options: Any) -> Path:  # noqa: B008
+def write_log(path: Path, rows: list[tuple[Any, Any, Any]], columns: Columns = Columns(), **options: Any) -> Path:  # noqa: B008
     client, time, image = zip(*rows, strict=True)
     table = pa.table({columns.client: list(client), columns.time: list(time), columns.image: list(image)})
     pq.write_table(table, path, **options)
@@ -53,7 +53,7 @@ def write(path: Path, rows: list[tuple[Any, Any, Any]], columns: Columns = Colum
 
 
 def streams(log: QueryLog, shape: tuple[int, ...] = SHAPE) -> dict[str, list[int]]:
-    """Return each client's levels, in the order in which they would be sent."""
+    """Return the levels of each client's images, in the order in which they would be sent."""
     pools = log.pools(shape)
     assert len(pools) == len(log)
     return {
@@ -68,13 +68,13 @@ START = dt.datetime(2026, 1, 1)
 ZONE = dt.timezone(dt.timedelta(hours=9))
 
 
-def stored(rows: list[tuple[str, int, int]]) -> list[tuple[Any, Any, Any]]:
+def with_images(rows: list[tuple[str, int, int]]) -> list[tuple[Any, Any, Any]]:
     return [(client, time, png(picture(level))) for client, time, level in rows]
 
 
 class TestOrder:
     def test_a_clients_queries_come_in_order_of_time_and_ties_in_order_of_rows(self, tmp_path: Path) -> None:
-        assert streams(open_log(write(tmp_path / "log.parquet", stored(ROWS)))) == EXPECTED
+        assert streams(open_log(write_log(tmp_path / "log.parquet", with_images(ROWS)))) == EXPECTED
 
     @pytest.mark.parametrize(
         "time",
@@ -88,38 +88,38 @@ class TestOrder:
         ],
         ids=["timestamp", "with a zone", "date", "large whole numbers", "floats", "nanoseconds"],
     )
-    def test_times_may_be_of_many_kinds(self, tmp_path: Path, time: Callable[[int], Any]) -> None:
-        rows = [(client, time(t), image) for client, t, image in stored(ROWS)]
-        assert streams(open_log(write(tmp_path / "log.parquet", rows))) == EXPECTED
+    def test_times_may_have_many_types(self, tmp_path: Path, time: Callable[[int], Any]) -> None:
+        rows = [(client, time(t), image) for client, t, image in with_images(ROWS)]
+        assert streams(open_log(write_log(tmp_path / "log.parquet", rows))) == EXPECTED
 
     def test_clients_may_be_numbers_or_categories(self, tmp_path: Path) -> None:
-        numbers = [({"a": 1, "b": 2, "c": 3}[client], time, image) for client, time, image in stored(ROWS)]
-        found = streams(open_log(write(tmp_path / "numbers.parquet", numbers)))
+        numbers = [({"a": 1, "b": 2, "c": 3}[client], time, image) for client, time, image in with_images(ROWS)]
+        found = streams(open_log(write_log(tmp_path / "numbers.parquet", numbers)))
         assert found == {"1": [1, 4, 5], "2": [2, 3], "3": [6]}
-        table = pq.read_table(write(tmp_path / "plain.parquet", stored(ROWS)))
+        table = pq.read_table(write_log(tmp_path / "plain.parquet", with_images(ROWS)))
         table = table.set_column(0, "client", table["client"].dictionary_encode())
         pq.write_table(table, tmp_path / "categories.parquet")
         assert streams(open_log(tmp_path / "categories.parquet")) == EXPECTED
 
-    def test_columns_may_have_other_names_and_more_columns_beside_them(self, tmp_path: Path) -> None:
+    def test_columns_may_have_other_names_and_further_columns_are_ignored(self, tmp_path: Path) -> None:
         names = Columns("api_key", "received", "body")
-        path = write(tmp_path / "log.parquet", stored(ROWS), names)
+        path = write_log(tmp_path / "log.parquet", with_images(ROWS), names)
         table = pq.read_table(path).append_column("agent", [["curl"] * 6])
         pq.write_table(table, path)
         assert streams(open_log(path, names)) == EXPECTED
 
     def test_row_groups_and_several_files_are_one_log(self, tmp_path: Path) -> None:
-        rows = stored(ROWS)
-        write(tmp_path / "day-1.parquet", rows[:4], row_group_size=3)
-        write(tmp_path / "day-2.parquet", rows[4:])
+        rows = with_images(ROWS)
+        write_log(tmp_path / "day-1.parquet", rows[:4], row_group_size=3)
+        write_log(tmp_path / "day-2.parquet", rows[4:])
         assert streams(open_log(tmp_path)) == EXPECTED
 
-    def test_images_may_be_files(self, tmp_path: Path) -> None:
+    def test_images_may_be_paths_of_files(self, tmp_path: Path) -> None:
         (tmp_path / "images").mkdir()
         for _, _, level in ROWS:
             (tmp_path / "images" / f"{level}.png").write_bytes(png(picture(level)))
         rows = [(client, time, f"images/{level}.png") for client, time, level in ROWS]
-        assert streams(open_log(write(tmp_path / "log.parquet", rows))) == EXPECTED
+        assert streams(open_log(write_log(tmp_path / "log.parquet", rows))) == EXPECTED
 
     def test_a_folder_has_a_sub_folder_for_each_client(self, tmp_path: Path) -> None:
         for client, time, level in ROWS:
@@ -132,25 +132,25 @@ class TestOrder:
 
     def test_the_order_of_clients_depends_on_their_ids_alone(self, tmp_path: Path) -> None:
         many = [(f"client-{i:03}", i, png(picture(i % 200))) for i in range(200)]
-        forward = open_log(write(tmp_path / "forward.parquet", many)).clients
-        backward = open_log(write(tmp_path / "backward.parquet", many[::-1])).clients
+        forward = open_log(write_log(tmp_path / "forward.parquet", many)).clients
+        backward = open_log(write_log(tmp_path / "backward.parquet", many[::-1])).clients
         assert forward == backward
         early = sum(int(client[-3:]) < 100 for client in forward[:100])
         assert 35 <= early <= 65
 
 
 class TestShape:
-    def test_the_centred_piece_of_the_aspect_is_resized(self, tmp_path: Path) -> None:
+    def test_a_centred_crop_with_the_right_aspect_ratio_is_resized(self, tmp_path: Path) -> None:
         wide = np.zeros((8, 24), np.uint8)
-        wide[:, 8:16] = 100  # a square piece of 8 in the middle
-        (pool,) = open_log(write(tmp_path / "log.parquet", [("a", 0, png(wide))])).pools((4, 4))
+        wide[:, 8:16] = 100  # a centred square of 8 x 8 pixels
+        (pool,) = open_log(write_log(tmp_path / "log.parquet", [("a", 0, png(wide))])).pools((4, 4))
         np.testing.assert_allclose(pool.image(0), 100 / 255, atol=1e-6)
 
     def test_colour_becomes_grey_and_grey_becomes_colour(self, tmp_path: Path) -> None:
         red = np.zeros((8, 8, 3), np.uint8)
         red[..., 0] = 200
         rows = [("a", 0, png(red)), ("a", 1, png(picture(50)))]
-        log = open_log(write(tmp_path / "log.parquet", rows))
+        log = open_log(write_log(tmp_path / "log.parquet", rows))
         (grey,) = log.pools((8, 8))
         assert grey.image(0).shape == (8, 8)
         np.testing.assert_allclose(grey.image(0), 0.299 * 200 / 255, atol=1 / 255)  # ITU-R BT.601
@@ -172,17 +172,17 @@ class TestBadRows:
             ("a", 1, b"cat.png", "neither PNG, JPEG nor PGM"),
             ("a", 1, good[:40], "truncated PNG"),
             ("a", 1, good[:20] + b"\xff" * 20 + good[40:], "pixels; accepted: at most"),
-            ("a", 1, bomb(100_000, 100_000), "100000 x 100000 pixels; accepted: at most 67,108,864"),
+            ("a", 1, decompression_bomb(100_000, 100_000), "100000 x 100000 pixels; accepted: at most 67,108,864"),
             ("only bad", 1, b"cat.png", "neither PNG"),
         ]
         rows = [("a", 2.0, good), *((client, time, image) for client, time, image, _ in bad), ("b", 3.0, good)]
-        path = write(tmp_path / "log.parquet", rows, row_group_size=5)
+        path = write_log(tmp_path / "log.parquet", rows, row_group_size=5)
         log = open_log(path)
         assert streams(log) == {"a": [9], "b": [9]}
         assert log.rows == len(rows)
         assert [(row.file, row.row) for row in log.bad] == [(str(path), number) for number in range(1, len(bad) + 1)]
-        for row, (client, _, _, why) in zip(log.bad, bad, strict=True):
-            assert why in row.problem
+        for row, (client, _, _, expected) in zip(log.bad, bad, strict=True):
+            assert expected in row.problem
             assert row.client == (client if client and len(client) < 200 else None)
         assert str(log.bad[0]) == f"{path}, row 1: no client"
 
@@ -206,11 +206,11 @@ class TestBadRows:
             "x" * 5000: "",
         }
         rows = [("a", number, text) for number, text in enumerate([*paths, "images/good.png"])]
-        log = open_log(write(log_dir / "log.parquet", rows))
+        log = open_log(write_log(log_dir / "log.parquet", rows))
         assert streams(log) == {"a": [9]}
         assert len(log.bad) == len(paths)
-        for row, why in zip(log.bad, paths.values(), strict=True):
-            assert why in row.problem
+        for row, expected in zip(log.bad, paths.values(), strict=True):
+            assert expected in row.problem
 
     def test_an_image_of_too_many_bytes_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reading, "MAX_IMAGE_BYTES", 2000)
@@ -221,11 +221,11 @@ class TestBadRows:
             [("a", 0, large), ("a", 1, png(picture(1)))],
             [("a", 0, "large.png"), ("a", 1, "small.png")],
         ):
-            log = open_log(write(tmp_path / f"{len(rows[0][2])}.parquet", rows))
+            log = open_log(write_log(tmp_path / f"{len(rows[0][2])}.parquet", rows))
             assert [row.problem for row in log.bad] == ["an image of more than 2,000 bytes"]
             assert streams(log) == {"a": [1]}
 
-    def test_a_folders_odd_files_are_named(self, tmp_path: Path) -> None:
+    def test_unusable_files_in_a_folder_are_named(self, tmp_path: Path) -> None:
         log_dir = tmp_path / "log"
         (log_dir / "a").mkdir(parents=True)
         (log_dir / "a" / "1.png").write_bytes(png(picture(3)))
@@ -266,7 +266,7 @@ class TestBadRows:
     def test_a_damaged_page_costs_only_its_row_group(self, tmp_path: Path) -> None:
         noise = np.random.default_rng(0)
         rows = [("a", n, png(noise.integers(0, 256, (40, 40), np.uint8))) for n in range(30)]
-        path = write(tmp_path / "log.parquet", rows, row_group_size=10, use_dictionary=False)
+        path = write_log(tmp_path / "log.parquet", rows, row_group_size=10, use_dictionary=False)
         chunk = pq.read_metadata(path).row_group(1).column(2)
         damaged = bytearray(path.read_bytes())
         start = chunk.data_page_offset
@@ -290,13 +290,13 @@ class TestErrors:
         with pytest.raises(DataError, match="empty: it holds no rows"):
             open_log(tmp_path / "empty")
 
-    def test_a_log_of_bad_rows_alone_is_an_error(self, tmp_path: Path) -> None:
-        path = write(tmp_path / "log.parquet", [("a", 0, b"cat.png"), ("b", 0, b"dog.png")])
+    def test_a_log_with_only_bad_rows_is_refused(self, tmp_path: Path) -> None:
+        path = write_log(tmp_path / "log.parquet", [("a", 0, b"cat.png"), ("b", 0, b"dog.png")])
         with pytest.raises(DataError, match=r"none of its 2 rows can be used, the first: .*row 0: neither PNG"):
             open_log(path)
 
     def test_a_wrong_column_is_reported_with_the_existing_ones(self, tmp_path: Path) -> None:
-        path = write(tmp_path / "log.parquet", stored(ROWS))
+        path = write_log(tmp_path / "log.parquet", with_images(ROWS))
         with pytest.raises(
             DataError, match=r"client_column = 'user': must name exactly one of the columns client, time, image"
         ):
@@ -307,30 +307,33 @@ class TestErrors:
             open_log(path, Columns(image="time"))
 
     def test_files_of_one_log_must_agree(self, tmp_path: Path) -> None:
-        write(tmp_path / "1.parquet", stored(ROWS))
-        write(tmp_path / "2.parquet", [("a", 0.5, png(picture(1)))])
+        write_log(tmp_path / "1.parquet", with_images(ROWS))
+        write_log(tmp_path / "2.parquet", [("a", 0.5, png(picture(1)))])
         with pytest.raises(DataError, match=r"2\.parquet: columns of type string, double, binary; 1\.parquet has"):
             open_log(tmp_path)
 
 
 class TestContent:
     def test_the_digest_depends_on_the_queries_and_not_on_the_path(self, tmp_path: Path) -> None:
-        base = open_log(write(tmp_path / "log.parquet", stored(ROWS))).content
+        base = open_log(write_log(tmp_path / "log.parquet", with_images(ROWS))).content
         (tmp_path / "else").mkdir()
-        assert open_log(write(tmp_path / "else" / "other.parquet", stored(ROWS), row_group_size=2)).content == base
+        assert (
+            open_log(write_log(tmp_path / "else" / "other.parquet", with_images(ROWS), row_group_size=2)).content
+            == base
+        )
         for name, rows in {
             "image": [*ROWS[:-1], ("c", 5, 7)],
             "client": [*ROWS[:-1], ("d", 5, 6)],
             "time": [*ROWS[:-1], ("c", 50, 6)],
             "fewer": ROWS[:-1],
         }.items():
-            assert open_log(write(tmp_path / f"{name}.parquet", stored(rows))).content != base
+            assert open_log(write_log(tmp_path / f"{name}.parquet", with_images(rows))).content != base
 
-    def test_a_log_that_changes_in_its_place_is_read_again(self, tmp_path: Path) -> None:
-        path = write(tmp_path / "log.parquet", stored(ROWS))
+    def test_a_changed_log_is_read_again(self, tmp_path: Path) -> None:
+        path = write_log(tmp_path / "log.parquet", with_images(ROWS))
         first = open_log(path)
         stamp = path.stat()
-        write(path, stored([*ROWS[:-1], ("c", 5, 7)]))
+        write_log(path, with_images([*ROWS[:-1], ("c", 5, 7)]))
         os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
         assert path.stat().st_size == stamp.st_size
         with pytest.raises(DataError, match=r"log\.parquet: was changed while it was read"):
@@ -340,7 +343,7 @@ class TestContent:
     def test_an_image_file_that_changes_is_read_again(self, tmp_path: Path) -> None:
         image = tmp_path / "1.png"
         image.write_bytes(png(picture(1)))
-        path = write(tmp_path / "log.parquet", [("a", 0, "1.png")])
+        path = write_log(tmp_path / "log.parquet", [("a", 0, "1.png")])
         assert streams(open_log(path)) == {"a": [1]}
         image.write_bytes(png(picture(2)))
         assert streams(open_log(path)) == {"a": [2]}
@@ -351,16 +354,16 @@ class TestContent:
         from mifsim.data import query_log
 
         monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / "cache"))
-        path = write(tmp_path / "log.parquet", [*stored(ROWS), ("a", 99, b"cat.png")])
+        path = write_log(tmp_path / "log.parquet", [*with_images(ROWS), ("a", 99, b"cat.png")])
         first = open_log(path)
         query_log._opened.cache_clear()
         with monkeypatch.context() as patch:
-            patch.setattr(query_log, "log_rows", None)  # would fail if it were read
-            again = open_log(path)
-        assert again.clients == first.clients
-        assert again.bad == first.bad
-        assert (again.rows, again.content) == (first.rows, first.content)
-        np.testing.assert_array_equal(again.order, first.order)
+            patch.setattr(query_log, "log_rows", None)  # would fail if the log were read
+            from_cache = open_log(path)
+        assert from_cache.clients == first.clients
+        assert from_cache.bad == first.bad
+        assert (from_cache.rows, from_cache.content) == (first.rows, first.content)
+        np.testing.assert_array_equal(from_cache.order, first.order)
         (kept,) = (tmp_path / "cache" / "logs").glob("*.npz")
         kept.write_bytes(kept.read_bytes()[:-30])
         query_log._opened.cache_clear()

@@ -1,3 +1,5 @@
+"""Splits of a data set into subsets, and reductions to fewer images."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,11 +14,11 @@ SHARES = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
 @given(
     sizes=st.lists(st.integers(10, 60), min_size=1, max_size=5),
     seed=st.integers(0, 2**32 - 1),
-    shuffled=st.integers(0, 9),
+    shuffle_seed=st.integers(0, 9),
 )
-def test_a_split_puts_every_index_into_one_subset_in_its_share(sizes, seed, shuffled):
+def test_a_split_puts_every_index_into_one_subset_in_its_share(sizes, seed, shuffle_seed):
     labels = np.repeat(np.arange(len(sizes)), sizes)
-    labels = np.random.default_rng(shuffled).permutation(labels)
+    labels = np.random.default_rng(shuffle_seed).permutation(labels)
     subsets = split_by_class(labels, SHARES, seed)
     assert sorted(np.concatenate(list(subsets.values()))) == list(range(len(labels)))
     for subset, share in SHARES.items():
@@ -24,11 +26,11 @@ def test_a_split_puts_every_index_into_one_subset_in_its_share(sizes, seed, shuf
             assert abs(np.sum(labels[subsets[subset]] == label) - share * size) <= 1
 
 
-def test_the_seed_decides_the_split():
+def test_a_split_depends_on_the_seed():
     labels = np.repeat([0, 1], 50)
-    one, same, other = (split_by_class(labels, SHARES, seed)["private"] for seed in (1, 1, 2))
-    np.testing.assert_array_equal(one, same)
-    assert not np.array_equal(one, other)
+    first, same, other = (split_by_class(labels, SHARES, seed)["private"] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, other)
 
 
 def test_a_class_too_small_to_split_is_refused():
@@ -41,7 +43,7 @@ def test_a_class_too_small_to_split_is_refused():
     wanted=st.integers(40, 80),
     seed=st.integers(0, 99),
 )
-def test_reducing_keeps_exactly_the_given_number_of_each_class_and_each_subsets_share(sizes, wanted, seed):
+def test_a_reduction_keeps_the_given_number_per_class_and_each_subsets_share(sizes, wanted, seed):
     labels = np.repeat(np.arange(len(sizes)), sizes)
     names = tuple(f"c{number}" for number in range(len(sizes)))
     subsets = split_by_class(labels, SHARES, 0)
@@ -55,21 +57,21 @@ def test_reducing_keeps_exactly_the_given_number_of_each_class_and_each_subsets_
         assert set(indices) <= set(subsets[subset])
 
 
-def test_reducing_to_more_than_a_class_has_names_the_class():
+def test_a_reduction_to_more_images_than_a_class_has_names_the_class():
     labels = np.repeat([0, 1], [100, 50])
     subsets = split_by_class(labels, SHARES, 0)
     with pytest.raises(DataError, match=r"images_per_class = 60.*'few' has 50"):
         reduce_classes(labels, subsets, 60, 0, ("many", "few"))
 
 
-def test_reducing_until_a_subset_is_empty_is_refused():
+def test_a_reduction_that_empties_a_subset_is_refused():
     labels = np.repeat([0, 1], 100)
     subsets = split_by_class(labels, SHARES, 0)
     with pytest.raises(DataError, match=r"images_per_class = 3 leaves the auxiliary subset.*'a'"):
         reduce_classes(labels, subsets, 3, 0, ("a", "b"))
 
 
-def test_a_subset_pool_is_the_chosen_images_in_the_chosen_order():
+def test_a_subset_pool_has_the_chosen_images_in_the_chosen_order():
     pixels = np.arange(5 * 4, dtype=np.uint8).reshape(5, 2, 2)
     pool = SubsetPool(ArrayPool(pixels, np.array([0, 1, 2, 3, 4])), np.array([3, 1]))
     assert len(pool) == 2
@@ -78,7 +80,7 @@ def test_a_subset_pool_is_the_chosen_images_in_the_chosen_order():
     np.testing.assert_allclose(pool.images([1, 0])[1], pixels[3] / 255, rtol=1e-7)
 
 
-def test_the_fingerprint_follows_content_split_and_classes():
+def test_the_fingerprint_depends_on_content_split_and_classes():
     labels = np.repeat([0, 1], 20)
     pool = ArrayPool(np.zeros((40, 2, 2), np.uint8), labels)
 

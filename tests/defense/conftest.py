@@ -1,4 +1,4 @@
-"""Small images: a few that differ, each with copies that differ a little, in grey and in colour."""
+"""Small test images: a few different ones, each with slightly changed copies, in grey and in colour."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 NOISE = (0.0, 1e-4, 1e-3, 1e-2, 0.1)
 
 
-def pool_of(shape, bases=3, seed=0):
-    """Return bases x len(NOISE) images of which some are similar and some are not, float32."""
+def make_pool(shape, bases=3, seed=0):
+    """Return bases x len(NOISE) float32 images, of which those with the same base are similar."""
     rng = np.random.default_rng(seed)
     images = []
     for _ in range(bases):
@@ -20,4 +20,4 @@ def pool_of(shape, bases=3, seed=0):
 
 @pytest.fixture(scope="session", params=[(12, 13), (13, 11, 3)], ids=["grey", "colour"])
 def pool(request):
-    return pool_of(request.param)
+    return make_pool(request.param)

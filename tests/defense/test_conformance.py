@@ -1,4 +1,4 @@
-"""Every kind of detector that ships passes the conformance suite, in all its forms."""
+"""Every built-in kind of detector passes the conformance suite, in several configurations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TestSsimHash(DetectorConformance):
         return request.param
 
 
-class TestNone(DetectorConformance):
+class TestNoDefense(DetectorConformance):
     @pytest.fixture
     def config(self) -> DetectorConfig:
         return NoDefenseConfig()
@@ -40,6 +40,6 @@ class TestQuota(DetectorConformance):
 
 
 @pytest.mark.parametrize("queries", [0, -1, 1.5, True, "many"])
-def test_a_quota_is_a_whole_number(queries: object) -> None:
+def test_a_quota_must_be_a_positive_whole_number(queries: object) -> None:
     with pytest.raises(ConfigError, match=r"queries = .*: must be a whole number of at least 1"):
         QuotaConfig(queries=queries)  # type: ignore[arg-type]

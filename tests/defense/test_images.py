@@ -1,4 +1,4 @@
-"""What is an image and what is not, and that a bad one leaves no trace."""
+"""Detectors accept valid images and refuse all other values; a refused value does not change their state."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def detector(request):
     return DETECTORS[request.param]()
 
 
-def good(dtype=np.float32, shape=(12, 12)):
+def valid_image(dtype=np.float32, shape=(12, 12)):
     image = np.random.default_rng(0).random(shape)
     return (255 * image).astype(np.uint8) if dtype == np.uint8 else image.astype(dtype)
 
 
-def spoilt(value, dtype):
-    image = good(dtype)
+def invalid_image(value, dtype):
+    image = valid_image(dtype)
     image[5, 7] = value
     return image
 
 
-def trace(detector):
-    """Return all that a guard lets be seen of its state."""
+def observable_state(detector):
+    """Return all observable parts of a detector's state."""
     if isinstance(detector, QueryFilter):
         state = detector.state_dict()
         return detector.count, state["shape"], state["images"].tolist()
@@ -44,7 +44,7 @@ def trace(detector):
 
 FLOATS = [np.float16, np.float32, np.float64]
 OUT_OF_RANGE = [np.nan, np.inf, -np.inf, -1e-3, 1.001, 255.0]
-NO_IMAGES = {
+NOT_IMAGES = {
     "None": None,
     "list": [[0.0] * 12] * 12,
     "text": "image",
@@ -67,68 +67,68 @@ NO_IMAGES = {
     "masked": np.ma.masked_array(np.zeros((12, 12)), mask=np.eye(12)),
 }
 if np.dtype(np.longdouble).itemsize > 8:
-    NO_IMAGES["longdouble"] = np.zeros((12, 12), dtype=np.longdouble)
+    NOT_IMAGES["longdouble"] = np.zeros((12, 12), dtype=np.longdouble)
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, np.uint8])
 @pytest.mark.parametrize("shape", [(12, 12), (12, 12, 1), (12, 12, 3)], ids=str)
-def test_good_ones(detector, dtype, shape):
-    assert detector.check(good(dtype, shape)) is Verdict.SAFE
+def test_valid_images_are_accepted(detector, dtype, shape):
+    assert detector.check(valid_image(dtype, shape)) is Verdict.SAFE
     assert detector.check(np.zeros(shape, dtype)) is Verdict.SAFE
     assert detector.check(np.ones(shape, dtype)) is Verdict.SAFE
 
 
 @pytest.mark.parametrize("value", OUT_OF_RANGE)
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_bad_values_leave_no_trace(detector, dtype, value):
-    for already in range(3):
-        before = trace(detector)
+def test_an_image_with_an_invalid_value_is_refused_and_changes_no_state(detector, dtype, value):
+    for checked_before in range(3):
+        before = observable_state(detector)
         with pytest.raises(InvalidImage, match=r"got .*; an image is a numpy array of shape .* floats in \[0, 1\]"):
-            detector.check(spoilt(value, dtype))
-        assert trace(detector) == before
-        detector.check(np.full((12, 12), already / 2, dtype=dtype))
-        assert trace(detector) != before or isinstance(detector, NoDefense)
+            detector.check(invalid_image(value, dtype))
+        assert observable_state(detector) == before
+        detector.check(np.full((12, 12), checked_before / 2, dtype=dtype))
+        assert observable_state(detector) != before or isinstance(detector, NoDefense)
 
 
-@pytest.mark.parametrize("name", NO_IMAGES)
-def test_no_images_at_all(detector, name):
+@pytest.mark.parametrize("name", NOT_IMAGES)
+def test_a_value_that_is_not_an_image_is_refused_and_changes_no_state(detector, name):
     for _ in range(2):
-        before = trace(detector)
+        before = observable_state(detector)
         with pytest.raises(InvalidImage, match=r"^got "):
-            detector.check(NO_IMAGES[name])
-        assert trace(detector) == before
-        detector.check(good())
+            detector.check(NOT_IMAGES[name])
+        assert observable_state(detector) == before
+        detector.check(valid_image())
 
 
-def test_each_message_says_what_came():
+def test_each_message_describes_the_refused_value():
     filter_ = DETECTORS["filter"]()
-    for image, words in (
+    for image, message in (
         (None, "got NoneType"),
-        (spoilt(np.nan, np.float32), "got 1 NaN of 144 values"),
-        (spoilt(-np.inf, np.float16), "got 1 infinite of 144 values"),
-        (spoilt(1.5, np.float64), r"got values from 0\.\d+ to 1\.5;"),
+        (invalid_image(np.nan, np.float32), "got 1 NaN of 144 values"),
+        (invalid_image(-np.inf, np.float16), "got 1 infinite of 144 values"),
+        (invalid_image(1.5, np.float64), r"got values from 0\.\d+ to 1\.5;"),
         (np.zeros((3, 12, 12)), r"got shape \(3, 12, 12\)"),
         (np.zeros((12, 12), dtype=np.int64), "got dtype int64"),
     ):
-        with pytest.raises(InvalidImage, match=words):
+        with pytest.raises(InvalidImage, match=message):
             filter_.check(image)
 
 
-def test_the_least_excess_of_a_double_is_seen():
-    """Rounded to float32 first, it would be 1."""
+def test_the_smallest_excess_of_a_float64_value_is_detected():
+    """The check precedes the conversion to float32, which would round the excess away."""
     with pytest.raises(InvalidImage, match=r"to 1\.0000000000000002"):
-        simple_hash(spoilt(np.nextafter(1.0, 2), np.float64))
+        simple_hash(invalid_image(np.nextafter(1.0, 2), np.float64))
     with pytest.raises(InvalidImage, match="from -5e-324"):
-        simple_hash(spoilt(-5e-324, np.float64))
+        simple_hash(invalid_image(-5e-324, np.float64))
 
 
 @pytest.mark.parametrize("other", [(12, 13), (13, 12), (12, 12, 1), (12, 12, 3), (24, 6)], ids=str)
 def test_the_first_image_fixes_the_shape(detector, other):
-    detector.check(good())
-    before = trace(detector)
+    detector.check(valid_image())
+    before = observable_state(detector)
     with pytest.raises(InvalidImage, match=r"this session's first image had shape \(12, 12\)"):
-        detector.check(good(shape=other))
-    assert trace(detector) == before
+        detector.check(valid_image(shape=other))
+    assert observable_state(detector) == before
 
 
 def test_an_image_too_small_for_the_window_does_not_fix_the_shape():
@@ -139,13 +139,13 @@ def test_an_image_too_small_for_the_window_does_not_fix_the_shape():
     assert detector.check(np.zeros((11, 11))) is Verdict.SAFE
 
 
-def test_a_watch_needs_the_largest_of_its_windows():
+def test_a_recorder_needs_images_as_large_as_its_largest_window():
     with pytest.raises(InvalidImage, match="at least 7 x 7"):
         DETECTORS["recorder"]().check(np.zeros((6, 9)))
 
 
 def test_layout_and_byte_order_do_not_matter():
-    image = good(np.float32, (12, 12, 3))
+    image = valid_image(np.float32, (12, 12, 3))
     expected = simple_hash(image)
     frozen = np.frombuffer(image.tobytes(), dtype=np.float32).reshape(image.shape)
     wide = np.zeros((24, 12, 6), dtype=np.float32)
@@ -154,5 +154,5 @@ def test_layout_and_byte_order_do_not_matter():
     assert not frozen.flags.writeable
     for variant in variants:
         assert simple_hash(variant) == expected
-    codes = good(np.uint8)
-    assert simple_hash(np.asfortranarray(codes)) == simple_hash(codes)
+    levels = valid_image(np.uint8)
+    assert simple_hash(np.asfortranarray(levels)) == simple_hash(levels)

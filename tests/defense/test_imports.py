@@ -1,4 +1,4 @@
-"""What the import of the defence brings with it, and that it compiles where nothing can be kept on disk."""
+"""Modules that `mifsim.defense` loads, and the compilation of its kernels without a cache on disk."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ HEAVY = {"numba", "cv2", "ray", "tensorflow", "keras", "skimage", "pandas", "pya
 
 
 def loaded_after(code):
-    """Return the top-level modules that a fresh interpreter has loaded after the code."""
+    """Return the top-level modules that a fresh interpreter has loaded after it ran the code."""
     code += "; import sys; print(*{name.partition('.')[0] for name in sys.modules})"
     return set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
 
 
-def test_the_import_is_light():
+def test_importing_the_defense_loads_no_heavy_module():
     assert loaded_after("import mifsim.defense") & HEAVY == set()
 
 
-def test_the_first_guard_loads_what_it_needs_and_no_more():
+def test_the_first_check_loads_only_numba_and_opencv():
     code = "from mifsim.defense import NoDefense; import numpy; NoDefense().check(numpy.zeros((8, 8)))"
     assert loaded_after(code) & (HEAVY - {"scipy"}) == {"numba", "cv2"}
 
 
-def test_without_a_place_for_machine_code_each_process_compiles(monkeypatch):
-    def nowhere(*functions, cache=False, **options):  # numba's own modules use @njit too, and may be imported only now
-        if cache:
+def test_without_a_writable_cache_each_process_compiles(monkeypatch):
+    def njit_without_cache(*functions, cache=False, **options):
+        if cache:  # only these calls fail: numba's own modules use @njit without a cache
             raise RuntimeError("cannot cache function: no locator available")
-        return real(*functions, **options)
+        return original_njit(*functions, **options)
 
-    real = numba.njit
-    monkeypatch.setattr(numba, "njit", nowhere)
+    original_njit = numba.njit
+    monkeypatch.setattr(numba, "njit", njit_without_cache)
     assert compiled.entry(lambda x: x + 1)(2) == 3
 
 
 @pytest.mark.parametrize("decorator", [compiled.entry, compiled.inner])
-def test_no_fast_math_and_no_lock(decorator):
+def test_kernels_use_no_fast_math_and_release_the_gil(decorator):
     options = decorator(lambda x: x).targetoptions
     assert options["nogil"]
     assert not options.get("fastmath", False)

@@ -1,4 +1,4 @@
-"""Parameters as a search sees them: by their distance from a pole, on a scale, in a direction."""
+"""Search-space definitions of parameters: distance from a pole, scale, and the stricter direction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mifsim.defense import Choice, FilterConfig, Param
 SIMILARITY = Param(0.3, 0.99999, pole=1.0, strictness=1, least=-1.0, most=1.0)
 GAP = Param(1e-5, 0.3, strictness=1, least=0.0, most=1.0)
 RATIO = Param(1.5, 9.0, pole=1.0, strictness=-1, least=1.0)
-"""Approaches its pole from above; a greater ratio blocks less."""
+"""A parameter that lies above its pole; a larger value blocks less."""
 LIMIT = Param(1, 64, whole=True, strictness=-1, least=1, most=100)
 
 
@@ -22,14 +22,14 @@ def test_without_a_pole_the_distance_is_the_value() -> None:
     assert (GAP.distance(0.1), GAP.value(0.1), GAP.value(0.1, above=True)) == (0.1, 0.1, 0.1)
 
 
-def test_near_a_pole_from_below_the_greatest_value_is_the_least_distance() -> None:
+def test_below_a_pole_the_largest_value_has_the_smallest_distance() -> None:
     assert SIMILARITY.distances(0.25, 0.75) == (0.25, 0.75)
     assert SIMILARITY.distances(-1.0, 0.5) == (0.5, 2.0)
     assert SIMILARITY.distance(0.75) == 0.25
     assert SIMILARITY.value(0.25) == 0.75
 
 
-def test_near_a_pole_from_above_the_least_value_is_the_least_distance() -> None:
+def test_above_a_pole_the_smallest_value_has_the_smallest_distance() -> None:
     assert RATIO.distances(1.5, 9.0) == (0.5, 8.0)
     assert RATIO.distance(1.5) == 0.5
     assert RATIO.value(0.5, above=True) == 1.5
@@ -40,12 +40,12 @@ def test_a_linear_scale_reaches_the_pole_from_either_side() -> None:
     assert below.distances(0.0, 1.0) == (0.0, 1.0)
     assert above.distances(1.0, 3.0) == (0.0, 2.0)
     assert (below.value(0.0), above.value(0.0, above=True)) == (1.0, 1.0)
-    assert Param(-2.0, 2.0, scale="linear").distances(-2.0, 2.0) == (-2.0, 2.0)  # without a pole both sides are one
+    assert Param(-2.0, 2.0, scale="linear").distances(-2.0, 2.0) == (-2.0, 2.0)  # 0 may lie between the bounds
 
 
 @given(st.floats(-5, 5), st.floats(-5, 5), st.sampled_from([0.0, 1.0, -2.0]))
-def test_a_value_is_where_its_distance_says(one: float, other: float, pole: float) -> None:
-    low, high = sorted((one, other))
+def test_a_value_follows_from_its_distance(first: float, second: float, pole: float) -> None:
+    low, high = sorted((first, second))
     assume(not low < pole < high)
     param = Param(low, high, pole=pole, scale="linear")
     least, most = param.distances(low, high)
@@ -59,10 +59,10 @@ def test_a_value_is_where_its_distance_says(one: float, other: float, pole: floa
 @pytest.mark.parametrize(
     ("param", "value", "step", "moved"),
     [
-        (SIMILARITY, 0.75, 2.0, 0.5),  # what is less similar counts too: blocks more
+        (SIMILARITY, 0.75, 2.0, 0.5),  # less similar images match too: stricter
         (SIMILARITY, 0.75, 0.5, 0.875),
-        (SIMILARITY, 0.0, 4.0, -1.0),  # no further than a configuration accepts
-        (SIMILARITY, 1.0, 3.0, 1.0),  # at the pole there is no distance to multiply
+        (SIMILARITY, 0.0, 4.0, -1.0),  # the smallest value that a configuration accepts
+        (SIMILARITY, 1.0, 3.0, 1.0),  # at the pole the distance is 0
         (GAP, 0.25, 2.0, 0.5),
         (GAP, 0.75, 2.0, 1.0),
         (RATIO, 2.0, 2.0, 1.5),
@@ -75,21 +75,21 @@ def test_a_value_is_where_its_distance_says(one: float, other: float, pole: floa
         (LIMIT, 99, 0.5, 100),
     ],
 )
-def test_moved_by_a_step(param: Param, value: float, step: float, moved: float) -> None:
+def test_a_step_makes_a_value_stricter_or_less_strict(param: Param, value: float, step: float, moved: float) -> None:
     assert param.moved(value, step) == moved
     assert isinstance(param.moved(value, step), int) == param.whole
 
 
 @given(st.sampled_from([SIMILARITY, GAP, RATIO, LIMIT]), st.floats(0, 1), st.sampled_from([1.1, 1.25, 1.5, 2.0, 3.0]))
-def test_a_stricter_value_is_on_the_strict_side(param: Param, share: float, step: float) -> None:
+def test_a_stricter_value_lies_on_the_stricter_side_within_the_bounds(param: Param, share: float, step: float) -> None:
     value = param.low + share * (param.high - param.low)
     value = math.ceil(value) if param.whole else value
-    stricter, looser = param.moved(value, step), param.moved(value, 1 / step)
-    away = param.strictness
+    stricter, less_strict = param.moved(value, step), param.moved(value, 1 / step)
+    direction = param.strictness
     slack = 1 if param.whole else 1e-12
-    assert away * param.distance(looser) <= away * param.distance(value) + 1e-12
-    assert away * param.distance(stricter) >= away * param.distance(value) - slack
-    assert all(param.least <= one <= param.most for one in (stricter, looser))
+    assert direction * param.distance(less_strict) <= direction * param.distance(value) + 1e-12
+    assert direction * param.distance(stricter) >= direction * param.distance(value) - slack
+    assert all(param.least <= result <= param.most for result in (stricter, less_strict))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_stricter_value_is_on_the_strict_side(param: Param, share: float, step
         ({"low": 1.0, "high": 2.0, "scale": "cubic"}, "scale log or linear"),
     ],
 )
-def test_bounds_that_make_no_search_are_refused(given_: dict[str, object], message: str) -> None:
+def test_invalid_bounds_of_a_parameter_are_refused(given_: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Param(**given_)  # type: ignore[arg-type]
 
@@ -136,11 +136,11 @@ def test_bounds_that_make_no_search_are_refused(given_: dict[str, object], messa
         (SIMILARITY, -1, 0.5, ""),
     ],
 )
-def test_bounds_of_a_study_are_held_to_the_same(param: Param, low: float, high: float, message: str) -> None:
+def test_bounds_in_a_study_follow_the_same_rules(param: Param, low: float, high: float, message: str) -> None:
     assert param.problem(low, high) == message
 
 
-def test_what_is_accepted_in_words() -> None:
+def test_accepted_values_are_described_in_words() -> None:
     assert Param(1.0, 2.0).accepted == "a number"
     assert RATIO.accepted == "at least 1"
     assert Param(1.0, 2.0, most=3.0).accepted == "at most 3"
@@ -149,12 +149,12 @@ def test_what_is_accepted_in_words() -> None:
     assert Choice(range(1, 257), 8).words == "a whole number from 1 to 256"
 
 
-def test_the_filter_s_parameters_are_stricter_where_they_say() -> None:
+def test_a_filter_config_moves_each_parameter_in_its_stricter_direction() -> None:
     config = FilterConfig(0.9, 0.1, 5, 8)
     assert config.stricter(2.0) == FilterConfig(1 - 2 * (1 - 0.9), 0.2, 5, 4)
     assert config.stricter(0.5) == FilterConfig(1 - 0.5 * (1 - 0.9), 0.05, 5, 16)
     copies = config.conservative((1.25, 2.0))
     assert copies[0].t_ssim == pytest.approx(0.92)
     assert copies[0].t_hash == pytest.approx(0.08)
-    assert {(copy.n_b, copy.l_sp) for copy in copies[:2]} == {(5, 8)}  # thresholds alone
+    assert {(copy.n_b, copy.l_sp) for copy in copies[:2]} == {(5, 8)}  # only the thresholds change
     assert copies[2:] == [FilterConfig(0.9, 0.1, 5, limit) for limit in (9, 10, 11, 13, 16)]

@@ -1,4 +1,4 @@
-"""Search spaces: what is refused with its key, and points that are configurations and back."""
+"""Search spaces: errors that name the key, and conversion of points to configurations and back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mifsim.registry import registry
 
 @dataclass(frozen=True)
 class OddConfig(DetectorConfig):
-    """Parameters on every side of their poles."""
+    """A configuration with parameters below, above and at their poles."""
 
     below: float
     above: float
@@ -49,13 +49,13 @@ class OddConfig(DetectorConfig):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def odd() -> Iterator[None]:
+def _odd_kind() -> Iterator[None]:
     register("detectors", "test-odd")(OddConfig)
     yield
     registry("detectors").forget(OddConfig.__module__)
 
 
-def test_what_is_not_named_has_the_kinds_defaults() -> None:
+def test_parameters_that_a_space_omits_have_the_kinds_defaults() -> None:
     space = SearchSpace.parse("ssim-hash", {"n_b": {"max": 7}, "ssim": ["uniform", "global"], "t_ssim": {"min": 0}})
     assert space.bounds == {"t_ssim": (0.0, 0.99999), "t_hash": (1e-5, 0.3), "n_b": (1, 7), "l_sp": (1, 64)}
     assert space.choices == {"ssim": ("uniform", "global"), "count_rule": ("per_match",), "hash_size": (8,)}
@@ -68,7 +68,7 @@ def test_what_is_not_named_has_the_kinds_defaults() -> None:
     assert pickle.loads(pickle.dumps(space)) == space
 
 
-def test_one_value_may_be_given_without_a_list() -> None:
+def test_a_single_choice_may_be_given_without_a_list() -> None:
     assert SearchSpace.parse("ssim-hash", {"ssim": "uniform"}).choices["ssim"] == ("uniform",)
 
 
@@ -105,41 +105,41 @@ def test_one_value_may_be_given_without_a_list() -> None:
         ("test-odd", {"colour": ["red", "green"]}, "whole: at most 10 where it is green"),
     ],
 )
-def test_what_makes_no_space_is_refused_by_its_key(kind: Any, given_: dict[str, Any], message: str) -> None:
+def test_an_invalid_space_is_refused_and_its_key_named(kind: Any, given_: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SearchSpace.parse(kind, given_)
 
 
-def test_scope_and_view_are_read_too() -> None:
+def test_a_space_includes_the_scope_and_the_view() -> None:
     space = SearchSpace.parse("ssim-hash", {}, "client", {"size": 7, "colour": "grey"})
     assert space.view == View((7, 7), "grey")
-    assert {(one.scope, one.view) for one in space.corners()} == {("client", View((7, 7), "grey"))}
+    assert {(corner.scope, corner.view) for corner in space.corners()} == {("client", View((7, 7), "grey"))}
     with pytest.raises(ConfigError, match=r"view.size = 0"):
         SearchSpace.parse("ssim-hash", {}, "client", {"size": 0})
     with pytest.raises(ConfigError, match="scope = 'day': must be one of session, client"):
         SearchSpace.parse("ssim-hash", {}, "day")  # type: ignore[arg-type]
 
 
-FILTERS = SearchSpace.parse("ssim-hash", {"ssim": ["global", "uniform"], "hash_size": [4, 8]}, "client", {"size": 7})
+SPACE = SearchSpace.parse("ssim-hash", {"ssim": ["global", "uniform"], "hash_size": [4, 8]}, "client", {"size": 7})
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 32), st.integers(1, 64), st.sampled_from(["global", "uniform"]))
-def test_a_point_is_a_configuration_and_back(one: float, other: float, n_b: int, l_sp: int, ssim: str) -> None:
+def test_a_point_converts_to_a_configuration_and_back(one: float, other: float, n_b: int, l_sp: int, ssim: str) -> None:
     distances = {"d_ssim": 1e-5 * (0.7 / 1e-5) ** one, "t_hash": 1e-5 * (0.3 / 1e-5) ** other}
     point = {**distances, "n_b": n_b, "l_sp": l_sp, "ssim": ssim, "hash_size": 4}
-    config = FILTERS.config(point)
+    config = SPACE.config(point)
     assert config == FilterConfig(
         1 - distances["d_ssim"], distances["t_hash"], n_b, l_sp, ssim, 4, scope="client", view=View((7, 7))
     )
-    assert FILTERS.contains(config)
-    back = FILTERS.point(config)
-    assert set(back) == set(point)
-    assert all(back[name] == point[name] for name in ("n_b", "l_sp", "ssim", "hash_size", "t_hash"))
-    assert back["d_ssim"] == pytest.approx(point["d_ssim"], abs=1e-15)
+    assert SPACE.contains(config)
+    converted = SPACE.point(config)
+    assert set(converted) == set(point)
+    assert all(converted[name] == point[name] for name in ("n_b", "l_sp", "ssim", "hash_size", "t_hash"))
+    assert converted["d_ssim"] == pytest.approx(point["d_ssim"], abs=1e-15)
 
 
 @given(st.floats(0.1, 0.9), st.floats(1.5, 9), st.floats(1, 3), st.integers(3, 12), st.sampled_from(["red", "blue"]))
-def test_a_configuration_is_a_point_and_back_on_either_side_of_a_pole(
+def test_a_configuration_converts_to_a_point_and_back_on_both_sides_of_a_pole(
     below: float, above: float, from_pole: float, whole: int, colour: str
 ) -> None:
     space = SearchSpace.parse("test-odd", {"colour": ["red", "blue"]})
@@ -149,26 +149,26 @@ def test_a_configuration_is_a_point_and_back_on_either_side_of_a_pole(
     assert point == {
         "a": 1 - below, "above": above - 1, "from_pole": from_pole - 1, "whole": whole - 2, "colour": colour
     }  # fmt: skip
-    again = space.config(point)
-    assert isinstance(again, OddConfig)
-    assert (again.whole, again.colour) == (whole, colour)
+    converted_config = space.config(point)
+    assert isinstance(converted_config, OddConfig)
+    assert (converted_config.whole, converted_config.colour) == (whole, colour)
     for name in ("below", "above", "from_pole"):
-        assert getattr(again, name) == pytest.approx(getattr(config, name), abs=1e-12)
+        assert getattr(converted_config, name) == pytest.approx(getattr(config, name), abs=1e-12)
 
 
-def test_what_is_outside_is_not_contained() -> None:
+def test_a_space_does_not_contain_configurations_outside_its_bounds() -> None:
     space = SearchSpace.parse("ssim-hash", {"t_ssim": {"max": 0.9}, "n_b": {"max": 5}})
     inside = FilterConfig(0.9, 0.1, 5, 8)
     assert space.contains(inside)
-    assert space.contains(FilterConfig(1 - (1 - 0.9), 0.1, 5, 8))  # to rounding: it came from its distance
+    assert space.contains(FilterConfig(1 - (1 - 0.9), 0.1, 5, 8))  # within rounding: a value computed from its distance
     for outside in (FilterConfig(0.9001, 0.1, 5, 8), FilterConfig(0.9, 0.4, 5, 8), FilterConfig(0.9, 0.1, 6, 8)):
         assert not space.contains(outside)
 
 
-def test_corners_are_every_bound_with_every_choice() -> None:
+def test_corners_combine_every_bound_with_every_choice() -> None:
     space = SearchSpace.parse("ssim-hash", {"ssim": ["global", "uniform"], "n_b": {"min": 4, "max": 4}})
     corners = space.corners()
     assert len(corners) == len(set(corners)) == 2 * 2 * 1 * 2 * 2
-    assert {one.n_b for one in corners} == {4}  # type: ignore[attr-defined]
-    assert all(space.contains(one) for one in corners)
+    assert {corner.n_b for corner in corners} == {4}  # type: ignore[attr-defined]
+    assert all(space.contains(corner) for corner in corners)
     assert corner_points({"x": (1, 2)}, {"y": ("a", "b")}) == [{"x": x, "y": y} for x in (1, 2) for y in ("a", "b")]

@@ -1,4 +1,4 @@
-"""Views: what is left of an image, against plain averages and the definition of luma."""
+"""Views of images, compared with plain averages and with the definition of luma."""
 
 from __future__ import annotations
 
@@ -26,52 +26,52 @@ def test_each_pixel_of_a_view_is_the_mean_of_its_block(
     seed: int, height: int, width: int, down: int, across: int, channels: tuple[int, ...]
 ) -> None:
     image = random_image(seed, height * down, width * across, *channels)
-    seen = View((height, width)).apply(image)
-    assert seen.shape == (height, width, *channels) == View((height, width)).shape(image.shape)
-    assert seen.dtype == np.float32
+    viewed = View((height, width)).apply(image)
+    assert viewed.shape == (height, width, *channels) == View((height, width)).shape(image.shape)
+    assert viewed.dtype == np.float32
     blocks = image.astype(np.float64).reshape(height, down, width, across, *channels).mean(axis=(1, 3))
-    np.testing.assert_allclose(seen, blocks, atol=1e-6)
+    np.testing.assert_allclose(viewed, blocks, atol=1e-6)
 
 
 @given(seeds, st.integers(1, 30), st.integers(1, 30), st.data())
 @settings(max_examples=100, deadline=None)
-def test_the_mean_is_kept_whatever_the_sizes(seed: int, height: int, width: int, data: st.DataObject) -> None:
-    """Also where a pixel of the view covers parts of the image's."""
+def test_a_view_preserves_the_mean_for_all_sizes(seed: int, height: int, width: int, data: st.DataObject) -> None:
+    """This also applies where a pixel of the view covers fractions of the image's pixels."""
     image = random_image(seed, height, width)
     size = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
-    seen = View(size).apply(image)
-    assert seen.shape == size
-    assert seen.mean(dtype=np.float64) == pytest.approx(image.mean(dtype=np.float64), abs=1e-5)
-    assert image.min() - 1e-6 <= seen.min() <= seen.max() <= image.max() + 1e-6
+    viewed = View(size).apply(image)
+    assert viewed.shape == size
+    assert viewed.mean(dtype=np.float64) == pytest.approx(image.mean(dtype=np.float64), abs=1e-5)
+    assert image.min() - 1e-6 <= viewed.min() <= viewed.max() <= image.max() + 1e-6
 
 
 @given(seeds, sides, sides)
 @settings(deadline=None)
 def test_grey_is_the_luma_of_rec_601(seed: int, height: int, width: int) -> None:
     image = random_image(seed, height, width, 3)
-    seen = View(colour="grey").apply(image)
-    assert seen.shape == (height, width)
-    np.testing.assert_allclose(seen, image.astype(np.float64) @ [0.299, 0.587, 0.114], atol=1e-6)
+    viewed = View(colour="grey").apply(image)
+    assert viewed.shape == (height, width)
+    np.testing.assert_allclose(viewed, image.astype(np.float64) @ [0.299, 0.587, 0.114], atol=1e-6)
 
 
 @pytest.mark.parametrize("colour", ["as-is", "grey"])
-def test_white_and_black_stay_so(colour: str) -> None:
-    """An image of ones must not come out above 1 by a rounding: it would be refused."""
+def test_white_and_black_images_keep_their_level(colour: str) -> None:
+    """Rounding must not raise a white image above 1, because detectors would refuse it."""
     for level in (0.0, 1.0):
-        seen = View((5, 3), colour).apply(np.full((13, 11, 3), level, np.float32))  # type: ignore[arg-type]
-        assert seen.min() >= 0
-        assert seen.max() <= 1
-        np.testing.assert_allclose(seen, level, atol=1e-6)
+        viewed = View((5, 3), colour).apply(np.full((13, 11, 3), level, np.float32))  # type: ignore[arg-type]
+        assert viewed.min() >= 0
+        assert viewed.max() <= 1
+        np.testing.assert_allclose(viewed, level, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(9, 9), (9, 9, 1)])
-def test_grey_images_have_no_other_luma_than_themselves(shape: tuple[int, ...]) -> None:
+def test_a_grey_image_is_its_own_luma(shape: tuple[int, ...]) -> None:
     image = random_image(1, *shape)
     assert View(colour="grey").shape(shape) == shape
     np.testing.assert_array_equal(View(colour="grey").apply(image), image)
 
 
-def test_grey_comes_before_the_reduction_and_both_are_means() -> None:
+def test_conversion_to_grey_and_reduction_commute() -> None:
     image = random_image(2, 12, 8, 3)
     np.testing.assert_allclose(
         View((3, 4), "grey").apply(image), View(colour="grey").apply(View((3, 4)).apply(image)), atol=1e-6
@@ -111,7 +111,7 @@ def test_a_view_larger_than_the_image_is_refused(height: int, width: int, rows: 
         (View((2, 3)), View((2, 3))),
     ],
 )
-def test_a_table_is_a_view_and_back(given_: object, expected: View | None) -> None:
+def test_a_table_converts_to_a_view_and_back(given_: object, expected: View | None) -> None:
     assert View.parse(given_) == expected
     if expected is not None:
         assert View.parse(expected.to_dict()) == expected
@@ -129,20 +129,20 @@ def test_a_table_is_a_view_and_back(given_: object, expected: View | None) -> No
         ),
     ],
 )
-def test_what_is_no_view_is_refused(given_: object, message: str) -> None:
+def test_an_invalid_view_is_refused(given_: object, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         View.parse(given_)
     assert str(error.value) == message
 
 
-def test_words() -> None:
+def test_a_view_is_described_in_words() -> None:
     assert str(View((4, 7), "grey")) == "4×7 grey"
     assert str(View((4, 7))) == "4×7 colours as they are"
     assert str(View(None, "grey")) == "grey"
 
 
-class Seen(NoDefense):
-    """Keeps what it was shown."""
+class DetectorSpy(NoDefense):
+    """A detector that stores the last image and the last answer that it received."""
 
     def check(self, image: object) -> Verdict:
         verdict = super().check(image)
@@ -153,8 +153,8 @@ class Seen(NoDefense):
         self.answer = answer
 
 
-def test_a_detector_is_shown_the_view_and_the_answer() -> None:
-    inner = Seen()
+def test_a_viewed_detector_receives_the_view_and_the_answer() -> None:
+    inner = DetectorSpy()
     detector = ViewedDetector(inner, View((2, 2), "grey"))
     image = random_image(4, 4, 4, 3)
     assert detector.check(image) is Verdict.SAFE
@@ -162,19 +162,19 @@ def test_a_detector_is_shown_the_view_and_the_answer() -> None:
     answer = ModelAnswer(3, np.zeros(10, np.float32))
     detector.observe(answer)
     assert inner.answer is answer
-    # All images of a session have the first one's shape, though other ones would have the same view.
+    # All images of a session need the first one's shape, even if other shapes give the same view.
     with pytest.raises(InvalidImage):
         detector.check(random_image(4, 6, 6, 3))
     with pytest.raises(InvalidImage):
         detector.check(np.full((4, 4, 3), np.nan, np.float32))
-    again = ViewedDetector(Seen(), View((2, 2), "grey")).restored(detector.state_dict())
+    restored_detector = ViewedDetector(DetectorSpy(), View((2, 2), "grey")).restored(detector.state_dict())
     with pytest.raises(InvalidImage):
-        again.check(random_image(4, 6, 6, 3))
+        restored_detector.check(random_image(4, 6, 6, 3))
     assert (detector.count, detector.blocked) == (0, False)
 
 
-def test_the_filter_with_a_view_is_the_filter_on_views() -> None:
-    """The filter applies its view itself: its verdicts are those of one without a view that is shown the views."""
+def test_a_filter_with_a_view_gives_the_verdicts_of_a_filter_on_views() -> None:
+    """The filter applies its view itself; a filter without a view, given the views, returns the same verdicts."""
     view = View((5, 6), "grey")
     config, plain = FilterConfig(0.5, 0.2, 3, 4, view=view), FilterConfig(0.5, 0.2, 3, 4)
     detector, reference = config.detector(), plain.detector()

@@ -1,4 +1,4 @@
-"""The example of a detector of one's own: 40 lines, the conformance suite by inheritance, and a whole calibration."""
+"""The example of a custom detector: 40 lines, the inherited conformance suite, and a complete calibration."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.tuning.studies import tiny_study
 
 QUOTA = Path(__file__).parents[2] / "examples" / "quota.py"
 PAPER = {"name": "paper 3", "t_ssim": 0.999, "t_hash": 0.001, "n_b": 10, "l_sp": 4}
-GIVEN = {"name": "quota of 6", "kind": "example-quota", "queries": 6}
-NONE = {"name": "nothing", "kind": "none"}
+QUOTA_OF_6 = {"name": "quota of 6", "kind": "example-quota", "queries": 6}
+NO_DEFENSE = {"name": "nothing", "kind": "none"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -35,25 +35,25 @@ class TestConformance(DetectorConformance):
         return config_class("example-quota")(queries=request.param)
 
 
-def test_it_is_as_short_as_it_says() -> None:
+def test_the_example_has_at_most_40_lines() -> None:
     assert len(QUOTA.read_text().splitlines()) <= 40
 
 
-def write(path: Path, filters: list[dict[str, object]]) -> Path:
+def write_study(path: Path, filters: list[dict[str, object]]) -> Path:
     import tomli_w
 
-    plain = tiny_study(
+    document = tiny_study(
         filters=filters,
         tuning={"kind": "example-quota", "space": {"queries": {"min": 1, "max": 30}},
                 "grid": {}, "trials": 12, "false_positive_limit": 0.5},
         matrix={"evasions": [[], [{"noise": 0.02}]]},
     ).to_toml()  # fmt: skip
-    path.write_text(tomli_w.dumps(plain))
+    path.write_text(tomli_w.dumps(document))
     return path
 
 
-def test_it_is_tuned_certified_and_confirmed_beside_the_papers_filter_and_none(tmp_path: Path) -> None:
-    study = write(tmp_path / "study.toml", [GIVEN, NONE, PAPER])
+def test_a_calibration_certifies_and_confirms_the_quota_beside_other_detectors(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study.toml", [QUOTA_OF_6, NO_DEFENSE, PAPER])
     out = tmp_path / "run"
     main(["tune", str(study), "--plugin", str(QUOTA), "--out", str(out), "--backend", "in-process"])
     run = read_run(out)
@@ -71,7 +71,7 @@ def test_it_is_tuned_certified_and_confirmed_beside_the_papers_filter_and_none(t
     assert kinds == {
         "calibrated": "example-quota", "quota of 6": "example-quota", "paper 3": "ssim-hash", "nothing": "none"
     }  # fmt: skip
-    # A quota of 6 blocks whoever sends a seventh valid image, at that query.
+    # A quota of 6 blocks every client that sends a seventh valid image, at that query.
     quota = sessions[sessions["filter"] == "quota of 6"]
     assert (quota["queries_to_block"].dropna() == 7).all()
     assert (quota["queries_to_block"].notna() == (quota["queries"] >= 7)).all()
@@ -82,9 +82,13 @@ def test_it_is_tuned_certified_and_confirmed_beside_the_papers_filter_and_none(t
     assert f"queries = {run.filter.queries}" in (out / "filter.toml").read_text()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("filters", [[PAPER, GIVEN, NONE], [NONE, GIVEN, PAPER], [GIVEN, PAPER, NONE]])
-def test_it_stands_in_the_matrix_whatever_the_order(filters: list[dict[str, object]], tmp_path: Path) -> None:
-    study = write(tmp_path / "study.toml", filters)
+@pytest.mark.parametrize(
+    "filters", [[PAPER, QUOTA_OF_6, NO_DEFENSE], [NO_DEFENSE, QUOTA_OF_6, PAPER], [QUOTA_OF_6, PAPER, NO_DEFENSE]]
+)
+def test_the_matrix_includes_the_quota_for_any_order_of_the_filters(
+    filters: list[dict[str, object]], tmp_path: Path
+) -> None:
+    study = write_study(tmp_path / "study.toml", filters)
     out = tmp_path / "run"
     main(["matrix", str(study), "--plugin", str(QUOTA), "--out", str(out), "--backend", "in-process"])
     attacks = pq.read_table(out / "matrix_attacks.parquet").to_pandas()

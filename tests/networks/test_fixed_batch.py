@@ -1,4 +1,4 @@
-"""A fixed batch has one shape for every call, and returns each row's answer in its place, bit for bit."""
+"""A fixed batch has one shape for all calls, and each row's output depends on that row alone, bit for bit."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_a_fixed_batch_pads_with_zeros_and_is_traced_once():
     assert traced == [(4,)]
 
 
-def test_several_inputs_are_padded_and_cut_up_alike():
+def test_several_inputs_are_padded_and_split_alike():
     fixed = FixedBatch(lambda rows, labels: (rows[:, 0] * 10, labels + 1), 4, [((2,), np.float32), ((), np.int32)])
     rows, labels = np.arange(18, dtype=np.float32).reshape(9, 2), np.arange(9, dtype=np.int32)
     tens, next_labels = fixed(rows, labels)
@@ -49,14 +49,14 @@ def test_several_inputs_are_padded_and_cut_up_alike():
     assert (tens.dtype, next_labels.dtype) == (np.float32, np.int32)
 
 
-def test_a_network_answers_as_it_does_once_trained(network):
+def test_a_network_runs_in_inference_mode(network):
     images = np.random.default_rng(0).random((5, *ROW), np.float32)
     (answers,) = FixedBatch.of_network(network, 4, ROW)(images)
-    np.testing.assert_allclose(answers, network(images, training=False), atol=1e-6)  # nothing is dropped
+    np.testing.assert_allclose(answers, network(images, training=False), atol=1e-6)  # dropout has no effect
 
 
 @pytest.mark.parametrize("place", [0, 3, 17, 24])
-def test_a_rows_bits_do_not_depend_on_its_company(network, place):
+def test_the_output_of_a_row_does_not_depend_on_the_other_rows(network, place):
     images = np.random.default_rng(place).random((25, *ROW), np.float32)
     fixed = FixedBatch.of_network(network, 16, ROW)
     (alone,) = fixed(images[place : place + 1])
@@ -64,11 +64,11 @@ def test_a_rows_bits_do_not_depend_on_its_company(network, place):
     np.testing.assert_array_equal(among[place], alone[0])
 
 
-def test_answers_are_kept_when_the_next_rows_are_asked(network):
-    """The buffers that rows are padded in must not be what is handed out."""
+def test_outputs_are_unchanged_by_the_next_call(network):
+    """The outputs must not be views of the shared buffers."""
     images = np.random.default_rng(2).random((3, *ROW), np.float32)
     fixed = FixedBatch.of_network(network, 8, ROW)
     (first,) = fixed(images)
-    kept = first.copy()
+    copy = first.copy()
     fixed(1 - images)
-    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(first, copy)

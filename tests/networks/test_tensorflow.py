@@ -1,4 +1,4 @@
-"""TensorFlow is imported where it is first used, quietly, and set up so that the same input gives the same bits."""
+"""TensorFlow is imported at its first use, without messages, and configured for deterministic results."""
 
 import os
 import subprocess
@@ -10,13 +10,14 @@ from mifsim.errors import VictimError
 from mifsim.networks import import_tensorflow
 from mifsim.networks.tensorflow import _without_start_up_log
 
-CHATTER = b"""2026-01-31 12:00:00.123456: I external/local_xla/xla/tsl/cuda/cudart_stub.cc:31] Could not find drivers
+LOG_LINES = b"""2026-01-31 12:00:00.123456: I external/local_xla/xla/tsl/cuda/cudart_stub.cc:31] Could not find drivers
 WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
 I0000 00:00:1790000000.146134   24280 port.cc:153] oneDNN custom operations are on.
 """
 
 
 def run(code, **environment):
+    """Run a program in a process with additional environment variables."""
     environment = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"} | environment
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
@@ -26,14 +27,14 @@ def test_importing_the_package_does_not_import_tensorflow():
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_the_first_use_imports_it_quietly():
+def test_the_first_use_imports_tensorflow_without_messages():
     code = "import sys; from mifsim.networks import *; import_tensorflow(); print('tensorflow' in sys.modules)"
     done = run(code, TF_CPP_MIN_LOG_LEVEL="2")
     assert (done.stdout.split(), done.stderr) == (["True"], "")
 
 
-def test_it_is_set_up_to_give_the_same_bits():
-    """Where operations are deterministic, TensorFlow refuses to draw without a seed."""
+def test_tensorflow_is_configured_to_be_deterministic():
+    """With deterministic operations, TensorFlow refuses to draw random numbers without a seed."""
     done = run("from mifsim.networks import *; import_tensorflow().tf.random.uniform((1,))")
     assert "Random ops require a seed to be set when determinism is enabled" in done.stderr
     tf, keras = import_tensorflow()
@@ -48,7 +49,7 @@ def test_keras_on_another_backend_is_refused(monkeypatch):
         import_tensorflow.__wrapped__()
 
 
-def test_what_is_not_chatter_is_passed_on(capfd):
+def test_messages_other_than_the_start_up_log_are_passed_on(capfd):
     with _without_start_up_log():
-        os.write(2, CHATTER + b"something broke\n")
+        os.write(2, LOG_LINES + b"something broke\n")
     assert capfd.readouterr().err == "something broke\n"

@@ -1,3 +1,5 @@
+"""Run folders that the tests of the reports share."""
+
 import pytest
 
 from tests.reports.runs import write_calibration, write_simulation
@@ -20,5 +22,5 @@ def simulation(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def bare(tmp_path_factory):
-    """A simulation that scored no leakage and kept no snapshot."""
+    """A simulation without leakage scores and without snapshots."""
     return write_simulation(tmp_path_factory.mktemp("runs") / "bare", leakage=False, snapshots=False)

@@ -1,4 +1,4 @@
-"""Reads a page as a browser would: elements closed as they were opened, tables cell by cell."""
+"""A parser for pages: checks that all elements are closed in order, and reads tables cell by cell."""
 
 import json
 from html.parser import HTMLParser
@@ -7,6 +7,8 @@ VOID = {"meta", "img", "line", "link", "br", "input", "hr"}
 
 
 class Page(HTMLParser):
+    """The content of a page: its tags, tables, pictures, scripts and visible text."""
+
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
         self.tags = []
@@ -62,8 +64,10 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
     def figure(self, name):
+        """Return the Plotly figure of the chart with this id."""
         [text] = ["".join(parts) for found, parts in self.scripts if found.get("id") == f"{name}-data"]
         return json.loads(text)
 
-    def heading(self, tag="h1"):
+    def heading_count(self, tag="h1"):
+        """Return the number of headings of one level."""
         return sum(name == tag for name, _ in self.tags)

@@ -1,4 +1,4 @@
-"""Small run folders, written as a run writes them, whose numbers can be worked out by hand."""
+"""Small run folders with the files of a real run, whose results can be computed by hand."""
 
 import io
 import json
@@ -20,12 +20,12 @@ CELLS = {
     "calibrated": CHOSEN.to_cells(),
     "paper 3": PAPER.to_cells(),
     "no filter": {"kind": "none", "config": '{"scope": "session"}'},
-    # Of a plug-in that whoever reads the run does not have.
+    # The kind of a plug-in that is not installed where the run is read.
     "quota": {"kind": "example-quota", "config": '{"queries": 50, "hours": 1.5, "scope": "client"}'},
 }
-"""The cells kind and config of each filter's rows."""
+"""Values of the columns ``kind`` and ``config`` in the rows of each filter."""
 BUDGET = 100
-BLOCKED_AT = {  # of four attack sessions, on two labels; None: never
+BLOCKED_AT = {  # query at which each of four attack sessions, on two labels, is blocked; None: never
     "calibrated": [4, 6, 8, 10],
     "paper 3": [40, 60, None, None],
     "no filter": [None] * 4,
@@ -60,12 +60,12 @@ def write_simulation(
     attacks = [_attack_row(name, attack, number) for name in filters for number in range(4)]
     honest = [_user_row(name, users, number) for name in filters for number in range(HONEST)]
     write(run / "sessions" / "shard-000000.parquet", "sessions", [*attacks, *honest])
-    reconstruction = [
+    reconstructions = [
         {"session_id": row["session_id"], "target": row["target"], "query": row["answered_queries"], "last": True}
         for row in attacks
     ]
     if snapshots:
-        rows = [{**row, "guess_png": _png(row["query"])} for row in reconstruction]
+        rows = [{**row, "guess_png": _png(row["query"])} for row in reconstructions]
         write(run / "snapshots" / "shard-000000.parquet", "snapshots", rows)
     if leakage:
         scored = [
@@ -78,7 +78,7 @@ def write_simulation(
                 "ssim_nearest": 0.5,
                 "psnr_nearest_db": 10.0,
             }
-            for row in reconstruction
+            for row in reconstructions
         ]
         baselines = [
             {
@@ -100,7 +100,7 @@ def write_simulation(
 
 
 def write_calibration(run, *, certified=True, users="bursts", **facts):
-    """Write a calibration, with a configuration that is certified or with none."""
+    """Write a calibration with or without a certified configuration."""
     filters = ["calibrated", "paper 3", "no filter"] if certified else ["paper 3", "no filter"]
     outcome = {
         "kind": "ssim-hash",
@@ -147,21 +147,22 @@ def write_calibration(run, *, certified=True, users="bursts", **facts):
 
 
 def write(path: Path, table, rows):
+    """Write rows to a file of one of the tables in `SCHEMAS`."""
     columns = {name: [row[name] for row in rows] for name in SCHEMAS[table].names}
     with TableWriter(path, table, {"run_id": "r-20261124-0a1b2c3d"}) as writer:
         writer.write(columns)
 
 
 def write_configs(path: Path, table, rows):
-    """Write a table of a search: its rows' ``config`` is a configuration, and each parameter has a column."""
+    """Write a table of configurations: each row's ``config`` becomes one column per parameter."""
     configs = config_columns([row["config"] for row in rows], SPACE)
     with TableWriter(path, table, {"run_id": "r-20261124-0a1b2c3d"}, param_schema(table, SPACE)) as writer:
-        rest = [name for name in writer.schema.names if name not in configs]
-        writer.write({**configs, **{name: [row[name] for row in rows] for name in rest}})
+        others = [name for name in writer.schema.names if name not in configs]
+        writer.write({**configs, **{name: [row[name] for row in rows] for name in others}})
 
 
 def _attack_row(filter_, attack, number):
-    at = BLOCKED_AT[filter_][number]
+    blocked_at = BLOCKED_AT[filter_][number]
     target, trial = number % 2, number // 2
     return {
         "session_id": f"{attack}/{target}/{trial}@{filter_}",
@@ -175,12 +176,12 @@ def _attack_row(filter_, attack, number):
         "filter": filter_,
         **CELLS[filter_],
         "budget_queries": BUDGET,
-        "outcome": "exhausted" if at is None else "blocked",
-        "queries": at or BUDGET,
-        "answered_queries": BUDGET if at is None else at - 1,
-        "queries_to_block": at,
+        "outcome": "exhausted" if blocked_at is None else "blocked",
+        "queries": blocked_at or BUDGET,
+        "answered_queries": BUDGET if blocked_at is None else blocked_at - 1,
+        "queries_to_block": blocked_at,
         "suspicious_count": 0,
-        "target_confidence": 0.9 if at is None else 0.25,
+        "target_confidence": 0.9 if blocked_at is None else 0.25,
         "error": None,
     }
 
@@ -205,6 +206,6 @@ def _user_row(filter_, workload, number):
 
 def _png(level):
     image = Image.fromarray(np.full((4, 4), level, dtype=np.uint8))
-    reconstruction = io.BytesIO()
-    image.save(reconstruction, format="PNG")
-    return reconstruction.getvalue()
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""An attacker that goes on in another session is one attacker, in every table and curve."""
+"""An attacker with several sessions counts as one attacker in every table and curve."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 from reports.tables import attackers, survival_of
 
 
-def session(client: str, number: int, outcome: str, queries: int, **more: Any) -> dict[str, Any]:
+def session(client: str, number: int, outcome: str, queries: int, **columns: Any) -> dict[str, Any]:
     return {
         "session_id": f"{client}@f" + ("" if number == 1 else f"#{number}"),
         "client_id": client,
@@ -22,7 +22,7 @@ def session(client: str, number: int, outcome: str, queries: int, **more: Any) -
         "queries_to_block": queries if outcome == "blocked" else None,
         "budget_queries": 100,
         "target_confidence": number / 10,
-        **more,
+        **columns,
     }
 
 
@@ -30,13 +30,13 @@ def frame(*rows: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"queries_to_block": float, "outcome": "category", "filter": "category"})
 
 
-def test_sessions_of_one_attacker_are_one_row() -> None:
+def test_all_sessions_of_an_attacker_become_one_row() -> None:
     found = attackers(
         frame(
             session("rotate/0", 1, "blocked", 30),
-            session("rotate/0", 2, "blocked", 12, client_number=2),  # and gave up
+            session("rotate/0", 2, "blocked", 12, client_number=2),  # the attacker gives up here
             session("rotate/1", 1, "blocked", 30),
-            session("rotate/1", 2, "blocked", 70),  # its budget ended there: nobody stopped it
+            session("rotate/1", 2, "blocked", 70),  # the budget is spent here: exhausted, not blocked
             session("plain/0", 1, "finished", 50),
             session("plain/1", 1, "blocked", 100),
             session("user/0", 1, "finished", 9, role="user"),
@@ -48,14 +48,14 @@ def test_sessions_of_one_attacker_are_one_row() -> None:
     assert found["outcome"].tolist() == ["blocked", "exhausted", "finished", "blocked"]
     assert found["queries"].tolist() == [42, 100, 50, 100]
     assert found["queries_to_block"].fillna(-1).tolist() == [42, -1, -1, 100]
-    assert found["session_id"].tolist()[0] == "rotate/0@f#2"  # what it held at the end is its last session's
+    assert found["session_id"].tolist()[0] == "rotate/0@f#2"  # its last reconstruction is in its last session
     assert found["target_confidence"].tolist()[0] == 0.2
     curve = survival_of(found[found["population"] == "rotate"])
     assert curve.restricted_mean(100) == (42 + 100) / 2
 
 
-def test_later_sessions_stand_where_the_first_one_stood() -> None:
-    """A run writes a client's second session after the first of others."""
+def test_attackers_are_in_the_order_of_their_first_sessions() -> None:
+    """A run may write the second session of one client after the first sessions of others."""
     found = attackers(
         frame(session("a/0", 1, "blocked", 3), session("b/0", 1, "finished", 5), session("a/0", 2, "exhausted", 97))
     )

@@ -1,4 +1,4 @@
-"""The benchmark of attacks on a run whose numbers can be worked out by hand."""
+"""The attack benchmark, on runs whose results can be computed by hand."""
 
 from math import comb
 
@@ -16,7 +16,7 @@ NEEDS = {"nes": "confidence", "mi-face": "gradients"}
 
 
 def scored(session_id, target, *, kind="attack", hit=False, distance=9.0, confidence=0.5, last=True):
-    """A row of leakage; the confidence tells reconstructions apart."""
+    """Return a row of ``leakage``; reconstructions of a class with equal scores count as identical."""
     return {
         "kind": kind, "session_id": session_id, "target": target, "query": 5, "last": last,
         "evaluator_confidence": confidence, "evaluator_hit": hit, "feature_distance": distance, "ssim_nearest": 0.5,
@@ -25,7 +25,7 @@ def scored(session_id, target, *, kind="attack", hit=False, distance=9.0, confid
 
 
 def write_run(run, reconstructions):
-    """Write attackers of one population (target, hit, distance, confidence) beside a prior of 2 hits in 20."""
+    """Write a run with an attacker for each (target, hit, distance, confidence), and a prior with 2 hits in 20."""
     run = write_simulation(run, filters=("no filter",), leakage=False)
     attackers = [
         {
@@ -41,61 +41,62 @@ def write_run(run, reconstructions):
     for part in (run / "sessions").iterdir():
         part.unlink()
     write(run / "sessions" / "shard-000000.parquet", "sessions", attackers)
-    reconstruction = [
+    final = [
         scored(f"nes/{number}@no filter", target, hit=hit, distance=distance, confidence=confidence)
         for number, (target, hit, distance, confidence) in enumerate(reconstructions)
     ]
-    early = [scored(f"nes/{number}@no filter", 0, distance=99.0, last=False) for number in range(len(reconstruction))]
-    # Of class 0 the prior's median distance is 10, of class 1 it is 20.
+    early = [scored(f"nes/{number}@no filter", 0, distance=99.0, last=False) for number in range(len(final))]
+    # The prior's median distance is 10 for class 0 and 20 for class 1.
     prior = [
         scored(None, target, kind="prior", hit=number == 0, distance=10.0 * (target + 1) + (number - 4.5) / 10,
                confidence=0.1, last=False)
         for target in (0, 1) for number in range(10)
     ]  # fmt: skip
     noise = [scored(None, target, kind="random", distance=30.0, confidence=0.0, last=False) for target in (0, 1)]
-    write(run / "leakage" / "scores.parquet", "leakage", [*reconstruction, *early, *prior, *noise])
+    write(run / "leakage" / "scores.parquet", "leakage", [*final, *early, *prior, *noise])
     return run
 
 
-def nes(table: pd.DataFrame) -> pd.Series:
+def nes_row(table: pd.DataFrame) -> pd.Series:
     return table[table["population"] == "nes pca"].iloc[0]
 
 
-def test_an_attack_that_beats_the_prior_twice_works(tmp_path):
+def test_an_attack_that_beats_the_prior_in_both_tests_works(tmp_path):
     run = write_run(tmp_path / "run", [(n % 2, True, 9.0 + 10 * (n % 2), 0.5 + n / 100) for n in range(10)])
-    row = nes(benchmark(run, NEEDS))
+    row = nes_row(benchmark(run, NEEDS))
     assert (row["attack"], row["needs"], row["attackers"], row["answered_queries"]) == ("nes", "confidence", 10, 104.5)
     assert (row["evaluator_hits"], row["evaluator_hit_share"], row["closer"]) == (10, 1.0, 10)
     assert row["evaluator_confidence"] == pytest.approx(0.545)
     assert row["feature_distance"] == 14.0
-    assert row["low"] == pytest.approx(0.025**0.1)  # Clopper-Pearson, none missed
+    assert row["low"] == pytest.approx(0.025**0.1)  # Clopper-Pearson for 10 hits in 10
     assert row["distance_p_value"] == pytest.approx(0.5**10)
-    assert row["hit_p_value"] == pytest.approx(comb(20, 2) / comb(30, 12))  # all the hits that there are, but two
+    assert row["hit_p_value"] == pytest.approx(comb(20, 2) / comb(30, 12))  # Fisher: 10 hits in 10, and 2 in 20
     assert row["works"]
 
 
-def test_closeness_is_judged_by_class(tmp_path):
+def test_feature_distances_are_compared_with_the_prior_of_the_same_class(tmp_path):
     run = write_run(tmp_path / "run", [(0, True, 15.0, 0.5), (1, True, 15.0, 0.6)])
-    assert nes(benchmark(run, NEEDS))["closer"] == 1  # 15 is far for class 0 and near for class 1
+    # 15 is above the prior's median for class 0, and below it for class 1.
+    assert nes_row(benchmark(run, NEEDS))["closer"] == 1
 
 
 @pytest.mark.parametrize(
-    ("hit", "distance"), [(True, 12.0), (False, 9.0)], ids=["hits that resemble nothing", "near, but not taken"]
+    ("hit", "distance"), [(True, 12.0), (False, 9.0)], ids=["hits, but not close", "close, but no hits"]
 )
-def test_one_of_the_two_is_not_enough(tmp_path, hit, distance):
+def test_an_attack_that_beats_the_prior_in_one_test_does_not_work(tmp_path, hit, distance):
     run = write_run(tmp_path / "run", [(0, hit, distance, 0.5 + n / 100) for n in range(20)])
-    assert not nes(benchmark(run, NEEDS))["works"]
+    assert not nes_row(benchmark(run, NEEDS))["works"]
 
 
-def test_attackers_that_end_alike_are_one_to_the_tests(tmp_path):
+def test_identical_reconstructions_count_once_in_the_tests(tmp_path):
     run = write_run(tmp_path / "run", [(0, True, 9.0, 0.5)] * 12 + [(1, True, 9.0, 0.5)] * 12)
-    row = nes(benchmark(run, NEEDS))
+    row = nes_row(benchmark(run, NEEDS))
     assert (row["attackers"], row["reconstructions"], row["evaluator_hits"], row["closer"]) == (24, 2, 2, 2)
     assert row["distance_p_value"] == pytest.approx(0.25)
     assert not row["works"]
 
 
-def test_the_floors_stand_below_and_have_no_verdict(tmp_path):
+def test_zero_query_baselines_are_the_last_rows_and_are_not_tested(tmp_path):
     table = benchmark(write_run(tmp_path / "run", [(0, True, 9.0, 0.5)]), NEEDS)
     assert list(table["population"]) == ["nes pca", "auxiliary images (no query)", "noise images (no query)"]
     prior = table.iloc[1]
@@ -103,22 +104,22 @@ def test_the_floors_stand_below_and_have_no_verdict(tmp_path):
     assert prior["works"] is None or pd.isna(prior["works"])
 
 
-def test_the_table_is_parquet_with_declared_columns_and_is_printed(tmp_path):
+def test_the_benchmark_is_written_with_the_declared_columns_and_printed(tmp_path):
     run = write_run(tmp_path / "run", [(n % 2, True, 9.0, 0.5 + n / 100) for n in range(10)])
     write_benchmark(run, NEEDS)
     schema = pq.read_schema(run / "attack_benchmark.parquet")
     assert schema.equals(SCHEMAS["attack_benchmark"])
     console = Console(width=160, record=True)
     print_benchmark(run, console)
-    said = console.export_text()
-    (line,) = [line for line in said.splitlines() if "nes pca" in line]
+    printed = console.export_text()
+    (line,) = [line for line in printed.splitlines() if "nes pca" in line]
     assert "confidence" in line
     assert "100% of 10" in line
     assert "yes" in line
-    assert "Fisher's exact test" in said
+    assert "Fisher's exact test" in printed
 
 
-def test_a_run_that_scored_nothing_or_filters_always_is_refused(tmp_path):
+def test_a_run_without_scores_or_without_undefended_attackers_is_refused(tmp_path):
     with pytest.raises(RunError, match="no leakage scores"):
         benchmark(write_simulation(tmp_path / "a", leakage=False), NEEDS)
     with pytest.raises(RunError, match="no undefended attacker"):

@@ -1,3 +1,5 @@
+"""`mifsim compare`: runs side by side, on the terminal and as CSV."""
+
 import io
 import json
 
@@ -10,9 +12,9 @@ from mifsim.errors import RunError
 from reports.compare import compare_runs, print_comparison, write_csv
 
 
-def test_runs_stand_beside_each_other(certified, simulation):
+def test_compared_runs_have_rows_in_one_table(certified, simulation):
     table = compare_runs([certified, simulation])
-    # Of a calibration the setting that it chose; of a simulation what filters.
+    # For a calibration, the chosen configuration; for a simulation, its filters except the undefended one.
     assert table[["run", "filter"]].drop_duplicates().values.tolist() == [
         ["certified", "calibrated"],
         ["simulation", "paper 3"],
@@ -26,7 +28,7 @@ def test_runs_stand_beside_each_other(certified, simulation):
     assert set(table["ray"]) == {"2.60.0"}
 
 
-def test_it_is_printed_with_every_run(certified, bare):
+def test_the_printed_comparison_has_a_column_for_every_run(certified, bare):
     out = io.StringIO()
     print_comparison(compare_runs([certified, bare]), Console(file=out, width=120))
     printed = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in out.getvalue().splitlines() if "│" in line}
@@ -38,31 +40,31 @@ def test_it_is_printed_with_every_run(certified, bare):
     assert [cell.strip() for cell in printed["95% interval"]] == ["0.13% to 24.9%", "8.66% to 49.1%"]
 
 
-def test_csv_holds_what_was_compared(tmp_path, certified, uncertified):
+def test_the_csv_file_has_the_compared_values(tmp_path, certified, uncertified):
     table = compare_runs([certified, uncertified])
     write_csv(table, tmp_path / "runs.csv")
-    back = pd.read_csv(tmp_path / "runs.csv")
-    assert list(back.columns) == list(table.columns)
-    assert back["kind"].tolist() == ["ssim-hash"] * 4
-    assert [json.loads(config)["n_b"] for config in back["config"]] == [12, 12, 10, 10]
-    assert back["median_queries_to_block"].dropna().tolist() == [6.0, 60.0]
+    written = pd.read_csv(tmp_path / "runs.csv")
+    assert list(written.columns) == list(table.columns)
+    assert written["kind"].tolist() == ["ssim-hash"] * 4
+    assert [json.loads(config)["n_b"] for config in written["config"]] == [12, 12, 10, 10]
+    assert written["median_queries_to_block"].dropna().tolist() == [6.0, 60.0]
 
 
-def test_a_run_given_twice_and_a_folder_that_is_none_are_refused(tmp_path, certified):
+def test_a_run_given_twice_and_a_folder_without_a_run_are_refused(tmp_path, certified):
     with pytest.raises(RunError, match="twice"):
         compare_runs([certified, certified])
     with pytest.raises(RunError, match="not a run folder"):
         compare_runs([certified, tmp_path])
 
 
-def test_the_command_line(tmp_path, capsys, certified, simulation):
+def test_the_commands_compare_and_report_write_their_files(tmp_path, capsys, certified, simulation):
     main(["compare", str(certified), str(simulation), "--out", str(tmp_path / "runs.csv")])
     assert "Comparison of runs" in capsys.readouterr().out
     assert (tmp_path / "runs.csv").is_file()
     main(["report", str(simulation)])
     assert capsys.readouterr().out.strip() == str(simulation / "report.html")
     (simulation / "report.html").unlink()
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit) as exit_:
         main(["report", str(tmp_path)])
-    assert stopped.value.code == 2
+    assert exit_.value.code == 2
     assert "not a run folder" in capsys.readouterr().err

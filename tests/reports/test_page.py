@@ -1,3 +1,5 @@
+"""The HTML page of a run."""
+
 import base64
 import json
 import tomllib
@@ -22,7 +24,7 @@ def pages(certified, uncertified, simulation, bare):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_asks_for_nothing_from_outside(pages, kind):
+def test_the_page_has_no_external_references(pages, kind):
     references = [
         found[key]
         for _, found in pages[kind].tags
@@ -34,7 +36,7 @@ def test_it_asks_for_nothing_from_outside(pages, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_plotly_is_there_once_and_every_chart_has_its_figure(pages, kind):
+def test_plotly_is_included_once_and_every_chart_has_a_figure(pages, kind):
     page = pages[kind]
     assert sum("plotly.js v" in "".join(parts) for _, parts in page.scripts) == 1
     for _, found in page.tags:
@@ -44,12 +46,12 @@ def test_plotly_is_there_once_and_every_chart_has_its_figure(pages, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_has_one_heading_and_pictures_in_words(pages, kind):
-    assert pages[kind].heading() == 1
+def test_the_page_has_one_main_heading_and_a_text_for_every_picture(pages, kind):
+    assert pages[kind].heading_count() == 1
     assert all(picture["alt"] for picture in pages[kind].pictures)
 
 
-def test_the_answer_comes_first(pages):
+def test_the_main_result_comes_first(pages):
     page = pages["certified"]
     assert "after 7 queries on average, compared with more than 75 under paper 3" in page.text
     assert (
@@ -62,7 +64,7 @@ def test_the_answer_comes_first(pages):
         assert value in page.words
 
 
-def test_the_chosen_configuration_is_shown_with_what_each_parameter_means(pages):
+def test_the_chosen_configuration_is_shown_with_the_meaning_of_its_parameters(pages):
     boxes = [
         "kind ssim-hash kind of detector",
         "t_ssim 0.85 similarity threshold (SSIM)",
@@ -74,14 +76,15 @@ def test_the_chosen_configuration_is_shown_with_what_each_parameter_means(pages)
         "count_rule per_match whether each match or each query with a match counts",
     ]
     page = pages["certified"]
-    assert " ".join(boxes) + " Guarantee." in page.text  # nothing else among them: the scope is the session
+    # There is no box for the scope, which is shown only if it is not the session.
+    assert " ".join(boxes) + " Guarantee." in page.text
     assert sum(tag == "dt" for tag, _ in page.tags) == len(boxes)
     for other in ("uncertified", "simulation", "bare"):
         assert not [tag for tag, _ in pages[other].tags if tag == "dt"]
         assert "kind ssim-hash" not in pages[other].text
 
 
-def test_of_any_kind_it_shows_the_parameters_that_it_has(tmp_path):
+def test_the_parameters_of_a_detector_of_any_kind_are_shown(tmp_path):
     run = write_calibration(tmp_path / "run")
     document = tomllib.loads((run / "filter.toml").read_text())
     chosen = {"kind": "example-quota", "queries": 80, "hours": 0.1 + 0.2, "scope": "client"}
@@ -101,8 +104,8 @@ def test_of_any_kind_it_shows_the_parameters_that_it_has(tmp_path):
     assert box["aria-label"] == "Chosen configuration of the detector example-quota"
 
 
-def test_numbers_against_an_attack_are_those_worked_out_by_hand(pages):
-    # Calibrated: blocked at 4, 6, 8, 10. Paper 3: at 40, 60, and twice never in 100.
+def test_the_results_against_an_attack_match_those_computed_by_hand(pages):
+    # Calibrated: blocked at 4, 6, 8 and 10. Paper 3: blocked at 40 and 60; two attackers spend their budget of 100.
     rows = {row[0]: row[1:] for row in pages["certified"].tables["attacks"]}
     assert rows["calibrated"] == ["▲4 of 4 (100%)", "▲6", "▲7", "▲0.25", "▲0.03", "▲0%", "▲19.4"]
     assert rows["paper 3"] == ["2 of 4 (50%)", "60", "> 75", "0.57", "0.37", "50%", "12.6"]
@@ -110,13 +113,13 @@ def test_numbers_against_an_attack_are_those_worked_out_by_hand(pages):
     assert rows["auxiliary images (prior)"] == ["", "", "", "", "0.13", "0%", "15.0"]
 
 
-def test_numbers_of_honest_users_are_those_worked_out_by_hand(pages):
+def test_the_results_of_honest_users_match_those_computed_by_hand(pages):
     rows = {row[0]: row[1:] for row in pages["certified"].tables["users"]}
-    # The exact interval of 1 in 20, and of 5 in 20, from a table of Clopper-Pearson limits.
+    # Exact intervals for 1 in 20 and 5 in 20, from a table of Clopper-Pearson limits.
     assert rows["bursts (20 sessions)"] == ["▲5.00% (0.13% to 24.9%)", "25.0% (8.66% to 49.1%)"]
 
 
-def test_a_lost_cell_is_as_visible_as_one_that_is_won(tmp_path, monkeypatch):
+def test_a_cell_in_which_the_calibrated_filter_is_behind_is_marked(tmp_path, monkeypatch):
     from tests.reports import runs
 
     monkeypatch.setitem(runs.BLOCKED_AT, "calibrated", [50, 70, 90, None])
@@ -129,17 +132,17 @@ def test_a_lost_cell_is_as_visible_as_one_that_is_won(tmp_path, monkeypatch):
     assert "This rate is above the limit of 1%; the whole interval is above the limit." in page.text
 
 
-def test_without_a_certified_configuration_it_says_so_on_top(pages):
+def test_a_page_without_a_certified_configuration_reports_this_first(pages):
     page = pages["uncertified"]
     assert page.text.index("No configuration was certified") < page.text.index("Results by attack")
-    # 1 of 200 is blocked: 473 sessions in all would pass at 1% and 95%, by the exact binomial test.
+    # 1 of 200 sessions is blocked. By the exact binomial test, 473 sessions would certify 1% at 95% confidence.
     assert page.tables["shortfall"][1] == ["bursts", "1%", "1 of 200", "473", "273"]
     assert "273 more honest sessions" in page.text
     assert "load_config" not in page.text
     assert 'load_config("filter.toml").detector()' in pages["certified"].text
 
 
-def test_a_calibration_that_has_not_come_to_its_end_claims_nothing(tmp_path):
+def test_an_incomplete_calibration_is_reported_as_incomplete(tmp_path):
     run = write_calibration(tmp_path / "early", tuning={}, status="interrupted")
     (run / "certification.parquet").unlink()
     (run / "filter.toml").unlink()
@@ -158,7 +161,7 @@ def test_a_calibration_that_has_not_come_to_its_end_claims_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("role", "absent"), [("user", "Time to detection"), ("attacker", "False positives: honest sessions")]
 )
-def test_a_run_of_one_role_alone(tmp_path, role, absent):
+def test_a_run_with_one_role_has_no_section_of_the_other_role(tmp_path, role, absent):
     from tests.reports import runs
 
     run = write_simulation(tmp_path / "run", snapshots=False, leakage=False)
@@ -167,7 +170,7 @@ def test_a_run_of_one_role_alone(tmp_path, role, absent):
     assert absent not in Page(render(run)).text
 
 
-def test_a_plain_simulation_has_the_sections_that_apply(pages):
+def test_a_plain_simulation_has_only_the_sections_that_apply(pages):
     for kind in ("simulation", "bare"):
         text = pages[kind].text
         assert "Of 2 filters, paper 3 blocked the most attackers: 2 of 4" in text
@@ -181,7 +184,7 @@ def test_a_plain_simulation_has_the_sections_that_apply(pages):
     assert len(pages["bare"].tables["attacks"][0]) == 5
 
 
-def test_pictures_are_the_last_guesses_of_the_first_trials(pages):
+def test_pictures_are_the_last_reconstructions_of_the_first_trials(pages):
     pictures = pages["certified"].pictures
     assert len(pictures) == 6  # two labels, three filters
     assert pictures[0]["alt"].startswith(
@@ -199,15 +202,15 @@ def test_the_survival_chart_draws_the_kaplan_meier_curve(pages):
     assert line["line"]["shape"] == "hv"
 
 
-FOUND = "found by the search, not certified"
+NOT_CERTIFIED = "found by the search, not certified"
 
 
-def test_the_chart_of_the_front_tells_its_points_apart(pages):
+def test_the_pareto_chart_has_a_trace_for_each_kind_of_configuration(pages):
     traces = {trace["name"]: trace for trace in pages["certified"].figure("pareto")["data"]}
-    assert set(traces) == {"search trials", "reference front", FOUND, "paper 3", "chosen"}
+    assert set(traces) == {"search trials", "reference front", NOT_CERTIFIED, "paper 3", "chosen"}
     assert traces["chosen"]["y"] == [20]
-    np.testing.assert_allclose(traces["paper 3"]["x"], [0.5])  # the root of a quarter
-    assert traces[FOUND]["y"] == [30]
+    np.testing.assert_allclose(traces["paper 3"]["x"], [0.5])  # the axis shows the square root: that of 0.25
+    assert traces[NOT_CERTIFIED]["y"] == [30]
 
 
 def test_the_false_positive_chart_has_the_interval_and_the_limit(pages):
@@ -216,10 +219,10 @@ def test_the_false_positive_chart_has_the_interval_and_the_limit(pages):
     np.testing.assert_allclose(np.square(calibrated["x"]), [0.05], rtol=1e-3)
     upper = np.square(calibrated["x"][0] + calibrated["error_x"]["array"][0])
     np.testing.assert_allclose(upper, 0.2487, atol=1e-3)
-    assert [shape["x0"] for shape in figure["layout"]["shapes"]] == [0.1]  # the root of 1%
+    assert [shape["x0"] for shape in figure["layout"]["shapes"]] == [0.1]  # the square root of 1%
 
 
-def test_names_are_escaped_wherever_they_stand(tmp_path):
+def test_names_are_escaped_everywhere_on_the_page(tmp_path):
     hostile = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     run = write_calibration(
         tmp_path / "run", users=hostile, study=hostile, data={"name": hostile, "classes": [hostile]}
@@ -230,7 +233,7 @@ def test_names_are_escaped_wherever_they_stand(tmp_path):
     assert "<script>alert" not in text
     assert not [found for tag, found in page.tags if "onerror" in found]
     assert hostile in page.text
-    # Plotly reads markup in labels: what it gets is escaped once more.
+    # Plotly interprets markup in labels, so labels are escaped a second time.
     [label] = page.figure("false-positives")["layout"]["yaxis"]["ticktext"]
     assert label.startswith("&lt;/script&gt;")
 
@@ -239,7 +242,7 @@ def test_the_same_files_give_the_same_page(certified):
     assert render(certified) == render(certified)
 
 
-def test_it_is_written_into_the_run_and_leaves_nothing_beside_it(tmp_path):
+def test_write_page_adds_only_the_page_to_the_run_folder(tmp_path):
     run = write_simulation(tmp_path / "run")
     before = {path.name for path in run.iterdir()}
     path = write_page(run)
@@ -249,7 +252,7 @@ def test_it_is_written_into_the_run_and_leaves_nothing_beside_it(tmp_path):
     assert write_page(run).read_bytes() == first
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(RunError, match="not a run folder"):
         write_page(tmp_path)
     with pytest.raises(RunError, match="not a run folder"):
@@ -265,7 +268,7 @@ def test_a_run_without_sessions_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["pareto.parquet", "certification.parquet", "filter.toml", "run.json", "study.toml"])
-def test_a_damaged_file_is_named(tmp_path, name):
+def test_a_damaged_file_is_named_in_the_error(tmp_path, name):
     run = write_calibration(tmp_path / "run")
     (run / name).write_bytes(b"PAR1 = [cut short")
     with pytest.raises(RunError, match=name):

@@ -1,4 +1,4 @@
-"""The paper's numbers: complete copies, and Table 6 against Tables 2 to 5 with an independent implementation."""
+"""The published tables of the paper: the copies are complete, and Table 6 follows from Tables 2 to 5."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_copied_tables_are_complete() -> None:
 
 
 @pytest.mark.parametrize("half", HALVES)
-def test_the_plan_runs_table_1(half: str) -> None:
+def test_the_plan_has_the_configurations_of_table_1(half: str) -> None:
     printed = configs()
     for name, config in planned_configs(half).items():  # type: ignore[arg-type]
         assert (config.t_ssim, config.t_hash, config.n_b) == tuple(printed.loc[["t_ssim", "t_hash", "n_b"], name])
@@ -87,7 +87,9 @@ def test_permutation_tests_agree_with_the_exact_distribution() -> None:
         ({0.1: [None, None, None, None], 0.2: [None, None, None, None]}, 0.1),
     ],
 )
-def test_the_nearest_noise_is_that_of_the_median_attacker(blocked_at: dict[float, list[Any]], nearest: float) -> None:
+def test_the_nearest_noise_has_the_median_closest_to_the_paper(
+    blocked_at: dict[float, list[Any]], nearest: float
+) -> None:
     rows = [
         {"dataset": "CelebA", "config": "config_3", "noise": noise, "queries_to_block": block}
         for noise, blocks in blocked_at.items()

@@ -1,7 +1,7 @@
-"""What counts as undefended: filters of the kind ``none`` and nothing else, wherever they stand in the study.
+"""Only filters of the kind ``none`` are undefended, in any order of the study's filters.
 
-A filter without any `t_ssim` (of another kind, of a plug-in) was once taken for no filter: it vanished from the tables
-of honest users and from the matrix, and what it let out counted as what leaks undefended.
+A filter without `t_ssim` (of another kind, for example of a plug-in) was once treated as undefended: it was missing
+from the tables of honest users and from the matrix, and its leakage counted as undefended leakage.
 """
 
 import itertools
@@ -27,17 +27,17 @@ STUDY = '[[attacks]]\nname = "mi-face+decoys"\nattack = "mi-face"\nevasions = [{
 
 @pytest.fixture(scope="module", params=ORDERS, ids="-".join)
 def run(request, tmp_path_factory):
-    made = write_simulation(tmp_path_factory.mktemp("runs") / "run", filters=request.param, attack="mi-face+decoys")
-    with (made / "study.toml").open("a") as file:
+    folder = write_simulation(tmp_path_factory.mktemp("runs") / "run", filters=request.param, attack="mi-face+decoys")
+    with (folder / "study.toml").open("a") as file:
         file.write(STUDY)
-    return made
+    return folder
 
 
 def test_a_kind_without_t_ssim_is_not_undefended(run):
     assert undefended(run) == ["no filter"]
 
 
-def test_it_is_in_the_tables_of_honest_users(run):
+def test_a_kind_without_t_ssim_is_in_the_tables_of_honest_users(run):
     table = compare_users(run)
     shown = {title: cell.text for (title, _), cell in zip(table.columns, table.groups[0].rows[0].cells, strict=True)}
     assert set(shown) == {"paper 3", "quota"}
@@ -47,11 +47,11 @@ def test_it_is_in_the_tables_of_honest_users(run):
     assert sorted(trace["hovertext"][0].partition(",")[0] for trace in chart.figure["data"]) == ["paper 3", "quota"]
 
 
-def test_it_is_in_the_matrix_and_not_in_the_undefended_ceiling(run):
+def test_a_kind_without_t_ssim_is_in_the_matrix_but_not_in_undefended_leakage(run):
     table = attack_matrix(run).set_index("filter")
     assert set(table.index) == {"paper 3", "quota"}
     quota = table.loc["quota"]
-    # All are blocked at query 50; the evaluator's confidence is a 200th for each answered query.
+    # All attackers are blocked at query 50; the evaluator's confidence is 1/200 per answered query.
     assert (quota["blocked_share"], quota["queries_to_block"]) == (1, 50)
     assert quota["leakage_at_block"] == pytest.approx(49 / 200)
     assert table["leakage_undefended"].tolist() == [0.5, 0.5]
@@ -62,13 +62,14 @@ def test_it_is_in_the_matrix_and_not_in_the_undefended_ceiling(run):
     assert set(pd.read_parquet(run / "matrix_users.parquet")["filter"]) == {"paper 3", "quota"}
 
 
-def test_the_page_shows_it_as_a_filter_that_does_something(run):
+def test_the_page_shows_a_kind_without_t_ssim_as_a_filter(run):
     page = Page(render(run))
     names = [row[0] for row in page.tables["attacks"]]
     assert "quota" in names
     assert "no filter (undefended)" in names
     assert "quota (undefended)" not in names
-    assert [row[0] for row in page.tables["attacks"][1:5]][-1] == "no filter (undefended)"  # last, wherever it stood
+    # The undefended filter is last in any order of the study.
+    assert [row[0] for row in page.tables["attacks"][1:5]][-1] == "no filter (undefended)"
     assert set(page.tables["users"][0]) == {"workload", "paper 3", "quota"}
     assert set(page.tables["matrix"][0]) == {"attack and its evasions", "paper 3", "quota"}
     assert "Of 3 filters, quota blocked the most attackers: 4 of 4" in page.text
@@ -82,7 +83,7 @@ def test_the_page_shows_it_as_a_filter_that_does_something(run):
     }
 
 
-def test_runs_are_compared_by_it_and_attacks_are_not_measured_behind_it(run):
+def test_a_kind_without_t_ssim_is_in_comparisons_but_not_in_the_benchmark(run):
     table = compare_runs([run])
     assert set(table["filter"]) == {"paper 3", "quota"}
     assert set(table.loc[table["filter"] == "quota", "kind"]) == {"example-quota"}
@@ -91,8 +92,8 @@ def test_runs_are_compared_by_it_and_attacks_are_not_measured_behind_it(run):
     assert measured.loc["mi-face+decoys", "answered_queries"] == 100
 
 
-def test_what_leaks_undefended_is_not_what_another_kind_lets_out(run, tmp_path):
-    """Where the attack learns nothing undefended, the page says so, whatever stands in the rows of other kinds."""
+def test_leakage_under_another_kind_is_not_undefended_leakage(run, tmp_path):
+    """If the undefended attack leaks nothing, the page reports this, even if it leaks under another kind."""
     copied = shutil.copytree(run, tmp_path / "copied")
     rows = pq.read_table(copied / "leakage" / "scores.parquet").to_pylist()
     for row in rows:
@@ -104,7 +105,7 @@ def test_what_leaks_undefended_is_not_what_another_kind_lets_out(run, tmp_path):
     assert set(attack_matrix(copied)["leakage_undefended"].round(6)) == {0.1}
 
 
-def test_a_filter_called_none_is_undefended_only_if_it_is_of_that_kind(tmp_path, monkeypatch):
+def test_a_filter_named_none_is_undefended_only_if_its_kind_is_none(tmp_path, monkeypatch):
     from tests.reports import runs
 
     for table in (BLOCKED_AT, HONEST_BLOCKED, runs.CELLS):

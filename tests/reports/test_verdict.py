@@ -1,3 +1,5 @@
+"""Honest sessions that a candidate still needs to be certified."""
+
 from dataclasses import replace
 
 import pandas as pd
@@ -16,16 +18,16 @@ def _tested(*rows):
     )
 
 
-def test_of_a_fixed_sequence_the_first_counts():
-    [part] = shortfalls(_tested((9, 1, 0.7), (3, 0, 0.4)), 0.95, "fixed_sequence")
-    assert (part.blocked, part.needed, part.more) == (1, 473, 373)
+def test_the_shortfall_in_a_fixed_sequence_is_that_of_the_first_candidate():
+    [shortfall] = shortfalls(_tested((9, 1, 0.7), (3, 0, 0.4)), 0.95, "fixed_sequence")
+    assert (shortfall.blocked, shortfall.needed, shortfall.more) == (1, 473, 373)
 
 
-def test_under_holm_the_least_p_value_counts_at_the_shared_level():
-    [part] = shortfalls(_tested((9, 1, 0.7), (3, 0, 0.4)), 0.95, "holm")
-    assert part.blocked == 0
-    assert 0.99**part.needed <= 0.025 < 0.99 ** (part.needed - 1)
+def test_the_shortfall_under_holm_is_that_of_the_least_p_value_at_a_divided_level():
+    [shortfall] = shortfalls(_tested((9, 1, 0.7), (3, 0, 0.4)), 0.95, "holm")
+    assert shortfall.blocked == 0
+    assert 0.99**shortfall.needed <= 0.025 < 0.99 ** (shortfall.needed - 1)
 
 
-def test_without_a_candidate_there_is_nothing_to_say():
+def test_without_candidates_there_is_no_shortfall():
     assert shortfalls(_tested((9, 1, 0.7)).iloc[:0], 0.95, "holm") == []

@@ -1,4 +1,4 @@
-"""A study that replays a log: whose sessions they are, what is said of bad rows, and when a run is refused."""
+"""Studies that replay a query log: sessions of its clients, reports of bad rows, and refused runs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from tests.logs import digit_log, digit_png, log_users, write_log
 from tests.small import small_study
 
 
-def study_of(path: Path, *others: dict[str, Any], **changes: Any) -> Study:
-    return small_study(attacks=[], users=[log_users(path, **changes), *others])
+def log_study(path: Path, *other_users: dict[str, Any], **changes: Any) -> Study:
+    """Return the small study without attacks, with the clients of a log and the other users given."""
+    return small_study(attacks=[], users=[log_users(path, **changes), *other_users])
 
 
 @pytest.fixture(scope="module")
@@ -34,33 +35,33 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    study = study_of(log, {"user": "independent", "sessions": 3, "length": 4})
+    study = log_study(log, {"user": "independent", "sessions": 3, "length": 4})
     return simulation.simulate(study, tmp_path_factory.mktemp("runs") / "run", backend="in-process")
 
 
-def test_every_client_is_a_session_of_its_own_images(run: Path) -> None:
+def test_every_client_of_the_log_has_one_session_of_its_own_images(run: Path) -> None:
     sessions = read_table(run, "sessions").to_pandas()
     clients = pq.read_table(run / "log_clients.parquet").to_pandas()
     assert clients["client_id"].tolist() == [f"log/{number}" for number in range(14)]
     assert set(clients["log_client"]) == {"again and again", "last", *(f"client {k}" for k in range(12))}
-    free = sessions[(sessions["filter"] == "none") & (sessions["population"] == "log")].set_index("client_id")
+    undefended = sessions[(sessions["filter"] == "none") & (sessions["population"] == "log")].set_index("client_id")
     for row in clients.itertuples():
         expected = {"again and again": 10, "last": 1}.get(row.log_client)
         length = int(row.log_client.split()[1]) + 1 if expected is None else expected
         assert row.images == length
-        assert free.loc[row.client_id, "queries"] == length
-        assert free.loc[row.client_id, "outcome"] == "finished"
+        assert undefended.loc[row.client_id, "queries"] == length
+        assert undefended.loc[row.client_id, "outcome"] == "finished"
     assert (sessions["population"] == "independent").sum() == 3 * 3
 
 
-def test_a_client_that_repeats_itself_is_blocked_as_worked_by_hand(run: Path) -> None:
+def test_a_client_that_repeats_an_image_is_blocked_at_the_query_computed_by_hand(run: Path) -> None:
     """Query 2 matches one buffered image, query 3 two, query 4 reaches the limit of 4 at its first match."""
     clients = pq.read_table(run / "log_clients.parquet").to_pandas().set_index("log_client")["client_id"]
     sessions = read_table(run, "sessions").to_pandas().set_index("session_id")
     assert sessions.loc[f"{clients['again and again']}@third", "queries_to_block"] == 4
 
 
-def test_bad_rows_are_in_the_run(run: Path, log: Path) -> None:
+def test_a_run_records_the_bad_rows_of_its_log(run: Path, log: Path) -> None:
     bad = pq.read_table(run / "bad_rows.parquet").to_pandas()
     assert bad[["population", "file"]].drop_duplicates().values.tolist() == [["log", str(log)]]
     assert bad["row"].tolist() == [88, 89]
@@ -76,9 +77,9 @@ def test_bad_rows_are_in_the_run(run: Path, log: Path) -> None:
         assert schema.metadata[b"run_id"].decode() == read_facts(run)["run_id"]
 
 
-def test_bad_rows_are_told_at_the_end_of_the_run(log: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_rows_are_logged_at_the_end_of_the_run(log: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="mifsim")
-    run = simulation.simulate(study_of(log, sessions=2), tmp_path / "run", backend="in-process")
+    run = simulation.simulate(log_study(log, sessions=2), tmp_path / "run", backend="in-process")
     assert caplog.messages[-1] == (
         f"log: 2 of 91 rows of the log are unusable, the first: {log}, row 88: no client; "
         f"{run / 'bad_rows.parquet'} lists all"
@@ -86,19 +87,19 @@ def test_bad_rows_are_told_at_the_end_of_the_run(log: Path, tmp_path: Path, capl
     assert len(pq.read_table(run / "log_clients.parquet")) == 2
 
 
-def test_a_run_without_a_log_has_none_of_this(tmp_path: Path) -> None:
+def test_a_run_without_a_log_has_no_log_files(tmp_path: Path) -> None:
     study = small_study(attacks=[], users=[{"user": "independent", "sessions": 1, "length": 2}])
     run = simulation.simulate(study, tmp_path / "run", backend="in-process")
     assert not list(run.glob("*rows*"))
     assert not list(run.glob("log*"))
 
 
-def test_the_study_comes_back_from_its_file(run: Path, log: Path) -> None:
+def test_the_saved_study_keeps_its_log_users(run: Path, log: Path) -> None:
     users = Study.load(run / "study.toml").users[0]
     assert (users.sessions, users.count, users.client.path) == ("all", 14, str(log))
 
 
-def test_relative_paths_start_at_the_study(tmp_path: Path) -> None:
+def test_relative_paths_are_resolved_against_the_folder_of_the_study(tmp_path: Path) -> None:
     digit_log(tmp_path / "log.parquet", clients=2)
     file = tmp_path / "study.toml"
     file.write_text("name = 'x'\n[[users]]\nuser = 'log'\npath = 'log.parquet'\nsessions = 'all'\n")
@@ -106,7 +107,7 @@ def test_relative_paths_start_at_the_study(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("users", "told"),
+    ("users", "message"),
     [
         ({"user": "log", "sessions": "all"}, r"users\.0: user = 'log' requires the key 'path'"),
         ({"user": "independent", "sessions": "all"}, r"users\.0: sessions = 'all' requires user = 'log'"),
@@ -115,23 +116,23 @@ def test_relative_paths_start_at_the_study(tmp_path: Path) -> None:
         ({"user": "log", "pth": "x"}, r"unknown key 'pth'; did you mean 'path'\?"),
     ],
 )
-def test_what_is_wrong_in_the_study_is_told(users: dict[str, Any], told: str) -> None:
-    with pytest.raises(StudyError, match=told):
+def test_invalid_log_users_in_a_study_are_refused(users: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
         small_study(users=[users])
 
 
 def test_more_sessions_than_clients_are_refused_before_anything_is_written(log: Path, tmp_path: Path) -> None:
-    study = study_of(log, sessions=15)
+    study = log_study(log, sessions=15)
     with pytest.raises(StudyError, match=r"users\.0\.sessions = 15: .* has 14 clients .*accepted: 1 to 14, or 'all'"):
         simulation.simulate(study, tmp_path / "run", backend="in-process")
     with pytest.raises(DataError, match="no such file or folder"):
-        simulation.simulate(study_of(tmp_path / "none.parquet"), tmp_path / "run", backend="in-process")
+        simulation.simulate(log_study(tmp_path / "none.parquet"), tmp_path / "run", backend="in-process")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_whose_log_was_changed_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_whose_log_has_changed_is_not_resumed(tmp_path: Path) -> None:
     path = digit_log(tmp_path / "log.parquet", clients=3)
-    study = study_of(path)
+    study = log_study(path)
     run = RunFolder.create(tmp_path / "run", study, victim={"fingerprint": "x"})
     run.finish("interrupted")
     assert study_to_resume(run) == study
@@ -151,11 +152,13 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def test_hosts_read_the_log_from_the_same_path(run: Path, log: Path, cluster: None, tmp_path: Path) -> None:
-    others = {"user": "independent", "sessions": 3, "length": 4}
-    again = simulation.simulate(study_of(log, others), tmp_path / "run")
+def test_session_hosts_on_ray_read_the_log_and_give_the_same_rows(
+    run: Path, log: Path, cluster: None, tmp_path: Path
+) -> None:
+    independent = {"user": "independent", "sessions": 3, "length": 4}
+    on_ray = simulation.simulate(log_study(log, independent), tmp_path / "run")
     for table in ("sessions", "queries"):
-        expected, got = (read_table(folder, table).to_pandas() for folder in (run, again))
+        expected, got = (read_table(folder, table).to_pandas() for folder in (run, on_ray))
         pd.testing.assert_frame_equal(got, expected, check_exact=True)
 
 
@@ -166,5 +169,5 @@ def test_a_log_is_decoded_once_for_all_filters_and_runs(tmp_path: Path, monkeypa
     monkeypatch.setattr(query_log, "decode", lambda data, color: decoded.append(data) or original(data, color))
     monkeypatch.setattr(progress.console, "quiet", True)
     for number in range(2):
-        simulation.simulate(study_of(path), tmp_path / f"run-{number}", backend="in-process")
-    assert len(decoded) == 2 * 2  # once to see whether they can be used, once for their pixels
+        simulation.simulate(log_study(path), tmp_path / f"run-{number}", backend="in-process")
+    assert len(decoded) == 2 * 2  # once to validate them, once for their pixels

@@ -1,4 +1,4 @@
-"""Whole simulations in one process: what the rows say, interrupted runs, bad input."""
+"""Complete simulations in one process: the rows of the tables, interrupted runs, and invalid input."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def assert_same_rows(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small study, run in this process."""
+def in_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of the small study in this process."""
     return simulation.simulate(small_study(), tmp_path_factory.mktemp("runs") / "alone", backend="in-process")
 
 
-def test_every_session_of_the_study_has_its_row(alone: Path) -> None:
-    sessions = read_table(alone, "sessions").to_pandas()
+def test_every_session_of_the_study_has_one_row(in_process: Path) -> None:
+    sessions = read_table(in_process, "sessions").to_pandas()
     assert len(sessions) == 3 * (2 + 5 + 4 + 4)
     assert sessions["session_id"].is_unique
     assert set(sessions["outcome"]) <= {"blocked", "finished", "exhausted"}
@@ -67,9 +67,9 @@ def test_every_session_of_the_study_has_its_row(alone: Path) -> None:
     assert attacks.loc[attacks["filter"] == "none", "queries"].eq(25).all()
 
 
-def test_session_rows_follow_from_the_query_rows(alone: Path) -> None:
-    sessions = read_table(alone, "sessions").to_pandas().set_index("session_id")
-    queries = read_table(alone, "queries").to_pandas()
+def test_session_rows_agree_with_the_query_rows(in_process: Path) -> None:
+    sessions = read_table(in_process, "sessions").to_pandas().set_index("session_id")
+    queries = read_table(in_process, "queries").to_pandas()
     for session_id, rows in queries.groupby("session_id"):
         session = sessions.loc[session_id]
         assert rows["query"].tolist() == list(range(1, session["queries"] + 1))
@@ -88,18 +88,18 @@ def test_session_rows_follow_from_the_query_rows(alone: Path) -> None:
     assert len(blocked) >= 4
 
 
-def test_a_client_is_the_same_under_every_filter_until_it_is_blocked(alone: Path) -> None:
-    queries = read_table(alone, "queries").to_pandas()
+def test_a_client_gets_the_same_answers_under_every_filter_until_it_is_blocked(in_process: Path) -> None:
+    queries = read_table(in_process, "queries").to_pandas()
     queries[["client", "filter"]] = queries["session_id"].str.split("@", expand=True)
-    free = queries[queries["filter"] == "none"].set_index(["client", "query"])["confidence"]
+    undefended = queries[queries["filter"] == "none"].set_index(["client", "query"])["confidence"]
     for name in ("third", "strict"):
         safe = queries[(queries["filter"] == name) & (queries["verdict"] == "safe")].set_index(["client", "query"])
         assert len(safe) > 50
-        assert safe["confidence"].equals(free.loc[safe.index])
+        assert safe["confidence"].equals(undefended.loc[safe.index])
 
 
-def test_verdicts_are_those_of_the_filter_on_the_stream(alone: Path) -> None:
-    """Drive one client by hand, with the engine's answers, and compare its rows with a filter of our own."""
+def test_recorded_verdicts_match_a_filter_that_checks_the_same_queries(in_process: Path) -> None:
+    """Run one client without a server, with the engine's answers, and compare its rows with a separate filter."""
     from mifsim.clients.protocol import Answer, World
     from mifsim.data import load_data
     from mifsim.server.client_specs import client_rng
@@ -120,22 +120,22 @@ def test_verdicts_are_those_of_the_filter_on_the_stream(alone: Path) -> None:
         counts.append(detector.count)
         confidence, gradients = engine.predict(query.image[None], np.array([query.gradient_of], np.int32))
         query = client.send(Answer(int(confidence[0].argmax()), confidence[0], gradients[0]))
-    rows = read_table(alone, "queries").to_pandas()
+    rows = read_table(in_process, "queries").to_pandas()
     selected = rows[rows["session_id"] == "mi-face/3/0@strict"]
     assert selected.loc[selected["verdict"] == "safe", "suspicious_count"].tolist() == counts
     assert selected["suspicious_count"].iloc[-1] == detector.count
 
 
-def test_snapshots_and_their_scores_belong_together(alone: Path) -> None:
-    snapshots = read_table(alone, "snapshots").to_pandas()
-    sessions = read_table(alone, "sessions").to_pandas().set_index("session_id")
+def test_every_snapshot_has_a_leakage_score_for_the_same_session_and_query(in_process: Path) -> None:
+    snapshots = read_table(in_process, "snapshots").to_pandas()
+    sessions = read_table(in_process, "sessions").to_pandas().set_index("session_id")
     last = snapshots[snapshots["last"]].set_index("session_id")
     assert set(last.index) == set(sessions.index[sessions["role"] == "attacker"])
     assert last["query"].equals(sessions.loc[last.index, "answered_queries"].rename("query"))
     image = decode(snapshots["guess_png"].iloc[0])
     assert image.shape == (28, 28)
     assert 0 <= image.min() <= image.max() <= 1
-    scores = read_table(alone, "leakage").to_pandas()
+    scores = read_table(in_process, "leakage").to_pandas()
     attacks = scores[scores["kind"] == "attack"]
     keys = ["session_id", "query"]
     assert attacks[keys].reset_index(drop=True).equals(snapshots[keys].reset_index(drop=True))
@@ -144,21 +144,23 @@ def test_snapshots_and_their_scores_belong_together(alone: Path) -> None:
 
 
 class _InterruptAfter(InProcess):
+    """The in-process backend, interrupted after a number of batches."""
+
     def __init__(self, batches: int) -> None:
-        self.left = batches
+        self.remaining = batches
 
     def run(self, job: object, model: object, shards: object, on_progress: Callable[[Counters], None]) -> None:
         def stop(done: Counters) -> None:
-            self.left -= 1
-            if self.left == 0:
+            self.remaining -= 1
+            if self.remaining == 0:
                 raise KeyboardInterrupt
             on_progress(done)
 
         super().run(job, model, shards, stop)
 
 
-def test_an_interrupted_run_is_whole_files_and_goes_on_to_the_same_rows(
-    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_run_has_complete_files_and_resumes_to_the_same_rows(
+    in_process: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(run_sessions, "InProcess", lambda: _InterruptAfter(60))
@@ -172,17 +174,17 @@ def test_an_interrupted_run_is_whole_files_and_goes_on_to_the_same_rows(
     assert set(finished["session_id"]) == set(read_table(run, "queries")["session_id"].to_pylist())
     simulation.resume_simulation(run, backend="in-process")
     assert RunFolder.open(run).facts["status"] == "complete"
-    assert_same_rows(alone, run)
+    assert_same_rows(in_process, run)
 
 
-def test_resuming_what_is_complete_or_changed_is_refused(alone: Path, tmp_path: Path) -> None:
+def test_resuming_a_complete_run_or_a_folder_without_a_run_is_refused(in_process: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="complete"):
-        simulation.resume_simulation(alone, backend="in-process")
+        simulation.resume_simulation(in_process, backend="in-process")
     with pytest.raises(RunError, match=r"no run\.json"):
         simulation.resume_simulation(tmp_path, backend="in-process")
 
 
-def test_a_client_that_raises_ends_its_own_session_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_raises_ends_only_its_own_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add_entry(monkeypatch, "users", "crashing", "tests.odd_clients:Crashing")
     add_entry(monkeypatch, "users", "odd-images", "tests.odd_clients:OddImages")
     users = [
@@ -200,8 +202,8 @@ def test_a_client_that_raises_ends_its_own_session_alone(tmp_path: Path, monkeyp
     assert RunFolder.open(run).facts["status"] == "complete"
 
 
-def test_detectors_of_any_kind_run_and_one_that_goes_wrong_ends_its_own_sessions_alone(
-    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_detectors_of_any_kind_run_and_a_faulty_one_ends_only_its_own_sessions(
+    in_process: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_entry(monkeypatch, "detectors", "faulty", "tests.odd_detectors:FaultyConfig")
     filters = [
@@ -226,13 +228,13 @@ def test_detectors_of_any_kind_run_and_one_that_goes_wrong_ends_its_own_sessions
         assert rows["error"].eq(error).all()
         assert rows["queries"].eq(queries).all()
         assert rows["answered_queries"].eq(answered).all()
-    # Beside them everything is as it is without them.
+    # The rows of the other filters are the same as without the faulty detectors.
     columns = ["session_id", "outcome", "queries", "suspicious_count", "target_confidence"]
-    same, expected = (
+    actual, expected = (
         table.loc[table["filter"] == "third", columns].reset_index(drop=True).astype({"outcome": str})
-        for table in (sessions, read_table(alone, "sessions").to_pandas())
+        for table in (sessions, read_table(in_process, "sessions").to_pandas())
     )
-    pd.testing.assert_frame_equal(same, expected, check_exact=True)
+    pd.testing.assert_frame_equal(actual, expected, check_exact=True)
     quota = sessions[sessions["filter"] == "quota"]
     assert quota["kind"].eq("quota").all()
     assert [json.loads(config) for config in quota["config"].unique()] == [{"queries": 3, "scope": "session"}]
@@ -242,8 +244,8 @@ def test_detectors_of_any_kind_run_and_one_that_goes_wrong_ends_its_own_sessions
 
 
 @pytest.mark.parametrize("scope", ["session", "client"])
-def test_the_scope_says_whether_a_detector_outlives_a_session(scope: str, tmp_path: Path) -> None:
-    """It leaves every session after two queries and has three identities, whose fourth query is one too many."""
+def test_the_scope_decides_whether_a_detector_outlives_a_session(scope: str, tmp_path: Path) -> None:
+    """The attacker leaves each session after two queries and has three identities; the quota is three queries."""
     attack = {"attack": "nes", "space": "pca", "coordinates": 4, "labels": [0], "budget_queries": 30}
     evasions = [{"rotate": {"every": 2, "clients": 3}}]
     filters = [{"name": "quota", "kind": "quota", "queries": 3, "scope": scope}]
@@ -257,7 +259,7 @@ def test_the_scope_says_whether_a_detector_outlives_a_session(scope: str, tmp_pa
     if scope == "session":
         assert found == [(1, "finished", 2)] * 14 + [(1, "exhausted", 2)]
         return
-    # Each identity: a session that is left, one that ends at the fourth query, one that is refused at once.
+    # For each identity: a session that the attacker leaves, one blocked at the fourth query, one refused at once.
     assert found == [
         (number, outcome, queries)
         for number in (1, 2, 3)
@@ -265,7 +267,7 @@ def test_the_scope_says_whether_a_detector_outlives_a_session(scope: str, tmp_pa
     ]
 
 
-def test_bad_images_are_counted_refused_and_leave_the_session_as_it_was(
+def test_invalid_images_are_counted_and_refused_without_changing_the_detector(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_entry(monkeypatch, "users", "odd-images", "tests.odd_clients:OddImages")
@@ -275,12 +277,12 @@ def test_bad_images_are_counted_refused_and_leave_the_session_as_it_was(
         run = simulation.simulate(study, tmp_path / transport, backend="in-process")
         rows = read_table(run, "queries").to_pandas()
         third = rows[rows["session_id"] == "odd-images/0@third"]
-        # A good image, eight that are none, the good one three times more: the fourth match would block.
+        # A valid image, eight invalid ones, then the valid one three times more: the fourth match blocks.
         assert third["verdict"].tolist() == ["safe"] + ["invalid"] * 8 + ["safe", "safe", "unsafe"]
         assert third["suspicious_count"].tolist() == [0] * 9 + [1, 3, 4]
 
 
-def test_bad_input_leaves_no_half_written_run(tmp_path: Path) -> None:
+def test_invalid_input_leaves_no_partial_run(tmp_path: Path) -> None:
     wrong_label = small_study(attacks=[{"attack": "mi-face", "labels": [10]}])
     with pytest.raises(StudyError, match=r"labels: 10 is not a class.*0 to 9"):
         simulation.simulate(wrong_label, tmp_path / "run", backend="in-process")
@@ -294,7 +296,7 @@ def test_bad_input_leaves_no_half_written_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"filters": [{"none": True}, {"name": "q", "kind": "quota", "queries": 3, "view": {"size": 64}}]},
@@ -306,10 +308,10 @@ def test_bad_input_leaves_no_half_written_run(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_detector_that_takes_no_image_of_the_data_is_refused(
-    changes: dict[str, Any], told: str, tmp_path: Path
+def test_a_detector_that_does_not_accept_the_images_of_the_data_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(StudyError, match=told):
+    with pytest.raises(StudyError, match=message):
         simulation.simulate(small_study(**changes), tmp_path / "run", backend="in-process")
     assert not (tmp_path / "run").exists()
 
@@ -320,19 +322,19 @@ def test_a_calibration_is_not_resumed_as_a_simulation(tmp_path: Path) -> None:
         simulation.resume_simulation(run.path, backend="in-process")
 
 
-def test_a_run_whose_rows_are_not_all_there_is_not_complete(
+def test_a_run_with_missing_files_fails_and_can_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="mifsim")
     original = InProcess.run
 
-    def lose_one(self: InProcess, *arguments: Any) -> None:
+    def delete_one_file(self: InProcess, *arguments: Any) -> None:
         original(self, *arguments)
         min((tmp_path / "run" / "sessions").iterdir()).unlink()
 
     monkeypatch.setattr(run_folder, "VISIBLE_SECONDS", 0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(InProcess, "run", lose_one)
+        patch.setattr(InProcess, "run", delete_one_file)
         with pytest.raises(ClusterError, match=r"1 of \d+ written files are missing"):
             simulation.simulate(small_study(), tmp_path / "run", backend="in-process")
     assert run_folder.read_facts(tmp_path / "run")["status"] == "failed"
@@ -341,26 +343,26 @@ def test_a_run_whose_rows_are_not_all_there_is_not_complete(
     assert run_folder.read_facts(tmp_path / "run")["status"] == "complete"
 
 
-def test_another_seed_gives_other_rows(alone: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_other_rows(in_process: Path, tmp_path: Path) -> None:
     run = simulation.simulate(small_study(seed=6), tmp_path / "run", backend="in-process")
-    assert not tables(run)["queries"]["confidence"].equals(tables(alone)["queries"]["confidence"])
+    assert not tables(run)["queries"]["confidence"].equals(tables(in_process)["queries"]["confidence"])
 
 
-def test_pandas_and_duckdb_read_the_files_as_the_readme_shows(alone: Path) -> None:
-    frame = pd.read_parquet(alone / "sessions")
+def test_pandas_and_duckdb_read_the_files_as_the_readme_shows(in_process: Path) -> None:
+    frame = pd.read_parquet(in_process / "sessions")
     by_pandas = frame[frame["role"] == "user"].groupby("filter", observed=True)["outcome"].value_counts().to_dict()
     rows = duckdb.sql(
-        f"SELECT filter, outcome, count(*) FROM '{alone}/sessions/*.parquet' WHERE role = 'user' GROUP BY ALL"
+        f"SELECT filter, outcome, count(*) FROM '{in_process}/sessions/*.parquet' WHERE role = 'user' GROUP BY ALL"
     ).fetchall()
     assert {(f, o): n for f, o, n in rows} == {key: n for key, n in by_pandas.items() if n}
 
 
-def test_every_file_has_the_declared_schema_and_the_runs_facts(alone: Path) -> None:
+def test_every_file_has_the_declared_schema_and_the_facts_of_its_run(in_process: Path) -> None:
     import pyarrow.parquet as pq
 
-    study = Study.load(alone / "study.toml")
+    study = Study.load(in_process / "study.toml")
     for name in TABLES:
-        for path in (alone / name).glob("*.parquet"):
+        for path in (in_process / name).glob("*.parquet"):
             schema = pq.read_schema(path)
             assert schema.remove_metadata().equals(SCHEMAS[name].remove_metadata())
             assert schema.metadata[b"schema_version"] == b"2"

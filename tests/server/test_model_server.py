@@ -33,7 +33,7 @@ def images(*values: float) -> np.ndarray:
     return np.stack([np.full((2, 2), value, np.float32) for value in values])
 
 
-def plain(count: int) -> np.ndarray:
+def no_gradients(count: int) -> np.ndarray:
     return np.full(count, -1, np.int32)
 
 
@@ -56,7 +56,7 @@ def test_calls_that_wait_for_the_engine_share_a_batch() -> None:
         gate = threading.Event()
         engine = Recorder(batch_size=4, gate=gate)
         server = ModelServer(engine)
-        calls = [asyncio.create_task(server.predict(images(0.5), plain(1))) for _ in range(9)]
+        calls = [asyncio.create_task(server.predict(images(0.5), no_gradients(1))) for _ in range(9)]
         await asyncio.sleep(0.05)
         gate.set()
         await asyncio.gather(*calls)
@@ -73,7 +73,7 @@ def test_a_call_that_does_not_fit_starts_the_next_batch_unsplit() -> None:
         gate = threading.Event()
         engine = Recorder(batch_size=4, gate=gate)
         server = ModelServer(engine)
-        calls = [asyncio.create_task(server.predict(images(*[0.5] * 3), plain(3))) for _ in range(3)]
+        calls = [asyncio.create_task(server.predict(images(*[0.5] * 3), no_gradients(3))) for _ in range(3)]
         await asyncio.sleep(0.05)
         gate.set()
         await asyncio.gather(*calls)
@@ -85,10 +85,10 @@ def test_a_call_that_does_not_fit_starts_the_next_batch_unsplit() -> None:
 def test_an_exception_reaches_every_caller_of_the_batch_and_the_server_continues() -> None:
     async def main() -> None:
         server = ModelServer(Recorder())
-        bad = [server.predict(images(np.nan), plain(1)) for _ in range(3)]
+        bad = [server.predict(images(np.nan), no_gradients(1)) for _ in range(3)]
         for result in await asyncio.gather(*bad, return_exceptions=True):
             assert isinstance(result, FloatingPointError)
-        confidence, _ = await server.predict(images(0.25), plain(1))
+        confidence, _ = await server.predict(images(0.25), no_gradients(1))
         assert confidence[0, 0] == pytest.approx(0.25)
 
     asyncio.run(main())
@@ -99,10 +99,10 @@ def test_a_cancelled_call_is_dropped_and_the_others_are_answered() -> None:
         gate = threading.Event()
         engine = Recorder(batch_size=8, gate=gate)
         server = ModelServer(engine)
-        first = asyncio.create_task(server.predict(images(0.1), plain(1)))
+        first = asyncio.create_task(server.predict(images(0.1), no_gradients(1)))
         await asyncio.sleep(0.02)
-        dropped = asyncio.create_task(server.predict(images(0.2), plain(1)))
-        kept = asyncio.create_task(server.predict(images(0.3), plain(1)))
+        dropped = asyncio.create_task(server.predict(images(0.2), no_gradients(1)))
+        kept = asyncio.create_task(server.predict(images(0.3), no_gradients(1)))
         await asyncio.sleep(0.02)
         dropped.cancel()
         gate.set()
@@ -116,7 +116,7 @@ def test_a_cancelled_call_is_dropped_and_the_others_are_answered() -> None:
 def test_waiting_calls_are_bounded_but_all_served() -> None:
     async def main() -> int:
         server = ModelServer(Recorder(batch_size=1), waiting_calls=2)
-        answers = await asyncio.gather(*(server.predict(images(0.01 * k), plain(1)) for k in range(40)))
+        answers = await asyncio.gather(*(server.predict(images(0.01 * k), no_gradients(1)) for k in range(40)))
         assert [round(float(a[0][0, 0]), 2) for a in answers] == [round(0.01 * k, 2) for k in range(40)]
         return server.batches
 
@@ -126,6 +126,6 @@ def test_waiting_calls_are_bounded_but_all_served() -> None:
 def test_a_call_whose_arrays_differ_in_length_is_refused() -> None:
     async def main() -> None:
         with pytest.raises(ValueError, match="2 images"):
-            await ModelServer(Recorder()).predict(images(0.1, 0.2), plain(1))
+            await ModelServer(Recorder()).predict(images(0.1, 0.2), no_gradients(1))
 
     asyncio.run(main())

@@ -1,4 +1,4 @@
-"""Recorders in the place of detectors: what they keep of every query, under which names, and when they refuse."""
+"""Recorders in place of detectors: the values recorded for each query, column names, and invalid images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ANSWER = ModelAnswer(0, np.ones(1, np.float32))
 
 
 def record(folder: Path, specs: tuple[RecordingSpec, ...]) -> pa.Table:
-    """Record a client that sends images that are none among good ones, and two others; return ``observations``."""
+    """Record a client that sends valid and invalid images, and two other clients; return ``observations``."""
     users = [{"user": "odd-images", "sessions": 1}, {"user": "independent", "sessions": 2, "length": 4}]
     study = small_study(users=users, attacks=[], filters=[{"none": True}], server={"sessions_per_host": 9})
     environment = Environment.load(study, folder, {"run_id": "r-1"}, specs)
@@ -47,7 +47,7 @@ def _odd_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_odd_images")
-def test_every_query_has_a_row_and_valid_ones_what_each_recorder_keeps(tmp_path: Path) -> None:
+def test_every_query_has_a_row_and_valid_queries_have_the_values_of_all_recorders(tmp_path: Path) -> None:
     specs = (PLAIN, COARSE)
     table = record(tmp_path, specs)
     assert table.schema.remove_metadata().equals(observation_schema(specs).remove_metadata())
@@ -64,23 +64,23 @@ def test_every_query_has_a_row_and_valid_ones_what_each_recorder_keeps(tmp_path:
     for row in rows[1:9]:
         assert not [name for name, value in row.items() if "." in name and value is not None]
     valid = [row for row in rows if row["valid"]]
-    assert [row["ssim-hash.ssim_uniform"] for row in valid] == [[1.0] * min(3, seen) for seen in range(6)]
-    assert [row["ssim-hash#2.ssim_global"] for row in valid] == [[1.0] * min(2, seen) for seen in range(6)]
-    good = Environment.load(small_study(), tmp_path, {}).data.subset("users").image(0)
-    assert {row["ssim-hash.hash"] for row in valid} == {simple_hash(good)}
-    assert {row["ssim-hash#2.hash"] for row in valid} == {simple_hash(View((9, 9)).apply(good), 1)}
+    assert [row["ssim-hash.ssim_uniform"] for row in valid] == [[1.0] * min(3, earlier) for earlier in range(6)]
+    assert [row["ssim-hash#2.ssim_global"] for row in valid] == [[1.0] * min(2, earlier) for earlier in range(6)]
+    image = Environment.load(small_study(), tmp_path, {}).data.subset("users").image(0)
+    assert {row["ssim-hash.hash"] for row in valid} == {simple_hash(image)}
+    assert {row["ssim-hash#2.hash"] for row in valid} == {simple_hash(View((9, 9)).apply(image), 1)}
     assert open_table(tmp_path, "observations").to_table().num_rows == 14 + 2 * 4
 
 
 @pytest.mark.usefixtures("_odd_images")
-def test_without_a_recorder_validity_alone_is_recorded(tmp_path: Path) -> None:
+def test_without_a_recorder_only_the_validity_is_recorded(tmp_path: Path) -> None:
     table = record(tmp_path, ())
     assert table.schema.names == ["session_id", "query", "valid"]
     assert table.num_rows == 14 + 2 * 4
     assert table["valid"].to_pylist().count(False) == 8
 
 
-def test_recorders_never_block_and_keep_the_last_valid_image(tmp_path: Path) -> None:
+def test_recorders_never_block_and_keep_the_values_of_the_last_valid_image(tmp_path: Path) -> None:
     recorder = SessionRecorder((PLAIN, COARSE))
     first, second = (np.full((28, 28), level, np.float32) for level in (0.25, 0.75))
     for image in (first, first, first, second):
@@ -98,17 +98,17 @@ def test_recorders_never_block_and_keep_the_last_valid_image(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("specs", [(PLAIN, LARGE), (LARGE, PLAIN), (LARGE, LARGE, PLAIN)])
-def test_recorders_that_disagree_on_an_image_are_a_failure(specs: tuple[RecordingSpec, ...]) -> None:
-    """Else their recordings would not be of the same queries, and a replay would differ from a live run."""
+def test_recorders_that_disagree_on_the_validity_of_an_image_raise_an_error(specs: tuple[RecordingSpec, ...]) -> None:
+    """Otherwise they would record different queries, and a replay would differ from a live run."""
     with pytest.raises(DetectorError, match="one kind of detector accepts an image that another refuses: a view of"):
         SessionRecorder(specs).check(np.zeros((28, 28), np.float32))
-    with pytest.raises(InvalidImage):  # all refuse it
+    with pytest.raises(InvalidImage):  # all recorders refuse it
         SessionRecorder(specs).check(np.full((28, 28), np.nan, np.float32))
 
 
-def test_columns_of_several_specs_of_one_kind_have_names_of_their_own() -> None:
+def test_columns_of_several_specs_of_one_kind_have_different_names() -> None:
     specs = (PLAIN, COARSE, LARGE)
-    assert [column_name(specs, place, "hash") for place in range(3)] == [
+    assert [column_name(specs, index, "hash") for index in range(3)] == [
         "ssim-hash.hash",
         "ssim-hash#2.hash",
         "ssim-hash#3.hash",
@@ -123,7 +123,7 @@ def test_columns_of_several_specs_of_one_kind_have_names_of_their_own() -> None:
     )
 
 
-def test_one_recording_serves_all_configurations_that_it_can() -> None:
+def test_compatible_configurations_share_one_recording_spec() -> None:
     forms = [FilterConfig(0.9, 0.1, n_b, 2, ssim=form) for n_b, form in ((2, "global"), (7, "uniform"), (3, "global"))]
     (spec,) = specs_for(forms)
     assert dict(spec.options) == {"n_b": 7, "forms": ("global", "uniform"), "hash_size": 8}

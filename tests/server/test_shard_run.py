@@ -1,4 +1,4 @@
-"""What a shard tells of its progress: work that an ETA can go by, while sessions run and when they have ended."""
+"""Progress of a shard: the work that an ETA is computed from, during and after its sessions."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ ROTATING = {**ATTACK, "name": "rotating", "evasions": [{"rotate": 4}]}
 
 
 @pytest.mark.parametrize("attacks", [[ATTACK], [ATTACK, ROTATING]])
-def test_the_work_done_grows_with_every_query_and_ends_as_what_was_expected(
+def test_the_work_done_grows_with_every_query_and_ends_at_the_expected_work(
     attacks: list[dict[str, object]], tmp_path: Path
 ) -> None:
     study = small_study(attacks=attacks)
     environment = Environment.load(study, tmp_path, {})
-    todo = list(client_specs(study, 10))
-    steps = run_clients(todo, environment, [], NullSink())
+    specs = list(client_specs(study, 10))
+    steps = run_clients(specs, environment, [], NullSink())
     batch = next(steps)
-    # The first round: everybody has sent one image, none of which can be refused, and nobody is through.
+    # After the first round every client has sent one image. No first image is refused, and no client has ended.
     assert environment.counters.sessions == 0
-    assert environment.counters.work == len(todo)
+    assert environment.counters.work == len(specs)
     seen = [environment.counters.work]
     try:
         while True:
-            sure = np.full((len(batch.images), 10), 0.1, np.float32)
-            batch = steps.send(Reply(sure, batch.images[batch.gradient_of >= 0]))
+            confidence = np.full((len(batch.images), 10), 0.1, np.float32)
+            batch = steps.send(Reply(confidence, batch.images[batch.gradient_of >= 0]))
             seen.append(environment.counters.work)
     except StopIteration:
         pass
     populations = list(study.populations)
-    whole = sum(expected_queries(populations[spec.population]) for spec in todo)
-    assert environment.counters.sessions == len(todo)
-    assert environment.counters.work == pytest.approx(whole)
+    expected = sum(expected_queries(populations[spec.population]) for spec in specs)
+    assert environment.counters.sessions == len(specs)
+    assert environment.counters.work == pytest.approx(expected)
     assert len(seen) > 20
-    assert max(seen) <= whole + len(todo) * 10  # who asks more often than expected is counted down in the end
+    assert max(seen) <= expected + len(specs) * 10  # a client with more queries than expected is corrected when it ends

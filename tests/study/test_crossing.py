@@ -1,4 +1,4 @@
-"""A matrix: every attack with every row of evasions, on equal terms."""
+"""The matrix of a study: every attack with every row of evasions, and the same budget for the attack itself."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from mifsim.study import Filter, Study
 CONFIG = FilterConfig(0.9, 0.01, 2, 3)
 
 
-def study(rows: list[Any], **more: Any) -> Study:
+def study(rows: list[Any], **sections: Any) -> Study:
+    """Return a study of two attacks and one workload, with these rows of evasions."""
     attacks = [
         {"attack": "mi-face", "budget_queries": 100},
         {"attack": "mi-face", "name": "bent", "evasions": [{"noise": 0.1}], "budget_queries": 10},
     ]
     users = [{"user": "independent", "sessions": 3}]
-    return Study.parse({"name": "m", "matrix": {"evasions": rows}, "attacks": attacks, "users": users, **more})
+    return Study.parse({"name": "m", "matrix": {"evasions": rows}, "attacks": attacks, "users": users, **sections})
 
 
-def test_every_attack_meets_every_row() -> None:
+def test_every_attack_is_combined_with_every_row_of_evasions() -> None:
     crossed = study(
         [[], [{"decoys": 4}], [{"interleave": 3}, {"decoys": 1}, {"rotate": {}}], [{"probe": {}}]]
     ).crossed()
     assert [(attack.name, attack.budget_queries) for attack in crossed.attacks] == [
         ("mi-face", 100),
-        ("mi-face+decoys", 500),  # four for each of its own
-        ("mi-face+interleave+decoys+rotate", 600),  # three attacks, a decoy after each query
-        ("mi-face+probe", 280),  # six sessions of thirty queries come first
+        ("mi-face+decoys", 500),  # four decoys for each query of the attack
+        ("mi-face+interleave+decoys+rotate", 600),  # three attacks, with one decoy for each query
+        ("mi-face+probe", 280),  # starts with six probing sessions of thirty queries
         ("bent", 10),
         ("bent+decoys", 50),
         ("bent+interleave+decoys+rotate", 60),
@@ -41,27 +42,27 @@ def test_every_attack_meets_every_row() -> None:
     assert crossed.users == study([[]]).users
 
 
-def test_there_is_always_something_undefended() -> None:
-    given = [Filter(name="calibrated", config=CONFIG)]
-    others = [{"name": "own", "t_ssim": 0.9, "t_hash": 0.1, "n_b": 1, "l_sp": 1}]
-    assert [item.name for item in study([[]], filters=others).crossed(given).filters] == [
+def test_crossing_adds_an_undefended_filter_unless_the_study_has_one() -> None:
+    added = [Filter(name="calibrated", config=CONFIG)]
+    own_filters = [{"name": "own", "t_ssim": 0.9, "t_hash": 0.1, "n_b": 1, "l_sp": 1}]
+    assert [item.name for item in study([[]], filters=own_filters).crossed(added).filters] == [
         "calibrated",
         "own",
         "no filter",
     ]
-    bare = [{"name": "open door", "none": True}]
-    assert [item.name for item in study([[]], filters=bare).crossed(given).filters] == ["calibrated", "open door"]
-    # What has no t_ssim is a detector all the same: nothing but the kind none is undefended.
-    quota, nothing = study([[]]).crossed([Filter(name="none of these", config=QuotaConfig(3))]).filters
-    assert (quota.undefended, nothing.name, nothing.undefended) == (False, "no filter", True)
+    undefended = [{"name": "open door", "none": True}]
+    assert [item.name for item in study([[]], filters=undefended).crossed(added).filters] == ["calibrated", "open door"]
+    # A filter without t_ssim is also a detector: only the kind none is undefended.
+    quota, last = study([[]]).crossed([Filter(name="none of these", config=QuotaConfig(3))]).filters
+    assert (quota.undefended, last.name, last.undefended) == (False, "no filter", True)
 
 
-def test_a_study_keeps_its_matrix_in_a_file() -> None:
-    whole = study([[], [{"decoys": 4}]])
-    assert Study.parse(whole.to_toml()).matrix == whole.matrix
-    again = Study.parse(whole.crossed().to_toml())
-    assert again.attacks == whole.crossed().attacks
-    assert again.matrix.evasions == [[]]
+def test_the_matrix_of_a_study_survives_a_round_trip_through_toml() -> None:
+    original = study([[], [{"decoys": 4}]])
+    assert Study.parse(original.to_toml()).matrix == original.matrix
+    read_back = Study.parse(original.crossed().to_toml())
+    assert read_back.attacks == original.crossed().attacks
+    assert read_back.matrix.evasions == [[]]
 
 
 @pytest.mark.parametrize(
@@ -73,12 +74,12 @@ def test_a_study_keeps_its_matrix_in_a_file() -> None:
         ("all", "must be a list of rows"),
     ],
 )
-def test_rows_that_cannot_be_crossed_are_refused(rows: Any, message: str) -> None:
+def test_rows_of_evasions_that_cannot_be_crossed_are_refused(rows: Any, message: str) -> None:
     with pytest.raises(StudyError, match=message):
         study(rows).crossed()
 
 
 def test_names_of_filters_must_differ() -> None:
-    given = [{"name": "own", "t_ssim": 0.9, "t_hash": 0.1, "n_b": 1, "l_sp": 1}]
+    filters = [{"name": "own", "t_ssim": 0.9, "t_hash": 0.1, "n_b": 1, "l_sp": 1}]
     with pytest.raises(StudyError, match="--filter: two filters have the same name: own"):
-        study([[]], filters=given).crossed([Filter(name="own", config=CONFIG)])
+        study([[]], filters=filters).crossed([Filter(name="own", config=CONFIG)])

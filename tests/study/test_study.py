@@ -1,4 +1,4 @@
-"""A study file: every key checked, every default written out."""
+"""Study files: every key is checked, and every default is saved."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_reads_populations_with_their_client_arguments(tmp_path: Path) -> None:
+def test_a_study_file_is_read_into_populations_and_filters(tmp_path: Path) -> None:
     study = Study.load(write(tmp_path, SMALL))
     attack, user = study.populations
     assert attack.name == "mi-face"
@@ -53,7 +53,7 @@ def test_reads_populations_with_their_client_arguments(tmp_path: Path) -> None:
     assert [item.undefended for item in study.filters] == [False, True]
 
 
-def test_what_is_saved_reads_back_equal_with_every_default_written_out(tmp_path: Path) -> None:
+def test_a_saved_study_has_every_default_and_reads_back_equal(tmp_path: Path) -> None:
     study = Study.load(write(tmp_path, SMALL))
     study.save(tmp_path / "full.toml")
     table = tomllib.loads((tmp_path / "full.toml").read_text())
@@ -66,12 +66,12 @@ def test_what_is_saved_reads_back_equal_with_every_default_written_out(tmp_path:
     assert table["tuning"]["space"]["n_b"] == {"min": 1, "max": 32}
     assert table["tuning"]["space"]["count_rule"] == ["per_match"]
     assert table["tuning"]["grid"] == {"t_ssim": 32, "t_hash": 32}
-    again = Study.load(tmp_path / "full.toml")
-    assert again == study
-    assert again.fingerprint == study.fingerprint
+    read_back = Study.load(tmp_path / "full.toml")
+    assert read_back == study
+    assert read_back.fingerprint == study.fingerprint
 
 
-def test_a_study_with_a_model_file_reads_back_too(tmp_path: Path) -> None:
+def test_a_saved_study_with_a_model_file_reads_back_equal(tmp_path: Path) -> None:
     study = Study.load(write(tmp_path, SMALL), ["victim={file = 'own.keras', output = 'logits'}"])
     study.save(tmp_path / "full.toml")
     table = tomllib.loads((tmp_path / "full.toml").read_text())
@@ -170,15 +170,17 @@ def test_every_shipped_study_loads_and_survives_a_round_trip(name: str, tmp_path
         ("[server\n", ["not valid TOML"]),
     ],
 )
-def test_a_wrong_key_type_or_range_is_named(change: str, expected: list[str], tmp_path: Path) -> None:
+def test_an_unknown_key_or_invalid_value_is_named_in_the_error(
+    change: str, expected: list[str], tmp_path: Path
+) -> None:
     path = write(tmp_path, SMALL + change)
     with pytest.raises(StudyError) as caught:
         Study.load(path)
-    for words in [str(path), *expected]:
-        assert words in str(caught.value)
+    for part in [str(path), *expected]:
+        assert part in str(caught.value)
 
 
-def test_a_study_that_is_not_there_names_those_that_are() -> None:
+def test_an_unknown_study_name_is_refused_with_a_suggestion() -> None:
     with pytest.raises(StudyError, match="did you mean 'digits'"):
         Study.load("digit")
 
@@ -191,17 +193,17 @@ def test_overrides_reach_tables_and_lists(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["seed", "=3", "attacks.7.noise=1", "seed.x=1", "server.hots=2"])
-def test_an_override_that_fits_nothing_is_refused(text: str, tmp_path: Path) -> None:
+def test_an_invalid_override_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"--set|hots"):
         Study.load(write(tmp_path, SMALL), [text])
 
 
-def test_relative_paths_start_at_the_study(tmp_path: Path) -> None:
+def test_relative_paths_are_resolved_against_the_folder_of_the_study(tmp_path: Path) -> None:
     path = write(tmp_path, SMALL + "[data]\nset='mnist'\nfolder='here'\n")
     assert Study.load(path).data.folder == tmp_path / "here"
 
 
-def test_the_fingerprint_ignores_how_work_is_spread_and_nothing_else(tmp_path: Path) -> None:
+def test_the_fingerprint_ignores_only_how_work_is_distributed(tmp_path: Path) -> None:
     path = write(tmp_path, SMALL)
     base = Study.load(path).fingerprint
     assert Study.load(path, ["server.hosts=4", "server.sessions_per_host=1"]).fingerprint == base
@@ -219,15 +221,15 @@ def test_the_fingerprint_ignores_how_work_is_spread_and_nothing_else(tmp_path: P
         assert Study.load(path, [change]).fingerprint != base
 
 
-def test_a_filter_has_a_kind_and_none_is_one_of_them() -> None:
+def test_every_filter_has_a_kind_and_an_undefended_one_has_the_kind_none() -> None:
     parameters = {"t_ssim": 0.9, "t_hash": 0.1, "n_b": 2, "l_sp": 3}
     plain = Filter.model_validate({"name": "a", **parameters})
     assert plain == Filter.model_validate({"name": "a", "kind": "ssim-hash", **parameters})
     assert plain == Filter(name="a", config=FilterConfig(**parameters))
     assert plain.to_toml() == {"name": "a", **FilterConfig(**parameters).to_dict()}
-    seen = Filter.model_validate({"name": "a", **parameters, "scope": "client", "view": {"size": 9, "colour": "grey"}})
-    assert (seen.config.scope, seen.config.view) == ("client", View((9, 9), "grey"))
-    assert Filter.model_validate(seen.to_toml()) == seen
+    full = Filter.model_validate({"name": "a", **parameters, "scope": "client", "view": {"size": 9, "colour": "grey"}})
+    assert (full.config.scope, full.config.view) == ("client", View((9, 9), "grey"))
+    assert Filter.model_validate(full.to_toml()) == full
     for table in ({"none": True}, {"kind": "none"}, {"name": "none", "kind": "none"}):
         found = Filter.model_validate(table)
         assert (found.name, found.config, found.undefended) == ("none", NoDefenseConfig(), True)
@@ -242,7 +244,7 @@ def test_only_the_kind_none_is_undefended(monkeypatch: pytest.MonkeyPatch) -> No
     assert Filter(name="quota", config=NoDefenseConfig(scope="client")).undefended
 
 
-def test_a_filter_comes_from_a_file_of_whatever_kind(tmp_path: Path) -> None:
+def test_a_filter_of_any_kind_can_be_read_from_a_file(tmp_path: Path) -> None:
     config = FilterConfig(0.9, 0.1, 2, 3, scope="client")
     config.save(tmp_path / "filter.toml")
     assert Filter.model_validate({"name": "a", "file": str(tmp_path / "filter.toml")}).config == config
@@ -260,22 +262,22 @@ def test_a_study_may_calibrate_any_kind_that_has_parameters(tmp_path: Path, monk
     assert study.tuning.grid == {}
     study.save(tmp_path / "again.toml")
     assert Study.load(tmp_path / "again.toml") == study
-    for more, message in (
+    for line, message in (
         ("space = {query = {max = 9}}", r"tuning\.space\.query: .*did you mean 'queries'\?"),
         ("grid = {queries = 9}", r"tuning\.grid\.queries: .*none: 'quota' has no exhaustive search"),
         ("n_b = {max = 9}", r"tuning\.n_b: not a key of \[tuning\] \(put parameters into \[tuning\.space\]\)"),
     ):
         with pytest.raises(StudyError, match=message):
-            Study.load(write(tmp_path, f"{text}{more}\n"))
+            Study.load(write(tmp_path, f"{text}{line}\n"))
     with pytest.raises(StudyError, match=r"filters\.2: querys = 3: unknown key; did you mean 'queries'\?"):
         Study.load(write(tmp_path, SMALL + "[[filters]]\nname = 'q'\nkind = 'quota'\nquerys = 3\n"))
     with pytest.raises(StudyError, match=r"tuning\.kind = 'faulty': has no parameter to search"):
         Study.load(write(tmp_path, SMALL + "[tuning]\nkind = 'faulty'\n"))
 
 
-# mifsim 0.1.0 had one kind of filter: its parameters stood in [tuning], and nothing said which kind they are of.
+# mifsim 0.1.0 had one kind of filter: its parameters were keys of [tuning], and a filter had no key "kind".
 
-OF_0_1_0 = """
+SECTIONS_0_1_0 = """
 [leakage]
 enabled = true
 snapshots_per_decade = 5
@@ -308,7 +310,7 @@ test = 0.2
 t_ssim = 5
 t_hash = 6
 """
-OF_TODAY = """
+CURRENT_SECTIONS = """
 [leakage]
 enabled = true
 snapshots_per_decade = 5
@@ -347,15 +349,15 @@ t_hash = 6
 """
 
 
-def test_a_study_of_0_1_0_is_the_same_study_as_one_in_todays_form(tmp_path: Path) -> None:
-    old = Study.load(write(tmp_path, SMALL + OF_0_1_0))
-    kinds = SMALL.replace('name = "third"', 'name = "third"\nkind = "ssim-hash"').replace(
+def test_a_study_in_the_format_of_0_1_0_equals_the_one_in_the_current_format(tmp_path: Path) -> None:
+    old = Study.load(write(tmp_path, SMALL + SECTIONS_0_1_0))
+    small_with_kinds = SMALL.replace('name = "third"', 'name = "third"\nkind = "ssim-hash"').replace(
         "none = true", 'name = "none"\nkind = "none"'
     )
-    today = Study.load(write(tmp_path, kinds + OF_TODAY))
-    assert kinds.count("kind") == 2
-    assert old == today
-    assert old.fingerprint == today.fingerprint
+    current = Study.load(write(tmp_path, small_with_kinds + CURRENT_SECTIONS))
+    assert small_with_kinds.count("kind") == 2
+    assert old == current
+    assert old.fingerprint == current.fingerprint
     old.save(tmp_path / "saved.toml")
     saved = tomllib.loads((tmp_path / "saved.toml").read_text())
     assert saved["tuning"]["space"]["hash_size"] == [4]
@@ -365,7 +367,7 @@ def test_a_study_of_0_1_0_is_the_same_study_as_one_in_todays_form(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("old", "today"),
+    ("old", "current"),
     [
         ("[tuning]", "[tuning]"),
         ("[tuning]\nssim = ['gaussian']", "[tuning.space]\nssim = ['gaussian']"),
@@ -378,32 +380,32 @@ def test_a_study_of_0_1_0_is_the_same_study_as_one_in_todays_form(tmp_path: Path
         ("[leakage]\nfloor_images = 3", "[leakage]\nbaseline_images = 3"),
     ],
 )
-def test_one_key_of_0_1_0_is_one_of_today(old: str, today: str, tmp_path: Path) -> None:
-    assert Study.load(write(tmp_path, SMALL + old)) == Study.load(write(tmp_path, SMALL + today))
+def test_every_key_of_0_1_0_equals_a_current_key(old: str, current: str, tmp_path: Path) -> None:
+    assert Study.load(write(tmp_path, SMALL + old)) == Study.load(write(tmp_path, SMALL + current))
 
 
-def test_an_override_reaches_the_space_in_either_form(tmp_path: Path) -> None:
+def test_an_override_reaches_the_search_space_in_either_format(tmp_path: Path) -> None:
     path = write(tmp_path, SMALL)
     changed = [Study.load(path, [key]) for key in ("tuning.n_b.max=4", "tuning.space.n_b.max=4", "tuning.n_b={max=4}")]
     assert changed[0] == changed[1] == changed[2]
     assert changed[0].tuning.search_space.bounds["n_b"] == (1, 4)
 
 
-def test_the_study_of_attacks_has_every_attack_there_is_undefended() -> None:
+def test_attacks_digits_has_every_registered_attack_undefended() -> None:
     study = Study.load("attacks-digits")
     assert {client_name(attacks.client) for attacks in study.attacks} == set(names("attacker"))
     assert [item.config for item in study.filters] == [NoDefenseConfig()]
     assert study.undefended() == study
 
 
-def test_an_undefended_study_keeps_the_attacks_alone() -> None:
+def test_undefended_keeps_only_the_attacks_of_a_study() -> None:
     study = Study.load("matrix-digits").undefended()
     assert [attacks.name for attacks in study.attacks] == list(names("attacker"))
     assert [(item.name, item.config) for item in study.filters] == [("no filter", NoDefenseConfig())]
     assert not study.users
 
 
-def test_a_study_without_attacks_has_nothing_to_measure() -> None:
+def test_undefended_refuses_a_study_without_attacks() -> None:
     plain = {"name": "honest", "users": [{"user": "independent"}]}
     with pytest.raises(StudyError, match="attacks: missing"):
         Study.parse(plain).undefended()

@@ -1,4 +1,4 @@
-"""Tables on disk: schemas with further columns, and what is refused when they are read."""
+"""Tables on disk: schemas with further columns, and files that are refused."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ PARAMS = [
 
 def write_trials(folder: Path, name: str = "trials.parquet") -> Path:
     with TableWriter(folder / "trials" / name, "trials", {"run_id": "r-1"}, param_schema("trials", SPACE)) as writer:
-        rest = {
+        other_columns = {
             name: [0, 1] if name in ("trial", "sessions_replayed") else [0.5, 0.25]
             for name in SCHEMAS["trials"].names
             if name not in ("kind", "config")
         }
-        writer.write({**config_columns(CONFIGS, SPACE), **rest})
+        writer.write({**config_columns(CONFIGS, SPACE), **other_columns})
     return folder / "trials" / name
 
 
@@ -47,13 +47,13 @@ def test_every_parameter_of_the_searched_kind_has_a_column_after_the_configurati
     write_trials(tmp_path)
     rows = open_table(tmp_path, "trials").to_table().to_pylist()
     assert [rows[0][name] for name in PARAMS] == [0.9, 0.1, 2, 3, "uniform", "per_match", 8]
-    assert [rows[1][name] for name in PARAMS] == [None] * 7  # of another kind
+    assert [rows[1][name] for name in PARAMS] == [None] * 7  # a configuration of another kind
     assert [row["kind"] for row in rows] == ["ssim-hash", "none"]
     for table in ("pareto", "certification"):
         assert [name for name in param_schema(table, SPACE).names if name.startswith("param_")] == PARAMS
 
 
-def test_further_columns_stand_where_they_are_wanted_or_last() -> None:
+def test_further_columns_come_after_the_named_column_or_last() -> None:
     further = {"more": (pa.int64(), "of it")}
     assert with_columns("observations", further).names == ["session_id", "query", "valid", "more"]
     assert with_columns("observations", further, after="query").names == ["session_id", "query", "more", "valid"]
@@ -94,7 +94,7 @@ def test_a_table_that_lacks_a_column_or_is_damaged_is_named(tmp_path: Path) -> N
         open_table(tmp_path, "pareto")
 
 
-def test_tables_of_sessions_and_configurations_say_kind_and_configuration() -> None:
+def test_tables_of_sessions_and_configurations_have_kind_and_config_columns() -> None:
     for table in ("sessions", "trials", "pareto", "certification"):
         names = SCHEMAS[table].names
         assert names[names.index("kind") + 1] == "config"

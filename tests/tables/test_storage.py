@@ -1,7 +1,7 @@
-"""Runs and recordings lie on any file system that pyarrow reaches, and are the same there.
+"""Runs and recordings are the same on every file system that pyarrow can open.
 
-Here that is Arrow's file system in memory. With ``MIFSIM_TEST_URL`` (such as ``s3://bucket/tests``) the same tests run
-against a real store too; CONTRIBUTING.md says how.
+The tests use Arrow's in-memory file system. With ``MIFSIM_TEST_URL`` (such as ``s3://bucket/tests``) they use a real
+object store too; CONTRIBUTING.md explains how.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from reports.compare import compare_runs
 from reports.page import render
 from tests.run.test_simulate import _InterruptAfter, assert_same_rows
 from tests.small import small_study
-from tests.tuning.studies import Formula, digits, formula_victim, serial_search, tiny_study
+from tests.tuning.studies import FormulaBackend, digits, formula_victim, serial_search, tiny_study
 from tests.tuning.test_tune import LENIENT, trials_of
 from tuning import tune as calibration
 from tuning.trials import Journal
@@ -46,12 +46,12 @@ SPACE = SearchSpace.parse("ssim-hash", {})
 
 @pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest) -> RemotePath:
-    place = folder(request.param) / uuid.uuid4().hex
-    assert isinstance(place, RemotePath)
-    return place
+    location = folder(request.param) / uuid.uuid4().hex
+    assert isinstance(location, RemotePath)
+    return location
 
 
-def test_a_path_stays_a_path() -> None:
+def test_a_local_path_becomes_a_pathlib_path() -> None:
     assert folder("runs/mine") == Path("runs/mine")
     assert folder("file:///srv/some%20runs") == Path("/srv/some runs")
     assert folder("C:/odd") == Path("C:/odd")
@@ -68,13 +68,13 @@ def test_a_path_stays_a_path() -> None:
         ("file://host/x", "must be file:///"),
     ],
 )
-def test_urls_that_cannot_be_used_are_refused(text: str, message: str) -> None:
+def test_an_unusable_url_is_refused(text: str, message: str) -> None:
     with pytest.raises(RunError, match=message) as error:
         folder(text)
     assert "secret@" not in str(error.value)
 
 
-def test_a_url_is_taken_apart_like_a_path_and_keeps_its_query() -> None:
+def test_a_url_is_split_like_a_path_and_keeps_its_query() -> None:
     run = RemotePath("s3://bucket/runs/mine?region=eu-central-1")
     assert str(run / "study.toml") == "s3://bucket/runs/mine/study.toml?region=eu-central-1"
     assert (run / "study.toml").parent == run
@@ -84,7 +84,7 @@ def test_a_url_is_taken_apart_like_a_path_and_keeps_its_query() -> None:
     assert pickle.loads(pickle.dumps(run)) == run
 
 
-def test_what_is_wrong_with_a_url_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_a_url_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(url: str) -> None:
         raise OSError("no libjvm\ndlopen(libjvm.so) failed\ndlopen(libjvm.so) failed")
 
@@ -95,16 +95,16 @@ def test_what_is_wrong_with_a_url_is_told_in_one_line(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", ["50%", "50%25", "a#b", "a?b", "a b", "run[1] *"])
-def test_a_name_is_taken_as_it_is(store: RemotePath, tmp_path: Path, name: str) -> None:
+def test_special_characters_in_a_name_are_taken_literally(store: RemotePath, tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").touch()
-    place = store / name / "x.bin"
-    place.put(tmp_path / "empty")
-    assert place.read_bytes() == b""
-    assert [one.name for one in store.iterdir()] == [name]
-    assert matching(store, "*/x.*") == [place] == list((store / name).glob("*.bin"))
-    assert place.parent.name == name
-    assert folder(str(place)) == place
-    assert place.located[1].endswith(f"/{name}/x.bin")
+    location = store / name / "x.bin"
+    location.put(tmp_path / "empty")
+    assert location.read_bytes() == b""
+    assert [entry.name for entry in store.iterdir()] == [name]
+    assert matching(store, "*/x.*") == [location] == list((store / name).glob("*.bin"))
+    assert location.parent.name == name
+    assert folder(str(location)) == location
+    assert location.located[1].endswith(f"/{name}/x.bin")
 
 
 @pytest.fixture
@@ -116,8 +116,10 @@ def _interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_interruptible")
-def test_an_interrupt_leaves_no_half_file(store: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(source: Any, out: Any, size: int) -> None:
+def test_an_interrupt_leaves_no_partial_file(
+    store: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted_copy(source: Any, out: Any, size: int) -> None:
         out.write(source.read(size))
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         time.sleep(0.2)
@@ -126,16 +128,16 @@ def test_an_interrupt_leaves_no_half_file(store: RemotePath, tmp_path: Path, mon
     local = tmp_path / "file"
     local.write_bytes(os.urandom(3 * storage.CHUNK_BYTES))
     store.mkdir()
-    place = store / "x.bin"
+    location = store / "x.bin"
     with monkeypatch.context() as patch:
         patch.setattr(storage, "_PUT_IS_ATOMIC", storage._PUT_IS_ATOMIC | {"mock"})
-        patch.setattr(shutil, "copyfileobj", interrupted)
+        patch.setattr(shutil, "copyfileobj", interrupted_copy)
         with pytest.raises(KeyboardInterrupt):
-            place.put(local)
-    assert place.read_bytes() == local.read_bytes()
+            location.put(local)
+    assert location.read_bytes() == local.read_bytes()
 
 
-def test_files_appear_whole_are_listed_and_removed(store: RemotePath, tmp_path: Path) -> None:
+def test_files_are_written_listed_replaced_and_removed(store: RemotePath, tmp_path: Path) -> None:
     local = tmp_path / "file"
     local.write_bytes(b"one")
     assert not store.exists()
@@ -150,7 +152,7 @@ def test_files_appear_whole_are_listed_and_removed(store: RemotePath, tmp_path: 
     assert (store / "a" / "x.bin").read_bytes() == b"two"
     assert (store / "b" / "x.bin").read_text() == "one"
     assert matching(store, "*/x.*") == [store / "a" / "x.bin", store / "b" / "x.bin"]
-    assert [one.name for one in store.iterdir()] == ["a", "b"]
+    assert [entry.name for entry in store.iterdir()] == ["a", "b"]
     assert ((store / "a").is_dir(), (store / "a").is_file()) == (True, False)
     assert ((store / "a" / "x.bin").is_dir(), (store / "a" / "x.bin").is_file()) == (False, True)
     (store / "a" / "x.bin").unlink()
@@ -162,7 +164,7 @@ def test_files_appear_whole_are_listed_and_removed(store: RemotePath, tmp_path: 
     remove(store)
 
 
-def test_a_table_that_was_not_finished_is_not_there(store: RemotePath) -> None:
+def test_an_unfinished_table_does_not_exist(store: RemotePath) -> None:
     row = {"population": ["p"], "file": ["f"], "row": [1], "log_client": ["c"], "problem": ["none"]}
     writer = TableWriter(store / "bad_rows.parquet", "bad_rows", {})
     writer.write(row)
@@ -171,13 +173,13 @@ def test_a_table_that_was_not_finished_is_not_there(store: RemotePath) -> None:
     with TableWriter(store / "bad_rows.parquet", "bad_rows", {"run_id": "r-1"}) as writer:
         writer.write(row)
     assert read_file(store / "bad_rows.parquet").to_pydict()["row"] == [1]
-    assert [one.name for one in store.iterdir()] == ["bad_rows.parquet"]
+    assert [entry.name for entry in store.iterdir()] == ["bad_rows.parquet"]
 
 
-def test_an_interrupted_run_on_a_store_goes_on_to_the_same_rows(
+def test_an_interrupted_run_on_a_store_resumes_to_the_same_rows(
     store: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    here = simulation.simulate(small_study(), tmp_path / "here", backend="in-process")
+    local_run = simulation.simulate(small_study(), tmp_path / "here", backend="in-process")
     monkeypatch.setattr(Study, "load", lambda source, overrides=(), load=Study.load: (
         small_study() if source == "small" else load(source, overrides)
     ))  # fmt: skip
@@ -192,56 +194,58 @@ def test_an_interrupted_run_on_a_store_goes_on_to_the_same_rows(
     with pytest.raises(RunError, match="not empty"):
         simulation.simulate(small_study(), store, backend="in-process")
     main(["simulate", "--resume", str(store), "--backend", "in-process"])
-    assert_same_rows(here, store)  # type: ignore[arg-type]
+    assert_same_rows(local_run, store)  # type: ignore[arg-type]
     page = (store / "report.html").read_text()
     assert page == render(store)
     assert "sessions/*.parquet" in page
     main(["report", str(store)])
     assert capsys.readouterr().out.splitlines()[-1] == str(store / "report.html")
-    both = compare_runs([here, store])
+    both = compare_runs([local_run, store])
     assert both.groupby("run")["blocked"].sum().nunique() == 1
     with pytest.raises(RunError, match="complete"):
         simulation.resume_simulation(store, backend="in-process")
 
 
-def test_a_calibration_and_its_recording_lie_on_a_store(
+def test_a_calibration_and_its_recording_can_be_on_a_store(
     store: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibration, "load_inputs", lambda study: (digits(study), formula_victim(tmp_path)))
     monkeypatch.setattr("tuning.search.search", serial_search)
-    monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula())
+    monkeypatch.setattr(calibration, "make_backend", lambda *where: FormulaBackend())
     study = tiny_study(tuning=LENIENT)
-    here = calibration.tune(study, tmp_path / "here")
+    local_run = calibration.tune(study, tmp_path / "here")
     monkeypatch.setenv("MIFSIM_TRACES", str(store / "recordings"))
-    monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula(stop_after=5))
+    monkeypatch.setattr(calibration, "make_backend", lambda *where: FormulaBackend(stop_after=5))
     with pytest.raises(KeyboardInterrupt):
         calibration.tune(study, store / "run")
     assert len(matching(store / "recordings", "*/*/sessions/*.parquet")) == 5
-    monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula())
+    monkeypatch.setattr(calibration, "make_backend", lambda *where: FormulaBackend())
     calibration.resume_tuning(store / "run")
     assert len(matching(store / "recordings", "*/*/run.json")) == 1
     assert read_file(store / "run" / "trials" / "trials.parquet").drop(["elapsed_seconds"]).to_pylist() == trials_of(
-        here
+        local_run
     )  # type: ignore[arg-type]
     for table in ("pareto", "certification"):
-        expected, got = (read_file(run / f"{table}.parquet").to_pylist() for run in (here, store / "run"))
+        expected, got = (read_file(run / f"{table}.parquet").to_pylist() for run in (local_run, store / "run"))
         assert got == expected
-    assert (store / "run" / "filter.toml").read_text() == (here / "filter.toml").read_text()
+    assert (store / "run" / "filter.toml").read_text() == (local_run / "filter.toml").read_text()
     chosen = read_run(store / "run").filter
     assert chosen is not None
-    assert chosen == load_config(here / "filter.toml")
+    assert chosen == load_config(local_run / "filter.toml")
 
 
-@pytest.mark.skipif("MIFSIM_TEST_URL" not in os.environ, reason="hosts are other processes: memory is not theirs")
-def test_session_hosts_write_to_a_store_by_themselves(tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    "MIFSIM_TEST_URL" not in os.environ, reason="session hosts are processes without access to this one's memory"
+)
+def test_session_hosts_write_directly_to_a_store(tmp_path: Path) -> None:
     store = folder(os.environ["MIFSIM_TEST_URL"]) / uuid.uuid4().hex
-    here = simulation.simulate(small_study(), tmp_path / "here", backend="in-process")
-    present = simulation.simulate(small_study(server={"hosts": 2}), store)
-    assert_same_rows(here, present)  # type: ignore[arg-type]
+    local_run = simulation.simulate(small_study(), tmp_path / "here", backend="in-process")
+    remote_run = simulation.simulate(small_study(server={"hosts": 2}), store)
+    assert_same_rows(local_run, remote_run)  # type: ignore[arg-type]
 
 
 def test_a_journal_on_a_store_loses_no_finished_trial(store: RemotePath, tmp_path: Path) -> None:
-    from tests.tuning.test_search import trial
+    from tests.tuning.search_samples import trial
 
     with Journal(store, {}, SPACE) as journal:
         for number in (0, 2, 1):
@@ -250,7 +254,7 @@ def test_a_journal_on_a_store_loses_no_finished_trial(store: RemotePath, tmp_pat
     with Journal(store, {}, SPACE) as journal:
         journal.append(trial(3))
     Journal(store, {}, SPACE).finish([trial(number) for number in range(4)])
-    assert [one.name for one in (store / "trials").iterdir()] == ["trials.parquet"]
+    assert [entry.name for entry in (store / "trials").iterdir()] == ["trials.parquet"]
     assert Journal(store, {}, SPACE).read() == [trial(number) for number in range(4)]
 
 
@@ -261,7 +265,7 @@ def test_a_run_with_another_shard_size_is_not_resumed(tmp_path: Path) -> None:
         simulation.resume_simulation(run, backend="in-process")
 
 
-def test_facts_are_replaced_whole(store: RemotePath) -> None:
+def test_facts_are_updated_and_a_discarded_run_is_removed(store: RemotePath) -> None:
     run = RunFolder.create(store, small_study())
     run.update_facts(more=1)
     assert json.loads((store / "run.json").read_text())["more"] == 1

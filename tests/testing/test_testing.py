@@ -1,4 +1,4 @@
-"""The suites pass what is sound, and fail what is not: with every broken thing just the tests that are about it."""
+"""Conformance suites pass sound objects; an object with one fault fails exactly the tests of that fault."""
 
 from __future__ import annotations
 
@@ -10,18 +10,26 @@ import pytest
 
 import mifsim.testing
 
-# pytester restores sys.modules after each inner run. With this import the classes of `broken` are the same in all of
-# them, so that they can be pickled.
-from tests.testing import broken  # noqa: F401
+# pytester restores sys.modules after each inner run. With this import, all runs use the same classes, so that they can
+# be pickled.
+from tests.testing.broken import clients, data_sets, evasions  # noqa: F401
 
 pytest_plugins = ["pytester"]
 
-SUITES = {
+FIXTURES = {
     "AttackerConformance": "client",
     "UserConformance": "client",
     "EvasionConformance": "evasion",
     "DataSetConformance": "data",
 }
+"""The fixture that each suite needs."""
+MODULES = {
+    "AttackerConformance": "clients",
+    "UserConformance": "clients",
+    "EvasionConformance": "evasions",
+    "DataSetConformance": "data_sets",
+}
+"""The module of `tests.testing.broken` with the objects for each suite."""
 SOUND = {
     "AttackerConformance": "Walk",
     "UserConformance": "Shuffled",
@@ -48,28 +56,28 @@ BROKEN: dict[str, dict[str, set[str]]] = {
             "sessions_run_at_the_same_time_as_they_run_alone",
             "ignores_confidences_if_it_needs_only_the_label",
         },
-        "ChangesWhatItSent": {"what_was_sent_is_not_changed_afterwards"},
-        "HoldsOn": {"closing_it_releases_threads_and_images"},
-        "GoesOnWhenRefused": {"a_refusal_ends_it_unless_it_is_closed_loop", "returns_its_reconstruction"},
+        "ChangesSentImages": {"what_was_sent_is_not_changed_afterwards"},
+        "RetainsPools": {"closing_it_releases_threads_and_images"},
+        "ContinuesWhenRefused": {"a_refusal_ends_it_unless_it_is_closed_loop", "returns_its_reconstruction"},
         "ReadsConfidences": {"ignores_confidences_if_it_needs_only_the_label"},
-        "FailsWhereAConfidenceIsWithheld": {"accepts_withheld_confidences"},
-        "UnmarkedWhiteBox": {
+        "FailsOnWithheldConfidences": {"accepts_withheld_confidences"},
+        "UndeclaredWhiteBox": {
             "guesses_are_images_and_gradients_are_of_its_target",
             "is_white_box_exactly_if_it_requests_gradients",
         },
-        "MarkedWhiteBox": {"is_white_box_exactly_if_it_requests_gradients"},
+        "WhiteBoxWithoutGradients": {"is_white_box_exactly_if_it_requests_gradients"},
         "ReturnsNothing": {"returns_its_reconstruction"},
-        "NoTargetNoError": {"without_a_target_it_is_an_error"},
+        "AcceptsNoTarget": {"without_a_target_it_is_an_error"},
         "UndocumentedField": {"every_field_is_documented"},
-        "LostInJson": {"fields_survive_json_toml_and_pickle"},
-        "DescribedAtLength": {"states_what_the_server_sees"},
+        "DefaultNotInJson": {"fields_survive_json_toml_and_pickle"},
+        "DescribedInASentence": {"states_what_the_server_sees"},
         "StepWithoutEffect": {"a_changed_field_has_an_effect"},
         "ExpectsTooFewQueries": {"expects_no_fewer_queries_than_it_makes"},
     },
     "UserConformance": {
         "Walk": {"is_a_user", "sends_no_guess_and_requests_no_gradient", "returns_nothing"},
         "ReturnsAnImage": {"returns_nothing"},
-        "Guesses": {"sends_no_guess_and_requests_no_gradient"},
+        "SendsGuesses": {"sends_no_guess_and_requests_no_gradient"},
         "SendsBlack": {"sends_images_of_the_pool", "another_seed_another_stream"},
         "OpensSessions": {"opens_no_session_unless_it_is_closed_loop"},
         "ExpectsTooManyQueries": {"expects_as_many_queries_as_it_makes"},
@@ -77,57 +85,57 @@ BROKEN: dict[str, dict[str, set[str]]] = {
     "EvasionConformance": {
         "Brightened": {"sends_images_of_the_world"},
         "SharesTheGenerator": {"the_attack_draws_what_it_draws_alone", "returns_what_the_attack_returns"},
-        "KeepsTheReconstruction": {
+        "DropsTheReconstruction": {
             "returns_what_the_attack_returns",
             "a_refusal_ends_it_unless_it_is_closed_loop",
         },
-        "HidesTheGuess": {"continues_and_passes_on_the_guess"},
-        "UnmarkedRotation": {"a_refusal_ends_it_unless_it_is_closed_loop"},
-        "CostsMoreThanItSays": {"costs_as_many_queries_as_stated"},
+        "DropsTheGuess": {"continues_and_passes_on_the_guess"},
+        "UndeclaredRotation": {"a_refusal_ends_it_unless_it_is_closed_loop"},
+        "CostsMoreThanDeclared": {"costs_as_many_queries_as_stated"},
         "LeavesTheAttackRunning": {"closes_the_attack_when_it_is_closed", "closing_it_releases_threads_and_images"},
-        "MainIsNoField": {"every_field_is_documented"},
+        "MainIsNotAField": {"every_field_is_documented"},
     },
     "DataSetConformance": {
         "pixel_values_up_to_255": {"images_are_valid"},
         "no_note": {"describes_itself"},
-        "one_channel": {"images_have_a_height_a_width_and_one_or_three_channels"},
-        "several_in_another_order": {"one_image_is_the_same_as_among_several"},
-        "images_that_can_be_written_to": {"writing_to_an_image_does_not_change_the_pool"},
-        "subsets_overlap": {"subsets_share_no_image"},
-        "a_subset_without_a_class": {"every_image_has_a_label_and_every_class_an_image"},
-        "another_shape": {
+        "one_explicit_channel": {"images_have_a_height_a_width_and_one_or_three_channels"},
+        "batches_in_another_order": {"one_image_is_the_same_as_among_several"},
+        "writable_images": {"writing_to_an_image_does_not_change_the_pool"},
+        "overlapping_subsets": {"subsets_share_no_image"},
+        "subset_without_a_class": {"every_image_has_a_label_and_every_class_an_image"},
+        "wrong_shape": {
             "images_are_valid",
             "one_image_is_the_same_as_among_several",
             "an_empty_selection_is_an_empty_array",
         },
-        "another_fingerprint_each_time": {"loading_again_gives_the_same"},
+        "new_fingerprint_at_each_load": {"loading_again_gives_the_same"},
     },
 }
-"""The tests that each one fails, and no other."""
-MANY_FAIL = [
+"""For each suite and broken object, the tests that it fails; it passes or skips all others."""
+FAILING_MANY = [
     ("AttackerConformance", "WrongShape", "sends_images_of_the_world"),
-    ("AttackerConformance", "NeedsMoreThanItSays", "sends_images_of_the_world"),
-    ("DataSetConformance", "a_subset_too_few", "has_the_four_subsets"),
-    ("DataSetConformance", "another_image_each_time", "reading_twice_gives_the_same"),
+    ("AttackerConformance", "NeedsMoreThanDeclared", "sends_images_of_the_world"),
+    ("DataSetConformance", "missing_subset", "has_the_four_subsets"),
+    ("DataSetConformance", "new_pixels_at_each_read", "reading_twice_gives_the_same"),
 ]
-"""And these fail many: one of them is the one to look at."""
+"""Objects that fail many tests: (suite, object, the test of its fault)."""
 
 
 def outcomes(pytester: pytest.Pytester, suite: str, name: str) -> dict[str, set[str]]:
-    """Run a suite on something of `tests.testing.broken`; return the names of the tests by outcome."""
+    """Run a suite on an object of `tests.testing.broken`; return the names of the tests by outcome."""
     pytester.makepyfile(f"""
         import pytest
         from mifsim.testing import {suite}
-        from tests.testing import broken
+        from tests.testing.broken import CHANGES, {MODULES[suite]} as broken
 
         class TestIt({suite}):
             @pytest.fixture
-            def {SUITES[suite]}(self):
+            def {FIXTURES[suite]}(self):
                 return broken.{name}()
 
             @pytest.fixture
             def changes(self):
-                return broken.CHANGES.get("{name}", {{}})
+                return CHANGES.get("{name}", {{}})
 
             @pytest.fixture
             def again(self):
@@ -141,37 +149,41 @@ def outcomes(pytester: pytest.Pytester, suite: str, name: str) -> dict[str, set[
     }
 
 
-@pytest.mark.parametrize("suite", SUITES)
-def test_what_is_sound_passes(pytester: pytest.Pytester, suite: str) -> None:
+@pytest.mark.parametrize("suite", FIXTURES)
+def test_sound_objects_pass(pytester: pytest.Pytester, suite: str) -> None:
     found = outcomes(pytester, suite, SOUND[suite])
     assert found["failed"] == found["skipped"] == set()
     assert len(found["passed"]) >= 10
 
 
-@pytest.mark.parametrize(("suite", "name"), [(suite, name) for suite, things in BROKEN.items() for name in things])
-def test_what_is_broken_fails_the_tests_about_it(pytester: pytest.Pytester, suite: str, name: str) -> None:
+@pytest.mark.parametrize(("suite", "name"), [(suite, name) for suite, objects in BROKEN.items() for name in objects])
+def test_an_object_with_one_fault_fails_exactly_the_tests_of_that_fault(
+    pytester: pytest.Pytester, suite: str, name: str
+) -> None:
     assert outcomes(pytester, suite, name)["failed"] == BROKEN[suite][name]
 
 
-@pytest.mark.parametrize(("suite", "name", "test"), MANY_FAIL)
-def test_what_cannot_be_run_fails(pytester: pytest.Pytester, suite: str, name: str, test: str) -> None:
+@pytest.mark.parametrize(("suite", "name", "test"), FAILING_MANY)
+def test_an_object_that_fails_many_tests_fails_the_test_of_its_fault(
+    pytester: pytest.Pytester, suite: str, name: str, test: str
+) -> None:
     assert test in outcomes(pytester, suite, name)["failed"]
 
 
-def test_every_test_of_the_suites_fails_for_something() -> None:
-    failed = {suite: set().union(*BROKEN[suite].values()) for suite in SUITES}
-    for suite, _, test in MANY_FAIL:
+def test_every_test_of_the_suites_fails_for_some_object() -> None:
+    failed = {suite: set().union(*BROKEN[suite].values()) for suite in FIXTURES}
+    for suite, _, test in FAILING_MANY:
         failed[suite].add(test)
     never = {
         f"{suite}.{name}"
-        for suite in SUITES
+        for suite in FIXTURES
         for name in dir(getattr(mifsim.testing, suite))
         if name.startswith("test_") and not any(name.removeprefix("test_") in names for names in failed.values())
     }
     assert sorted(never) == []
 
 
-def test_a_suite_without_its_fixture_says_what_to_supply(pytester: pytest.Pytester) -> None:
+def test_a_suite_without_its_fixture_reports_what_to_supply(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
         from mifsim.testing import AttackerConformance
 
@@ -187,7 +199,7 @@ def test_the_example_of_the_documentation_runs(pytester: pytest.Pytester) -> Non
     assert mifsim.testing.__doc__ is not None
     _, _, rest = mifsim.testing.__doc__.partition("::\n")
     example = textwrap.dedent(rest.partition("====")[0])
-    pytester.makepyfile(my_package="from tests.testing.broken import Walk as MyAttack", test_my_attack=example)
+    pytester.makepyfile(my_package="from tests.testing.broken.clients import Walk as MyAttack", test_my_attack=example)
     pytester.syspathinsert()
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-q")
     outcome = result.parseoutcomes()
@@ -197,6 +209,7 @@ def test_the_example_of_the_documentation_runs(pytester: pytest.Pytester) -> Non
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a new process."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
@@ -209,7 +222,7 @@ print(sorted({"pytest", "hypothesis", "mifsim.testing"} & set(sys.modules)))
     assert run(code).stdout.strip() == "[]"
 
 
-def test_without_pytest_the_error_says_so() -> None:
+def test_without_pytest_the_import_error_names_it() -> None:
     result = run("import sys; sys.modules['pytest'] = None; import mifsim.testing")
     assert result.returncode == 1
     assert "ImportError: mifsim.testing needs pytest, which is not installed: pip install pytest" in result.stderr

@@ -1,4 +1,4 @@
-"""One local Ray for all tests of this room (starting one takes longer than they do), and a calibration without it."""
+"""Fixtures of the calibration tests: a shared local Ray, a calibration without Ray, and more clients and detectors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from mifsim.plugins import register
 from mifsim.registry import registry
 from mifsim.study import Study
 from tests.tuning.kinds import KINDS
-from tests.tuning.studies import Formula, Spoilt, digits, formula_here, formula_victim, serial_search
+from tests.tuning.studies import FormulaBackend, InvalidImageUser, digits, formula_model, formula_victim, serial_search
 
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
+    """Start one local Ray for all tests; starting it takes longer than a test."""
     import ray
 
     from mifsim.server.ray.cluster import connect
@@ -28,13 +29,16 @@ def local_ray() -> Iterator[None]:
 
 @pytest.fixture
 def calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Calibrate with a formula for a victim and without Ray; the run folder is named ``run`` unless told otherwise."""
+    """Return a function that calibrates a study without Ray, with a formula as the victim.
+
+    It takes the study and a name for the run folder, and returns the path of the run folder.
+    """
     from tuning import tune as calibration
 
     monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(calibration, "load_inputs", lambda study: (digits(study), formula_victim(tmp_path)))
-    monkeypatch.setattr(calibration, "make_backend", lambda *where: Formula())
-    monkeypatch.setattr(calibration, "model_here", formula_here)
+    monkeypatch.setattr(calibration, "make_backend", lambda *where: FormulaBackend())
+    monkeypatch.setattr(calibration, "model_here", formula_model)
     monkeypatch.setattr("tuning.search.search", serial_search)
 
     def run(study: Study, name: str = "run") -> Path:
@@ -46,16 +50,22 @@ def calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
 
 @pytest.fixture
-def spoilt() -> Iterator[None]:
-    """Let studies have users that send what is no image."""
-    register("users", "spoilt")(Spoilt)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use an empty cache folder."""
+    monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def invalid_image_users() -> Iterator[None]:
+    """Register the user ``spoilt``, which also sends invalid images."""
+    register("users", "spoilt")(InvalidImageUser)
     yield
-    registry("users").forget(Spoilt.__module__)
+    registry("users").forget(InvalidImageUser.__module__)
 
 
 @pytest.fixture
 def kinds() -> Iterator[None]:
-    """Let studies have the detectors of `tests.tuning.kinds`."""
+    """Register the detectors of `tests.tuning.kinds`."""
     for cls in KINDS:
         register("detectors", cls.kind)(cls)
     yield

@@ -1,4 +1,4 @@
-"""Populations whose true false-positive rates are known, and calibrations on them again and again."""
+"""Populations with known true false-positive rates, and repeated calibrations on them."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ import numpy as np
 from scipy import stats
 
 from mifsim.defense import FilterConfig
-from tests.tuning.worlds import hashes_of, similarity_of, trace_set
+from tests.tuning.sample_traces import hashes_of, similarity_of, trace_set
 from tuning.certify import Method, certify
 from tuning.tracedata import TraceSet
 
 LIMIT, DELTA = 0.05, 0.05
 GROUPS = ("attack", "users", "lookalikes")
 SHAPES = {1: (2.0, 8.0), 2: (5.0, 5.0)}
-"""Beta laws of the similarity of the second query to the first, of the honest workloads."""
+"""For each honest workload, the parameters of the beta distribution of the similarity of a session's two queries."""
 
 
 def two_query_sessions(similarity: np.ndarray, gap: np.ndarray, group: np.ndarray, **more) -> TraceSet:
-    """Sessions of two queries: `l_sp` = 1 blocks where the second is similar to the first, and close."""
+    """Return sessions of two queries.
+
+    With `n_b` = `l_sp` = 1, a session is blocked if its queries are similar and their hashes differ by a small gap.
+    """
     tables = np.full((len(group), 2, 1), np.nan)
     tables[:, 1, 0] = similarity
-    given = {"group": group, "groups": GROUPS, "budget": np.full(len(group), 10)}
-    return trace_set(list(tables), list(np.column_stack([np.zeros(len(group)), gap])), **{**given, **more})
+    fields = {"group": group, "groups": GROUPS, "budget": np.full(len(group), 10)}
+    return trace_set(list(tables), list(np.column_stack([np.zeros(len(group)), gap])), **{**fields, **more})
 
 
 def draw(rng: np.random.Generator, sessions: int, split: int) -> TraceSet:
-    """Draw honest sessions of both workloads, and attackers whose queries resemble each other more."""
+    """Draw honest sessions of both workloads, and attack sessions, whose queries are more similar to each other."""
     group = np.repeat([0, 1, 2], sessions)
     similarity = np.concatenate(
         [
@@ -39,12 +42,15 @@ def draw(rng: np.random.Generator, sessions: int, split: int) -> TraceSet:
 
 
 def true_rate(config: FilterConfig) -> float:
-    """The false-positive rate of the worse workload: similarity and gap (uniform) are independent."""
+    """Return the true false-positive rate of the worse workload; similarity and gap (uniform) are independent."""
     return max(float(stats.beta.sf(config.t_ssim, *shape)) for shape in SHAPES.values()) * config.t_hash
 
 
 def candidates(rates: np.ndarray) -> list[FilterConfig]:
-    """Configurations of the given true rates that block different sessions: some by similarity, some by gap."""
+    """Return configurations with the given true rates.
+
+    They block different sessions: some depend more on the similarity, others more on the gap.
+    """
     configs = []
     for rate, t_hash in zip(rates, np.resize([1.0, 0.4, 0.7, 0.25], len(rates)), strict=True):
         t_ssim = max(float(stats.beta.isf(rate / t_hash, *shape)) for shape in SHAPES.values())
@@ -54,40 +60,41 @@ def candidates(rates: np.ndarray) -> list[FilterConfig]:
 
 NEAR_THE_LIMIT = candidates(LIMIT * np.geomspace(0.1, 4, 24))
 JUST_ABOVE = candidates(np.full(8, LIMIT * 1.001))
-"""The hardest case: whatever is certified is wrong."""
+"""The hardest case: every certification is wrong."""
 
 
-def broken_shares(
+def repeat_calibrations(
     configs: list[FilterConfig], repeats: int, method: Method = "fixed_sequence", seed: int = 0
 ) -> tuple[float, float, float]:
-    """Calibrate again and again on new sessions.
+    """Calibrate repeatedly on new sessions; return how often the limit is exceeded.
 
     Returns
     -------
-    broken : float
-        Share of calibrations whose choice truly exceeds the limit: which the guarantee bounds by `DELTA`.
+    exceeded : float
+        Share of calibrations whose chosen configuration truly exceeds the limit; the guarantee bounds it by `DELTA`.
     chosen : float
-        Share that chose anything.
+        Share of calibrations that choose a configuration.
     naive : float
-        Share broken by the fastest configuration whose rate was at most the limit on the search split.
+        Share of repeats in which a naive choice truly exceeds the limit: the fastest configuration whose rate on the
+        search split is at most the limit.
     """
-    broken = chosen = naive = 0
+    exceeded = chosen = naive = 0
     for repeat in range(repeats):
         rng = np.random.default_rng([seed, repeat])
         search, held_out = draw(rng, 100, split=0), draw(rng, 150, split=1)
         certificate = certify(search, held_out, configs, LIMIT, delta=DELTA, method=method)
         if certificate.chosen is not None:
             chosen += 1
-            broken += true_rate(configs[certificate.chosen]) > LIMIT
+            exceeded += true_rate(configs[certificate.chosen]) > LIMIT
         rates = [_worst_rate(search, config) for config in configs]
         allowed = [j for j, rate in enumerate(rates) if rate <= LIMIT]
         if allowed:
             naive += true_rate(configs[min(allowed, key=lambda j: certificate.queries[j])]) > LIMIT
-    return broken / repeats, chosen / repeats, naive / repeats
+    return exceeded / repeats, chosen / repeats, naive / repeats
 
 
 def _worst_rate(traces: TraceSet, config: FilterConfig) -> float:
-    """Without the project's replay: the last row of each session tells all."""
+    """Return the rate of the worse workload without `replay`: the last query of a session decides its outcome."""
     rows = traces.offsets[1:] - 1
     hit = (similarity_of(traces)[rows, 0] > config.t_ssim) & (hashes_of(traces)[rows] < config.t_hash)
     return max(float(hit[traces.group == g].mean()) for g in SHAPES)

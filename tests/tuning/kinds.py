@@ -1,25 +1,36 @@
-"""Small kinds of detectors, so that what a calibration does is tried with others than the paper's filter."""
+"""Small kinds of detectors, to test calibrations of kinds other than the paper's filter."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from mifsim.defense import (
-    Column,
-    DetectorConfig,
-    ModelAnswer,
-    NoDefense,
-    Outcome,
-    Param,
-    RecordedSessions,
-    Verdict,
-)
+from mifsim.defense import Column, DetectorConfig, ModelAnswer, NoDefense, Outcome, Param, RecordedSessions, Verdict
 from mifsim.defense.counting import CountingDetector
 from mifsim.defense.recording import SessionWeights, SweptSums
+
+
+def count_param(high: int, description: str) -> Param:
+    """Return a parameter that is a number of queries: the larger it is, the less a detector blocks."""
+    return Param(1, high, description, whole=True, strictness=-1, least=1)
+
+
+def blocked_at_count(counted: Iterable[np.ndarray], limit: int) -> Outcome:
+    """Return the outcome of a detector that blocks a session at the `limit`-th query that it counts.
+
+    Parameters
+    ----------
+    counted : iterable of ndarray of int
+        For each session, the numbers of the queries that would be counted without blocking.
+    limit : int
+    """
+    queries = list(counted)
+    blocked_at = [numbers[limit - 1] if len(numbers) >= limit else 0 for numbers in queries]
+    nearness = [min(1.0, (len(numbers) + 1) / limit) for numbers in queries]
+    return Outcome(np.array(blocked_at, np.int64), np.array(nearness, np.float64))
 
 
 class Allowance(CountingDetector):
@@ -31,14 +42,12 @@ class Allowance(CountingDetector):
 
 @dataclass(frozen=True)
 class LiveAllowanceConfig(DetectorConfig):
-    """Blocks at a number of valid queries; has no replay."""
+    """Blocks a client at a given valid query; has no replay."""
 
     queries: int
 
     kind: ClassVar[str] = "test-live-allowance"
-    params: ClassVar[Mapping[str, Param]] = {
-        "queries": Param(1, 30, "the valid query that is refused", whole=True, strictness=-1, least=1)
-    }
+    params: ClassVar[Mapping[str, Param]] = {"queries": count_param(30, "the valid query that is refused")}
 
     def new_detector(self) -> Allowance:
         return Allowance(self.queries)
@@ -46,19 +55,17 @@ class LiveAllowanceConfig(DetectorConfig):
 
 @dataclass(frozen=True)
 class AllowanceConfig(LiveAllowanceConfig):
-    """The same with a replay, which needs to know of a query whether it was valid, and nothing else."""
+    """The same kind with a replay, which needs only the flags of valid queries."""
 
     kind: ClassVar[str] = "test-allowance"
 
     def replay(self, sessions: RecordedSessions) -> Outcome:
-        valid = [np.flatnonzero(part) + 1 for part in _by_session(sessions, sessions.valid)]
-        blocked_at = [numbers[self.queries - 1] if len(numbers) >= self.queries else 0 for numbers in valid]
-        nearness = [min(1.0, (len(numbers) + 1) / self.queries) for numbers in valid]
-        return Outcome(np.array(blocked_at, np.int64), np.array(nearness, np.float64))
+        valid = (np.flatnonzero(part) + 1 for part in _by_session(sessions, sessions.valid))
+        return blocked_at_count(valid, self.queries)
 
 
 class Stuck(CountingDetector):
-    """Counts in a row the answers of one label: its count is that before the query."""
+    """Counts the latest answers that have the same label; at each query the count covers the answers before it."""
 
     def __init__(self, limit: float) -> None:
         super().__init__(limit)
@@ -79,7 +86,7 @@ class Stuck(CountingDetector):
 
 
 class LabelRecorder(NoDefense):
-    """Keeps what the model answered."""
+    """Records the label of each answer."""
 
     def observe(self, answer: ModelAnswer) -> None:
         self._label = answer.label
@@ -90,14 +97,12 @@ class LabelRecorder(NoDefense):
 
 @dataclass(frozen=True)
 class StuckConfig(DetectorConfig):
-    """Blocks after so many answers of the same label in a row: it looks at answers alone, and records them."""
+    """Blocks after a number of successive answers with the same label; it records answers, not images."""
 
     repeats: int
 
     kind: ClassVar[str] = "test-stuck"
-    params: ClassVar[Mapping[str, Param]] = {
-        "repeats": Param(1, 20, "answers of one label in a row", whole=True, strictness=-1, least=1)
-    }
+    params: ClassVar[Mapping[str, Param]] = {"repeats": count_param(20, "answers of one label in a row")}
 
     def new_detector(self) -> Stuck:
         return Stuck(self.repeats)
@@ -111,9 +116,9 @@ class StuckConfig(DetectorConfig):
         return LabelRecorder()
 
     def replay(self, sessions: RecordedSessions) -> Outcome:
-        found = []
-        of_valid, of_label = (_by_session(sessions, one) for one in (sessions.valid, sessions.columns["label"]))
-        for valid, labels in zip(of_valid, of_label, strict=True):
+        results = []
+        arrays = (_by_session(sessions, array) for array in (sessions.valid, sessions.columns["label"]))
+        for valid, labels in zip(*arrays, strict=True):
             last, run, count, blocked_at = -1, 0, 0, 0
             for query in np.flatnonzero(valid):
                 count = run
@@ -122,8 +127,8 @@ class StuckConfig(DetectorConfig):
                     break
                 run = run + 1 if labels[query] == last else 1
                 last = labels[query]
-            found.append((blocked_at, min(1.0, (count + 1) / self.repeats)))
-        blocked, nearness = zip(*found, strict=True)
+            results.append((blocked_at, min(1.0, (count + 1) / self.repeats)))
+        blocked, nearness = zip(*results, strict=True)
         return Outcome(np.array(blocked, np.int64), np.array(nearness, np.float64))
 
 
@@ -139,7 +144,7 @@ class Bright(CountingDetector):
 
 
 class MeanRecorder(NoDefense):
-    """Keeps how bright each image is."""
+    """Records the mean of each image."""
 
     def check(self, image: object) -> Verdict:
         verdict = super().check(image)
@@ -150,20 +155,17 @@ class MeanRecorder(NoDefense):
         return {"mean": self._last}
 
 
-@dataclass(frozen=True)
-class BrightConfig(DetectorConfig):
-    """Blocks at so many bright images, which it may do at once; sweeps its limit, and has a reference front."""
+class BrightnessConfig(DetectorConfig):
+    """Base of kinds that block a client at a number of images brighter than a level, possibly at the first query.
+
+    A subclass is a dataclass with `level` and `limit`. The limit is swept, and the reference front tries evenly spaced
+    values of the other parameter.
+    """
 
     level: float
     limit: int
 
-    kind: ClassVar[str] = "test-bright"
-    params: ClassVar[Mapping[str, Param]] = {
-        "level": Param(0.0, 1.0, "an image is bright above it", strictness=-1, least=0.0, most=1.0, scale="linear"),
-        "limit": Param(1, 12, "bright images", whole=True, strictness=-1, least=1),
-    }
     swept: ClassVar[tuple[str, ...]] = ("limit",)
-    reference_steps: ClassVar[Mapping[str, int]] = {"level": 5}
 
     def new_detector(self) -> Bright:
         return Bright(self.level, self.limit)
@@ -177,10 +179,8 @@ class BrightConfig(DetectorConfig):
         return MeanRecorder()
 
     def replay(self, sessions: RecordedSessions) -> Outcome:
-        bright = [np.flatnonzero(part > self.level) + 1 for part in _by_session(sessions, sessions.columns["mean"])]
-        blocked_at = [numbers[self.limit - 1] if len(numbers) >= self.limit else 0 for numbers in bright]
-        nearness = [min(1.0, (min(len(numbers), self.limit) + 1) / self.limit) for numbers in bright]
-        return Outcome(np.array(blocked_at, np.int64), np.array(nearness, np.float64))
+        means = _by_session(sessions, sessions.columns["mean"])
+        return blocked_at_count((np.flatnonzero(part > self.level) + 1 for part in means), self.limit)
 
     def replay_swept(self, sessions: RecordedSessions, weights: SessionWeights, most: Mapping[str, int]) -> SweptSums:
         shape = (weights.groups, most["limit"])
@@ -205,12 +205,28 @@ class BrightConfig(DetectorConfig):
         bounds: Mapping[str, tuple[float, float]],
         steps: Mapping[str, int],
     ) -> Mapping[str, np.ndarray]:
-        return {"level": np.linspace(*bounds["level"], steps["level"])}
+        values = {name: np.linspace(*bounds[name], count) for name, count in steps.items()}
+        return {name: np.unique(grid.round()) if cls.params[name].whole else grid for name, grid in values.items()}
 
 
 @dataclass(frozen=True)
-class TenthsConfig(DetectorConfig):
-    """The same with a level in whole tenths above 1, which are what a search moves."""
+class BrightConfig(BrightnessConfig):
+    """The kind whose level is a real number."""
+
+    level: float
+    limit: int
+
+    kind: ClassVar[str] = "test-bright"
+    params: ClassVar[Mapping[str, Param]] = {
+        "level": Param(0.0, 1.0, "an image is bright above it", strictness=-1, least=0.0, most=1.0, scale="linear"),
+        "limit": count_param(12, "bright images"),
+    }
+    reference_steps: ClassVar[Mapping[str, int]] = {"level": 5}
+
+
+@dataclass(frozen=True)
+class TenthsConfig(BrightnessConfig):
+    """The kind whose level is a number of tenths; the parameter is that number plus one."""
 
     tenths: int
     limit: int
@@ -220,7 +236,6 @@ class TenthsConfig(DetectorConfig):
         "tenths": Param(2, 11, "tenths above 1", whole=True, pole=1.0, strictness=-1, least=1, most=11),
         "limit": BrightConfig.params["limit"],
     }
-    swept: ClassVar[tuple[str, ...]] = ("limit",)
     reference_steps: ClassVar[Mapping[str, int]] = {"tenths": 3}
 
     def __post_init__(self) -> None:
@@ -229,30 +244,13 @@ class TenthsConfig(DetectorConfig):
             raise TypeError(f"need whole numbers, got {self}")
 
     @property
+    def level(self) -> float:
+        return (self.tenths - 1) / 10
+
+    @property
     def bright(self) -> BrightConfig:
-        return BrightConfig((self.tenths - 1) / 10, self.limit)
-
-    def new_detector(self) -> Bright:
-        return self.bright.new_detector()
-
-    columns = BrightConfig.columns
-    recorder = BrightConfig.recorder
-
-    def replay(self, sessions: RecordedSessions) -> Outcome:
-        return self.bright.replay(sessions)
-
-    def replay_swept(self, sessions: RecordedSessions, weights: SessionWeights, most: Mapping[str, int]) -> SweptSums:
-        return self.bright.replay_swept(sessions, weights, most)
-
-    @classmethod
-    def reference_values(
-        cls,
-        sessions: RecordedSessions,
-        chosen: Mapping[str, Any],
-        bounds: Mapping[str, tuple[float, float]],
-        steps: Mapping[str, int],
-    ) -> Mapping[str, np.ndarray]:
-        return {"tenths": np.unique(np.linspace(*bounds["tenths"], steps["tenths"]).round())}
+        """The configuration of the other kind that has the same level and limit."""
+        return BrightConfig(self.level, self.limit)
 
 
 KINDS: tuple[type[DetectorConfig], ...] = (

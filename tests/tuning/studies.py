@@ -1,4 +1,4 @@
-"""A study small enough to calibrate in a test, and a backend whose model is a formula."""
+"""A study small enough to calibrate in a test, a backend whose model is a formula, and a search without Ray."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ from tuning.trials import Journal, Trial, TrialEvaluator
 
 
 def tiny_study(**changes: Any) -> Study:
-    """Three trials a class and a dozen users: something for every part."""
+    """Return the tiny study; each keyword argument replaces a section.
+
+    It has three attackers for each of two classes and 24 users, so every split gets some of each.
+    """
     table: dict[str, Any] = {
         "leakage": {"enabled": False},
         "tuning": {
@@ -53,7 +56,7 @@ def tiny_study(**changes: Any) -> Study:
 
 
 class Prober(User):
-    """Continues after a refusal."""
+    """A closed-loop user that sends one query."""
 
     closed_loop: ClassVar[bool] = True
 
@@ -62,8 +65,8 @@ class Prober(User):
         return None
 
 
-class Spoilt(User):
-    """Sends one image again and again, and before each time something that is none."""
+class InvalidImageUser(User):
+    """A user that sends the same image up to eight times, each time after an invalid image, and stops when refused."""
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         for _ in range(8):
@@ -74,8 +77,14 @@ class Spoilt(User):
         return None
 
 
-class Formula:
-    """Runs shards in this process on a linear softmax model; counts them, and can be made to stop."""
+class FormulaBackend:
+    """A backend that runs shards in this process on a linear softmax model.
+
+    Attributes
+    ----------
+    shards : list of int
+        Numbers of the finished shards. After `stop_after` of them the backend raises `KeyboardInterrupt`.
+    """
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.shards: list[int] = []
@@ -91,8 +100,8 @@ class Formula:
             try:
                 batch = next(steps)
                 while True:
-                    asked = zip(batch.images, batch.gradient_of, strict=True)
-                    gradients = [victim.gradient(image, label) for image, label in asked if label >= 0]
+                    requests = zip(batch.images, batch.gradient_of, strict=True)
+                    gradients = [victim.gradient(image, label) for image, label in requests if label >= 0]
                     confidence = [victim.confidence(image) for image in batch.images]
                     batch = steps.send(Reply(np.float32(confidence), np.float32(gradients)))
             except StopIteration:
@@ -101,34 +110,36 @@ class Formula:
 
 
 def formula_victim(folder: Path, fingerprint: str = "formula") -> Victim:
+    """Return a victim whose model file is a placeholder, because the backend uses a formula."""
     file = folder / "victim.keras"
     file.write_bytes(b"none: the backend has a formula")
     return Victim(file, False, 1.0, fingerprint, False, {"fingerprint": fingerprint})
 
 
 def digits(study: Study) -> Any:
+    """Load the data set of a study."""
     return load_data(study.data)
 
 
-def formula_here(study: Study, data: Any, victim: Victim | None) -> Any:
-    """The same formula, asked as `tuning.live.model_here` lets a victim be asked."""
+def formula_model(study: Study, data: Any, victim: Victim | None) -> Any:
+    """Return the prediction function of the same formula; replaces `tuning.live.model_here`."""
     model = SoftmaxLinear(data.shape, len(data.class_names))
 
-    def ask(images: Any, gradient_of: Any) -> tuple[Any, Any]:
+    def predict(images: Any, gradient_of: Any) -> tuple[Any, Any]:
         gradients = [
             model.gradient(image, label) for image, label in zip(images, gradient_of, strict=True) if label >= 0
         ]
         return np.float32([model.confidence(image) for image in images]), np.float32(gradients)
 
-    return ask
+    return predict
 
 
-def live_as_predicted(study: Study, traces: TraceSet, folder: Path) -> dict[str, int | None]:
-    """Run a study's filters live, and refuse any session that does not end as replay predicts; return that."""
+def assert_live_matches_replay(study: Study, traces: TraceSet, folder: Path) -> dict[str, int | None]:
+    """Run a study's filters live; fail if a session does not end as the replay predicts; return the predictions."""
     expected = predicted(traces, study.filters)
     run = RunFolder.create(folder, study)
     job = Job(study, run.path, run.metadata(study))
-    run_sessions("live", run, job, formula_victim(folder.parent), Formula(), 10)
+    run_sessions("live", run, job, formula_victim(folder.parent), FormulaBackend(), 10)
     assert compare(run.path, expected) == len(expected)
     return expected
 
@@ -136,28 +147,28 @@ def live_as_predicted(study: Study, traces: TraceSet, folder: Path) -> dict[str,
 def serial_search(
     traces: TraceSet, study: Study, journal: Journal, address: str | None = None, model: ModelFile | None = None
 ) -> list[Trial]:
-    """The search without Ray, one trial after another."""
+    """Search without Ray, one trial after another; replaces `tuning.search.search`."""
     proposals = Proposals(study.tuning, study.seed, longest_budget(study))
     evaluator = TrialEvaluator(traces, study.tuning)
     if model is not None:
         data = digits(study)
-        ask = formula_here(study, data, None)
-        live = LiveAttackers(study, ask, data) if any(attack.closed_loop for attack in study.attacks) else None
+        predict = formula_model(study, data, None)
+        live = LiveAttackers(study, predict, data) if any(attack.closed_loop for attack in study.attacks) else None
         evaluator = TrialEvaluator(
             traces,
             study.tuning,
             lambda config: NO_LIVE if live is None else live.queries([config])[0],
-            LiveReplay(study, ask, data),
+            LiveReplay(study, predict, data),
         )
     trials: list[Trial] = []
-    before = {trial.number: trial for trial in journal.read()}
+    finished = {trial.number: trial for trial in journal.read()}
     with journal:
         for number in range(study.tuning.trials):
             config = proposals.ask()
             assert config is not None
-            trials.append(before.get(number) or Trial(number, config, evaluator.evaluate(config), 0.0))
+            trials.append(finished.get(number) or Trial(number, config, evaluator.evaluate(config), 0.0))
             proposals.tell(number, trials[-1].result)
-            if number not in before:
+            if number not in finished:
                 journal.append(trials[-1])
     journal.finish(trials)
     return trials

@@ -1,3 +1,5 @@
+"""Figures of a configuration for each group of sessions."""
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,8 @@ from tests.tuning.guarantee import two_query_sessions
 from tuning.assess import assess
 
 
-def test_figures_of_each_group():
-    """Two of three attackers blocked at their second query of ten; one of four users; other groups are empty."""
+def test_assess_returns_the_figures_of_each_group():
+    """Two of three attack sessions and one of four users are blocked at the second of ten queries; a group is empty."""
     similarity = np.array([0.9, 0.9, 0.1, 0.9, 0.1, 0.1, 0.1])
     traces = two_query_sessions(similarity, np.full(7, 0.5), np.array([0, 0, 0, 1, 1, 1, 1]))
     attack, users = assess(traces, FilterConfig(0.5, 1.0, 1, 1), confidence=0.9)

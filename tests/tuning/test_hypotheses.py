@@ -1,4 +1,4 @@
-"""Against binomials worked by hand, and plain searches."""
+"""P-values and multiple tests against values computed by hand and plain searches."""
 
 import doctest
 
@@ -28,14 +28,14 @@ def test_p_values_are_binomial_tails(blocked, sessions, limit, expected):
     assert p_values([blocked], [sessions], [limit]) == pytest.approx(expected, rel=1e-12)
 
 
-def test_299_sessions_without_a_false_positive_show_one_percent():
+def test_299_sessions_without_a_false_positive_certify_one_percent():
     p = p_values([[0], [0]], [299], [0.01])
     assert (p <= 0.05).all()
     assert p_values([0], [298], [0.01]) > 0.05
     assert p_values([0], [2995], [0.001]) <= 0.05 < p_values([0], [2994], [0.001])
 
 
-def test_the_worst_workload_decides_each_by_its_own_limit():
+def test_the_p_value_is_that_of_the_worst_workload_at_its_own_limit():
     p = p_values([[0, 1], [1, 0]], [300, 400], [0.01, 0.05])
     assert p == pytest.approx(
         [max(0.99**300, stats.binom.cdf(1, 400, 0.05)), max(stats.binom.cdf(1, 300, 0.01), 0.95**400)]
@@ -51,7 +51,7 @@ def test_fixed_sequence_stops_at_the_first_that_fails(p, delta):
 
 @given(p_lists, st.floats(0.01, 0.5))
 def test_holm_is_the_closed_bonferroni_test(p, delta):
-    """A hypothesis is rejected where Bonferroni rejects every set of hypotheses that holds it."""
+    """A hypothesis is rejected where Bonferroni rejects every set of hypotheses that contains it."""
     m = len(p)
     if m > 8:
         p, m = p[:8], 8
@@ -60,8 +60,8 @@ def test_holm_is_the_closed_bonferroni_test(p, delta):
     assert holm(p, delta).tolist() == expected
 
 
-def test_holm_by_hand():
-    """Levels 0.05/4, 0.05/3, 0.05/2: 0.03 is over 0.025, and what comes after it is lost too."""
+def test_holm_matches_a_case_computed_by_hand():
+    """The levels are 0.05/4, 0.05/3 and 0.05/2: 0.03 exceeds 0.025, so it fails, and so does the larger 0.04."""
     assert holm([0.01, 0.04, 0.03, 0.005], 0.05).tolist() == [True, False, False, True]
 
 

@@ -1,4 +1,4 @@
-"""Closed-loop attackers in a calibration: they run live, and what they do is what a simulation has them do."""
+"""Closed-loop attackers in a calibration: they run live, and do the same as in a simulation."""
 
 from __future__ import annotations
 
@@ -16,80 +16,85 @@ from mifsim.defense import FilterConfig, read_config
 from mifsim.errors import StudyError
 from mifsim.run import simulate as simulation
 from mifsim.study import Study
-from tests.tuning.studies import Formula, Prober, digits, formula_here, formula_victim, tiny_study
+from tests.tuning.studies import FormulaBackend, Prober, digits, formula_model, formula_victim, tiny_study
 from tuning.live import LiveAttackers, clients_of, open_loop
 from tuning.objectives import NO_LIVE, evaluate, objectives
 from tuning.replay import replay_swept
 from tuning.traces import load, record
 
 STRICT = FilterConfig(0.3, 0.1, 5, 6, ssim="uniform")
-LOOSE = FilterConfig(0.9, 0.01, 5, 2)
+LENIENT = FilterConfig(0.9, 0.01, 5, 2)
 REACHABLE = {"false_positive_limit": 0.6, "confidence": 0.8}
-"""With a handful of sessions."""
+"""Limits that a handful of sessions can certify."""
 PLAIN: dict[str, Any] = {
     "attack": "mi-face", "name": "plain", "noise": 0.01, "labels": [0, 3], "trials": 3, "budget_queries": 25,
     "beta": 0, "gamma": 0.0,
 }  # fmt: skip
 
 
-def mixed(rotate: dict[str, Any] | int, **changes: Any) -> Study:
+def mixed_study(rotate: dict[str, Any] | int, **changes: Any) -> Study:
+    """Return the tiny study with an open-loop attack, and with its closed-loop variant that rotates sessions."""
     attacks = [PLAIN, {**PLAIN, "name": "rotating", "evasions": [{"rotate": rotate}]}]
     return tiny_study(**{"attacks": attacks, **changes})
 
 
-def live_of(study: Study) -> LiveAttackers:
-    return LiveAttackers(study, formula_here(study, digits(study), None))
+def live_attackers(study: Study) -> LiveAttackers:
+    return LiveAttackers(study, formula_model(study, digits(study), None))
 
 
-def test_a_trial_has_them_do_what_a_simulation_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = mixed(
+def test_live_attackers_need_as_many_queries_as_in_a_simulation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = mixed_study(
         {}, filters=[{"name": "strict", "t_ssim": 0.3, "t_hash": 0.1, "n_b": 5, "l_sp": 6, "ssim": "uniform"}]
     )
     monkeypatch.setattr(simulation, "load_inputs", lambda study: (digits(study), formula_victim(tmp_path)))
-    monkeypatch.setattr(simulation, "make_backend", lambda *where: Formula())
+    monkeypatch.setattr(simulation, "make_backend", lambda *where: FormulaBackend())
     run = simulation.simulate(study, tmp_path / "run")
     rows = pq.read_table(run / "sessions").to_pandas()
     rows = rows[rows["population"] == "rotating"]
     selected = {spec.client_id for spec in clients_of(study, "search", 10)}
-    assert len(selected) == 2  # of three trials for each of two classes
+    assert len(selected) == 2  # one of the three trials for each of two classes
     rows = rows[rows["client_id"].isin(selected)]
-    assert rows.groupby("client_id", observed=True).size().min() > 1  # each needed several sessions
+    assert rows.groupby("client_id", observed=True).size().min() > 1  # each client used several sessions
     spent = rows.groupby("client_id", observed=True)["queries"].sum()
-    assert live_of(study).queries([STRICT]).tolist() == [[spent.mean()]]
+    assert live_attackers(study).queries([STRICT]).tolist() == [[spent.mean()]]
 
 
-def test_with_one_session_it_is_what_replay_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An attacker that may rotate, but has one session only, is the open-loop attacker of the same name."""
+def test_a_rotating_attacker_with_one_session_matches_the_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attacker that may rotate but has one session only does the same as the open-loop attacker of the same name."""
     monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path))
     closed = tiny_study(attacks=[{**PLAIN, "evasions": [{"rotate": {"sessions": 1}}]}])
     replayed = tiny_study(attacks=[PLAIN])
-    recording = record(replayed, digits(replayed), formula_victim(tmp_path), Formula())
+    recording = record(replayed, digits(replayed), formula_victim(tmp_path), FormulaBackend())
     traces = load(recording.path, replayed).of_split("search")
-    configs = [STRICT, LOOSE, FilterConfig(0.99, 1e-3, 3, 1)]
+    configs = [STRICT, LENIENT, FilterConfig(0.99, 1e-3, 3, 1)]
     expected = [evaluate(traces, config).queries for config in configs]
     assert len(set(expected)) > 1
-    assert live_of(closed).queries(configs)[:, 0].tolist() == expected
+    assert live_attackers(closed).queries(configs)[:, 0].tolist() == expected
 
 
-def test_configurations_do_not_depend_on_which_run_beside_them() -> None:
-    live = live_of(mixed(4))
-    together = live_of(mixed(4)).queries([STRICT, LOOSE, STRICT])
+def test_results_do_not_depend_on_concurrent_configurations() -> None:
+    live = live_attackers(mixed_study(4))
+    together = live_attackers(mixed_study(4)).queries([STRICT, LENIENT, STRICT])
     assert together[0] == together[2]
-    assert np.array_equal(np.vstack([live.queries([STRICT]), live.queries([LOOSE])]), together[:2])
+    assert np.array_equal(np.vstack([live.queries([STRICT]), live.queries([LENIENT])]), together[:2])
 
 
-def test_they_count_beside_the_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objectives_combine_live_and_replayed_attacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path))
-    study = open_loop(mixed({}))
-    traces = load(record(study, digits(study), formula_victim(tmp_path), Formula()).path, study)
+    study = open_loop(mixed_study({}))
+    traces = load(record(study, digits(study), formula_victim(tmp_path), FormulaBackend()).path, study)
     alone = evaluate(traces, STRICT).queries
     assert evaluate(traces, STRICT, "worst", np.array([alone + 3])).queries == alone + 3
     assert evaluate(traces, STRICT, "worst", np.array([alone - 3])).queries == alone
     assert evaluate(traces, STRICT, "mean", np.array([alone + 3, alone])).queries == pytest.approx(alone + 1)
     sums = replay_swept(traces, STRICT, {"n_b": 5, "l_sp": 6})
-    plain, beside = objectives(traces, sums), objectives(traces, sums, live=np.array([alone]))
-    assert np.array_equal(beside[0], plain[0])
-    assert np.array_equal(beside[1], np.maximum(plain[1], alone))
+    plain, with_live = objectives(traces, sums), objectives(traces, sums, live=np.array([alone]))
+    assert np.array_equal(with_live[0], plain[0])
+    assert np.array_equal(with_live[1], np.maximum(plain[1], alone))
     honest = traces.subset(~traces.is_attack)
     assert evaluate(honest, STRICT, "worst", np.array([7.0])).queries == 7
     with pytest.raises(ValueError, match="no attack session"):
@@ -97,11 +102,13 @@ def test_they_count_beside_the_replayed(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("with_open_loop", [True, False])
-def test_a_calibration_with_closed_loop_attackers(calibrate: Callable[[Study], Path], with_open_loop: bool) -> None:
+def test_a_calibration_runs_closed_loop_attackers_live(
+    calibrate: Callable[[Study], Path], with_open_loop: bool
+) -> None:
     space = {"n_b": {"max": 10}, "l_sp": {"min": 2, "max": 8}, "t_ssim": {"max": 0.9}, "t_hash": {"min": 0.003}}
     tuning = {"trials": 10, "space": space, "false_positive_budget": 0.9, "grid": {"t_ssim": 6, "t_hash": 6},
               **REACHABLE}  # fmt: skip
-    study = mixed({"sessions": 2}, tuning=tuning)
+    study = mixed_study({"sessions": 2}, tuning=tuning)
     if not with_open_loop:
         study = study.model_copy(update={"attacks": study.attacks[1:]})
     run = calibrate(study)
@@ -110,19 +117,19 @@ def test_a_calibration_with_closed_loop_attackers(calibrate: Callable[[Study], P
     found = facts["tuning"]
     assert found["closed_loop"] == ["rotating"]
     assert found["chosen"] is not None
-    assert "hypervolume_share" not in found  # there is no reference front to measure by
+    assert "hypervolume_share" not in found  # no reference front exists to measure against
     pareto = pq.read_table(run / "pareto.parquet").to_pandas()
     assert "reference" not in set(pareto["source"])
 
-    # What the tables say of a configuration is what it does: its worst attack, closed-loop ones counted by client.
+    # The table contains the queries of the worst attack; the queries of a closed-loop attack are counted by client.
     chosen = read_config(found["chosen"])
-    live = float(live_of(study).queries([chosen])[0, 0])
+    live = float(live_attackers(study).queries([chosen])[0, 0])
     row = pareto[pareto["chosen"]].iloc[0]
     assert row["queries_to_block"] == live if not with_open_loop else row["queries_to_block"] >= live
     given = pareto[pareto["name"] == "strict"].iloc[0]
-    assert given["queries_to_block"] >= float(live_of(study).queries([STRICT])[0, 0])
+    assert given["queries_to_block"] >= float(live_attackers(study).queries([STRICT])[0, 0])
 
-    # They were confirmed live too, in sessions that no replay predicts.
+    # The confirmation runs the closed-loop attackers, too, although no replay predicts their sessions.
     sessions: pd.DataFrame = pq.read_table(run / "sessions").to_pandas()
     rotating = sessions[sessions["population"] == "rotating"]
     assert set(rotating["client_id"]) == {spec.client_id for spec in clients_of(study, "test", 10)}
@@ -142,15 +149,15 @@ def test_a_calibration_with_closed_loop_attackers(calibrate: Callable[[Study], P
         ),
     ],
 )
-def test_what_cannot_be_calibrated_leaves_nothing(
+def test_a_study_that_cannot_be_calibrated_leaves_no_run_folder(
     calibrate: Callable[[Study], Path], tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(StudyError, match=message):
-        calibrate(mixed({}, **changes))
+        calibrate(mixed_study({}, **changes))
     assert not (tmp_path / "run").exists()
 
 
-def test_users_that_react_are_refused(calibrate: Callable[[Study], Path]) -> None:
+def test_closed_loop_users_are_refused(calibrate: Callable[[Study], Path]) -> None:
     study = tiny_study(tuning=REACHABLE)
     prober = study.users[0].model_copy(update={"client": Prober(), "name": "prober"})
     with pytest.raises(StudyError, match=r"users 'prober': closed-loop"):

@@ -1,10 +1,10 @@
-"""Objectives of hand-worked sessions."""
+"""Objectives of sessions whose outcomes are known."""
 
 import numpy as np
 import pytest
 
 from mifsim.defense import FilterConfig
-from tests.tuning.worlds import trace_set
+from tests.tuning.sample_traces import trace_set
 from tuning.objectives import attack_budget, evaluate, objectives
 from tuning.replay import replay_swept
 
@@ -12,7 +12,7 @@ CONFIG = FilterConfig(t_ssim=0.5, t_hash=0.5, n_b=1, l_sp=1)
 
 
 def sessions(blocked_at: list[int], length: int = 6) -> list[np.ndarray]:
-    """Make similarity tables of sessions that `CONFIG` blocks at the given query (0: never)."""
+    """Return similarity tables of sessions that `CONFIG` blocks at the given queries (0: never)."""
     tables = []
     for at in blocked_at:
         table = np.full((length, 1), 0.25)
@@ -24,19 +24,23 @@ def sessions(blocked_at: list[int], length: int = 6) -> list[np.ndarray]:
 
 
 def two_attacks_two_workloads(**more):
-    """Attacks blocked at 2 and never (of 10), and at 4 and 6; 1 of 3 and 1 of 2 honest sessions blocked."""
+    """Return sessions of two attacks and two workloads, each with a budget of 10 queries.
+
+    The sessions of one attack are blocked at query 2 and never, those of the other at 4 and 6. Of the workloads, 1 of 3
+    and 1 of 2 sessions are blocked.
+    """
     group = [0, 0, 1, 1, 2, 2, 2, 3, 3]
     tables = sessions([2, 0, 4, 6, 0, 0, 3, 5, 0])
-    given = {
+    fields = {
         "group": np.array(group),
         "groups": ("a", "b", "users", "others"),
         "is_attack": np.array(group) < 2,
         "budget": np.array([10] * 9),
     }
-    return trace_set(tables, [np.full(6, 0.5)] * 9, **{**given, **more})
+    return trace_set(tables, [np.full(6, 0.5)] * 9, **{**fields, **more})
 
 
-def test_worst_and_mean():
+def test_evaluate_combines_attacks_by_the_worst_or_the_mean():
     traces = two_attacks_two_workloads()
     worst, mean = evaluate(traces, CONFIG, "worst"), evaluate(traces, CONFIG, "mean")
     assert worst.false_positive_rate == mean.false_positive_rate == 0.5
@@ -47,26 +51,26 @@ def test_worst_and_mean():
     assert attack_budget(traces) == 10
 
 
-def test_leakage_is_that_of_the_worst_attack_or_their_mean():
-    """q/8 after query q: blocked at 2 leaks 1/8, never 6/8; blocked at 4 and 6 leaks 3/8 and 5/8."""
+def test_leakage_is_that_of_the_worst_attack_or_the_mean():
+    """Query q leaks q/8: sessions blocked at 2, 4 and 6 leak 1/8, 3/8 and 5/8; one that is never blocked leaks 6/8."""
     traces = two_attacks_two_workloads(leak=np.tile(np.arange(1, 7) / 8, 9))
     assert evaluate(traces, CONFIG, "worst").leak == (3 + 5) / 16
     assert evaluate(traces, CONFIG, "mean").leak == ((1 + 6) / 16 + (3 + 5) / 16) / 2
 
 
-def test_many_configurations_at_once():
+def test_objectives_evaluates_many_configurations_at_once():
     traces = two_attacks_two_workloads()
     sums = replay_swept(traces, CONFIG, {"n_b": 1, "l_sp": 2})
     np.testing.assert_array_equal(objectives(traces, sums), [[[0.5, 0.0]], [[6.0, 10.0]]])
 
 
-def test_a_workload_of_which_there_is_no_session_counts_for_nothing():
+def test_a_workload_without_sessions_is_ignored():
     traces = two_attacks_two_workloads().subset(np.array([True] * 7 + [False] * 2))
     assert evaluate(traces, CONFIG).false_positive_rate == 1 / 3
 
 
 @pytest.mark.parametrize(("keep", "missing"), [(slice(0, 4), "honest"), (slice(4, 9), "attack")])
-def test_there_must_be_two_sides(keep, missing):
+def test_traces_without_honest_or_attack_sessions_are_refused(keep, missing):
     mask = np.zeros(9, dtype=bool)
     mask[keep] = True
     with pytest.raises(ValueError, match=f"no {missing} session"):

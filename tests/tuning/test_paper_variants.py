@@ -41,7 +41,7 @@ def record(images: list[np.ndarray], n_b: int = 10) -> MultiVariantRecorder:
 
 @pytest.mark.parametrize("shape", [(28, 28), (16, 16, 3)])
 @pytest.mark.parametrize("step", [0.3, 0.01])
-def test_ssim_for_a_range_of_255_equals_scikit_images(shape: tuple[int, ...], step: float) -> None:
+def test_ssim_for_a_range_of_255_equals_that_of_scikit_image(shape: tuple[int, ...], step: float) -> None:
     images = stream(1, shape, step)
     rows = record(images).similarity
     axis = 2 if len(shape) == 3 else None
@@ -62,7 +62,7 @@ def test_global_ssim_for_a_range_of_255_equals_equation_1() -> None:
     assert record([x, y]).similarity["global", 255][1][0] == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_plain_variant_records_what_the_filters_own_recorder_does() -> None:
+def test_the_plain_variant_records_the_same_as_the_filters_recorder() -> None:
     images = stream(3, (28, 28), 0.05)
     variants, recorder = record(images), SsimHashRecorder(10, ("global",))
     for n, image in enumerate(images):
@@ -78,9 +78,9 @@ def test_the_plain_variant_records_what_the_filters_own_recorder_does() -> None:
 def test_a_stricter_configuration_never_detects_first(
     seed: int, step: float, similarity_variant: SimilarityVariant
 ) -> None:
-    """Every match of configuration 2 is one of configuration 1, and every match of that is one of configuration 3.
+    """Every match of configuration 2 is a match of configuration 1, and every match of 1 is a match of configuration 3.
 
-    In the paper configuration 2 detects first on some labels, so its rows cannot be of the same sessions.
+    In the paper configuration 2 detects first on some labels, so its rows cannot come from the same sessions.
     """
     traces = VariantRecording.of([record(stream(seed, (12, 12), step, 20))]).traces(
         similarity_variant, is_attack=True, budget=20

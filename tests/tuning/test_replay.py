@@ -1,4 +1,4 @@
-"""Replay against the filter itself, query by query, and the two kernels against each other."""
+"""The replay against the filter itself, query by query, and the two replay kernels against each other."""
 
 import pickle
 from dataclasses import replace
@@ -12,43 +12,43 @@ from mifsim.defense import FilterConfig, InvalidImage, QueryFilter, Verdict
 from mifsim.defense.similarity import FORMS
 from mifsim.defense.ssim_hash.config import COUNT_RULES
 from mifsim.defense.ssim_hash.replay import follow, verdicts
-from tests.tuning.worlds import ATTACK, hashes_of, random_traces, record, recording, similarity_of, trace_set
+from tests.tuning.sample_traces import ATTACK, hashes_of, random_traces, record, recording, similarity_of, trace_set
 from tuning.replay import replay, replay_swept, totals
 from tuning.tracedata import TraceSet
 
 N_B_MAX = 5
-SIDE = 11  # the Gaussian window's
+SIDE = 11  # that of the Gaussian window
 
 
 def _hostile_images() -> list[object]:
-    """Duplicates, constants, near-duplicates and strangers, as bytes and floats, and what is no image."""
+    """Return duplicates, constants, near-duplicates and unrelated images, as bytes and floats, and invalid images."""
     rng = np.random.default_rng(0)
-    environment = rng.random((SIDE, SIDE), dtype=np.float32)
+    base = rng.random((SIDE, SIDE), dtype=np.float32)
     other = rng.random((SIDE, SIDE), dtype=np.float32)
     noise = rng.normal(size=(SIDE, SIDE)).astype(np.float32)
-    holed = environment.copy()
-    holed[3, 4] = np.nan
+    with_nan = base.copy()
+    with_nan[3, 4] = np.nan
     return [
         np.zeros((SIDE, SIDE), np.float32),
         np.ones((SIDE, SIDE), np.float32),
         np.full((SIDE, SIDE), 0.5),
         np.nextafter(np.full((SIDE, SIDE), 0.5, np.float32), np.float32(1)),
-        environment,
-        environment.copy(),
-        environment.astype(np.float64),
-        np.clip(environment + np.float32(1e-3) * noise, 0, 1),
-        np.clip(environment + np.float32(0.1) * noise, 0, 1),
-        np.clip(environment + np.float32(1e-3), 0, 1),
-        1 - environment,
-        environment[::-1],
-        np.round(environment * 255).astype(np.uint8),
+        base,
+        base.copy(),
+        base.astype(np.float64),
+        np.clip(base + np.float32(1e-3) * noise, 0, 1),
+        np.clip(base + np.float32(0.1) * noise, 0, 1),
+        np.clip(base + np.float32(1e-3), 0, 1),
+        1 - base,
+        base[::-1],
+        np.round(base * 255).astype(np.uint8),
         other,
         (other > 0.5).astype(np.float32),
-        holed,
-        environment * np.float32(2),
+        with_nan,
+        base * np.float32(2),
         np.full((SIDE, SIDE), np.inf),
-        environment[:5],
-        environment[:, :, None],
+        base[:5],
+        base[:, :, None],
         np.array([]),
         "no image",
     ]
@@ -58,7 +58,8 @@ IMAGES = _hostile_images()
 streams = st.lists(st.integers(0, len(IMAGES) - 1).map(IMAGES.__getitem__), min_size=1, max_size=14)
 
 
-def live(stream: list[object], config: FilterConfig) -> tuple[list[bool], list[int]]:
+def run_filter(stream: list[object], config: FilterConfig) -> tuple[list[bool], list[int]]:
+    """Run the filter on a stream; return, for each query, whether it is unsafe, and the count."""
     detector, unsafe, count = QueryFilter(config), [], []
     for image in stream:
         try:
@@ -69,8 +70,8 @@ def live(stream: list[object], config: FilterConfig) -> tuple[list[bool], list[i
     return unsafe, count
 
 
-def assert_replays(traces: TraceSet, stream: list[object], config: FilterConfig) -> None:
-    unsafe, count = live(stream, config)
+def assert_replay_matches_the_filter(traces: TraceSet, stream: list[object], config: FilterConfig) -> None:
+    unsafe, count = run_filter(stream, config)
     replayed_unsafe, replayed_count = verdicts(traces.recorded(config), 0, config)
     assert replayed_unsafe.tolist() == unsafe
     assert replayed_count.tolist() == count
@@ -84,18 +85,18 @@ def assert_replays(traces: TraceSet, stream: list[object], config: FilterConfig)
 
 @given(streams, st.data())
 @settings(max_examples=300, deadline=None)
-def test_replay_is_the_filter_query_by_query(stream, data):
-    """Thresholds lie on what was observed, a last bit beside it, or anywhere."""
+def test_replay_matches_the_filter_query_by_query(stream, data):
+    """A threshold is an observed value, a neighbouring floating-point number, or any other value."""
     form = data.draw(st.sampled_from(FORMS))
     traces = record([stream], N_B_MAX, [form])
     seen = similarity_of(traces, form)
     similarities = [float(s) for s in np.unique(seen[~np.isnan(seen)])]
     hashes = hashes_of(traces)[traces.valid]
     gaps = np.unique(np.abs(hashes[:, None] - hashes[None, :]))
-    beside = [float(np.nextafter(s, np.float64(side))) for s in similarities for side in (-2, 2)]
-    beside_gaps = [float(g) for gap in gaps for g in (gap, np.nextafter(gap, 2), np.nextafter(gap, -1))]
-    t_ssim = st.sampled_from([s for s in (*similarities, *beside) if -1 <= s <= 1] or [0.5])
-    t_hash = st.sampled_from([g for g in beside_gaps if 0 < g <= 1] or [0.5])
+    neighbours = [float(np.nextafter(s, np.float64(side))) for s in similarities for side in (-2, 2)]
+    gap_values = [float(g) for gap in gaps for g in (gap, np.nextafter(gap, 2), np.nextafter(gap, -1))]
+    t_ssim = st.sampled_from([s for s in (*similarities, *neighbours) if -1 <= s <= 1] or [0.5])
+    t_hash = st.sampled_from([g for g in gap_values if 0 < g <= 1] or [0.5])
     config = FilterConfig(
         t_ssim=data.draw(t_ssim | st.floats(-1, 1)),
         t_hash=data.draw(t_hash | st.floats(1e-6, 1)),
@@ -104,12 +105,12 @@ def test_replay_is_the_filter_query_by_query(stream, data):
         ssim=form,
         count_rule=data.draw(st.sampled_from(COUNT_RULES)),
     )
-    assert_replays(traces, stream, config)
+    assert_replay_matches_the_filter(traces, stream, config)
 
 
 @pytest.mark.parametrize("rule", COUNT_RULES)
 def test_a_threshold_met_exactly_is_no_match(rule):
-    """Both comparisons are strict: nothing matches on the observed values, a last bit beside them it does."""
+    """Both comparisons are strict: thresholds equal to the observed values give no match; their neighbours give one."""
     stream = [IMAGES[4], IMAGES[8]]
     traces = record([stream], 1)
     similarity = float(similarity_of(traces)[1, 0])
@@ -118,11 +119,11 @@ def test_a_threshold_met_exactly_is_no_match(rule):
     for t_ssim, t_hash, blocked_at in ((similarity, above, 0), (below, gap, 0), (below, above, 2)):
         config = FilterConfig(t_ssim, t_hash, n_b=1, l_sp=1, count_rule=rule)
         assert replay(traces, config).blocked_at.tolist() == [blocked_at]
-        assert_replays(traces, stream, config)
+        assert_replay_matches_the_filter(traces, stream, config)
 
 
-def test_hand_worked_case():
-    """One image, five times, with a bad one in between: matches 1, 2, 2 by Algorithm 2 with a buffer of 2."""
+def test_replay_matches_a_case_computed_by_hand():
+    """One image four times, with an invalid one in between: 1, 2 and 2 matches in Algorithm 2 with a buffer of 2."""
     image = IMAGES[4]
     traces = record([[image, image, "no image", image, image]], 2)
     per_match = FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=2, l_sp=4)
@@ -136,8 +137,8 @@ def test_hand_worked_case():
     assert follow(recording(traces), per_query)[1].tolist() == [3]
 
 
-def literal(traces: TraceSet, session: int, config: FilterConfig) -> tuple[int, int]:
-    """Algorithm 2 over a recorded trace, in plain Python: the query blocked at (0: never) and the count."""
+def algorithm_2(traces: TraceSet, session: int, config: FilterConfig) -> tuple[int, int]:
+    """Run Algorithm 2 on a recorded session in plain Python; return the blocked query (0: none) and the count."""
     similarity, hashes = similarity_of(traces, config.ssim), hashes_of(traces)
     buffer: list[float] = []
     count = 0
@@ -162,11 +163,11 @@ coarse_t_hash = st.integers(1, 21).map(lambda twentieths: min(twentieths / 20, 1
 
 @given(seeds, coarse_t_ssim, coarse_t_hash, st.integers(1, 7), st.integers(1, 20), st.sampled_from(COUNT_RULES))
 @settings(max_examples=100, deadline=None)
-def test_replay_of_many_sessions_is_the_algorithm_to_the_letter(seed, t_ssim, t_hash, n_b, l_sp, rule):
+def test_replay_of_many_sessions_matches_algorithm_2(seed, t_ssim, t_hash, n_b, l_sp, rule):
     traces = random_traces(np.random.default_rng(seed))
     config = FilterConfig(t_ssim, t_hash, n_b, l_sp, count_rule=rule)
     found, count = follow(recording(traces), config)
-    expected = [literal(traces, s, config) for s in range(traces.sessions)]
+    expected = [algorithm_2(traces, s, config) for s in range(traces.sessions)]
     assert list(zip(found.tolist(), count.tolist(), strict=True)) == expected
     assert replay(traces, config).blocked_at.tolist() == found.tolist()
     for s, (blocked_at, final) in enumerate(expected):
@@ -177,22 +178,22 @@ def test_replay_of_many_sessions_is_the_algorithm_to_the_letter(seed, t_ssim, t_
 
 @given(seeds, coarse_t_ssim, coarse_t_hash, st.integers(1, 7), st.integers(1, 20), st.sampled_from(COUNT_RULES))
 @settings(max_examples=50, deadline=None)
-def test_all_at_once_is_replay_of_every_buffer_and_limit(seed, t_ssim, t_hash, n_b_max, l_sp_max, rule):
-    """Every session its own group, so that the sums are the outcomes themselves."""
-    made = random_traces(np.random.default_rng(seed), sessions=12)
-    session_of = np.arange(made.sessions)
-    traces = replace(made, group=session_of, groups=tuple(map(str, session_of)))
+def test_swept_replay_matches_the_replay_of_every_buffer_and_limit(seed, t_ssim, t_hash, n_b_max, l_sp_max, rule):
+    """Each session is a group of its own, so the sums are the outcomes."""
+    random_sessions = random_traces(np.random.default_rng(seed), sessions=12)
+    session_of = np.arange(random_sessions.sessions)
+    traces = replace(random_sessions, group=session_of, groups=tuple(map(str, session_of)))
     thresholds = FilterConfig(t_ssim, t_hash, 1, 1, count_rule=rule)
-    everything = replay_swept(traces, thresholds, {"n_b": n_b_max, "l_sp": l_sp_max})
-    assert everything.blocked.shape == (made.sessions, n_b_max, l_sp_max)
+    swept = replay_swept(traces, thresholds, {"n_b": n_b_max, "l_sp": l_sp_max})
+    assert swept.blocked.shape == (random_sessions.sessions, n_b_max, l_sp_max)
     for n_b in range(1, n_b_max + 1):
         for l_sp in range(1, l_sp_max + 1):
             config = FilterConfig(t_ssim, t_hash, n_b, l_sp, count_rule=rule)
             blocked_at = replay(traces, config).blocked_at
             place = (slice(None), n_b - 1, l_sp - 1)
-            assert everything.blocked[place].tolist() == (blocked_at > 0).tolist()
-            assert everything.queries[place].tolist() == np.where(blocked_at, blocked_at, traces.budget).tolist()
-            assert everything.leak[place].tolist() == totals(traces, blocked_at).leak.tolist()
+            assert swept.blocked[place].tolist() == (blocked_at > 0).tolist()
+            assert swept.queries[place].tolist() == np.where(blocked_at, blocked_at, traces.budget).tolist()
+            assert swept.leak[place].tolist() == totals(traces, blocked_at).leak.tolist()
 
 
 @given(seeds, coarse_t_ssim, coarse_t_hash, st.integers(1, 7), st.integers(1, 10))
@@ -215,8 +216,8 @@ def test_totals_are_the_sums_over_each_group(seed, t_ssim, t_hash, n_b, l_sp):
         assert sums.leak[g] == pytest.approx(sum(leaked), abs=1e-8 * (1 + len(leaked)))
 
 
-def test_leak_at_block_is_what_the_query_before_the_block_left():
-    """Blocked at the third query: two were answered. Never blocked: the last one counts."""
+def test_leak_at_block_is_that_after_the_last_answered_query():
+    """A session blocked at its third query has two answers; in one that is never blocked, the last query counts."""
     image = IMAGES[4]
     traces = record([[image] * 4], 1, group=np.array([ATTACK]), leak=np.array([0.125, 0.25, 0.5, 1.0]))
     for l_sp, leaked in ((2, 0.25), (3, 0.5), (4, 1.0)):
@@ -224,19 +225,19 @@ def test_leak_at_block_is_what_the_query_before_the_block_left():
         assert totals(traces, replay(traces, config).blocked_at).leak.tolist() == [leaked, 0]
 
 
-def test_a_copy_in_another_process_replays_alike():
+def test_a_pickled_copy_gives_the_same_replay():
     traces = random_traces(np.random.default_rng(5))
     config = FilterConfig(0.5, 0.3, 4, 6)
     expected = replay(traces, config)
     copy = pickle.loads(pickle.dumps(traces))
-    assert recording(copy).prepared == {}  # what was prepared does not travel: it is prepared again, and read-only too
+    assert recording(copy).prepared == {}  # prepared arrays are not pickled; the copy prepares its own, also read-only
     copied = replay(copy, config)
     assert not any(array.flags.writeable for array in recording(copy).prepared["ssim_global"])
     assert copied.blocked_at.tolist() == expected.blocked_at.tolist()
     assert copied.nearness.tolist() == expected.nearness.tolist()
 
 
-def test_what_the_traces_do_not_hold_is_refused():
+def test_a_configuration_outside_the_recording_is_refused():
     traces = random_traces(np.random.default_rng(0), n_b_max=3)
     for config, message in (
         (FilterConfig(0.5, 0.5, 4, 1), "n_b = 4: must be at most 3, the recorded number"),
@@ -259,13 +260,13 @@ def test_what_the_traces_do_not_hold_is_refused():
 
 
 @pytest.mark.parametrize("leak", [[-0.1], [1.1], [np.nan]])
-def test_leak_is_a_share(leak):
+def test_leak_outside_the_unit_interval_is_refused(leak):
     traces = trace_set([np.full((1, 1), np.nan)], [np.array([0.5])], group=np.array([ATTACK]), leak=np.array(leak))
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         totals(traces, replay(traces, FilterConfig(0.5, 0.5, 1, 1)).blocked_at)
 
 
-def test_leak_of_an_attack_without_a_query_is_unknown():
+def test_leak_of_an_attack_session_without_queries_is_refused():
     traces = trace_set([np.zeros((0, 1))], [np.zeros(0)], group=np.array([ATTACK]), leak=np.zeros(0))
     with pytest.raises(ValueError, match="session 0 has no query"):
         totals(traces, replay(traces, FilterConfig(0.5, 0.5, 1, 1)).blocked_at)

@@ -1,16 +1,18 @@
+"""Sets of traces: selection of sessions, read-only arrays, and checks of their consistency."""
+
 import pickle
 
 import numpy as np
 import pytest
 
 from mifsim.defense import FilterConfig, NoDefenseConfig
-from tests.tuning.worlds import hashes_of, random_traces, similarity_of, trace_set
+from tests.tuning.sample_traces import hashes_of, random_traces, similarity_of, trace_set
 from tuning.tracedata import SPLITS, TraceSet
 
 
 def two_sessions(**more) -> TraceSet:
-    nothing = [np.full((length, 2), np.nan) for length in (3, 2)]
-    return trace_set(nothing, [np.array([0.1, 0.2, 0.3]), np.array([0.4, 0.5])], **{"group": [0, 1], **more})
+    similarity = [np.full((length, 2), np.nan) for length in (3, 2)]
+    return trace_set(similarity, [np.array([0.1, 0.2, 0.3]), np.array([0.4, 0.5])], **{"group": [0, 1], **more})
 
 
 def test_subset_keeps_whole_sessions_in_order():
@@ -42,12 +44,12 @@ def test_subsets_partition_the_sessions():
             np.testing.assert_array_equal(half.valid[rows], traces.valid[before])
 
 
-def test_subset_takes_a_mask_not_indices():
+def test_subset_refuses_indices():
     with pytest.raises(ValueError, match="mask of 2 bools"):
         two_sessions().subset(np.array([0, 1]))
 
 
-def test_arrays_are_read_only_also_in_another_process():
+def test_arrays_are_read_only_also_after_pickling():
     for traces in (two_sessions(), pickle.loads(pickle.dumps(two_sessions()))):
         with pytest.raises(ValueError, match="read-only"):
             hashes_of(traces)[0] = 1
@@ -57,7 +59,7 @@ def test_arrays_are_read_only_also_in_another_process():
             traces.valid[0] = False
 
 
-def test_the_caller_keeps_a_writable_array():
+def test_the_arrays_of_the_caller_stay_writable():
     hashes = np.array([0.1, 0.2, 0.3])
     trace_set([np.full((3, 1), np.nan)], [hashes])
     hashes[0] = 0.5
@@ -95,12 +97,12 @@ def test_inconsistent_traces_are_refused(change, message):
         two_sessions(**change)
 
 
-def test_one_client_may_have_many_sessions_in_one_split():
+def test_one_client_may_have_several_sessions_in_one_split():
     assert two_sessions(clients=np.array(["a", "a"])).sessions == 2
 
 
-def test_a_configuration_finds_the_recording_that_holds_what_it_needs():
-    """Two recordings, of hashes of 8 and of 4 pixels; and the one that needs nothing but which queries were valid."""
+def test_recorded_returns_the_recording_that_fits_a_configuration():
+    """Two recordings have hashes of 8 and of 4 pixels; a configuration without columns needs only the valid queries."""
     tables = [np.full((3, 2), np.nan)]
     by_eight, by_four = (
         trace_set(tables, [np.array([0.1, np.nan, level])], hash_size=size) for size, level in ((8, 0.3), (4, 0.4))
@@ -113,6 +115,6 @@ def test_a_configuration_finds_the_recording_that_holds_what_it_needs():
         assert found.valid is both.valid
     with pytest.raises(ValueError, match=r"no recording fits .*hash_size=2"):
         both.recorded(FilterConfig(0.5, 0.5, 2, 1, hash_size=2))
-    nothing = both.recorded(NoDefenseConfig())
-    assert nothing.columns == {}
-    assert nothing.valid.tolist() == [True, False, True]
+    without_columns = both.recorded(NoDefenseConfig())
+    assert without_columns.columns == {}
+    assert without_columns.valid.tolist() == [True, False, True]

@@ -1,4 +1,4 @@
-"""A small whole calibration: its files, its guarantee, and when it gives none."""
+"""Whole calibrations of a small study: their files and guarantee, failures, and resumption."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mifsim.errors import RunError, StudyError
 from mifsim.run.simulate import resume_simulation
 from mifsim.study import Study
 from mifsim.tables.records import SCHEMAS
-from tests.tuning.studies import Formula, digits, formula_victim, serial_search, tiny_study
+from tests.tuning.studies import FormulaBackend, digits, formula_victim, serial_search, tiny_study
 from tuning import tune as calibration
 from tuning.confirm import compare, predicted
 from tuning.params import param_schema
@@ -35,12 +35,12 @@ LENIENT = {"trials": 20, "space": SPACE, "grid": {"t_ssim": 6, "t_hash": 6}, "fa
 
 
 class Backends:
-    """What `make_backend` hands out, one after the other; the last one for ever."""
+    """Replaces `make_backend`: returns the given backends one after the other, and then always the last one."""
 
-    def __init__(self, *backends: Formula) -> None:
+    def __init__(self, *backends: FormulaBackend) -> None:
         self.left = list(backends)
 
-    def __call__(self, *where: object) -> Formula:
+    def __call__(self, *where: object) -> FormulaBackend:
         return self.left.pop(0) if len(self.left) > 1 else self.left[0]
 
 
@@ -49,32 +49,33 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-World = Callable[..., None]
+UseBackends = Callable[..., None]
 
 
 @pytest.fixture
-def world(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Calibrate with a formula for a victim and without Ray; backends may be given, in order."""
-    enter(cache_home, monkeypatch)
+def use_backends(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> UseBackends:
+    """Calibrate without Ray and with a formula as the victim; call the fixture to set the backends, in order."""
+    use_formula(cache_home, monkeypatch)
     monkeypatch.setattr("tuning.search.search", serial_search)
 
-    def use(*backends: Formula) -> None:
+    def set_backends(*backends: FormulaBackend) -> None:
         monkeypatch.setattr(calibration, "make_backend", Backends(*backends))
 
-    return use
+    return set_backends
 
 
-def enter(cache_home: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("MIFSIM_CACHE_DIR", str(cache_home / "cache"))  # traces are shared by the tests of this file
+def use_formula(cache_home: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let calibrations use a formula as the victim, and the cache of this file's tests."""
+    patch.setenv("MIFSIM_CACHE_DIR", str(cache_home / "cache"))  # the tests share the recording
     patch.setattr(calibration, "load_inputs", lambda study: (digits(study), formula_victim(cache_home)))
-    patch.setattr(calibration, "make_backend", Backends(Formula()))
+    patch.setattr(calibration, "make_backend", Backends(FormulaBackend()))
 
 
 @pytest.fixture(scope="module")
-def whole(cache_home: Path, local_ray: None) -> Path:
+def finished_run(cache_home: Path, local_ray: None) -> Path:
     """One calibration whose search goes through Ray Tune."""
     with pytest.MonkeyPatch.context() as patch:
-        enter(cache_home, patch)
+        use_formula(cache_home, patch)
         return calibration.tune(tiny_study(tuning=LENIENT), cache_home / "whole")
 
 
@@ -87,8 +88,8 @@ def trials_of(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "elapsed_seconds"} for row in rows]
 
 
-def test_a_calibration_leaves_a_certified_confirmed_configuration(whole: Path) -> None:
-    run = whole
+def test_a_calibration_leaves_a_certified_confirmed_configuration(finished_run: Path) -> None:
+    run = finished_run
     known = facts(run)
     found = known["tuning"]
     assert known["status"] == "complete"
@@ -134,7 +135,7 @@ def test_a_calibration_leaves_a_certified_confirmed_configuration(whole: Path) -
     assert (selected["blocked"] <= selected["sessions"]).all()
     assert len(trials_of(run)) == 20
 
-    # Live: the chosen configuration and the three given ones, on the test split alone.
+    # The chosen configuration and the three given ones run live, on the test split alone.
     sessions = pq.read_table(run / "sessions").to_pandas()
     assert set(sessions["filter"]) == {"calibrated", "third", "strict", "none"}
     ran = {
@@ -153,35 +154,35 @@ def test_a_calibration_leaves_a_certified_confirmed_configuration(whole: Path) -
     assert 0 < found["hypervolume_share"] <= 1
 
 
-def test_where_nothing_can_be_certified_nothing_is_chosen(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_no_configuration_is_chosen_when_none_is_certified(
+    use_backends: UseBackends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Within bounds as loose as these, most sessions with retries are blocked, and 30% are allowed."""
+    """Configurations within such strict bounds block most sessions with retries, but the limit is 30%."""
     bounds = {"t_ssim": {"min": 0.0, "max": 0.5}, "t_hash": {"min": 0.05, "max": 0.2}, "l_sp": {"min": 1, "max": 3}}
-    loose = {**LENIENT, "space": {**SPACE, **bounds}, "false_positive_limit": 0.3}
-    monkeypatch.setattr(Study, "load", lambda source, overrides: tiny_study(tuning=loose))
+    strict = {**LENIENT, "space": {**SPACE, **bounds}, "false_positive_limit": 0.3}
+    monkeypatch.setattr(Study, "load", lambda source, overrides: tiny_study(tuning=strict))
     run = tmp_path / "run"
-    main(["tune", "tiny", "--out", str(run)])  # no exit code but 0
+    main(["tune", "tiny", "--out", str(run)])  # raises SystemExit unless the exit code is 0
     found = facts(run)["tuning"]
     assert facts(run)["status"] == "complete"
     assert found["chosen"] is None
     assert found["guarantee"] is None
     rows = pq.read_table(run / "certification.parquet").to_pandas()
-    blocked = int(rows[rows["workload"] == "retries"]["blocked"].iloc[0])  # by the first that was tested
+    blocked = int(rows[rows["workload"] == "retries"]["blocked"].iloc[0])  # by the first candidate
     enough = next(n for n in range(blocked, 1000) if binom.cdf(blocked, n, 0.3) <= 0.2)
-    said = f"retries: no number at this rate, {enough} if no more are blocked (there are 5)"
-    assert said in found["why_none"]
+    reason = f"retries: no number at this rate, {enough} if no more are blocked (there are 5)"
+    assert reason in found["why_none"]
     assert not (run / "filter.toml").exists()
     assert not pq.read_table(run / "pareto.parquet")["chosen"].to_pandas().any()
     assert set(pq.read_table(run / "sessions").to_pandas()["filter"]) == {"third", "strict", "none"}
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "No configuration was chosen" in shown
-    assert said in shown
+    output = " ".join(capsys.readouterr().out.split())
+    assert "No configuration was chosen" in output
+    assert reason in output
 
 
 def test_limits_out_of_reach_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     """0.95^59 is the first power below 5%: 59 sessions without a block certify 5%, 58 do not."""
-    for sessions, enough in ((146, True), (145, False)):  # the clients 58 to 116 certify, or 58 to 115
+    for sessions, enough in ((146, True), (145, False)):  # the calibration split has clients 58 to 116, or 58 to 115
         users = [{"user": "independent", "sessions": sessions}]
         study = tiny_study(tuning={"false_positive_limit": 0.05, "confidence": 0.95}, users=users)
         if enough:
@@ -193,10 +194,14 @@ def test_limits_out_of_reach_are_refused_before_anything_is_written(tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
-def test_a_full_disk_is_named_and_resumed_from(
-    world: World, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_calibration_that_fails_on_a_full_disk_is_resumed(
+    use_backends: UseBackends,
+    finished_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    world(Formula())
+    use_backends(FormulaBackend())
     monkeypatch.setattr(Study, "load", lambda source, overrides=(): tiny_study(tuning=LENIENT))
     with monkeypatch.context() as full:
 
@@ -207,21 +212,21 @@ def test_a_full_disk_is_named_and_resumed_from(
         with pytest.raises(SystemExit) as exit_:
             main(["tune", "tiny", "--out", str(tmp_path / "run")])
     assert exit_.value.code == 2
-    said = capsys.readouterr().err
-    assert "No space left on device" in said
-    assert str(tmp_path / "run" / "trials" / "trials.parquet") in said  # the traces were recorded before
-    assert f"resume with: mifsim tune --resume {tmp_path / 'run'}" in said
+    errors = capsys.readouterr().err
+    assert "No space left on device" in errors
+    assert str(tmp_path / "run" / "trials" / "trials.parquet") in errors  # the recording is complete before
+    assert f"resume with: mifsim tune --resume {tmp_path / 'run'}" in errors
     assert facts(tmp_path / "run")["status"] == "failed"
     assert not list((tmp_path / "run").glob("**/.*"))
     assert len((tmp_path / "run" / "trials" / "journal.jsonl").read_text().splitlines()) == 20
     main(["tune", "--resume", str(tmp_path / "run")])
-    assert trials_of(tmp_path / "run") == trials_of(whole)
+    assert trials_of(tmp_path / "run") == trials_of(finished_run)
 
 
-def test_an_interrupted_calibration_is_resumed_to_the_same_outcome(world: World, whole: Path, tmp_path: Path) -> None:
+def test_an_interrupted_calibration_is_resumed(use_backends: UseBackends, finished_run: Path, tmp_path: Path) -> None:
     study = tiny_study(tuning=LENIENT)
-    # The traces are there by now, so the first shard to be stopped is one of the confirmation.
-    world(Formula(stop_after=3), Formula())
+    # The recording is in the cache, so the interrupted shard belongs to the confirmation.
+    use_backends(FormulaBackend(stop_after=3), FormulaBackend())
     with pytest.raises(KeyboardInterrupt):
         calibration.tune(study, tmp_path / "cut")
     assert facts(tmp_path / "cut")["status"] == "interrupted"
@@ -232,22 +237,24 @@ def test_an_interrupted_calibration_is_resumed_to_the_same_outcome(world: World,
 
     assert facts(tmp_path / "cut")["status"] == "complete"
     assert facts(tmp_path / "cut")["tuning"]["recording_cached"]
-    assert trials_of(tmp_path / "cut") == trials_of(whole)
-    assert FilterConfig.load(tmp_path / "cut" / "filter.toml") == FilterConfig.load(whole / "filter.toml")
+    assert trials_of(tmp_path / "cut") == trials_of(finished_run)
+    assert FilterConfig.load(tmp_path / "cut" / "filter.toml") == FilterConfig.load(finished_run / "filter.toml")
     for table in ("pareto", "certification"):
-        one, other = (pq.read_table(run / f"{table}.parquet") for run in (whole, tmp_path / "cut"))
+        one, other = (pq.read_table(run / f"{table}.parquet") for run in (finished_run, tmp_path / "cut"))
         assert one.to_pylist() == other.to_pylist()
     with pytest.raises(RunError, match="already complete"):
         calibration.resume_tuning(tmp_path / "cut")
 
 
-def test_a_replay_that_lies_is_found_out(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lying(traces: Any, config: DetectorConfig) -> Any:
+def test_the_confirmation_detects_a_wrong_replay(
+    use_backends: UseBackends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(traces: Any, config: DetectorConfig) -> Any:
         outcome = replay(traces, config)
         outcome.blocked_at[np.flatnonzero(traces.is_attack)[0]] += 1
         return outcome
 
-    monkeypatch.setattr(calibration, "predicted", lambda traces, filters, honest: predicted(traces, filters, lying))
+    monkeypatch.setattr(calibration, "predicted", lambda traces, filters, honest: predicted(traces, filters, wrong))
     run = tmp_path / "run"
     with pytest.raises(RunError, match=r"confirmation failed: \d+ of \d+ sessions differ") as error:
         calibration.tune(tiny_study(tuning=LENIENT), run)
@@ -257,11 +264,11 @@ def test_a_replay_that_lies_is_found_out(world: World, tmp_path: Path, monkeypat
     assert not (run / "filter.toml").exists()
 
 
-def test_a_comparison_names_at_most_ten_sessions(whole: Path) -> None:
-    nobody = {f"x/{n:02}@none": None for n in range(3)}
-    live = facts(whole)["tuning"]["confirmed_sessions"]
+def test_the_error_names_at_most_ten_differing_sessions(finished_run: Path) -> None:
+    unknown = {f"x/{n:02}@none": None for n in range(3)}
+    live = facts(finished_run)["tuning"]["confirmed_sessions"]
     with pytest.raises(RunError) as error:
-        compare(whole, nobody)
+        compare(finished_run, unknown)
     lines = str(error.value).splitlines()
     assert len(lines) == 12
     assert lines[-1].strip() == f"and {live + 3 - 10} more"
@@ -287,7 +294,7 @@ def test_studies_that_cannot_be_calibrated_are_refused_before_anything_is_writte
     assert not (tmp_path / "run").exists()
 
 
-def test_a_simulation_is_no_calibration(tmp_path: Path) -> None:
+def test_a_simulation_is_not_resumed_as_a_calibration(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"run_id": "r-1", "status": "interrupted"}))
     with pytest.raises(RunError, match="not a calibration; resume this run with: mifsim simulate --resume"):
         calibration.resume_tuning(tmp_path)

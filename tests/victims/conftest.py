@@ -1,4 +1,4 @@
-"""Small separable data sets, and a cache folder for the test session."""
+"""Small data sets of separable classes, and a cache folder for the test session."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ SHARES = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
 
 
 def blobs(shape, per_class=60, seed=0):
-    """Noise with something bright in it: a square, an upright bar or a lying bar."""
+    """Return a data set of noise images, each with a bright shape: a square, an upright bar or a lying bar."""
     rng = np.random.default_rng(seed)
     labels = np.repeat([0, 1, 2], per_class)
     pixels = rng.integers(0, 60, (len(labels), *shape), np.uint8)

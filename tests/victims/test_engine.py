@@ -24,7 +24,8 @@ def engine(request, keras):
     return BatchedModel(model, shape, classes, BATCH, GRADIENT_BATCH)
 
 
-def none(count):
+def no_gradients(count):
+    """Return the argument `gradient_of` for rows that request no gradient."""
     return np.full(count, -1, np.int32)
 
 
@@ -33,7 +34,7 @@ def softmax(logits):
     return raised / raised.sum(axis=1, keepdims=True)
 
 
-def test_a_linear_softmax_model_against_its_closed_form(keras):
+def test_results_of_a_linear_softmax_model_match_their_closed_form(keras):
     """d p_k / d x = p_k (w_k - sum_j p_j w_j), in float64."""
     shape, classes, count = (4, 5, 3), 6, 50
     rng = np.random.default_rng(0)
@@ -53,33 +54,33 @@ def test_a_linear_softmax_model_against_its_closed_form(keras):
 
     expected = softmax(images.reshape(count, -1).astype(float) @ weights + bias)
     np.testing.assert_allclose(confidence, expected, atol=1e-5)
-    asking = np.flatnonzero(gradient_of >= 0)
-    assert len(gradients) == len(asking) > 2 * 8  # more than two full batches
-    for gradient, row in zip(gradients, asking, strict=True):
+    requested = np.flatnonzero(gradient_of >= 0)
+    assert len(gradients) == len(requested) > 2 * 8  # more than two full batches
+    for gradient, row in zip(gradients, requested, strict=True):
         label = gradient_of[row]
-        by_hand = expected[row, label] * (weights[:, label] - weights @ expected[row])
-        np.testing.assert_allclose(gradient, by_hand.reshape(shape), atol=1e-5)
+        exact = expected[row, label] * (weights[:, label] - weights @ expected[row])
+        np.testing.assert_allclose(gradient, exact.reshape(shape), atol=1e-5)
 
 
-def test_gradients_of_the_victims_against_finite_differences(engine):
-    """Along the gradient itself the confidence rises by its length; across it, it stays."""
+def test_gradients_of_the_victims_match_finite_differences(engine):
+    """Along the gradient, the confidence has a slope of the gradient's length; orthogonal to it, a slope of 0."""
     rng = np.random.default_rng(2)
     image = rng.random((1, *engine.image_shape), np.float32)
     label, step = 1, 0.01
     _, (gradient,) = engine.predict(image, np.array([label], np.int32))
     length = float(np.linalg.norm(gradient))
-    across = rng.normal(size=engine.image_shape)
-    across -= gradient * np.sum(across * gradient) / length**2
-    for direction, slope in ((gradient / length, length), (across / np.linalg.norm(across), 0)):
+    orthogonal = rng.normal(size=engine.image_shape)
+    orthogonal -= gradient * np.sum(orthogonal * gradient) / length**2
+    for direction, slope in ((gradient / length, length), (orthogonal / np.linalg.norm(orthogonal), 0)):
         moves = (image + sign * step * direction for sign in (1, -1))
-        ahead, behind = (engine.predict(move.astype(np.float32), none(1))[0][0, label] for move in moves)
+        ahead, behind = (engine.predict(move.astype(np.float32), no_gradients(1))[0][0, label] for move in moves)
         assert (ahead - behind) / (2 * step) == pytest.approx(slope, abs=0.05 * length)
 
 
-def test_a_rows_bits_do_not_depend_on_its_company(engine):
+def test_the_results_of_a_row_do_not_depend_on_the_other_rows(engine):
     rng = np.random.default_rng(3)
     probes = rng.random((5, *engine.image_shape), np.float32)
-    probes[0] = 0  # the black image that attacks begin with
+    probes[0] = 0  # the black image that attacks start from
     labels = np.array([-1, 0, 1, 2, -1], np.int32)
     alone = [engine.predict(probe[None], label[None]) for probe, label in zip(probes, labels, strict=True)]
     for _ in range(25):
@@ -90,13 +91,13 @@ def test_a_rows_bits_do_not_depend_on_its_company(engine):
         images[places], gradient_of[places] = probes, labels
         confidence, gradients = engine.predict(images, gradient_of)
         order = np.cumsum(gradient_of >= 0) - 1
-        for place, label, (its_confidence, its_gradient) in zip(places, labels, alone, strict=True):
-            np.testing.assert_array_equal(confidence[place], its_confidence[0])
+        for place, label, (alone_confidence, alone_gradient) in zip(places, labels, alone, strict=True):
+            np.testing.assert_array_equal(confidence[place], alone_confidence[0])
             if label >= 0:
-                np.testing.assert_array_equal(gradients[order[place]], its_gradient[0])
+                np.testing.assert_array_equal(gradients[order[place]], alone_gradient[0])
 
 
-def test_the_batch_size_leaves_the_bits_alone(keras):
+def test_results_do_not_depend_on_the_batch_size(keras):
     name, shape, classes = CASES[0]
     keras.utils.set_random_seed(1)
     model = builder_of(name)(input_shape(shape), classes)
@@ -108,7 +109,7 @@ def test_the_batch_size_leaves_the_bits_alone(keras):
             np.testing.assert_array_equal(selected, reference)
 
 
-ELSEWHERE = """
+ONE_THREAD_PROGRAM = """
 import sys
 import numpy as np
 from mifsim.victims.engine import engine_from_bytes
@@ -120,32 +121,32 @@ np.savez(sys.argv[3], confidence=confidence, gradients=gradients)
 """
 
 
-def test_a_process_with_one_thread_gives_the_same_bits_quietly(keras, tmp_path):
-    """So a Ray actor with one CPU answers as the in-process backend does, which takes all that there are."""
+def test_a_process_with_one_thread_gives_the_same_results_without_messages(keras, tmp_path):
+    """A Ray actor with one CPU gives the same answers as the in-process backend, which uses all CPUs."""
     keras.utils.set_random_seed(1)
     shape = (16, 16, 3)
-    model, asked, answered = (tmp_path / name for name in ("cnn.keras", "asked.npz", "answered.npz"))
+    model, inputs_file, outputs_file = (tmp_path / name for name in ("cnn.keras", "asked.npz", "answered.npz"))
     builder_of("cnn")(shape, 3).save(model)
     images = np.random.default_rng(0).random((100, *shape), np.float32)
     gradient_of = (np.arange(100) % 4 - 1).astype(np.int32)
-    np.savez(asked, images=images, gradient_of=gradient_of)
+    np.savez(inputs_file, images=images, gradient_of=gradient_of)
     done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, model, asked, answered],
+        [sys.executable, "-c", ONE_THREAD_PROGRAM, model, inputs_file, outputs_file],
         env=os.environ | {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert (done.stdout, done.stderr) == ("", "")  # TensorFlow keeps its start-up messages to itself
+    assert (done.stdout, done.stderr) == ("", "")  # TensorFlow's start-up messages are suppressed
     engine = engine_from_bytes(model.read_bytes(), shape, 3, False, 48)
     confidence, gradients = engine.predict(images, gradient_of)
-    with np.load(answered) as reference:
+    with np.load(outputs_file) as reference:
         np.testing.assert_array_equal(confidence, reference["confidence"])
         np.testing.assert_array_equal(gradients, reference["gradients"])
 
 
-def test_no_rows_and_only_some_that_want_gradients(engine):
-    confidence, gradients = engine.predict(np.empty((0, *engine.image_shape), np.float32), none(0))
+def test_accepts_no_rows_and_gradient_requests_of_some_rows(engine):
+    confidence, gradients = engine.predict(np.empty((0, *engine.image_shape), np.float32), no_gradients(0))
     assert confidence.shape == (0, engine.classes)
     assert gradients.shape == (0, *engine.image_shape)
     images = np.zeros((3, *engine.image_shape), np.float32)
@@ -167,19 +168,19 @@ def test_wrong_shapes_are_refused(keras, images, gradient_of):
             engine.predict(np.zeros((1, 28, 28), np.float32), np.array([label], np.int32))
 
 
-def test_answers_are_kept_when_the_engine_goes_on(engine):
-    """The engine's own buffers must not be what it hands out."""
+def test_results_are_unchanged_by_the_next_call(engine):
+    """The results must not be views of the engine's buffers."""
     images = np.random.default_rng(5).random((2, *engine.image_shape), np.float32)
     wanted = np.array([-1, 0], np.int32)
     first = engine.predict(images, wanted)
-    kept = [array.copy() for array in first]
+    copies = [array.copy() for array in first]
     engine.predict(1 - images, wanted)
-    for array, copy in zip(first, kept, strict=True):
+    for array, copy in zip(first, copies, strict=True):
         np.testing.assert_array_equal(array, copy)
 
 
 def mixing_model(keras, strength):
-    """Adds something of the batch's mean to every row."""
+    """Return a model that adds a fraction of the batch's mean to every row."""
     inputs = keras.layers.Input((6, 6, 1))
     mean = keras.ops.mean(inputs, axis=0, keepdims=True)
     mixed = keras.ops.add(inputs, keras.ops.multiply(mean, strength))
@@ -192,16 +193,16 @@ def test_a_model_that_mixes_rows_is_refused(keras):
         BatchedModel(mixing_model(keras, 1.0), (6, 6), 3, 8, 8)
 
 
-def test_a_model_that_mixes_last_bits_is_warned_of(keras):
+def test_a_model_that_mixes_rows_in_the_last_bits_gives_a_warning(keras):
     with pytest.warns(RuntimeWarning, match="in its last bits"):
         BatchedModel(mixing_model(keras, 1e-6), (6, 6), 3, 8, 8)
 
 
-def test_an_engine_from_a_files_content(keras, tmp_path):
+def test_an_engine_is_loaded_from_the_content_of_a_file(keras, tmp_path):
     model = builder_of("lenet5")((28, 28, 1), 10)
     model.save(tmp_path / "m.keras")
     engine = engine_from_bytes((tmp_path / "m.keras").read_bytes(), (28, 28), 10, False, 8)
     assert engine.batch_size == 8
     images = np.random.default_rng(6).random((3, 28, 28), np.float32)
     expected = model(images[..., None], training=False).numpy()
-    np.testing.assert_allclose(engine.predict(images, none(3))[0], expected, atol=1e-6)
+    np.testing.assert_allclose(engine.predict(images, no_gradients(3))[0], expected, atol=1e-6)

@@ -1,3 +1,5 @@
+"""Model files of users: which ones are accepted as victims, and how the others are refused."""
+
 import json
 import os
 import zipfile
@@ -22,6 +24,7 @@ def dense(keras, shape, classes=CLASSES, activation="softmax"):
 
 
 def save(model, tmp_path):
+    """Save a model, and return the path of its file."""
     path = tmp_path / "own.keras"
     model.save(path)
     return path
@@ -32,7 +35,7 @@ def images():
     return np.random.default_rng(0).random((5, *GREY, 1), np.float32)
 
 
-def test_a_fitting_model_is_used_as_it_is(keras, tmp_path, images):
+def test_a_matching_model_is_used_unchanged(keras, tmp_path, images):
     model = dense(keras, (*GREY, 1))
     loaded = load_victim(save(model, tmp_path), GREY, CLASSES)
     np.testing.assert_allclose(loaded(images), model(images), atol=1e-6)
@@ -51,7 +54,7 @@ def test_logits_get_a_softmax(keras, tmp_path, images):
     np.testing.assert_allclose(loaded(images), raised / raised.sum(axis=1, keepdims=True), atol=1e-6)
 
 
-def test_sides_of_any_length_are_accepted(keras, tmp_path):
+def test_a_model_for_images_of_any_size_is_accepted(keras, tmp_path):
     inputs = keras.layers.Input((None, None, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
     model = keras.Model(inputs, keras.layers.Dense(CLASSES, activation="softmax")(pooled))
@@ -70,7 +73,9 @@ def test_sides_of_any_length_are_accepted(keras, tmp_path):
         ((8, 9, 1), 3, "softmax", "logits", "so these are confidences, not logits; set output = 'softmax'"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_both_sides(keras, tmp_path, shape, classes, activation, output, message):
+def test_a_mismatch_is_refused_with_the_actual_and_the_expected_value(
+    keras, tmp_path, shape, classes, activation, output, message
+):
     path = save(dense(keras, shape, classes, activation), tmp_path)
     with pytest.raises(VictimError, match=message) as caught:
         load_victim(path, GREY, CLASSES, output)
@@ -93,14 +98,14 @@ def test_several_inputs_or_outputs_are_refused(keras, tmp_path):
 
 
 def test_python_code_in_a_file_is_not_run(keras, tmp_path):
-    witness = tmp_path / "it ran"
-    code = keras.layers.Lambda(lambda x, path=str(witness): (open(path, "w").close(), x)[1])
+    marker = tmp_path / "it ran"
+    code = keras.layers.Lambda(lambda x, path=str(marker): (open(path, "w").close(), x)[1])
     model = keras.Sequential([keras.layers.Input((*GREY, 1)), code, keras.layers.Flatten()])
     path = save(model, tmp_path)
-    witness.unlink(missing_ok=True)
+    marker.unlink(missing_ok=True)
     with pytest.raises(VictimError, match=r"holds Python code .such as a Lambda layer., which is not run"):
         load_victim(path, GREY, CLASSES)
-    assert not witness.exists()
+    assert not marker.exists()
 
 
 def test_a_model_cannot_name_functions_outside_of_keras(keras, tmp_path, monkeypatch):
@@ -127,7 +132,7 @@ def test_a_model_cannot_name_functions_outside_of_keras(keras, tmp_path, monkeyp
 
 
 def missing(path):
-    pass
+    """Write no file."""
 
 
 def text(path):
@@ -159,7 +164,7 @@ def test_a_truncated_model_is_refused(keras, tmp_path):
         load_victim(path, GREY, CLASSES)
 
 
-def test_other_endings_are_refused(tmp_path):
+def test_files_with_another_suffix_are_refused(tmp_path):
     (tmp_path / "model.h5").write_text("")
     with pytest.raises(VictimError, match=r"model\.h5: not a \.keras file \(expected one that"):
         load_victim(tmp_path / "model.h5", GREY, CLASSES)

@@ -1,3 +1,5 @@
+"""Victims and evaluators: training, cached files, recorded facts, and model files of users."""
+
 import json
 import logging
 import subprocess
@@ -48,13 +50,13 @@ def test_the_recorded_accuracy_is_that_of_the_file_on_the_users_subset(grey):
     assert np.mean(confidence.argmax(axis=1) == users.labels) == pytest.approx(victim.test_accuracy)
 
 
-def test_colour_gets_the_cnn_unless_the_study_says_otherwise(colour):
+def test_colour_data_gets_the_cnn_unless_a_model_is_configured(colour):
     assert prepare_victim(colour, VictimConfig(epochs=1)).facts["model"] == "cnn"
     assert prepare_victim(colour, VictimConfig(model="lenet5", epochs=1)).facts["model"] == "lenet5"
 
 
-def test_another_seed_length_or_data_is_another_victim(grey, colour):
-    prints = [
+def test_another_seed_number_of_epochs_or_data_set_gives_another_fingerprint(grey, colour):
+    fingerprints = [
         prepare_victim(data, VictimConfig(model="lenet5", **keys)).fingerprint
         for data, keys in [
             (grey, {"epochs": 1}),
@@ -63,11 +65,11 @@ def test_another_seed_length_or_data_is_another_victim(grey, colour):
             (colour, {"epochs": 1}),
         ]
     ]
-    assert len(set(prints)) == 4
+    assert len(set(fingerprints)) == 4
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-10], lambda data: b"", lambda data: data[:-1] + b"x"])
-def test_a_damaged_copy_is_trained_again_to_the_same_weights(grey, keras, damage):
+def test_a_damaged_cache_file_is_trained_again_to_the_same_weights(grey, keras, damage):
     config = VictimConfig(epochs=1, seed=3)
     first = prepare_victim(grey, config)
     before = weights(first.path, keras)
@@ -79,7 +81,7 @@ def test_a_damaged_copy_is_trained_again_to_the_same_weights(grey, keras, damage
         np.testing.assert_array_equal(one, two)
 
 
-def test_a_model_is_trained_again_where_its_program_has_changed(grey, monkeypatch):
+def test_a_model_is_trained_again_when_its_source_code_has_changed(grey, monkeypatch):
     config = VictimConfig(epochs=1, seed=4)
     first = prepare_victim(grey, config)
     assert prepare_victim(grey, config).cached
@@ -90,7 +92,7 @@ def test_a_model_is_trained_again_where_its_program_has_changed(grey, monkeypatc
         assert again.fingerprint == first.fingerprint
 
 
-def test_a_cache_folder_that_cannot_be_written_is_named(grey, tmp_path, monkeypatch):
+def test_a_cache_folder_that_cannot_be_written_is_reported(grey, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / "file"))
     with pytest.raises(VictimError, match=r"cache folder .*set MIFSIM_CACHE_DIR"):
@@ -108,7 +110,7 @@ def save_model(keras, path, activation):
     model.save(path)
 
 
-def test_a_users_file_is_checked_once(grey, keras, tmp_path):
+def test_a_model_file_of_a_user_is_checked_once(grey, keras, tmp_path):
     path = tmp_path / "user.keras"
     save_model(keras, path, None)
     config = VictimConfig(file=path, output="logits")
@@ -138,12 +140,12 @@ def test_a_users_file_is_checked_once(grey, keras, tmp_path):
         ({"epoch": 3}, "Extra inputs"),
     ],
 )
-def test_keys_that_do_not_go_together(keys, message):
+def test_invalid_or_incompatible_keys_are_refused(keys, message):
     with pytest.raises(ValidationError, match=message):
         VictimConfig(**keys)
 
 
-def test_a_prepared_victim_is_found_without_tensorflow(cache_folder):
+def test_a_cached_victim_is_prepared_without_importing_tensorflow(cache_folder):
     prepare_victim(load_data(DataConfig(images_per_class=20)), VictimConfig(epochs=1))
     code = (
         "import sys; from mifsim.data import *; from mifsim.victims import *; "
@@ -154,7 +156,7 @@ def test_a_prepared_victim_is_found_without_tensorflow(cache_folder):
     assert done.stdout.split() == ["True", "True", "False"]
 
 
-def test_the_evaluator_gives_confidences_and_features_that_tell_classes_apart(colour):
+def test_the_evaluator_gives_confidences_and_features_that_separate_classes(colour):
     prepared = prepare_evaluator(colour)
     assert prepared.facts["trained_on"] == ["private", "evaluator"]
     assert prepared.test_accuracy > 0.9
@@ -165,34 +167,34 @@ def test_the_evaluator_gives_confidences_and_features_that_tell_classes_apart(co
     assert np.mean(confidence.argmax(axis=1) == users.labels) == pytest.approx(prepared.test_accuracy)
     np.testing.assert_allclose(confidence.sum(axis=1), 1, atol=1e-5)
     distance = np.linalg.norm(features[:, None] - features[None], axis=2)
-    alike = users.labels[:, None] == users.labels[None]
-    assert distance[alike].mean() < 0.5 * distance[~alike].mean()
+    same_class = users.labels[:, None] == users.labels[None]
+    assert distance[same_class].mean() < 0.5 * distance[~same_class].mean()
     with pytest.raises(ValueError, match="expected"):
         evaluator.features(images[..., 0])
 
 
-def test_the_evaluators_bits_do_not_depend_on_the_batch(colour):
+def test_the_results_of_the_evaluator_do_not_depend_on_the_batch(colour):
     evaluator = prepare_evaluator(colour).load()
     images = colour.subset("users").images(np.arange(40))
     alone = evaluator.features(images[17:18])
-    crowd = np.concatenate([images] * 8)
-    np.testing.assert_array_equal(evaluator.features(crowd)[40 * 5 + 17], alone[0])
-    np.testing.assert_array_equal(evaluator.confidence(crowd)[17], evaluator.confidence(images[17:18])[0])
+    batch = np.concatenate([images] * 8)
+    np.testing.assert_array_equal(evaluator.features(batch)[40 * 5 + 17], alone[0])
+    np.testing.assert_array_equal(evaluator.confidence(batch)[17], evaluator.confidence(images[17:18])[0])
 
 
-def test_lenet5_reaches_its_accuracy_on_real_digits():
-    """At least 93% on the users' 1,500 digits, trained on the private 2,500."""
+def test_lenet5_reaches_the_expected_accuracy_on_real_digits():
+    """The accuracy is at least 93% on the users' 1,500 digits, after training on the private 2,500."""
     victim = prepare_victim(load_data(DataConfig()), VictimConfig())
     assert victim.facts["train_images"] == 2500
     assert victim.test_accuracy >= 0.93
 
 
-def test_the_evaluator_reaches_its_accuracy_on_real_digits():
-    """At least 96%, trained on the private and the evaluator subset."""
+def test_the_evaluator_reaches_the_expected_accuracy_on_real_digits():
+    """The accuracy is at least 96%, after training on the private and the evaluator subset."""
     assert prepare_evaluator(load_data(DataConfig())).test_accuracy >= 0.96
 
 
 @pytest.mark.slow
-def test_rendered_faces_are_hard_enough_and_not_too_hard():
+def test_accuracy_on_rendered_faces_is_neither_too_low_nor_too_high():
     accuracy = prepare_victim(load_data(DataConfig(set="faces")), VictimConfig()).test_accuracy
     assert 0.85 <= accuracy <= 0.97

@@ -1,3 +1,5 @@
+"""Training of the architectures: accuracy, determinism, numbers of epochs, and shifts of images."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,7 +18,7 @@ def test_every_architecture_learns(request, name, kind):
 
 
 def test_the_seed_determines_the_weights_bit_for_bit(colour):
-    """With dropout, shifts and two pools."""
+    """The training uses dropout, shifts and two pools."""
     pools = [colour.subset("private"), colour.subset("evaluator")]
 
     def weights(seed):
@@ -29,7 +31,7 @@ def test_the_seed_determines_the_weights_bit_for_bit(colour):
 
 
 def test_accuracy_is_the_share_of_correct_answers(grey):
-    """A stand-in for a model that always answers class 1: a third of a balanced subset."""
+    """A model that always answers class 1 is correct on a third of a subset of three balanced classes."""
     import tensorflow as tf
 
     def always_one(images, training):
@@ -41,12 +43,12 @@ def test_accuracy_is_the_share_of_correct_answers(grey):
     assert accuracy(always_one, grey.subset("users"), grey.shape) == pytest.approx(1 / 3)
 
 
-def test_fewer_images_than_a_batch_can_be_trained_on(grey):
+def test_training_works_on_fewer_images_than_a_batch(grey):
     few = ArrayPool(np.zeros((5, 12, 14), np.uint8), np.arange(5) % 3)
     assert train("lenet5", [few], (12, 14), 3, epochs=1).images == 5
 
 
-def test_epochs_follow_the_size_of_the_set():
+def test_the_number_of_epochs_decreases_with_the_number_of_images_to_a_minimum():
     recipe = Recipe(images_seen=1000, least_epochs=3, batch_size=32, learning_rate=1e-3)
     assert [recipe.epochs(images) for images in (100, 300, 5000)] == [10, 4, 3]
 

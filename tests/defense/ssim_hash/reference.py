@@ -1,4 +1,4 @@
-"""A direct implementation of the filter, and SSIM from scikit-image: references for the tests."""
+"""References for the tests: a direct implementation of the filter, and SSIM from scikit-image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLAGS = {
 
 
 def reference_ssim(x, y, form):
-    """Scikit-image's SSIM, or Eq. (1) in plain numpy, of two float32 images, in float64."""
+    """Return the SSIM of two float32 images in float64: scikit-image's, or Eq. (1) in numpy if the form is global."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     if form != "global":
         channels = -1 if x.ndim == 3 else None
@@ -28,12 +28,12 @@ def reference_ssim(x, y, form):
 
 
 def reference_hash(image, size=8):
-    """OpenCV's resize and a mean."""
+    """Return the mean of the image that OpenCV's area resize gives."""
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA).mean(dtype=np.float64)
 
 
 class ReferenceFilter:
-    """Algorithm 2, line by line, over any two measures; `margin` is how near a comparison came to a tie."""
+    """Algorithm 2, line by line, with any two measures; `margin` is the least distance of a comparison from a tie."""
 
     def __init__(self, config, similarity, hash_):
         self.config, self.similarity, self.hash = config, similarity, hash_

@@ -1,4 +1,4 @@
-"""The configuration: what it accepts, and that a TOML file gives back exactly what was put into it."""
+"""The filter's configuration: accepted values, and exact round trips through TOML files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mifsim.errors import ConfigError, UserError
 GOOD = {"t_ssim": 0.999, "t_hash": 1e-3, "n_b": 10, "l_sp": 4}
 
 
-def test_fields_in_order_and_their_defaults():
+def test_fields_have_a_fixed_order_and_defaults():
     config = FilterConfig(0.5, 0.25, 3, 2, "uniform", 4, "per_query")
     assert (config.t_ssim, config.t_hash, config.n_b, config.l_sp) == (0.5, 0.25, 3, 2)
     assert (config.ssim, config.hash_size, config.count_rule) == ("uniform", 4, "per_query")
@@ -25,10 +25,10 @@ def test_fields_in_order_and_their_defaults():
     assert (config.ssim, config.hash_size, config.count_rule) == ("global", 8, "per_match")
     assert (config.scope, config.view) == ("session", None)
     with pytest.raises(TypeError):
-        FilterConfig(0.5, 0.25, 3, 2, "uniform", 4, "per_query", "client")  # scope and view are keywords
+        FilterConfig(0.5, 0.25, 3, 2, "uniform", 4, "per_query", "client")  # scope and view are keyword-only
 
 
-def test_a_dictionary_holds_the_kind_and_every_default():
+def test_to_dict_contains_the_kind_and_every_default():
     config = FilterConfig(0.5, 0.25, 3, 2, view={"size": 8})
     assert config.to_dict() == {
         "kind": "ssim-hash",
@@ -60,7 +60,7 @@ def test_a_dictionary_holds_the_kind_and_every_default():
         *(("view", v, 'a table such as {size = 64, colour = "grey"}') for v in (64, "grey", [8, 8])),
     ],
 )
-def test_refused_values_are_named(field, value, accepted):
+def test_an_invalid_value_is_refused_and_named(field, value, accepted):
     with pytest.raises(ValueError) as caught:
         FilterConfig(**GOOD | {field: value})
     assert str(caught.value) == f"{field} = {value!r}: must be {accepted}"
@@ -80,13 +80,13 @@ def test_refused_values_are_named(field, value, accepted):
         ("hash_size", 256, 256),
     ],
 )
-def test_accepted_values_become_plain_ones(field, value, plain):
+def test_accepted_values_become_plain_python_numbers(field, value, plain):
     stored = getattr(FilterConfig(**GOOD | {field: value}), field)
     assert stored == plain
     assert type(stored) is type(plain)
 
 
-def test_is_frozen_and_hashable():
+def test_a_config_is_frozen_and_hashable():
     config = FilterConfig(**GOOD)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.n_b = 3
@@ -109,13 +109,13 @@ configs = st.builds(
 
 @given(config=configs)
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_round_trip(config, tmp_path):
+def test_a_config_round_trips_through_a_file(config, tmp_path):
     config.save(tmp_path / "filter.toml")
     assert FilterConfig.load(tmp_path / "filter.toml") == config
     assert load_config(tmp_path / "filter.toml") == config
 
 
-def test_further_tables_are_for_the_reader(tmp_path):
+def test_save_writes_further_tables_and_load_ignores_them(tmp_path):
     path = tmp_path / "deep" / "folder" / "filter.toml"
     config = FilterConfig(**GOOD)
     extra = {"guarantee": {"limit": 0.01, "words": "at most 1% with 95% confidence"}, "data": {"shape": [28, 28]}}
@@ -127,7 +127,7 @@ def test_further_tables_are_for_the_reader(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["filter.toml"]
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path):
+def test_a_failed_save_keeps_the_old_file(tmp_path):
     path = tmp_path / "filter.toml"
     FilterConfig(**GOOD).save(path)
     before = path.read_bytes()
@@ -147,7 +147,7 @@ def toml(**changes):
     return "[filter]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items())
 
 
-def test_whole_numbers_and_missing_defaults_are_read(tmp_path):
+def test_a_file_may_use_whole_numbers_and_omit_fields_with_defaults(tmp_path):
     path = tmp_path / "filter.toml"
     path.write_text(toml(t_ssim="1", ssim='"uniform"') + "[other]\nunknown = 1\n")
     assert FilterConfig.load(path) == FilterConfig(1.0, 1e-3, 10, 4, ssim="uniform")
@@ -162,7 +162,7 @@ def test_a_file_of_mifsim_0_1_0_without_kind_and_version_is_read(tmp_path, read)
     assert read(path) == FilterConfig(**GOOD)
 
 
-def test_a_file_of_another_kind_is_not_taken_for_it(tmp_path):
+def test_load_refuses_a_file_of_another_kind(tmp_path):
     path = tmp_path / "filter.toml"
     path.write_text('[filter]\nversion = 2\nkind = "none"\n')
     assert load_config(path).kind == "none"
@@ -199,7 +199,7 @@ def test_a_file_of_another_kind_is_not_taken_for_it(tmp_path):
         ("[filter\n", "not a TOML file: .*line 1"),
     ],
 )
-def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path, text, message):
+def test_an_invalid_file_is_named_with_its_error(tmp_path, text, message):
     path = tmp_path / "mine.toml"
     path.write_text(text)
     for read in (FilterConfig.load, load_config):
@@ -208,16 +208,16 @@ def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path, text, message):
         assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_an_unknown_kind_is_named_with_its_neighbour(tmp_path):
+def test_an_unknown_kind_is_named_with_the_closest_known_one(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(toml(kind='"ssim-hsh"'))
-    known = r"\[filter\] kind = 'ssim-hsh': .*did you mean 'ssim-hash'\? \(accepted: ssim-hash, "
-    with pytest.raises(ConfigError, match=known) as caught:
+    expected = r"\[filter\] kind = 'ssim-hsh': .*did you mean 'ssim-hash'\? \(accepted: ssim-hash, "
+    with pytest.raises(ConfigError, match=expected) as caught:
         load_config(path)
     assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
+def test_an_unreadable_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"absent\.toml: cannot be read: No such file"):
         FilterConfig.load(tmp_path / "absent.toml")
     with pytest.raises(ConfigError, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""Algorithm 2: cases worked by hand, and any stream against the algorithm written down line by line."""
+"""Algorithm 2: cases worked by hand, and random streams compared with a line-by-line implementation."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from mifsim.defense import Detector, FilterConfig, NoDefense, QueryFilter, Verdict, simple_hash, ssim
 from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
-from tests.defense.conftest import NOISE, pool_of
+from tests.defense.conftest import NOISE, make_pool
 from tests.defense.ssim_hash.reference import FORMS, ReferenceFilter, reference_hash, reference_ssim
 
 
 def flat(level, shape=(12, 12)):
-    """Return an image whose hash is its level, exactly, if the level is a multiple of 1/256."""
+    """Return a constant image; its hash equals the level exactly if the level is a multiple of 1/256."""
     return np.full(shape, level, dtype=np.float32)
 
 
@@ -29,7 +29,7 @@ def make_config(**fields):
     return FilterConfig(**{"t_ssim": 0.9, "t_hash": 0.1, "n_b": 10, "l_sp": 3} | fields)
 
 
-A, B, C = flat(0.0), flat(0.5), flat(1.0)  # no two of them similar
+A, B, C = flat(0.0), flat(0.5), flat(1.0)  # no two of them are similar
 
 
 def test_the_image_that_reaches_the_limit_is_unsafe_and_not_stored():
@@ -41,33 +41,33 @@ def test_the_image_that_reaches_the_limit_is_unsafe_and_not_stored():
 
 
 def test_every_match_counts():
-    """The third A meets two: 0, then 1, then 1 + 2."""
+    """The third A matches two images in the buffer: the count is 0, then 1, then 1 + 2."""
     detector = QueryFilter(make_config(l_sp=10))
     counts = [(detector.check(A), detector.count)[1] for _ in range(4)]
     assert counts == [0, 1, 3, 6]
 
 
-def test_a_query_counts_once_by_the_other_rule():
+def test_a_query_counts_at_most_once_with_the_per_query_rule():
     detector = QueryFilter(make_config(l_sp=10, count_rule="per_query"))
     counts = [(detector.check(A), detector.count)[1] for _ in range(4)]
     assert counts == [0, 1, 2, 3]
 
 
 def test_counting_stops_at_the_limit():
-    """The third A meets two but the first of them is enough: the count is 2, not 3."""
+    """The third A matches two images, but the first match reaches the limit: the count is 2, not 3."""
     detector = QueryFilter(make_config(l_sp=2))
     assert verdicts(detector, [A, A, A]) == ["SAFE", "SAFE", "UNSAFE"]
     assert detector.count == 2
 
 
-def test_the_count_outlives_the_images_that_made_it():
+def test_the_count_stays_when_the_matched_images_leave_the_buffer():
     detector = QueryFilter(make_config(n_b=1, l_sp=2))
     assert verdicts(detector, [A, A, B, C, A, B, C, C]) == ["SAFE"] * 7 + ["UNSAFE"]
 
 
-def test_first_in_first_out():
+def test_the_buffer_is_first_in_first_out():
     detector = QueryFilter(make_config(n_b=2, l_sp=1))
-    assert verdicts(detector, [A, B, C, A, B, C]) == ["SAFE"] * 6  # each has left when it comes again
+    assert verdicts(detector, [A, B, C, A, B, C]) == ["SAFE"] * 6  # each image leaves the buffer before it returns
     assert verdicts(detector, [B]) == ["UNSAFE"]
     detector = QueryFilter(make_config(n_b=3, l_sp=1))
     assert verdicts(detector, [A, B, C, A]) == ["SAFE"] * 3 + ["UNSAFE"]
@@ -79,7 +79,7 @@ def test_a_similar_image_is_enqueued_below_the_limit():
     assert [image[0, 0] for image in detector.state_dict()["images"]] == [0.5, 0.0]
 
 
-def test_blocked_for_ever_whatever_comes():
+def test_a_blocked_filter_stays_blocked_for_any_input():
     detector = QueryFilter(make_config(l_sp=1))
     verdicts(detector, [A, A])
     before = detector.state_dict()
@@ -99,7 +99,7 @@ def test_the_hash_gap_is_compared_strictly():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_similarity_is_compared_strictly(form):
-    x, y = pool_of((12, 12))[0], pool_of((12, 12))[3]
+    x, y = make_pool((12, 12))[0], make_pool((12, 12))[3]
     value = ssim(y, x, form)
     for t_ssim, outcome in ((value, "SAFE"), (np.nextafter(value, -1), "UNSAFE")):
         detector = QueryFilter(make_config(t_ssim=t_ssim, l_sp=1, ssim=form))
@@ -107,26 +107,26 @@ def test_the_similarity_is_compared_strictly(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_nothing_is_more_similar_than_1(form):
-    x = pool_of((12, 12))[0]
+def test_no_similarity_exceeds_1(form):
+    x = make_pool((12, 12))[0]
     assert verdicts(QueryFilter(make_config(t_ssim=1, l_sp=1, ssim=form)), [x, x, x]) == ["SAFE"] * 3
     below = np.nextafter(1, 0)
     assert verdicts(QueryFilter(make_config(t_ssim=below, l_sp=1, ssim=form)), [x, x]) == ["SAFE", "UNSAFE"]
 
 
-def test_both_tests_must_pass():
+def test_a_match_needs_a_similar_image_and_a_similar_hash():
     x = np.zeros((16, 16), dtype=np.float32)
     x[:8] = 1
-    assert simple_hash(x) == simple_hash(1 - x)  # but they are as unlike as can be
+    assert simple_hash(x) == simple_hash(1 - x)  # but the images are opposites
     assert verdicts(QueryFilter(make_config(t_ssim=0.5, l_sp=1)), [x, 1 - x]) == ["SAFE", "SAFE"]
-    dark, darker = flat(0.9), flat(0.7)
-    assert ssim(dark, darker) > 0.9  # but their hashes are 0.2 apart
-    assert verdicts(QueryFilter(make_config(l_sp=1)), [dark, darker]) == ["SAFE", "SAFE"]
+    bright, darker = flat(0.9), flat(0.7)
+    assert ssim(bright, darker) > 0.9  # but their hashes are 0.2 apart
+    assert verdicts(QueryFilter(make_config(l_sp=1)), [bright, darker]) == ["SAFE", "SAFE"]
 
 
-def test_the_hash_size_is_the_setting_s():
-    """Sizes differ in rounding alone, but they do: at a threshold between the two gaps, so do the verdicts."""
-    x, y = pool_of((12, 12))[0], pool_of((12, 12))[5]
+def test_the_filter_uses_the_configured_hash_size():
+    """Hashes of two sizes differ only by rounding; at a threshold between the two gaps, the verdicts differ too."""
+    x, y = make_pool((12, 12))[0], make_pool((12, 12))[5]
     gaps = {size: abs(simple_hash(x, size) - simple_hash(y, size)) for size in (5, 8)}
     assert gaps[5] != gaps[8]
     for size, gap in gaps.items():
@@ -135,12 +135,12 @@ def test_the_hash_size_is_the_setting_s():
 
 
 def test_uint8_is_divided_by_255_first():
-    codes = np.random.default_rng(0).integers(0, 256, (12, 12), dtype=np.uint8)
+    levels = np.random.default_rng(0).integers(0, 256, (12, 12), dtype=np.uint8)
     detector = QueryFilter(make_config(t_ssim=np.nextafter(1, 0), t_hash=1e-300, l_sp=1))
-    assert verdicts(detector, [codes, codes.astype(np.float32) / np.float32(255)]) == ["SAFE", "UNSAFE"]
+    assert verdicts(detector, [levels, levels.astype(np.float32) / np.float32(255)]) == ["SAFE", "UNSAFE"]
 
 
-def test_what_the_client_does_with_its_array_changes_nothing():
+def test_later_changes_to_the_clients_array_have_no_effect():
     image = A.copy()
     detector = QueryFilter(make_config(l_sp=1))
     detector.check(image)
@@ -148,24 +148,24 @@ def test_what_the_client_does_with_its_array_changes_nothing():
     assert verdicts(detector, [C, A]) == ["SAFE", "UNSAFE"]
 
 
-def test_all_are_guards_and_say_what_they_are():
+def test_all_kinds_are_detectors_and_a_filter_shows_its_state():
     detector = QueryFilter(make_config(l_sp=1))
-    assert all(isinstance(g, Detector) for g in (detector, SsimHashRecorder(3), NoDefense()))
+    assert all(isinstance(one, Detector) for one in (detector, SsimHashRecorder(3), NoDefense()))
     assert "open: count 0 of 1, 0 of 10 images, " in repr(detector)
     verdicts(detector, [A, A])
     assert "blocked: count 1 of 1, 1 of 10 images of shape (12, 12), FilterConfig(" in repr(detector)
 
 
-def test_open_lets_everything_pass():
+def test_no_defense_lets_every_image_pass():
     detector = NoDefense()
     assert [detector.check(A) for _ in range(50)] == [Verdict.SAFE] * 50
     assert (detector.count, detector.blocked) == (0, False)
 
 
-def test_the_paper_s_settings_on_a_slowly_moving_image():
-    """Near-identical submissions, as a model-inversion attack sends: L_sp = 4 is reached at the fourth image.
+def test_the_papers_configuration_blocks_a_slowly_changing_image():
+    """Near-identical queries, as a model-inversion attack sends them, reach L_sp = 4 at the fourth image.
 
-    The counts are 0, 1, 3 and, stopped, 4.
+    The counts are 0, 1, 3 and 4, because counting stops at the limit.
     """
     rng = np.random.default_rng(0)
     base = rng.random((28, 28))
@@ -190,21 +190,21 @@ streams = st.lists(st.integers(0, 3 * len(NOISE) - 1), min_size=1, max_size=25)
 
 @given(config=configs, stream=streams)
 @settings(max_examples=150, deadline=None)
-def test_any_stream_against_the_algorithm_written_down(pool, config, stream):
+def test_any_stream_gets_the_verdicts_of_the_reference_filter(pool, config, stream):
     detector = QueryFilter(config)
     similarity = cache(lambda i, j: reference_ssim(pool[i], pool[j], config.ssim))
     hash_ = cache(lambda i: reference_hash(pool[i], config.hash_size))
     reference = ReferenceFilter(config, similarity, hash_)
     for index in stream:
         expected = reference.check(index)
-        assume(reference.margin > 1e-6)  # where floating point decides, either is right
+        assume(reference.margin > 1e-6)  # if rounding decides, both verdicts are right
         assert detector.check(pool[index]).name == expected
         assert detector.count == reference.count
         assert detector.blocked == (expected == "UNSAFE")
     assert np.array_equal(detector.state_dict()["images"], np.stack([pool[i] for i in reference.buffer]))
 
 
-def test_sessions_in_threads_do_not_mix(pool):
+def test_sessions_in_parallel_threads_are_independent(pool):
     config = make_config(t_ssim=0.99, l_sp=40)
 
     def session(seed):
@@ -213,5 +213,5 @@ def test_sessions_in_threads_do_not_mix(pool):
         return [(detector.check(pool[i]), detector.count) for i in order]
 
     with ThreadPoolExecutor(4) as threads:
-        together = list(threads.map(session, range(8)))
-    assert together == [session(seed) for seed in range(8)]
+        in_parallel = list(threads.map(session, range(8)))
+    assert in_parallel == [session(seed) for seed in range(8)]

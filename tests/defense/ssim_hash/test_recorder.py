@@ -1,4 +1,4 @@
-"""What a recorder records is what a filter compares, to the last bit."""
+"""A recorder records exactly the values that a filter compares, to the last bit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.defense.conftest import NOISE
 from tests.defense.ssim_hash.reference import FORMS, ReferenceFilter
 
 
-def test_rows_newest_first(pool):
+def test_a_row_lists_the_newest_image_first(pool):
     recorder = SsimHashRecorder(3, FORMS, hash_size=4)
     assert np.isnan(recorder.last_hash)
     assert all(len(row) == 0 for row in recorder.last_similarities.values())
@@ -28,7 +28,7 @@ def test_rows_newest_first(pool):
     assert repr(recorder) == "<SsimHashRecorder: 3 of 3 images, forms global, uniform, gaussian>"
 
 
-def test_rows_are_the_caller_s_to_keep(pool):
+def test_recorded_rows_do_not_change_later(pool):
     recorder = SsimHashRecorder(4)
     rows = []
     for image in pool[:6]:
@@ -49,8 +49,8 @@ def test_rows_are_the_caller_s_to_keep(pool):
     data=st.data(),
 )
 @settings(max_examples=150, deadline=None)
-def test_every_verdict_follows_from_the_rows_exactly(pool, stream, form, rule, n_b, l_sp, data):
-    """Even where a threshold is one of the very values that were recorded, or one float64 beside it."""
+def test_every_verdict_follows_exactly_from_the_recorded_rows(pool, stream, form, rule, n_b, l_sp, data):
+    """This includes thresholds that equal a recorded value, or that are the next float64 above or below it."""
     recorder = SsimHashRecorder(6, FORMS)
     hashes, similarities = [], {}
     for n, index in enumerate(stream):
@@ -83,6 +83,6 @@ def test_every_verdict_follows_from_the_rows_exactly(pool, stream, form, rule, n
         ({"n_b_max": 3, "hash_size": 0}, "hash_size = 0"),
     ],
 )
-def test_wrong_arguments(arguments, message):
+def test_invalid_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         SsimHashRecorder(**arguments)

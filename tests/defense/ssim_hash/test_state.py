@@ -1,4 +1,4 @@
-"""A session that moves to another process goes on exactly as it would have."""
+"""A session that moves to another process continues exactly as before."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from tests.defense.ssim_hash.test_filter import configs, streams
 CONFIG = FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=3, l_sp=5)
 
 
-def moved(detector):
+def moved_session(detector):
     return QueryFilter.from_state(detector.config, pickle.loads(pickle.dumps(detector.state_dict())))
 
 
 @given(config=configs, stream=streams, moves=st.sets(st.integers(0, 24)))
 @settings(max_examples=100, deadline=None)
-def test_a_move_at_any_moment_changes_nothing(pool, config, stream, moves):
-    stays, moves_on = QueryFilter(config), QueryFilter(config)
+def test_moving_a_session_at_any_time_changes_no_verdict(pool, config, stream, moves):
+    unmoved, moving = QueryFilter(config), QueryFilter(config)
     for n, index in enumerate(stream):
         if n in moves:
-            moves_on = moved(moves_on)
-        assert moves_on.check(pool[index]) is stays.check(pool[index])
-        assert (moves_on.count, moves_on.blocked) == (stays.count, stays.blocked)
-    left, right = moved(moves_on).state_dict(), stays.state_dict()
-    assert left.keys() == right.keys()
-    assert left["images"].dtype == right["images"].dtype == np.float32
-    assert all(np.array_equal(left[key], right[key]) for key in left)
-    # What is kept beside the pixels, seen through the one thing that it is kept for.
+            moving = moved_session(moving)
+        assert moving.check(pool[index]) is unmoved.check(pool[index])
+        assert (moving.count, moving.blocked) == (unmoved.count, unmoved.blocked)
+    actual, expected = moved_session(moving).state_dict(), unmoved.state_dict()
+    assert actual.keys() == expected.keys()
+    assert actual["images"].dtype == expected["images"].dtype == np.float32
+    assert all(np.array_equal(actual[key], expected[key]) for key in actual)
+    # The values stored with the pixels are not in the state; compare them through the similarities that they give.
     kept, recomputed = (
-        detector._buffer.push(*detector._buffer.admit(pool[0])) for detector in (stays, moved(moves_on))
+        detector._buffer.push(*detector._buffer.admit(pool[0])) for detector in (unmoved, moved_session(moving))
     )
     assert kept[config.ssim].tobytes() == recomputed[config.ssim].tobytes()
 
 
-def test_a_state_is_plain_and_a_copy(pool):
+def test_a_state_is_plain_data_and_a_copy(pool):
     detector = QueryFilter(FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=3, l_sp=100))
     for image in pool[:5]:
         detector.check(image)
@@ -52,7 +52,7 @@ def test_a_state_is_plain_and_a_copy(pool):
     assert np.array_equal(detector.state_dict()["images"], np.stack(pool[2:5]))
 
 
-def test_a_session_without_an_image():
+def test_a_session_without_an_image_is_restored():
     state = QueryFilter(CONFIG).state_dict()
     assert (state["count"], state["shape"], state["images"].shape) == (0, (), (0,))
     fresh = QueryFilter.from_state(CONFIG, state)
@@ -83,19 +83,19 @@ def images(n=2, shape=(9, 9), dtype=np.float32):
         ({"extra": 1}, "keys of the state: "),
     ],
 )
-def test_a_state_that_is_none(change, message):
+def test_an_invalid_state_is_refused(change, message):
     state = {"version": 1, "count": 1, "shape": (9, 9), "images": images()}
     assert QueryFilter.from_state(CONFIG, state).count == 1
     with pytest.raises(ValueError, match=message):
         QueryFilter.from_state(CONFIG, state | change)
 
 
-def test_a_state_that_is_not_whole():
+def test_an_incomplete_state_is_refused():
     with pytest.raises(ValueError, match="keys of the state: "):
         QueryFilter.from_state(CONFIG, {"version": 1, "count": 1})
 
 
-def test_images_too_small_for_the_setting():
+def test_a_state_with_images_too_small_for_the_window_is_refused():
     state = {"version": 1, "count": 0, "shape": (9, 9), "images": images()}
     windowed = FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=3, l_sp=5, ssim="gaussian")
     with pytest.raises(ValueError, match="at least 11 x 11"):
@@ -103,10 +103,10 @@ def test_images_too_small_for_the_setting():
 
 
 def size_of(thing, seen=None):
-    """Return the bytes of an object and of all that it holds, each once; an array's with its data."""
+    """Return the size in bytes of an object and all that it refers to, each counted once, arrays with their data."""
     seen = set() if seen is None else seen
     if id(thing) in seen or isinstance(thing, type | FilterConfig):
-        return 0  # a setting is shared by all sessions
+        return 0  # all sessions share one configuration
     seen.add(id(thing))
     total = sys.getsizeof(thing)
     if isinstance(thing, np.ndarray):
@@ -119,18 +119,18 @@ def size_of(thing, seen=None):
     if isinstance(thing, tuple | list):
         return total + sum(size_of(item, seen) for item in thing)
     slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
-    assert slots or not hasattr(thing, "__dict__")  # or there would be something else to count
+    assert slots or not hasattr(thing, "__dict__")  # a __dict__ would not be counted
     return total + sum(size_of(getattr(thing, name), seen) for name in slots)
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (64, 64, 3)], ids=str)
 @pytest.mark.parametrize("n_b", [1, 10])
 @pytest.mark.parametrize(("form", "share"), [("global", 1.3), ("uniform", 3.5), ("gaussian", 3.5)])
-def test_memory_of_a_session(form, share, shape, n_b):
+def test_the_memory_of_a_session_is_bounded(form, share, shape, n_b):
     detector = QueryFilter(FilterConfig(t_ssim=0.9, t_hash=1.0, n_b=n_b, l_sp=10**6, ssim=form))
     for image in np.random.default_rng(0).random((2 * n_b, *shape)):
         detector.check(image)
     pixels = 4 * n_b * int(np.prod(shape))
-    reconstruction = size_of(detector)
-    assert pixels < detector.nbytes < reconstruction
-    assert reconstruction <= share * pixels + 4096
+    session_bytes = size_of(detector)
+    assert pixels < detector.nbytes < session_bytes
+    assert session_bytes <= share * pixels + 4096

@@ -28,6 +28,8 @@ class Reference:
 
 
 class Call:
+    """The substitute for a remote method of a host."""
+
     def __init__(self, host: Host) -> None:
         self._host = host
 
@@ -38,9 +40,11 @@ class Call:
 
 @dataclass(eq=False)
 class Host:
+    """The substitute for a session host."""
+
     dead: bool = False
     missing_at: str = ""
-    """Address of its node, if that does not see the run's folder."""
+    """Address of its node, if the node does not see the run's folder; empty otherwise."""
 
     @property
     def run_shard(self) -> Call:
@@ -108,7 +112,7 @@ def test_only_shards_in_flight_are_in_memory(fake: FakeRay) -> None:
     hosts = [Host(), Host(), Host()]
     ray_dispatch.dispatch(hosts, some_shards(1500), lambda done: None, 2, Placement(3, 1, 1.0, 0))
     assert sorted(fake.finished) == list(range(1500))
-    assert 3 * 2 <= fake.alive_shards <= 3 * 2 + 2  # and the one that was just created or finished
+    assert 3 * 2 <= fake.alive_shards <= 3 * 2 + 2  # and those just created or finished
 
 
 def test_shards_of_a_lost_node_run_on_the_remaining_hosts(fake: FakeRay, caplog: pytest.LogCaptureFixture) -> None:

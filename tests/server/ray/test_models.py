@@ -1,4 +1,4 @@
-"""On a cluster of several nodes each host queries the replica of the model on its node."""
+"""On a cluster of several nodes, each host queries the replica of the model on its node."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mifsim.server.backend import Job, ModelFile
 from mifsim.server.client_specs import shards
 from mifsim.server.ray.placement import assign_replicas
 from mifsim.victims import prepare_victim
-from tests.chaos.stages import cluster
+from tests.chaos.setups import cluster
 from tests.small import small_study
 
 

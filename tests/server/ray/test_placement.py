@@ -35,7 +35,7 @@ def test_fewer_cpus_than_actors_are_shared() -> None:
 
 
 def test_cpus_left_over_on_two_nodes_are_not_combined() -> None:
-    # 3 CPUs in total, but three actors of 1 CPU do not fit: one of them would wait for ever.
+    # 3 CPUs in total, but three actors of 1 CPU do not fit: one of them would wait forever.
     placement = place_actors(Server(hosts=2), [Node(1.5), Node(1.5)])
     assert placement.cpus == 0.75
     assert capacity([Node(1.5), Node(1.5)], placement.cpus) == 4
@@ -119,7 +119,7 @@ def test_replicas_take_no_cpu_from_the_trials_of_a_search() -> None:
     assert model_beside_trials(Server(), LAPTOP) == Placement(hosts=0, replicas=1, cpus=0.0, gpus=0)
     assert model_beside_trials(Server(hosts=1), [Node(8.0), Node(8.0)]).replicas == 2
     assert model_beside_trials(Server(model_replicas=2), [Node(1.0), Node(4.0, 2.0)]).gpus == 1
-    # Half a CPU on each of two nodes: Tune would wait for ever for a whole CPU.
+    # Half a CPU on each of two nodes: Tune would wait forever for a whole CPU.
     with pytest.raises(RunError, match=r"the search needs 1 CPU on one node .* which has 1 CPU on 2 nodes"):
         model_beside_trials(Server(), [Node(0.5), Node(0.5)])
     with pytest.raises(RunError, match=r"model_replicas = 3: the cluster has 2 GPUs"):

@@ -1,4 +1,4 @@
-"""Whole simulations on Ray: the same rows with any number of hosts and replicas, and after failures."""
+"""Complete simulations on Ray: the same rows with any number of hosts and replicas, and after failures."""
 
 from __future__ import annotations
 
@@ -132,8 +132,8 @@ def test_clients_with_several_sessions_give_the_same_rows_on_ray(cluster: None, 
     assert not sessions["outcome"].eq("failed").any()
     spent = sessions[sessions["role"] == "attacker"].groupby(["filter", "client_id"], observed=True)
     assert spent["queries"].sum().le(30).all()
-    # Rotation: a session is left after 4 queries of the attack, each with a decoy, so 30 queries take at least 4 of
-    # them; how many more depends on where the filter ends one, and so on the victim that this machine trained.
+    # With rotation, the attacker leaves a session after 4 queries of the attack, each with a decoy, so 30 queries take
+    # at least 4 sessions. How many more depends on where the filter blocks it, and so on the trained victim.
     assert spent.size().max() >= 4
     on_ray = simulation.simulate(small_study(attacks=attacks, server={"hosts": 2}), tmp_path / "ray")
     assert_same_rows(local, on_ray)
@@ -196,7 +196,7 @@ def test_hosts_are_replaced_when_a_node_joins(
 
     from mifsim.server.ray import backend as ray_backend
     from mifsim.server.ray import dispatch
-    from tests.chaos.stages import QUICK_FAIL_OVER, cluster
+    from tests.chaos.setups import QUICK_FAIL_OVER, cluster
 
     ray.shutdown()
     users = [{"user": "retries", "sessions": 2000, "length": 60, "probability": 0.2}]
@@ -234,13 +234,13 @@ def test_hosts_are_replaced_when_a_node_joins(
     for table in ("sessions", "queries"):
         expected, actual = (read_table(folder, table).to_pandas() for folder in (local, remote))
         pd.testing.assert_frame_equal(actual, expected, check_exact=True)
-    killed, lost, added, *again = events
+    killed, lost, added, *restored = events
     assert (killed, added) == ("killed", "added"), events
     assert "continuing with 1 of 3 session hosts" in lost
-    # One line for each host that starts by itself, one for both where they start together.
-    assert 1 <= len(again) <= 2, events
-    assert all("the cluster has 4 CPUs on 2 nodes again: continuing with" in event for event in again)
-    assert again[-1].endswith("continuing with 3 session hosts")
+    # One line for each host that starts separately, or one line for both if they start together.
+    assert 1 <= len(restored) <= 2, events
+    assert all("the cluster has 4 CPUs on 2 nodes again: continuing with" in event for event in restored)
+    assert restored[-1].endswith("continuing with 3 session hosts")
 
 
 def test_too_many_hosts_are_refused_before_anything_is_written(cluster: None, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Traces for the tests of this room: recorded by the recorder of the paper's filter, or made up."""
+"""Traces for the calibration tests: recorded by the recorder of the paper's filter, or synthetic."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ ATTACK, USER = 0, 1
 
 
 def trace_set(similarity: Sequence[np.ndarray], hashes: Sequence[np.ndarray], /, **more) -> TraceSet:
-    """Join sessions (one array each); groups are an attack, then honest workloads, and all is of one split.
+    """Join sessions, given as one array each, into traces.
 
-    Fields of `TraceSet` may be given instead, and so may what its recording is made of: ``similarity`` of each form,
-    ``hash_size``.
+    By default all sessions are honest sessions of one workload and of one split. Keyword arguments replace the fields
+    of `TraceSet`, or the content of its recording: ``similarity`` (a table for each form) and ``hash_size``.
     """
     sessions = len(hashes)
     group = np.asarray(more.get("group", np.full(sessions, USER)))
     lengths = [len(h) for h in hashes]
     offsets = np.asarray(more.pop("offsets", np.concatenate([[0], np.cumsum(lengths)])))
     tables = more.pop("similarity", {"global": np.concatenate(similarity)} if similarity else {})
-    spec, made = recorded_sessions(offsets, tables, np.concatenate(hashes), more.pop("hash_size", 8))
-    given = {
+    spec, recorded = recorded_sessions(offsets, tables, np.concatenate(hashes), more.pop("hash_size", 8))
+    fields = {
         "offsets": offsets,
-        "valid": made.valid,
-        "recordings": {spec: made},
+        "valid": recorded.valid,
+        "recordings": {spec: recorded},
         "budget": np.maximum(lengths, 1),
         "group": group,
         "groups": ("attack", "users"),
@@ -37,17 +37,17 @@ def trace_set(similarity: Sequence[np.ndarray], hashes: Sequence[np.ndarray], /,
         "split": np.zeros(sessions, np.int8),
         "clients": np.array([f"client {s}" for s in range(sessions)], dtype=np.str_),
     }
-    return TraceSet(**{**given, **more})
+    return TraceSet(**{**fields, **more})
 
 
 def recording(traces: TraceSet) -> RecordedSessions:
     """Return the only recording of some traces."""
-    (made,) = traces.recordings.values()
-    return made
+    (recorded,) = traces.recordings.values()
+    return recorded
 
 
 def similarity_of(traces: TraceSet, form: str = "global") -> np.ndarray:
-    """Return what was recorded of the similarity, shape (Q, n_b)."""
+    """Return the recorded similarities, shape (Q, n_b)."""
     return recording(traces).columns[f"ssim_{form}"]
 
 
@@ -57,7 +57,7 @@ def hashes_of(traces: TraceSet) -> np.ndarray:
 
 
 def record(streams: Sequence[Sequence[object]], n_b_max: int, forms: Sequence[str] = ("global",), **more) -> TraceSet:
-    """Show each stream of images to a `SsimHashRecorder`, and keep what it tells."""
+    """Return the traces of streams of images, as a `SsimHashRecorder` records them."""
     tables, hashes = {form: [] for form in forms}, []
     for stream in streams:
         recorder = SsimHashRecorder(n_b_max, tuple(forms))
@@ -70,8 +70,8 @@ def record(streams: Sequence[Sequence[object]], n_b_max: int, forms: Sequence[st
                 continue
             hashes[-1][q] = recorder.last_hash
             for form in forms:
-                found = recorder.last_similarities[form]
-                rows[form][q, : len(found)] = found
+                similarities = recorder.last_similarities[form]
+                rows[form][q, : len(similarities)] = similarities
         for form in forms:
             tables[form].append(rows[form])
     similarity = {form: np.concatenate(parts) for form, parts in tables.items()}
@@ -79,7 +79,10 @@ def record(streams: Sequence[Sequence[object]], n_b_max: int, forms: Sequence[st
 
 
 def random_traces(rng: np.random.Generator, sessions: int = 30, n_b_max: int = 7, longest: int = 25) -> TraceSet:
-    """Sessions of all lengths (0 among honest ones), values so coarse that thresholds are hit exactly."""
+    """Return random sessions of various lengths, with values so coarse that some equal a threshold exactly.
+
+    An honest session may be empty.
+    """
     similarity, hashes = [], []
     group = rng.integers(0, 4, sessions)
     for s in range(sessions):

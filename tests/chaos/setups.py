@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tests.chaos.processes import below, titled
+from tests.chaos.processes import descendants, with_title
 
 QUICK_FAIL_OVER = {
     "health_check_initial_delay_ms": 0,
@@ -44,7 +44,7 @@ class Target:
     recordings : Path
         Folder in which a calibration records its sessions.
     spill : Path or None
-        Folder to which the object store spills.
+        Folder to which the object store spills objects; None for the other environments.
     """
 
     run: Path
@@ -59,7 +59,7 @@ class Target:
         return [*self.run.glob("*/.*.partial"), *self.recordings.glob("*/*/*/.*.partial")]
 
     def progress(self) -> int:
-        """Return the number of finished shards, of the run and its recordings, plus that of finished trials."""
+        """Return the number of finished shards (of the run and its recordings) plus the number of finished trials."""
         shards = [*self.run.glob("sessions/*.parquet"), *self.recordings.glob("*/*/sessions/*.parquet")]
         lines, table = self.run / "trials" / "journal.jsonl", self.run / "trials" / "trials.parquet"
         if table.is_file():
@@ -75,7 +75,7 @@ class Target:
 
     def workers(self, title: str) -> list[int]:
         """Return the process ids of Ray's workers with a title, such as ``ray::SessionHost``."""
-        return titled([pid for root in (self.raylets or (self.driver,)) for pid in below(root)], title)
+        return with_title([pid for root in (self.raylets or (self.driver,)) for pid in descendants(root)], title)
 
 
 @contextmanager
