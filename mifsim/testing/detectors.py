@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mifsim.defense import KINDS, DetectorConfig, InvalidImage, ModelAnswer, RecordedSessions, Verdict, View
+from mifsim.defense.fitted import FittedConfig
 from mifsim.defense.kinds import columns_of, definition_problem, load_config, read_cells, read_config, recorder_of
-from mifsim.defense.recording import frozen
+from mifsim.defense.recording import HonestSessions, frozen
 from mifsim.defense.space import SearchSpace
 
 Images = Sequence[Any]
@@ -28,7 +29,7 @@ class DetectorConformance:
     """Conformance suite of a kind of detector; supply the fixture `config`.
 
     The configuration should block some streams of the suite but not all, such as a quota of 5 queries. Override the
-    fixture `shape` if images of 12x12 pixels are too small.
+    fixture `shape` if images of 12x12 pixels are too small. A configuration of a fitted kind is passed through `fitted`.
     """
 
     @pytest.fixture
@@ -68,15 +69,39 @@ class DetectorConformance:
 
     def test_the_search_space_contains_its_corners_and_points(self, config: DetectorConfig) -> None:
         """Corners are within the bounds and are equal after conversion to a point and back."""
-        if not config.params:
+        if not config.searched():
             pytest.skip("the kind has no parameters to search")
-        space = SearchSpace.parse(config.kind, {})
+        fit = config.fit if isinstance(config, FittedConfig) else ""
+        space = SearchSpace.parse(config.kind, {}, fit=fit)
+        if space.derived:
+            pytest.skip("the kind derives its configurations from honest sessions")
         for corner in space.corners():
             assert space.contains(corner)
             again = space.config(space.point(corner))
             assert {n: pytest.approx(getattr(corner, n), rel=1e-9) for n in config.params} == {
                 n: getattr(again, n) for n in config.params
             }
+
+    def test_a_derived_search_returns_configurations_that_block_few_honest_sessions(
+        self, config: DetectorConfig, pool: Images
+    ) -> None:
+        """For a kind with `search_params`, every point is a configuration; the most lenient blocks no session."""
+        fit = config.fit if isinstance(config, FittedConfig) else ""
+        space = SearchSpace.parse(config.kind, {}, fit=fit) if config.searched() else None
+        if space is None or not space.derived:
+            pytest.skip("the kind searches its parameters directly")
+        streams = [list(pool)[start:] + list(pool)[:start] for start in range(len(pool))]
+        recorded = record_streams(space.corners()[0], streams)
+        honest = HonestSessions(recorded, np.zeros(len(streams), np.int32), (0.01,))
+        for share in (0.0, 0.5, 1.0):
+            point = {
+                param.search_name or name: param.low + share * (param.high - param.low)
+                for name, param in config.searched().items()
+            }
+            found = space.config(point, honest)
+            assert read_config(found.to_dict()) == found
+            assert found.recording_spec() in (space.corners()[0].recording_spec(), found.recording_spec())
+            assert found.replay(recorded).blocked_at.tolist() == [0] * len(streams)
 
     # Behaviour of a detector.
 
@@ -199,9 +224,11 @@ class DetectorConformance:
         """With a view, the verdicts, live and in replay, are those for the reduced images."""
         view = View((max(1, shape[0] - 1), max(1, shape[1] - 1)), "grey")
         viewed = replace(config, view=view)
+        if isinstance(viewed, FittedConfig):
+            viewed = fitted(viewed, shape)
         for stream in (list(pool) * 3, [pool[0]] * 20):
             reduced = [view.apply(np.asarray(image, np.float32)) for image in stream]
-            assert judged(viewed.detector(), stream) == judged(replace(config, view=None).detector(), reduced)
+            assert judged(viewed.detector(), stream) == judged(replace(viewed, view=None).detector(), reduced)
             if config.replayable():
                 found = viewed.replay(record_streams(viewed, [stream])).blocked_at[0]
                 assert int(found) == blocked_at(viewed, stream)
@@ -225,6 +252,19 @@ def image_pool(shape: tuple[int, ...], seed: int = 0) -> list[npt.NDArray[np.flo
     near = [np.clip(image + np.float32(1e-3) * rng.standard_normal(shape, np.float32), 0, 1) for image in base]
     constant = [np.full(shape, level, dtype=np.float32) for level in (0.0, 0.5, 1.0)]
     return [*base, *near, *constant, np.float32(0.5) * base[0] + np.float32(0.25)]
+
+
+def fitted(config: FittedConfig, shape: tuple[int, ...], seed: int = 0) -> FittedConfig:
+    """Return a configuration fitted to 120 images of a shape: the images of `image_pool` with noise."""
+    rng = np.random.default_rng(seed)
+    base = image_pool(shape, seed)
+    images = np.stack(
+        [
+            np.clip(base[i % len(base)] + np.float32(0.2) * rng.standard_normal(shape, np.float32), 0, 1)
+            for i in range(120)
+        ]
+    )
+    return replace(config, fit="").fit_to(images, np.arange(120, dtype=np.uint64), {"data": "noise"})
 
 
 def bad_images(good: npt.NDArray[np.float32]) -> list[Any]:

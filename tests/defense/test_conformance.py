@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from mifsim.defense import DetectorConfig, FilterConfig, NoDefenseConfig
+from mifsim.defense.evidence.config import EvidenceConfig
 from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import ConfigError
-from mifsim.testing.detectors import DetectorConformance
+from mifsim.testing.detectors import DetectorConformance, fitted
 
 CONFIGS = [
     FilterConfig(t_ssim=0.9, t_hash=0.02, n_b=3, l_sp=4),
@@ -25,6 +26,26 @@ class TestSsimHash(DetectorConformance):
     @pytest.fixture(params=[(12, 12), (13, 12, 3)], ids=["grey", "colour"])
     def shape(self, request: pytest.FixtureRequest) -> tuple[int, ...]:
         return request.param
+
+
+EVIDENCE = [
+    EvidenceConfig(k=1, neighbours_radius=1.0, neighbours_limit=3),
+    EvidenceConfig(
+        k=2, memory=7, neighbours_radius=2.0, neighbours_limit=4, average_radius=5.0, average_limit=6,
+        noisy_radius=0.1, noisy_leak=0.5, noisy_limit=2.25, smooth_radius=0.3, smooth_limit=5, repeats_limit=3.5,
+    ),
+    EvidenceConfig(repeats_leak=0.0, repeats_limit=2, queries_limit=30, memory=2),
+]  # fmt: skip
+
+
+class TestEvidence(DetectorConformance):
+    @pytest.fixture(params=[(12, 12), (13, 12, 3)], ids=["grey", "colour"])
+    def shape(self, request: pytest.FixtureRequest) -> tuple[int, ...]:
+        return request.param
+
+    @pytest.fixture(params=EVIDENCE, ids=["neighbours", "all", "repeats"])
+    def config(self, request: pytest.FixtureRequest, shape: tuple[int, ...]) -> DetectorConfig:
+        return fitted(request.param, shape)
 
 
 class TestNoDefense(DetectorConformance):
