@@ -29,7 +29,8 @@ class DetectorConformance:
     """Conformance suite of a kind of detector; supply the fixture `config`.
 
     The configuration should block some streams of the suite but not all, such as a quota of 5 queries. Override the
-    fixture `shape` if images of 12x12 pixels are too small. A configuration of a fitted kind is passed through `fitted`.
+    fixture `shape` if images of 12x12 pixels are too small. The configuration of a fitted kind needs a fit to images of
+    this shape; `fitted` returns one.
     """
 
     @pytest.fixture
