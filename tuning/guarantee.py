@@ -14,18 +14,27 @@ from mifsim.tables.storage import Folder
 from tuning.certify import Certificate
 
 
-def guarantee(certificate: Certificate) -> str:
-    """Return a text that states the guarantee of the chosen configuration."""
+def guarantee(certificate: Certificate, images: Mapping[str, int]) -> str:
+    """Return a text that states the guarantee of the chosen configuration.
+
+    Parameters
+    ----------
+    certificate : Certificate
+    images : mapping of str to int
+        Number of different images from which the sessions of each workload were drawn in the calibration split.
+    """
     limits = ", ".join(
         f"{limit:.3g} for {name}" for name, limit in zip(certificate.workloads, certificate.limits, strict=True)
     )
     sessions = ", ".join(
         f"{count} of {name}" for name, count in zip(certificate.workloads, certificate.sessions, strict=True)
     )
+    drawn = ", ".join(f"{images[name]:,} for {name}" for name in certificate.workloads)
     return (
         f"With {1 - certificate.delta:.3g} confidence, this configuration blocks at most this share of honest "
         f"sessions: {limits}. It was tested on sessions that the search did not use ({sessions}), by exact binomial "
         f"tests with {certificate.method.replace('_', '-')} control of the family-wise error (Learn then Test). The "
+        f"sessions were drawn from this number of different images, none of which the search used: {drawn}. The "
         "guarantee applies to sessions like these, for these data, this victim and this transport."
     )
 
@@ -40,21 +49,26 @@ def sessions_missing(certificate: Certificate) -> str:
     return "no configuration can be certified; sessions needed in the calibration split: " + "; ".join(lines)
 
 
-def certificate_facts(certificate: Certificate) -> dict[str, Any]:
-    """Return the result of the certification as plain data for ``run.json``."""
+def certificate_facts(certificate: Certificate, images: Mapping[str, int]) -> dict[str, Any]:
+    """Return the result of the certification as plain data for ``run.json``; see `guarantee`."""
     chosen = certificate.chosen
     return {
         "candidates": len(certificate.configs),
         "tested": len(certificate.order),
         "certified": int(certificate.certified.sum()),
         "chosen": None if chosen is None else certificate.configs[chosen].to_dict(),
-        "guarantee": None if chosen is None else guarantee(certificate),
+        "guarantee": None if chosen is None else guarantee(certificate, images),
         "why_none": None if chosen is not None else sessions_missing(certificate),
     }
 
 
 def save_filter(
-    path: Folder, study: Study, certificate: Certificate, data: Mapping[str, Any], versions: Mapping[str, str]
+    path: Folder,
+    study: Study,
+    certificate: Certificate,
+    images: Mapping[str, int],
+    data: Mapping[str, Any],
+    versions: Mapping[str, str],
 ) -> None:
     """Write ``filter.toml``: the chosen configuration with its guarantee, its data and the versions of the programs.
 
@@ -66,6 +80,8 @@ def save_filter(
         The study whose transport is recorded.
     certificate : Certificate
         A certificate with a chosen candidate.
+    images : mapping of str to int
+        See `guarantee`.
     data : mapping
         Name, shape and fingerprint of the data set; see `mifsim.run.inputs.data_facts`.
     versions : mapping of str to str
@@ -78,7 +94,7 @@ def save_filter(
     )
     document = {
         "guarantee": {
-            "text": guarantee(certificate),
+            "text": guarantee(certificate, images),
             "confidence": 1 - certificate.delta,
             "procedure": certificate.method,
             "p_value": float(certificate.p[chosen]),
@@ -88,6 +104,7 @@ def save_filter(
                     "false_positive_limit": float(limit),
                     "sessions": int(sessions),
                     "blocked": int(blocked),
+                    "distinct_images": images[name],
                 }
                 for name, limit, sessions, blocked in numbers
             ],

@@ -25,9 +25,9 @@ from mifsim.server.environment import Environment
 from mifsim.server.shard_run import NullSink, Reply, run_clients
 from mifsim.statistics import queries_until_stopped
 from mifsim.study import Filter, Study
+from mifsim.study.splitting import SPLITS, split_clients
 from tuning.replay import replay
-from tuning.splits import split_clients
-from tuning.tracedata import SPLITS, Floats, TraceSet
+from tuning.tracedata import Floats, TraceSet
 
 if TYPE_CHECKING:
     from mifsim.data.base import DataSet
@@ -273,7 +273,8 @@ def run_live(
     """
     filters = [Filter(name=f"s{number}", config=config) for number, config in enumerate(configs)]
     # The run folder is a placeholder: nothing is written to it.
-    environment = Environment(study.model_copy(update={"filters": filters}), Path(), {}, data)
+    live = study.model_copy(update={"filters": filters})
+    environment = Environment(live, Path(), {}, data, separate_images=True)
     under_each = [replace(spec, filter=number) for spec in specs for number in range(len(filters))]
     rows: list[SessionRow] = []
     steps = run_clients(under_each, environment, rows, NullSink())

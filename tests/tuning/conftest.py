@@ -36,7 +36,7 @@ def calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     from tuning import tune as calibration
 
     monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(calibration, "load_inputs", lambda study: (digits(study), formula_victim(tmp_path)))
+    monkeypatch.setattr(calibration, "load_inputs", lambda study: (study, digits(study), formula_victim(tmp_path)))
     monkeypatch.setattr(calibration, "make_backend", lambda *where: FormulaBackend())
     monkeypatch.setattr(calibration, "model_here", formula_model)
     monkeypatch.setattr("tuning.search.search", serial_search)

@@ -91,7 +91,7 @@ class FormulaBackend:
         self._stop_after = stop_after
 
     def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], on_progress: OnProgress) -> None:
-        environment = Environment.load(job.study, job.run, job.facts, job.recording)
+        environment = Environment.load(job.study, job.run, job.facts, job.recording, job.separate_images)
         victim = SoftmaxLinear(environment.data.shape, len(environment.data.class_names))
         for shard in shards:
             if len(self.shards) == self._stop_after:
@@ -138,7 +138,7 @@ def assert_live_matches_replay(study: Study, traces: TraceSet, folder: Path) -> 
     """Run a study's filters live; fail if a session does not end as the replay predicts; return the predictions."""
     expected = predicted(traces, study.filters)
     run = RunFolder.create(folder, study)
-    job = Job(study, run.path, run.metadata(study))
+    job = Job(study, run.path, run.metadata(study), separate_images=True)
     run_sessions("live", run, job, formula_victim(folder.parent), FormulaBackend(), 10)
     assert compare(run.path, expected) == len(expected)
     return expected

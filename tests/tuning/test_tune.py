@@ -67,7 +67,7 @@ def use_backends(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> UseBacken
 def use_formula(cache_home: Path, patch: pytest.MonkeyPatch) -> None:
     """Let calibrations use a formula as the victim, and the cache of this file's tests."""
     patch.setenv("MIFSIM_CACHE_DIR", str(cache_home / "cache"))  # the tests share the recording
-    patch.setattr(calibration, "load_inputs", lambda study: (digits(study), formula_victim(cache_home)))
+    patch.setattr(calibration, "load_inputs", lambda study: (study, digits(study), formula_victim(cache_home)))
     patch.setattr(calibration, "make_backend", Backends(FormulaBackend()))
 
 
@@ -158,7 +158,7 @@ def test_no_configuration_is_chosen_when_none_is_certified(
     use_backends: UseBackends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Configurations within such strict bounds block most sessions with retries, but the limit is 30%."""
-    bounds = {"t_ssim": {"min": 0.0, "max": 0.5}, "t_hash": {"min": 0.05, "max": 0.2}, "l_sp": {"min": 1, "max": 3}}
+    bounds = {"t_ssim": {"min": 0.0, "max": 0.3}, "t_hash": {"min": 0.2, "max": 0.3}, "l_sp": {"min": 1, "max": 2}}
     strict = {**LENIENT, "space": {**SPACE, **bounds}, "false_positive_limit": 0.3}
     monkeypatch.setattr(Study, "load", lambda source, overrides: tiny_study(tuning=strict))
     run = tmp_path / "run"
