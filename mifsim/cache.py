@@ -33,8 +33,8 @@ def digest(*facts: Any) -> str:
 
     Parameters
     ----------
-    facts
-        Bytes, which are hashed as they are, or values that JSON can represent.
+    *facts
+        Bytes, which are hashed unchanged, or values that JSON can represent.
     """
     sha = hashlib.sha256()
     for fact in facts:

@@ -1,4 +1,4 @@
-"""Exceptions of the library, most of them errors that the user can correct.
+"""Exceptions of the library; most of them are errors that the user can correct.
 
 The command line prints the message of a `UserError` without a traceback and exits with code 2. The message names the
 file, the key, the value and what is accepted.

@@ -21,7 +21,7 @@ Images = npt.NDArray[np.float32]
 """A batch of images, shape (n, H, W) or (n, H, W, 3), float32 in [0, 1]."""
 
 PSNR_CEILING_DB = 120.0
-"""The score of equal images, in dB; above it, rounding errors exceed the difference between the images."""
+"""The score of equal images, in dB; higher scores would be determined by rounding errors."""
 
 _BLOCK = 2**21
 """Float64 values in one block (16 MiB) of private images."""
@@ -55,12 +55,13 @@ def snapshot_grid(limit: int, per_decade: int = 4) -> tuple[int, ...]:
 class Snapshots:
     """The reconstructions of one session: those on a grid, and the most recent one.
 
-    The most recent one is kept as an array, the others as PNG. Memory grows with the logarithm of the queries' number.
+    The most recent one is kept as an array, the others as PNG. Memory grows with the logarithm of the number of
+    queries.
 
     Parameters
     ----------
     grid : collection of int
-        See `snapshot_grid`.
+        Numbers of answered queries at which a reconstruction is kept; see `snapshot_grid`.
 
     Examples
     --------
@@ -114,10 +115,10 @@ def _png(image: npt.NDArray[np.float32]) -> bytes:
 
 
 class Evaluator(Protocol):
-    """A classifier with another architecture than the victim's, trained on additional images."""
+    """A classifier with another architecture than the victim's, trained on the victim's and additional images."""
 
     def confidence(self, images: Images) -> npt.NDArray[np.floating[Any]]:
-        """Return the confidence in each class, shape (n, classes)."""
+        """Return the confidence in each class, shape (n, classes), in [0, 1]."""
 
     def features(self, images: Images) -> npt.NDArray[np.floating[Any]]:
         """Return the activations before the last layer, shape (n, features)."""
@@ -146,7 +147,7 @@ class Scores:
         The largest global SSIM (Eq. (1) of the paper, mean over channels) to a private image of the class.
     psnr_nearest_db : ndarray of float64
         The largest peak signal-to-noise ratio to a private image of the class, in dB, at most
-        `PSNR_CEILING_DB`. It may be another image than for SSIM.
+        `PSNR_CEILING_DB`. The image may differ from that of `ssim_nearest`.
     """
 
     evaluator_confidence: npt.NDArray[np.float64]
@@ -157,7 +158,7 @@ class Scores:
 
 
 class LeakageScorer:
-    """Score reconstructions by an evaluator and by the private images of their target class.
+    """Scores reconstructions by an evaluator and by the private images of their target class.
 
     Each call of `score` reads the private images of every target class once, in blocks: pass many reconstructions per
     call. The features of the private images are kept in memory.
@@ -165,10 +166,11 @@ class LeakageScorer:
     Parameters
     ----------
     evaluator : Evaluator
+        The evaluator of the data set.
     private_images : ImageReader
         The victim's training images.
     private_labels : ndarray of int64, shape (n,)
-        Their classes.
+        The classes of the private images.
     """
 
     def __init__(
@@ -188,6 +190,11 @@ class LeakageScorer:
             The reconstructions.
         targets : ndarray of int64, shape (m,)
             The target class of each reconstruction.
+
+        Returns
+        -------
+        Scores
+            One score per reconstruction, in the same order.
 
         Raises
         ------
@@ -271,12 +278,12 @@ def _nearest_distance(queried: npt.NDArray[np.float64], others: npt.NDArray[np.f
 
 
 def random_images(shape: tuple[int, ...], n: int, rng: np.random.Generator) -> Images:
-    """Return images of uniform noise, shape (n, *shape): the zero-query baseline of an attacker without any data."""
+    """Return images of uniform noise, shape (n, *shape): the zero-query baseline of an attacker without data."""
     return rng.random((n, *shape), np.float32)
 
 
 def prior_images(pool: ImagePool, n: int, rng: np.random.Generator) -> Images:
-    """Return auxiliary images: the zero-query baseline of an attacker that has these but sends no query.
+    """Return auxiliary images: the zero-query baseline of an attacker that has such images but sends no query.
 
     Images are drawn regardless of class, because an auxiliary set may be unlabelled. They are drawn without replacement
     unless the pool has fewer than n.

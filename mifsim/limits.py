@@ -6,10 +6,10 @@ import zipfile
 from pathlib import Path
 
 MAX_ARCHIVE_BYTES = 2 * 2**30
-"""Maximum size of a model file or a data set's archive as stored."""
+"""Maximum size of a stored model file or archive of a data set, in bytes."""
 
 MAX_UNPACKED_BYTES = 4 * 2**30
-"""Maximum total size of an archive's unpacked members: a zip file of a few kilobytes can unpack to any size."""
+"""Maximum total size of the unpacked members of an archive, in bytes: a few kilobytes can unpack to any size."""
 
 
 def read_plain(path: Path, limit: int) -> bytes:
@@ -18,13 +18,19 @@ def read_plain(path: Path, limit: int) -> bytes:
     Parameters
     ----------
     path : Path
+        The file.
     limit : int
         Maximum size in bytes.
+
+    Returns
+    -------
+    bytes
+        The content.
 
     Raises
     ------
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     ValueError
         If it is not a regular file (reading a pipe or a device may never end), or has more than `limit` bytes.
     """
@@ -41,14 +47,14 @@ def check_zip(path: Path) -> None:
     """Raise an error if a zip file is too large, stored or unpacked; no member is unpacked.
 
     The unpacked size is the sum of the sizes stated in the archive's directory. Python's zip reader never returns more
-    of a member than its stated size, so that the sum is an upper bound.
+    bytes of a member than its stated size, so that the sum is an upper bound.
 
     Raises
     ------
     OSError, zipfile.BadZipFile
-        If it cannot be read as a zip file.
+        If the file cannot be read as a zip file.
     ValueError
-        If it is larger than `MAX_ARCHIVE_BYTES`, or than `MAX_UNPACKED_BYTES` once unpacked.
+        If it is larger than `MAX_ARCHIVE_BYTES`, or its unpacked members are larger than `MAX_UNPACKED_BYTES`.
     """
     if (stored := path.stat().st_size) > MAX_ARCHIVE_BYTES:
         raise ValueError(f"{stored:,} bytes (accepted: at most {MAX_ARCHIVE_BYTES:,})")

@@ -33,7 +33,7 @@ class Bar:
     unit : str
         Name of the units, such as ``"sessions"``.
     work : float or None
-        Total work, in a measure to which the time is proportional, if units differ in size; None: `total`.
+        Total work, in a measure that is proportional to the time, if units differ in size; None: `total`.
 
     Examples
     --------
@@ -102,7 +102,7 @@ class Bar:
         logger.info("%s: %s", self._title, self._text())
 
     def eta(self) -> str:
-        """Return the time left at the average rate so far; ``"unknown"`` if too little work is done for an estimate."""
+        """Return the estimated time left as text; ``"unknown"`` if too little work is done for an estimate."""
         remaining, elapsed = self._work - self._before, time.monotonic() - self._started
         if not self._worked or (self._worked < ETA_MIN_SHARE * remaining and elapsed < ETA_MIN_SECONDS):
             return "unknown"

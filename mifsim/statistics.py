@@ -98,7 +98,7 @@ class Survival:
 
 
 def kaplan_meier(queries: npt.ArrayLike, blocked: npt.ArrayLike, confidence: float = 0.95) -> Survival:
-    """Return the Kaplan-Meier estimate of queries to block.
+    """Return the Kaplan-Meier estimate of the queries to block.
 
     Parameters
     ----------
@@ -113,6 +113,7 @@ def kaplan_meier(queries: npt.ArrayLike, blocked: npt.ArrayLike, confidence: flo
     Returns
     -------
     Survival
+        The curve and its confidence band.
 
     Raises
     ------
@@ -169,15 +170,15 @@ def _tail(confidence: float) -> float:
 
 
 class SessionsNeeded(NamedTuple):
-    """Number of sessions of a workload that would certify a configuration.
+    """Total number of sessions of a workload with which it would pass the test.
 
     Attributes
     ----------
     same_count : int
-        If the number of blocked sessions stayed the same.
+        The number if no further session is blocked.
     same_rate : int or None
-        If the share of blocked sessions stayed the same; None if that share is not below the limit, or so close to it
-        that ten million sessions would not suffice.
+        The number if the share of blocked sessions stays the same; None if that share is not below the limit, or so
+        close to it that ten million sessions would not suffice.
     """
 
     same_count: int
@@ -199,6 +200,7 @@ def sessions_needed(blocked: int, sessions: int, limit: float, delta: float) -> 
     Returns
     -------
     SessionsNeeded
+        Total numbers of sessions, including the observed ones.
 
     Raises
     ------
@@ -252,6 +254,11 @@ def queries_until_stopped(sessions: Sequence[tuple[str, int]], budget: int) -> i
         The sessions of one client under one filter, in the order in which they were opened; at least one.
     budget : int
         Query budget of the client over all its sessions.
+
+    Returns
+    -------
+    int or None
+        Number of queries; None if the client was not stopped.
 
     Examples
     --------

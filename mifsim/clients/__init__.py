@@ -1,8 +1,8 @@
 """Clients: attackers and honest users, all generators that follow `mifsim.clients.protocol`.
 
-A new client is one file that derives from `Attacker` or `User`, and one line in `ATTACKS` or `USERS`; a new evasion,
-which wraps any attacker, is one file that derives from `Evasion`, and one line in `EVASIONS`. The conformance tests
-then cover it without further code. All three can also come from a plug-in: see `mifsim.plugins`.
+A new client is one file with a subclass of `Attacker` or `User`, and one line in `ATTACKS` or `USERS`. A new evasion,
+which wraps any attack, is one file with a subclass of `Evasion`, and one line in `EVASIONS`. The conformance tests then
+cover it without further code. All three can also come from a plug-in: see `mifsim.plugins`.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ ATTACKS = Registry(
         "error-rate": "mifsim.clients.attackers.error_rate:ErrorRate",
     },
     base="mifsim.clients.protocol:Attacker",
-    check=lambda name, cls: "" if hasattr(cls, "sends") else f"{cls.__name__} lacks sends: what the server sees of it",
+    check=lambda name, cls: "" if hasattr(cls, "sends") else f"{cls.__name__} lacks sends, which describes its queries",
 )
-"""What a study calls an attack, and where it is; imported when first asked for."""
+"""All attacks: the name that a study uses, and the class, which is imported on first use."""
 
 USERS = Registry(
     "users",
@@ -85,7 +85,7 @@ USERS = Registry(
     },
     base="mifsim.clients.protocol:User",
 )
-"""What a study calls a kind of honest user, and where it is."""
+"""All kinds of honest users: the name that a study uses, and the class, which is imported on first use."""
 
 EVASIONS = Registry(
     "evasions",
@@ -103,16 +103,21 @@ EVASIONS = Registry(
     },
     base="mifsim.clients.evasion:Evasion",
 )
-"""What a study calls an evasion, and where it is."""
+"""All evasions: the name that a study uses, and the class, which is imported on first use."""
 
 
 def client_class(name: str) -> type[Client]:
-    """Return the attack or the kind of user that a study calls `name`.
+    """Return the class of an attack or of a kind of user.
+
+    Parameters
+    ----------
+    name : str
+        The name that a study uses.
 
     Raises
     ------
     UserError
-        Where there is no such client; the message names the nearest and all known.
+        If there is no such client; the message lists all names and the closest match.
 
     Examples
     --------
@@ -130,7 +135,12 @@ def client_class(name: str) -> type[Client]:
 
 
 def evasion_class(name: str) -> type[Evasion]:
-    """Return the evasion that a study calls `name`; see `client_class`.
+    """Return the class of an evasion; see `client_class`.
+
+    Raises
+    ------
+    UserError
+        If there is no such evasion; the message lists all names and the closest match.
 
     Examples
     --------
@@ -142,7 +152,7 @@ def evasion_class(name: str) -> type[Evasion]:
 
 
 def names(role: Literal["attacker", "user"] | None = None) -> tuple[str, ...]:
-    """Return the names of all clients, or of those of one role, in the registries' order.
+    """Return the names of all clients, or of the clients of one role, in the order of the registries.
 
     Examples
     --------

@@ -16,23 +16,23 @@ Start = Callable[[World, np.random.Generator], ClientGenerator]
 
 
 class Evasion(BaseModel, ABC):
-    """A way to hide an attack from a filter; it wraps any attack, or another evasion.
+    """A way to hide an attack from a detector; it wraps any attack, or another evasion.
 
-    A subclass is a pydantic model, as a client is. Its randomness comes from a generator spawned from the client's
-    (``rng.spawn(1)[0]``), so that the wrapped attack draws the same random numbers as without the evasion, and the two
-    can be compared.
+    Like a client, a subclass is a pydantic model. It draws its random numbers from a generator spawned from the
+    client's (``rng.spawn(1)[0]``), so that the wrapped attack draws the same random numbers as without the evasion, and
+    the two can be compared.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     main: ClassVar[str | None] = None
-    """The argument that a plain value in a study sets, as in ``{decoys = 10}``; None where a table is required."""
+    """The argument that a plain value in a study sets, as in ``{decoys = 10}``; None if a table is required."""
     closed_loop: ClassVar[bool] = False
-    """Whether it reacts to refusals or opens new sessions: the client cannot then be replayed from a trace."""
+    """Whether it reacts to refusals or opens new sessions, so that recordings of the client cannot be replayed."""
 
     @property
     def cost(self) -> float:
-        """Mean number of queries that it sends per query of the attack."""
+        """Mean number of queries sent per query of the attack."""
         return 1.0
 
     @property
@@ -42,4 +42,19 @@ class Evasion(BaseModel, ABC):
 
     @abstractmethod
     def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start the wrapped attack; the generator returns the attack's reconstruction."""
+        """Start the wrapped attack.
+
+        Parameters
+        ----------
+        attack : callable
+            Starts the attack; see `Start`.
+        world : World
+            The information available to the attacker.
+        rng : Generator
+            The client's generator, passed on to the attack.
+
+        Returns
+        -------
+        generator
+            A client that returns the attack's reconstruction.
+        """

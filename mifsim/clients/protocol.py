@@ -1,8 +1,7 @@
-"""What a client and the server say to one another.
+"""The protocol between clients and the server.
 
-A client is a generator. It yields a `Query`, is sent an `Answer` or a `Refusal`, and returns when it is done.
-It holds no handle to anything, so the same client runs on a Ray host, in one process, and while a trace is
-recorded.
+A client is a generator. It yields a `Query`, receives an `Answer` or a `Refusal`, and returns when it is done. It has
+no reference to the server, so the same client runs on a Ray host, in a single process, and while it is recorded.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 Image = npt.NDArray[np.float32]
-"""One image: (H, W) or (H, W, 3), float32 in [0, 1]."""
+"""One image, shape (H, W) or (H, W, 3), float32 in [0, 1]."""
 
 
 class Knowledge(IntEnum):
-    """What of the model's output a client needs back to work at all; each includes those before it."""
+    """The part of the model's output that a client needs; each level includes the levels before it."""
 
     LABEL = 0
     TOP_K = 1
@@ -35,19 +34,19 @@ class Query(NamedTuple):
     Attributes
     ----------
     image : Image
-        What is submitted.
+        The submitted image.
     guess : Image or None
-        The attacker's best reconstruction so far (the image itself where None). It is recorded and scored
-        offline; the server never sees it.
+        The attacker's best reconstruction so far; None: the submitted image. It is recorded and scored after the run;
+        the detector never sees it.
     gradient_of : int or None
-        For white-box attackers, who hold the weights: the gradient of this class's confidence with respect to
-        the image comes back with the answer. It costs no query of its own.
+        A class. The answer then contains the gradient of the confidence in this class with respect to the image. For
+        white-box attackers, which have the model's weights; the gradient is not counted as a query.
     new_session : bool
-        The client leaves its session, and opens another with this query. Only a closed-loop client may: a trace
-        holds one session a client.
+        Whether the client leaves its session and opens another one with this query. Only closed-loop clients can do so:
+        a recording contains one session per client.
     new_client : bool
-        The same under another client identity (another account, say): what a detector of scope ``"client"`` knows of
-        the client begins anew. Only a closed-loop client may.
+        Whether the client also changes its identity (to another account, for example), so that a detector of scope
+        ``"client"`` starts in its initial state. Only closed-loop clients can do so.
     """
 
     image: Image
@@ -58,22 +57,22 @@ class Query(NamedTuple):
 
     @property
     def reconstruction(self) -> Image:
-        """What the attacker holds when it sends this: the guess, or the image itself."""
+        """The attacker's reconstruction when it sends this query: the guess, or the image itself."""
         return self.image if self.guess is None else self.guess
 
 
 class Answer(NamedTuple):
-    """What the server's response policy lets out.
+    """The model's answer to a query, as far as the server's response policy discloses it.
 
     Attributes
     ----------
     label : int
         The class of the highest confidence.
     confidence : ndarray of shape (classes,), float32, or None
-        None under the label-only policy; NaN where a top-k policy withholds a class; rounded under a rounding
-        policy.
+        The confidence in each class, in [0, 1]. None under the label-only policy; NaN for classes that a top-k policy
+        withholds; rounded under a rounding policy.
     gradient : Image or None
-        d confidence[gradient_of] / d image, where the query asked for it.
+        d confidence[gradient_of] / d image, if the query requested it.
     """
 
     label: int
@@ -83,7 +82,10 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The session has ended. A client may return, or (closed-loop) continue: its next query opens a new session."""
+    """The reply to a query that the detector blocked; the session has ended.
+
+    The client returns or, if it is closed-loop, continues: its next query opens a new session.
+    """
 
 
 ClientGenerator = Generator[Query, Answer | Refusal, Image | None]
@@ -91,7 +93,7 @@ ClientGenerator = Generator[Query, Answer | Refusal, Image | None]
 
 
 class ImagePool(Protocol):
-    """Labelled images that can be drawn by index (a part of a data set: see `mifsim.data`)."""
+    """Labelled images that can be read by index, such as a subset of a data set (see `mifsim.data`)."""
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
@@ -105,19 +107,19 @@ class ImagePool(Protocol):
 
 @dataclass(frozen=True)
 class World:
-    """All that a client may know when it starts.
+    """The information that a client has when it starts.
 
     Attributes
     ----------
     shape : tuple of int
-        Of one image: (H, W) or (H, W, 3).
+        Shape of one image: (H, W) or (H, W, 3).
     classes : int
         Number of classes of the model.
     pool : ImagePool
-        For an attacker its auxiliary images, for a user the images that it may send. Never the victim's
-        training images.
+        An attacker's auxiliary images, or the images that a user may send. They never include the victim's training
+        images.
     target : int or None
-        The class under attack; None for users.
+        The class under attack, from 0; None for users.
     """
 
     shape: tuple[int, ...]
@@ -127,41 +129,54 @@ class World:
 
 
 class Client(BaseModel, ABC):
-    """One kind of client; its fields are the arguments that a study may set.
+    """One kind of client; its fields are the arguments that a study can set.
 
-    A subclass is a pydantic model: a field a line, with a default, a range and a description. `run` starts one
-    client; everything random in it comes from `rng`, so that a seed determines the conversation.
+    A subclass is a pydantic model, whose fields have a default, a range and a description. `run` starts one client. All
+    its random numbers come from `rng`, so that a seed and the replies determine its queries.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     role: ClassVar[Literal["attacker", "user"]]
     needs: ClassVar[Knowledge] = Knowledge.LABEL
-    """The least of the model's output that this client can work with."""
+    """The least model output with which this client works."""
     closed_loop: ClassVar[bool] = False
-    """Whether its queries depend on having been refused: such a client cannot be replayed from a trace."""
+    """Whether it continues after a refusal or opens new sessions, so that recordings of it cannot be replayed."""
 
     @property
     def expected_queries(self) -> float | None:
-        """How many queries it makes on the average, for an ETA; None: as many as its budget allows."""
+        """Expected number of queries, for an ETA; None: as many as its budget allows."""
         return None
 
     @abstractmethod
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start one client; see `Conversation`."""
+        """Start one client.
+
+        Parameters
+        ----------
+        world : World
+            The information available to the client.
+        rng : Generator
+            The source of all its random numbers.
+
+        Returns
+        -------
+        generator
+            The running client; see `ClientGenerator`.
+        """
 
 
 class Attacker(Client):
     """A client that reconstructs images of the class ``world.target``.
 
-    A subclass states its threat model: `needs`, `white_box`, and in `sends` what a filter will see of it.
+    A subclass defines its threat model by `needs` and `white_box`, and describes its queries in `sends`.
     """
 
     role: ClassVar[Literal["attacker", "user"]] = "attacker"
     white_box: ClassVar[bool] = False
-    """Whether it holds the model's weights: it asks for gradients (`Query.gradient_of`)."""
+    """Whether it has the model's weights, so that it can request gradients (`Query.gradient_of`)."""
     sends: ClassVar[str]
-    """What the server sees, in a few words: ``"iterates, each a small step from the last"``."""
+    """A short description of the queries, such as ``"iterates, each a small step from the last"``."""
 
 
 class User(Client):

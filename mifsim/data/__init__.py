@@ -1,4 +1,4 @@
-"""Image sets, each split into what the victim, the attackers, the users and the evaluator may see."""
+"""Image sets, each split into one subset for the victim, the attackers, the users and the evaluator."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mifsim.data.config import DATASETS, DataConfig, Source, source_of
 def load_data(config: DataConfig) -> DataSet:
     """Load the data set that `config` names.
 
-    Cheap after the first time: prepared pixels are memory-mapped from the cache folder, and CelebA's images
-    are read one by one when asked for.
+    Later calls are fast: prepared pixels are memory-mapped from the cache folder, and the images of CelebA are read one
+    by one on demand.
 
     Raises
     ------
     DataError
-        If files are missing, truncated or not what they should be, or too few images are there for the split.
+        If files are missing, truncated or otherwise invalid, or if there are too few images for the split.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Data sets: four subsets that share no image, each a pool of labelled images."""
+"""Data sets: four disjoint subsets, each of which is a pool of labelled images."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from mifsim.errors import DataError
 
 Subset = Literal["private", "auxiliary", "users", "evaluator"]
 SUBSETS: tuple[Subset, ...] = ("private", "auxiliary", "users", "evaluator")
+"""All subsets; see `DataSet.subsets`."""
 
 
 class ImagePool(Protocol):
-    """Labelled images that can be drawn by index; reading may be lazy."""
+    """Labelled images that can be read by index, possibly on demand."""
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
@@ -30,21 +31,23 @@ class ImagePool(Protocol):
         """Return one image, (H, W) or (H, W, 3), float32 in [0, 1]."""
 
     def images(self, indices: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Return several at once, shape (n, H, W) or (n, H, W, 3)."""
+        """Return several images, shape (n, H, W) or (n, H, W, 3), float32 in [0, 1]."""
 
 
 SMALL_BYTES = 16 * 2**20
-"""Up to this size of its 8-bit pixels, a pool is also stored as floats, which take four times as much memory."""
+"""Size of the 8-bit pixels, in bytes, up to which a pool is also stored as floats (four times as much memory)."""
 
 
 @dataclass(frozen=True)
 class ArrayPool:
-    """Images held as one uint8 array (which may be memory-mapped).
+    """Images stored as one uint8 array, which may be memory-mapped.
 
     Attributes
     ----------
     pixels : ndarray of uint8, shape (n, H, W) or (n, H, W, 3)
+        The images, 0 to 255.
     labels : ndarray of int64, shape (n,)
+        The class of each image.
     """
 
     pixels: npt.NDArray[np.uint8] = field(repr=False)
@@ -63,7 +66,7 @@ class ArrayPool:
 
     @cached_property
     def _floats(self) -> npt.NDArray[np.float32] | None:
-        """All images as floats, or None for a large pool; users draw the same images repeatedly."""
+        """All images as floats, because users draw the same images repeatedly; None for a large pool."""
         if self.pixels.nbytes > SMALL_BYTES:
             return None
         floats: npt.NDArray[np.float32] = np.divide(self.pixels, np.float32(255), dtype=np.float32)
@@ -71,7 +74,7 @@ class ArrayPool:
         return floats
 
     def images(self, indices: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Return several at once."""
+        """Return several images, float32 in [0, 1]."""
         chosen = self.pixels[np.asarray(indices, np.int64)]
         images: npt.NDArray[np.float32] = chosen.astype(np.float32) / np.float32(255)
         return images
@@ -84,8 +87,9 @@ class SubsetPool:
     Attributes
     ----------
     pool : ImagePool
+        The other pool.
     indices : ndarray of int64, shape (n,)
-        Which of the pool's images, in which order.
+        Indices of the images in the other pool, in the order of the view.
     """
 
     pool: ImagePool
@@ -104,28 +108,30 @@ class SubsetPool:
         return self.pool.image(int(self.indices[index]))
 
     def images(self, indices: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Return several at once."""
+        """Return several images, float32 in [0, 1]."""
         return self.pool.images(self.indices[np.asarray(indices, np.int64)])
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set, split by role.
+    """A data set, split into subsets by role.
 
     Attributes
     ----------
     name : str
+        Name of the data set in reports.
     shape : tuple of int
-        Of one image: (H, W) or (H, W, 3).
+        Shape of one image: (H, W) or (H, W, 3).
     class_names : tuple of str
-    subsets : mapping from subset to pool
-        ``private``: the victim's training images. ``auxiliary``: what attackers may hold. ``users``: what
-        honest users send, never trained on. ``evaluator``: what the evaluator is trained on besides the
-        private subset. No image is in two subsets.
+        Names of the classes, in the order of their labels.
+    subsets : mapping of str to ImagePool
+        ``private``: the victim's training images. ``auxiliary``: images available to attackers. ``users``: images that
+        honest users send; no model is trained on them. ``evaluator``: images on which the evaluator is trained, in
+        addition to the private subset. The subsets are disjoint.
     fingerprint : str
         A digest of the content and the split; equal digests mean equal images in equal subsets.
     note : str
-        How it was split, and whether it is rendered rather than photographed.
+        A description of the split, and of the images if they are rendered.
     """
 
     name: str
@@ -143,19 +149,26 @@ class DataSet:
 def split_by_class(
     labels: npt.NDArray[np.int64], shares: Mapping[Subset, float], seed: int
 ) -> dict[Subset, npt.NDArray[np.int64]]:
-    """Split indices into subsets, class by class, so that each holds every class in the same proportion.
+    """Split indices into subsets, class by class, so that every subset has the classes in the same proportion.
 
     Parameters
     ----------
     labels : ndarray of int64, shape (n,)
-    shares : mapping
-        Subset to its share of each class; the shares add up to 1.
+        The class of each image.
+    shares : mapping of str to float
+        The share of each class that a subset receives; the shares add up to 1.
     seed : int
+        Seed of the split.
 
     Returns
     -------
-    dict
-        Subset to sorted indices.
+    dict of str to ndarray
+        The sorted indices of each subset.
+
+    Raises
+    ------
+    DataError
+        If a class has fewer images than there are subsets.
     """
     if not np.isclose(sum(shares.values()), 1.0):
         raise ValueError(f"shares must add up to 1, got {dict(shares)}")
@@ -187,17 +200,20 @@ def reduce_classes(
     Parameters
     ----------
     labels : ndarray of int64, shape (n,)
-        Labels of the whole set.
-    subsets : mapping
-        Subset to its indices.
+        The class of each image of the whole set.
+    subsets : mapping of str to ndarray
+        The indices of each subset.
     images_per_class : int
+        Number of images to keep of each class, over all subsets.
     seed : int
+        Seed of the choice.
     class_names : tuple of str
+        Names of the classes, for messages.
 
     Returns
     -------
-    dict
-        Subset to sorted indices.
+    dict of str to ndarray
+        The sorted indices of each subset.
 
     Raises
     ------
@@ -214,7 +230,7 @@ def reduce_classes(
                 f"images_per_class = {images_per_class}, but class {name!r} has {total} images; "
                 f"accepted: at most {total}"
             )
-        # Rounding the running totals, not each subset, makes them add up exactly.
+        # Running totals are rounded, not the sizes of the subsets, so that the sizes add up exactly.
         running = np.cumsum([len(indices) for indices in members.values()])
         ends = np.round(running * (images_per_class / total)).astype(int)
         for (subset, indices), size in zip(members.items(), np.diff(ends, prepend=0), strict=True):
@@ -239,13 +255,33 @@ def assemble(
     images_per_class: int | None = None,
     seed: int = 0,
 ) -> DataSet:
-    """Make a data set from one pool and the indices of its subsets, reduced if `images_per_class` is given.
+    """Make a data set from one pool and the indices of its subsets.
 
-    `content` is a digest of the pool's images and labels; with the indices it gives the fingerprint.
+    Parameters
+    ----------
+    name, shape, class_names
+        See `DataSet`.
+    pool : ImagePool
+        All images.
+    subsets : mapping of str to ndarray
+        The indices of each subset in the pool.
+    content : str
+        A digest of the pool's images and labels. The fingerprint is computed from it and the indices.
+    note : str
+        See `DataSet`.
+    images_per_class : int or None
+        If not None, the subsets are reduced; see `reduce_classes`.
+    seed : int
+        Seed of the reduction.
+
+    Returns
+    -------
+    DataSet
+        The data set.
     """
     if images_per_class is not None:
         subsets = reduce_classes(pool.labels, subsets, images_per_class, seed, class_names)
-        note = f"{note} Reduced to {images_per_class} images a class over all subsets."
+        note = f"{note} Reduced to {images_per_class} images per class over all subsets."
     split = {subset: digest(indices.tobytes()) for subset, indices in subsets.items()}
     return DataSet(
         name=name,

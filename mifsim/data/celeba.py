@@ -1,4 +1,4 @@
-"""CelebA (Liu et al. 2015) as four exclusive classes, in the layout in which it is published."""
+"""CelebA (Liu et al. 2015) with four disjoint classes, read from its published layout."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from mifsim.errors import DataError
 
 CLASSES = ("Male", "Female", "Bangs", "Eyeglasses")
 SIDE = 64
+"""Side of the images, in pixels."""
 CROP = 148
-"""Side of the centred square that is kept of the 178×218 image, as is usual in work on generative models."""
+"""Side of the central square that is cropped from the 178×218 image, in pixels, as is usual for generative models."""
 
 _LAYOUT = (
     "expected the published layout: img_align_celeba/*.jpg, list_attr_celeba.txt or .csv, "
@@ -27,10 +28,10 @@ _LAYOUT = (
 
 
 def class_of(male: bool, bangs: bool, eyeglasses: bool) -> int:
-    """Return the one class of a face: Eyeglasses before Bangs before Male or Female.
+    """Return the class of a face: Eyeglasses takes precedence over Bangs, and Bangs over Male and Female.
 
-    The paper divides CelebA "into 4 distinct classes, by combining several features" (Section 4.3) and does
-    not say how; the rarer attribute first keeps every class large.
+    The paper divides CelebA "into 4 distinct classes, by combining several features" (Section 4.3) and does not
+    describe how. If rarer attributes take precedence, every class is large.
     """
     if eyeglasses:
         return CLASSES.index("Eyeglasses")
@@ -46,9 +47,11 @@ class FilePool:
     Attributes
     ----------
     folder : Path
+        The folder of the image files.
     names : tuple of str
         File names, one per image.
     labels : ndarray of int64, shape (n,)
+        The class of each image.
     """
 
     folder: Path
@@ -59,7 +62,7 @@ class FilePool:
         return len(self.names)
 
     def image(self, index: int) -> npt.NDArray[np.float32]:
-        """Read one image: the centred 148×148 square, averaged down to 64×64 RGB, float32 in [0, 1].
+        """Read one image: the central 148×148 square, reduced to 64×64 RGB by area averaging, float32 in [0, 1].
 
         Raises
         ------
@@ -74,7 +77,7 @@ class FilePool:
         return image
 
     def images(self, indices: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Read several images, shape (n, 64, 64, 3)."""
+        """Read several images, shape (n, 64, 64, 3), float32 in [0, 1]."""
         chosen = np.asarray(indices, np.int64)
         if not len(chosen):
             return np.empty((0, SIDE, SIDE, 3), np.float32)
@@ -84,13 +87,18 @@ class FilePool:
 def load(config: DataConfig) -> DataSet:
     """Read the lists of CelebA and check that every image exists; the images themselves are read on demand.
 
-    The official partition puts each person into one set only, so attackers and evaluator get images of people
-    whom the victim has not seen.
+    In the official partition, each person is in one set only, so attackers and evaluator get images of people who are
+    not in the victim's training images.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or invalid, or a subset has no image of a class.
     """
     folder = config.folder
     assert folder is not None  # checked by DataConfig
     images = folder / "img_align_celeba"
-    if (images / "img_align_celeba").is_dir():  # as some archives unpack
+    if (images / "img_align_celeba").is_dir():  # some archives contain a nested folder
         images = images / "img_align_celeba"
     if not images.is_dir():
         raise DataError(f"data.folder = {folder}: no folder img_align_celeba in it; {_LAYOUT}")
@@ -113,19 +121,19 @@ def load(config: DataConfig) -> DataSet:
     for subset, indices in subsets.items():
         for label, name in enumerate(CLASSES):
             if not np.any(labels[indices] == label):
-                raise DataError(f"{partition_file}: leaves the {subset} subset without an image of class {name}")
+                raise DataError(f"{partition_file}: it leaves the {subset} subset without an image of class {name}")
     return assemble(
         name="celeba",
         shape=(SIDE, SIDE, 3),
         class_names=CLASSES,
         pool=FilePool(images, names, labels),
         subsets=subsets,
-        # Not the pixels: every start would read 1.4 GB. An altered image is not detected.
+        # Without the pixels, as every start would read 1.4 GB; a modified image is therefore not detected.
         content=digest(names, labels.tobytes(), CROP, SIDE),
         note=(
-            "CelebA's official partition: training set private, validation set half auxiliary and half "
-            "evaluator (class by class), test set the users'. Classes by attribute: Eyeglasses before Bangs "
-            "before Male or Female. Centred 148x148 square, averaged down to 64x64."
+            "CelebA's official partition: the training set is private, the validation set is half auxiliary and half "
+            "evaluator (class by class), and the test set is the users'. Classes by attribute: Eyeglasses before Bangs "
+            "before Male or Female. Central 148x148 square, reduced to 64x64 by area averaging."
         ),
         images_per_class=config.images_per_class,
         seed=config.split_seed,
@@ -136,11 +144,11 @@ def _one_of(folder: Path, stem: str) -> Path:
     for suffix in (".txt", ".csv"):
         if (folder / (stem + suffix)).is_file():
             return folder / (stem + suffix)
-    raise DataError(f"data.folder = {folder}: neither {stem}.txt nor {stem}.csv is there; {_LAYOUT}")
+    raise DataError(f"data.folder = {folder}: neither {stem}.txt nor {stem}.csv exists; {_LAYOUT}")
 
 
 def _read_list(path: Path, columns: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Return the named columns by file name, from the published text form or the CSV form."""
+    """Return the named columns by file name, from the published text file or from a CSV file."""
     try:
         lines = path.read_text(encoding="ascii").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -148,10 +156,10 @@ def _read_list(path: Path, columns: tuple[str, ...]) -> dict[str, tuple[int, ...
     separator = "," if path.suffix == ".csv" else None
     rows = [(number, line.split(separator)) for number, line in enumerate(lines, start=1) if line.strip()]
     places = [1]
-    if separator:  # its header also names the column of file names
+    if separator:  # the header of a CSV file also names the column of file names
         rows, header = rows[1:], rows[0][1] if rows else []
         places = _places(path, header, columns)
-    elif len(columns) > 1:  # a count, then a header without that name
+    elif len(columns) > 1:  # a text file has a count, then a header without the column of file names
         rows, header = rows[2:], rows[1][1] if len(rows) > 1 else []
         places = [place + 1 for place in _places(path, header, columns)]
     table = {}
@@ -169,19 +177,19 @@ def _places(path: Path, header: list[str], columns: tuple[str, ...]) -> list[int
     header = [name.strip() for name in header]
     for column in columns:
         if column not in header:
-            raise DataError(f"{path}: no column {column!r} in its header")
+            raise DataError(f"{path}: its header has no column {column!r}")
     return [header.index(column) for column in columns]
 
 
 def _check(names: tuple[str, ...], partition: dict[str, tuple[int, ...]], partition_file: Path, images: Path) -> None:
-    """Check that every listed image is on disk and in the partition, with one listing of the folder."""
+    """Check that every listed image exists and is in the partition; the folder is listed only once."""
     present = set(os.listdir(images))
     missing = [name for name in names if name not in present]
     if missing:
         raise DataError(
             f"{images / missing[0]}: listed but missing"
-            + (f", as {len(missing) - 1:,} others" if len(missing) > 1 else "")
+            + (f", and {len(missing) - 1:,} more" if len(missing) > 1 else "")
         )
     for name in names:
         if partition.get(name, (None,))[0] not in (0, 1, 2):
-            raise DataError(f"{partition_file}: {name} must be in partition 0, 1 or 2, it is in {partition.get(name)}")
+            raise DataError(f"{partition_file}: {name} must be in partition 0, 1 or 2, got {partition.get(name)}")

@@ -1,4 +1,4 @@
-"""Which data set a study uses, and how it is prepared."""
+"""The ``[data]`` section of a study, and the registry of data sets."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 class Source(NamedTuple):
-    """One data set that can be named in a study.
+    """One data set that a study can name.
 
     Attributes
     ----------
     load : str or callable
         A function that takes a `DataConfig` and returns a `mifsim.data.base.DataSet`, or ``"module:function"``, which
-        is imported when the set is asked for.
+        is imported on first use.
     reads : frozenset of str
-        Which of the optional keys `folder`, `size` and `color` it reads; any other is refused.
+        The optional keys that it reads, of `folder`, `size` and `color`; a study cannot set the others.
     needs : frozenset of str
-        Which of them it cannot do without.
+        The keys of `reads` that a study must set.
     """
 
     load: str | Callable[[DataConfig], DataSet]
@@ -46,22 +46,23 @@ _SHIPPED: dict[str, Source] = {
 }
 
 DATASETS = Registry("datasets", "data set", _SHIPPED)
-"""All data sets by name. A new one is a file with a function, and a line above, or comes from a plug-in."""
+"""All data sets by name. A new one is a file with a function and a line above, or it comes from a plug-in."""
 
 
 def source_of(name: str) -> Source:
-    """Return a data set's source; a plug-in may register a `Source`, or the function alone.
+    """Return the source of a data set; a plug-in may register a `Source` or only its function.
 
     Raises
     ------
     UserError
-        There is no such set; the message names the nearest one and all known.
+        If there is no such set; the message lists all names and the closest match.
     """
     found = DATASETS.load(name)
     return found if isinstance(found, Source) else Source(found)
 
 
 Side = Annotated[int, Field(ge=8, le=1024)]
+"""Side of an image, in pixels."""
 
 
 class DataConfig(BaseModel):
@@ -70,28 +71,28 @@ class DataConfig(BaseModel):
     Raises
     ------
     pydantic.ValidationError
-        For an unknown set or key, a value out of range, a key that the set does not read, or a missing one
-        that it needs.
+        For an unknown set or key, a value out of range, a key that the set does not read, or a missing key that it
+        needs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    set: str = Field("mnist-5k", description="one of " + ", ".join(_SHIPPED) + ", or of a plug-in")
+    set: str = Field("mnist-5k", description="data set: one of " + ", ".join(_SHIPPED) + ", or one of a plug-in")
     folder: Path | None = Field(
         None,
-        description="where the files are: needed by celeba and folder; mnist and fashion-mnist: own copy",
+        description="folder of the files; required by celeba and folder; mnist and fashion-mnist: default keras' cache",
     )
     size: tuple[Side, Side] | None = Field(
-        None, description="folder only: height and width that images are brought to; one number for a square"
+        None, description="folder only: height and width to which images are resized; one number for a square"
     )
-    color: Literal["gray", "rgb"] | None = Field(None, description="folder only: colour mode (rgb where absent)")
+    color: Literal["gray", "rgb"] | None = Field(None, description="folder only: colour mode (default: rgb)")
     images_per_class: int | None = Field(
         None,
         ge=8,
         le=1_000_000,
-        description="reduce to exactly so many images a class (faces: render so many, 1000 where absent)",
+        description="reduce to exactly this number of images per class (faces: render this number; default: 1000)",
     )
-    split_seed: int = Field(0, ge=0, lt=2**32, description="which images fall into which part")
+    split_seed: int = Field(0, ge=0, lt=2**32, description="seed of the random split into subsets")
 
     @field_validator("set")
     @classmethod

@@ -1,8 +1,8 @@
-"""Faces drawn with OpenCV from a seed: a stand-in where CelebA is absent, with its four classes.
+"""Faces drawn with OpenCV from a seed: a substitute with CelebA's four classes, for use without CelebA.
 
-A face is drawn three times as large as it is wanted, in coordinates of its own (the face is about one unit to
-each side of the origin, y pointing down), through a pose that turns, scales and shifts them; averaged down;
-then lit as a rounded body and given a camera's blur and noise.
+A face is drawn at three times its final size, in its own coordinates (about one unit to each side of the origin, with y
+pointing down). A pose rotates, scales and shifts these coordinates. The drawing is reduced by area averaging, shaded as
+a rounded body, and a camera's blur and noise are added.
 """
 
 from __future__ import annotations
@@ -42,15 +42,21 @@ _IRIS: tuple[Color, ...] = ((70, 46, 30), (96, 70, 40), (60, 90, 120), (80, 110,
 
 @dataclass(frozen=True)
 class Face:
-    """All that is drawn at random of one face, before pose, light and camera.
+    """The random attributes and the pose of one face.
 
     Attributes
     ----------
     masculinity : float
-        0 to 1: jaw, brows, lips, beard and length of hair follow it. The sexes overlap, as in photographs.
+        0 to 1. It determines jaw, brows, lips, beard and length of hair. The distributions of the sexes overlap, as in
+        photographs.
     bangs, eyeglasses : bool
+        Whether the face has bangs or eyeglasses.
     yaw, pitch : float
-        How far the features sit off the middle of the face, as it turns.
+        Horizontal and vertical offset of the features from the middle of the face, in its coordinates.
+    skin, hair : tuple of float
+        Colours, RGB, 0 to 255.
+    pose : ndarray of float64, shape (2, 3)
+        The affine map from the face's coordinates to pixels.
     """
 
     masculinity: float
@@ -69,14 +75,15 @@ def render(label: int, rng: np.random.Generator) -> Canvas:
     Parameters
     ----------
     label : int
-        Into `CLASSES`. As under CelebA's rule, an Eyeglasses face may have bangs, and both classes have both
-        sexes.
+        Index in `CLASSES`. As in `mifsim.data.celeba.class_of`, an Eyeglasses face may have bangs, and the classes
+        Eyeglasses and Bangs contain both sexes.
     rng : Generator
-        Everything random comes from it.
+        The source of all random numbers.
 
     Returns
     -------
-    ndarray of uint8, shape (64, 64, 3), RGB
+    ndarray of uint8, shape (64, 64, 3)
+        The image, RGB.
     """
     face = _draw_lots(label, rng)
     pencil = Pencil(face.pose, _background(rng))
@@ -126,7 +133,7 @@ def _tone(color: Color, factor: float) -> Color:
 
 
 def _outline(jaw: float, chin: float) -> Floats:
-    """Points of a face: round above, narrowing to a chin; the larger `jaw` (0.6 to 0.95), the squarer."""
+    """Return the outline of a face, round above and narrow at the chin; squarer for a larger `jaw` (0.6 to 0.95)."""
     angle = np.deg2rad(np.linspace(0, 360, 72, endpoint=False))
     x, y = np.cos(angle), np.sin(angle)
     below = np.clip(y, 0, 1)
@@ -135,7 +142,7 @@ def _outline(jaw: float, chin: float) -> Floats:
 
 
 def _background(rng: np.random.Generator) -> Canvas:
-    """Paint a blurred background: a few colours melting into one another, sometimes with an edge."""
+    """Paint a blurred background: a smooth transition between a few colours, sometimes with an edge."""
     base = rng.uniform(40, 215) + rng.normal(0, 26, 3)
     rows, columns = rng.integers(2, 5, 2)
     patches = base + rng.normal(0, 22, (rows, columns, 1)) + rng.normal(0, 9, (rows, columns, 3))
@@ -241,7 +248,7 @@ def _draw_mouth(pencil: Pencil, face: Face, x: float, y: float, rng: np.random.G
 
 def _draw_hair(pencil: Pencil, face: Face, rng: np.random.Generator) -> None:
     m, hair = face.masculinity, face.hair
-    # The hairline: an arc over the forehead, high where it recedes; hair lies between it and the skull.
+    # The hairline is an arc over the forehead, high if it recedes; the hair is between it and the skull.
     line = np.clip(rng.normal(-0.62, 0.07) - 0.05 * m, -0.85, -0.45)
     part, height = rng.uniform(-0.5, 0.5) + face.yaw, rng.uniform(1.12, 1.3)
     skull = ellipse(0, -0.12, 0.86, height - 0.12, 175, 365)
@@ -260,7 +267,7 @@ def _draw_hair(pencil: Pencil, face: Face, rng: np.random.Generator) -> None:
         ends = np.clip([left, right], -skull_width, skull_width)
         fringe = np.concatenate([[[ends[0], top], [ends[1], top]], np.stack([across, tips], axis=1)])
         pencil.fill(fringe, hair, float(rng.uniform(0.8, 1.0)), 0.012)
-    elif rng.random() < 0.15:  # a lock over part of the forehead that is not a fringe yet
+    elif rng.random() < 0.15:  # a lock over part of the forehead, too small to count as bangs
         side = 1 if part < 0 else -1
         lock = np.array([[part, line - 0.3], [side * 0.62, line - 0.15], [side * 0.7, 0.0], [side * 0.5, -0.32]])
         pencil.fill(lock, hair, 1.0, 0.02)
@@ -299,7 +306,7 @@ def _draw_glasses(pencil: Pencil, face: Face, rng: np.random.Generator) -> None:
 
 
 def _photograph(canvas: Canvas, face: Face, rng: np.random.Generator) -> Canvas:
-    """Average down, light the head as a rounded body, and add what a camera adds."""
+    """Reduce a drawing by area averaging, shade the head as a rounded body, and add a camera's blur and noise."""
     image = cv2.resize(canvas, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     pixel = (np.arange(SIDE) + 0.5) * _SCALE
     across, down = np.meshgrid(pixel, pixel)

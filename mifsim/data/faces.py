@@ -1,4 +1,4 @@
-"""Rendered faces with CelebA's four classes: see `mifsim.data.face_rendering`. Not photographs of anyone."""
+"""Rendered faces with CelebA's four classes (see `mifsim.data.face_rendering`); they are not photographs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from mifsim.data.config import DataConfig
 from mifsim.data.prepared import Raw, prepare
 
 SHARES: dict[Subset, float] = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
+"""Share of each class in each subset."""
 IMAGES_PER_CLASS = 1000
+"""Default number of rendered faces per class."""
 SEED = 2015
-"""Seed of all faces: face number i of a class is the same in every set, however many are rendered."""
+"""Seed of all faces: face number i of a class does not depend on the number of faces."""
 
 
 def load(config: DataConfig) -> DataSet:
-    """Render the faces (once; then they are cached) and split them by `SHARES`."""
+    """Render the faces, or read them from the cache, and split them class by class by `SHARES`."""
     count = config.images_per_class or IMAGES_PER_CLASS
     labels = np.repeat(np.arange(len(CLASSES)), count).astype(np.int64)
     programs = [Path(__file__).with_name(name).read_bytes() for name in ("face_rendering.py", "pencil.py")]
@@ -36,8 +38,8 @@ def load(config: DataConfig) -> DataSet:
         subsets=split_by_class(labels, SHARES, config.split_seed),
         content=prepared.content,
         note=(
-            f"Rendered faces, {count} a class, no photographs: a stand-in where CelebA is absent. Each class "
-            "split at random: private 50%, auxiliary 10%, users 30%, evaluator 10%."
+            f"Rendered faces, {count} per class, not photographs: a substitute for CelebA. Each class is split at "
+            "random: private 50%, auxiliary 10%, users 30%, evaluator 10%."
         ),
     )
 

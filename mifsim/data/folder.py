@@ -1,4 +1,4 @@
-"""A folder of the user's images: one sub-folder per class, with PNG, JPEG or PGM files in it."""
+"""A folder of the user's images, with one sub-folder of PNG, JPEG or PGM files per class."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mifsim.data.prepared import Raw, prepare
 from mifsim.errors import DataError
 
 SHARES: dict[Subset, float] = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
+"""Share of each class in each subset."""
 FEWEST = 10
 """Minimum number of images per class: with fewer, a subset of 10% could be empty."""
 
@@ -23,9 +24,14 @@ FEWEST = 10
 def load(config: DataConfig) -> DataSet:
     """Load the folder, split class by class by `SHARES`.
 
-    The sub-folders, sorted by name, are the classes. Images are converted once to one size (cropped around the centre
-    to its aspect ratio, then resized) and colour mode, and cached; they are prepared anew when the name, length or
+    The sub-folders, sorted by name, are the classes. Images are cropped around the centre to the aspect ratio of the
+    target size, resized, converted to one colour mode, and cached. They are converted again when the name, length or
     modification time of a file changes.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two classes, a class has too few images, or a file is not a valid image.
     """
     assert config.folder is not None  # checked by DataConfig
     files = _files(config.folder)
@@ -50,7 +56,7 @@ def load(config: DataConfig) -> DataSet:
         subsets=split_by_class(labels, SHARES, config.split_seed),
         content=prepared.content,
         note=(
-            f"{len(labels):,} images of a folder; each class split at random: private 50%, auxiliary 10%, "
+            f"{len(labels):,} images of a folder; each class is split at random: private 50%, auxiliary 10%, "
             "users 30%, evaluator 10%. Images of one subject may be in several subsets."
         ),
         images_per_class=config.images_per_class,
@@ -78,7 +84,7 @@ def _files(folder: Path) -> dict[str, list[Path]]:
 
 
 def _common_size(paths: list[Path]) -> tuple[int, int]:
-    """Return the size that all images have in common, read from their headers."""
+    """Return the size of the images, read from their headers; it must be the same for all."""
     first: tuple[int, int] | None = None
     for path in paths:
         size = read_size(path)

@@ -1,4 +1,4 @@
-"""Reading of PNG, JPEG and PGM files that may be damaged or hostile (headers are checked first); JPEG compression."""
+"""Reading of untrusted PNG, JPEG and PGM files, whose headers are checked first; JPEG compression."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from mifsim.limits import read_plain
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".pgm")
 MAX_PIXELS = 64 * 2**20
-"""Larger images are refused: a file of a few kilobytes can state a size that takes gigabytes to decode."""
+"""Maximum number of pixels of an image: a file of a few kilobytes can state a size that takes gigabytes to decode."""
 
 MAX_FILE_BYTES = 256 * 2**20
-"""Maximum size of one image file."""
+"""Maximum size of one image file, in bytes."""
 
 Color = Literal["gray", "rgb"]
 
 
 def header_size(data: bytes) -> tuple[int, int]:
-    """Return height and width as the header states them, without decoding.
+    """Return the height and width that the header states, in pixels, without decoding the image.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def header_size(data: bytes) -> tuple[int, int]:
 
 
 def decode(data: bytes, color: Color) -> npt.NDArray[np.uint8]:
-    """Decode one image to (H, W) or (H, W, 3) RGB.
+    """Decode one image to shape (H, W), or (H, W, 3) in RGB.
 
     16-bit images are converted to 8 bits, transparency is dropped, and a JPEG is rotated according to its EXIF data.
 
@@ -68,7 +68,7 @@ def read_image(path: Path, color: Color) -> npt.NDArray[np.uint8]:
     Raises
     ------
     DataError
-        If it is missing or cannot be used; the message names the file.
+        If the file is missing or not a valid image; the message names the file.
     """
     try:
         return decode(read_plain(path, MAX_FILE_BYTES), color)
@@ -79,7 +79,7 @@ def read_image(path: Path, color: Color) -> npt.NDArray[np.uint8]:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Return height and width of one image file; see `header_size` and `read_image`."""
+    """Return the height and width of one image file, in pixels; see `header_size` and `read_image`."""
     try:
         return header_size(read_plain(path, MAX_FILE_BYTES))
     except OSError as error:
@@ -89,9 +89,10 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 def fit(image: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Crop the largest centred piece of the target aspect ratio, and resize it.
+    """Crop the largest central part with the target aspect ratio, and resize it to `height` by `width` pixels.
 
-    Shrinking averages over areas (``INTER_AREA``), which does not alias; enlarging is bilinear.
+    Images are shrunk by averaging over areas (``INTER_AREA``), which avoids aliasing, and enlarged by bilinear
+    interpolation.
     """
     import cv2
 
@@ -135,8 +136,8 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
         if marker == 0xFF:  # padding
             at += 1
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start-of-frame segment
-            # OpenCV silently fills the missing part of a truncated file with grey. Search only behind this segment:
-            # a thumbnail before it has its own end marker, and cameras append data after that of the image.
+            # OpenCV silently fills the missing part of a truncated file with grey. Search only after this segment:
+            # a thumbnail before it has its own end marker. Cameras may append data after the end marker.
             if data.find(b"\xff\xd9", at) < 0:
                 raise ValueError("truncated JPEG")
             height, width = struct.unpack(">HH", data[at + 5 : at + 9])

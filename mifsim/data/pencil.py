@@ -1,4 +1,4 @@
-"""Anti-aliased drawing with OpenCV in coordinates of one's own: what rendered faces are drawn with."""
+"""Anti-aliased drawing with OpenCV in the coordinates of a subject; used to render faces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHIFT = 4  # fractional bits of OpenCV's coordinates
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, start: float = 0, end: float = 360) -> Floats:
-    """Points of an ellipse; 0 degrees is to the right, 90 below."""
+    """Return points of an ellipse, shape (40, 2), from angle `start` to `end`; 0 degrees is to the right, 90 below."""
     angle = np.deg2rad(np.linspace(start, end, 40))
     return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=1)
 
@@ -27,7 +27,7 @@ class Pencil:
     pose : ndarray of float64, shape (2, 3)
         The affine map from the subject's coordinates to pixels.
     canvas : ndarray of uint8, shape (H, W, 3)
-        Is drawn on.
+        The image on which it draws, RGB.
     """
 
     def __init__(self, pose: Floats, canvas: Canvas) -> None:
@@ -35,7 +35,7 @@ class Pencil:
         self.canvas = canvas
 
     def fill(self, points: Floats, color: Color, alpha: float = 1.0, blur: float = 0.0) -> None:
-        """Fill a polygon; `blur` softens its edge, in units of the subject."""
+        """Fill a polygon with opacity `alpha` (0 to 1); `blur`, in units of the subject, softens its edge."""
         at = self._place(points)
         if alpha >= 1.0 and not blur:
             cv2.fillPoly(self.canvas, [at], color, cv2.LINE_AA, _SHIFT)
@@ -46,7 +46,7 @@ class Pencil:
         self._blend(part, mask, color, alpha, blur)
 
     def line(self, points: Floats, color: Color, width: float, alpha: float = 1.0, blur: float = 0.0) -> None:
-        """Draw an open line, `width` in units of the subject."""
+        """Draw an open line; see `fill`. `width` is in units of the subject."""
         at, pixels = self._place(points), max(1, round(width * self._unit))
         if alpha >= 1.0 and not blur:
             cv2.polylines(self.canvas, [at], False, color, pixels, cv2.LINE_AA, _SHIFT)
@@ -66,7 +66,7 @@ class Pencil:
         return fixed
 
     def _around(self, at: npt.NDArray[np.int32], reach: float) -> tuple[tuple[slice, slice], npt.NDArray[np.int32]]:
-        """Return the piece of the canvas that a shape touches, and where its corner lies."""
+        """Return the part of the canvas that a shape touches, and the position of its upper left corner."""
         margin = int(3 * reach * self._unit) + 2
         size = np.array(self.canvas.shape[1::-1])
         low = np.clip((at.min(axis=0) >> _SHIFT) - margin, 0, size - 1)

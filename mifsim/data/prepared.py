@@ -1,4 +1,4 @@
-"""A cache of prepared images: decoded, resized or rendered once, stored as ``.npy``, memory-mapped by all readers."""
+"""A cache of prepared images, which are decoded, resized or rendered once, stored as ``.npy``, and memory-mapped."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ class Raw(NamedTuple):
     Attributes
     ----------
     labels : ndarray of int64, shape (n,)
+        The class of each image.
     shape : tuple of int
-        Of one image.
+        Shape of one image: (H, W) or (H, W, 3).
     images : iterable of n ndarrays of uint8
-        May be lazy: it is read once, one image at a time, so that the whole set is never in memory.
+        The images. They are read once, one at a time, so a generator avoids having the whole set in memory.
     sections : tuple of int
         Lengths of the source's consecutive sections (training and test set), if any.
     """
@@ -41,7 +42,17 @@ class Raw(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A pool over memory-mapped pixels, the digest of its content, and the sections of its source."""
+    """A pool of memory-mapped images.
+
+    Attributes
+    ----------
+    pool : ArrayPool
+        The images and labels.
+    content : str
+        A digest of the images and labels.
+    sections : tuple of int
+        See `Raw`.
+    """
 
     pool: ArrayPool
     content: str
@@ -49,21 +60,27 @@ class Prepared:
 
 
 def prepare(name: str, key: str, read: Callable[[], Raw]) -> Prepared:
-    """Return the images of `read`, from the cache if it holds an intact copy.
+    """Return the images of `read`, from the cache if it contains an intact copy.
 
     Parameters
     ----------
     name : str
         Name of the data set, for the file names.
     key : str
-        A digest of all that the result depends on: the source's content and the conversion.
+        A digest of everything on which the result depends: the source's content and the conversion.
     read : callable
-        Called only if the cache holds no intact copy. A truncated or altered copy is replaced.
+        Returns the content of the source. It is called only if the cache contains no intact copy; a truncated or
+        modified copy is replaced.
+
+    Returns
+    -------
+    Prepared
+        The images, memory-mapped from the cache.
 
     Raises
     ------
     DataError
-        If the cache folder cannot be written, or if `read` raises it.
+        If the cache folder is not writable, or if `read` raises it.
     """
     stem = cache_dir() / "data" / f"{name}-{FORMAT}-{key}"
     found = _load(stem)
@@ -74,7 +91,7 @@ def prepare(name: str, key: str, read: Callable[[], Raw]) -> Prepared:
         except OSError as error:
             raise DataError(
                 f"cannot write prepared images to the cache folder {stem.parent}: {error.strerror or error}; "
-                "set MIFSIM_CACHE_DIR to a folder that can be written"
+                "set MIFSIM_CACHE_DIR to a writable folder"
             ) from error
         found = _load(stem)
         if found is None:
@@ -108,12 +125,12 @@ def _load(stem: Path) -> Prepared | None:
     try:
         facts = json.loads(facts_file.read_text())
         expected, sections = facts["sha256"], tuple(facts["sections"])
-        # As a plain array over the same mapping: numpy's memmap class costs microseconds at every index.
+        # A plain array over the same mapping, as indexing numpy's memmap class takes microseconds longer.
         pixels = np.asarray(np.load(pixels_file, mmap_mode="r")).view(np.ndarray)
         labels = np.load(labels_file)
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
-    # Hashing 55 MB takes some 40 ms, less than starting the process, and detects incomplete files.
+    # Hashing 55 MB takes about 40 ms, less than the start of the process, and detects incomplete files.
     if pixels.dtype != np.uint8 or labels.dtype != np.int64 or _digest(pixels, labels) != expected:
         return None
     return Prepared(ArrayPool(pixels, labels), expected, sections)

@@ -1,8 +1,8 @@
-"""A log of real queries: which client sent which image, in which order.
+"""A log of real queries: the images of each client, in order of time.
 
-A log is read in two passes: the first finds the usable rows, the second converts the images to the data set's shape
-and memory-maps them. Both hold only some rows in memory. Their results are cached; the passes run again only when a
-file of the log changes.
+A log is read in two passes. The first finds the usable rows; the second converts the images to the data set's shape and
+memory-maps them. Both have only some rows in memory at a time. Their results are cached; the passes run again only when
+a file of the log changes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,15 @@ FORMAT = 1  # version of the index in the cache folder; part of its name
 
 
 class BadRow(NamedTuple):
-    """A row that cannot be used: `file`, `row` and `client` as in `mifsim.data.log_rows.Row`, and `problem`."""
+    """An unusable row of a log.
+
+    Attributes
+    ----------
+    file, row, client
+        See `mifsim.data.log_rows.Row`.
+    problem : str
+        The reason why the row is unusable.
+    """
 
     file: str
     row: int | None
@@ -48,7 +56,7 @@ class BadRow(NamedTuple):
     problem: str
 
     def __str__(self) -> str:
-        file = self.file if self.file.isprintable() else repr(self.file)  # a terminal may show it
+        file = self.file if self.file.isprintable() else repr(self.file)  # it may be printed on a terminal
         return f"{file}: {self.problem}" if self.row is None else f"{file}, row {self.row:,}: {self.problem}"
 
 
@@ -59,19 +67,22 @@ class QueryLog:
     Attributes
     ----------
     path : Path
+        The log; see `mifsim.data.log_rows.log_rows`.
     columns : Columns
+        Column names in Parquet files.
     rows : int
         Number of rows, including bad ones.
     clients : tuple of str
-        Clients with at least one usable image, in the order of a digest of their ids: the first n of them are a
-        sample that depends neither on when they came nor on how much they sent.
+        Ids of the clients with at least one usable image, in the order of a digest of the ids. The first n of them are
+        therefore a sample that depends neither on their times nor on their number of queries.
     offsets : ndarray of int64, shape (clients + 1,)
-        Where the clients' images begin in `order`.
+        Position in `order` at which the images of each client begin.
     order : ndarray of int64, shape (images,)
-        Numbers of the usable rows, by client and in order of time (ties in the order of the rows).
+        Positions of the images among the usable rows, by client and in order of time (ties in the order of the rows).
     bad : tuple of BadRow
+        The unusable rows.
     bad_at : ndarray of int64, shape (bad,)
-        Numbers of the bad rows among all rows.
+        Positions of the bad rows among all rows.
     content : str
         A digest of the usable rows: equal digests mean equal queries.
     """
@@ -95,14 +106,24 @@ class QueryLog:
         return len(self.order) / len(self.clients)
 
     def pools(self, shape: tuple[int, ...]) -> Sessions:
-        """Return the clients' images, converted to one shape.
+        """Return the images of each client, converted to one shape.
 
         Parameters
         ----------
         shape : tuple of int
-            (H, W) or (H, W, 3). The largest centred piece of that aspect ratio is cropped and resized (area averages
-            to shrink, bilinear to enlarge); colour becomes grey by OpenCV's weights, grey is repeated in three
-            channels.
+            Target shape of one image: (H, W) or (H, W, 3). The largest central part with that aspect ratio is cropped,
+            and shrunk by area averaging or enlarged by bilinear interpolation. Colour is converted to grey with
+            OpenCV's weights; grey is repeated in three channels.
+
+        Returns
+        -------
+        Sessions
+            One pool per client, in the order of `clients`.
+
+        Raises
+        ------
+        DataError
+            If the log was changed after it was opened.
         """
         key = digest(self.content, list(shape))
         labels = np.full(len(self.order), -1)  # a log has no labels
@@ -126,13 +147,21 @@ class QueryLog:
             if image is None:
                 break
             yield image
-        if sha.hexdigest()[:16] != self.content:  # do not cache it under the digest of the old content
+        if sha.hexdigest()[:16] != self.content:  # the images must not be cached under the digest of the old content
             raise DataError(f"log {self.path}: was changed while it was read; start again")
 
 
 @dataclass(frozen=True)
 class Sessions(Sequence[SubsetPool]):
-    """The images of each client of a log, in order of time."""
+    """The images of each client of a log, in order of time: a sequence of pools, one per client.
+
+    Attributes
+    ----------
+    pool : ArrayPool
+        The images of all clients.
+    order, offsets : ndarray of int64
+        See `QueryLog`.
+    """
 
     pool: ArrayPool
     order: npt.NDArray[np.int64] = field(repr=False)
@@ -158,7 +187,7 @@ def open_log(path: Path, columns: Columns = Columns()) -> QueryLog:  # noqa: B00
     Raises
     ------
     DataError
-        If there is no log, or none of its rows can be used.
+        If the log does not exist or has no usable row.
     """
     return _opened(path, columns, digest(str(path), list(columns), list(stamps(path, columns))))
 
@@ -190,7 +219,7 @@ def _read(path: Path, columns: Columns) -> QueryLog:
         times.append(row.time)
         _update_digest(row, sha)
     if not codes:
-        why = f"none of its {number + 1:,} rows can be used, the first: {bad[0]}" if bad else "it holds no rows"
+        why = f"none of its {number + 1:,} rows can be used, the first: {bad[0]}" if bad else "it has no rows"
         raise DataError(f"log {path}: {why}")
     names = sorted(codes, key=lambda name: hashlib.sha256(name.encode()).digest())
     rank = np.empty(len(names), np.int64)
@@ -210,7 +239,7 @@ def _read(path: Path, columns: Columns) -> QueryLog:
 
 
 def _in_threads(work: Callable[[Row], T], rows: Iterator[Row]) -> Iterator[tuple[Row, T]]:
-    """Yield each row with the result of `work`, in order, computed in threads: OpenCV decodes without the GIL."""
+    """Yield each row with the result of `work`, in order; threads are used, as OpenCV releases the GIL."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while some := list(islice(rows, BATCH_ROWS)):
             yield from zip(some, pool.map(work, some), strict=True)
@@ -222,7 +251,7 @@ def _update_digest(row: Row, sha: hashlib._Hash) -> None:
 
 
 def _problem(row: Row) -> str | None:
-    """Return why a row cannot be used, or None if it can; only decoding can tell."""
+    """Return the reason why a row is unusable, or None; the image is decoded to find out."""
     if row.problem is not None:
         return row.problem
     try:
@@ -241,7 +270,7 @@ def _save(file: Path, log: QueryLog) -> None:
     except OSError as error:
         raise DataError(
             f"cannot write to the cache folder {file.parent}: {error.strerror or error}; "
-            "set MIFSIM_CACHE_DIR to a folder that can be written"
+            "set MIFSIM_CACHE_DIR to a writable folder"
         ) from error
 
 

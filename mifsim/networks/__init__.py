@@ -1,4 +1,4 @@
-"""Shared code of the networks of victims and attackers: TensorFlow's setup, input shapes, and fixed-size batches.
+"""Common code of the networks of victims and attackers: TensorFlow's setup, input shapes, and fixed-size batches.
 
 Importing this package does not import TensorFlow; calling `import_tensorflow` or creating a `FixedBatch` does.
 """

@@ -29,16 +29,16 @@ def input_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 class FixedBatch:
-    """A function of a batch, traced for one batch size; fewer rows are padded with zeros, more are split.
+    """A function of a batch, traced for one batch size; smaller batches are padded with zeros, larger ones are split.
 
     It is not thread-safe, because padded rows are written to shared buffers.
 
     Parameters
     ----------
     function : callable
-        Maps tensors to a tuple of tensors, all with the batch size as first dimension.
+        Maps tensors to a tuple of tensors; the first dimension of all tensors is the batch size.
     batch_size : int
-        At least 1.
+        Number of rows per call, at least 1.
     inputs : sequence of (shape, dtype)
         Shape and type of one row of each input.
     """
@@ -58,7 +58,7 @@ class FixedBatch:
 
     @classmethod
     def of_network(cls, network: Model, batch_size: int, row: tuple[int, ...]) -> FixedBatch:
-        """Wrap a trained network: maps float32 rows of shape `row` to a tuple of one array, the network's outputs."""
+        """Wrap a trained network, which maps float32 rows of shape `row`; the result is a tuple of one output array."""
         return cls(lambda rows: (network(rows, training=False),), batch_size, [(row, np.float32)])
 
     def __call__(self, *arrays: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:

@@ -1,4 +1,4 @@
-"""The networks: two victims and an evaluator of another architecture. All take (H, W, channels) in [0, 1]."""
+"""The architectures of two victims and of the evaluator; their inputs have shape (H, W, channels), in [0, 1]."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ FEATURES = "features"
 
 
 def lenet5(shape: tuple[int, int, int], classes: int) -> Model:
-    """Build LeNet-5 (LeCun et al. 1998, Fig. 2; the paper's victim for MNIST) as it is usually built today.
+    """Build LeNet-5 (LeCun et al. 1998, Fig. 2; the paper's victim for MNIST) in its usual modern form.
 
-    Average pooling has no weights, every feature map is connected to all before it, a softmax ends it, and
-    ReLU stands for tanh: on 2,500 digits 96% instead of 94% accuracy, and the gradient of a class's
-    confidence at a black image never was too small to climb, as it was for two of ten classes with tanh.
+    Average pooling has no weights, every feature map is connected to all maps of the previous layer, and the output is
+    a softmax. ReLU replaces tanh: trained on 2,500 digits, the accuracy was 96% instead of 94%, and the gradient of a
+    class's confidence at a black image was large enough to follow for all classes; with tanh, it was too small for two
+    of ten classes.
     """
     keras = import_tensorflow().keras
     layers = keras.layers
-    # The second convolution cuts a border; images below 16 pixels have none to spare.
+    # The second convolution removes a border, for which images below 16 pixels are too small.
     padding = "valid" if min(shape[:2]) >= 16 else "same"
     return keras.Sequential(
         [
@@ -39,7 +40,7 @@ def lenet5(shape: tuple[int, int, int], classes: int) -> Model:
 
 
 def cnn(shape: tuple[int, int, int], classes: int) -> Model:
-    """Build a standard CNN for 64×64 colour (the paper's victim for CelebA, of which it says no more)."""
+    """Build a standard CNN for 64×64 colour images (the paper's victim for CelebA, which it does not specify)."""
     keras = import_tensorflow().keras
     layers = keras.layers
     blocks = []
@@ -62,9 +63,9 @@ def cnn(shape: tuple[int, int, int], classes: int) -> Model:
 
 
 def evaluator(shape: tuple[int, int, int], classes: int) -> Model:
-    """Build the evaluator: wide, batch-normalised, globally pooled, to share little with the victims.
+    """Build the evaluator: a wide network with batch normalisation and global pooling, unlike the victims.
 
-    The layer before the last is named `FEATURES`.
+    The penultimate layer is named `FEATURES`.
     """
     keras = import_tensorflow().keras
     layers = keras.layers
@@ -72,9 +73,9 @@ def evaluator(shape: tuple[int, int, int], classes: int) -> Model:
     for stage, width in enumerate((24, 48, 96)):
         if stage:
             x = layers.MaxPooling2D(pool_size=2, padding="same")(x)
-        halve = stage == 0 and min(shape[:2]) >= 48  # large images: a quarter of the work, the same depth
+        halve = stage == 0 and min(shape[:2]) >= 48  # large images: a quarter of the computation
         x = layers.Conv2D(width, 3, strides=2 if halve else 1, padding="same", use_bias=False)(x)
-        # With a few dozen steps an epoch, keras' momentum of 0.99 leaves the averages behind the weights.
+        # With a few dozen steps per epoch and keras' default momentum of 0.99, the averages would lag behind.
         x = layers.BatchNormalization(momentum=0.9)(x)
         x = layers.ReLU()(x)
     x = layers.GlobalMaxPooling2D()(x)
@@ -84,9 +85,10 @@ def evaluator(shape: tuple[int, int, int], classes: int) -> Model:
 
 
 Builder = Callable[[tuple[int, int, int], int], Model]
+"""Builds a network for an input shape (H, W, channels) and a number of classes."""
 
 
 def builder_of(name: str) -> Builder:
-    """Return the function that builds the evaluator, or a victim by its name."""
+    """Return the function that builds a victim by its registered name, or the evaluator for ``"evaluator"``."""
     found: Builder = evaluator if name == "evaluator" else VICTIMS.load(name)
     return found

@@ -22,18 +22,18 @@ VICTIMS = Registry(
     "victim model",
     {"lenet5": "mifsim.victims.architectures:lenet5", "cnn": "mifsim.victims.architectures:cnn"},
 )
-"""Models that can be trained as victims: a function of an image's shape (H, W, channels) and the number of classes that
-builds a keras model with a softmax at its end. A plug-in's function may have an attribute ``recipe`` (see
-`mifsim.victims.training.Recipe`); otherwise it is trained as ``cnn`` is."""
+"""Models that can be trained as victims. Each is a function of an image's shape (H, W, channels) and the number of
+classes; it builds a keras model that ends with a softmax. The function of a plug-in may have an attribute ``recipe``
+(see `mifsim.victims.training.Recipe`); otherwise its model is trained with the recipe of ``cnn``."""
 
 
 class VictimConfig(BaseModel):
-    """The ``[victim]`` section of a study: a model to be trained, or a file.
+    """The ``[victim]`` section of a study: a model to train, or a model file.
 
     Raises
     ------
     pydantic.ValidationError
-        For an unknown key, a value out of range, or keys that exclude one another.
+        For an unknown key, a value out of range, or keys that cannot be combined.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,7 +41,7 @@ class VictimConfig(BaseModel):
     model: str | None = Field(
         None, description="model to train on the private subset (default: lenet5 for grey images, cnn for colour)"
     )
-    file: Path | None = Field(None, description="a .keras file to use instead of training")
+    file: Path | None = Field(None, description="a .keras file to use instead of a trained model")
     output: Literal["softmax", "logits"] = Field(
         "softmax", description="output of the file's model; a softmax is added to logits"
     )
@@ -62,15 +62,15 @@ class VictimConfig(BaseModel):
         if self.file is not None:
             for key in ("model", "epochs", "seed"):
                 if key in self.model_fields_set and getattr(self, key) is not None:
-                    raise ValueError(f"{key!r} is for a model to be trained; it cannot be combined with 'file'")
+                    raise ValueError(f"{key!r} applies to a model to train; it cannot be combined with 'file'")
         elif self.output != "softmax":
-            raise ValueError("output = 'logits' is for 'file'; the models trained here end in a softmax")
+            raise ValueError("output = 'logits' requires 'file'; the models trained here end with a softmax")
         return self
 
     @model_serializer(mode="wrap")
     def _readable_again(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         plain: dict[str, Any] = handler(self)
-        if self.file is not None:  # the defaults of a training cannot be combined with it
+        if self.file is not None:  # the defaults of a model to train cannot be combined with a file
             for key in ("model", "epochs", "seed"):
                 plain.pop(key, None)
         return plain

@@ -1,7 +1,7 @@
-"""The batched model: the one place where images meet the victim, and what bounds a simulation's speed.
+"""The batched model, which evaluates all images that reach the victim and limits the speed of a simulation.
 
-*A batch must not change its members' results*: `mifsim.networks.fixed_batch` says how that is reached, and an
-engine checks it when it starts.
+The result for an image must not depend on the other images of its batch. `mifsim.networks.fixed_batch` describes how
+this is achieved; an engine checks it when it starts.
 """
 
 from __future__ import annotations
@@ -26,32 +26,34 @@ GRADIENT_BATCH_SIZE = 32
 
 
 class BatchedModel:
-    """A model that answers batches of images, with gradients for the rows that want one.
+    """A model that answers batches of images, with gradients for the rows that request one.
 
-    Rows that want a gradient and rows that do not go through two functions, each with its own fixed shape, so
-    that which function a row meets depends on that row alone.
+    Rows with and without a gradient are evaluated by two functions, each with a fixed batch size, so that the function
+    that evaluates a row depends on that row only.
 
     Parameters
     ----------
     model : keras.Model
-        From (n, H, W, channels) to confidences (n, classes) that add up to 1: see `load_victim`.
+        Maps images (n, H, W, channels) to confidences (n, classes) that add up to 1; see `load_victim`.
     image_shape : tuple of int
-        Of one image: (H, W) or (H, W, 3).
+        Shape of one image: (H, W) or (H, W, 3).
     classes : int
+        Number of classes.
     batch_size : int
-        Of the function without gradients. Larger is faster until 256 or so; padding costs as much as images.
+        Batch size of the function without gradients. Larger batches are faster up to about 256; a padded row takes as
+        long as an image.
     gradient_batch_size : int
-        Of the function with gradients, of which fewer come together.
+        Batch size of the function with gradients. It is smaller because fewer such rows arrive at the same time.
 
     Raises
     ------
     VictimError
-        If the model's answer to one image depends on the others in its batch.
+        If the model's answer to an image depends on the other images of its batch.
 
     Warns
     -----
     RuntimeWarning
-        If it does so only in its last bits: runs of one study may then differ in them.
+        If only the last bits of the answer depend on them; two runs of a study may then differ in these bits.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class BatchedModel:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(images)
                 confidence = tf.cast(model(images, training=False), tf.float32)
-                # The sum's gradient holds each row's own: no row's confidence depends on another's image.
+                # The gradient of the sum contains that of each row, as no confidence depends on another row's image.
                 asked = tf.reduce_sum(confidence * tf.one_hot(labels, classes))
             return confidence, tape.gradient(asked, images)
 
@@ -85,28 +87,30 @@ class BatchedModel:
         self._check_rows()
 
     def predict(self, images: Float32s, gradient_of: Ints) -> tuple[Float32s, Float32s]:
-        """Answer some images.
+        """Return the model's answers to some images.
 
         Parameters
         ----------
-        images : ndarray of float32, shape (n, H, W) or (n, H, W, 3), in [0, 1]
+        images : ndarray of float32, shape (n, H, W) or (n, H, W, 3)
+            The images, in [0, 1].
         gradient_of : ndarray of int32, shape (n,)
-            The class whose confidence's gradient a row wants, -1 for none.
+            The class whose confidence is differentiated for each row; -1 for no gradient.
 
         Returns
         -------
         confidence : ndarray of float32, shape (n, classes)
+            The confidence in each class, in [0, 1].
         gradients : ndarray of float32, shape (m, H, W) or (m, H, W, 3)
-            d confidence[gradient_of] / d image of the m rows that want one, in their order.
+            d confidence[gradient_of] / d image for the m rows that request one, in their order.
 
         Raises
         ------
         ValueError
-            For images of another shape, or a class that is not there.
+            For images of another shape, or an invalid class.
         """
         if images.shape[1:] != self.image_shape or gradient_of.shape != images.shape[:1]:
             raise ValueError(
-                f"images {images.shape} with gradient_of {gradient_of.shape}; expected (n, "
+                f"images of shape {images.shape} with gradient_of of shape {gradient_of.shape}; expected (n, "
                 f"{', '.join(map(str, self.image_shape))}) with (n,)"
             )
         if len(images) and (gradient_of.max() >= self.classes or gradient_of.min() < -1):
@@ -131,7 +135,7 @@ class BatchedModel:
         return confidence
 
     def _check_rows(self) -> None:
-        """Ask the same image first alone, then at another place among others, and compare."""
+        """Evaluate one image alone and then in a batch with other images, and compare the answers."""
         rng = np.random.default_rng(0)
         images = rng.random((self.batch_size, *self.image_shape), np.float32)
         for size, wanted in ((self.batch_size, -1), (self.gradient_batch_size, 0)):
@@ -144,11 +148,11 @@ class BatchedModel:
                 if not np.allclose(one[-1], many[-1], rtol=1e-3, atol=1e-5):
                     raise VictimError(
                         "the model's answer to an image depends on the other images of its batch; "
-                        "accepted: a model that treats every image by itself"
+                        "accepted: a model that evaluates every image independently"
                     )
                 warnings.warn(
-                    "the model's answer to an image depends, in its last bits, on the batch it comes in: "
-                    "runs of one study may differ in them",
+                    "the model's answer to an image depends, in its last bits, on the other images of its batch: "
+                    "two runs of a study may differ in these bits",
                     RuntimeWarning,
                     stacklevel=3,
                 )
@@ -157,12 +161,30 @@ class BatchedModel:
 def engine_from_bytes(
     model: bytes, shape: tuple[int, ...], classes: int, logits: bool, batch_size: int = BATCH_SIZE
 ) -> BatchedModel:
-    """Make an engine of a ``.keras`` file's content, as it travels to the machine that computes.
+    """Make an engine from the content of a ``.keras`` file, which is sent to the machine that runs the model.
+
+    Parameters
+    ----------
+    model : bytes
+        Content of the file.
+    shape : tuple of int
+        Shape of one image: (H, W) or (H, W, 3).
+    classes : int
+        Number of classes.
+    logits : bool
+        Whether the model's output is logits, to which a softmax is added.
+    batch_size : int
+        See `BatchedModel`; also an upper bound of its `gradient_batch_size`.
+
+    Returns
+    -------
+    BatchedModel
+        The engine.
 
     Raises
     ------
     VictimError
-        As `load_victim` does.
+        See `load_victim` and `BatchedModel`.
     """
     with tempfile.TemporaryDirectory(prefix="mifsim-") as folder:
         path = Path(folder) / "victim.keras"

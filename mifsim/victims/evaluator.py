@@ -1,7 +1,7 @@
-"""The evaluator: a model of another architecture that judges reconstructions.
+"""The evaluator: a model with another architecture than the victim's, which scores reconstructions.
 
-It is trained on the private and the evaluator subset: on the victim's training images and more. An image that only
-exploits the victim's quirks does not convince it.
+It is trained on the private and the evaluator subset, that is, on the victim's training images and additional ones. It
+does not recognise images that only exploit peculiarities of the victim.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ BATCH_SIZE = 128
 
 
 class Evaluator:
-    """Confidences and features of images; those of an image are bit-identical whatever else is in the batch.
+    """A model that returns confidences and features; those of an image do not depend on the other images of its batch.
 
     Parameters
     ----------
     path : Path
-        A file that `mifsim.victims.prepare_evaluator` made.
+        A file written by `mifsim.victims.prepare_evaluator`.
     shape : tuple of int
-        Of one image: (H, W) or (H, W, 3).
+        Shape of one image: (H, W) or (H, W, 3).
     classes : int
+        Number of classes.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], classes: int) -> None:
@@ -44,11 +45,11 @@ class Evaluator:
         self._both = FixedBatch(call, BATCH_SIZE, [(self._row, np.float32)])
 
     def confidence(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the confidence in each class, shape (n, classes)."""
+        """Return the confidence in each class, shape (n, classes), in [0, 1]."""
         return self._predict(images)[0]
 
     def features(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the penultimate layer's activations, shape (n, 64): close for similar images."""
+        """Return the activations of the penultimate layer, shape (n, 64), which are close for similar images."""
         return self._predict(images)[1]
 
     def _predict(self, images: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], ...]:

@@ -21,7 +21,7 @@ def load_victim(path: Path, shape: tuple[int, ...], classes: int, output: Output
     Parameters
     ----------
     path : Path
-        A file that ``model.save("….keras")`` wrote. It is loaded in keras' safe mode, without its optimizer.
+        A file written by ``model.save("….keras")``. It is loaded in keras' safe mode, without its optimizer.
     shape : tuple of int
         Shape of the data's images: (H, W) or (H, W, 3).
     classes : int
@@ -32,13 +32,13 @@ def load_victim(path: Path, shape: tuple[int, ...], classes: int, output: Output
     Returns
     -------
     keras.Model
-        From (n, H, W, channels) in [0, 1] to confidences (n, classes) that add up to 1.
+        Maps images (n, H, W, channels) in [0, 1] to confidences (n, classes) that add up to 1.
 
     Raises
     ------
     VictimError
-        If the file cannot be loaded safely, or does not fit; the message names the file, what it has and what is
-        expected.
+        If the file cannot be loaded safely or does not fit the data; the message names the file, its property and the
+        expected one.
     """
     model = _open(path)
     takes, gives = _shape_of(path, model, "input"), _shape_of(path, model, "output")
@@ -50,7 +50,7 @@ def load_victim(path: Path, shape: tuple[int, ...], classes: int, output: Output
             f"{_text(wanted)}" + (f" or {_text(shape)}" if wanted[2] == 1 else "")
         )
     if gives != (classes,):
-        raise VictimError(f"{path}: gives {_text(gives)} for an image; the data has {classes} classes")
+        raise VictimError(f"{path}: returns shape {_text(gives)} for an image; the data has {classes} classes")
     keras = import_tensorflow().keras
     if without_channel or output == "logits":
         inputs = keras.layers.Input(wanted)
@@ -78,11 +78,11 @@ def _open(path: Path) -> Model:
     keras = import_tensorflow().keras
     try:
         return keras.saving.load_model(path, safe_mode=True, compile=False)
-    except Exception as error:  # keras raises many kinds, as does the code that it deserialises
+    except Exception as error:  # keras and the code that it deserialises raise many kinds of exceptions
         text = str(error)
         if "safe_mode" in text or "unsafe" in text:
             raise VictimError(
-                f"{path}: holds Python code (such as a Lambda layer), which is not run; "
+                f"{path}: contains Python code (such as a Lambda layer), which is not run; "
                 "accepted: layers that keras provides"
             ) from error
         reason = text.strip().splitlines()[0] if text.strip() else type(error).__name__
@@ -90,7 +90,7 @@ def _open(path: Path) -> Model:
 
 
 def _shape_of(path: Path, model: Model, end: Literal["input", "output"]) -> tuple[int | None, ...]:
-    """Return the shape for one image."""
+    """Return the shape of the model's only input or output, without the batch dimension."""
     try:
         shape = model.input_shape if end == "input" else model.output_shape
     except AttributeError:
@@ -116,12 +116,12 @@ def _check_output(
     wanted: tuple[int, int, int],
     output: Output,
 ) -> None:
-    """Run the model on noise, and check that its output is what `output` says: confidences or logits."""
+    """Run the model on noise, and check that it returns what `output` states: confidences or logits."""
     noise = np.random.default_rng(0).random((8, *wanted), np.float32)
     raw: Any = model(noise[..., 0] if len(takes) == 2 else noise, training=False)
     values = np.asarray(raw, np.float32)
     if not np.all(np.isfinite(values)):
-        raise VictimError(f"{path}: gives NaN or infinite values for images in [0, 1]")
+        raise VictimError(f"{path}: returns NaN or infinite values for images in [0, 1]")
     adds_up = bool(np.all(values >= 0) and np.allclose(values.sum(axis=1), 1, atol=1e-3))
     if output == "softmax" and not adds_up:
         raise VictimError(

@@ -1,4 +1,4 @@
-"""Victims and evaluators: trained when first needed, then read from the cache."""
+"""Preparation of victims and evaluators, which are trained on first use and then read from the cache."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EVALUATOR_SEED = 0
+"""Seed of every evaluator."""
 PROGRAMS = ("victims/architectures.py", "victims/training.py", "networks/fixed_batch.py", "networks/tensorflow.py")
-"""Sources that a trained model's weights follow from: where one has changed, the model is trained again."""
+"""Source files that determine the weights of a trained model: if one changes, the model is trained again."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,17 @@ class Victim:
     Attributes
     ----------
     path : Path
-        Its ``.keras`` file.
+        The ``.keras`` file.
     logits : bool
-        Whether its output still needs a softmax.
+        Whether the output is logits, to which a softmax must be added.
     test_accuracy : float
-        Accuracy on the users' subset, which no victim trained here has seen.
+        Accuracy on the users' subset, 0 to 1; no model is trained on this subset here.
     fingerprint : str
-        A digest of its architecture and weights (of the whole file, for a user's file).
+        A digest of the architecture's name and the weights or, of a user's file, of its content.
     cached : bool
-        Whether it was in the cache already.
-    facts : mapping
-        Facts for the record of a run, such as accuracy, fingerprint and training.
+        Whether it was in the cache.
+    facts : mapping of str to object
+        Facts for ``run.json``, such as accuracy, fingerprint and training.
     """
 
     path: Path
@@ -56,13 +57,23 @@ class Victim:
     facts: Mapping[str, Any]
 
     def model_bytes(self) -> bytes:
-        """Return the file's content, to be sent to the process that runs the model."""
+        """Return the content of the file, which is sent to the process that runs the model."""
         return self.path.read_bytes()
 
 
 @dataclass(frozen=True)
 class PreparedEvaluator:
-    """An evaluator on disk; the attributes are those of `Victim`."""
+    """An evaluator on disk.
+
+    Attributes
+    ----------
+    path, test_accuracy, fingerprint, cached, facts
+        See `Victim`.
+    shape : tuple of int
+        Shape of one image: (H, W) or (H, W, 3).
+    classes : int
+        Number of classes.
+    """
 
     path: Path
     shape: tuple[int, ...]
@@ -73,7 +84,7 @@ class PreparedEvaluator:
     facts: Mapping[str, Any]
 
     def load(self) -> Evaluator:
-        """Load it (and TensorFlow)."""
+        """Load the evaluator, and import TensorFlow."""
         from mifsim.victims.evaluator import Evaluator
 
         return Evaluator(self.path, self.shape, self.classes)
@@ -85,12 +96,19 @@ def prepare_victim(data: DataSet, config: VictimConfig) -> Victim:
     Parameters
     ----------
     data : DataSet
+        The data set of the study.
     config : VictimConfig
+        The ``[victim]`` section of the study.
+
+    Returns
+    -------
+    Victim
+        The victim, with its file in the cache or the user's file.
 
     Raises
     ------
     VictimError
-        If the file cannot be loaded or does not fit the data.
+        If the file cannot be loaded or does not fit the data, or if the cache folder is not writable.
     """
     if config.file is not None:
         return _user_file(data, config.file, config)
@@ -116,7 +134,7 @@ def prepare_evaluator(data: DataSet) -> PreparedEvaluator:
 def _trained(
     name: str, data: DataSet, subsets: tuple[Subset, ...], seed: int, epochs: int | None
 ) -> tuple[Path, dict[str, Any], bool]:
-    """Return an architecture trained on some subsets: its file, its facts, and whether it was in the cache."""
+    """Return a trained architecture: its file, its facts, and whether it was in the cache."""
     programs = [(Path(__file__).parents[1] / file).read_bytes() for file in PROGRAMS]
     if name != "evaluator" and VICTIMS.origin_of(name) is not None:
         programs.append(source_of_entry(VICTIMS.load(name)))
@@ -162,14 +180,14 @@ def _trained(
     except OSError as error:
         raise VictimError(
             f"cannot write the trained model to the cache folder {path.parent}: {error.strerror or error}; "
-            "set MIFSIM_CACHE_DIR to a folder that can be written"
+            "set MIFSIM_CACHE_DIR to a writable folder"
         ) from error
     logger.info("%s: accuracy %.1f%% on the users' images, trained in %.0f s", name, 100 * measured, trained.seconds)
     return path, facts, False
 
 
 def _user_file(data: DataSet, path: Path, config: VictimConfig) -> Victim:
-    """Check the user's file, once for each content of the file and the data."""
+    """Check the user's file, unless the same content was already checked for the same data."""
     try:
         content = read_plain(path, MAX_ARCHIVE_BYTES)
     except OSError as error:
@@ -209,7 +227,7 @@ def _versions() -> dict[str, str]:
 
 
 def _weights_digest(name: str, model: Any) -> str:
-    """Digest the weights, not the file: that holds the time, and layer names that depend on the process."""
+    """Digest the weights, not the file, which contains the time and layer names that depend on the process."""
     return digest(name, *(weights.tobytes() for weights in model.get_weights()))
 
 
@@ -220,7 +238,7 @@ def _write_facts(path: Path, facts: Mapping[str, Any], model: bytes) -> None:
 
 
 def _read_facts(path: Path) -> dict[str, Any] | None:
-    """Return the facts beside a model, or None if one is missing or the model is not what they describe."""
+    """Return the facts stored with a model, or None if a file is missing or the model's digest differs."""
     facts = _read_json(path.with_suffix(".json"))
     try:
         if facts is None or facts.pop("file_sha256") != hashlib.sha256(path.read_bytes()).hexdigest():

@@ -1,4 +1,4 @@
-"""Training the networks, the same way on every run of one machine."""
+"""Training of the networks, with the same result in every run on one machine."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ from mifsim.victims.architectures import builder_of
 logger = logging.getLogger(__name__)
 
 LINE_SECONDS = 10.0
+"""Time between two log lines, in seconds."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an architecture is trained: Adam, cross-entropy, a learning rate that falls along a cosine to 0.
+    """Parameters of a training by Adam and cross-entropy, with a learning rate that decreases along a cosine to 0.
 
     Attributes
     ----------
     images_seen : int
-        How many images the training takes where no number of epochs is given.
+        Total number of images over all epochs, if the number of epochs is not set.
     least_epochs : int
-        Where there are more images than that.
+        Minimum number of epochs, if the number of epochs is not set.
     batch_size : int
+        Images per batch.
     learning_rate : float
-        At the start.
+        Initial learning rate.
     shift : int
-        Each image is moved by up to so many pixels each way, at random, its edge repeated.
+        Maximum random shift of each image along each axis, in pixels; the edge is repeated.
     """
 
     images_seen: int
@@ -44,7 +46,7 @@ class Recipe:
     shift: int = 0
 
     def epochs(self, images: int) -> int:
-        """Return how often to go through so many images."""
+        """Return the number of epochs for a training set with this number of images."""
         return max(self.least_epochs, math.ceil(self.images_seen / images))
 
 
@@ -56,7 +58,7 @@ RECIPES = {
 
 
 def recipe_of(name: str) -> Recipe:
-    """Return how a model is trained: a plug-in's model may bring its recipe."""
+    """Return the recipe of a model; a plug-in's model may have its own recipe, and otherwise has that of ``cnn``."""
     if name in RECIPES:
         return RECIPES[name]
     found: Recipe = getattr(builder_of(name), "recipe", RECIPES["cnn"])
@@ -65,16 +67,20 @@ def recipe_of(name: str) -> Recipe:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What came out of a training.
+    """The result of a training.
 
     Attributes
     ----------
     model : keras.Model
-        Without its optimizer.
-    images, epochs : int
+        The model, without its optimizer.
+    images : int
+        Number of training images.
+    epochs : int
+        Number of epochs.
     seconds : float
+        Duration of the training.
     loss : float
-        Mean over the last epoch.
+        Mean loss over the last epoch.
     """
 
     model: Model
@@ -93,22 +99,30 @@ def train(
     seed: int = 0,
     epochs: int | None = None,
 ) -> TrainedModel:
-    """Train an architecture on all images of some pools, reading them batch by batch.
+    """Train an architecture on all images of some pools, which are read batch by batch.
 
-    The seed determines the weights, bit for bit, on one machine and one version of TensorFlow. It is also
-    made the seed of Python's and numpy's global generators.
+    On one machine and with one version of TensorFlow, the seed determines the weights to the last bit. The function
+    also seeds the global generators of Python and numpy.
 
     Parameters
     ----------
     name : str
-        Of an architecture and its recipe.
+        Name of the architecture and its recipe.
     pools : sequence of ImagePool
+        The training images.
     shape : tuple of int
-        Of one image.
+        Shape of one image: (H, W) or (H, W, 3).
     classes : int
+        Number of classes.
     seed : int
+        Seed of the initial weights, the order of the images and their shifts.
     epochs : int or None
-        None: by the recipe.
+        Number of epochs; None: determined by the recipe.
+
+    Returns
+    -------
+    TrainedModel
+        The model and facts about its training.
     """
     keras = import_tensorflow().keras
     recipe, build = recipe_of(name), builder_of(name)
@@ -136,14 +150,14 @@ def train(
                 left = (last_line - started) * (1 - done) / done
                 logger.info("%s: epoch %d of %d, loss %.3f, ETA %.0f s", name, epoch, epochs, np.mean(losses), left)
         loss = float(np.mean(losses))
-    # A compiled model's file would carry Adam's moments, and be three times as large.
+    # The file of a compiled model would also contain Adam's moments, and be three times as large.
     bare = build(input_shape(shape), classes)
     bare.set_weights(model.get_weights())
     return TrainedModel(bare, len(labels), epochs, time.monotonic() - started, loss)
 
 
 def shifted(images: npt.NDArray[np.float32], most: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Move each image by -most to most pixels along both axes, repeating its edge."""
+    """Shift each image by a random number of pixels from -most to most along each axis, repeating its edge."""
     if not most:
         return images
     count, height, width = images.shape[:3]
@@ -156,7 +170,7 @@ def shifted(images: npt.NDArray[np.float32], most: int, rng: np.random.Generator
 
 
 def accuracy(model: Model, pool: ImagePool, shape: tuple[int, ...]) -> float:
-    """Return the share of a pool's images that the model classifies correctly."""
+    """Return the share of a pool's images that the model classifies correctly, 0 to 1."""
     row = input_shape(shape)
     ask = FixedBatch.of_network(model, 256, row)
     right = 0
@@ -168,7 +182,7 @@ def accuracy(model: Model, pool: ImagePool, shape: tuple[int, ...]) -> float:
 
 
 def _read(pools: Sequence[ImagePool], indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Read images of several pools, numbered through."""
+    """Read images of several pools, whose indices continue from pool to pool."""
     ends = np.cumsum([len(pool) for pool in pools])
     owner = np.searchsorted(ends, indices, side="right")
     pieces = []

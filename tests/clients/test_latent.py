@@ -126,7 +126,7 @@ def test_pca_of_more_images_than_pixels_reconstructs_them() -> None:
 
 def test_identical_images_are_an_error() -> None:
     pool = StrictPool(np.full((5, 4, 4), 0.5, np.float32), np.zeros(5, np.int64))
-    with pytest.raises(ValueError, match="all alike"):
+    with pytest.raises(ValueError, match="all identical"):
         fit_latent(pool, (4, 4), "pca", 3)
 
 

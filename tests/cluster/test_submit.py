@@ -141,7 +141,7 @@ def test_a_model_with_code_in_it_is_not_sent(
     )
     model.save(tmp_path / "model.keras")
     message = error_message(capsys, write_study(tmp_path, victim={"file": "model.keras"}), "--command", "simulate")
-    assert "holds Python code" in message
+    assert "contains Python code" in message
 
 
 def test_a_job_spec_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_loading_names_a_missing_image(tree):
     with pytest.raises(DataError, match=r"000008\.jpg: listed but missing$"):
         load(tree)
     (tree / "img_align_celeba" / face_file(9)).unlink()
-    with pytest.raises(DataError, match=r"000008\.jpg: listed but missing, as 1 others"):
+    with pytest.raises(DataError, match=r"000008\.jpg: listed but missing, and 1 more"):
         load(tree)
 
 
@@ -94,7 +94,7 @@ def replace(path, old, new):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda t: replace(t / "list_attr_celeba.txt", "Eyeglasses", "Specs"), "no column 'Eyeglasses'"),
+        (lambda t: replace(t / "list_attr_celeba.txt", "Eyeglasses", "Specs"), "has no column 'Eyeglasses'"),
         (
             lambda t: replace(t / "list_attr_celeba.txt", "000003.jpg  -1", "000003.jpg  -1  ?"),
             "line 5: expected",

@@ -65,12 +65,12 @@ def test_images_per_class_reduces_the_set(folder):
         (
             "train-images-idx3-ubyte",
             lambda d: d[:-100],
-            "235,116 of 235,216 bytes are there, 100 are missing",
+            "235,116 of 235,216 bytes, 100 are missing",
         ),
-        ("train-images-idx3-ubyte", lambda d: d[:10], "truncated: 10 bytes, the IDX header alone has 16"),
+        ("train-images-idx3-ubyte", lambda d: d[:10], "truncated: 10 bytes, but the IDX header alone has 16"),
         ("train-images-idx3-ubyte", lambda d: d + b"x", "longer than the 235,216 bytes"),
         ("train-images-idx3-ubyte", lambda d: b"GIF89a" + d, "begins with 47494638, expected 00000803"),
-        ("train-labels-idx1-ubyte", lambda d: d[:-1], "307 of 308 bytes are there, 1 are missing"),
+        ("train-labels-idx1-ubyte", lambda d: d[:-1], "307 of 308 bytes, 1 are missing"),
         (
             "t10k-labels-idx1-ubyte",
             lambda d: idx(np.arange(39, dtype=np.uint8) % 10),
@@ -143,7 +143,7 @@ def test_an_invalid_npz_archive_is_named(folder, content):
 
 
 def test_the_error_for_missing_files_names_the_expected_ones(folder):
-    with pytest.raises(DataError, match="not all files are there; expected the four IDX files train-images-idx3"):
+    with pytest.raises(DataError, match="some files are missing; expected the four IDX files train-images-idx3"):
         load(folder)
     with pytest.raises(DataError, match="no such folder"):
         load(folder / "elsewhere")

@@ -194,11 +194,11 @@ class TestBadRows:
         (log_dir / "images" / "link.png").symlink_to(tmp_path / "secret.png")
         os.mkfifo(log_dir / "images" / "pipe.png")
         paths = {
-            "../secret.png": "leads out of the log's folder",
-            str(tmp_path / "secret.png"): "leads out of the log's folder",
-            "images/link.png": "leads out of the log's folder",
-            "images/../../secret.png": "leads out of the log's folder",
-            "images/\0.png": "leads out of the log's folder",
+            "../secret.png": "outside the log's folder",
+            str(tmp_path / "secret.png"): "outside the log's folder",
+            "images/link.png": "outside the log's folder",
+            "images/../../secret.png": "outside the log's folder",
+            "images/\0.png": "outside the log's folder",
             "images/pipe.png": "no such file",
             "images/missing.png": "no such file",
             "images": "no such file",
@@ -287,7 +287,7 @@ class TestErrors:
         with pytest.raises(DataError, match=r"log\.csv: not a Parquet file"):
             open_log(tmp_path / "log.csv")
         (tmp_path / "empty").mkdir()
-        with pytest.raises(DataError, match="empty: it holds no rows"):
+        with pytest.raises(DataError, match="empty: it has no rows"):
             open_log(tmp_path / "empty")
 
     def test_a_log_with_only_bad_rows_is_refused(self, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_model_for_images_of_any_size_is_accepted(keras, tmp_path):
         ((28, 28, 1), 3, "softmax", "softmax", r"takes images of shape \(28, 28, 1\); the data has \(8, 9\)"),
         ((8, 9, 3), 3, "softmax", "softmax", r"must take \(8, 9, 1\) or \(8, 9\)"),
         ((72,), 3, "softmax", "softmax", r"takes images of shape \(72\)"),
-        ((8, 9, 1), 10, "softmax", "softmax", r"gives \(10\) for an image; the data has 3 classes"),
+        ((8, 9, 1), 10, "softmax", "softmax", r"returns shape \(10\) for an image; the data has 3 classes"),
         ((8, 9, 1), 3, None, "softmax", "does not add up to 1.*set output = 'logits'"),
         ((8, 9, 1), 3, "sigmoid", "softmax", "does not add up to 1"),
         ((8, 9, 1), 3, "softmax", "logits", "so these are confidences, not logits; set output = 'softmax'"),
@@ -103,7 +103,7 @@ def test_python_code_in_a_file_is_not_run(keras, tmp_path):
     model = keras.Sequential([keras.layers.Input((*GREY, 1)), code, keras.layers.Flatten()])
     path = save(model, tmp_path)
     marker.unlink(missing_ok=True)
-    with pytest.raises(VictimError, match=r"holds Python code .such as a Lambda layer., which is not run"):
+    with pytest.raises(VictimError, match=r"contains Python code .such as a Lambda layer., which is not run"):
         load_victim(path, GREY, CLASSES)
     assert not marker.exists()
 

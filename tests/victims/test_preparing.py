@@ -132,9 +132,9 @@ def test_a_model_file_of_a_user_is_checked_once(grey, keras, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"file": "m.keras", "model": "cnn"}, "'model' is for a model to be trained"),
-        ({"file": "m.keras", "epochs": 3}, "'epochs' is for a model to be trained"),
-        ({"output": "logits"}, "output = 'logits' is for 'file'"),
+        ({"file": "m.keras", "model": "cnn"}, "'model' applies to a model to train"),
+        ({"file": "m.keras", "epochs": 3}, "'epochs' applies to a model to train"),
+        ({"output": "logits"}, "output = 'logits' requires 'file'"),
         ({"model": "vgg"}, "unknown victim model 'vgg' .accepted: lenet5, cnn"),
         ({"epochs": 0}, "greater than or equal to 1"),
         ({"epoch": 3}, "Extra inputs"),

@@ -1,1 +1,1 @@
-"""Attacks, one a file, each to be read against its paper."""
+"""Attacks, one per file; each follows the paper that its module cites."""

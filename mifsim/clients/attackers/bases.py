@@ -1,7 +1,7 @@
-"""Orthonormal bases of few, broad patterns, to measure a gradient along where one query per pixel is too expensive.
+"""Orthonormal bases of a few broad patterns, along which gradients are measured when one query per pixel is too many.
 
-A classifier's gradient at a natural image has most of its energy in low frequencies, and so has the component that a
-second classifier agrees with; d + 1 queries per step become a few dozen.
+Most of the energy of a classifier's gradient at a natural image is in low frequencies, and so is most of the component
+that a second classifier shares. A step then takes a few dozen queries instead of one per pixel.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ import numpy as np
 import numpy.typing as npt
 
 Rows = npt.NDArray[np.float64]
-"""A basis: orthonormal rows (size, pixels), with the pixels in the images' memory order (C, channels last)."""
+"""A basis: orthonormal rows, shape (size, pixels), with the pixels in C order and the channels last."""
 
 
 def dct_basis(shape: tuple[int, ...], most: int) -> Rows:
-    """Return the lowest frequencies of the orthonormal cosine transform (DCT-II), the lowest first.
+    """Return the basis functions of the orthonormal cosine transform (DCT-II) of lowest frequency, in ascending order.
 
     Parameters
     ----------
     shape : tuple of int
-        Of one image: (H, W) or (H, W, 3).
+        Shape of one image: (H, W) or (H, W, 3).
     most : int
-        Maximum number of patterns; every frequency is used once per channel, so the number is rounded down to a
-        multiple of the channels (at least one per channel).
+        Maximum number of patterns. Every frequency is used once per channel, so the number is rounded down to a
+        multiple of the number of channels, with a minimum of one per channel.
 
     Returns
     -------
     ndarray, shape (size, pixels)
+        The basis.
     """
     height, width = shape[:2]
     down, across = _cosines(height), _cosines(width)
@@ -39,7 +40,7 @@ def dct_basis(shape: tuple[int, ...], most: int) -> Rows:
 def block_basis(shape: tuple[int, ...], most: int) -> Rows:
     """Return the indicators of a square grid of blocks, as fine as `most` allows; see `dct_basis`.
 
-    Blocks differ by a pixel where the grid does not divide the image.
+    The sides of the blocks differ by one pixel if the grid does not divide the image evenly.
     """
     height, width = shape[:2]
     grid = max(1, int(_a_channel(shape, most) ** 0.5))
@@ -69,7 +70,7 @@ def _intervals(count: int, pieces: int) -> Rows:
 
 
 def _in_every_channel(patterns: npt.NDArray[np.float64], shape: tuple[int, ...]) -> Rows:
-    """Return grey patterns (n, H, W) as rows of an image of this shape, once for each channel."""
+    """Return grey patterns (n, H, W) as rows for images of this shape, once for each channel."""
     if len(shape) == 2:
         return patterns.reshape(len(patterns), -1)
     one_channel = np.eye(shape[2])

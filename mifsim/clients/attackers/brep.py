@@ -1,7 +1,7 @@
-"""BREP-MI: label-only inversion that walks away from the boundary of the target's class.
+"""BREP-MI: label-only inversion that moves away from the decision boundary of the target class.
 
-Kahla, Chen, Just and Jia, "Label-Only Model Inversion Attacks via Boundary Repulsion", CVPR 2022, Algorithm 1; in
-the latent space of an autoencoder or of principal components, where the paper uses that of a GAN.
+Kahla, Chen, Just and Jia, "Label-Only Model Inversion Attacks via Boundary Repulsion", CVPR 2022, Algorithm 1. The
+latent space is that of an autoencoder or of principal components; the paper uses that of a GAN.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ Point = npt.NDArray[np.float64]
 
 
 class BREP(Attacker):
-    r"""Find a point of the class, then move it so that larger and larger spheres around it are of the class.
+    r"""Find a point of the target class, then move it so that larger and larger spheres around it are of that class.
 
     ::
 
         draw z from the prior until the label of G(z) is the target's
         repeat:
-            u_1 … u_N uniform on the unit sphere; Φ_i = +1 where G(z + R u_i) is of the class, −1 elsewhere
-            where the mean of Φ is above `inside`: R ← growth · R
-            where any Φ_i is −1: z' = z − min(R/3, 3) · (mean of u_i over Φ_i = −1), and z ← z' if G(z') is of the class
+            u_1 … u_N uniform on the unit sphere; Φ_i = +1 if G(z + R u_i) is of the class, otherwise −1
+            if the mean of Φ is above `inside`: R ← growth · R
+            if any Φ_i is −1: z' = z − min(R/3, 3) · (mean of u_i over Φ_i = −1), and z ← z' if G(z') is of the class
         return G(z)
 
-    The mean direction is short where points are outside on all sides, so steps get shorter towards the middle of the
-    class. An iteration takes N + 1 queries: the points of the sphere, one after another, and the new centre (none if
-    all points are of the class, as there is nothing to move away from). The model always assigns the centre to the
-    class.
+    The mean direction is short if there are points outside the class on all sides, so steps get shorter towards the
+    middle of the class. An iteration takes N + 1 queries: the points of the sphere, one after another, and the new
+    centre. If all points are of the class, the centre does not move and is not queried. The model assigns every centre
+    to the class.
 
-    Over pixels, the points of a random sphere are the centre with noise added, and a step is a mean of noise: with few
-    points, it degrades the image that the walk starts from. This space serves as a comparison.
+    In pixel space, the points of a random sphere are the centre with noise added, and a step is a mean of noise: with
+    few points, it degrades the initial image. This space serves as a comparison.
     """
 
     needs: ClassVar[Knowledge] = Knowledge.LABEL
@@ -51,7 +51,7 @@ class BREP(Attacker):
     )
     size: int = Field(20, ge=1, le=1024, description="coordinates of the latent space")
     points: Literal["auto"] | Annotated[int, Field(ge=2, le=4096)] = Field(
-        "auto", description="points on each sphere: the paper's N; auto: the paper's 32, and 64 over pixels"
+        "auto", description="points on each sphere: the paper's N; auto: 32 as in the paper, or 64 in pixel space"
     )
     radius: float = Field(2.0, gt=0, allow_inf_nan=False, description="radius of the first sphere: the paper's R_0")
     growth: float = Field(1.3, gt=1, le=10, description="factor by which the radius grows: the paper's γ")
@@ -59,13 +59,13 @@ class BREP(Attacker):
         0.75,
         ge=-1,
         lt=1,
-        description="mean of the points' labels (+1 of the class, -1 not) above which the radius grows",
+        description="mean over the points (+1: of the target class, -1: not) above which the radius grows",
     )
     step: float = Field(
         3.0,
         gt=0,
         allow_inf_nan=False,
-        description="length of a step as a multiple of the mean direction; a third of the radius, if less",
+        description="length of a step as a multiple of the mean direction; a third of the radius if that is less",
     )
     bound: float = Field(
         3.0, gt=0, allow_inf_nan=False, description="latent coordinates are kept between -bound and bound"
@@ -141,7 +141,7 @@ class _Space:
 def _outside(
     images: npt.NDArray[np.float32], reconstruction: Image, target: int
 ) -> Generator[Query, Answer | Refusal, npt.NDArray[np.bool_] | None]:
-    """Query each image; return which are not of the class, or None if the session has ended."""
+    """Query each image; return which images are not of the target class, or None if a query was refused."""
     outside = np.zeros(len(images), bool)
     for number, image in enumerate(images):
         reply = yield Query(image, guess=reconstruction)

@@ -1,7 +1,7 @@
-"""Label-only inversion by error rate: how often noise changes the label replaces the confidence.
+"""Label-only inversion by error rates: the rate at which noise changes the label replaces the confidence.
 
 Zhu, Ye, Zhou, Liu and Zhou, "Label-Only Model Inversion Attacks: Attack With the Least Information", IEEE TIFS 2022
-(the defence's paper, reference 26); then the inversion network of Yang et al. (`inversion_network`).
+(reference 26 of the defence's paper), followed by the inversion network of Yang et al. (`inversion_network`).
 """
 
 from __future__ import annotations
@@ -19,36 +19,37 @@ from mifsim.clients.protocol import Attacker, ClientGenerator, Image, Knowledge,
 class ErrorRate(Attacker):
     """Query noisy copies of auxiliary images, count the labels, and train an inversion network on their shares.
 
-    An image far from the class's boundary keeps its label under noise. For a linear model of two classes and Gaussian
-    noise, the share of a label is Φ(margin / sd), its error rate Φ(-margin / sd): as informative as the confidence
-    itself. The network inverts the shares of the labels, with `prior` added to each count so that none is 0.
+    An image far from the decision boundary keeps its label under noise. For a linear model with two classes and
+    Gaussian noise, the share of a label is Φ(margin / sd) and its error rate Φ(-margin / sd), which are as informative
+    as the confidence itself. The network inverts the shares of the labels; `prior` is added to each count so that no
+    share is 0.
 
     During the queries, the current reconstruction is the mean of the images, weighted by the target's share (see
-    `InversionNetwork`). At the end, or when refused, the attacker trains on the images whose copies were all answered
-    and returns the network's image.
+    `InversionNetwork`). At the end, or when refused, the attacker trains on the images of which every copy was
+    answered, and returns the network's image.
     """
 
     needs: ClassVar[Knowledge] = Knowledge.LABEL
     sends: ClassVar[str] = "noisy copies of natural auxiliary images, one image after the other"
 
-    images: int = Field(100, ge=1, description="auxiliary images queried, at random; all, if there are fewer")
-    draws: int = Field(10, ge=1, le=10_000, description="noisy copies of each")
+    images: int = Field(100, ge=1, description="number of auxiliary images, drawn at random; all if there are fewer")
+    draws: int = Field(10, ge=1, le=10_000, description="noisy copies queried of each image")
     noise: float = Field(
-        0.2, gt=0, le=10, description="standard deviation of the noise, in pixel values; copies are clipped to 0 to 1"
+        0.2, gt=0, le=10, description="standard deviation of the noise (pixels: 0 to 1); copies are clipped to 0 to 1"
     )
-    prior: float = Field(0.1, gt=0, le=100, description="added to the count of each label")
+    prior: float = Field(0.1, gt=0, le=100, description="number added to the count of each label")
     steps: int = Field(800, ge=1, le=100_000, description="training steps, each on a batch of 50 images")
-    certainty: float = Field(0.99, gt=0, lt=1, description="confidence in the target class, in the answer to invert")
+    certainty: float = Field(0.99, gt=0, lt=1, description="share of the target class in the vector that is inverted")
     top: int = Field(1, ge=1, description="number of highest shares that the network receives; the others are 0")
-    floor: float = Field(5.0, gt=0, le=100, description="lower bound -floor on the logarithms of shares")
+    floor: float = Field(5.0, gt=0, le=100, description="the logarithms of shares are at least -floor")
 
     @property
     def expected_queries(self) -> float | None:
-        """One query per copy, if the auxiliary set has enough images."""
+        """Number of images times copies, if the auxiliary set has enough images."""
         return float(self.images * self.draws)
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start one attack on the class ``world.target``; returns the network's image of it."""
+        """Start one attack on the class ``world.target``; returns the network's image of that class."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
         order = rng.permutation(len(world.pool))[: self.images]
@@ -84,7 +85,7 @@ class ErrorRate(Attacker):
 
 
 def label_shares(counts: npt.ArrayLike, prior: float) -> npt.NDArray[np.float64]:
-    """Return the share of each label among counts that had `prior` added: the mean of a Dirichlet posterior.
+    """Return the share of each label after adding `prior` to each count: the mean of a Dirichlet posterior.
 
     Examples
     --------

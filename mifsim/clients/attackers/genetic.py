@@ -1,7 +1,7 @@
-"""A genetic search of a latent space for the images that the model is surest of.
+"""A genetic search of a latent space for the image of highest confidence.
 
 An, Tao, Xu, Liu, Shen, Yao, Xu and Zhang, "MIRROR: Model Inversion for Deep Learning Network with High Fidelity",
-NDSS 2022: its black-box attack, in the latent space of an autoencoder or of principal components instead of StyleGAN's.
+NDSS 2022: the black-box attack, in the latent space of an autoencoder or of principal components instead of StyleGAN's.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ LEAST_CONFIDENCE = 1e-30
 
 
 class Genetic(Attacker):
-    r"""Breed latent points, whose fitness is the logarithm of the model's confidence in the target.
+    r"""Evolve latent points; their fitness is the logarithm of the model's confidence in the target class.
 
     ::
 
         draw `pool` points from the prior; the fittest `population` of them are the first generation
         repeat:
-            the fittest is kept (the elite; its image is not queried again)
-            population − 1 times: two parents, drawn by the softmax of their fitness; of each coordinate, either
-                parent's; with probability `mutation`, plus N(0, `spread`²)
+            keep the fittest point (the elite; its image is not queried again)
+            population − 1 times: draw two parents by the softmax of their fitness; take each coordinate of the child
+                from either parent; with probability `mutation`, add N(0, `spread`²) to it
         return the image of the fittest point of all
 
     The softmax of log confidences equals the confidences divided by their sum. If no coordinate of a child mutates,
-    one is drawn at random to mutate: otherwise the children of two equal parents would equal them, and the attack
-    would repeat queries.
+    one is drawn at random to mutate: otherwise a child of two equal parents would equal them, and the attack would
+    repeat a query.
     """
 
     needs: ClassVar[Knowledge] = Knowledge.TOP_K
@@ -43,15 +43,15 @@ class Genetic(Attacker):
     space: Literal["autoencoder", "pca"] = Field("autoencoder", description="latent space of the auxiliary images")
     size: int = Field(20, ge=1, le=1024, description="coordinates of the latent space")
     pool: int = Field(200, ge=2, le=100_000, description="points drawn from the prior and queried at the start")
-    population: int = Field(50, ge=2, le=100_000, description="points of a generation, including the elite")
+    population: int = Field(50, ge=2, le=100_000, description="number of points in a generation, including the elite")
     mutation: float = Field(0.1, ge=0, le=1, description="probability that a coordinate of a child mutates")
     spread: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="standard deviation of a mutation; the prior's is 1"
+        1.0, gt=0, allow_inf_nan=False, description="standard deviation of a mutation; that of the prior is 1"
     )
     bound: float = Field(
         2.5, gt=0, allow_inf_nan=False, description="latent coordinates are kept between -bound and bound"
     )
-    generations: int = Field(100, ge=0, description="generations bred after the first")
+    generations: int = Field(100, ge=0, description="number of generations after the first")
 
     @model_validator(mode="after")
     def _pool_holds_a_generation(self) -> Genetic:
@@ -63,7 +63,7 @@ class Genetic(Attacker):
 
     @property
     def expected_queries(self) -> float | None:
-        """Size of the pool, plus the children of all generations."""
+        """Size of the pool plus the number of children in all generations."""
         return float(self.pool + self.generations * (self.population - 1))
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
@@ -110,6 +110,6 @@ class Genetic(Attacker):
 
 
 def _fitness(answer: Answer, target: int) -> float:
-    """Return the log confidence in the target; a withheld one counts as `LEAST_CONFIDENCE`."""
+    """Return the log confidence in the target; a withheld confidence counts as `LEAST_CONFIDENCE`."""
     confidence = math.nan if answer.confidence is None else float(answer.confidence[target])
     return math.log(LEAST_CONFIDENCE if math.isnan(confidence) else max(confidence, LEAST_CONFIDENCE))

@@ -1,6 +1,6 @@
 """Gradients from function values: finite differences along coordinates, antithetic pairs along random directions.
 
-A value that the server withheld is NaN; the slopes that it enters are set to 0.
+A value that the server withheld is NaN; the differences that contain it are set to 0.
 """
 
 from __future__ import annotations
@@ -17,11 +17,16 @@ def forward_differences(ahead: Floats, here: float, width: float) -> Floats:
     Parameters
     ----------
     ahead : ndarray, shape (n,)
-        Values at x + h e_i.
+        Values of f at x + h e_i.
     here : float
-        The value at x.
+        The value of f at x.
     width : float
-        h.
+        The step h, above 0.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        The differences.
     """
     return _known((ahead - here) / width)
 
@@ -34,21 +39,22 @@ def central_differences(ahead: Floats, behind: Floats, width: float) -> Floats:
 def antithetic(ahead: Floats, behind: Floats, directions: Floats, width: float) -> Floats:
     """Return the mean of (f(x + s u) − f(x − s u)) u / 2s over directions u.
 
-    For directions with mean uuᵀ = I (standard normal: NES; signs: SPSA, where 1 / u = u) its expectation on a linear
-    function is the gradient; in general it is that of f smoothed by s u, up to terms of order s².
+    For directions with E[u uᵀ] = I (standard normal: NES; signs: SPSA, where 1 / u = u), the expectation for a linear
+    function is its gradient. In general, it is the gradient of f smoothed by s u, up to terms of order s².
 
     Parameters
     ----------
     ahead, behind : ndarray, shape (n,)
-        Values at x + s u and x − s u.
+        Values of f at x + s u and x − s u.
     directions : ndarray, shape (n, size)
-        The u.
+        The directions u.
     width : float
-        s.
+        The step s, above 0.
 
     Returns
     -------
     ndarray, shape (size,)
+        The estimate of the gradient.
     """
     return np.asarray(_known((ahead - behind) / (2 * width)) @ directions / len(directions))
 

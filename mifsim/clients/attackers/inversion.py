@@ -1,4 +1,4 @@
-"""Common code of the inversion networks: encoding of answers, training, and the reconstruction of a class."""
+"""Common code of the attacks with inversion networks: encoding of answers, training, and reconstruction of a class."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ KEPT = 64
 def as_input(confidence: npt.ArrayLike, floor: float) -> Float32s:
     """Return log confidences, shifted and scaled so that 1 maps to 1, and exp(-floor) or less to 0.
 
-    Yang et al. clamp the logarithm and add a constant. A withheld confidence (NaN) maps to 0, as do those that their
-    truncation sets to 0.
+    Yang et al. clamp the logarithm and add a constant. Withheld confidences (NaN) map to 0, as do the confidences that
+    their truncation sets to 0.
 
     Parameters
     ----------
     confidence : array-like, any shape
+        Confidences in [0, 1]; NaN if withheld.
     floor : float
+        Logarithms are at least -floor; above 0.
 
     Examples
     --------
@@ -40,7 +42,7 @@ def as_input(confidence: npt.ArrayLike, floor: float) -> Float32s:
 
 
 def truncated(confidence: npt.ArrayLike, top: int) -> npt.NDArray[np.float64]:
-    """Return confidences with all but the `top` highest withheld (NaN); ties keep the lower class.
+    """Return confidences with all but the `top` highest set to NaN (withheld); of equal ones, the lower class is kept.
 
     Examples
     --------
@@ -54,7 +56,7 @@ def truncated(confidence: npt.ArrayLike, top: int) -> npt.NDArray[np.float64]:
 
 
 def near_one_hot(target: int, classes: int, certainty: float) -> npt.NDArray[np.float64]:
-    """Return confidences that are nearly one-hot: `certainty` in the target, the rest shared evenly."""
+    """Return confidences that are nearly one-hot: `certainty` in the target, the rest divided equally."""
     vector = np.full(classes, (1 - certainty) / max(classes - 1, 1))
     vector[target] = certainty
     return vector
@@ -63,13 +65,18 @@ def near_one_hot(target: int, classes: int, certainty: float) -> npt.NDArray[np.
 class WeightedMean:
     """The mean of the images queried so far, weighted by the target's confidence (or share of labels).
 
-    A network that minimises the squared error also outputs a mean of images: of those with similar answers. So this
-    mean approximates what the attacker would reconstruct if it trained on the answers so far.
+    A network that minimises the squared error also outputs a mean of images, namely of the images with similar answers.
+    This mean therefore approximates the attacker's reconstruction if it trained on the answers so far.
 
     Parameters
     ----------
     first : Image
-        The image as long as all weights are 0.
+        The mean as long as all weights are 0.
+
+    Attributes
+    ----------
+    image : Image
+        The weighted mean.
     """
 
     def __init__(self, first: Image) -> None:
@@ -93,22 +100,27 @@ def reconstruct(
     floor: float,
     steps: int,
 ) -> Image:
-    """Train an inversion network on the answers to some images, and return its image for the wanted answer.
+    """Train an inversion network on the answers to some images, and return its image for another answer.
 
     Parameters
     ----------
-    confidences : sequence of n vectors
-        The answers.
+    confidences : sequence of n array-likes, shape (classes,) each
+        The answers: confidences, or shares of labels.
     images : sequence of n images
         The queried images, in the same order; the training depends on that order.
     wanted : array-like, shape (classes,)
-        Confidences.
+        The answer to invert.
     top : int
-        See `truncated`.
+        Number of highest confidences that the network receives; see `truncated`.
     floor : float
-        See `as_input`.
+        Lower bound -floor on log confidences; see `as_input`.
     steps : int
-        Training steps, each on a batch of images.
+        Number of training steps, each on a batch of images.
+
+    Returns
+    -------
+    Image
+        The reconstruction, of the shape of the queried images.
     """
     inputs = as_input(np.stack([truncated(vector, top) for vector in confidences]), floor)
     outputs = np.stack(images)

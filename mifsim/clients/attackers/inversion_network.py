@@ -1,7 +1,7 @@
-"""An inversion network: learn the inverse of the model, from its answers to natural images.
+"""Inversion by a network that learns the inverse of the model from its answers to natural images.
 
 Yang, Zhang, Chang and Liang, "Neural Network Inversion in Adversarial Setting via Background Knowledge Alignment",
-CCS 2019: its black-box attack, with truncated predictions.
+CCS 2019: the black-box attack, with truncated predictions.
 """
 
 from __future__ import annotations
@@ -19,35 +19,37 @@ from mifsim.clients.protocol import Answer, Attacker, ClientGenerator, Image, Kn
 class InversionNetwork(Attacker):
     """Query each auxiliary image once, then train a network that maps answers to images.
 
-    The network (a dense layer, transposed convolutions) takes the truncated, clamped logarithm of an answer and
-    minimises the squared error to the queried image, by Adam. The reconstruction of a class is its output for an
-    answer of almost full confidence in that class. All queries are distinct natural images: a filter that looks for
-    similar images cannot tell the attacker from an honest user.
+    The network (a dense layer and transposed convolutions) takes the truncated, clamped logarithm of an answer. Adam
+    minimises its squared error to the queried image. The reconstruction of a class is its output for an answer with
+    almost full confidence in that class. All queries are distinct natural images: a detector of similar images cannot
+    distinguish the attacker from an honest user.
 
     During the queries, the current reconstruction is the mean of the queried images, weighted by the confidence in
     the target. This approximates the network's output without a training after every answer. At the end, or when
-    refused, the attacker trains on all answers and returns the network's image. An attacker stopped by its budget
+    refused, the attacker trains on all answers and returns the network's image. An attacker that has spent its budget
     cannot train: do not set `images` higher than the budget.
     """
 
     needs: ClassVar[Knowledge] = Knowledge.TOP_K
     sends: ClassVar[str] = "natural auxiliary images, none twice"
 
-    images: int = Field(500, ge=1, description="auxiliary images queried, at random; all, if there are fewer")
+    images: int = Field(500, ge=1, description="number of auxiliary images, drawn at random; all if there are fewer")
     steps: int = Field(1000, ge=1, le=100_000, description="training steps, each on a batch of 50 images")
     top: int = Field(
         3, ge=1, description="number of highest confidences of an answer that the network receives; the others are 0"
     )
-    floor: float = Field(10.0, gt=0, le=100, description="lower bound -floor on the logarithms of confidences")
-    certainty: float = Field(0.9999, gt=0, lt=1, description="confidence in the target class, in the answer to invert")
+    floor: float = Field(10.0, gt=0, le=100, description="the logarithms of confidences are at least -floor")
+    certainty: float = Field(
+        0.9999, gt=0, lt=1, description="confidence in the target class in the answer that is inverted"
+    )
 
     @property
     def expected_queries(self) -> float | None:
-        """One query per image, if the auxiliary set has enough of them."""
+        """Number of images, if the auxiliary set has enough of them."""
         return float(self.images)
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start one attack on the class ``world.target``; returns the network's image of it."""
+        """Start one attack on the class ``world.target``; returns the network's image of that class."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
         order = rng.permutation(len(world.pool))[: self.images]
@@ -78,7 +80,7 @@ class InversionNetwork(Attacker):
 
 
 def _confidence(answer: Answer, classes: int) -> npt.NDArray[Any]:
-    """Return the answer's confidences; a label alone counts as certain."""
+    """Return the answer's confidences; if it has only a label, 1 for that class and NaN for the others."""
     if answer.confidence is not None:
         return answer.confidence
     alone = np.full(classes, np.nan)

@@ -1,8 +1,8 @@
-"""Latent spaces: few coordinates that decode to plausible images, learned from auxiliary images alone.
+"""Latent spaces: a few coordinates that decode to plausible images, learned from auxiliary images only.
 
 Attacks search such a space instead of single pixels. (MIRROR, RLB-MI and BREP-MI search the latent space of a GAN; a
-principal-component basis or a small autoencoder needs no GAN.) Coordinates are whitened: over the auxiliary images
-they have mean 0 and covariance I, so that N(0, I) is the prior to sample from.
+principal-component basis or a small autoencoder needs no GAN.) Coordinates are whitened: over the auxiliary images,
+they have mean 0 and covariance I, so that N(0, I) is the prior.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from mifsim.clients.attackers.networks import Autoencoder
 from mifsim.clients.protocol import ImagePool
 
 Images = npt.NDArray[np.float32]
-"""Several images: (n, H, W) or (n, H, W, 3), float32 in [0, 1]."""
+"""A batch of images, shape (n, H, W) or (n, H, W, 3), float32 in [0, 1]."""
 Latents = npt.NDArray[np.float64]
-"""Points of a latent space, (n, size)."""
+"""Points of a latent space, shape (n, size)."""
 Kind = Literal["pca", "autoencoder"]
 
 MOST_IMAGES = 2000
-"""Maximum number of images to fit a space on, evenly spaced in a larger pool: they are held in memory and hashed."""
+"""Maximum number of images to which a space is fitted, evenly spaced in a larger pool, as they are kept in memory."""
 
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """A space whose N(0, I) is a prior over images.
+    """A latent space, in which N(0, I) is a prior over images.
 
     Attributes
     ----------
     size : int
-        Number of coordinates: as requested, or the number that the auxiliary images span, if smaller.
+        Number of coordinates: as requested, or the number that the auxiliary images span if that is smaller.
     shape : tuple of int
-        Of one image.
+        Shape of one image: (H, W) or (H, W, 3).
     """
 
     size: int
@@ -50,15 +50,17 @@ class LatentSpace:
     _encode: Callable[[Images], Latents] = field(repr=False)
 
     def decode(self, z: npt.ArrayLike) -> Images:
-        """Return the images at some points.
+        """Return the images of some points.
 
         Parameters
         ----------
         z : array-like, shape (n, size)
+            The points.
 
         Returns
         -------
-        ndarray of float32, shape (n, H, W) or (n, H, W, 3), in [0, 1]
+        ndarray of float32, shape (n, H, W) or (n, H, W, 3)
+            The images, clipped to [0, 1].
         """
         rows = np.asarray(z, np.float64)
         if rows.ndim != 2 or rows.shape[1] != self.size:
@@ -76,23 +78,29 @@ class LatentSpace:
 
 
 def fit_latent(pool: ImagePool, shape: tuple[int, ...], kind: Kind, size: int, seed: int = 0) -> LatentSpace:
-    """Return the latent space of a pool, fitted when a process first needs it.
+    """Return the latent space of a pool; a process fits it on first use and then caches it.
 
-    The result depends on the images and the arguments only, not on earlier calls; on one machine it is the same to the
-    last bit in every process.
+    The result depends only on the images and the arguments, not on earlier calls. On one machine, it is bit-identical
+    in every process.
 
     Parameters
     ----------
     pool : ImagePool
-        The attacker's auxiliary images: never the victim's.
+        The attacker's auxiliary images.
     shape : tuple of int
-        Of one image: (H, W) or (H, W, 3).
+        Shape of one image: (H, W) or (H, W, 3).
     kind : {"pca", "autoencoder"}
-        Linear, fitted in milliseconds; or a small convolutional autoencoder, fitted in seconds, with sharper images.
+        ``pca``: linear, fitted in milliseconds. ``autoencoder``: a small convolutional network, fitted in seconds, with
+        sharper images.
     size : int
         Number of coordinates, at least 1.
     seed : int
-        Seed of the autoencoder's weights and batches, together with the images.
+        Together with the images, the seed of the autoencoder's weights and batches.
+
+    Returns
+    -------
+    LatentSpace
+        The space, with at most `size` coordinates.
 
     Raises
     ------
@@ -115,7 +123,7 @@ def _seed(*facts: str | int) -> int:
 
 @dataclass(frozen=True)
 class _PoolImages:
-    """The images of a pool, at most `MOST_IMAGES`, and a digest of their content."""
+    """At most `MOST_IMAGES` images of a pool, and a digest of their content."""
 
     pool: weakref.ref[ImagePool]
     pixels: Images
@@ -136,7 +144,7 @@ _last: _PoolImages | None = None
 
 
 def auxiliary_images(pool: ImagePool, shape: tuple[int, ...]) -> Images:
-    """Return a pool's images, at most `MOST_IMAGES` of them; do not write to the array."""
+    """Return at most `MOST_IMAGES` images of a pool, shape (n, H, W) or (n, H, W, 3); do not write to the array."""
     return _PoolImages.of(pool, shape).pixels
 
 
@@ -147,8 +155,9 @@ class Whitening:
     Attributes
     ----------
     mean : ndarray, shape (p,)
+        Mean of the rows.
     axes : ndarray, shape (size, p)
-        Orthonormal rows, in order of decreasing variance; the entry of largest magnitude in each row is positive.
+        Orthonormal principal axes, in order of decreasing variance; the entry of largest magnitude in each is positive.
     deviations : ndarray, shape (size,)
         Standard deviations along the axes (n − 1 in the denominator).
     """
@@ -159,7 +168,7 @@ class Whitening:
 
     @classmethod
     def fit(cls, rows: npt.ArrayLike, most: int) -> Whitening:
-        """Fit to rows (n, p): at most `most` principal axes, without those of zero variance."""
+        """Fit to rows (n, p), with at most `most` principal axes; axes of zero variance are omitted."""
         given = np.asarray(rows, np.float64)
         mean = given.mean(axis=0)
         centred = given - mean
@@ -173,18 +182,18 @@ class Whitening:
             if wide:
                 axes = axes @ centred / np.sqrt(squares[order])[:, None]
         if not len(axes):
-            raise ValueError(f"{len(given)} auxiliary images, all alike: they span no latent space")
+            raise ValueError(f"{len(given)} auxiliary images, all identical: they span no latent space")
         # An eigenvector's sign is arbitrary.
         axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
         return cls(mean, axes, np.sqrt(squares[order] / (len(given) - 1)))
 
     def forth(self, rows: npt.ArrayLike) -> Latents:
-        """Whiten rows (n, p)."""
+        """Whiten rows (n, p); return shape (n, size)."""
         with one_thread():
             return np.asarray((np.asarray(rows, np.float64) - self.mean) @ self.axes.T / self.deviations)
 
     def back(self, z: Latents) -> npt.NDArray[np.float64]:
-        """Invert `forth`: return the rows (n, p) of whitened rows."""
+        """Invert `forth`: return rows (n, p) from whitened rows (n, size)."""
         with one_thread():
             return np.asarray(self.mean + (z * self.deviations) @ self.axes)
 
@@ -212,9 +221,9 @@ def _autoencoder(images: Images, size: int, seed: int) -> LatentSpace:
 
 
 def one_thread() -> AbstractContextManager[object]:
-    """Limit numpy's linear algebra to one thread, as the last bits of its results depend on the number of threads.
+    """Limit numpy's linear algebra to one thread (context manager).
 
-    That number differs between Ray actors and other processes.
+    The last bits of its results depend on the number of threads, which differs between Ray actors and other processes.
     """
     limited: AbstractContextManager[object] = _controller().limit(limits=1, user_api="blas")
     return limited

@@ -1,4 +1,4 @@
-"""MI-Face: gradient descent on an image until the model is sure of the target class.
+"""MI-Face: gradient descent on an image until the model is confident in the target class.
 
 Fredrikson, Jha and Ristenpart, "Model Inversion Attacks that Exploit Confidence Information and Basic
 Countermeasures", CCS 2015, Algorithm 1; with the noise of Section 4.5 of the defence's paper.
@@ -28,18 +28,18 @@ class MIFace(Attacker):
             stop if the cost has not improved for β steps, or c(x_i) ≤ γ
         return the x_i of least cost
 
-    One query per step: the answer to x_i gives its cost, and the gradient, which the attacker computes from the
-    model's weights without another query. α steps send α + 1 images, including x_0. The gradient is that of the
-    confidence itself, not of its logarithm. It vanishes where the model is sure that a black image is of another
-    class; the attack then stalls until noise moves it.
+    A step takes one query. The answer to x_i contains its cost and its gradient, because the attacker can compute the
+    gradient from the model's weights without another query. α steps send α + 1 images, including x_0. The gradient is
+    that of the confidence itself, not of its logarithm. If the model assigns a black image to another class with almost
+    full confidence, the gradient vanishes, and the attack stalls until noise changes the image.
 
-    The gradient also vanishes where the model is nearly sure of the target: a step λ · ∇c from there moves nothing, and
-    the result convinces no other classifier. With ``steps = "unit"`` a step has length λ whatever the length of the
-    gradient, and with ``start = "mean"`` the attack starts from the mean of its auxiliary images: together these make
-    it work on digits (`mifsim attacks --measure`). The defaults are the paper's.
+    The gradient also vanishes when the confidence in the target is almost 1: a step λ · ∇c then changes nothing, and
+    another classifier does not recognise the result. With ``steps = "unit"``, a step has length λ whatever the length
+    of the gradient. With ``start = "mean"``, the attack starts from the mean of its auxiliary images. With both, it
+    works on digits (see `mifsim attacks --measure`). The defaults are the paper's.
 
-    Algorithm 1 stops when c(x_i) is no less than the *largest* of the last β costs, which ends nearly any noisy descent
-    at the same place. This implementation follows the paper's words, "fails to improve", instead.
+    Algorithm 1 stops when c(x_i) is no less than the *largest* of the last β costs, which ends nearly every noisy
+    descent at the same place. This implementation instead follows the paper's text, "fails to improve".
     """
 
     needs: ClassVar[Knowledge] = Knowledge.CONFIDENCE
@@ -50,17 +50,17 @@ class MIFace(Attacker):
         "black", description="x_0: a black image (the paper), or the mean auxiliary image"
     )
     steps: Literal["gradient", "unit"] = Field(
-        "gradient", description="what λ multiplies: the gradient (the paper), or its direction"
+        "gradient", description="vector that λ multiplies: the gradient (the paper), or its direction (unit length)"
     )
     step: float = Field(
-        0.1, gt=0, allow_inf_nan=False, description="length of a step along the gradient: the paper's λ"
+        0.1, gt=0, allow_inf_nan=False, description="factor of the vector chosen by `steps`: the paper's λ"
     )
     alpha: int = Field(5000, ge=1, description="maximum number of steps: the paper's α")
     beta: int = Field(
-        100, ge=0, description="steps without an improvement after which it stops: the paper's β; 0: never"
+        100, ge=0, description="steps without an improvement after which the attack stops: the paper's β; 0: never"
     )
     gamma: float = Field(
-        0.01, ge=0, lt=1, description="cost (1 − confidence) at which it stops: the paper's γ; 0: never"
+        0.01, ge=0, lt=1, description="cost (1 − confidence) at which the attack stops: the paper's γ; 0: never"
     )
     process: Literal["identity", "denoise-sharpen"] = Field(
         "identity", description="processing of the image after each step: the paper's Process"
@@ -69,11 +69,11 @@ class MIFace(Attacker):
         0.0,
         ge=0,
         le=1,
-        description="standard deviation of the Gaussian noise added before each submission (pixels: 0 to 1)",
+        description="standard deviation of the Gaussian noise added before each query (pixels: 0 to 1)",
     )
     noise_on: Literal["iterate", "copy"] = Field(
         "iterate",
-        description="whether the next step starts from the image with its noise (iterate) or without it (copy)",
+        description="whether the next step starts from the image with the noise (iterate) or without it (copy)",
     )
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
@@ -94,7 +94,7 @@ class MIFace(Attacker):
                 best, least, steps_since = x, cost, 0
             else:
                 steps_since += 1
-            # 0 disables a rule: in float32 the cost at a sure model *is* 0.
+            # 0 disables a rule: in float32, the cost at full confidence is exactly 0.
             if (self.gamma and cost <= self.gamma) or (self.beta and steps_since >= self.beta):
                 break
             x = self._processed(x + np.float32(self.step) * self._direction(reply))  # −∇c = ∇f
@@ -135,10 +135,10 @@ def _gradient(answer: Answer) -> Image:
 
 
 def _denoise_sharpen(x: Image) -> Image:
-    """Blur, then add back what a second blur removes (unsharp masking).
+    """Blur an image, then add what a second blur removes (unsharp masking).
 
-    Where the Gaussian has gain G, the result has gain 1 − (1 − G)², which is never above 1. A stronger sharpening,
-    repeated at every step, would amplify without bound.
+    At a frequency where the Gaussian has gain G, the result has gain 1 − (1 − G)², which is never above 1. Stronger
+    sharpening at every step would amplify the image without bound.
     """
     import cv2
 

@@ -1,4 +1,4 @@
-"""MI-Face without the weights: the same descent, with gradients measured by finite differences of its cost.
+"""MI-Face without the model's weights: the same descent, with gradients measured by finite differences of the cost.
 
 Fredrikson, Jha and Ristenpart, "Model Inversion Attacks that Exploit Confidence Information and Basic
 Countermeasures", CCS 2015, Section 5: Algorithm 1 with "numeric gradient approximation", the black-box attack.
@@ -31,45 +31,46 @@ _AT_A_TIME = 64
 
 
 class MIFaceNumeric(Attacker):
-    r"""Descend c(x) = 1 − f_target(x) along few coordinates, d + 1 queries a step; black-box.
+    r"""Descend c(x) = 1 − f_target(x) along d coordinates with d + 1 queries per step; black-box.
 
     ::
 
         z_0 = the mean auxiliary image
         for i = 0 … α:
             stop if c(z_i) has not improved for β steps, or c(z_i) ≤ γ
-            g_j = (c(z_i + h e_j) − c(z_i)) / h, or central, for every coordinate j
+            g_j = (c(z_i + h e_j) − c(z_i)) / h, or a central difference, for every coordinate j
             z_{i+1} = z_i − λ · g / |g|
         return the z_i of least cost
 
-    Two things differ from `MIFace`, both because a step is expensive. A step has a fixed length, as the gradient
-    vanishes when f approaches 1. And γ is smaller: at the paper's 0.01 the image convinces the victim, but no second
-    classifier. Such small costs can be resolved because 1 − f is summed over the other classes (`scores.shares`). The
-    paper's AuxTerm is omitted: if large enough to matter beside a cost below 0.01, it would hold the image back.
+    There are two differences from `MIFace`, both because a step is expensive. A step has a fixed length, as the
+    gradient vanishes when f approaches 1. And γ is smaller: at the paper's 0.01, the victim recognises the image as the
+    target class, but another classifier does not. Such small costs can be resolved because 1 − f is summed over the
+    other classes (`scores.shares`). The paper's AuxTerm is omitted: if it were large enough to matter beside a cost
+    below 0.01, it would prevent further progress.
     """
 
     needs: ClassVar[Knowledge] = Knowledge.CONFIDENCE
-    sends: ClassVar[str] = "iterates and, around each, one small change a coordinate"
+    sends: ClassVar[str] = "iterates and, around each, one small change per coordinate"
 
     space: SpaceName = Field("dct", description=SPACE_HELP)
     coordinates: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description=COORDINATES_HELP)
     differences: Literal["forward", "central"] = Field(
-        "forward", description="forward: d + 1 queries a step; central: 2 d + 1, and an error of order h² in place of h"
+        "forward", description="forward: d + 1 queries per step, error of order h; central: 2 d + 1 queries, order h²"
     )
     width: float = Field(
-        0.1, gt=0, le=10, description="h, in standard deviations of the auxiliary images along a coordinate"
+        0.1, gt=0, le=10, description="h: width of a difference, in standard deviations of the auxiliary images"
     )
     step: Literal["auto"] | Annotated[float, Field(gt=0, le=100)] = Field(
         "auto",
-        description="λ: length of a step, in the same unit; auto: 1, and 3 over single pixels, whose deviations are a "
-        "third of those of broad patterns",
+        description="λ: length of a step, in standard deviations of the auxiliary images; auto: 1, or 3 in pixel "
+        "space, where the deviations are a third of those of broad patterns",
     )
     alpha: int = Field(5000, ge=1, description="maximum number of steps: the paper's α")
-    beta: int = Field(100, ge=0, description="steps without an improvement after which it stops; 0: never")
-    gamma: float = Field(1e-8, ge=0, lt=1, description="cost (1 − confidence) at which it stops; 0: never")
+    beta: int = Field(100, ge=0, description="steps without an improvement after which the attack stops; 0: never")
+    gamma: float = Field(1e-8, ge=0, lt=1, description="cost (1 − confidence) at which the attack stops; 0: never")
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start one attack on the class ``world.target``; returns the image of the step of least cost."""
+        """Start one attack on the class ``world.target``; returns the iterate of least cost."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
         space = search_space(self.space, world.pool, world.shape, self.coordinates)
@@ -97,7 +98,7 @@ class MIFaceNumeric(Attacker):
     def _gradient(
         self, space: SearchSpace, point: Floats, here: float, guess: Image, target: int
     ) -> Generator[Query, Answer | Refusal, Floats | None]:
-        """Measure the cost's gradient, shape (size,); None where a query was refused."""
+        """Measure the gradient of the cost, shape (size,); return None if a query was refused."""
         pieces = []
         for first in range(0, space.size, _AT_A_TIME):
             changes = self.width * np.eye(min(_AT_A_TIME, space.size - first), space.size, first)

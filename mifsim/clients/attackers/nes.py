@@ -20,12 +20,12 @@ from mifsim.clients.protocol import Attacker, ClientGenerator, Knowledge, World
 
 PRIOR_HELP = (
     "weight of the auxiliary images' Gaussian log density, which is added to the score and keeps the image similar to "
-    "them; auto: 0.2, and 0.02 over single pixels, where the density has about ten times as many terms"
+    "them; auto: 0.2, or 0.02 in pixel space, where the density has about ten times as many terms"
 )
 
 
 class NES(Attacker):
-    r"""Climb J(z) = E[log-odds of the target + w · log p(z + σ u)], u normal, from 2 n answers a step; black-box.
+    r"""Climb J(z) = E[log-odds of the target + w · log p(z + σ u)], u normal, with 2 n queries per step; black-box.
 
     ::
 
@@ -36,7 +36,7 @@ class NES(Attacker):
             z_{i+1} = z_i + λ · g / |g|
         return the z_i whose 2 n values have the largest mean: the estimate of J(z_i) itself
 
-    The iterates themselves are not sent; an iterate is judged by the answers around it.
+    The iterates themselves are not sent; the value of an iterate is estimated from the answers around it.
     """
 
     needs: ClassVar[Knowledge] = Knowledge.CONFIDENCE
@@ -44,7 +44,7 @@ class NES(Attacker):
 
     space: SpaceName = Field("dct", description=SPACE_HELP)
     coordinates: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description=COORDINATES_HELP)
-    pairs: int = Field(10, ge=1, description="n: pairs per step, two queries each")
+    pairs: int = Field(10, ge=1, description="n: pairs per step, with two queries each")
     sigma: float = Field(
         0.1,
         gt=0,
@@ -56,7 +56,7 @@ class NES(Attacker):
     prior: Literal["auto"] | Annotated[float, Field(ge=0, le=1000)] = Field("auto", description=PRIOR_HELP)
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start one attack on the class ``world.target``; continues until it is stopped."""
+        """Start one attack on the class ``world.target``; it continues until it is refused or its budget is spent."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
         space = search_space(self.space, world.pool, world.shape, self.coordinates)
@@ -66,7 +66,7 @@ class NES(Attacker):
         while True:
             directions = rng.standard_normal((self.pairs, space.size))
             asked = space.moved(point, self.sigma * np.concatenate([directions, -directions]))
-            # In pairs, as they are drawn: + − + − …
+            # Sent pair by pair: + − + − …
             images = space.images(asked).reshape(2, self.pairs, *world.shape).swapaxes(0, 1)
             answers = yield from ask(images.reshape(-1, *world.shape), best)
             if answers is None:

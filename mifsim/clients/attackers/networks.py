@@ -1,7 +1,7 @@
-"""The small networks that attackers train on auxiliary images, the same way in every process of a machine.
+"""Small networks that attackers train on auxiliary images, with the same result in every process of a machine.
 
-Keras is imported when a network is built. Nothing here draws from a global generator: weights come from seeded
-initialisers, the order of the images from a generator of the fit's own.
+Keras is imported when a network is built. No global generator is used: the weights come from seeded initialisers, and
+each fit creates a generator for the order of the images.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from mifsim.networks import FixedBatch, Model, import_tensorflow, input_shape
 Float32s = npt.NDArray[np.float32]
 
 WIDTHS = (16, 32, 64, 64)
-"""Channels after each halving of the sides, as long as they are longer than `COARSEST`."""
+"""Channels after each halving of the sides."""
 COARSEST = 8
+"""Length of the longer side, in pixels, at or below which the sides are not halved again."""
 
 
 def halvings(shape: tuple[int, ...]) -> int:
-    """Return how often the sides of an image are halved: until the longer is at most `COARSEST`, or four times."""
+    """Return the number of halvings, at most four, after which an image's longer side is at most `COARSEST`."""
     side, count = max(shape[:2]), 0
     while side > COARSEST and count < len(WIDTHS):
         side, count = -(-side // 2), count + 1
@@ -70,24 +71,25 @@ def descend(
     rate: float,
     seed: int,
 ) -> None:
-    """Minimise a loss over batches of some arrays by Adam, whose rate falls along a cosine to 0.
+    """Minimise a loss over batches of some arrays by Adam, with a learning rate that decreases along a cosine to 0.
 
     Parameters
     ----------
     loss : callable
-        From one batch of each array to a scalar.
+        Maps one batch of each array to a scalar.
     variables : sequence
-        What is trained.
+        The variables to train.
     arrays : sequence of ndarray
-        With the same number of rows.
+        Arrays with the same number of rows.
     steps : int
-        Batches. They are drawn without replacement until less than a batch is left, then from all rows again.
+        Number of batches. Rows are drawn without replacement until fewer than a batch are left, then from all rows
+        again.
     batch : int
-        Rows at a time: at most all.
+        Rows per batch; at most the number of rows is used.
     rate : float
-        Adam's, at the start.
+        Initial learning rate.
     seed : int
-        Of the order of the rows.
+        Seed of the order of the rows.
     """
     tf, keras = import_tensorflow()
     count = len(arrays[0])
@@ -111,7 +113,7 @@ def descend(
 
 
 class Autoencoder:
-    """A convolutional autoencoder with a narrow code: mean squared error, and a light pull of the codes to 0."""
+    """A convolutional autoencoder with a small code, trained by the mean squared error and a weak penalty on codes."""
 
     STEPS = 600
     BATCH = 50
@@ -125,7 +127,7 @@ class Autoencoder:
 
     @classmethod
     def fit(cls, images: Float32s, size: int, seed: int) -> Autoencoder:
-        """Train one on images (n, H, W) or (n, H, W, 3), for `STEPS` batches."""
+        """Train an autoencoder with `size` codes on images (n, H, W) or (n, H, W, 3), for `STEPS` batches."""
         tf = import_tensorflow().tf
         shape = images.shape[1:]
         encoding, decoding = encoder(shape, size, seed), decoder(shape, size, seed + 1)
@@ -157,7 +159,7 @@ class Autoencoder:
 
 
 class Inverter:
-    """A decoder trained to give back, for each answer, the image that was answered so."""
+    """A decoder that maps answers to images, trained on queried images and the answers to them."""
 
     BATCH = 50
     RATE = 3e-3
@@ -167,15 +169,18 @@ class Inverter:
 
     @classmethod
     def fit(cls, inputs: Float32s, images: Float32s, steps: int, seed: int) -> Inverter:
-        """Train one.
+        """Train a decoder.
 
         Parameters
         ----------
         inputs : ndarray of float32, shape (n, size)
+            The encoded answers.
         images : ndarray of float32, shape (n, H, W) or (n, H, W, 3)
+            The queried images, in [0, 1].
         steps : int
-            Batches of `BATCH`.
+            Number of training steps, each on a batch of `BATCH` images.
         seed : int
+            Seed of the weights and of the order of the images.
         """
         tf = import_tensorflow().tf
         shape = images.shape[1:]
@@ -201,7 +206,7 @@ class Inverter:
 
 
 def _initialisers(seed: int) -> Callable[[], Any]:
-    """Return a source of initialisers, each with a seed of its own that follows from `seed`."""
+    """Return a function that returns initialisers, each with another seed derived from `seed`."""
     keras = import_tensorflow().keras
     rng = np.random.default_rng(seed)
     return lambda: keras.initializers.GlorotUniform(seed=int(rng.integers(2**31)))

@@ -1,7 +1,7 @@
 """Search spaces: the coordinates of an attack's steps, from single pixels to a learned latent space.
 
-All spaces start at the centre of the auxiliary images and measure coordinates in standard deviations of those images,
-so that step lengths, widths of finite differences and weights of the prior are comparable between spaces.
+A search starts at the centre of the auxiliary images, and coordinates are measured in standard deviations of these
+images, so that step lengths, widths of finite differences and weights of the prior are comparable between spaces.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Floats = npt.NDArray[np.float64]
 Images = npt.NDArray[np.float32]
 
 SpaceName = Literal["dct", "block", "pixel", "pca", "autoencoder"]
-SPACE_HELP = "coordinates of a step: dct and block patterns, single pixels, or latents of auxiliary images"
+SPACE_HELP = "coordinates of a step: DCT or block patterns, single pixels, or a latent space of the auxiliary images"
 COORDINATES_HELP = (
-    "maximum number of coordinates; auto: 64 per channel (dct, block), 20 (pca, autoencoder); pixel: always all"
+    "maximum number of coordinates; auto: 64 per channel (dct, block) or 20 (pca, autoencoder); pixel: always all"
 )
 
 
 def settled(given: float | Literal["auto"], space: SpaceName, usual: float, pixel: float) -> float:
-    """Return the given value, or for ``"auto"`` the default of `space`: `pixel` or `usual`.
+    """Return the given value or, for ``"auto"``, the default: `pixel` in pixel space, `usual` in other spaces.
 
-    Over single pixels, a move and a sum over the coordinates have another scale than over few broad patterns.
+    In pixel space, moves and sums over the coordinates have another scale than with a few broad patterns.
     """
     if given != "auto":
         return given
@@ -45,31 +45,38 @@ class SearchSpace(Protocol):
 
     @property
     def start(self) -> Floats:
-        """The starting point of a search, shape (d,): that of the most probable image."""
+        """The starting point of a search, shape (d,), which represents the most probable image."""
 
     def moved(self, point: Floats, by: Floats) -> Floats:
-        """Return the points (n, d) at moves `by` (n, size), in standard deviations, from one point (d,)."""
+        """Return the points (n, d) reached from one point (d,) by the moves `by` (n, size), in standard deviations."""
 
     def images(self, points: Floats) -> Images:
         """Return the images (n, H, W) or (n, H, W, 3) that points (n, d) represent."""
 
     def log_prior(self, points: Floats) -> Floats:
-        """Return −|z|²/2 of each point (n, d), shape (n,): the log density of N(0, I), up to a constant."""
+        """Return −|z|²/2 for points (n, d), shape (n,): the log density of N(0, I), up to a constant."""
 
 
 def search_space(
     name: SpaceName, pool: ImagePool, shape: tuple[int, ...], coordinates: int | Literal["auto"]
 ) -> SearchSpace:
-    """Return a search space over the images of a shape.
+    """Return a search space over images of one shape.
 
     Parameters
     ----------
     name : {"dct", "block", "pixel", "pca", "autoencoder"}
+        The coordinates; see `SPACE_HELP`.
     pool : ImagePool
-        Auxiliary images.
+        The attacker's auxiliary images.
     shape : tuple of int
+        Shape of one image: (H, W) or (H, W, 3).
     coordinates : int or "auto"
-        See `COORDINATES_HELP`.
+        Maximum number of coordinates; see `COORDINATES_HELP`.
+
+    Returns
+    -------
+    SearchSpace
+        The space, fitted to the auxiliary images.
     """
     if name in ("pca", "autoencoder"):
         return LatentSearch(fit_latent(pool, shape, name, 20 if coordinates == "auto" else coordinates))
@@ -87,13 +94,13 @@ def image_of(space: SearchSpace, point: Floats) -> Image:
 
 @dataclass(frozen=True)
 class LatentSearch:
-    """A search in a latent space; a point is its latents, which are not clipped."""
+    """A search in a latent space; points are latent coordinates, which are not clipped."""
 
     latent: LatentSpace
 
     @property
     def size(self) -> int:
-        """Number of latents."""
+        """Number of latent coordinates."""
         return self.latent.size
 
     @property
@@ -116,17 +123,18 @@ class LatentSearch:
 
 @dataclass(frozen=True)
 class PixelSearch:
-    """A search over pixels, along the rows of an orthonormal basis, clipped to [0, 1]; a point is its pixels.
+    """A search over images along the rows of an orthonormal basis; points are pixel values, clipped to [0, 1].
 
     Attributes
     ----------
     shape : tuple of int
+        Shape of one image: (H, W) or (H, W, 3).
     mean : ndarray, shape (pixels,)
-        Mean of the auxiliary images: the start of a search.
+        Mean of the auxiliary images, at which a search starts.
     deviation : float
         Root mean square of the auxiliary images' standard deviations along the rows: the unit of a move.
     rows : ndarray, shape (size, pixels), or None
-        None: every pixel is a coordinate.
+        The basis; None: every pixel is a coordinate.
     """
 
     shape: tuple[int, ...]
@@ -142,12 +150,12 @@ class PixelSearch:
         along = pixels - mean if rows is None else (pixels - mean) @ rows.T
         deviation = float(np.sqrt((along**2).mean()))
         if not deviation:
-            raise ValueError(f"{len(images)} auxiliary images, all alike: they have no standard deviation to move by")
+            raise ValueError(f"{len(images)} auxiliary images, all identical: their standard deviation is 0")
         return cls(images.shape[1:], mean, deviation, rows)
 
     @property
     def size(self) -> int:
-        """Number of rows of the basis."""
+        """Number of rows of the basis, or of pixels."""
         return len(self.mean) if self.rows is None else len(self.rows)
 
     @property

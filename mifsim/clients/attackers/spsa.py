@@ -1,4 +1,4 @@
-"""Score-based inversion by simultaneous perturbation: two queries a step, whatever the number of coordinates.
+"""Score-based inversion by simultaneous perturbation: two queries per step, whatever the number of coordinates.
 
 Spall, "Multivariate Stochastic Approximation Using a Simultaneous Perturbation Gradient Approximation", IEEE
 Transactions on Automatic Control 37 (1992); the gain sequences are those of his "Implementation of the Simultaneous
@@ -25,7 +25,7 @@ GAMMA = 0.101
 
 
 class SPSA(Attacker):
-    r"""Climb J(z) = log-odds of the target + w · log p(z) along one random pair a step; black-box.
+    r"""Climb J(z) = log-odds of the target + w · log p(z) with one random pair of queries per step; black-box.
 
     ::
 
@@ -38,7 +38,7 @@ class SPSA(Attacker):
     """
 
     needs: ClassVar[Knowledge] = Knowledge.CONFIDENCE
-    sends: ClassVar[str] = "one antithetic pair around each iterate: x + cδ, x − cδ, δ of signs"
+    sends: ClassVar[str] = "one antithetic pair around each iterate: x + cδ, x − cδ, random signs δ"
 
     space: SpaceName = Field("dct", description=SPACE_HELP)
     coordinates: Literal["auto"] | Annotated[int, Field(ge=1)] = Field("auto", description=COORDINATES_HELP)
@@ -50,14 +50,14 @@ class SPSA(Attacker):
     )
     gain: Literal["auto"] | Annotated[float, Field(gt=0, le=100)] = Field(
         "auto",
-        description="a: factor of the first gradient estimate; auto: 0.02, over single pixels 0.1",
+        description="a: factor of the first gradient estimate; auto: 0.02, or 0.1 in pixel space",
     )
-    stability: float = Field(50, gt=0, description="A: steps after which the gain begins to fall")
+    stability: float = Field(50, gt=0, description="A: number of steps after which the gain begins to decrease")
     score: Score = Field("log-odds", description=SCORE_HELP)
     prior: Literal["auto"] | Annotated[float, Field(ge=0, le=1000)] = Field("auto", description=PRIOR_HELP)
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start one attack on the class ``world.target``; continues until it is stopped."""
+        """Start one attack on the class ``world.target``; it continues until it is refused or its budget is spent."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
         space = search_space(self.space, world.pool, world.shape, self.coordinates)

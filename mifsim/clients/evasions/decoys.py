@@ -39,7 +39,7 @@ class Decoys(Evasion):
             while True:
                 reply = yield query._replace(guess=query.reconstruction)
                 query = running.send(reply)
-                if isinstance(reply, Refusal):  # the attack goes on: an evasion inside this one may rotate sessions
+                if isinstance(reply, Refusal):  # the attack may continue: an inner evasion may rotate sessions
                     continue
                 for index in islice(order, self.between):
                     if isinstance((yield Query(world.pool.image(index), guess=query.reconstruction)), Refusal):

@@ -56,7 +56,7 @@ class Interleave(Evasion):
                     with suppress(StopIteration):
                         pending[other] = other.send(reply)
                     if isinstance(reply, Refusal) and other not in pending:
-                        # The session has ended and this attack opens no other one; the first attack may.
+                        # The session has ended and this attack does not open another one; the first attack may do so.
                         query = first.send(reply)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]

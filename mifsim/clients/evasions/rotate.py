@@ -1,4 +1,4 @@
-"""A new session before or at the block, or a new client: what the detector has counted begins at 0 again."""
+"""Rotation of sessions and client identities, so that the detector starts again in its initial state."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from mifsim.clients.protocol import ClientGenerator, Refusal, World
 
 
 class Rotate(Evasion):
-    """When refused, send the same query again in a new session; or open one after every so many queries.
+    """When refused, send the same query again in a new session; or open a new session after a number of queries.
 
-    A detector whose state is the session's cannot stop it, only make it more expensive. One whose state is the client's
-    survives the client's sessions: a session that is refused at its first query shows the attacker that the client is
-    blocked, and only a new client identity helps. The price is the number of sessions and of clients (accounts,
-    addresses) that it spends.
+    A detector of scope ``"session"`` cannot stop this evasion, only make it more expensive. A detector of scope
+    ``"client"`` keeps its state across the client's sessions: a session that is refused at its first query shows the
+    attacker that the client is blocked, and only a new client identity helps. The price is the number of sessions and
+    of client identities (accounts, addresses) that are spent.
     """
 
     main: ClassVar[str | None] = "every"
     closed_loop: ClassVar[bool] = True
 
-    every: int | None = Field(None, ge=1, description="queries after which a session is left; none: only when refused")
+    every: int | None = Field(None, ge=1, description="queries after which a session is left; absent: if refused")
     sessions: int | None = Field(
         None,
         ge=1,
-        description="sessions that each client can have: refused in the last one it is spent; none: no limit",
+        description="maximum number of sessions per client identity; absent: no limit",
     )
     clients: int = Field(
         1,
         ge=1,
         le=10_000,
-        description="client identities that it can spend, one after the other: the next when `sessions` are spent, or "
-        "when a new session is refused at its first query",
+        description="maximum number of client identities; the next one is used when the `sessions` of the last are "
+        "spent, or when a new session is refused at its first query",
     )
 
     def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:

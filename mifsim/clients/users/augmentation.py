@@ -24,7 +24,7 @@ class Augmentation(ImageStream):
 
     flip: bool = Field(True, description="send the mirror image (left to right)")
     crops: int = Field(
-        4, ge=0, le=1000, description="crops per image, each at a random place and enlarged to full size"
+        4, ge=0, le=1000, description="crops per image, each at a random position and enlarged to full size"
     )
     crop: Share = Field(
         Span.model_validate({"min": 0.75, "max": 0.95}),

@@ -22,11 +22,11 @@ class Borders(ImageStream):
     The border is drawn once per session, as a user has one scanner, phone or player: bars above and below
     ("letterbox"), left and right ("pillarbox"), or all around ("frame": a scanner's lid, a program's window). It
     has one grey `level`, plus constant blocks of contrast `detail`: icons, captions, dust on the glass. The image is
-    resized to the area inside the border, and takes its aspect ratio.
+    resized to the area inside the border, including its aspect ratio.
     """
 
     style: Style | Literal["any"] = Field(
-        "any", description="where the border is: frame, letterbox, pillarbox; any: drawn for each session"
+        "any", description="position of the border: frame, letterbox or pillarbox; any: drawn for each session"
     )
     border: Annotated[Span, within(0, 0.45)] = Field(
         Span.model_validate({"min": 0.1, "max": 0.25}),

@@ -14,12 +14,11 @@ from mifsim.clients.users.stream import ImageStream, shuffled
 
 
 class Bursts(ImageStream):
-    """Takes each image of the pool several times, with small differences between shots.
+    """Sends each image of the pool several times, with small differences between shots.
 
-    A shot is the image moved by a hand that shakes (shift and rotation about the centre, bilinear, the border
-    replicated), under a light that varies (x · (1 + gain) + offset) and through a sensor's noise, clipped to
-    [0, 1]. Shots of one subject differ from it independently of each other; each of the five amounts is the
-    standard deviation of a normal distribution, and 0 switches it off.
+    A shot is the image after camera shake (shift, and rotation about the centre; bilinear, with the border replicated),
+    a change of light (x · (1 + gain) + offset) and sensor noise, clipped to [0, 1]. The shots of one subject are
+    independent. Each of the five amounts is the standard deviation of a normal distribution; 0 disables it.
     """
 
     shots: Length = Field(

@@ -15,11 +15,11 @@ from mifsim.clients.protocol import Image
 from mifsim.data.image_files import through_jpeg
 
 NOISE_TABLE = 2**20
-"""Normal numbers drawn once per process, as a source of noise for small images: drawing noise anew is slow."""
+"""Number of normal random numbers drawn once per process, as noise for small images: drawing new ones is slow."""
 
 
 def moved(image: Image, right: float, down: float, degrees: float = 0.0, zoom: float = 1.0) -> Image:
-    """Shift by pixels, rotate and zoom about the centre (bilinear, the border replicated)."""
+    """Shift an image by pixels, and rotate and zoom it about its centre (bilinear, with the border replicated)."""
     import cv2
 
     height, width = image.shape[:2]
@@ -40,8 +40,9 @@ def exposed(image: Image, gain: float, offset: float, noise: float, rng: np.rand
 def add_noise(shot: Image, sd: float, rng: np.random.Generator) -> None:
     """Add normal noise of mean 0, independent from pixel to pixel, in place.
 
-    An image of at most a sixteenth of `NOISE_TABLE` takes a piece of that table, from a place that `rng` draws; two
-    pieces are practically independent unless they start at the same place. For a larger image all numbers are drawn.
+    An image with at most a sixteenth of `NOISE_TABLE` values takes a section of that table at a random position; two
+    sections are practically independent unless they start at the same position. For a larger image, all numbers are
+    drawn.
     """
     import cv2
 
@@ -59,13 +60,13 @@ def _noise_table() -> npt.NDArray[np.float32]:
 
 
 def as_jpeg(image: Image, quality: int) -> Image:
-    """Return the image after JPEG compression: 8 bits per channel, and JPEG's loss."""
+    """Return the image after JPEG compression with a quality of 1 to 100; values are also rounded to 8 bits."""
     pixels = np.rint(image * np.float32(255)).astype(np.uint8)
     return through_jpeg(pixels, quality).astype(np.float32) / np.float32(255)
 
 
 def resized(image: Image, height: int, width: int) -> Image:
-    """Resize an image; shrinking averages over areas, which does not alias, enlarging is bilinear."""
+    """Resize an image: shrink by averaging over areas, which avoids aliasing, or enlarge by bilinear interpolation."""
     import cv2
 
     how = cv2.INTER_AREA if height <= image.shape[0] and width <= image.shape[1] else cv2.INTER_LINEAR
@@ -73,12 +74,12 @@ def resized(image: Image, height: int, width: int) -> Image:
 
 
 def coarsened(image: Image, scale: float) -> Image:
-    """Shrink both sides by the factor `scale`, then enlarge to the original size."""
+    """Shrink both sides by the factor `scale` (0 to 1), then enlarge the image to its original size."""
     height, width = image.shape[:2]
     small = resized(image, max(1, round(scale * height)), max(1, round(scale * width)))
     return resized(small, height, width)
 
 
 def clipped(image: Image) -> Image:
-    """Clip to [0, 1], in place."""
+    """Clip an image to [0, 1], in place."""
     return np.clip(image, np.float32(0), np.float32(1), out=image)

@@ -1,4 +1,4 @@
-"""The usual honest user in the literature, and the easiest one for a filter: every image is different."""
+"""The usual honest user in the literature, and the easiest one for a detector: every image is different."""
 
 from __future__ import annotations
 

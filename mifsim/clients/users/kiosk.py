@@ -19,13 +19,13 @@ EDGE = 0.15
 
 
 class Kiosk(ImageStream):
-    """Takes shots of one subject after the other, in front of the same background and through the same camera.
+    """Sends shots of one subject after the other, in front of the same background and from the same camera.
 
-    The frame shows an evenly painted wall, lit from one side (level and slope drawn once per session, the
-    level for each colour channel); an image of the pool covers an oval in its middle, with a soft edge. A subject
-    stands a little off the centre and nearer or farther away. The light drifts slowly over the session. The
-    sensor adds its fixed pattern, drawn once per session: an offset (DSNU) and a relative sensitivity (PRNU) of each
-    pixel, in the terms of the standard EMVA 1288; and noise, drawn anew in every shot. Shots are clipped to [0, 1].
+    The frame shows an evenly painted wall, lit from one side (level and slope are drawn once per session, the level for
+    each colour channel). An image of the pool covers an oval in its middle, with a soft edge. The position and size of
+    the subject vary a little from shot to shot. The light drifts slowly over the session. The sensor adds a fixed
+    pattern, drawn once per session: an offset (DSNU) and a relative sensitivity (PRNU) of each pixel, in the terms of
+    the standard EMVA 1288; and noise, drawn for every shot. Shots are clipped to [0, 1].
     """
 
     shots: Length = Field(
@@ -39,7 +39,7 @@ class Kiosk(ImageStream):
     zoom: float = Field(0.05, ge=0, le=1, description="relative change of a subject's size (sd; of its logarithm)")
     light: float = Field(0.05, ge=0, allow_inf_nan=False, description="relative drift of the light (sd)")
     memory_shots: float = Field(
-        100.0, gt=0, le=1e6, description="shots after which the correlation of the light is down to 1/e"
+        100.0, gt=0, le=1e6, description="number of shots after which the correlation of the light is 1/e"
     )
     pattern: float = Field(
         0.01, ge=0, allow_inf_nan=False, description="fixed offset of each pixel (sd; pixels: 0 to 1)"
@@ -85,7 +85,7 @@ def _oval(shape: tuple[int, ...], share: float) -> npt.NDArray[np.float32]:
 
 
 def _wall(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Return an even surface under a light that falls off to one side by up to 40%."""
+    """Return an even surface under light that decreases linearly, by up to 40% from one side to the other."""
     level = rng.uniform(0.2, 0.8, shape[2:])
     down, right = rng.uniform(-0.2, 0.2, 2)
     rows, columns = (np.linspace(-1, 1, side) for side in shape[:2])

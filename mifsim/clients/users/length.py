@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 
 class Uniform(BaseModel):
-    """Each whole number from `min` to `max`, both included, equally likely."""
+    """The uniform distribution on the whole numbers from `min` to `max`, both included."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,7 +33,7 @@ class Uniform(BaseModel):
 
 
 class Geometric(BaseModel):
-    """The geometric distribution on 1, 2, 3, … with mean `mean`; a few draws are very large."""
+    """The geometric distribution on 1, 2, 3, … with the mean `mean`; a few draws are very large."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,7 +58,7 @@ class Length(RootModel[Annotated[int, Field(ge=1, strict=True)] | Uniform | Geom
     @model_validator(mode="wrap")
     @classmethod
     def _single_message(cls, value: Any, handler: ModelWrapValidatorHandler[Length]) -> Length:
-        """Say in one line what is accepted; pydantic would report each branch of the union separately."""
+        """Replace pydantic's separate errors for each branch of the union by one message."""
         try:
             return handler(value)
         except ValidationError:

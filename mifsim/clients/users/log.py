@@ -1,4 +1,4 @@
-"""Real users: a log of their queries, replayed."""
+"""Real users, whose logged queries are sent again."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from mifsim.data.query_log import QueryLog, open_log
 class Log(User):
     """Sends the images of one client of a log, in order of time, and leaves when refused.
 
-    ``world.pool`` holds that client's images. A study takes the first `sessions` of the log's clients, in the order
-    of a digest of their ids; ``sessions = "all"`` takes each once. See `mifsim.data.log_rows.log_rows` for what a log
-    is, and `mifsim.data.query_log.QueryLog.pools` for how its images are brought to the data set's shape.
+    ``world.pool`` contains the images of that client. A study uses the first `sessions` clients of the log, in the
+    order of a digest of their ids; with ``sessions = "all"``, it uses every client once. See
+    `mifsim.data.log_rows.log_rows` for the format of a log, and `mifsim.data.query_log.QueryLog.pools` for the
+    conversion of its images to the shape of the data set.
     """
 
     path: str = Field(
         "",
-        description="a Parquet file, a folder of them, or a folder with a sub-folder of images for each client; "
-        "required in a study; a relative path starts at the study's folder",
+        description="a Parquet file, a folder of Parquet files, or a folder with a sub-folder of images for each "
+        "client; required in a study; a relative path is relative to the study's folder",
     )
-    client_column: str = Field("client", description="Parquet: column with the client's id")
+    client_column: str = Field("client", description="Parquet: column with the id of the client")
     time_column: str = Field("time", description="Parquet: column with the time")
-    image_column: str = Field("image", description="Parquet: column with a PNG or JPEG file's bytes, or its path")
+    image_column: str = Field("image", description="Parquet: column with the bytes of a PNG or JPEG file, or its path")
 
     @property
     def expected_queries(self) -> float | None:
@@ -41,14 +42,14 @@ class Log(User):
         Raises
         ------
         DataError
-            If there is no log, or none of its rows can be used.
+            If the log does not exist or has no usable row.
         """
         if not self.path:
             return None
         return open_log(Path(self.path), Columns(self.client_column, self.time_column, self.image_column))
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start one client's session; nothing in it is random."""
+        """Start one session; it uses no random numbers."""
         for index in range(len(world.pool)):
             if isinstance((yield Query(world.pool.image(index))), Refusal):
                 break

@@ -1,4 +1,4 @@
-"""A user with long sessions: many hundreds of queries, of several kinds in turn."""
+"""A user with long sessions of several hundred queries, of several kinds in turn."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mifsim.clients.users.mixture import Ingredient, Mixture
 
 
 class LongSessions(Mixture):
-    """One person at work: a mixture in long sessions, in which a turn is a task of a few dozen images.
+    """A mixture in long sessions, such as those of one person at work; a turn is a task of a few dozen images.
 
-    The filter's count never decreases, so rare coincidences end such a session: if each query adds one to the count
-    with probability p, an honest session lasts about l_sp / p queries.
+    The filter's count never decreases, so rare coincidences eventually end such a session: if each query increases the
+    count by one with probability p, an honest session is blocked after about l_sp / p queries.
     """
 
     length: Length = Field(

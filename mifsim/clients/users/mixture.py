@@ -30,7 +30,7 @@ def _stream_class(name: str) -> type[ImageStream]:
 
 
 class Ingredient(BaseModel):
-    """One user of a mixture; keys other than `user` and `weight` are that user's arguments, without `length`.
+    """One user of a mixture; keys other than `user` and `weight` are arguments of that user, except `length`.
 
     Examples
     --------
@@ -69,11 +69,11 @@ class Ingredient(BaseModel):
 
 
 class Mixture(ImageStream):
-    """Several users take turns in one session; each continues where it stopped.
+    """Several users that take turns in one session; each of them continues where its last turn ended.
 
     This is the traffic of an API key that several people or programs share. The next user is drawn after every turn,
-    in proportion to the weights; in the long run, the shares of the images follow them too. The users are independent:
-    two of them may send the same image.
+    in proportion to the weights. In the long run, the shares of the images are also proportional to the weights. The
+    users are independent: two of them may send the same image.
     """
 
     of: tuple[Ingredient, ...] = Field(

@@ -13,15 +13,15 @@ from mifsim.clients.users.stream import ImageStream, shuffled
 
 
 class Retries(ImageStream):
-    """Sends distinct images, and sometimes one of the last ones again, pixel for pixel.
+    """Sends distinct images, and sometimes an identical copy of a recent one.
 
     Every query after the first is such a retry with the same probability, so one image may be sent several
     times in a row. A retry counts as one of the session's `length` images.
     """
 
-    probability: float = Field(0.05, ge=0, lt=1, description="chance that a query is a retry")
+    probability: float = Field(0.05, ge=0, lt=1, description="probability that a query is a retry")
     window: int = Field(
-        1, ge=1, description="how many of its last distinct images a retry chooses from, each equally likely"
+        1, ge=1, description="number of most recent distinct images among which a retry is drawn, each equally likely"
     )
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:

@@ -22,9 +22,12 @@ class ReUploads(ImageStream):
     made from the original. Every query after the first is such a copy with the same probability.
     """
 
-    probability: float = Field(0.2, ge=0, lt=1, description="chance that a query is a re-upload")
+    probability: float = Field(0.2, ge=0, lt=1, description="probability that a query is a re-upload")
     window: int = Field(
-        20, ge=1, le=100_000, description="how many of its last distinct images it chooses from, each equally likely"
+        20,
+        ge=1,
+        le=100_000,
+        description="number of most recent distinct images among which a re-upload is drawn, each equally likely",
     )
     scale: Share = Field(
         Span.model_validate({"min": 0.5, "max": 1}),

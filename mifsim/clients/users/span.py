@@ -1,4 +1,4 @@
-"""Amounts: a number, fixed or drawn uniformly each time."""
+"""Amounts: a real number, fixed or drawn uniformly each time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Ends(BaseModel):
-    """Both ends of a range."""
+    """A range from `min` to `max`, both included."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,7 +53,7 @@ class Span(RootModel[Finite | Ends]):
     @model_validator(mode="wrap")
     @classmethod
     def _single_message(cls, value: Any, handler: ModelWrapValidatorHandler[Span]) -> Span:
-        """Say in one line what is accepted; pydantic would report each branch of the union separately."""
+        """Replace pydantic's separate errors for each branch of the union by one message."""
         try:
             return handler(value)
         except ValidationError:
@@ -65,7 +65,7 @@ class Span(RootModel[Finite | Ends]):
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The least and the greatest value of `draw`."""
+        """The smallest and the largest value of `draw`."""
         return (self.root.min, self.root.max) if isinstance(self.root, Ends) else (self.root, self.root)
 
     def draw(self, rng: np.random.Generator) -> float:
@@ -74,7 +74,7 @@ class Span(RootModel[Finite | Ends]):
         return low if low == high else float(rng.uniform(low, high))
 
     def draw_whole(self, rng: np.random.Generator) -> int:
-        """Return a whole number; a drawn one is uniform over the range, both ends included."""
+        """Return a whole number: the fixed one, rounded, or one drawn uniformly from the range, both ends included."""
         low, high = self.ends
         return round(low) if low == high else int(rng.integers(round(low), round(high), endpoint=True))
 
@@ -94,4 +94,4 @@ Quality = Annotated[Span, within(1, 100)]
 """Quality of a JPEG file, on libjpeg's scale of 1 to 100."""
 
 Share = Annotated[Span, within(0.01, 1)]
-"""Share of a length, 0.01 to 1."""
+"""A share of a length, 0.01 to 1."""

@@ -1,4 +1,4 @@
-"""The base class of users whose images do not depend on the answers, and random orders of images."""
+"""Base class of users whose images do not depend on the answers, and random orders of images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mifsim.clients.users.length import Length
 class ImageStream(User):
     """A user who sends `length` images and leaves, or leaves when refused.
 
-    A subclass chooses the images in `images`; the answers do not influence them.
+    A subclass defines the images in `images`; the answers do not influence them.
     """
 
     length: Length = Field(
@@ -32,10 +32,10 @@ class ImageStream(User):
 
     @abstractmethod
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
-        """Yield images without end, float32 in [0, 1] of ``world.shape``."""
+        """Yield an unlimited number of images, float32 in [0, 1], of shape ``world.shape``."""
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start one session; returns None."""
+        """Start one session; the generator returns None."""
         if not len(world.pool):
             raise ValueError("a user needs images to send: the pool is empty")
         length = self.length.draw(rng)
@@ -46,11 +46,11 @@ class ImageStream(User):
 
 
 _SMALL = 4096
-"""Up to this many items are shuffled at once, which is faster than drawing a session's images one by one."""
+"""Number of items up to which all are shuffled at once, which is faster than drawing a session's images one by one."""
 
 
 def shuffled(items: npt.NDArray[np.int64], rng: np.random.Generator) -> Iterator[int]:
-    """Yield the items in random order, each once, then the same order again and again.
+    """Yield the items in random order, each once, and then repeat the same order without end.
 
     The order stays the same so that an item repeats only after all others: a fresh order could yield one item twice
     in a row, so that consecutive images would not be distinct.
@@ -62,7 +62,7 @@ def shuffled(items: npt.NDArray[np.int64], rng: np.random.Generator) -> Iterator
 
 def _each_once(items: npt.NDArray[np.int64], rng: np.random.Generator) -> Iterable[int]:
     moved: dict[int, int] = {}  # Fisher-Yates on positions; only those that moved are stored
-    shares: list[float] = []  # drawn in blocks: a call of the generator costs more than drawing a number
+    shares: list[float] = []  # drawn in blocks, as a call of the generator takes longer than drawing a number
     for front in range(len(items)):
         if not shares:
             shares = rng.random(min(64, len(items) - front)).tolist()

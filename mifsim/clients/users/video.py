@@ -15,12 +15,12 @@ from mifsim.clients.users.stream import ImageStream, shuffled
 
 
 class Video(ImageStream):
-    """Sends frame after frame of one subject, which moves slowly under a slowly changing light; then the scene changes.
+    """Sends frames of one subject that moves slowly under slowly changing light, and then the next scene.
 
     Position, rotation, size and light each follow a stationary autoregressive process of first order (a sampled
     Ornstein-Uhlenbeck process) around the original image: they have the given standard deviations in the long run,
     but change little from one frame to the next. The correlation of the positions in two frames that are k frames
-    apart is exp(−k / memory_frames). The sensor's noise is new in every frame. Each scene shows another image of the
+    apart is exp(−k / memory_frames). The sensor noise is drawn for every frame. Each scene shows another image of the
     pool.
     """
 
@@ -29,7 +29,7 @@ class Video(ImageStream):
         description="frames of a scene: a number, {min, max} (each equally likely) or {mean} (geometric)",
     )
     memory_frames: float = Field(
-        10.0, gt=0, le=1e6, description="frames after which the correlation of motion and light is down to 1/e"
+        10.0, gt=0, le=1e6, description="number of frames after which the correlation of motion and light is 1/e"
     )
     shift_pixels: float = Field(1.0, ge=0, allow_inf_nan=False, description="motion along each axis, in pixels (sd)")
     rotation_degrees: float = Field(3.0, ge=0, allow_inf_nan=False, description="rotation about the centre (sd)")
