@@ -29,12 +29,9 @@ class CountingDetector(ABC):
     """
 
     def __init__(self, limit: float) -> None:
-        from mifsim.defense.images import admit  # loads numba, which the import of this module must not
-
         self.limit: float = limit
         self.count: float = 0.0
         self.blocked = False
-        self._admit = admit
         self._shape: tuple[int, ...] | None = None
 
     @abstractmethod
@@ -47,6 +44,12 @@ class CountingDetector(ABC):
             All images of a session have the same shape.
         """
 
+    def admit(self, image: object, shape: tuple[int, ...] | None) -> npt.NDArray[np.float32]:
+        """Validate an image, given the shape of the session's first one; see `mifsim.defense.images.admit`."""
+        from mifsim.defense.images import admit  # loads numba, which the import of this module must not
+
+        return admit(image, shape)
+
     def memory(self) -> dict[str, Any]:
         """Return the further state that `step` depends on; by default none."""
         return {}
@@ -58,7 +61,7 @@ class CountingDetector(ABC):
         """Judge one image; see `Detector.check`."""
         if self.blocked:
             return Verdict.UNSAFE
-        pixels = self._admit(image, self._shape)
+        pixels = self.admit(image, self._shape)
         self._shape = pixels.shape
         self.count += self.step(pixels)
         self.blocked = self.count >= self.limit

@@ -56,6 +56,7 @@ KINDS = Registry(
     {
         "ssim-hash": "mifsim.defense.ssim_hash.config:FilterConfig",
         "evidence": "mifsim.defense.evidence.config:EvidenceConfig",
+        "nearest": "mifsim.defense.nearest:NearestConfig",
         "quota": "mifsim.defense.quota:QuotaConfig",
         "none": "mifsim.defense.none:NoDefenseConfig",
     },

@@ -6,6 +6,7 @@ import pytest
 
 from mifsim.defense import DetectorConfig, FilterConfig, NoDefenseConfig
 from mifsim.defense.evidence.config import EvidenceConfig
+from mifsim.defense.nearest import NearestConfig
 from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import ConfigError
 from mifsim.testing.detectors import DetectorConformance, fitted
@@ -46,6 +47,13 @@ class TestEvidence(DetectorConformance):
     @pytest.fixture(params=EVIDENCE, ids=["neighbours", "all", "repeats"])
     def config(self, request: pytest.FixtureRequest, shape: tuple[int, ...]) -> DetectorConfig:
         return fitted(request.param, shape)
+
+
+class TestNearest(DetectorConformance):
+    @pytest.fixture(params=[(0.8, 1, 1), (3.0, 4, 2), (1.5, 2, 5)], ids=["nearest", "two", "five"])
+    def config(self, request: pytest.FixtureRequest, shape: tuple[int, ...]) -> DetectorConfig:
+        radius, limit, neighbours = request.param
+        return fitted(NearestConfig(radius=radius, limit=limit, neighbours=neighbours, memory=9), shape)
 
 
 class TestNoDefense(DetectorConformance):

@@ -121,6 +121,45 @@ def features(pixels: Any, width: int, channels: int, mean: Any, axes: Any, devia
     return coordinates
 
 
+@inner
+def _smallest_squares(coordinates: Any, memory: Any, size: int, squares: Any, least: Any) -> None:
+    """Compute the squares of the distances to the nearest earlier queries, ascending; infinite if there are fewer."""
+    sums = squares[:size]
+    sums[:] = np.float32(0.0)
+    for m in range(len(memory)):
+        column, value = memory[m, :size], coordinates[m]
+        for i in range(size):
+            difference = column[i] - value
+            sums[i] += difference * difference
+    least[:] = np.float32(np.inf)
+    for i in range(size):
+        square = sums[i]
+        if square < least[len(least) - 1]:
+            place = len(least) - 1
+            while place > 0 and least[place - 1] > square:
+                least[place] = least[place - 1]
+                place -= 1
+            least[place] = square
+
+
+@entry
+def mean_distance(coordinates: Any, memory: Any, size: int, squares: Any, least: Any) -> Any:
+    """Return the mean distance to the nearest earlier queries as float32; infinite if there are too few.
+
+    Parameters
+    ----------
+    coordinates, memory, size, squares
+        See `nearest`.
+    least : ndarray of float32, shape (k,)
+        Work space; k is the number of queries.
+    """
+    _smallest_squares(coordinates, memory, size, squares, least)
+    total = 0.0
+    for i in range(len(least)):
+        total += np.sqrt(np.float64(least[i]))
+    return np.float32(total / len(least))
+
+
 @entry
 def nearest(coordinates: Any, memory: Any, size: int, squares: Any, distances: Any) -> Any:
     """Compute the distances to the nearest earlier queries, and return whether one of them is equal.
@@ -139,25 +178,10 @@ def nearest(coordinates: Any, memory: Any, size: int, squares: Any, distances: A
         Filled with the smallest distances in ascending order; infinite where there are fewer queries. All are infinite
         if an earlier query is equal: exact repeats are counted separately.
     """
-    sums = squares[:size]
-    sums[:] = np.float32(0.0)
-    for m in range(len(memory)):
-        column, value = memory[m, :size], coordinates[m]
-        for i in range(size):
-            difference = column[i] - value
-            sums[i] += difference * difference
-    least = np.full(NEAREST, np.float32(np.inf), np.float32)
-    for i in range(size):
-        square = sums[i]
-        if square < least[NEAREST - 1]:
-            place = NEAREST - 1
-            while place > 0 and least[place - 1] > square:
-                least[place] = least[place - 1]
-                place -= 1
-            least[place] = square
-    repeated = least[0] == np.float32(0.0)
+    _smallest_squares(coordinates, memory, size, squares, distances)
+    repeated = distances[0] == np.float32(0.0)
     for i in range(NEAREST):
-        distances[i] = np.float32(np.inf) if repeated else np.sqrt(least[i])
+        distances[i] = np.float32(np.inf) if repeated else np.sqrt(distances[i])
     return repeated
 
 
