@@ -282,6 +282,13 @@ class _Calibration:
                 evaluator = prepare_evaluator(self._data)
                 run.update_facts(evaluator=evaluator.facts)
                 score_run(run.path, confirmed, self._data, evaluator, self._facts)
+            if filters[0].name == CALIBRATED and filters[0].config.replayable():
+                self._record_facts(
+                    ablations={
+                        name: figures(test, variant, study.tuning.confidence)
+                        for name, variant in filters[0].config.ablations().items()
+                    }
+                )
             self._record_facts(
                 confirmed_sessions=compared,
                 test={

@@ -247,6 +247,13 @@ class DetectorConfig(ABC):
         moved: dict[str, Any] = {name: self.params[name].moved(getattr(self, name), step) for name in names}
         return replace(self, **moved)
 
+    def ablations(self) -> Mapping[str, Self]:
+        """Return the configuration without each of its parts, by name; empty for a detector of a single part.
+
+        A calibration reports the figures of these variants, which show what each part contributes.
+        """
+        return {}
+
     def to_dict(self) -> dict[str, Any]:
         """Return kind, parameters, scope and view as plain values for TOML and JSON, including all defaults."""
         shared = ("scope", "view")

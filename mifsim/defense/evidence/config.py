@@ -171,6 +171,11 @@ class EvidenceConfig(FittedConfig):
         changed: dict[str, Any] = {f"{flag}_limit": 0.0}
         return replace(self, **changed)
 
+    def ablations(self) -> Mapping[str, Self]:
+        """Return the configuration without each flag that is on."""
+        variants = {flag.name: self.without(flag.name) for flag in self.enabled()}
+        return {name: variant for name, variant in variants.items() if variant is not None}
+
     def new_detector(self) -> EvidenceDetector:
         """Return a detector in its initial state."""
         from mifsim.defense.evidence.detector import EvidenceDetector

@@ -202,3 +202,14 @@ def test_flags_can_be_switched_off_until_one_is_left():
     config = EvidenceConfig(noisy_limit=1.0, smooth_limit=2.0)
     assert [flag.name for flag in config.without("noisy").enabled()] == ["smooth"]
     assert config.without("noisy").without("smooth") is None
+
+
+def test_ablations_are_the_configuration_without_each_flag():
+    config = EvidenceConfig(noisy_limit=1.0, smooth_limit=2.0, queries_limit=9.0)
+    variants = config.ablations()
+    assert {name: [flag.name for flag in variant.enabled()] for name, variant in variants.items()} == {
+        "noisy": ["smooth", "queries"],
+        "smooth": ["noisy", "queries"],
+        "queries": ["noisy", "smooth"],
+    }
+    assert EvidenceConfig(noisy_limit=1.0).ablations() == {}
