@@ -22,6 +22,7 @@ from mifsim.errors import ConfigError, StudyError, UserError
 from mifsim.plugins import loaded_plugins, restore
 from mifsim.study.crossing import Matrix, cross, with_filters
 from mifsim.study.messages import explain
+from mifsim.study.overrides import override, with_absolute_paths
 from mifsim.study.populations import Attacks, Users
 from mifsim.study.sections import Filter, Leakage, Name, Section, Server
 from mifsim.study.tuning import Tuning
@@ -165,8 +166,8 @@ class Study(Section):
             raise StudyError(f"{path}: cannot be read: {error}") from None
         except tomllib.TOMLDecodeError as error:
             raise StudyError(f"{path}: not valid TOML: {error}") from None
-        for override in overrides:
-            _override(table, override)
+        for text in overrides:
+            override(table, text)
         study = cls.parse(table, str(path), base=path.parent if isinstance(path, Path) else None)
         try:
             for config in study.configs:
@@ -194,7 +195,7 @@ class Study(Section):
             If the study is not valid; one line for each error.
         """
         try:
-            return cls.model_validate(_with_absolute_paths(table, base) if base else table)
+            return cls.model_validate(with_absolute_paths(table, base) if base else table)
         except ValidationError as error:
             raise StudyError("\n".join(f"{origin}: {line}" for line in explain(error, cls))) from None
         except UserError as error:
@@ -265,55 +266,3 @@ def find_study(source: str | Path) -> Path:
     near = difflib.get_close_matches(str(source), shipped, 1, 0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise StudyError(f"{source}: neither a file nor a shipped study{hint} (shipped: {', '.join(shipped)})")
-
-
-def _override(table: dict[str, Any], text: str) -> None:
-    key, equals, raw = text.partition("=")
-    if not equals or not key.strip():
-        raise StudyError(f"--set {text}: expected key=value, such as server.transport=uint8")
-    try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = raw  # a string without quotes, as in --set server.transport=uint8
-    *path, last = key.strip().split(".")
-    target: Any = table
-    for step in path:
-        if isinstance(target, list):
-            target = target[_index(target, step, text)]
-        else:
-            target = target.setdefault(step, {})
-        if not isinstance(target, (dict, list)):
-            raise StudyError(f"--set {text}: {step!r} is a value, not a table")
-    if isinstance(target, list):
-        target[_index(target, last, text)] = value
-    else:
-        target[last] = value
-
-
-def _index(tables: list[Any], step: str, text: str) -> int:
-    if not step.isdigit() or int(step) >= len(tables):
-        raise StudyError(
-            f"--set {text}: {step!r} is not an index of a list of {len(tables)} (accepted: 0 to {len(tables) - 1})"
-        )
-    return int(step)
-
-
-def _with_absolute_paths(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
-    """Return the table with relative paths resolved against the folder of the study file."""
-    resolved = dict(table)
-    for section, key in (("data", "folder"), ("victim", "file")):
-        content = resolved.get(section)
-        if isinstance(content, dict) and isinstance(content.get(key), str):
-            resolved[section] = {**content, key: _absolute(content[key], base)}
-    if isinstance(users := resolved.get("users"), list):
-        resolved["users"] = [
-            {**item, "path": _absolute(item["path"], base)}
-            if isinstance(item, dict) and item.get("path") and isinstance(item["path"], str)
-            else item
-            for item in users
-        ]
-    return resolved
-
-
-def _absolute(path: str, base: Path) -> str:
-    return str((base / Path(path).expanduser()).resolve())

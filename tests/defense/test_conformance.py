@@ -9,7 +9,8 @@ from mifsim.defense.evidence.config import EvidenceConfig
 from mifsim.defense.nearest import NearestConfig
 from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import ConfigError
-from mifsim.testing.detectors import DetectorConformance, fitted
+from mifsim.testing.detectors import DetectorConformance
+from mifsim.testing.streams import fitted
 
 CONFIGS = [
     FilterConfig(t_ssim=0.9, t_hash=0.02, n_b=3, l_sp=4),

@@ -16,7 +16,7 @@ from mifsim.defense.fit import FIT_VERSION, Fit, _fits, find_fit
 from mifsim.defense.fitted import load_fit
 from mifsim.defense.server_images import fit_server_images, image_hash
 from mifsim.errors import ConfigError
-from mifsim.testing.detectors import fitted
+from mifsim.testing.streams import fitted
 
 SHAPE = (8, 8)
 

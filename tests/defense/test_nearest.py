@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mifsim.defense.nearest import NearestConfig
 from mifsim.errors import ConfigError
-from mifsim.testing.detectors import blocked_at, fitted, image_pool
+from mifsim.testing.streams import blocked_at, fitted, image_pool
 
 
 @settings(max_examples=60, deadline=None)

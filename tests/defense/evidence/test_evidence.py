@@ -14,7 +14,7 @@ from mifsim.defense.evidence import kernels
 from mifsim.defense.evidence.config import EvidenceConfig
 from mifsim.defense.evidence.detector import Memory
 from mifsim.errors import ConfigError
-from mifsim.testing.detectors import blocked_at, fitted, image_pool
+from mifsim.testing.streams import blocked_at, fitted, image_pool
 from tests.defense.evidence.reference import ReferenceDetector, reference_features
 
 NEVER = 1e6
