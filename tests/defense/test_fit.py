@@ -12,7 +12,7 @@ import pytest
 
 from mifsim.defense import load_config
 from mifsim.defense.evidence.config import EvidenceConfig
-from mifsim.defense.fit import FIT_VERSION, Fit, _fits, find_fit
+from mifsim.defense.fit import FIT_VERSION, Fit, find_fit, registered_fits
 from mifsim.defense.fitted import load_fit
 from mifsim.defense.server_images import fit_server_images, image_hash
 from mifsim.errors import ConfigError
@@ -122,7 +122,7 @@ def test_a_file_that_unpacks_to_too_much_is_not_unpacked(saved, monkeypatch):
 
 def test_configurations_without_a_fit_need_no_file(tmp_path):
     load_fit(EvidenceConfig(noisy_limit=1.0), tmp_path)
-    assert not _fits
+    assert registered_fits() == ()
 
 
 def test_principal_components_equal_those_of_numpys_svd():
