@@ -14,7 +14,7 @@ from mifsim.tables.storage import Folder
 from tuning.certify import Certificate
 
 
-def guarantee(certificate: Certificate, images: Mapping[str, int]) -> str:
+def guarantee(certificate: Certificate, images: Mapping[str, int], separate: bool) -> str:
     """Return a text that states the guarantee of the chosen configuration.
 
     Parameters
@@ -22,6 +22,8 @@ def guarantee(certificate: Certificate, images: Mapping[str, int]) -> str:
     certificate : Certificate
     images : mapping of str to int
         Number of different images from which the sessions of each workload were drawn in the calibration split.
+    separate : bool
+        Whether the search used none of these images; see `Tuning.separate_images`.
     """
     limits = ", ".join(
         f"{limit:.3g} for {name}" for name, limit in zip(certificate.workloads, certificate.limits, strict=True)
@@ -29,12 +31,13 @@ def guarantee(certificate: Certificate, images: Mapping[str, int]) -> str:
     sessions = ", ".join(
         f"{count} of {name}" for name, count in zip(certificate.workloads, certificate.sessions, strict=True)
     )
+    seen = "none of which the search used" if separate else "which the search used too"
     drawn = ", ".join(f"{images[name]:,} for {name}" for name in certificate.workloads)
     return (
         f"With {1 - certificate.delta:.3g} confidence, this configuration blocks at most this share of honest "
         f"sessions: {limits}. It was tested on sessions that the search did not use ({sessions}), by exact binomial "
         f"tests with {certificate.method.replace('_', '-')} control of the family-wise error (Learn then Test). The "
-        f"sessions were drawn from this number of different images, none of which the search used: {drawn}. The "
+        f"sessions were drawn from this number of different images, {seen}: {drawn}. The "
         "guarantee applies to sessions like these, for these data, this victim and this transport."
     )
 
@@ -49,7 +52,7 @@ def sessions_missing(certificate: Certificate) -> str:
     return "no configuration can be certified; sessions needed in the calibration split: " + "; ".join(lines)
 
 
-def certificate_facts(certificate: Certificate, images: Mapping[str, int]) -> dict[str, Any]:
+def certificate_facts(certificate: Certificate, images: Mapping[str, int], separate: bool) -> dict[str, Any]:
     """Return the result of the certification as plain data for ``run.json``; see `guarantee`."""
     chosen = certificate.chosen
     return {
@@ -57,7 +60,7 @@ def certificate_facts(certificate: Certificate, images: Mapping[str, int]) -> di
         "tested": len(certificate.order),
         "certified": int(certificate.certified.sum()),
         "chosen": None if chosen is None else certificate.configs[chosen].to_dict(),
-        "guarantee": None if chosen is None else guarantee(certificate, images),
+        "guarantee": None if chosen is None else guarantee(certificate, images, separate),
         "why_none": None if chosen is not None else sessions_missing(certificate),
     }
 
@@ -77,7 +80,7 @@ def save_filter(
     path : Path or RemotePath
         The file.
     study : Study
-        The study whose transport is recorded.
+        The study, whose transport is recorded.
     certificate : Certificate
         A certificate with a chosen candidate.
     images : mapping of str to int
@@ -94,7 +97,7 @@ def save_filter(
     )
     document = {
         "guarantee": {
-            "text": guarantee(certificate, images),
+            "text": guarantee(certificate, images, study.tuning.separate_images),
             "confidence": 1 - certificate.delta,
             "procedure": certificate.method,
             "p_value": float(certificate.p[chosen]),

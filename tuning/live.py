@@ -274,7 +274,7 @@ def run_live(
     filters = [Filter(name=f"s{number}", config=config) for number, config in enumerate(configs)]
     # The run folder is a placeholder: nothing is written to it.
     live = study.model_copy(update={"filters": filters})
-    environment = Environment(live, Path(), {}, data, separate_images=True)
+    environment = Environment(live, Path(), {}, data, separate_images=study.tuning.separate_images)
     under_each = [replace(spec, filter=number) for spec in specs for number in range(len(filters))]
     rows: list[SessionRow] = []
     steps = run_clients(under_each, environment, rows, NullSink())

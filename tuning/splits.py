@@ -83,11 +83,14 @@ def calibration_images(study: Study, data: DataSet) -> dict[str, int]:
 
     For a log, it is the number of different images of all its clients.
     """
-    parts = split_images(data.subset("users").labels, study.tuning.splits, study.seed)
+    users_pool = data.subset("users")
+    shared = len(users_pool)
+    if study.tuning.separate_images:
+        shared = len(split_images(users_pool.labels, study.tuning.splits, study.seed)[SPLITS.index("calibration")])
     found = {}
     for users in study.users:
         if (log := users.log()) is None:
-            found[users.name] = len(parts[SPLITS.index("calibration")])
+            found[users.name] = shared
         else:
             images = (image for pool in log.pools(data.shape) for image in pool.images(range(len(pool))))
             found[users.name] = len({image.tobytes() for image in images})

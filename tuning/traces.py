@@ -2,8 +2,8 @@
 
 All sessions run once with recorders in place of detectors. Until it blocks, a detector does not change the queries of a
 session, so the recording contains what any configuration would have seen. It is stored in the cache under a digest of
-everything that determines it. It is used again if only the filters or the ``[tuning]`` section change, except its
-splits: the users of each split draw from images of their own.
+everything that determines it. It is used again if only the ``[tuning]`` section or the filters change. Only if the
+users of each split draw from images of their own, the recording depends on the splits.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def record(study: Study, data: DataSet, victim: Victim, backend: Backend) -> Rec
 def _record(run: RunFolder, traced: Study, specs: Specs, data: DataSet, victim: Victim, backend: Backend) -> None:
     facts = run.metadata(traced)
     try:
-        job = Job(traced, run.path.resolve(), facts, specs, separate_images=True)
+        job = Job(traced, run.path.resolve(), facts, specs, traced.tuning.separate_images)
         run_sessions("recording", run, job, victim, backend, len(data.class_names))
         _check_sessions(run.path)
         if traced.leakage.enabled and traced.attacks:
@@ -136,8 +136,8 @@ def _content_digest(traced: Study, data: DataSet, victim: Victim) -> str:
     for table, users in zip(plain["users"], traced.users, strict=True):
         if (log := users.log()) is not None:
             table["path"] = log.content  # the content of the log determines the recording, not its path
-    # The users of a split draw from images of their own; see `Environment.separate_images`.
-    plain["splits"] = traced.tuning.splits.model_dump()
+    if traced.tuning.separate_images:
+        plain["splits"] = traced.tuning.splits.model_dump()
     return digest(plain, data.fingerprint, victim.fingerprint, __version__, SCHEMA_VERSION)
 
 

@@ -260,7 +260,8 @@ class _Calibration:
         )
         write_certification(self._run.path, self._facts, self._space, certificate)
         self._record_facts(
-            certify_seconds=round(time.monotonic() - started, 3), **certificate_facts(certificate, self._images)
+            certify_seconds=round(time.monotonic() - started, 3),
+            **certificate_facts(certificate, self._images, tuning.separate_images),
         )
         return certificate
 
@@ -272,7 +273,8 @@ class _Calibration:
         if filters:
             confirmed = study.model_copy(update={"filters": filters})
             expected = predicted(test, filters, self._replay)
-            job = Job(confirmed, run.path.resolve(), self._facts, separate_images=True)
+            separate = study.tuning.separate_images
+            job = Job(confirmed, run.path.resolve(), self._facts, separate_images=separate)
             classes = len(self._data.class_names)
             live_clients = {spec.client_id for spec in clients_of(study, "test", classes)}
             selection = OfClients({*test.clients.tolist(), *live_clients})

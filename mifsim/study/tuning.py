@@ -74,6 +74,11 @@ class Tuning(Section):
         "fixed_sequence", description="multiple-testing procedure of the certification"
     )
     splits: Splits = Splits()
+    separate_images: bool = Field(
+        False,
+        description="whether the users of each split draw from images of their own, so that the guarantee is for "
+        "images that the search never saw; otherwise all draw from the same images",
+    )
     grid: dict[str, Annotated[int, Field(ge=2, le=1000)]] = Field(
         default_factory=dict,
         description="number of values of each parameter in the exhaustive search that gives the reference front, such "

@@ -158,10 +158,9 @@ def test_no_configuration_is_chosen_when_none_is_certified(
     use_backends: UseBackends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Configurations within such strict bounds block most sessions with retries, but the limit is 30%."""
-    bounds = {"t_ssim": {"min": 0.0, "max": 0.5}, "t_hash": {"min": 0.05, "max": 0.2}, "l_sp": {"min": 1, "max": 4}}
+    bounds = {"t_ssim": {"min": 0.0, "max": 0.5}, "t_hash": {"min": 0.05, "max": 0.2}, "l_sp": {"min": 1, "max": 3}}
     strict = {**LENIENT, "space": {**SPACE, **bounds}, "false_positive_limit": 0.3}
-    users = [{"user": "retries", "sessions": 12, "length": 8, "probability": 0.5}]
-    monkeypatch.setattr(Study, "load", lambda source, overrides: tiny_study(tuning=strict, users=users))
+    monkeypatch.setattr(Study, "load", lambda source, overrides: tiny_study(tuning=strict))
     run = tmp_path / "run"
     main(["tune", "tiny", "--out", str(run)])  # raises SystemExit unless the exit code is 0
     found = facts(run)["tuning"]
