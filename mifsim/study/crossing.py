@@ -31,11 +31,14 @@ class Matrix(Section):
 
     def to_toml(self) -> dict[str, Any]:
         """Return the section as a TOML table, with all defaults."""
-        rows = [
-            [{evasion_name(evasion): evasion.model_dump(mode="json", exclude_none=True)} for evasion in row]
-            for row in self.evasions
-        ]
-        return {"evasions": rows}
+        return {"evasions": evasion_rows(self.evasions)}
+
+
+def evasion_rows(rows: Sequence[Sequence[Evasion]]) -> list[list[dict[str, Any]]]:
+    """Return rows of evasions as TOML tables, with all defaults."""
+    return [
+        [{evasion_name(evasion): evasion.model_dump(mode="json", exclude_none=True)} for evasion in row] for row in rows
+    ]
 
 
 def cross(attacks: Sequence[Any], matrix: Matrix) -> list[Any]:

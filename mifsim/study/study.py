@@ -20,6 +20,7 @@ from mifsim.defense.fit import registered_fits, restore_fits
 from mifsim.defense.fitted import load_fit
 from mifsim.errors import ConfigError, StudyError, UserError
 from mifsim.plugins import loaded_plugins, restore
+from mifsim.study.bench import Bench, BenchDetector
 from mifsim.study.crossing import Matrix, cross, with_filters
 from mifsim.study.messages import explain
 from mifsim.study.overrides import override, with_absolute_paths
@@ -53,6 +54,7 @@ class Study(Section):
     leakage: Leakage = Leakage()
     tuning: Tuning = Tuning()
     matrix: Matrix = Matrix()
+    bench: Bench = Bench()
     filters: list[Filter] = Field(default_factory=list)
     attacks: list[Attacks] = Field(default_factory=list)
     users: list[Users] = Field(default_factory=list)
@@ -75,6 +77,14 @@ class Study(Section):
                 f"tuning.false_positive_limit has the keys {', '.join(sorted(limits))} "
                 f"(expected: every workload, which are {', '.join(sorted(workloads))})"
             )
+        names = [item.name for item in (*self.bench.detectors, *self.filters)]
+        if self.bench.detectors and (duplicates := {name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                "bench.detectors and filters must have different names; used more than once: "
+                f"{', '.join(sorted(duplicates))}"
+            )
+        for detector in self.bench.detectors:
+            self.tuning_of(detector)  # raises if its space is not valid
         gives = self.policy.gives
         for population in (*self.attacks, *self.users):
             needs = type(population.client).needs
@@ -116,6 +126,29 @@ class Study(Section):
             }
         )
         return Study.parse(plain.to_toml(), self.name)
+
+    def tuning_of(self, detector: BenchDetector) -> Tuning:
+        """Return the section ``[tuning]`` with which `mifsim bench` calibrates a detector.
+
+        Raises
+        ------
+        ValueError
+            If the kind, the view or the space of the detector is not valid.
+        """
+        changes: dict[str, Any] = {
+            "kind": detector.kind,
+            "view": detector.view,
+            "space": detector.space,
+            "grid": {},
+            "fit": "",
+        }
+        if detector.trials is not None:
+            changes["trials"] = detector.trials
+        try:
+            return Tuning.model_validate({**self.tuning.model_dump(), **changes})
+        except ValidationError as error:
+            lines = [line.removeprefix("the study.") for line in explain(error, Tuning)]
+            raise ValueError(f"bench.detectors: {detector.name!r}: {'; '.join(lines)}") from None
 
     def undefended(self) -> Study:
         """Return the study with its attacks only and without a filter.
@@ -203,10 +236,14 @@ class Study(Section):
 
     def to_toml(self) -> dict[str, Any]:
         """Return the study as nested dicts that TOML can represent, with all defaults."""
-        plain = self.model_dump(mode="json", exclude_none=True, exclude={"filters", "attacks", "users", "matrix"})
+        plain = self.model_dump(
+            mode="json", exclude_none=True, exclude={"filters", "attacks", "users", "matrix", "bench"}
+        )
         if not plain["tuning"]["fit"]:  # only fitted kinds have one
             del plain["tuning"]["fit"]
         plain["matrix"] = self.matrix.to_toml()
+        if self.bench.detectors:
+            plain["bench"] = self.bench.to_toml()
         plain["filters"] = [item.to_toml() for item in self.filters]
         plain["attacks"] = [item.to_toml() for item in self.attacks]
         plain["users"] = [item.to_toml() for item in self.users]
