@@ -25,12 +25,17 @@ OTHERS: list[EvasionRows] = [
     [{"rotate": {"sessions": 2}}, {"interleave": 2}],
     [{"deduplicate": {}}, {"brightness": 0.2}, {"probe": {"sessions": 2, "patience": 3}}],
     [{"probe": {"sessions": 1, "patience": 2}}, {"decoys": 1}],
+    [{"morph": 0.3}, {"sharpen": 1.0}],
 ]
 CHANGES: dict[str, Mapping[str, Any]] = {
     "noise": {"sd": 0.1},
     "brightness": {"most": 0.5},
     "contrast": {"most": 0.1},
     "motion": {"pixels": 3.0, "degrees": 0.0},
+    "sharpen": {"strength": 2.0, "sigma": 2.0},
+    "denoise": {"sigma": 1.0},
+    "morph": {"share": 0.6},
+    "texture": {"strength": 2.0, "sigma": 2.0},
     "decoys": {"between": 1},
     "interleave": {"targets": 2},
     "rotate": {"every": 3, "sessions": 1, "clients": 2},
