@@ -103,6 +103,7 @@ EVASIONS = Registry(
         "interleave": "mifsim.clients.evasions.interleave:Interleave",
         "deduplicate": "mifsim.clients.evasions.deduplicate:Deduplicate",
         "rotate": "mifsim.clients.evasions.rotate:Rotate",
+        "accounts": "mifsim.clients.evasions.accounts:Accounts",
         "probe": "mifsim.clients.evasions.probe:Probe",
     },
     base="mifsim.clients.evasion:Evasion",

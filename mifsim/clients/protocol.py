@@ -46,8 +46,12 @@ class Query(NamedTuple):
         The client leaves its session, and opens another with this query. Only a closed-loop client may: a trace
         holds one session a client.
     new_client : bool
-        The same under another client identity (another account, say): what a detector of scope ``"client"`` knows of
-        the client begins anew. Only a closed-loop client may.
+        The same under another client identity: what a detector of scope ``"client"`` knows of the client begins anew.
+        Only a closed-loop client may.
+    account : int
+        The account that sends the query. An attacker can hold several accounts at once. Each has a client identity and
+        a session of its own, which stay open while other accounts send. `new_session` and `new_client` refer to this
+        account. Only a closed-loop client may use a second account.
     """
 
     image: Image
@@ -55,6 +59,7 @@ class Query(NamedTuple):
     gradient_of: int | None = None
     new_session: bool = False
     new_client: bool = False
+    account: int = 0
 
     @property
     def reconstruction(self) -> Image:
@@ -83,7 +88,15 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The session has ended. A client may return, or (closed-loop) continue: its next query opens a new session."""
+    """The session has ended. A client may return, or (closed-loop) continue: its next query opens a new session.
+
+    Attributes
+    ----------
+    account : int
+        The account whose session has ended. Sessions of other accounts stay open.
+    """
+
+    account: int = 0
 
 
 ClientGenerator = Generator[Query, Answer | Refusal, Image | None]

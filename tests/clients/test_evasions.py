@@ -25,6 +25,9 @@ OTHERS: list[EvasionRows] = [
     [{"rotate": {"sessions": 2}}, {"interleave": 2}],
     [{"deduplicate": {}}, {"brightness": 0.2}, {"probe": {"sessions": 2, "patience": 3}}],
     [{"probe": {"sessions": 1, "patience": 2}}, {"decoys": 1}],
+    [{"accounts": {"accounts": 2, "turn": 3}}, {"decoys": 1}],
+    [{"accounts": 2}, {"rotate": {"sessions": 2}}],
+    [{"rotate": {"every": 3, "clients": 2}}, {"accounts": {"order": "one-after-another"}}],
     [{"morph": 0.3}, {"sharpen": 1.0}],
 ]
 CHANGES: dict[str, Mapping[str, Any]] = {
@@ -39,6 +42,7 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "decoys": {"between": 1},
     "interleave": {"targets": 2},
     "rotate": {"every": 3, "sessions": 1, "clients": 2},
+    "accounts": {"accounts": 2, "order": "one-after-another", "turn": 2},
     "probe": {"sessions": 2, "patience": 3, "least": 0.01, "most": 0.1},
 }
 """What changes each evasion; see `test_the_oldest_answer_is_forgotten_first` for that of `deduplicate`."""

@@ -178,6 +178,7 @@ def _attack_row(filter_, attack, number):
         "outcome": "exhausted" if at is None else "blocked",
         "queries": at or BUDGET,
         "answered_queries": BUDGET if at is None else at - 1,
+        "last_query": at or BUDGET,
         "queries_to_block": at,
         "suspicious_count": 0,
         "target_confidence": 0.9 if at is None else 0.25,
@@ -198,6 +199,7 @@ def _user_row(filter_, workload, number):
         "outcome": "blocked" if blocked else "finished",
         "queries": 10 if blocked else 30,
         "answered_queries": 9 if blocked else 30,
+        "last_query": 10 if blocked else 30,
         "queries_to_block": 10 if blocked else None,
         "target_confidence": None,
     }

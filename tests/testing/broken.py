@@ -274,6 +274,13 @@ class OpensSessions(Shuffled):
         return Query(image, new_session=True)
 
 
+class UsesAccounts(Shuffled):
+    """Sends from another account, and is not marked as closed-loop."""
+
+    def query(self, image: Image) -> Query:
+        return Query(image, account=1)
+
+
 class ExpectsTooManyQueries(Shuffled):
     """Leaves long before it says."""
 
@@ -351,6 +358,13 @@ class UnmarkedRotation(Dimmed):
                 query = query._replace(new_session=True) if isinstance(reply, Refusal) else running.send(reply)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
+
+
+class UnmarkedAccounts(Dimmed):
+    """Spreads the queries over two accounts, and is not marked as closed-loop."""
+
+    def altered(self, query: Query, rng: np.random.Generator) -> Query:
+        return super().altered(query, rng)._replace(account=int(rng.integers(2)))
 
 
 class CostsMoreThanItSays(Dimmed):

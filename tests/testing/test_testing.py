@@ -72,6 +72,7 @@ BROKEN: dict[str, dict[str, set[str]]] = {
         "Guesses": {"sends_no_guess_and_requests_no_gradient"},
         "SendsBlack": {"sends_images_of_the_pool", "another_seed_another_stream"},
         "OpensSessions": {"opens_no_session_unless_it_is_closed_loop"},
+        "UsesAccounts": {"opens_no_session_unless_it_is_closed_loop"},
         "ExpectsTooManyQueries": {"expects_as_many_queries_as_it_makes"},
     },
     "EvasionConformance": {
@@ -83,6 +84,7 @@ BROKEN: dict[str, dict[str, set[str]]] = {
         },
         "HidesTheGuess": {"continues_and_passes_on_the_guess"},
         "UnmarkedRotation": {"a_refusal_ends_it_unless_it_is_closed_loop"},
+        "UnmarkedAccounts": {"a_refusal_ends_it_unless_it_is_closed_loop"},
         "CostsMoreThanItSays": {"costs_as_many_queries_as_stated"},
         "LeavesTheAttackRunning": {"closes_the_attack_when_it_is_closed", "closing_it_releases_threads_and_images"},
         "MainIsNoField": {"every_field_is_documented"},
