@@ -92,6 +92,17 @@ def test_the_page_shows_what_is_lost_as_plainly_as_what_is_won(run):
     assert cells[1].numbers == "> 75 queries"
 
 
+def test_rows_of_the_same_evasion_belong_to_the_same_attack(tmp_path):
+    made = write_simulation(tmp_path / "run", filters=("calibrated", "no filter"), attack="nes pca+decoys 20")
+    with (made / "study.toml").open("a") as file:
+        file.write(
+            '[[attacks]]\nname = "nes pca+decoys 20"\nattack = "nes"\nevasions = [{ decoys = { between = 20 } }]\n'
+        )
+        file.write('[[attacks]]\nname = "nes+decoys"\nattack = "nes"\nevasions = [{ decoys = { between = 10 } }]\n')
+    table = attack_matrix(made)
+    assert table["attack"].tolist() == ["nes pca"]
+
+
 def test_an_attacker_that_spends_client_identities_is_charged_for_them(tmp_path):
     made = write_simulation(tmp_path / "run", filters=("quota", "no filter"), attack="mi-face+rotate")
     with (made / "study.toml").open("a") as file:
