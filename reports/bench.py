@@ -33,17 +33,18 @@ def bench_table(run: Folder, name: str) -> pd.DataFrame:
 def cells(run: Folder) -> pd.DataFrame:
     """Return one row for each detector, scope, attack and row of evasions, with the columns of ``cells``."""
     replayed = _replayed_cells(run)
-    simulated = [
-        _simulated_cells(run / folder, knows) for knows, folder in CLOSED_LOOP.items() if (run / folder).is_dir()
-    ]
+    folders = {knows: run / folder for knows, folder in CLOSED_LOOP.items()}
+    simulated = [_simulated_cells(folder, knows) for knows, folder in folders.items() if folder.is_dir()]
     found = pd.concat([replayed, *simulated], ignore_index=True)
     baseline = max((value for folder in _scored(run) if (value := _baseline(folder)) is not None), default=np.nan)
     found["leakage_without_queries"] = baseline
     found["stopped"] = [
-        cell_result(row.blocked / row.attackers, row.leakage_at_block, row.leakage_undefended, baseline) == "stopped"
-        for row in found.itertuples()
+        cell_result(row["blocked"] / row["attackers"], row["leakage_at_block"], row["leakage_undefended"], baseline)
+        == "stopped"
+        for row in found.to_dict("records")
     ]
-    return found[BENCH_SCHEMAS["cells"].names]
+    ordered: pd.DataFrame = found[BENCH_SCHEMAS["cells"].names]
+    return ordered
 
 
 def _scored(run: Folder) -> list[Folder]:
@@ -169,8 +170,8 @@ def print_bench(run: Folder) -> None:
     for row in found.to_dict("records"):
         values = []
         for scope in scopes:
-            for label in ("stopped", "stopped_knowing"):
-                values.append(f"{row[f'{label}_{scope}']}/{row[f'cells_{label}_{scope}']}")
+            labels = ("stopped", "stopped_knowing")
+            values += [f"{row[f'{label}_{scope}']}/{row[f'cells_{label}_{scope}']}" for label in labels]
         if row["kind"] is None:
             table.add_row(row["detector"], "no configuration certified")
             continue

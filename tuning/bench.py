@@ -138,7 +138,7 @@ class _Comparison:
             self._write_detectors(compared)
 
     def _record_once(self) -> TraceSet:
-        """Record the sessions of the calibrations with what all detectors need, so that no calibration records again."""
+        """Record the sessions of the calibrations with what all detectors need, so that none of them records again."""
         return self._traces(open_loop(self._with_all_recorders(self._study)))
 
     def _traces(self, wanted: Study) -> TraceSet:
@@ -325,7 +325,7 @@ def outcome_rows(
                 "client_id": str(traces.clients[s]),
                 "knows_detector": knows,
                 "budget_queries": int(traces.budget[s]),
-                "queries": int(last[s] - first[s]) if not at else at,
+                "queries": at or int(last[s] - first[s]),
                 "queries_to_block": at or None,
                 "leakage_at_block": leak_at,
                 "leakage_undefended": leak_all,

@@ -233,7 +233,8 @@ class LiveAttackers:
         count = np.zeros(len(attacks))
         for spec, sessions in by_client.items():
             budget = attacks[spec.population].budget_queries
-            stopped = queries_until_stopped([(row.outcome, row.queries) for row in sessions], budget)
+            in_order = sorted(sessions, key=lambda row: row.last_query)
+            stopped = queries_until_stopped([(row.outcome, row.queries) for row in in_order], budget)
             total[spec.filter, spec.population] += budget if stopped is None else stopped
             count[spec.population] += spec.filter == 0
         return total / count

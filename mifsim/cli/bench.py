@@ -15,7 +15,8 @@ def add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="calibrate several detectors to the same guarantee, and compare which attacks each one stops",
         description="Calibrate each detector of the study's [bench] section to the same guarantee. Then count, for "
         "each of them and each of the study's filters, which attacks it stops, with every row of evasions of [matrix] "
-        "and with those of attackers who know the detector. Write cells.parquet, workloads.parquet and detectors.parquet.",
+        "and with those of attackers who know the detector. Write cells.parquet, workloads.parquet and "
+        "detectors.parquet.",
         epilog="examples:\n"
         "  mifsim bench bench-digits\n"
         "  mifsim bench mine.toml --out runs/bench --set tuning.trials=100\n"

@@ -77,7 +77,7 @@ class Study(Section):
                 f"tuning.false_positive_limit has the keys {', '.join(sorted(limits))} "
                 f"(expected: every workload, which are {', '.join(sorted(workloads))})"
             )
-        names = [item.name for item in (*self.bench.detectors, *self.filters)]
+        names = [*(item.name for item in self.bench.detectors), *(item.name for item in self.filters)]
         if self.bench.detectors and (duplicates := {name for name in names if names.count(name) > 1}):
             raise ValueError(
                 "bench.detectors and filters must have different names; used more than once: "
