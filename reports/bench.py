@@ -120,13 +120,13 @@ def summary(run: Folder) -> pd.DataFrame:
     rows = []
     for detector in bench_table(run, "detectors").to_dict("records"):
         name = detector["detector"]
-        mine, test = (
+        of_detector, test = (
             table[table["detector"] == name],
             workloads[(workloads["detector"] == name) & (workloads["split"] == "test")],
         )
         row: dict[str, Any] = {"detector": name, "calibrated": detector["calibrated"], "kind": detector["kind"]}
         for scope in _scopes(run):
-            of_scope = mine[mine["scope"] == scope]
+            of_scope = of_detector[of_detector["scope"] == scope]
             for knows, label in ((False, "stopped"), (True, "stopped_knowing")):
                 chosen = of_scope[of_scope["knows_detector"] == knows]
                 row[f"{label}_{scope}"] = int(chosen["stopped"].sum())

@@ -22,7 +22,7 @@ from mifsim.tables.records import read_table
 from reports.tables import attack_table
 from tests.odd_detectors import FaultyConfig
 from tests.run.test_simulate import assert_same_rows
-from tests.server.test_client_session import converse, image
+from tests.server.test_client_session import image, run_client
 from tests.small import small_study
 
 SCOPES = pytest.mark.parametrize("scope", ["session", "client"])
@@ -49,7 +49,7 @@ def summary(rows: list[SessionRow]) -> list[tuple[int, str, int, int]]:
 
 @SCOPES
 def test_sessions_of_all_accounts_are_open_at_once(scope: Scope) -> None:
-    rows = converse(sender("0 1 0 2 1 0"), scope=scope, new_detector=quota(100))
+    rows = run_client(sender("0 1 0 2 1 0"), scope=scope, new_detector=quota(100))
     assert [row.session_id for row in rows] == ["a/0/0@f", "a/0/0@f#2", "a/0/0@f#3"]
     assert summary(rows) == [(1, "finished", 3, 6), (2, "finished", 2, 5), (3, "finished", 1, 4)]
     assert [row.count for row in rows] == [3, 2, 1]
@@ -58,22 +58,22 @@ def test_sessions_of_all_accounts_are_open_at_once(scope: Scope) -> None:
 @SCOPES
 def test_each_account_has_a_detector_of_its_own(scope: Scope) -> None:
     replies: list[str] = []
-    rows = converse(sender("0 1 0 1 0 1", replies), scope=scope, new_detector=quota(2))
+    rows = run_client(sender("0 1 0 1 0 1", replies), scope=scope, new_detector=quota(2))
     # The third query of an account is one too many.
     assert summary(rows) == [(1, "blocked", 3, 5), (2, "blocked", 3, 6)]
     assert replies == ["answered"] * 4 + ["refused 0", "refused 1"]
 
 
 def test_with_the_scope_of_the_client_the_state_of_an_account_survives_its_sessions() -> None:
-    rows = converse(sender("0 1 0 1 0+ 1"), scope="client", new_detector=quota(2))
+    rows = run_client(sender("0 1 0 1 0+ 1"), scope="client", new_detector=quota(2))
     assert summary(rows) == [(1, "finished", 2, 3), (2, "blocked", 3, 6), (1, "blocked", 1, 5)]
-    rows = converse(sender("0 1 0 1 0+ 1"), scope="session", new_detector=quota(2))
+    rows = run_client(sender("0 1 0 1 0+ 1"), scope="session", new_detector=quota(2))
     assert summary(rows) == [(1, "finished", 2, 3), (2, "blocked", 3, 6), (1, "finished", 1, 5)]
 
 
 def test_a_blocked_account_is_refused_again_while_others_are_answered() -> None:
     replies: list[str] = []
-    rows = converse(sender("0 0 1 0 1 1", replies), scope="client", new_detector=quota(1))
+    rows = run_client(sender("0 0 1 0 1 1", replies), scope="client", new_detector=quota(1))
     assert replies == ["answered", "refused 0", "answered", "refused 0", "refused 1", "refused 1"]
     assert summary(rows) == [
         (1, "blocked", 2, 2),
@@ -85,14 +85,14 @@ def test_a_blocked_account_is_refused_again_while_others_are_answered() -> None:
 
 def test_a_client_that_insists_on_a_blocked_account_is_stopped() -> None:
     replies: list[str] = []
-    rows = converse(sender("0 1 0 0 0 1", replies), scope="client", new_detector=quota(1))
+    rows = run_client(sender("0 1 0 0 0 1", replies), scope="client", new_detector=quota(1))
     assert replies == ["answered", "answered", "refused 0", "refused 0"]
     assert summary(rows) == [(1, "blocked", 2, 3), (2, "finished", 1, 2), (1, "blocked", 1, 4)]
 
 
 @SCOPES
 def test_a_new_client_identity_replaces_that_of_its_account(scope: Scope) -> None:
-    rows = converse(sender("0 1 0 0* 1 0 2"), scope=scope, new_detector=quota(2))
+    rows = run_client(sender("0 1 0 0* 1 0 2"), scope=scope, new_detector=quota(2))
     assert summary(rows) == [
         (1, "finished", 2, 3),
         (2, "finished", 2, 5),
@@ -103,22 +103,22 @@ def test_a_new_client_identity_replaces_that_of_its_account(scope: Scope) -> Non
 
 @SCOPES
 def test_the_budget_is_that_of_all_accounts_together(scope: Scope) -> None:
-    rows = converse(sender("0 1 2 0 1 2 0"), scope=scope, new_detector=quota(100), budget=5)
+    rows = run_client(sender("0 1 2 0 1 2 0"), scope=scope, new_detector=quota(100), budget=5)
     assert summary(rows) == [(1, "exhausted", 2, 4), (2, "exhausted", 2, 5), (3, "exhausted", 1, 3)]
     # The budget ends with a refusal: the session that was refused stays blocked.
-    rows = converse(sender("0 1 0 1"), scope=scope, new_detector=quota(1), budget=3)
+    rows = run_client(sender("0 1 0 1"), scope=scope, new_detector=quota(1), budget=3)
     assert summary(rows) == [(1, "blocked", 2, 3), (2, "exhausted", 1, 2)]
 
 
 def test_the_first_account_may_have_any_number() -> None:
-    rows = converse(sender("7 7 3 7"), new_detector=quota(100))
+    rows = run_client(sender("7 7 3 7"), new_detector=quota(100))
     assert summary(rows) == [(1, "finished", 3, 4), (2, "finished", 1, 3)]
-    (row,) = converse(sender("7 7"), new_detector=quota(100), closed_loop=False)
+    (row,) = run_client(sender("7 7"), new_detector=quota(100), closed_loop=False)
     assert (row.outcome, row.queries) == ("finished", 2)
 
 
 def test_an_open_loop_client_may_not_use_a_second_account() -> None:
-    (row,) = converse(sender("0 1"), new_detector=quota(100), closed_loop=False)
+    (row,) = run_client(sender("0 1"), new_detector=quota(100), closed_loop=False)
     assert (row.outcome, row.queries) == ("failed", 1)
     assert str(row.error).startswith("RuntimeError: the client used another account without being closed_loop")
 
@@ -126,7 +126,7 @@ def test_an_open_loop_client_may_not_use_a_second_account() -> None:
 @SCOPES
 def test_a_failure_ends_the_sessions_of_all_accounts(scope: Scope) -> None:
     made = FaultyConfig("check", "raises").new_detector
-    rows = converse(sender("0 1 1 0"), scope=scope, new_detector=made)
+    rows = run_client(sender("0 1 1 0"), scope=scope, new_detector=made)
     assert summary(rows) == [(1, "failed", 1, 1), (2, "failed", 2, 3)]
     assert rows[0].error == rows[1].error
     assert str(rows[1].error).startswith("DetectorError: the detector's check failed at query 2")
@@ -140,7 +140,7 @@ def test_an_invalid_image_is_counted_in_its_account() -> None:
         yield Query(image(0.1), account=0)
         return image(0.5)
 
-    rows = converse(client(), new_detector=quota(100))
+    rows = run_client(client(), new_detector=quota(100))
     assert summary(rows) == [(1, "finished", 2, 3), (2, "finished", 1, 2)]
     assert [row.answered for row in rows] == [2, 0]
 
@@ -158,7 +158,7 @@ def test_the_session_of_the_last_query_has_the_final_reconstruction() -> None:
         return QuotaConfig(next(limits)).new_detector()
 
     limits = iter((100, 1))
-    first, second = converse(client(), new_detector=made)
+    first, second = run_client(client(), new_detector=made)
     assert (first.last_query, second.last_query) == (5, 3)
     kept = [
         {query: round(float(decode(png)[0, 0]) * 255) for query, _, png in row.snapshots.as_png()}

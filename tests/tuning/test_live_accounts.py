@@ -15,7 +15,7 @@ from mifsim.defense.quota import QuotaConfig
 from mifsim.run import simulate as simulation
 from mifsim.study import Study
 from reports.tables import attackers, sessions
-from tests.tuning.studies import Formula, digits, formula_here, formula_victim, tiny_study
+from tests.tuning.studies import FormulaBackend, digits, formula_model, formula_victim, tiny_study
 from tuning.live import LiveAttackers, clients_of
 
 ATTACK: dict[str, Any] = {
@@ -30,7 +30,7 @@ def study_of(accounts: dict[str, Any], **changes: Any) -> Study:
 
 
 def live_of(study: Study) -> LiveAttackers:
-    return LiveAttackers(study, formula_here(study, digits(study), None))
+    return LiveAttackers(study, formula_model(study, digits(study), None))
 
 
 @pytest.mark.parametrize("scope", ["session", "client"])
@@ -48,8 +48,8 @@ def test_a_trial_has_them_do_what_a_simulation_does(
 ) -> None:
     config = QuotaConfig(4, scope=scope)  # type: ignore[arg-type]
     study = study_of(accounts, filters=[{"name": "q", **config.to_dict()}])
-    monkeypatch.setattr(simulation, "load_inputs", lambda study: (digits(study), formula_victim(tmp_path)))
-    monkeypatch.setattr(simulation, "make_backend", lambda *where: Formula())
+    monkeypatch.setattr(simulation, "load_inputs", lambda study: (study, digits(study), formula_victim(tmp_path)))
+    monkeypatch.setattr(simulation, "make_backend", lambda *where: FormulaBackend())
     rows = attackers(sessions(simulation.simulate(study, tmp_path / "run")))
     rows = rows[rows["population"] == "spread"]
     assert len(rows) == 6

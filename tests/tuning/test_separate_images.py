@@ -71,11 +71,11 @@ def images_by_split(study: Study, separate: bool, monkeypatch: pytest.MonkeyPatc
 
 def test_users_of_different_splits_send_different_images(monkeypatch):
     study = tiny_study(filters=[{"name": "no filter", "kind": "none"}])
-    own = images_by_split(study, True, monkeypatch)
-    assert all(own.values())
-    assert not own["search"] & own["calibration"]
-    assert not own["search"] & own["test"]
-    assert not own["calibration"] & own["test"]
+    separate = images_by_split(study, True, monkeypatch)
+    assert all(separate.values())
+    assert not separate["search"] & separate["calibration"]
+    assert not separate["search"] & separate["test"]
+    assert not separate["calibration"] & separate["test"]
     shared = images_by_split(study, False, monkeypatch)
     assert shared["search"] & shared["calibration"]
 
