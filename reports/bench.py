@@ -85,13 +85,13 @@ def _replayed_cells(run: Folder) -> pd.DataFrame:
 def _simulated_cells(run: Folder, knows: bool) -> pd.DataFrame:
     rows = []
     for row in attack_matrix(run).to_dict("records"):
-        detector, _, scope = str(row["filter"]).rpartition(" (")
+        detector, _, scope = str(row["filter"]).rpartition(".")
         blocked = round(row["blocked_share"] * row["attackers"])
         low, high = clopper_pearson(blocked, row["attackers"])
         rows.append(
             {
                 "detector": detector,
-                "scope": scope.removesuffix(")"),
+                "scope": scope,
                 "attack": row["attack"],
                 "evasion": row["evasions"],
                 "knows_detector": knows,

@@ -143,7 +143,9 @@ class _Comparison:
 
     def _traces(self, wanted: Study) -> TraceSet:
         study, data, victim = load_inputs(wanted)
-        recording = record(study, data, victim, make_backend(**self._where, server=study.server))
+        recording = record(
+            study, data, victim, make_backend(self._where["backend"], self._where["address"], study.server)
+        )
         return load(recording.path, study)
 
     def _with_all_recorders(self, study: Study) -> Study:
@@ -156,9 +158,11 @@ class _Comparison:
         plain = study.to_toml()
         plain.pop("bench", None)
         plain["filters"] = [item.to_toml() for item in filters]
-        # The space of [tuning] is one of the detectors', so that it adds no recorder.
-        first = study.tuning_of(study.bench.detectors[0])
-        plain["tuning"] = {k: v for k, v in first.model_dump(exclude_none=True).items() if k != "fit"}
+        # A quota needs no recorder: the filters name all that is needed.
+        kept = ("splits", "separate_images", "false_positive_limit")
+        plain["tuning"] = {"kind": "quota", **{key: plain["tuning"][key] for key in kept}}
+        if not study.users:
+            del plain["tuning"]["false_positive_limit"]
         return Study.parse(plain, study.name)
 
     def _calibrate(self, detector: BenchDetector) -> Compared:
@@ -238,7 +242,7 @@ class _Comparison:
     def _run_closed_loop(self, compared: list[Compared]) -> None:
         """Simulate the closed-loop attackers against each detector in each scope, and without one."""
         filters = [
-            Filter(name=f"{item.name} ({scope})", config=replace(item.config, scope=scope))
+            Filter(name=f"{item.name}.{scope}", config=replace(item.config, scope=scope))
             for item in compared
             if item.config is not None and not isinstance(item.config, NoDefenseConfig)
             for scope in self._study.bench.scopes
