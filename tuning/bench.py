@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,16 @@ from mifsim.run.inputs import data_facts, load_inputs
 from mifsim.run.lifecycle import record_status, study_to_resume
 from mifsim.run.sessions import BackendName, make_backend
 from mifsim.run.simulate import resume_simulation, simulate
-from mifsim.study import Attacks, Filter, Study
+from mifsim.study import Filter, Study
 from mifsim.study.bench import BenchDetector
 from mifsim.study.crossing import Matrix
-from mifsim.study.populations import evasion_name
 from mifsim.tables.bench_schemas import BENCH_SCHEMAS
 from mifsim.tables.records import TableWriter
 from mifsim.tables.storage import Folder
 from tuning.assess import assess
 from tuning.bench_costs import measure_costs
+from tuning.bench_outcomes import attack_text, evasion_text, outcome_rows
 from tuning.live import closed_loop, open_loop
-from tuning.replay import replay
 from tuning.splits import calibration_images
 from tuning.study_check import check_calibration
 from tuning.tracedata import TraceSet
@@ -188,6 +187,8 @@ class _Comparison:
                 plain = self._study.to_toml()
                 plain.pop("bench", None)
                 plain["matrix"] = Matrix(evasions=rows).to_toml()
+                for attack in plain["attacks"]:
+                    attack["trials"] = self._study.bench.trials
                 # Other attackers than those of the search.
                 plain["seed"] = self._study.seed + 1
                 yield knows, Study.parse(plain, self._study.name).crossed()
@@ -276,66 +277,6 @@ class _Comparison:
                 }
             )
         _write_table(self._run, self._study, "detectors", rows)
-
-
-def attack_text(attack: Attacks) -> str:
-    """Return the name of an attack without the suffixes of its evasions."""
-    name = attack.name
-    for evasion in reversed(attack.evasions):
-        name = name.removesuffix(f"+{evasion_name(evasion)}")
-    return name
-
-
-def evasion_text(attack: Attacks) -> str:
-    """Return the evasions of an attack with their arguments, joined by +, as `reports.matrix` shows them."""
-    texts = []
-    for evasion in attack.evasions:
-        arguments = evasion.model_dump(mode="json", exclude_none=True)
-        shown = ", ".join(f"{key} {value}" for key, value in arguments.items())
-        texts.append(f"{evasion_name(evasion)} ({shown})" if shown else evasion_name(evasion))
-    return " + ".join(texts)
-
-
-def outcome_rows(
-    traces: TraceSet, texts: Mapping[str, tuple[str, str]], name: str, config: DetectorConfig, knows: bool
-) -> list[dict[str, Any]]:
-    """Return one row for each attacker: where a detector blocks it, and what has leaked by then.
-
-    Parameters
-    ----------
-    traces : TraceSet
-        The recorded attackers.
-    texts : mapping of str to (str, str)
-        Attack and evasions of each population.
-    name, config : str, DetectorConfig
-        The detector.
-    knows : bool
-        Whether the attackers know the detector.
-    """
-    blocked_at = replay(traces, config).blocked_at
-    first, last = traces.offsets[:-1], traces.offsets[1:]
-    rows = []
-    for s in range(traces.sessions):
-        at = int(blocked_at[s])
-        leak_at = leak_all = None
-        if traces.leak is not None and last[s] > first[s]:
-            leak_all = float(traces.leak[last[s] - 1])
-            leak_at = leak_all if not at else (0.0 if at == 1 else float(traces.leak[first[s] + at - 2]))
-        rows.append(
-            {
-                "detector": name,
-                "attack": texts[traces.groups[traces.group[s]]][0],
-                "evasion": texts[traces.groups[traces.group[s]]][1],
-                "client_id": str(traces.clients[s]),
-                "knows_detector": knows,
-                "budget_queries": int(traces.budget[s]),
-                "queries": at or int(last[s] - first[s]),
-                "queries_to_block": at or None,
-                "leakage_at_block": leak_at,
-                "leakage_undefended": leak_all,
-            }
-        )
-    return rows
 
 
 def _write_table(run: RunFolder, study: Study, name: str, rows: list[dict[str, Any]]) -> None:

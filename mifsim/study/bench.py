@@ -30,6 +30,7 @@ class Bench(Section):
     detectors: list[BenchDetector] = Field(
         default_factory=list, description="detectors to calibrate; the study's filters are compared as they are"
     )
+    trials: int = Field(1, ge=1, description="attackers per class with each row of evasions")
     scopes: list[Scope] = Field(
         list(SCOPES), min_length=1, description="scopes in which each detector meets closed-loop attackers"
     )

@@ -23,6 +23,7 @@ from tuning.bench_costs import bytes_of, measure_costs
 
 BENCH = {
     "detectors": [{"name": "evidence", "kind": "evidence"}, {"name": "quota", "kind": "quota", "trials": 6}],
+    "trials": 3,
     "knowing": [[{"sharpen": 1.0}], [{"accounts": 2}]],
 }
 
