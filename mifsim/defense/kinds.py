@@ -55,6 +55,7 @@ KINDS = Registry(
         "ssim-hash": "mifsim.defense.ssim_hash.config:FilterConfig",
         "quota": "mifsim.defense.quota:QuotaConfig",
         "none": "mifsim.defense.none:NoDefenseConfig",
+        "blacklight": "mifsim.defense.blacklight:BlacklightConfig",
     },
     base="mifsim.defense.config:DetectorConfig",
     check=definition_problem,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mifsim.defense import DetectorConfig, FilterConfig, NoDefenseConfig
+from mifsim.defense.blacklight import BlacklightConfig
 from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import ConfigError
 from mifsim.testing.detectors import DetectorConformance
@@ -37,6 +38,23 @@ class TestQuota(DetectorConformance):
     @pytest.fixture(params=[1, 6, 25])
     def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
         return QuotaConfig(queries=request.param)
+
+
+class TestBlacklight(DetectorConformance):
+    @pytest.fixture(
+        params=[
+            BlacklightConfig(limit=3),
+            BlacklightConfig(threshold=4, limit=2, window=9, stride=4, memory=3, salt=11),
+            BlacklightConfig(threshold=50, window=60, memory=1),
+        ],
+        ids=["defaults", "short memory", "last query"],
+    )
+    def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
+        return request.param
+
+    @pytest.fixture(params=[(12, 12), (13, 12, 3)], ids=["grey", "colour"])
+    def shape(self, request: pytest.FixtureRequest) -> tuple[int, ...]:
+        return request.param
 
 
 @pytest.mark.parametrize("queries", [0, -1, 1.5, True, "many"])
