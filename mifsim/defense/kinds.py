@@ -56,6 +56,7 @@ KINDS = Registry(
         "quota": "mifsim.defense.quota:QuotaConfig",
         "none": "mifsim.defense.none:NoDefenseConfig",
         "blacklight": "mifsim.defense.blacklight:BlacklightConfig",
+        "osd-l2": "mifsim.defense.osd_l2:OsdL2Config",
     },
     base="mifsim.defense.config:DetectorConfig",
     check=definition_problem,

@@ -6,6 +6,7 @@ import pytest
 
 from mifsim.defense import DetectorConfig, FilterConfig, NoDefenseConfig
 from mifsim.defense.blacklight import BlacklightConfig
+from mifsim.defense.osd_l2 import OsdL2Config
 from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import ConfigError
 from mifsim.testing.detectors import DetectorConformance
@@ -48,6 +49,23 @@ class TestBlacklight(DetectorConformance):
             BlacklightConfig(threshold=50, window=60, memory=1),
         ],
         ids=["defaults", "short memory", "last query"],
+    )
+    def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
+        return request.param
+
+    @pytest.fixture(params=[(12, 12), (13, 12, 3)], ids=["grey", "colour"])
+    def shape(self, request: pytest.FixtureRequest) -> tuple[int, ...]:
+        return request.param
+
+
+class TestOsdL2(DetectorConformance):
+    @pytest.fixture(
+        params=[
+            OsdL2Config(threshold=3.0, k=4),
+            OsdL2Config(threshold=0.3, limit=3, k=2, memory=5),
+            OsdL2Config(threshold=0.001, limit=2, k=1, memory=1),
+        ],
+        ids=["four nearest", "short memory", "last query"],
     )
     def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
         return request.param
