@@ -57,6 +57,7 @@ KINDS = Registry(
         "none": "mifsim.defense.none:NoDefenseConfig",
         "blacklight": "mifsim.defense.blacklight:BlacklightConfig",
         "osd-l2": "mifsim.defense.osd_l2:OsdL2Config",
+        "prada": "mifsim.defense.prada:PradaConfig",
     },
     base="mifsim.defense.config:DetectorConfig",
     check=definition_problem,

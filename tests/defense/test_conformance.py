@@ -7,6 +7,7 @@ import pytest
 from mifsim.defense import DetectorConfig, FilterConfig, NoDefenseConfig
 from mifsim.defense.blacklight import BlacklightConfig
 from mifsim.defense.osd_l2 import OsdL2Config
+from mifsim.defense.prada import PradaConfig
 from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import ConfigError
 from mifsim.testing.detectors import DetectorConformance
@@ -72,6 +73,18 @@ class TestOsdL2(DetectorConformance):
 
     @pytest.fixture(params=[(12, 12), (13, 12, 3)], ids=["grey", "colour"])
     def shape(self, request: pytest.FixtureRequest) -> tuple[int, ...]:
+        return request.param
+
+
+class TestPrada(DetectorConformance):
+    @pytest.fixture(
+        params=[
+            PradaConfig(delta=0.95, min_distances=8),
+            PradaConfig(delta=0.999, limit=2, min_distances=3),
+        ],
+        ids=["first flag", "second flag"],
+    )
+    def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
         return request.param
 
 
