@@ -28,6 +28,14 @@ def test_the_first_guard_loads_what_it_needs_and_no_more():
     assert loaded_after(code) & (HEAVY - {"scipy"}) == {"numba", "cv2"}
 
 
+@pytest.mark.parametrize("kind", ["blacklight", "osd-l2", "prada"])
+def test_a_published_detector_needs_numba_and_opencv_and_no_more(kind):
+    code = f"from mifsim.defense import read_config; config = read_config({{'kind': {kind!r}}})"
+    assert loaded_after(code) & HEAVY == set()
+    code += "; import numpy; detector = config.detector(); detector.check(numpy.zeros((8, 8)))"
+    assert loaded_after(code) & (HEAVY - {"scipy"}) == {"numba", "cv2"}
+
+
 def test_without_a_place_for_machine_code_each_process_compiles(monkeypatch):
     def nowhere(*functions, cache=False, **options):  # numba's own modules use @njit too, and may be imported only now
         if cache:
