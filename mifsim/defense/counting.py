@@ -42,6 +42,11 @@ class CountingDetector(ABC):
         ----------
         pixels : ndarray of float32, shape (H, W) or (H, W, C), in [0, 1]
             All images of a session have the same shape.
+
+        Raises
+        ------
+        InvalidImage
+            If the kind does not accept images of this shape. `step` must not have changed its memory.
         """
 
     def admit(self, image: object, shape: tuple[int, ...] | None) -> npt.NDArray[np.float32]:
@@ -62,8 +67,8 @@ class CountingDetector(ABC):
         if self.blocked:
             return Verdict.UNSAFE
         pixels = self.admit(image, self._shape)
-        self._shape = pixels.shape
         self.count += self.step(pixels)
+        self._shape = pixels.shape  # not before: `step` may refuse the first image
         self.blocked = self.count >= self.limit
         return Verdict.UNSAFE if self.blocked else Verdict.SAFE
 

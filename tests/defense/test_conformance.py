@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from mifsim.defense import DetectorConfig, FilterConfig, NoDefenseConfig
+from mifsim.defense.blacklight import BlacklightConfig
 from mifsim.defense.evidence.config import EvidenceConfig
 from mifsim.defense.nearest import NearestConfig
+from mifsim.defense.osd_l2 import OsdL2Config
+from mifsim.defense.prada import PradaConfig
 from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import ConfigError
 from mifsim.testing.detectors import DetectorConformance
@@ -67,6 +70,52 @@ class TestQuota(DetectorConformance):
     @pytest.fixture(params=[1, 6, 25])
     def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
         return QuotaConfig(queries=request.param)
+
+
+class TestBlacklight(DetectorConformance):
+    @pytest.fixture(
+        params=[
+            BlacklightConfig(limit=3),
+            BlacklightConfig(threshold=4, limit=2, window=9, stride=4, memory=3, salt=11),
+            BlacklightConfig(threshold=50, window=60, memory=1),
+        ],
+        ids=["defaults", "short memory", "last query"],
+    )
+    def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
+        return request.param
+
+    @pytest.fixture(params=[(12, 12), (13, 12, 3)], ids=["grey", "colour"])
+    def shape(self, request: pytest.FixtureRequest) -> tuple[int, ...]:
+        return request.param
+
+
+class TestOsdL2(DetectorConformance):
+    @pytest.fixture(
+        params=[
+            OsdL2Config(threshold=3.0, k=4),
+            OsdL2Config(threshold=0.3, limit=3, k=2, memory=5),
+            OsdL2Config(threshold=0.001, limit=2, k=1, memory=1),
+        ],
+        ids=["four nearest", "short memory", "last query"],
+    )
+    def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
+        return request.param
+
+    @pytest.fixture(params=[(12, 12), (13, 12, 3)], ids=["grey", "colour"])
+    def shape(self, request: pytest.FixtureRequest) -> tuple[int, ...]:
+        return request.param
+
+
+class TestPrada(DetectorConformance):
+    @pytest.fixture(
+        params=[
+            PradaConfig(delta=0.95, min_distances=8),
+            PradaConfig(delta=0.999, limit=2, min_distances=3),
+        ],
+        ids=["first flag", "second flag"],
+    )
+    def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
+        return request.param
 
 
 @pytest.mark.parametrize("queries", [0, -1, 1.5, True, "many"])
