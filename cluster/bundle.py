@@ -20,9 +20,12 @@ import tomli_w
 
 from cluster.job_spec import STUDY_FILE, plugin_member
 from mifsim.data.log_rows import Columns, stamps
+from mifsim.defense import load_config
+from mifsim.defense.fitted import FittedConfig
 from mifsim.errors import ClusterError, StudyError
 from mifsim.plugins import Plugin
 from mifsim.study import Study
+from mifsim.study.study import FITS
 
 MAX_BYTES = 256 * 2**20
 """Limit of a bundle, which passes through the memory of the cluster's head. Ray itself refuses more than 500 MiB."""
@@ -96,19 +99,30 @@ def pack(
         members.update(bundled)
         size = sum(path.stat().st_size for path in bundled.values())
         largest = max(largest, (named.key, size), key=lambda item: item[1])
-    total = sum(path.stat().st_size for path in members.values())
+    fits = _fit_members(study, filters)
+    total = sum(path.stat().st_size for path in members.values()) + sum(map(len, fits.values()))
     if total > MAX_BYTES or len(members) > MAX_MEMBERS:
         raise StudyError(
             f"{study.name}: the study names {len(members):,} files with {total / 2**20:,.0f} MiB, most of it in "
             f"{largest[0]}; a job uploads at most {MAX_BYTES // 2**20} MiB in at most {MAX_MEMBERS:,} files. Put the "
             "data on storage that all nodes see, name that path in the study, and add --storage"
         )
-    return _tar({STUDY_FILE: tomli_w.dumps(study_table).encode(), **_plugin_members(plugins)}, members)
+    return _tar({STUDY_FILE: tomli_w.dumps(study_table).encode(), **_plugin_members(plugins), **fits}, members)
 
 
 def pack_plugins(plugins: Sequence[Plugin]) -> Bundle:
     """Pack plug-ins into a bundle without a study, for a job that resumes a run."""
     return _tar(_plugin_members(plugins), {})
+
+
+def _fit_members(study: Study, filters: Sequence[Path]) -> dict[str, bytes]:
+    """Return the fits of the study and of the filter files, each where it is looked for beside the file."""
+    configs = [*((FITS, config) for config in study.configs), *(("filters", load_config(path)) for path in filters)]
+    return {
+        f"{folder}/{config.fitted().file_name}": config.fitted().to_bytes()
+        for folder, config in configs
+        if isinstance(config, FittedConfig) and config.fit
+    }
 
 
 def _plugin_members(plugins: Sequence[Plugin]) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mifsim.defense import DetectorConfig
+from mifsim.defense.fitted import load_fit
 from mifsim.defense.kinds import parse_config
 from mifsim.errors import RunError
 from mifsim.run.folder import read_facts
@@ -106,7 +107,11 @@ class Run:
     def filter(self) -> DetectorConfig | None:
         """The certified configuration; None if the run has no ``filter.toml``."""
         file = self.path / "filter.toml"
-        return parse_config(file.read_bytes(), file) if file.is_file() else None
+        if not file.is_file():
+            return None
+        config = parse_config(file.read_bytes(), file)
+        load_fit(config, self.path)
+        return config
 
     def table(self, name: str) -> pd.DataFrame:
         """Return a table of the run, such as ``"sessions"``, ``"queries"``, ``"trials"`` or ``"pareto"``.

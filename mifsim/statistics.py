@@ -245,13 +245,13 @@ def queries_until_stopped(sessions: Sequence[tuple[str, int]], budget: int) -> i
     """Return the number of queries, over all its sessions, after which a client was stopped; None if it was not.
 
     A client is stopped if its last session was blocked and it then gave up. A client that opens another session after a
-    refusal is not stopped by that refusal. A client with several sessions that has spent its budget is not stopped
-    either, even if its last query was refused.
+    refusal, or continues in one that is open, is not stopped by that refusal. A client with several sessions that has
+    spent its budget is not stopped either, even if its last query was refused.
 
     Parameters
     ----------
     sessions : sequence of (outcome, queries)
-        The sessions of one client under one filter, in the order in which they were opened; at least one.
+        The sessions of one client under one filter, in the order of their last queries; at least one.
     budget : int
         Query budget of the client over all its sessions.
 

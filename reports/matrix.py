@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -228,10 +229,10 @@ def _evasions(run: Folder) -> dict[str, tuple[str, str]]:
 
 
 def _attack_name(attack: dict[str, Any]) -> str:
-    """Return the name of an attack population without the suffixes of its evasions."""
+    """Return the name of an attack population without the suffixes of its evasions (``+decoys``, ``+decoys 20``)."""
     name = str(attack["name"])
     for evasion in reversed(attack.get("evasions", [])):
-        name = name.removesuffix(f"+{next(iter(evasion))}")
+        name = re.sub(rf"\+{re.escape(next(iter(evasion)))}( [^+]*)?$", "", name)
     return name
 
 

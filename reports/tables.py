@@ -62,8 +62,9 @@ def attack_table(run: Folder) -> pd.DataFrame:
 def attackers(rows: pd.DataFrame) -> pd.DataFrame:
     """Aggregate the sessions of each attacker and filter into one row.
 
-    A closed-loop attacker may continue in another session after a refusal. It counts as blocked if it gave up, at the
-    total number of queries of its sessions; see `mifsim.statistics.queries_until_stopped`.
+    A closed-loop attacker may continue in another session after a refusal, and may have several sessions open at once.
+    It counts as blocked if it gave up, at the total number of queries of its sessions; see
+    `mifsim.statistics.queries_until_stopped`.
 
     Parameters
     ----------
@@ -73,24 +74,27 @@ def attackers(rows: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        The columns of the attacker's last session, except that ``outcome``, ``queries`` and ``queries_to_block``
-        are totals over all its sessions; also ``sessions_used`` and ``clients_used``.
+        The columns of the attacker's last session, the one of its last query, except that ``outcome``, ``queries``
+        and ``queries_to_block`` are totals over all its sessions; also ``sessions_used`` and ``clients_used``.
     """
     attacks = rows[rows["role"] == "attacker"].reset_index(drop=True)
     of_one = attacks.groupby(["filter", "client_id"], observed=True, sort=False)
     attacks["sessions_used"] = of_one["session_id"].transform("size")
     attacks["clients_used"] = of_one["client_number"].transform("max")
+    last_query = attacks.get("last_query", pd.Series(np.nan, attacks.index)).to_numpy(dtype=float, na_value=np.nan)
     attacks["outcome"] = attacks["outcome"].astype(str)  # "exhausted" below may not be among the categories
-    for places in of_one.indices.values():
-        if len(places) == 1:
+    for opened in map(np.asarray, of_one.indices.values()):
+        if len(opened) == 1:
             continue
+        # A stable sort: sessions of runs without the column stay in the order in which they were opened.
+        places = opened[np.argsort(last_query[opened], kind="stable")]
         group, last = attacks.loc[places], places[-1]
         spent = list(zip(group["outcome"].astype(str), group["queries"], strict=True))
         stopped = queries_until_stopped(spent, int(group["budget_queries"].iloc[0]))
         if stopped is None and group.at[last, "outcome"] == "blocked":
             attacks.at[last, "outcome"] = "exhausted"
         # The row replaces that of the first session, which keeps the order of the study.
-        attacks.loc[places[0]] = attacks.loc[last].to_dict() | {
+        attacks.loc[opened[0]] = attacks.loc[last].to_dict() | {
             "queries": group["queries"].sum(),
             "queries_to_block": np.nan if stopped is None else stopped,
         }

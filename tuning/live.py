@@ -25,9 +25,9 @@ from mifsim.server.environment import Environment
 from mifsim.server.shard_run import NullSink, Reply, run_clients
 from mifsim.statistics import queries_until_stopped
 from mifsim.study import Filter, Study
+from mifsim.study.splitting import SPLITS, split_clients
 from tuning.replay import replay
-from tuning.splits import split_clients
-from tuning.tracedata import SPLITS, Floats, TraceSet
+from tuning.tracedata import Floats, TraceSet
 
 if TYPE_CHECKING:
     from mifsim.data.base import DataSet
@@ -233,7 +233,8 @@ class LiveAttackers:
         count = np.zeros(len(attacks))
         for spec, sessions in by_client.items():
             budget = attacks[spec.population].budget_queries
-            stopped = queries_until_stopped([(row.outcome, row.queries) for row in sessions], budget)
+            in_order = sorted(sessions, key=lambda row: row.last_query)
+            stopped = queries_until_stopped([(row.outcome, row.queries) for row in in_order], budget)
             total[spec.filter, spec.population] += budget if stopped is None else stopped
             count[spec.population] += spec.filter == 0
         return total / count
@@ -273,7 +274,8 @@ def run_live(
     """
     filters = [Filter(name=f"s{number}", config=config) for number, config in enumerate(configs)]
     # The run folder is a placeholder: nothing is written to it.
-    environment = Environment(study.model_copy(update={"filters": filters}), Path(), {}, data)
+    live = study.model_copy(update={"filters": filters})
+    environment = Environment(live, Path(), {}, data, separate_images=study.tuning.separate_images)
     under_each = [replace(spec, filter=number) for spec in specs for number in range(len(filters))]
     rows: list[SessionRow] = []
     steps = run_clients(under_each, environment, rows, NullSink())

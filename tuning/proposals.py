@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mifsim.defense import DetectorConfig
+from mifsim.defense.recording import HonestSessions
 from mifsim.pareto import hypervolume, non_dominated
 from mifsim.study import Tuning
 from tuning.space import distributions
@@ -54,6 +55,8 @@ class Proposals:
         The study's seed.
     budget : float
         The largest query budget of an attack: the scale of queries in the hypervolume.
+    honest : HonestSessions, optional
+        The honest sessions of the search split; required if the search space derives its configurations from them.
 
     Attributes
     ----------
@@ -61,12 +64,13 @@ class Proposals:
         Number of trials proposed so far, which is the number of the next trial.
     """
 
-    def __init__(self, tuning: Tuning, seed: int, budget: float) -> None:
+    def __init__(self, tuning: Tuning, seed: int, budget: float, honest: HonestSessions | None = None) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._tuning = tuning
         self._space = tuning.search_space
+        self._honest = honest
         self._distributions = distributions(self._space)
         self._results: dict[int, TrialResult] = {}
         self._told = 0  # number of results that the sampler has received
@@ -96,7 +100,7 @@ class Proposals:
         trial = self._study.ask(self._distributions)
         self._trials.append(trial)
         self.asked += 1
-        proposed = self._space.config(trial.params)
+        proposed = self._space.config(trial.params, self._honest)
         self._proposed.add(proposed)
         return proposed
 
@@ -136,7 +140,7 @@ class Proposals:
         front = found[non_dominated(found)]
         best, most = None, self._volume(front)
         for estimate, params in self._candidates:
-            if self._space.config(params) in self._proposed:
+            if self._space.config(params, self._honest) in self._proposed:
                 continue
             volume = self._volume(np.vstack([front, estimate]))
             if volume > most:

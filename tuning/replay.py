@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.defense import DetectorConfig, Outcome
-from mifsim.defense.recording import SessionWeights, frozen
+from mifsim.defense.recording import HonestSessions, SessionWeights, frozen
+from mifsim.study import Tuning
 from tuning.tracedata import Floats, Ints, TraceSet
 
 _LEAK_STEPS = 2.0**32
@@ -121,6 +122,22 @@ def replay_swept(traces: TraceSet, config: DetectorConfig, most: Mapping[str, in
         leak=None
         if never.leak is None or sums.withheld is None
         else never.leak[one_each] - sums.withheld / _LEAK_STEPS,
+    )
+
+
+def honest_sessions(traces: TraceSet, tuning: Tuning) -> HonestSessions | None:
+    """Return the honest sessions of a split, for a search space that derives its configurations from them, or None."""
+    space = tuning.search_space
+    if not space.derived:
+        return None
+    honest = traces.subset(~traces.is_attack)
+    recorded = honest.recorded(space.corners()[0])
+    workloads = honest.honest_groups
+    number = {group: place for place, group in enumerate(workloads)}
+    return HonestSessions(
+        recorded,
+        np.array([number[group] for group in honest.group.tolist()], dtype=np.int32),
+        tuple(tuning.limit(honest.groups[group]) for group in workloads),
     )
 
 

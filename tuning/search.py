@@ -23,6 +23,7 @@ from mifsim.server.ray.placement import capacity, model_beside_trials
 from mifsim.study import Study
 from tuning.live import longest_budget
 from tuning.proposals import Proposals
+from tuning.replay import honest_sessions
 from tuning.replay_trial import ReplayTrial
 from tuning.tracedata import TraceSet
 from tuning.trials import Journal, Trial, TrialResult
@@ -184,6 +185,7 @@ def _run(
     )
     elapsed = max((trial.elapsed_seconds for trial in resumed.values()), default=0.0)
     count = len(resumed)
+    honest = honest_sessions(traces, tuning)
     started_here = connect(address)
     try:
         models = Models([], [])
@@ -214,7 +216,8 @@ def _run(
 
             finished = resumed
             for attempts_left in reversed(range(ATTEMPTS)):
-                searcher = FromProposals(Proposals(tuning, study.seed, longest_budget(study)), finished, done)
+                proposals = Proposals(tuning, study.seed, longest_budget(study), honest)
+                searcher = FromProposals(proposals, finished, done)
                 with translate_errors():
                     _fit(traces, study, replicas, searcher, tuning.trials - len(finished), capacity(nodes(), 1.0))
                 if searcher.disk_error is not None:

@@ -1,61 +1,15 @@
-"""Assignment of clients to the search, calibration and test splits.
-
-The search uses the first split, the certification the second; the third gives unbiased figures.
-"""
+"""Checks that the splits of a calibration have enough sessions."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections import defaultdict
-from collections.abc import Hashable, Sequence
 
-import numpy as np
-import numpy.typing as npt
-
+from mifsim.data.base import DataSet
 from mifsim.errors import StudyError
 from mifsim.study import Study
+from mifsim.study.splitting import SPLITS, cuts, split_images
 from mifsim.study.tuning import Splits
-from tuning.tracedata import SPLITS, TraceSet
-
-
-def split_clients(
-    clients: Sequence[str], strata: Sequence[Hashable], shares: Splits, seed: int
-) -> npt.NDArray[np.int8]:
-    """Assign the clients of each stratum to the splits.
-
-    Parameters
-    ----------
-    clients : sequence of str
-        The client of each of S sessions.
-    strata : sequence
-        The stratum of each session: its population (and the class under attack). Each stratum is split by `shares`.
-    shares : Splits
-        The study's shares of the splits.
-    seed : int
-        The study's seed.
-
-    Returns
-    -------
-    ndarray of int8, shape (S,)
-        Index into `SPLITS` for each session. All sessions of a client are in one split.
-
-    Notes
-    -----
-    Within a stratum, clients are ordered by a digest of seed and client id. The order is independent of other strata,
-    of the order of the sessions, and of the seeds from which clients draw.
-    """
-    members: dict[Hashable, set[str]] = defaultdict(set)
-    for client, stratum in zip(clients, strata, strict=True):
-        members[stratum].add(client)
-    split_of: dict[str, int] = {}
-    for found in members.values():
-        # Keep the word "part" in the digest: another word would split every existing study differently.
-        ordered = sorted(found, key=lambda client: hashlib.sha256(f"{seed}\0part\0{client}".encode()).digest())
-        first, second = cuts(shares, len(ordered))
-        for position, client in enumerate(ordered):
-            split_of[client] = (position >= first) + (position >= second)
-    return np.array([split_of[client] for client in clients], dtype=np.int8)
+from tuning.tracedata import TraceSet
 
 
 def check_reach(study: Study) -> None:
@@ -92,11 +46,6 @@ def sessions_for(shares: Splits, calibration: int) -> int:
     return sessions
 
 
-def cuts(shares: Splits, clients: int) -> tuple[int, int]:
-    """Return the positions at which a stratum of `clients` clients is cut: the ends of search and calibration split."""
-    return round(shares.search * clients), round((shares.search + shares.calibration) * clients)
-
-
 def check_splits(traces: TraceSet, study: Study) -> None:
     """Raise an error if a split lacks sessions of a group that it needs.
 
@@ -127,3 +76,22 @@ def session_counts(traces: TraceSet) -> dict[str, dict[str, int]]:
         }
         for index, split in enumerate(SPLITS)
     }
+
+
+def calibration_images(study: Study, data: DataSet) -> dict[str, int]:
+    """Return the number of different images from which each workload's sessions in the calibration split are drawn.
+
+    For a log, it is the number of different images of all its clients.
+    """
+    users_pool = data.subset("users")
+    shared = len(users_pool)
+    if study.tuning.separate_images:
+        shared = len(split_images(users_pool.labels, study.tuning.splits, study.seed)[SPLITS.index("calibration")])
+    found = {}
+    for users in study.users:
+        if (log := users.log()) is None:
+            found[users.name] = shared
+        else:
+            images = (image for pool in log.pools(data.shape) for image in pool.images(range(len(pool))))
+            found[users.name] = len({image.tobytes() for image in images})
+    return found

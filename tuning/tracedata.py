@@ -12,13 +12,11 @@ import numpy.typing as npt
 from mifsim.defense import DetectorConfig
 from mifsim.defense.kinds import columns_of, covers
 from mifsim.defense.recording import RecordedSessions, RecordingSpec, frozen
+from mifsim.study.splitting import SPLITS
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-
-SPLITS = ("search", "calibration", "test")
-"""Names of the splits: for the search, for the certification, and for the unbiased figures."""
 
 
 @dataclass(frozen=True, eq=False)

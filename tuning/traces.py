@@ -2,7 +2,8 @@
 
 All sessions run once with recorders in place of detectors. Until it blocks, a detector does not change the queries of a
 session, so the recording contains what any configuration would have seen. It is stored in the cache under a digest of
-everything that determines it. It is used again if only the ``[tuning]`` section or the filters change.
+everything that determines it. It is used again if only the ``[tuning]`` section or the filters change. Only if the
+users of each split draw from images of their own, the recording depends on the splits.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from mifsim.run.sessions import run_sessions
 from mifsim.server.backend import Backend, Job
 from mifsim.server.observations import column_name
 from mifsim.study import Filter, Study
+from mifsim.study.splitting import split_clients
 from mifsim.tables.records import SCHEMA_VERSION, open_table, read_table
 from mifsim.tables.storage import Folder, matching, remove
 from mifsim.victims import Victim, prepare_evaluator
-from tuning.splits import split_clients
 from tuning.tracedata import Bools, TraceSet
 
 Specs = tuple[RecordingSpec, ...]
@@ -111,7 +112,7 @@ def record(study: Study, data: DataSet, victim: Victim, backend: Backend) -> Rec
 def _record(run: RunFolder, traced: Study, specs: Specs, data: DataSet, victim: Victim, backend: Backend) -> None:
     facts = run.metadata(traced)
     try:
-        job = Job(traced, run.path.resolve(), facts, specs)
+        job = Job(traced, run.path.resolve(), facts, specs, traced.tuning.separate_images)
         run_sessions("recording", run, job, victim, backend, len(data.class_names))
         _check_sessions(run.path)
         if traced.leakage.enabled and traced.attacks:
@@ -135,6 +136,8 @@ def _content_digest(traced: Study, data: DataSet, victim: Victim) -> str:
     for table, users in zip(plain["users"], traced.users, strict=True):
         if (log := users.log()) is not None:
             table["path"] = log.content  # the content of the log determines the recording, not its path
+    if traced.tuning.separate_images:
+        plain["splits"] = traced.tuning.splits.model_dump()
     return digest(plain, data.fingerprint, victim.fingerprint, __version__, SCHEMA_VERSION)
 
 

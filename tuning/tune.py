@@ -20,6 +20,7 @@ from mifsim.run.lifecycle import record_status, study_to_resume
 from mifsim.run.sessions import BackendName, make_backend, run_sessions
 from mifsim.server.backend import Backend, Job, ModelFile
 from mifsim.study import Filter, Study
+from mifsim.study.splitting import SPLITS
 from mifsim.tables.storage import Folder
 from mifsim.victims import Victim, prepare_evaluator
 from tuning.certify import Certificate, certify, conservative
@@ -30,9 +31,9 @@ from tuning.outcome import figures, found_front, measure, write_certification, w
 from tuning.params import param_facts
 from tuning.reference_front import ParetoFront, has_reference, reference_front
 from tuning.replay import Replay, replay
-from tuning.splits import check_splits, session_counts
+from tuning.splits import calibration_images, check_splits, session_counts
 from tuning.study_check import CALIBRATED, check_calibration
-from tuning.tracedata import SPLITS, Floats, TraceSet
+from tuning.tracedata import Floats, TraceSet
 from tuning.traces import load, record
 from tuning.trials import Journal, Trial
 
@@ -74,7 +75,7 @@ def tune(
     path = default_path(study) if out is None else out
     check_free(path)
     session_backend = make_backend(backend, address, study.server)
-    data, victim = load_inputs(study)
+    study, data, victim = load_inputs(study)
     run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts, tuning={})
     _Calibration(run, study, data, victim, session_backend, address).run_all()
     return path
@@ -105,7 +106,7 @@ def resume_tuning(path: Folder, *, backend: BackendName = "ray", address: str | 
         raise RunError(f"--resume {path}: not a calibration; resume this run with: mifsim simulate --resume {path}")
     study = study_to_resume(run)
     session_backend = make_backend(backend, address, study.server)
-    data, victim = load_inputs(study)
+    study, data, victim = load_inputs(study)
     check_victim(run, victim)
     run.update_facts(status="running")
     _Calibration(run, study, data, victim, session_backend, address).run_all()
@@ -128,6 +129,7 @@ class _Calibration:
         self._live: LiveAttackers | None = None
         self._replay: Replay = replay
         self._space = study.tuning.search_space
+        self._images = calibration_images(study, data)
 
     def run_all(self) -> None:
         with record_status(self._run, f"mifsim tune --resume {shlex.quote(str(self._run.path))}"):
@@ -257,7 +259,10 @@ class _Calibration:
             replay=self._replay,
         )
         write_certification(self._run.path, self._facts, self._space, certificate)
-        self._record_facts(certify_seconds=round(time.monotonic() - started, 3), **certificate_facts(certificate))
+        self._record_facts(
+            certify_seconds=round(time.monotonic() - started, 3),
+            **certificate_facts(certificate, self._images, tuning.separate_images),
+        )
         return certificate
 
     def _confirm(self, test: TraceSet, certificate: Certificate | None) -> None:
@@ -268,7 +273,8 @@ class _Calibration:
         if filters:
             confirmed = study.model_copy(update={"filters": filters})
             expected = predicted(test, filters, self._replay)
-            job = Job(confirmed, run.path.resolve(), self._facts)
+            separate = study.tuning.separate_images
+            job = Job(confirmed, run.path.resolve(), self._facts, separate_images=separate)
             classes = len(self._data.class_names)
             live_clients = {spec.client_id for spec in clients_of(study, "test", classes)}
             selection = OfClients({*test.clients.tolist(), *live_clients})
@@ -278,6 +284,13 @@ class _Calibration:
                 evaluator = prepare_evaluator(self._data)
                 run.update_facts(evaluator=evaluator.facts)
                 score_run(run.path, confirmed, self._data, evaluator, self._facts)
+            if filters[0].name == CALIBRATED and filters[0].config.replayable():
+                self._record_facts(
+                    ablations={
+                        name: figures(test, variant, study.tuning.confidence)
+                        for name, variant in filters[0].config.ablations().items()
+                    }
+                )
             self._record_facts(
                 confirmed_sessions=compared,
                 test={
@@ -287,4 +300,4 @@ class _Calibration:
                 },
             )
         if certificate is not None and certificate.chosen is not None:
-            save_filter(run.path / "filter.toml", study, certificate, data_facts(self._data), versions())
+            save_filter(run.path / "filter.toml", study, certificate, self._images, data_facts(self._data), versions())

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from mifsim._version import __version__
 from mifsim.cli.attacks import add_attacks
+from mifsim.cli.bench import add_bench
 from mifsim.cli.paper import add_paper
 from mifsim.cli.report import add_report
 from mifsim.cli.run import add_matrix, add_run
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add_matrix(commands)
     add_submit(commands)
     add_report(commands)
+    add_bench(commands)
     add_attacks(commands)
     add_paper(commands)
     _add_studies(commands)
@@ -126,10 +128,11 @@ def _add_columns(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _columns(options: argparse.Namespace) -> None:
+    from mifsim.tables.bench_schemas import BENCH_SCHEMAS
     from mifsim.tables.schemas import SCHEMAS, describe
     from reports.paper.schemas import PAPER_SCHEMAS
 
-    schemas = {**SCHEMAS, **PAPER_SCHEMAS}
+    schemas = {**SCHEMAS, **BENCH_SCHEMAS, **PAPER_SCHEMAS}
     if options.table is not None and options.table not in schemas:
         raise UserError(f"columns: {options.table!r} is not a table (accepted: {', '.join(schemas)})")
     table = None

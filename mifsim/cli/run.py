@@ -189,7 +189,11 @@ def _matrix(options: argparse.Namespace) -> None:
 
 
 def run_study(
-    options: argparse.Namespace, command: str, start: Callable[..., Folder], resume: Callable[..., Folder]
+    options: argparse.Namespace,
+    command: str,
+    start: Callable[..., Folder],
+    resume: Callable[..., Folder],
+    finish: Callable[[Folder], None] | None = None,
 ) -> Folder:
     """Start or resume a run, print its summary, and write its page.
 
@@ -201,6 +205,8 @@ def run_study(
         Name of the subcommand, for messages.
     start, resume : callable
         Functions that start and resume the run and return its folder.
+    finish : callable, optional
+        Prints the results, and writes what is computed from them. None: prints the summary, and writes the page.
 
     Returns
     -------
@@ -219,6 +225,11 @@ def run_study(
             raise UserError(f"{command}: STUDY is missing (accepted: a file, or a name that `mifsim studies` lists)")
         seed = [] if options.seed is None else [f"seed={options.seed}"]
         path = start(Study.load(options.study, [*options.overrides, *seed]), options.out, **where)
+    (finish or _print_and_write_page)(path)
+    return path
+
+
+def _print_and_write_page(path: Folder) -> None:
     from reports.page import write_page
     from reports.summary import print_summary
 
@@ -230,4 +241,3 @@ def run_study(
             f"{path}: the run is complete, but its page cannot be written: {error.strerror or error}; "
             f"after correcting this, run: mifsim report {path}"
         ) from None
-    return path

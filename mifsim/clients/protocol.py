@@ -47,6 +47,10 @@ class Query(NamedTuple):
     new_client : bool
         Whether the client also changes its identity (to another account, for example), so that a detector of scope
         ``"client"`` starts in its initial state. Only closed-loop clients can do so.
+    account : int
+        The account that sends the query. An attacker can hold several accounts at once. Each has its own client
+        identity and session, which stay open while other accounts send. `new_session` and `new_client` refer to this
+        account. Only closed-loop clients can use a second account.
     """
 
     image: Image
@@ -54,6 +58,7 @@ class Query(NamedTuple):
     gradient_of: int | None = None
     new_session: bool = False
     new_client: bool = False
+    account: int = 0
 
     @property
     def reconstruction(self) -> Image:
@@ -85,7 +90,14 @@ class Refusal:
     """The reply to a query that the detector blocked; the session has ended.
 
     The client returns or, if it is closed-loop, continues: its next query opens a new session.
+
+    Attributes
+    ----------
+    account : int
+        The account whose session has ended. Sessions of other accounts stay open.
     """
+
+    account: int = 0
 
 
 ClientGenerator = Generator[Query, Answer | Refusal, Image | None]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from mifsim.defense.config_file import DEFAULT_KIND, TABLE, read_file, write_file
 from mifsim.defense.detector import Detector, NoDefense
 from mifsim.defense.param import Choice, Param
 from mifsim.defense.recording import (
     Column,
+    HonestSessions,
     Outcome,
     RecordedSessions,
     Recorder,
@@ -24,6 +21,7 @@ from mifsim.defense.recording import (
     SessionWeights,
     SweptSums,
 )
+from mifsim.defense.serializable import Serializable
 from mifsim.defense.view import View, ViewedDetector
 from mifsim.errors import ConfigError
 
@@ -35,7 +33,7 @@ MORE = (1, 2, 3, 5, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorConfig(ABC):
+class DetectorConfig(Serializable, ABC):
     """Configuration of a detector; each subclass defines a kind.
 
     A subclass is a frozen dataclass with one field per parameter. It defines `kind`, `params` and `choices`, and
@@ -61,6 +59,8 @@ class DetectorConfig(ABC):
     """Numerical parameters of the search, by the name of their field."""
     choices: ClassVar[Mapping[str, Choice]] = {}
     """Categorical parameters of the search, by the name of their field."""
+    search_params: ClassVar[Mapping[str, Param]] = {}
+    """Parameters that a search varies instead of `params`; `from_search` computes a configuration from their values."""
     views_itself: ClassVar[bool] = False
     """Whether the kind's detector and recorder apply the view; otherwise they receive reduced images."""
     swept: ClassVar[tuple[str, ...]] = ()
@@ -126,6 +126,33 @@ class DetectorConfig(ABC):
         raise NotImplementedError(f"the kind {self.kind!r} defines no replay_swept")
 
     @classmethod
+    def from_search(
+        cls, values: Mapping[str, float], chosen: Mapping[str, Any], honest: HonestSessions, **shared: Any
+    ) -> Self:
+        """Return the configuration at a point of a search over `search_params`.
+
+        Parameters
+        ----------
+        values : mapping of str to float
+            Values of `search_params`.
+        chosen : mapping
+            Values of `choices`.
+        honest : HonestSessions
+            The honest sessions of the search split, from which parameters may be derived, such as quantiles.
+        shared
+            `scope`, `view` and, for a fitted kind, `fit`.
+        """
+        raise NotImplementedError(f"the kind {cls.kind!r} defines search_params, but not from_search")
+
+    @classmethod
+    def example(cls, chosen: Mapping[str, Any], **shared: Any) -> Self:
+        """Return any configuration with these choices, for a kind with `search_params`.
+
+        Its recording must contain all that other configurations with these choices need.
+        """
+        raise NotImplementedError(f"the kind {cls.kind!r} defines search_params, but not example")
+
+    @classmethod
     def reference_values(
         cls,
         sessions: RecordedSessions,
@@ -148,6 +175,11 @@ class DetectorConfig(ABC):
         raise NotImplementedError(f"the kind {cls.kind!r} defines no reference_values")
 
     # Methods that follow from these definitions.
+
+    @classmethod
+    def searched(cls) -> Mapping[str, Param]:
+        """Return the parameters that a search varies."""
+        return cls.search_params or cls.params
 
     @classmethod
     def replayable(cls) -> bool:
@@ -212,83 +244,9 @@ class DetectorConfig(ABC):
         moved: dict[str, Any] = {name: self.params[name].moved(getattr(self, name), step) for name in names}
         return replace(self, **moved)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return kind, parameters, scope and view as plain values for TOML and JSON, including all defaults."""
-        shared = ("scope", "view")
-        parameters = [field.name for field in fields(self) if field.name not in shared]
-        view = {} if self.view is None else {"view": self.view.to_dict()}
-        return {
-            "kind": self.kind,
-            **{name: getattr(self, name) for name in parameters},
-            "scope": self.scope,
-            **view,
-        }
+    def ablations(self) -> Mapping[str, Self]:
+        """Return the configuration without each of its parts, by name; empty for a detector of a single part.
 
-    def to_cells(self) -> dict[str, str]:
-        """Return the table cells ``kind`` and ``config``; `mifsim.defense.kinds.read_cells` is the inverse."""
-        rest = self.to_dict()
-        return {"kind": rest.pop("kind"), "config": json.dumps(rest)}
-
-    @classmethod
-    def from_dict(cls, table: Mapping[str, Any]) -> Self:
-        """Create a configuration of this kind from a mapping of its fields.
-
-        Raises
-        ------
-        ConfigError
-            If a key is unknown or missing, or a value is not accepted. The message names the key and what is accepted.
+        A calibration reports the figures of these variants, which show what each part contributes.
         """
-        known = [field.name for field in sorted(fields(cls), key=lambda field: field.name in ("scope", "view"))]
-        for key in table:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, 1, 0.5)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ConfigError(f"{key} = {table[key]!r}: unknown key{hint} (accepted: {', '.join(known)})")
-        missing = [item.name for item in fields(cls) if item.name not in table and _required(item)]
-        if missing:
-            required = [item.name for item in fields(cls) if _required(item)]
-            raise ConfigError(f"{cls.kind!r} needs {', '.join(required)}; missing: {', '.join(missing)}")
-        try:
-            return cls(**table)
-        except ConfigError:
-            raise
-        except (TypeError, ValueError) as error:  # raised by a plug-in's validation
-            raise ConfigError(str(error)) from None
-
-    def save(self, path: str | os.PathLike[str], extra: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        """Write the configuration as the table ``[filter]`` of a TOML file, atomically.
-
-        Parameters
-        ----------
-        path : path-like
-            Missing folders are created.
-        extra : mapping of mappings, optional
-            Further tables for information, such as the guarantee; `load` ignores them.
-
-        Raises
-        ------
-        ValueError
-            If `extra` contains a table ``filter``.
-        """
-        write_file(path, self.to_dict(), extra)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a configuration of this kind from the table ``[filter]`` of a TOML file.
-
-        Raises
-        ------
-        ConfigError
-            If the file cannot be read, or contains another kind, or a key or value that is not accepted.
-        """
-        table = read_file(path)
-        if (kind := table.pop("kind", DEFAULT_KIND)) != cls.kind:
-            raise ConfigError(f"{path}: [{TABLE}] kind = {kind!r}: expected {cls.kind!r}")
-        try:
-            return cls.from_dict(table)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: [{TABLE}] {error}") from error
-
-
-def _required(item: Any) -> bool:
-    return item.default is MISSING and item.default_factory is MISSING and not item.kw_only
+        return {}

@@ -29,12 +29,9 @@ class CountingDetector(ABC):
     """
 
     def __init__(self, limit: float) -> None:
-        from mifsim.defense.images import admit  # loads numba, which the import of this module must not
-
         self.limit: float = limit
         self.count: float = 0.0
         self.blocked = False
-        self._admit = admit
         self._shape: tuple[int, ...] | None = None
 
     @abstractmethod
@@ -45,7 +42,18 @@ class CountingDetector(ABC):
         ----------
         pixels : ndarray of float32, shape (H, W) or (H, W, C), in [0, 1]
             All images of a session have the same shape.
+
+        Raises
+        ------
+        InvalidImage
+            If the kind does not accept images of this shape. `step` must not have changed its memory.
         """
+
+    def admit(self, image: object, shape: tuple[int, ...] | None) -> npt.NDArray[np.float32]:
+        """Validate an image, given the shape of the session's first one; see `mifsim.defense.images.admit`."""
+        from mifsim.defense.images import admit  # loads numba, which the import of this module must not
+
+        return admit(image, shape)
 
     def memory(self) -> dict[str, Any]:
         """Return the further state that `step` depends on; by default none."""
@@ -58,9 +66,9 @@ class CountingDetector(ABC):
         """Judge one image; see `Detector.check`."""
         if self.blocked:
             return Verdict.UNSAFE
-        pixels = self._admit(image, self._shape)
-        self._shape = pixels.shape
+        pixels = self.admit(image, self._shape)
         self.count += self.step(pixels)
+        self._shape = pixels.shape  # not before: `step` may refuse the first image
         self.blocked = self.count >= self.limit
         return Verdict.UNSAFE if self.blocked else Verdict.SAFE
 

@@ -11,10 +11,12 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from mifsim.defense.config import DetectorConfig
 from mifsim.defense.config_file import DEFAULT_KIND, TABLE, parse_file, read_file
+from mifsim.defense.fitted import load_fit
 from mifsim.defense.recording import Column, Recorder, RecordingSpec
 from mifsim.defense.view import ViewedDetector
 from mifsim.errors import ConfigError, PluginError, UserError
@@ -54,8 +56,13 @@ KINDS = Registry(
     "kind of detector",
     {
         "ssim-hash": "mifsim.defense.ssim_hash.config:FilterConfig",
+        "evidence": "mifsim.defense.evidence.config:EvidenceConfig",
+        "nearest": "mifsim.defense.nearest:NearestConfig",
         "quota": "mifsim.defense.quota:QuotaConfig",
         "none": "mifsim.defense.none:NoDefenseConfig",
+        "blacklight": "mifsim.defense.blacklight:BlacklightConfig",
+        "osd-l2": "mifsim.defense.osd_l2:OsdL2Config",
+        "prada": "mifsim.defense.prada:PradaConfig",
     },
     base="mifsim.defense.config:DetectorConfig",
     check=definition_problem,
@@ -104,7 +111,9 @@ def load_config(path: str | os.PathLike[str]) -> DetectorConfig:
     ConfigError
         If the file cannot be read, or a key or value is not accepted. The message names file, key and value.
     """
-    return _config_of(read_file(path), path)
+    config = _config_of(read_file(path), path)
+    load_fit(config, Path(path).parent)
+    return config
 
 
 def parse_config(content: bytes, path: object) -> DetectorConfig:

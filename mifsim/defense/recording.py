@@ -144,6 +144,24 @@ class RecordingSpec:
         return cls.of(plain["kind"], plain["options"], View.parse(plain["view"]))
 
 
+class HonestSessions(NamedTuple):
+    """The honest sessions of a search, for `DetectorConfig.from_search`.
+
+    Attributes
+    ----------
+    sessions : RecordedSessions
+        Recordings of S sessions.
+    workload : ndarray of int32, shape (S,)
+        Workload of each session, from 0 to W - 1.
+    limits : tuple of float
+        False-positive limit of each of W workloads, in (0, 1).
+    """
+
+    sessions: RecordedSessions
+    workload: npt.NDArray[np.int32]
+    limits: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class SessionWeights:
     """Group, query budget and leakage of each session, for `DetectorConfig.replay_swept`.

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mifsim.defense.config import DetectorConfig, Scope
+from mifsim.defense.fitted import FittedConfig
 from mifsim.defense.kinds import config_class
+from mifsim.defense.recording import HonestSessions
 from mifsim.defense.view import View
 from mifsim.errors import ConfigError
 
@@ -33,6 +35,8 @@ class SearchSpace:
         See `DetectorConfig`.
     view : View or None
         See `DetectorConfig`.
+    fit : str
+        See `mifsim.defense.fitted.FittedConfig`; empty for other kinds.
     """
 
     kind: str
@@ -40,9 +44,12 @@ class SearchSpace:
     choices: Mapping[str, tuple[Any, ...]]
     scope: Scope = "session"
     view: View | None = None
+    fit: str = ""
 
     @classmethod
-    def parse(cls, kind: str, given: Mapping[str, Any], scope: Scope = "session", view: object = None) -> SearchSpace:
+    def parse(
+        cls, kind: str, given: Mapping[str, Any], scope: Scope = "session", view: object = None, fit: str = ""
+    ) -> SearchSpace:
         """Create a search space from a study's ``[tuning.space]``; other parameters get the defaults of the kind.
 
         Raises
@@ -51,9 +58,9 @@ class SearchSpace:
             If a key or value is not accepted. The message names key, value and what is accepted.
         """
         found = config_class(kind)
-        if not found.params:
+        if not found.searched():
             raise ConfigError(f"kind = {kind!r}: has no parameter to search (accepted: a kind with parameters)")
-        known = [*found.params, *found.choices]
+        known = [*found.searched(), *found.choices]
         for key in given:
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, 1, 0.5)
@@ -61,10 +68,11 @@ class SearchSpace:
                 raise ConfigError(f"space.{key}: {kind!r} has no such parameter{hint} (accepted: {', '.join(known)})")
         space = cls(
             kind,
-            {name: _bounds(found, name, given.get(name, {})) for name in found.params},
+            {name: _bounds(found, name, given.get(name, {})) for name in found.searched()},
             {name: _values(found, name, given.get(name)) for name in found.choices},
             scope,
             View.parse(view),
+            fit,
         )
         space.corners()  # raises for combinations that the kind rejects, before any trial runs
         return space
@@ -79,22 +87,41 @@ class SearchSpace:
         """Choices with more than one value."""
         return {name: values for name, values in self.choices.items() if len(values) > 1}
 
-    def config(self, point: Mapping[str, Any]) -> DetectorConfig:
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Values that all configurations of the space share: scope, view and, for a fitted kind, fit."""
+        shared: dict[str, Any] = {"scope": self.scope, "view": self.view}
+        return {**shared, "fit": self.fit} if issubclass(self.config_class, FittedConfig) else shared
+
+    @property
+    def derived(self) -> bool:
+        """Whether configurations are derived from the honest sessions; see `DetectorConfig.from_search`."""
+        return bool(self.config_class.search_params)
+
+    def config(self, point: Mapping[str, Any], honest: HonestSessions | None = None) -> DetectorConfig:
         """Return the configuration at a point of the search.
 
         Parameters
         ----------
         point : mapping
             The distance of each parameter from its pole, by `Param.search_name`, and the value of each searched choice.
+        honest : HonestSessions, optional
+            The honest sessions of the search split; required if the space is `derived`.
         """
         cls = self.config_class
+        searched = cls.searched()
         values = {
             name: param.value(point[param.search_name or name], above=self.bounds[name][1] > param.pole)
-            for name, param in cls.params.items()
+            for name, param in searched.items()
         }
-        values = {name: round(value) if cls.params[name].whole else value for name, value in values.items()}
+        values = {name: round(value) if searched[name].whole else value for name, value in values.items()}
         chosen = {name: point.get(name, options[0]) for name, options in self.choices.items()}
-        return cls(**values, **chosen, scope=self.scope, view=self.view)
+        if not self.derived:
+            every: dict[str, Any] = {**values, **chosen, **self.shared}
+            return cls(**every)
+        if honest is None:
+            raise ValueError(f"kind = {self.kind!r}: its configurations are derived from honest sessions; none given")
+        return cls.from_search(values, chosen, honest, **self.shared)
 
     def point(self, config: DetectorConfig) -> dict[str, Any]:
         """Return the point of a configuration; the inverse of `config`."""
@@ -104,8 +131,8 @@ class SearchSpace:
         return {**point, **{name: getattr(config, name) for name in self.searched_choices}}
 
     def contains(self, config: DetectorConfig) -> bool:
-        """Return whether a configuration is within the bounds, up to rounding errors."""
-        return all(
+        """Return whether a configuration is within the bounds, up to rounding errors; true for a `derived` space."""
+        return self.derived or all(
             low - _SLACK * bool(config.params[name].pole)
             <= getattr(config, name)
             <= high + _SLACK * bool(config.params[name].pole)
@@ -115,7 +142,9 @@ class SearchSpace:
     def corners(self) -> list[DetectorConfig]:
         """Return the configurations at the corners; a recording that serves them serves the whole space."""
         cls = self.config_class
-        return [cls(**point, scope=self.scope, view=self.view) for point in corner_points(self.bounds, self.choices)]
+        if self.derived:
+            return [cls.example(chosen, **self.shared) for chosen in corner_points({}, self.choices)]
+        return [cls(**point, **self.shared) for point in corner_points(self.bounds, self.choices)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the space in the form of ``[tuning.space]``, including all defaults."""
@@ -124,7 +153,7 @@ class SearchSpace:
 
 
 def _bounds(cls: type[DetectorConfig], name: str, given: object) -> tuple[float, float]:
-    param = cls.params[name]
+    param = cls.searched()[name]
     if not isinstance(given, Mapping) or set(given) - {"min", "max"}:
         raise ConfigError(
             f"space.{name} = {given!r}: must be a table such as {{min = {param.low}, max = {param.high}}}"

@@ -18,9 +18,11 @@ from mifsim._version import __version__
 from mifsim.cache import atomic_write
 from mifsim.errors import ClusterError, RunError
 from mifsim.plugins import plugin_facts
+from mifsim.run.fits import save_fits
 from mifsim.run.logs import log_facts, write_log_tables
 from mifsim.server.shared_storage import remove_sentinels
 from mifsim.study import Study
+from mifsim.study.study import FITS
 from mifsim.tables.records import SCHEMA_VERSION, remove_partial_files
 from mifsim.tables.storage import Folder, remove
 
@@ -69,6 +71,7 @@ class RunFolder:
         check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
+            save_fits(study.configs, path / FITS)
             study.save(path / "study.toml")
         except OSError as error:
             raise RunError(f"{path}: cannot be written: {error.strerror or error}") from None

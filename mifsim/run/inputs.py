@@ -7,14 +7,22 @@ import numpy as np
 from mifsim.data import load_data
 from mifsim.data.base import DataSet
 from mifsim.errors import InvalidImage, RunError, StudyError
+from mifsim.run.fits import fit_detectors
 from mifsim.run.folder import RunFolder
 from mifsim.run.logs import load_logs
 from mifsim.study import Study
 from mifsim.victims import Victim, prepare_victim
 
 
-def load_inputs(study: Study) -> tuple[DataSet, Victim]:
-    """Load a study's data and logs, and load or train its victim.
+def load_inputs(study: Study) -> tuple[Study, DataSet, Victim]:
+    """Load a study's data and logs, fit its detectors, and load or train its victim.
+
+    Returns
+    -------
+    study : Study
+        The study with the digests of its detectors' fits.
+    data : DataSet
+    victim : Victim
 
     Raises
     ------
@@ -23,9 +31,10 @@ def load_inputs(study: Study) -> tuple[DataSet, Victim]:
     """
     data = load_data(study.data)
     check_labels(study, data)
+    study = fit_detectors(study, data)
     check_detectors(study, data)
     load_logs(study, data.shape)
-    return data, prepare_victim(data, study.victim)
+    return study, data, prepare_victim(data, study.victim)
 
 
 def check_labels(study: Study, data: DataSet) -> None:

@@ -52,7 +52,7 @@ def simulate(
     check_free(path)
     chosen = make_backend(backend, address, study.server)
     require_filters(study)
-    data, victim = load_inputs(study)
+    study, data, victim = load_inputs(study)
     run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts)
     _run(run, study, data, victim, chosen)
     return path
@@ -72,7 +72,7 @@ def resume_simulation(path: Folder, *, backend: BackendName = "ray", address: st
     study = study_to_resume(run)
     chosen = make_backend(backend, address, study.server)
     require_filters(study)
-    data, victim = load_inputs(study)
+    study, data, victim = load_inputs(study)
     check_victim(run, victim)
     run.update_facts(status="running")
     _run(run, study, data, victim, chosen)

@@ -30,12 +30,15 @@ class Job:
         Metadata of every table file.
     recording : tuple of RecordingSpec or None
         If given, sessions are recorded instead of filtered, and a table ``observations`` is written.
+    separate_images : bool
+        Whether users draw only images of their split of a calibration; see `Environment`.
     """
 
     study: Study
     run: Folder
     facts: dict[str, str]
     recording: tuple[RecordingSpec, ...] | None = None
+    separate_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class InProcess:
         """Run all shards; see `Backend.run`."""
         from mifsim.victims.engine import engine_from_bytes
 
-        environment = Environment.load(job.study, job.run, job.facts, job.recording)
+        environment = Environment.load(job.study, job.run, job.facts, job.recording, job.separate_images)
         engine = engine_from_bytes(
             model.content,
             environment.data.shape,

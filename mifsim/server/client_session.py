@@ -1,4 +1,4 @@
-"""The server's side of one running client: its session, or the sessions that it opens one after another."""
+"""The server's side of one running client: its session, or the sessions of its accounts."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class SessionRow:
     outcome: SessionEnd = "finished"
     queries: int = 0
     answered: int = 0
+    last_query: int = 0
     queries_to_block: int | None = None
     count: float = 0.0
     target_confidence: float | None = None
@@ -38,12 +39,27 @@ class SessionRow:
 
 
 @dataclass
+class _Account:
+    """One account of a client: its identity, its detector, and its current session."""
+
+    client_number: int
+    detector: Detector
+    row: SessionRow
+    number: int
+    session: Session
+    ended: bool = False
+    refused_again: bool = False
+    """Whether it was blocked before its last query already: it stays blocked, and the client could detect it."""
+
+
+@dataclass
 class ClientSession:
     """The server's side of one running client, advanced by one answered query at a time.
 
-    If the detector's scope is the client, its state is kept across the client's sessions, and a blocked client stays
-    blocked. If a blocked client opens another session, its first query there is refused, so that the client can detect
-    the block. After that it can continue only under a new client identity.
+    A client has one session at a time, or one for each of its accounts. If the detector's scope is the client, its
+    state is kept across the sessions of an account, and a blocked account stays blocked. If a blocked account opens
+    another session, its first query there is refused, so that the client can detect the block. After that the client
+    can continue only with another account, or under a new client identity; otherwise it is stopped.
 
     Parameters
     ----------
@@ -51,9 +67,9 @@ class ClientSession:
     generator : ClientGenerator
         The running client.
     closed_loop : bool
-        Whether the client may continue after a refusal, or leave a session.
+        Whether the client may continue after a refusal, leave a session, or use several accounts.
     budget : int
-        Maximum number of queries over all sessions of the client.
+        Maximum number of queries over all sessions of all accounts.
     name : str
         ``client_id@filter``, the first part of its session ids.
     scope : {"session", "client"}
@@ -71,6 +87,8 @@ class ClientSession:
 
     Attributes
     ----------
+    query : Query
+        The client's last query.
     spent : int
         Number of queries so far, over all sessions of the client.
     """
@@ -86,31 +104,43 @@ class ClientSession:
     new_row: Callable[[SessionRow], int]
     new_snapshots: Callable[[], Snapshots | None]
     on_query: OnQuery
-    row: SessionRow = field(init=False)
-    number: int = field(init=False)
-    session: Session = field(init=False)
     query: Query = field(init=False)
     spent: int = field(default=0, init=False)
     _opened: int = field(default=0, init=False)
-    _client_number: int = field(default=0, init=False)
-    _detector: Detector = field(init=False)
-    _refused_again: bool = field(default=False, init=False)
+    _identities: int = field(default=0, init=False)
+    _accounts: dict[int, _Account] = field(default_factory=dict, init=False)
+    _current: _Account = field(init=False)
     _failure: DetectorError | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self._open(new_client=True)
+        # It becomes the account of the first query.
+        self._current = self._opened_account(None)
 
-    def _open(self, *, new_client: bool) -> None:
+    @property
+    def row(self) -> SessionRow:
+        """The row of the session of the last query; complete when the client has ended."""
+        return self._current.row
+
+    @property
+    def number(self) -> int:
+        """The number of `row`."""
+        return self._current.number
+
+    @property
+    def session(self) -> Session:
+        """The session of the last query."""
+        return self._current.session
+
+    def _opened_account(self, before: _Account | None) -> _Account:
+        """Open a session, for the account as it was before or, if None, under a new client identity."""
         self._opened += 1
-        if new_client:
-            self._client_number += 1
-            self._refused_again = False
-        if new_client or self.scope == "session":
-            self._detector = self.new_detector()
+        if before is None:
+            self._identities += 1
+        client_number = self._identities if before is None else before.client_number
+        detector = self.new_detector() if before is None or self.scope == "session" else before.detector
         suffix = "" if self._opened == 1 else f"#{self._opened}"
-        self.row = SessionRow(self.name + suffix, self.spec, self._client_number, snapshots=self.new_snapshots())
-        self.number = self.new_row(self.row)
-        self.session = self.open_session(self._detector)
+        row = SessionRow(self.name + suffix, self.spec, client_number, snapshots=self.new_snapshots())
+        return _Account(client_number, detector, row, self.new_row(row), self.open_session(detector))
 
     def observe(self, answer: ModelAnswer) -> None:
         """Pass the model's answer to the last query to the detector."""
@@ -130,40 +160,41 @@ class ClientSession:
         Returns
         -------
         Image or None
-            The image as it arrived at the server; None if the client has ended, and `row` is then complete.
+            The image as it arrived at the server; None if the client has ended, and its rows are then complete.
         """
-        answered = self.session.answered
         try:
             if self._failure is not None:
                 raise self._failure
             self.query = next(self.generator) if answer is None else self.generator.send(answer)
             # A query contains the attacker's reconstruction from the answers to earlier queries.
-            if self.row.snapshots is not None:
-                self._keep(answered, self.query.reconstruction)
+            self._keep(self.query.reconstruction)
             return self._submit()
         except StopIteration as done:
             if done.value is not None:
-                self._keep(answered, done.value)
-            self._end("finished")
-        except Exception as error:  # a client may be a plug-in: an exception must end only its own session
+                self._keep(done.value)
+            self._end_all("finished")
+        except Exception as error:  # a client may be a plug-in: an exception must end only its own sessions
             self._fail(error)
         return None
 
-    def _keep(self, answered: int, guess: Image) -> None:
+    def _keep(self, guess: Image) -> None:
         if self.row.snapshots is not None:
-            self.row.snapshots.keep(answered, guess)
+            self.row.snapshots.keep(self.session.answered, guess)
 
     def _submit(self) -> Image | None:
         """Submit `query`, and the queries that follow as long as none reaches the model."""
         while True:
             if self.spent == self.budget:
                 self.generator.close()
-                self._end("exhausted")
+                self._end_all("exhausted")
                 return None
-            if (self.query.new_session or self.query.new_client) and self.session.queries:
-                self._leave()
+            if not self._enter():
+                self.generator.close()
+                self._end_all("finished")
+                return None
             self.spent += 1
-            was_blocked = self._detector.blocked
+            self.row.last_query = self.spent
+            was_blocked = self._current.detector.blocked
             try:
                 arrived = self.session.receive(self.query.image)
             except InvalidImage as error:
@@ -172,46 +203,67 @@ class ClientSession:
                 continue
             if arrived is not None:
                 return arrived
-            self._refused_again = was_blocked
+            self._current.refused_again = was_blocked
             self.on_query(self.number, "unsafe", self.session.queries, self.session.count)
             self.row.queries_to_block = self.session.queries
-            self._end("blocked")
+            self._end(self._current, "blocked")
             if not self._continues():
                 return None
 
-    def _leave(self) -> None:
-        if not self.closed_loop:
-            raise RuntimeError("the client left its session without being closed_loop: replay would be wrong")
-        self._end("finished")
-        self._open(new_client=self.query.new_client)
-        self._keep(0, self.query.reconstruction)
+    def _enter(self) -> bool:
+        """Make the session of `query` the current one; open it if needed. Return False if the client is stopped."""
+        query, before = self.query, self._current
+        if not self._accounts:
+            self._accounts[query.account] = self._current
+        account = self._accounts.get(query.account)
+        leaves = query.new_session or query.new_client
+        if account is None or account.ended or (leaves and account.session.queries):
+            if account is not None and account.refused_again and not query.new_client:
+                return False
+            if not self.closed_loop:
+                done = "used another account" if account is None else "left its session"
+                raise RuntimeError(f"the client {done} without being closed_loop: replay would be wrong")
+            if account is not None and not account.ended:
+                self._end(account, "finished")
+            account = self._opened_account(None if query.new_client else account)
+            self._accounts[query.account] = account
+        self._current = account
+        if account is not before:
+            self._keep(query.reconstruction)
+        return True
 
     def _continues(self) -> bool:
         """Send the refusal; return whether the client continues in another session (only if it is closed-loop)."""
         try:
-            self.query = self.generator.send(Refusal())
+            self.query = self.generator.send(Refusal(self.query.account))
         except StopIteration as done:
             # The final reconstruction may use more answers than the one sent with the refused query.
             if done.value is not None:
-                self._keep(self.row.answered, done.value)
+                self._keep(done.value)
+            self._end_all("finished")
             return False
         if not self.closed_loop:
             raise RuntimeError("the client continued after a refusal without being closed_loop: replay would be wrong")
-        if self.spent < self.budget and (self.query.new_client or not self._refused_again):
-            self._open(new_client=self.query.new_client)
-            self._keep(0, self.query.reconstruction)
-            return True
-        self.generator.close()
-        return False
+        return True
 
-    def _end(self, outcome: SessionEnd) -> None:
-        self.row.outcome = outcome
-        self.row.queries = self.session.queries
-        self.row.answered = self.session.answered
-        self.row.count = self.session.count
+    def _end(self, account: _Account, outcome: SessionEnd) -> None:
+        account.ended = True
+        row, session = account.row, account.session
+        row.outcome = outcome
+        row.queries = session.queries
+        row.answered = session.answered
+        row.count = session.count
+
+    def _end_all(self, outcome: SessionEnd, error: str | None = None) -> None:
+        """End the sessions that are open."""
+        for account in self._accounts.values() or (self._current,):
+            if not account.ended:
+                self._end(account, outcome)
+                account.row.error = error
 
     def _fail(self, error: Exception) -> None:
-        self._end("failed")
-        self.row.error = f"{type(error).__name__}: {error}"
+        """End the session of the last query, even if it has ended already, and those that are open as failed."""
+        self._current.ended = False
+        self._end_all("failed", f"{type(error).__name__}: {error}")
         with contextlib.suppress(Exception):
             self.generator.close()

@@ -66,7 +66,12 @@ def client_specs(study: Study, classes: int) -> Iterator[ClientSpec]:
         else:
             for trial in range(population.count):
                 for filter_ in filters:
-                    yield ClientSpec(number, filter_, None, trial, f"{population.name}/{trial}")
+                    yield ClientSpec(number, filter_, None, trial, user_id(population.name, trial))
+
+
+def user_id(population: str, trial: int) -> str:
+    """Return the client id of a user."""
+    return f"{population}/{trial}"
 
 
 def shards(study: Study, classes: int, wanted: Callable[[ClientSpec], bool] | None = None) -> Iterator[Shard]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from mifsim.clients.protocol import ImagePool, World
 from mifsim.data import load_data
-from mifsim.data.base import DataSet, Subset
+from mifsim.data.base import DataSet, Subset, SubsetPool
 from mifsim.defense import Detector
 from mifsim.defense.config import Scope
 from mifsim.defense.recording import RecordingSpec
 from mifsim.leakage import Snapshots, snapshot_grid
 from mifsim.server.client_session import ClientSession, OnQuery, SessionRow
-from mifsim.server.client_specs import ClientSpec, client_rng, expected_queries
+from mifsim.server.client_specs import ClientSpec, client_rng, expected_queries, user_id
 from mifsim.server.observations import SessionRecorder
 from mifsim.server.session import Session
 from mifsim.study import Study, Users
+from mifsim.study.splitting import split_clients, split_images
 from mifsim.tables.storage import Folder
 
 
@@ -54,6 +58,9 @@ class Environment:
     data : DataSet
     recording : tuple of RecordingSpec or None
         What to record, with recorders instead of detectors; None: the study's filters run.
+    separate_images : bool
+        Whether the users of each split of a calibration draw from images of their own. The false-positive rate on a
+        split is then that on images that the other splits do not contain. Users of a log have their own images anyway.
     counters : Counters
     stopping : bool
         Set when the run is interrupted; running shards then stop at their next round.
@@ -64,6 +71,7 @@ class Environment:
     facts: Mapping[str, str]
     data: DataSet
     recording: tuple[RecordingSpec, ...] | None = None
+    separate_images: bool = False
     counters: Counters = field(default_factory=Counters)
     stopping: bool = False
 
@@ -74,9 +82,10 @@ class Environment:
         run: Folder,
         facts: Mapping[str, str],
         recording: tuple[RecordingSpec, ...] | None = None,
+        separate_images: bool = False,
     ) -> Environment:
         """Load the study's data and return the environment."""
-        return cls(study, run, facts, load_data(study.data), recording)
+        return cls(study, run, facts, load_data(study.data), recording, separate_images)
 
     def __post_init__(self) -> None:
         self._populations = list(self.study.populations)
@@ -87,6 +96,12 @@ class Environment:
             for number, population in enumerate(self._populations)
             if isinstance(population, Users) and (log := population.log()) is not None
         }
+        self._users_pools: tuple[ImagePool, ...] = ()
+        self._splits: dict[int, npt.NDArray[np.int8]] = {}
+        if self.separate_images and self.study.users:
+            users = self.data.subset("users")
+            parts = split_images(users.labels, self.study.tuning.splits, self.study.seed)
+            self._users_pools = tuple(SubsetPool(users, part) for part in parts)
         self._grids = {
             population.budget_queries: snapshot_grid(population.budget_queries, self.study.leakage.snapshots_per_decade)
             for population in self.study.attacks
@@ -100,6 +115,8 @@ class Environment:
         pool: ImagePool = self.data.subset(subset)
         if spec.population in self._logs:
             pool = self._logs[spec.population][spec.trial]
+        elif role == "user" and self._users_pools:
+            pool = self._users_pools[self._split(spec)]
         world = World(self.data.shape, len(self.data.class_names), pool, spec.target)
 
         def new_row(row: SessionRow) -> int:
@@ -124,6 +141,17 @@ class Environment:
             new_snapshots=new_snapshots,
             on_query=on_query,
         )
+
+    def _split(self, spec: ClientSpec) -> int:
+        """Return the index of the split of a user in `SPLITS`."""
+        if spec.population not in self._splits:
+            population = self._populations[spec.population]
+            assert isinstance(population, Users)
+            clients = [user_id(population.name, trial) for trial in range(population.count)]
+            self._splits[spec.population] = split_clients(
+                clients, [population.name] * len(clients), self.study.tuning.splits, self.study.seed
+            )
+        return int(self._splits[spec.population][spec.trial])
 
     def weight(self, spec: ClientSpec) -> float:
         """Return the expected number of queries of the client of a spec."""

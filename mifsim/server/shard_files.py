@@ -206,6 +206,7 @@ class ShardFiles:
                 "outcome": row.outcome,
                 "queries": row.queries,
                 "answered_queries": row.answered,
+                "last_query": row.last_query,
                 "queries_to_block": row.queries_to_block,
                 "suspicious_count": row.count,
                 "target_confidence": row.target_confidence,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from math import ceil, prod
 from typing import Any
@@ -31,11 +32,14 @@ class Matrix(Section):
 
     def to_toml(self) -> dict[str, Any]:
         """Return the section as a TOML table, with all defaults."""
-        rows = [
-            [{evasion_name(evasion): evasion.model_dump(mode="json", exclude_none=True)} for evasion in row]
-            for row in self.evasions
-        ]
-        return {"evasions": rows}
+        return {"evasions": evasion_rows(self.evasions)}
+
+
+def evasion_rows(rows: Sequence[Sequence[Evasion]]) -> list[list[dict[str, Any]]]:
+    """Return rows of evasions as TOML tables, with all defaults."""
+    return [
+        [{evasion_name(evasion): evasion.model_dump(mode="json", exclude_none=True)} for evasion in row] for row in rows
+    ]
 
 
 def cross(attacks: Sequence[Any], matrix: Matrix) -> list[Any]:
@@ -49,8 +53,8 @@ def cross(attacks: Sequence[Any], matrix: Matrix) -> list[Any]:
     Returns
     -------
     list of Attacks
-        Named ``attack+evasion+…``. The queries that an evasion adds are added to the budget, so that the attack itself
-        has the same budget with every row.
+        Named ``attack+evasion+…``; see `row_names`. The queries that an evasion adds are added to the budget, so that
+        the attack itself has the same budget with every row.
 
     Raises
     ------
@@ -59,8 +63,8 @@ def cross(attacks: Sequence[Any], matrix: Matrix) -> list[Any]:
     """
     found = []
     for attack in attacks:
-        for row in matrix.evasions:
-            name = "+".join([attack.name, *(evasion_name(evasion) for evasion in row)])
+        for row, suffix in zip(matrix.evasions, row_names(matrix.evasions), strict=True):
+            name = attack.name + suffix
             budget = ceil(attack.budget_queries * prod(evasion.cost for evasion in row)) + sum(
                 evasion.entry for evasion in row
             )
@@ -70,6 +74,31 @@ def cross(attacks: Sequence[Any], matrix: Matrix) -> list[Any]:
     if duplicates := {name for name in names if names.count(name) > 1}:
         raise StudyError(f"matrix.evasions: two rows give attacks of the same name: {', '.join(sorted(duplicates))}")
     return found
+
+
+def row_names(rows: Sequence[Sequence[Evasion]]) -> list[str]:
+    """Return what each row of evasions adds to the name of an attack, such as ``+decoys+rotate``.
+
+    Rows of the same evasions are told apart by the arguments that differ from their defaults.
+
+    Examples
+    --------
+    >>> from mifsim.study.populations import read_evasions
+    >>> row_names([read_evasions([{"decoys": between}]) for between in (10, 20, 50)])
+    ['+decoys', '+decoys 20', '+decoys 50']
+    """
+    short = ["".join(f"+{evasion_name(evasion)}" for evasion in row) for row in rows]
+    return [
+        "".join(f"+{_with_arguments(evasion)}" for evasion in row) if short.count(name) > 1 else name
+        for row, name in zip(rows, short, strict=True)
+    ]
+
+
+def _with_arguments(evasion: Evasion) -> str:
+    given = evasion.model_dump(mode="json", exclude_defaults=True)
+    shown = " ".join(str(value) if key == evasion.main else f"{key} {value}" for key, value in given.items())
+    # Other characters may not be in a name: those of a list, say.
+    return f"{evasion_name(evasion)} {re.sub(r'[^A-Za-z0-9._-]+', ' ', shown)}".strip()
 
 
 def with_filters(filters: Sequence[Filter], given: Sequence[Filter]) -> list[Filter]:

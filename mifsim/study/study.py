@@ -15,17 +15,24 @@ from pydantic import Field, ValidationError, model_validator
 from mifsim.cache import atomic_write, digest
 from mifsim.clients.protocol import Knowledge
 from mifsim.data import DataConfig
-from mifsim.defense import NoDefenseConfig
-from mifsim.errors import StudyError, UserError
+from mifsim.defense import DetectorConfig, NoDefenseConfig
+from mifsim.defense.fit import registered_fits, restore_fits
+from mifsim.defense.fitted import load_fit
+from mifsim.errors import ConfigError, StudyError, UserError
 from mifsim.plugins import loaded_plugins, restore
+from mifsim.study.bench import Bench, BenchDetector
 from mifsim.study.crossing import Matrix, cross, with_filters
 from mifsim.study.messages import explain
+from mifsim.study.overrides import override, with_absolute_paths
 from mifsim.study.populations import Attacks, Users
 from mifsim.study.sections import Filter, Leakage, Name, Section, Server
 from mifsim.study.tuning import Tuning
 from mifsim.study.wire import ResponsePolicy, Transport
 from mifsim.tables.storage import Folder, RemotePath
 from mifsim.victims import VictimConfig
+
+FITS = "fits"
+"""Folder beside a study file that contains the fits of its detectors."""
 
 
 class Study(Section):
@@ -47,6 +54,7 @@ class Study(Section):
     leakage: Leakage = Leakage()
     tuning: Tuning = Tuning()
     matrix: Matrix = Matrix()
+    bench: Bench = Bench()
     filters: list[Filter] = Field(default_factory=list)
     attacks: list[Attacks] = Field(default_factory=list)
     users: list[Users] = Field(default_factory=list)
@@ -69,6 +77,14 @@ class Study(Section):
                 f"tuning.false_positive_limit has the keys {', '.join(sorted(limits))} "
                 f"(expected: every workload, which are {', '.join(sorted(workloads))})"
             )
+        names = [*(item.name for item in self.bench.detectors), *(item.name for item in self.filters)]
+        if self.bench.detectors and (duplicates := {name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                "bench.detectors and filters must have different names; used more than once: "
+                f"{', '.join(sorted(duplicates))}"
+            )
+        for detector in self.bench.detectors:
+            self.tuning_of(detector)  # raises if its space is not valid
         gives = self.policy.gives
         for population in (*self.attacks, *self.users):
             needs = type(population.client).needs
@@ -111,6 +127,29 @@ class Study(Section):
         )
         return Study.parse(plain.to_toml(), self.name)
 
+    def tuning_of(self, detector: BenchDetector) -> Tuning:
+        """Return the section ``[tuning]`` with which `mifsim bench` calibrates a detector.
+
+        Raises
+        ------
+        ValueError
+            If the kind, the view or the space of the detector is not valid.
+        """
+        changes: dict[str, Any] = {
+            "kind": detector.kind,
+            "view": detector.view,
+            "space": detector.space,
+            "grid": {},
+            "fit": "",
+        }
+        if detector.trials is not None:
+            changes["trials"] = detector.trials
+        try:
+            return Tuning.model_validate({**self.tuning.model_dump(), **changes})
+        except ValidationError as error:
+            lines = [line.removeprefix("the study.") for line in explain(error, Tuning)]
+            raise ValueError(f"bench.detectors: {detector.name!r}: {'; '.join(lines)}") from None
+
     def undefended(self) -> Study:
         """Return the study with its attacks only and without a filter.
 
@@ -124,6 +163,11 @@ class Study(Section):
         filters = [Filter(name="no filter", config=NoDefenseConfig())]
         plain = self.model_copy(update={"filters": filters, "users": [], "tuning": Tuning()})
         return Study.parse(plain.to_toml(), self.name)
+
+    @property
+    def configs(self) -> list[DetectorConfig]:
+        """The configurations of the filters, and one of the search space."""
+        return [*(item.config for item in self.filters), self.tuning.search_space.corners()[0]]
 
     @property
     def populations(self) -> Iterator[Attacks | Users]:
@@ -155,9 +199,15 @@ class Study(Section):
             raise StudyError(f"{path}: cannot be read: {error}") from None
         except tomllib.TOMLDecodeError as error:
             raise StudyError(f"{path}: not valid TOML: {error}") from None
-        for override in overrides:
-            _override(table, override)
-        return cls.parse(table, str(path), base=path.parent if isinstance(path, Path) else None)
+        for text in overrides:
+            override(table, text)
+        study = cls.parse(table, str(path), base=path.parent if isinstance(path, Path) else None)
+        try:
+            for config in study.configs:
+                load_fit(config, path.parent / FITS)
+        except ConfigError as error:
+            raise StudyError(f"{path}: {error}") from None
+        return study
 
     @classmethod
     def parse(cls, table: Mapping[str, Any], origin: str = "study", base: Path | None = None) -> Study:
@@ -178,7 +228,7 @@ class Study(Section):
             If the study is not valid; one line for each error.
         """
         try:
-            return cls.model_validate(_with_absolute_paths(table, base) if base else table)
+            return cls.model_validate(with_absolute_paths(table, base) if base else table)
         except ValidationError as error:
             raise StudyError("\n".join(f"{origin}: {line}" for line in explain(error, cls))) from None
         except UserError as error:
@@ -186,8 +236,14 @@ class Study(Section):
 
     def to_toml(self) -> dict[str, Any]:
         """Return the study as nested dicts that TOML can represent, with all defaults."""
-        plain = self.model_dump(mode="json", exclude_none=True, exclude={"filters", "attacks", "users", "matrix"})
+        plain = self.model_dump(
+            mode="json", exclude_none=True, exclude={"filters", "attacks", "users", "matrix", "bench"}
+        )
+        if not plain["tuning"]["fit"]:  # only fitted kinds have one
+            del plain["tuning"]["fit"]
         plain["matrix"] = self.matrix.to_toml()
+        if self.bench.detectors:
+            plain["bench"] = self.bench.to_toml()
         plain["filters"] = [item.to_toml() for item in self.filters]
         plain["attacks"] = [item.to_toml() for item in self.attacks]
         plain["users"] = [item.to_toml() for item in self.users]
@@ -201,10 +257,11 @@ class Study(Section):
             temporary.write_text(tomli_w.dumps(self.to_toml()), encoding="utf-8")
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle the study together with the loaded plug-ins, which are loaded before the study is restored."""
-        if not (plugins := loaded_plugins()):
+        """Pickle the study together with the plug-ins and fits of this process, which are restored before it."""
+        plugins, fits = loaded_plugins(), registered_fits()
+        if not plugins and not fits:
             return super().__reduce_ex__(protocol)
-        return restore, (plugins, Study.parse, self.to_toml(), self.name)
+        return restore, (plugins, restore_fits, fits, Study.parse, self.to_toml(), self.name)
 
     @property
     def fingerprint(self) -> str:
@@ -246,55 +303,3 @@ def find_study(source: str | Path) -> Path:
     near = difflib.get_close_matches(str(source), shipped, 1, 0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise StudyError(f"{source}: neither a file nor a shipped study{hint} (shipped: {', '.join(shipped)})")
-
-
-def _override(table: dict[str, Any], text: str) -> None:
-    key, equals, raw = text.partition("=")
-    if not equals or not key.strip():
-        raise StudyError(f"--set {text}: expected key=value, such as server.transport=uint8")
-    try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = raw  # a string without quotes, as in --set server.transport=uint8
-    *path, last = key.strip().split(".")
-    target: Any = table
-    for step in path:
-        if isinstance(target, list):
-            target = target[_index(target, step, text)]
-        else:
-            target = target.setdefault(step, {})
-        if not isinstance(target, (dict, list)):
-            raise StudyError(f"--set {text}: {step!r} is a value, not a table")
-    if isinstance(target, list):
-        target[_index(target, last, text)] = value
-    else:
-        target[last] = value
-
-
-def _index(tables: list[Any], step: str, text: str) -> int:
-    if not step.isdigit() or int(step) >= len(tables):
-        raise StudyError(
-            f"--set {text}: {step!r} is not an index of a list of {len(tables)} (accepted: 0 to {len(tables) - 1})"
-        )
-    return int(step)
-
-
-def _with_absolute_paths(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
-    """Return the table with relative paths resolved against the folder of the study file."""
-    resolved = dict(table)
-    for section, key in (("data", "folder"), ("victim", "file")):
-        content = resolved.get(section)
-        if isinstance(content, dict) and isinstance(content.get(key), str):
-            resolved[section] = {**content, key: _absolute(content[key], base)}
-    if isinstance(users := resolved.get("users"), list):
-        resolved["users"] = [
-            {**item, "path": _absolute(item["path"], base)}
-            if isinstance(item, dict) and item.get("path") and isinstance(item["path"], str)
-            else item
-            for item in users
-        ]
-    return resolved
-
-
-def _absolute(path: str, base: Path) -> str:
-    return str((base / Path(path).expanduser()).resolve())

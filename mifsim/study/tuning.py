@@ -49,6 +49,7 @@ class Tuning(Section):
     view: dict[str, Any] | None = Field(
         None, description='reduction of images before detection, such as {size = 64, colour = "grey"}; absent: none'
     )
+    fit: str = Field("", description="digest of the arrays fitted to the private images; a run fills it in")
     space: dict[str, Any] = Field(
         default_factory=dict,
         description="bounds of the detector's parameters, such as t_ssim = {min = 0.5, max = 0.999}, and lists "
@@ -73,6 +74,11 @@ class Tuning(Section):
         "fixed_sequence", description="multiple-testing procedure of the certification"
     )
     splits: Splits = Splits()
+    separate_images: bool = Field(
+        False,
+        description="whether the users of each split draw from images of their own, so that the guarantee is for "
+        "images that the search never saw; otherwise all draw from the same images",
+    )
     grid: dict[str, Annotated[int, Field(ge=2, le=1000)]] = Field(
         default_factory=dict,
         description="number of values of each parameter in the exhaustive search that gives the reference front, such "
@@ -119,7 +125,7 @@ class Tuning(Section):
     def _space_of_kind(self) -> Tuning:
         try:
             view = View.parse(self.view)
-            space = SearchSpace.parse(self.kind, self.space, self.scope, view)
+            space = SearchSpace.parse(self.kind, self.space, self.scope, view, self.fit)
         except ConfigError as error:
             raise ValueError(f".{error}") from None
         steps = space.config_class.reference_steps
@@ -136,7 +142,7 @@ class Tuning(Section):
     @cached_property
     def search_space(self) -> SearchSpace:
         """The parsed search space."""
-        return SearchSpace.parse(self.kind, self.space, self.scope, self.view)
+        return SearchSpace.parse(self.kind, self.space, self.scope, self.view, self.fit)
 
     def limit(self, workload: str) -> float:
         """Return the limit on the false-positive rate of a workload, in (0, 1)."""

@@ -49,6 +49,11 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("queries", pa.int64(), "queries that the server received in the session, invalid and unsafe ones included"),
         ("answered_queries", pa.int64(), "queries of the session that the model answered"),
         (
+            "last_query",
+            pa.int64(),
+            "number of the session's last query among all queries of its client, from 1; 0: no query",
+        ),
+        (
             "queries_to_block",
             pa.int64(),
             "number of the query with the verdict unsafe; null if the session was not blocked",

@@ -34,7 +34,7 @@ except ImportError as error:
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{module}"
-        for module in ("clients", "conversations", "datasets", "detectors", "evasions", "fields", "worlds")
+        for module in ("clients", "conversations", "datasets", "detectors", "evasions", "fields", "streams", "worlds")
     )
 )
 

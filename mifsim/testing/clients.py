@@ -13,7 +13,7 @@ import pytest
 from mifsim.clients import Attacker, Client, Knowledge, User, World
 from mifsim.testing.conversations import WORLDS, ConversationConformance, has_an_effect
 from mifsim.testing.fields import assert_fields_are_documented, assert_survives_files_and_processes, with_value
-from mifsim.testing.worlds import StrictPool, assert_is_image, converse, small_world
+from mifsim.testing.worlds import StrictPool, assert_is_image, converse, small_world, uses_another_session
 
 
 class ClientConformance(ConversationConformance):
@@ -56,7 +56,7 @@ class ClientConformance(ConversationConformance):
     def test_opens_no_session_unless_it_is_closed_loop(self, client: Client, world: World) -> None:
         for refuse_at in (None, 7):
             transcript = converse(client, world, np.random.default_rng(1), queries=self.queries, refuse_at=refuse_at)
-            assert client.closed_loop or not any(query.new_session for query in transcript.queries)
+            assert client.closed_loop or not any(uses_another_session(query) for query in transcript.queries)
 
     def test_ignores_confidences_if_it_needs_only_the_label(self, client: Client, world: World) -> None:
         if client.needs is not Knowledge.LABEL:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +12,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mifsim.defense import KINDS, DetectorConfig, InvalidImage, ModelAnswer, RecordedSessions, Verdict, View
-from mifsim.defense.kinds import columns_of, definition_problem, load_config, read_cells, read_config, recorder_of
-from mifsim.defense.recording import frozen
+from mifsim.defense import KINDS, DetectorConfig, InvalidImage, Verdict, View
+from mifsim.defense.fitted import FittedConfig
+from mifsim.defense.kinds import definition_problem, load_config, read_cells, read_config
+from mifsim.defense.recording import HonestSessions
 from mifsim.defense.space import SearchSpace
-
-Images = Sequence[Any]
+from mifsim.testing.streams import (
+    Images,
+    answer_to,
+    bad_images,
+    blocked_at,
+    comparable,
+    fitted,
+    image_pool,
+    judged,
+    record_streams,
+)
 
 _HYPOTHESIS = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -28,7 +36,8 @@ class DetectorConformance:
     """Conformance suite of a kind of detector; supply the fixture `config`.
 
     The configuration should block some streams of the suite but not all, such as a quota of 5 queries. Override the
-    fixture `shape` if images of 12x12 pixels are too small.
+    fixture `shape` if images of 12x12 pixels are too small. The configuration of a fitted kind needs a fit to images of
+    this shape; `fitted` returns one.
     """
 
     @pytest.fixture
@@ -68,15 +77,39 @@ class DetectorConformance:
 
     def test_the_search_space_contains_its_corners_and_points(self, config: DetectorConfig) -> None:
         """Corners are within the bounds and are equal after conversion to a point and back."""
-        if not config.params:
+        if not config.searched():
             pytest.skip("the kind has no parameters to search")
-        space = SearchSpace.parse(config.kind, {})
+        fit = config.fit if isinstance(config, FittedConfig) else ""
+        space = SearchSpace.parse(config.kind, {}, fit=fit)
+        if space.derived:
+            pytest.skip("the kind derives its configurations from honest sessions")
         for corner in space.corners():
             assert space.contains(corner)
             again = space.config(space.point(corner))
             assert {n: pytest.approx(getattr(corner, n), rel=1e-9) for n in config.params} == {
                 n: getattr(again, n) for n in config.params
             }
+
+    def test_a_derived_search_returns_configurations_that_block_few_honest_sessions(
+        self, config: DetectorConfig, pool: Images
+    ) -> None:
+        """For a kind with `search_params`, every point is a configuration; the most lenient blocks no session."""
+        fit = config.fit if isinstance(config, FittedConfig) else ""
+        space = SearchSpace.parse(config.kind, {}, fit=fit) if config.searched() else None
+        if space is None or not space.derived:
+            pytest.skip("the kind searches its parameters directly")
+        streams = [list(pool)[start:] + list(pool)[:start] for start in range(len(pool))]
+        recorded = record_streams(space.corners()[0], streams)
+        honest = HonestSessions(recorded, np.zeros(len(streams), np.int32), (0.01,))
+        for share in (0.0, 0.5, 1.0):
+            point = {
+                param.search_name or name: param.low + share * (param.high - param.low)
+                for name, param in config.searched().items()
+            }
+            found = space.config(point, honest)
+            assert read_config(found.to_dict()) == found
+            assert found.recording_spec() in (space.corners()[0].recording_spec(), found.recording_spec())
+            assert found.replay(recorded).blocked_at.tolist() == [0] * len(streams)
 
     # Behaviour of a detector.
 
@@ -199,9 +232,11 @@ class DetectorConformance:
         """With a view, the verdicts, live and in replay, are those for the reduced images."""
         view = View((max(1, shape[0] - 1), max(1, shape[1] - 1)), "grey")
         viewed = replace(config, view=view)
+        if isinstance(viewed, FittedConfig):
+            viewed = fitted(viewed, shape)
         for stream in (list(pool) * 3, [pool[0]] * 20):
             reduced = [view.apply(np.asarray(image, np.float32)) for image in stream]
-            assert judged(viewed.detector(), stream) == judged(replace(config, view=None).detector(), reduced)
+            assert judged(viewed.detector(), stream) == judged(replace(viewed, view=None).detector(), reduced)
             if config.replayable():
                 found = viewed.replay(record_streams(viewed, [stream])).blocked_at[0]
                 assert int(found) == blocked_at(viewed, stream)
@@ -216,106 +251,3 @@ class DetectorConformance:
         for stream in streams:
             verdicts = [judged(replace(config, scope=scope).detector(), stream) for scope in ("session", "client")]
             assert verdicts[0] == verdicts[1]
-
-
-def image_pool(shape: tuple[int, ...], seed: int = 0) -> list[npt.NDArray[np.float32]]:
-    """Return 12 images of a shape: random ones, copies of them with noise or less contrast, and constant ones."""
-    rng = np.random.default_rng(seed)
-    base = [rng.random(shape, dtype=np.float32) for _ in range(4)]
-    near = [np.clip(image + np.float32(1e-3) * rng.standard_normal(shape, np.float32), 0, 1) for image in base]
-    constant = [np.full(shape, level, dtype=np.float32) for level in (0.0, 0.5, 1.0)]
-    return [*base, *near, *constant, np.float32(0.5) * base[0] + np.float32(0.25)]
-
-
-def bad_images(good: npt.NDArray[np.float32]) -> list[Any]:
-    """Return values that are invalid in a session whose images are like `good`."""
-    found: list[Any] = [None, "image", good.tolist(), np.zeros(0), np.zeros((0, 0)), good.astype(np.int64)]
-    for value in (np.nan, np.inf, -0.1, 1.1):
-        invalid = good.copy()
-        invalid.flat[0] = value
-        found.append(invalid)
-    found.append(np.ma.masked_array(good, mask=np.zeros_like(good, dtype=bool)))
-    return found
-
-
-def answer_to(image: Any) -> ModelAnswer:
-    """Return the answer of a substitute for a model: confidences of three classes, computed from the mean."""
-    mean = float(np.mean(np.asarray(image, dtype=np.float64)))
-    confidence = np.array([mean, 1 - mean, 0.5], dtype=np.float32)
-    confidence /= confidence.sum()
-    return ModelAnswer(int(confidence.argmax()), confidence)
-
-
-def judged(detector: Any, stream: Images) -> list[str]:
-    """Run a detector on a stream, with the model's answers to safe images, and return the verdicts.
-
-    Returns
-    -------
-    list of str
-        ``"SAFE"``, ``"UNSAFE"`` or ``"invalid"`` for each image.
-    """
-    found = []
-    for image in stream:
-        try:
-            verdict = detector.check(image)
-        except InvalidImage:
-            found.append("invalid")
-            continue
-        if verdict is Verdict.SAFE:
-            detector.observe(answer_to(image))
-        found.append(verdict.name)
-    return found
-
-
-def blocked_at(config: DetectorConfig, stream: Images) -> int:
-    """Return the number of the query, from 1, at which a new detector blocks a stream; 0 if it never does."""
-    verdicts = judged(config.detector(), stream)
-    return verdicts.index("UNSAFE") + 1 if "UNSAFE" in verdicts else 0
-
-
-def record_streams(config: DetectorConfig, streams: Sequence[Images]) -> RecordedSessions:
-    """Record streams as sessions for the replay of a configuration."""
-    spec = config.recording_spec()
-    columns = columns_of(spec)
-    rows: dict[str, list[Any]] = {name: [] for name in columns}
-    valid = []
-    for stream in streams:
-        recorder = recorder_of(spec)
-        for image in stream:
-            try:
-                recorder.check(image)
-            except InvalidImage:
-                valid.append(False)
-                for name in columns:
-                    rows[name].append(None)
-                continue
-            recorder.observe(answer_to(image))
-            valid.append(True)
-            row = recorder.row()
-            for name in columns:
-                rows[name].append(row[name])
-    arrays = {}
-    for name, column in columns.items():
-        empty = np.nan if column.dtype.startswith("float") else 0
-        array = np.full((len(valid), column.history) if column.history else len(valid), empty, dtype=column.dtype)
-        for number, value in enumerate(rows[name]):
-            if value is None:
-                continue
-            if column.history:
-                array[number, : len(value)] = value
-            else:
-                array[number] = value
-        arrays[name] = frozen(array)
-    offsets = np.concatenate([[0], np.cumsum([len(stream) for stream in streams])]).astype(np.int64)
-    return RecordedSessions(frozen(offsets), frozen(np.array(valid, dtype=np.bool_)), arrays, dict(spec.options))
-
-
-def comparable(state: Any) -> Any:
-    """Convert a state to a form that supports ``==``: arrays become tuples of shape, dtype and bytes."""
-    if isinstance(state, dict):
-        return {key: comparable(value) for key, value in state.items()}
-    if isinstance(state, (list, tuple)):
-        return [comparable(value) for value in state]
-    if isinstance(state, np.ndarray):
-        return state.shape, str(state.dtype), state.tobytes()
-    return state

@@ -16,7 +16,7 @@ from mifsim.clients.attackers.mi_face import MIFace
 from mifsim.clients.evasion import Start
 from mifsim.testing.conversations import ConversationConformance, has_an_effect
 from mifsim.testing.fields import assert_fields_are_documented, assert_survives_files_and_processes, with_value
-from mifsim.testing.worlds import Runs, assert_is_image, converse
+from mifsim.testing.worlds import Runs, assert_is_image, converse, uses_another_session
 
 _UNLIMITED = 10**5
 """A number of queries that no client of these tests reaches."""
@@ -136,7 +136,7 @@ class EvasionConformance(ConversationConformance):
             assert len(transcript.queries) == refuse_at
             assert transcript.returned is not None
             assert_is_image(transcript.returned, world.shape)
-        assert not any(query.new_session for query in transcript.queries) or runs.closed_loop
+        assert runs.closed_loop or not any(uses_another_session(query) for query in transcript.queries)
 
     def test_the_attack_draws_what_it_draws_alone(self, evasions: tuple[Evasion, ...], world: World) -> None:
         alone, inside = DrawnImages(12), DrawnImages(12)

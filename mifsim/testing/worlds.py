@@ -136,7 +136,8 @@ class Transcript:
     def digests(self) -> list[str]:
         """One line per query and one for the end; equal for sessions in which clients behave identically."""
         lines = [
-            f"{_digest(sent)} {_digest(guess)} {query.gradient_of} {query.new_session} {query.new_client}"
+            f"{_digest(sent)} {_digest(guess)} {query.gradient_of} "
+            f"{query.new_session} {query.new_client} {query.account}"
             for query, sent, guess in zip(self.queries, self.sent, self.reconstruction, strict=True)
         ]
         returned = None if self.returned is None else self.returned.tobytes()
@@ -231,10 +232,15 @@ def _exchange(
                 running.close()
                 return
             yield
-            query = running.send(Refusal() if number in refused else model.answer(query, needs))
+            query = running.send(Refusal(query.account) if number in refused else model.answer(query, needs))
     except StopIteration as stop:
         transcript.ended = True
         transcript.returned = stop.value
+
+
+def uses_another_session(query: Query) -> bool:
+    """Return whether a query leaves its session or uses another account, which only a closed-loop client may."""
+    return query.new_session or query.new_client or query.account != 0
 
 
 def assert_is_image(image: Image, shape: tuple[int, ...]) -> None:

@@ -33,7 +33,7 @@ def study() -> Study:
 @pytest.fixture(scope="module")
 def traces(study: Study) -> TraceSet:
     """The search split of the demo's sessions, which are recorded first (one or two minutes)."""
-    data, victim = load_inputs(study)
+    study, data, victim = load_inputs(study)
     return load(record(study, data, victim, make_backend("ray")).path, study).of_split("search")
 
 

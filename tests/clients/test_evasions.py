@@ -25,15 +25,24 @@ COMBINATIONS: list[EvasionRows] = [
     [{"rotate": {"sessions": 2}}, {"interleave": 2}],
     [{"deduplicate": {}}, {"brightness": 0.2}, {"probe": {"sessions": 2, "patience": 3}}],
     [{"probe": {"sessions": 1, "patience": 2}}, {"decoys": 1}],
+    [{"accounts": {"accounts": 2, "turn": 3}}, {"decoys": 1}],
+    [{"accounts": 2}, {"rotate": {"sessions": 2}}],
+    [{"rotate": {"every": 3, "clients": 2}}, {"accounts": {"order": "one-after-another"}}],
+    [{"morph": 0.3}, {"sharpen": 1.0}],
 ]
 CHANGES: dict[str, Mapping[str, Any]] = {
     "noise": {"sd": 0.1},
     "brightness": {"most": 0.5},
     "contrast": {"most": 0.1},
     "motion": {"pixels": 3.0, "degrees": 0.0},
+    "sharpen": {"strength": 2.0, "sigma": 2.0},
+    "denoise": {"sigma": 1.0},
+    "morph": {"share": 0.6},
+    "texture": {"strength": 2.0, "sigma": 2.0},
     "decoys": {"between": 1},
     "interleave": {"targets": 2},
     "rotate": {"every": 3, "sessions": 1, "clients": 2},
+    "accounts": {"accounts": 2, "order": "one-after-another", "turn": 2},
     "probe": {"sessions": 2, "patience": 3, "least": 0.01, "most": 0.1},
 }
 """Changed fields of each evasion; `test_deduplicate_forgets_the_oldest_answer_first` tests that of `deduplicate`."""

@@ -267,7 +267,7 @@ def test_the_printed_attach_command_is_accepted() -> None:
 
 def test_the_driver_runs_the_command_of_the_job_spec(tmp_path: Path) -> None:
     strict = tmp_path / "strict.toml"
-    strict.write_text("t_ssim = 0.9\nt_hash = 0.01\nn_b = 2\nl_sp = 3\n")
+    strict.write_text("[filter]\nt_ssim = 0.9\nt_hash = 0.01\nn_b = 2\nl_sp = 3\n")
     study = Study.parse(SMALL)
     packed = pack(study, None, [strict])
     (tmp_path / BUNDLE_FILE).write_bytes(packed.content)

@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 
 from mifsim.defense import DetectorConfig, FilterConfig, NoDefenseConfig
+from mifsim.defense.blacklight import BlacklightConfig
+from mifsim.defense.evidence.config import EvidenceConfig
+from mifsim.defense.nearest import NearestConfig
+from mifsim.defense.osd_l2 import OsdL2Config
+from mifsim.defense.prada import PradaConfig
 from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import ConfigError
 from mifsim.testing.detectors import DetectorConformance
+from mifsim.testing.streams import fitted
 
 CONFIGS = [
     FilterConfig(t_ssim=0.9, t_hash=0.02, n_b=3, l_sp=4),
@@ -27,6 +33,33 @@ class TestSsimHash(DetectorConformance):
         return request.param
 
 
+EVIDENCE = [
+    EvidenceConfig(k=1, neighbours_radius=1.0, neighbours_limit=3),
+    EvidenceConfig(
+        k=2, memory=7, neighbours_radius=2.0, neighbours_limit=4, average_radius=5.0, average_limit=6,
+        noisy_radius=0.1, noisy_leak=0.5, noisy_limit=2.25, smooth_radius=0.3, smooth_limit=5, repeats_limit=3.5,
+    ),
+    EvidenceConfig(repeats_leak=0.0, repeats_limit=2, queries_limit=30, memory=2),
+]  # fmt: skip
+
+
+class TestEvidence(DetectorConformance):
+    @pytest.fixture(params=[(12, 12), (13, 12, 3)], ids=["grey", "colour"])
+    def shape(self, request: pytest.FixtureRequest) -> tuple[int, ...]:
+        return request.param
+
+    @pytest.fixture(params=EVIDENCE, ids=["neighbours", "all", "repeats"])
+    def config(self, request: pytest.FixtureRequest, shape: tuple[int, ...]) -> DetectorConfig:
+        return fitted(request.param, shape)
+
+
+class TestNearest(DetectorConformance):
+    @pytest.fixture(params=[(0.8, 1, 1), (3.0, 4, 2), (1.5, 2, 5)], ids=["nearest", "two", "five"])
+    def config(self, request: pytest.FixtureRequest, shape: tuple[int, ...]) -> DetectorConfig:
+        radius, limit, neighbours = request.param
+        return fitted(NearestConfig(radius=radius, limit=limit, neighbours=neighbours, memory=9), shape)
+
+
 class TestNoDefense(DetectorConformance):
     @pytest.fixture
     def config(self) -> DetectorConfig:
@@ -37,6 +70,52 @@ class TestQuota(DetectorConformance):
     @pytest.fixture(params=[1, 6, 25])
     def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
         return QuotaConfig(queries=request.param)
+
+
+class TestBlacklight(DetectorConformance):
+    @pytest.fixture(
+        params=[
+            BlacklightConfig(limit=3),
+            BlacklightConfig(threshold=4, limit=2, window=9, stride=4, memory=3, salt=11),
+            BlacklightConfig(threshold=50, window=60, memory=1),
+        ],
+        ids=["defaults", "short memory", "last query"],
+    )
+    def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
+        return request.param
+
+    @pytest.fixture(params=[(12, 12), (13, 12, 3)], ids=["grey", "colour"])
+    def shape(self, request: pytest.FixtureRequest) -> tuple[int, ...]:
+        return request.param
+
+
+class TestOsdL2(DetectorConformance):
+    @pytest.fixture(
+        params=[
+            OsdL2Config(threshold=3.0, k=4),
+            OsdL2Config(threshold=0.3, limit=3, k=2, memory=5),
+            OsdL2Config(threshold=0.001, limit=2, k=1, memory=1),
+        ],
+        ids=["four nearest", "short memory", "last query"],
+    )
+    def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
+        return request.param
+
+    @pytest.fixture(params=[(12, 12), (13, 12, 3)], ids=["grey", "colour"])
+    def shape(self, request: pytest.FixtureRequest) -> tuple[int, ...]:
+        return request.param
+
+
+class TestPrada(DetectorConformance):
+    @pytest.fixture(
+        params=[
+            PradaConfig(delta=0.95, min_distances=8),
+            PradaConfig(delta=0.999, limit=2, min_distances=3),
+        ],
+        ids=["first flag", "second flag"],
+    )
+    def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
+        return request.param
 
 
 @pytest.mark.parametrize("queries", [0, -1, 1.5, True, "many"])

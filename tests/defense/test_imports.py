@@ -28,6 +28,14 @@ def test_the_first_check_loads_only_numba_and_opencv():
     assert loaded_after(code) & (HEAVY - {"scipy"}) == {"numba", "cv2"}
 
 
+@pytest.mark.parametrize("kind", ["blacklight", "osd-l2", "prada"])
+def test_a_published_detector_needs_numba_and_opencv_and_no_more(kind):
+    code = f"from mifsim.defense import read_config; config = read_config({{'kind': {kind!r}}})"
+    assert loaded_after(code) & HEAVY == set()
+    code += "; import numpy; detector = config.detector(); detector.check(numpy.zeros((8, 8)))"
+    assert loaded_after(code) & (HEAVY - {"scipy"}) == {"numba", "cv2"}
+
+
 def test_without_a_writable_cache_each_process_compiles(monkeypatch):
     def njit_without_cache(*functions, cache=False, **options):
         if cache:  # only these calls fail: numba's own modules use @njit without a cache

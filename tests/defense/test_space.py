@@ -75,7 +75,7 @@ def test_a_single_choice_may_be_given_without_a_list() -> None:
 @pytest.mark.parametrize(
     ("kind", "given_", "message"),
     [
-        ("ssim-hsh", {}, r"kind = 'ssim-hsh': .*did you mean 'ssim-hash'\? \(accepted: ssim-hash, quota, none"),
+        ("ssim-hsh", {}, r"kind = 'ssim-hsh': .*did you mean 'ssim-hash'\? \(accepted: ssim-hash, evidence, "),
         (7, {}, "kind = 7"),
         ("none", {}, "kind = 'none': has no parameter to search"),
         (

@@ -179,6 +179,7 @@ def _attack_row(filter_, attack, number):
         "outcome": "exhausted" if blocked_at is None else "blocked",
         "queries": blocked_at or BUDGET,
         "answered_queries": BUDGET if blocked_at is None else blocked_at - 1,
+        "last_query": blocked_at or BUDGET,
         "queries_to_block": blocked_at,
         "suspicious_count": 0,
         "target_confidence": 0.9 if blocked_at is None else 0.25,
@@ -199,6 +200,7 @@ def _user_row(filter_, workload, number):
         "outcome": "blocked" if blocked else "finished",
         "queries": 10 if blocked else 30,
         "answered_queries": 9 if blocked else 30,
+        "last_query": 10 if blocked else 30,
         "queries_to_block": 10 if blocked else None,
         "target_confidence": None,
     }

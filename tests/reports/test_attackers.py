@@ -62,3 +62,21 @@ def test_attackers_are_in_the_order_of_their_first_sessions() -> None:
     assert found["client_id"].tolist() == ["a/0", "b/0"]
     assert found["outcome"].tolist() == ["exhausted", "finished"]
     assert found["queries"].tolist() == [100, 5]
+
+
+def test_the_last_session_of_several_accounts_is_that_of_the_last_query() -> None:
+    found = attackers(
+        frame(
+            # The second account was refused early; the attacker went on with the first one and finished.
+            session("a/0", 1, "finished", 40, last_query=50),
+            session("a/0", 2, "blocked", 10, client_number=2, last_query=20),
+            # Here the first account was the last one that was refused.
+            session("b/0", 1, "blocked", 30, last_query=40),
+            session("b/0", 2, "blocked", 10, client_number=2, last_query=20),
+        )
+    )
+    assert found["outcome"].tolist() == ["finished", "blocked"]
+    assert found["session_id"].tolist() == ["a/0@f", "b/0@f"]
+    assert found["queries"].tolist() == [50, 40]
+    assert found["queries_to_block"].fillna(-1).tolist() == [-1, 40]
+    assert found["clients_used"].tolist() == [2, 2]

@@ -92,6 +92,17 @@ def test_the_page_shows_lost_cells_as_clearly_as_stopped_ones(run):
     assert cells[1].numbers == "> 75 queries"
 
 
+def test_rows_of_the_same_evasion_belong_to_the_same_attack(tmp_path):
+    folder = write_simulation(tmp_path / "run", filters=("calibrated", "no filter"), attack="nes pca+decoys 20")
+    with (folder / "study.toml").open("a") as file:
+        file.write(
+            '[[attacks]]\nname = "nes pca+decoys 20"\nattack = "nes"\nevasions = [{ decoys = { between = 20 } }]\n'
+        )
+        file.write('[[attacks]]\nname = "nes+decoys"\nattack = "nes"\nevasions = [{ decoys = { between = 10 } }]\n')
+    table = attack_matrix(folder)
+    assert table["attack"].tolist() == ["nes pca"]
+
+
 def test_the_matrix_counts_the_sessions_and_client_identities_of_an_attacker(tmp_path):
     folder = write_simulation(tmp_path / "run", filters=("quota", "no filter"), attack="mi-face+rotate")
     with (folder / "study.toml").open("a") as file:

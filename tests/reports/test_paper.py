@@ -133,7 +133,7 @@ def test_a_live_session_that_differs_from_its_replay_is_an_error(out: Path, monk
     monkeypatch.setattr(attacks, "_live_blocks", lambda run: {("noise 0.002/0/0", "config_3"): 1})
     study = attacks.main_study(TINY)
     data = load_data(study.data)
-    victim = load_inputs(study)[1]
+    victim = load_inputs(study)[2]
     traces = attacks.record_main(TINY, data, victim, "in-process")
     with pytest.raises(RunError, match=r"differ from their replay: noise 0\.002/0/0 with config_3: live 1, replay"):
         attacks.attack_rows(TINY, traces, configs("MNIST"), out)

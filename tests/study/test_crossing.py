@@ -42,6 +42,31 @@ def test_every_attack_is_combined_with_every_row_of_evasions() -> None:
     assert crossed.users == study([[]]).users
 
 
+def test_rows_of_the_same_evasions_have_names_with_their_arguments() -> None:
+    rows = [
+        [{"decoys": 10}], [{"decoys": 20}], [{"decoys": 50}], [{"morph": 0.3}], [{"accounts": 3}],
+        [{"accounts": {"accounts": 5, "order": "one-after-another"}}], [{"decoys": 10}, {"rotate": {"sessions": 2}}],
+        [{"decoys": 20}, {"rotate": {}}],
+    ]  # fmt: skip
+    crossed = study(rows).crossed()
+    assert [attack.name for attack in crossed.attacks[:8]] == [
+        "mi-face+decoys",
+        "mi-face+decoys 20",
+        "mi-face+decoys 50",
+        "mi-face+morph",
+        "mi-face+accounts",
+        "mi-face+accounts 5 order one-after-another",
+        "mi-face+decoys+rotate sessions 2",
+        "mi-face+decoys 20+rotate",
+    ]
+    assert [attack.budget_queries for attack in crossed.attacks[:6]] == [1100, 2100, 5100, 100, 100, 100]
+    assert Study.parse(crossed.to_toml()).attacks == crossed.attacks
+    with pytest.raises(
+        StudyError, match=r"two rows give attacks of the same name: bent\+decoys 20, mi-face\+decoys 20"
+    ):
+        study([[{"decoys": 20}], [{"decoys": 20}]]).crossed()
+
+
 def test_crossing_adds_an_undefended_filter_unless_the_study_has_one() -> None:
     added = [Filter(name="calibrated", config=CONFIG)]
     own_filters = [{"name": "own", "t_ssim": 0.9, "t_hash": 0.1, "n_b": 1, "l_sp": 1}]

@@ -209,7 +209,7 @@ def test_an_interrupted_run_on_a_store_resumes_to_the_same_rows(
 def test_a_calibration_and_its_recording_can_be_on_a_store(
     store: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "load_inputs", lambda study: (digits(study), formula_victim(tmp_path)))
+    monkeypatch.setattr(calibration, "load_inputs", lambda study: (study, digits(study), formula_victim(tmp_path)))
     monkeypatch.setattr("tuning.search.search", serial_search)
     monkeypatch.setattr(calibration, "make_backend", lambda *where: FormulaBackend())
     study = tiny_study(tuning=LENIENT)

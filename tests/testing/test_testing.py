@@ -80,6 +80,7 @@ BROKEN: dict[str, dict[str, set[str]]] = {
         "SendsGuesses": {"sends_no_guess_and_requests_no_gradient"},
         "SendsBlack": {"sends_images_of_the_pool", "another_seed_another_stream"},
         "OpensSessions": {"opens_no_session_unless_it_is_closed_loop"},
+        "UsesAccounts": {"opens_no_session_unless_it_is_closed_loop"},
         "ExpectsTooManyQueries": {"expects_as_many_queries_as_it_makes"},
     },
     "EvasionConformance": {
@@ -91,6 +92,7 @@ BROKEN: dict[str, dict[str, set[str]]] = {
         },
         "DropsTheGuess": {"continues_and_passes_on_the_guess"},
         "UndeclaredRotation": {"a_refusal_ends_it_unless_it_is_closed_loop"},
+        "UndeclaredAccounts": {"a_refusal_ends_it_unless_it_is_closed_loop"},
         "CostsMoreThanDeclared": {"costs_as_many_queries_as_stated"},
         "LeavesTheAttackRunning": {"closes_the_attack_when_it_is_closed", "closing_it_releases_threads_and_images"},
         "MainIsNotAField": {"every_field_is_documented"},

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from mifsim.data.base import DataSet
 from mifsim.plugins import register
 from mifsim.registry import registry
+from mifsim.run.fits import fit_detectors
 from mifsim.study import Study
+from mifsim.victims import Victim
 from tests.tuning.kinds import KINDS
 from tests.tuning.studies import FormulaBackend, InvalidImageUser, digits, formula_model, formula_victim, serial_search
 
@@ -36,7 +39,12 @@ def calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     from tuning import tune as calibration
 
     monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(calibration, "load_inputs", lambda study: (digits(study), formula_victim(tmp_path)))
+
+    def inputs(study: Study) -> tuple[Study, DataSet, Victim]:
+        data = digits(study)
+        return fit_detectors(study, data), data, formula_victim(tmp_path)
+
+    monkeypatch.setattr(calibration, "load_inputs", inputs)
     monkeypatch.setattr(calibration, "make_backend", lambda *where: FormulaBackend())
     monkeypatch.setattr(calibration, "model_here", formula_model)
     monkeypatch.setattr("tuning.search.search", serial_search)

@@ -26,6 +26,7 @@ from tuning.confirm import compare, predicted
 from tuning.live import LiveAttackers, LiveReplay, longest_budget
 from tuning.objectives import NO_LIVE
 from tuning.proposals import Proposals
+from tuning.replay import honest_sessions
 from tuning.tracedata import TraceSet
 from tuning.trials import Journal, Trial, TrialEvaluator
 
@@ -91,7 +92,7 @@ class FormulaBackend:
         self._stop_after = stop_after
 
     def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], on_progress: OnProgress) -> None:
-        environment = Environment.load(job.study, job.run, job.facts, job.recording)
+        environment = Environment.load(job.study, job.run, job.facts, job.recording, job.separate_images)
         victim = SoftmaxLinear(environment.data.shape, len(environment.data.class_names))
         for shard in shards:
             if len(self.shards) == self._stop_after:
@@ -138,7 +139,7 @@ def assert_live_matches_replay(study: Study, traces: TraceSet, folder: Path) -> 
     """Run a study's filters live; fail if a session does not end as the replay predicts; return the predictions."""
     expected = predicted(traces, study.filters)
     run = RunFolder.create(folder, study)
-    job = Job(study, run.path, run.metadata(study))
+    job = Job(study, run.path, run.metadata(study), separate_images=study.tuning.separate_images)
     run_sessions("live", run, job, formula_victim(folder.parent), FormulaBackend(), 10)
     assert compare(run.path, expected) == len(expected)
     return expected
@@ -148,7 +149,7 @@ def serial_search(
     traces: TraceSet, study: Study, journal: Journal, address: str | None = None, model: ModelFile | None = None
 ) -> list[Trial]:
     """Search without Ray, one trial after another; replaces `tuning.search.search`."""
-    proposals = Proposals(study.tuning, study.seed, longest_budget(study))
+    proposals = Proposals(study.tuning, study.seed, longest_budget(study), honest_sessions(traces, study.tuning))
     evaluator = TrialEvaluator(traces, study.tuning)
     if model is not None:
         data = digits(study)

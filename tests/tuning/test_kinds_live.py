@@ -10,12 +10,12 @@ import pytest
 
 from mifsim.errors import RunError
 from mifsim.study import Study
+from mifsim.study.splitting import SPLITS
 from tests.tuning.kind_studies import ALLOWANCES, kind_study, record_traces
 from tests.tuning.kinds import AllowanceConfig, LiveAllowanceConfig
 from tests.tuning.studies import digits, formula_model, tiny_study
 from tuning.live import LiveReplay
 from tuning.replay import replay
-from tuning.tracedata import SPLITS
 
 pytestmark = pytest.mark.usefixtures("kinds")
 

@@ -48,7 +48,7 @@ def test_live_attackers_need_as_many_queries_as_in_a_simulation(
     study = mixed_study(
         {}, filters=[{"name": "strict", "t_ssim": 0.3, "t_hash": 0.1, "n_b": 5, "l_sp": 6, "ssim": "uniform"}]
     )
-    monkeypatch.setattr(simulation, "load_inputs", lambda study: (digits(study), formula_victim(tmp_path)))
+    monkeypatch.setattr(simulation, "load_inputs", lambda study: (study, digits(study), formula_victim(tmp_path)))
     monkeypatch.setattr(simulation, "make_backend", lambda *where: FormulaBackend())
     run = simulation.simulate(study, tmp_path / "run")
     rows = pq.read_table(run / "sessions").to_pandas()

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from mifsim.defense import FilterConfig, NoDefenseConfig
+from mifsim.study.splitting import SPLITS
 from tests.tuning.sample_traces import hashes_of, random_traces, similarity_of, trace_set
-from tuning.tracedata import SPLITS, TraceSet
+from tuning.tracedata import TraceSet
 
 
 def two_sessions(**more) -> TraceSet:

@@ -14,13 +14,13 @@ from mifsim.defense import read_config
 from mifsim.errors import RunError, StudyError
 from mifsim.server.client_specs import shards
 from mifsim.study import Filter
+from mifsim.study.splitting import SPLITS, split_clients
 from mifsim.study.tuning import Splits
 from mifsim.tables.records import TableWriter, read_table
 from tests.logs import digit_log, log_users
 from tests.tuning.sample_traces import hashes_of, recording, similarity_of
 from tests.tuning.studies import FormulaBackend, Prober, assert_live_matches_replay, digits, formula_victim, tiny_study
-from tuning.splits import check_splits, split_clients
-from tuning.tracedata import SPLITS
+from tuning.splits import check_splits
 from tuning.traces import _leak, load, record, recording_specs
 
 pytestmark = pytest.mark.usefixtures("empty_cache")

@@ -67,7 +67,7 @@ def use_backends(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> UseBacken
 def use_formula(cache_home: Path, patch: pytest.MonkeyPatch) -> None:
     """Let calibrations use a formula as the victim, and the cache of this file's tests."""
     patch.setenv("MIFSIM_CACHE_DIR", str(cache_home / "cache"))  # the tests share the recording
-    patch.setattr(calibration, "load_inputs", lambda study: (digits(study), formula_victim(cache_home)))
+    patch.setattr(calibration, "load_inputs", lambda study: (study, digits(study), formula_victim(cache_home)))
     patch.setattr(calibration, "make_backend", Backends(FormulaBackend()))
 
 

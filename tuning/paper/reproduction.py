@@ -83,7 +83,7 @@ def _reproduce_half(
     plan: Plan, loaded: CalibratedConfig | None, options: Given, schemas: Mapping[str, pa.Schema]
 ) -> dict[str, Rows]:
     started = time.monotonic()
-    data, victim = load_inputs(main_study(plan))
+    _, data, victim = load_inputs(main_study(plan))
     logger.info(f"{plan.half}: {data.name}, {len(data.subset('private')):,} private images")
     facts = {"plan": digest(repr(plan)), "mifsim_version": __version__}
     sweep_rows = sweep(plan, data, victim, facts, schemas["paper_sweep"])

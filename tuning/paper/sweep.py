@@ -160,7 +160,7 @@ def _study(plan: Plan, variants: list[Variant]) -> Study:
 def _prepared(study_json: str) -> tuple[DataSet, BatchedModel]:
     """Return the data and the engine of a study, prepared once per process."""
     study = Study.parse(json.loads(study_json))
-    data, victim = load_inputs(study)
+    _, data, victim = load_inputs(study)
     return data, engine_for(study, data, victim)
 
 

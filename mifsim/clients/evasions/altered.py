@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -25,15 +26,32 @@ class Altered(Evasion):
 
     def run(self, attack: Start, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start the wrapped attack; see `Evasion.run`."""
-        evasion_rng = rng.spawn(1)[0]
-        running = attack(world, rng)
-        try:
-            query = next(running)
-            while True:
-                sent = np.clip(self.alter(query.image, evasion_rng), np.float32(0), np.float32(1))
-                query = running.send((yield query._replace(image=sent, guess=query.reconstruction)))
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
+        return send_altered(attack, world, rng, self.alter)
+
+
+def send_altered(
+    attack: Start, world: World, rng: np.random.Generator, alter: Callable[[Image, np.random.Generator], Image]
+) -> ClientGenerator:
+    """Run an attack with the image of each query altered; see `Altered`.
+
+    Parameters
+    ----------
+    attack : Start
+    world : World
+    rng : Generator
+        The client's.
+    alter : callable
+        Returns the altered copy of an image; its second argument is the evasion's generator. See `Altered.alter`.
+    """
+    evasion_rng = rng.spawn(1)[0]
+    running = attack(world, rng)
+    try:
+        query = next(running)
+        while True:
+            sent = np.clip(alter(query.image, evasion_rng), np.float32(0), np.float32(1))
+            query = running.send((yield query._replace(image=sent, guess=query.reconstruction)))
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
 
 
 class Noise(Altered):

@@ -37,13 +37,16 @@ class Decoys(Evasion):
         try:
             query = next(running)
             while True:
+                account = query.account  # each account sends its own decoys
                 reply = yield query._replace(guess=query.reconstruction)
                 query = running.send(reply)
                 if isinstance(reply, Refusal):  # the attack may continue: an inner evasion may rotate sessions
                     continue
                 for index in islice(order, self.between):
-                    if isinstance((yield Query(world.pool.image(index), guess=query.reconstruction)), Refusal):
-                        query = running.send(Refusal())
+                    decoy = Query(world.pool.image(index), guess=query.reconstruction, account=account)
+                    reply = yield decoy
+                    if isinstance(reply, Refusal):
+                        query = running.send(reply)
                         break
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]

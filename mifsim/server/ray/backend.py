@@ -40,7 +40,7 @@ class SessionHost:
     def __init__(self, job: Job, models: Sequence[str], node_ids: Sequence[str] = ()) -> None:
         # An actor that requests no GPU sees all of them. Hide them: an attacker may train a network on this host.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        self._environment = Environment.load(job.study, job.run, job.facts, job.recording)
+        self._environment = Environment.load(job.study, job.run, job.facts, job.recording, job.separate_images)
         # Existing objects are permanent. Queries and answers form no cycles, so reference counts free them. With
         # Python's threshold of 700 the collector would take a tenth of a host's time.
         gc.freeze()

@@ -18,6 +18,7 @@ from mifsim.clients import names
 from mifsim.errors import RunError
 from mifsim.run import simulate as simulation
 from mifsim.server.environment import Counters
+from mifsim.study import Study
 from mifsim.tables.records import read_table
 from tests.run.test_simulate import assert_same_rows
 from tests.small import small_study
@@ -46,6 +47,27 @@ def test_the_rows_are_the_same_on_ray_with_any_number_of_hosts(
 ) -> None:
     run = simulation.simulate(small_study(server={"hosts": hosts}), tmp_path / "run")
     assert_same_rows(in_process, run)
+
+
+@pytest.fixture(scope="module")
+def spread_in_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The attackers with several accounts of `spread_study`, run in this process."""
+    return simulation.simulate(spread_study(), tmp_path_factory.mktemp("runs") / "spread", backend="in-process")
+
+
+def spread_study(**server: Any) -> Study:
+    attack = {"attack": "nes", "space": "pca", "coordinates": 4, "labels": [0, 3], "trials": 4, "budget_queries": 25}
+    rows = [[{"accounts": 3}], [{"morph": 0.3}, {"accounts": {"order": "one-after-another"}}], [{"texture": 1.0}]]
+    attacks = [{**attack, "name": f"nes {number}", "evasions": evasions} for number, evasions in enumerate(rows)]
+    quota = {"name": "quota", "kind": "quota", "queries": 4, "scope": "client"}
+    return small_study(attacks=attacks, users=[], filters=[quota, {"none": True}], server=server)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_the_rows_of_attackers_that_know_the_detectors_are_the_same_with_any_number_of_hosts(
+    hosts: int, spread_in_process: Path, cluster: None, tmp_path: Path
+) -> None:
+    assert_same_rows(spread_in_process, simulation.simulate(spread_study(hosts=hosts), tmp_path / "run"))
 
 
 def test_the_rows_are_the_same_with_two_replicas_of_the_model(in_process: Path, cluster: None, tmp_path: Path) -> None:

@@ -265,6 +265,13 @@ class OpensSessions(Shuffled):
         return Query(image, new_session=True)
 
 
+class UsesAccounts(Shuffled):
+    """Sends from a second account, without being declared closed-loop."""
+
+    def query(self, image: Image) -> Query:
+        return Query(image, account=1)
+
+
 class ExpectsTooManyQueries(Shuffled):
     """Expects 1000 queries, but sends far fewer."""
 

@@ -82,6 +82,13 @@ class UndeclaredRotation(Dimmed):
             return stop.value  # type: ignore[no-any-return]
 
 
+class UndeclaredAccounts(Dimmed):
+    """Spreads the queries over two accounts, without being declared closed-loop."""
+
+    def altered(self, query: Query, rng: np.random.Generator) -> Query:
+        return super().altered(query, rng)._replace(account=int(rng.integers(2)))
+
+
 class CostsMoreThanDeclared(Dimmed):
     """Declares a cost of one query per query of the attack, but sends every query three times."""
 

@@ -1,0 +1,237 @@
+"""Configuration of the kind ``evidence``: leaky counts of flags that a few features of each query raise.
+
+Each flag compares one feature of a query with a radius. A count for each flag rises by one when the flag is raised, and
+falls by the flag's leak at every query. The client is blocked when any count reaches its limit::
+
+    count(q) = max(0, count(q - 1) + [feature(q) is beyond the radius] - leak)
+
+The features use principal components of the server's own training images (the fit): ``neighbours`` is the distance to
+the k-th nearest of the client's earlier queries, ``average`` the distance from the mean image in standard deviations,
+``noisy`` a robust estimate of the noise, ``smooth`` the share of the image that the components do not explain. Queries
+of attacks differ from natural images in these features: they are many small variations of one image, averages of a
+class, or noisy. ``repeats`` counts exact repeats, which ``neighbours`` leaves out, and ``queries`` counts all queries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.defense.evidence.flags import FLAGS, Flag
+from mifsim.defense.fitted import FittedConfig
+from mifsim.defense.param import Choice, Param
+from mifsim.defense.recording import Column, Outcome, RecordedSessions
+from mifsim.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mifsim.defense.evidence.detector import EvidenceDetector, EvidenceRecorder
+    from mifsim.defense.recording import HonestSessions
+
+LARGEST_MEMORY = 16_384
+LARGEST_K = 10
+
+
+@dataclass(frozen=True)
+class EvidenceConfig(FittedConfig):
+    """Configuration of the kind ``evidence``. A flag whose limit is 0 is off; at least one is on.
+
+    Attributes
+    ----------
+    k : int
+        ``neighbours`` is the distance to the k-th nearest earlier query, 1 to 10. Honest users send a few very similar
+        images, such as shots of one subject.
+    memory : int
+        Number of earlier different queries of the client that are compared, 1 to 16,384; the oldest is forgotten.
+    neighbours_radius, neighbours_leak, neighbours_limit : float
+        The flag is raised if the distance, in the first 30 components, is below the radius.
+    average_radius, average_leak, average_limit : float
+        Raised if the norm of the first 20 coordinates, in standard deviations, is below the radius.
+    noisy_radius, noisy_leak, noisy_limit : float
+        Raised if the estimated standard deviation of the noise is above the radius.
+    smooth_radius, smooth_leak, smooth_limit : float
+        Raised if the share of the squared distance from the mean image outside of the 60 components is below the
+        radius.
+    repeats_leak, repeats_limit : float
+        Raised by an image with the same coordinates as one of the compared queries.
+    queries_limit : float
+        Raised by every query, without a leak: a quota.
+    fit, scope, view
+        See `FittedConfig`; keyword-only.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not accepted, or no flag is on.
+
+    References
+    ----------
+    The noise estimate is the median form of Immerkaer, *Fast Noise Variance Estimation* (1996). The k-nearest-neighbour
+    distance is that of Chen, Carlini and Wagner, *Stateful Detection of Black-Box Adversarial Attacks* (2019), in
+    another space.
+    """
+
+    k: int = 5
+    memory: int = 1000
+    neighbours_radius: float = 0.0
+    neighbours_leak: float = 0.05
+    neighbours_limit: float = 0.0
+    average_radius: float = 0.0
+    average_leak: float = 0.05
+    average_limit: float = 0.0
+    noisy_radius: float = 0.0
+    noisy_leak: float = 0.05
+    noisy_limit: float = 0.0
+    smooth_radius: float = 0.0
+    smooth_leak: float = 0.05
+    smooth_limit: float = 0.0
+    repeats_leak: float = 0.05
+    repeats_limit: float = 0.0
+    queries_limit: float = 0.0
+
+    kind: ClassVar[str] = "evidence"
+    params: ClassVar[Mapping[str, Param]] = {
+        "neighbours_radius": Param(0.01, 10.0, "distance to the k-th nearest query", strictness=1, least=0.0),
+        "neighbours_leak": Param(0.01, 0.3, "leak of the count of near queries", strictness=-1, least=0.0, most=1.0),
+        "neighbours_limit": Param(1.0, 1e4, "count of near queries that blocks", strictness=-1, least=0.0),
+        "average_radius": Param(0.1, 10.0, "distance from the mean image", strictness=1, least=0.0),
+        "average_leak": Param(0.01, 0.3, "leak of the count of average images", strictness=-1, least=0.0, most=1.0),
+        "average_limit": Param(1.0, 1e4, "count of average images that blocks", strictness=-1, least=0.0),
+        "noisy_radius": Param(1e-3, 1.0, "noise level", strictness=-1, least=0.0),
+        "noisy_leak": Param(0.01, 0.3, "leak of the count of noisy images", strictness=-1, least=0.0, most=1.0),
+        "noisy_limit": Param(1.0, 1e4, "count of noisy images that blocks", strictness=-1, least=0.0),
+        "smooth_radius": Param(1e-4, 1.0, "share of the image that is not explained", strictness=1, least=0.0),
+        "smooth_leak": Param(0.01, 0.3, "leak of the count of smooth images", strictness=-1, least=0.0, most=1.0),
+        "smooth_limit": Param(1.0, 1e4, "count of smooth images that blocks", strictness=-1, least=0.0),
+        "repeats_leak": Param(0.01, 0.3, "leak of the count of exact repeats", strictness=-1, least=0.0, most=1.0),
+        "repeats_limit": Param(1.0, 1e4, "count of exact repeats that blocks", strictness=-1, least=0.0),
+        "queries_limit": Param(1.0, 1e5, "number of queries that blocks", strictness=-1, least=0.0),
+    }
+    choices: ClassVar[Mapping[str, Choice]] = {
+        "k": Choice(range(1, LARGEST_K + 1), 5, "which nearest earlier query is compared"),
+        "memory": Choice(range(1, LARGEST_MEMORY + 1), 1000, "earlier queries that are compared"),
+    }
+    search_params: ClassVar[Mapping[str, Param]] = {
+        **{
+            f"{flag}_rate": Param(3e-4, 0.3, f"share of honest queries that raise {flag}", least=0.0, most=1.0)
+            for flag in FLAGS[:4]
+        },
+        **{f"{flag}_leak": Param(0.01, 0.3, f"leak of {flag}", least=0.0, most=1.0) for flag in FLAGS[:5]},
+        **{
+            f"{flag}_share": Param(
+                0.0, 1.0, f"weight of {flag} in the false-positive budget; below 0.1 it is off", least=0.0, most=1.0,
+                scale="linear",
+            )
+            for flag in FLAGS
+        },
+        "budget": Param(0.05, 5.0, "false positives on the search split, as a share of the limit", least=0.0),
+    }  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        set_ = object.__setattr__
+        set_(self, "k", _whole("k", self.k, LARGEST_K))
+        set_(self, "memory", _whole("memory", self.memory, LARGEST_MEMORY))
+        for name, param in self.params.items():
+            value: Any = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real) or not param.least <= float(value) <= param.most:
+                raise ConfigError(f"{name} = {value!r}: must be a number, {param.accepted}")
+            if not math.isfinite(float(value)):
+                raise ConfigError(f"{name} = {value!r}: must be finite")
+            set_(self, name, float(value))
+        if not self.enabled():
+            raise ConfigError("no flag is on (expected a limit above 0 for at least one of " + ", ".join(FLAGS) + ")")
+
+    def enabled(self) -> tuple[Flag, ...]:
+        """Return the flags that are on, in the order of `FLAGS`."""
+        found = []
+        for name in FLAGS:
+            limit = getattr(self, f"{name}_limit")
+            if not limit:
+                continue
+            radius = getattr(self, f"{name}_radius", 0.5)  # repeats and queries are 0 or 1
+            leak = getattr(self, f"{name}_leak", 0.0)
+            found.append(Flag(name, radius, name not in ("neighbours", "average", "smooth"), leak, limit))
+        return tuple(found)
+
+    def rules(self) -> tuple[npt.NDArray[Any], ...]:
+        """Return radii, whether each flag is raised above its radius, leaks and limits, each of shape (F,)."""
+        radii, above, leaks, limits = list(zip(*self.enabled(), strict=True))[1:]
+        return np.array(radii), np.array(above), np.array(leaks), np.array(limits)
+
+    def without(self, flag: str) -> Self | None:
+        """Return the configuration with a flag switched off; None if no other flag is on."""
+        if [one.name for one in self.enabled()] == [flag]:
+            return None
+        changed: dict[str, Any] = {f"{flag}_limit": 0.0}
+        return replace(self, **changed)
+
+    def ablations(self) -> Mapping[str, Self]:
+        """Return the configuration without each flag that is on."""
+        variants = {flag.name: self.without(flag.name) for flag in self.enabled()}
+        return {name: variant for name, variant in variants.items() if variant is not None}
+
+    def new_detector(self) -> EvidenceDetector:
+        """Return a detector in its initial state."""
+        from mifsim.defense.evidence.detector import EvidenceDetector
+
+        return EvidenceDetector(self)
+
+    def recording(self) -> Mapping[str, Any]:
+        """Return the fit, the numbers of neighbours, and the memories."""
+        return {"fit": self.fit, "k": (self.k,), "memory": (self.memory,)}
+
+    @classmethod
+    def columns(cls, options: Mapping[str, Any]) -> Mapping[str, Column]:
+        """Return the columns: three features of the image, and the distances and repeats for each memory."""
+        found = {name: Column("float32") for name in ("average", "noisy", "smooth")}
+        for memory in options["memory"]:
+            found[f"repeats_{memory}"] = Column("float32")
+            found.update({f"neighbours_{memory}_{k}": Column("float32") for k in options["k"]})
+        return found
+
+    @classmethod
+    def recorder(cls, options: Mapping[str, Any]) -> EvidenceRecorder:
+        """Return a recorder in its initial state."""
+        from mifsim.defense.evidence.detector import EvidenceRecorder
+
+        return EvidenceRecorder(options["fit"], options["k"], options["memory"])
+
+    @classmethod
+    def merge(cls, first: Mapping[str, Any], second: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Return the numbers of neighbours and the memories of both; None if the fits differ."""
+        if first["fit"] != second["fit"]:
+            return None
+        return {"fit": first["fit"], **{key: tuple(sorted({*first[key], *second[key]})) for key in ("k", "memory")}}
+
+    def replay(self, sessions: RecordedSessions) -> Outcome:
+        """Replay recorded sessions under this configuration."""
+        from mifsim.defense.evidence.replay import follow
+
+        return follow(sessions, self)
+
+    @classmethod
+    def from_search(
+        cls, values: Mapping[str, float], chosen: Mapping[str, Any], honest: HonestSessions, **shared: Any
+    ) -> Self:
+        """Return the configuration at a point of the search; see `mifsim.defense.evidence.search`."""
+        from mifsim.defense.evidence.search import config_at
+
+        return config_at(cls, values, chosen, honest, shared)
+
+    @classmethod
+    def example(cls, chosen: Mapping[str, Any], **shared: Any) -> Self:
+        """Return a configuration with all flags on; see `DetectorConfig.example`."""
+        every: dict[str, Any] = {**chosen, **{f"{flag}_limit": 1.0 for flag in FLAGS}, **shared}
+        return cls(**every)
+
+
+def _whole(name: str, value: object, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= most:
+        raise ConfigError(f"{name} = {value!r}: must be a whole number from 1 to {most}")
+    return int(value)

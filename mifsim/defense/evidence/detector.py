@@ -1,0 +1,256 @@
+"""The detector of the kind ``evidence``, and its recorder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.defense.detector import ModelAnswer, Verdict
+from mifsim.defense.fit import Fit
+from mifsim.defense.fitted import check_shape, required_fit
+
+if TYPE_CHECKING:
+    from mifsim.defense.evidence.config import EvidenceConfig
+
+_STATE_VERSION = 1
+
+
+class Features:
+    """The arrays of a fit in the layout of the kernels, and the validation of images.
+
+    Parameters
+    ----------
+    fit : Fit
+        The principal components of the server's own images.
+
+    Attributes
+    ----------
+    arrays : tuple of ndarray
+        Mean, axes and standard deviations; arguments of `kernels.features`.
+    dimensions : int
+        Number of coordinates in which queries are compared.
+    """
+
+    def __init__(self, fit: Fit) -> None:
+        from mifsim.defense.evidence import kernels  # loads numba, which the import of this module must not
+        from mifsim.defense.images import admit
+
+        self._fit, self._admit = fit, admit
+        self.arrays = (fit.arrays["mean"], fit.arrays["axes"], fit.arrays["deviations"])
+        self.dimensions = min(kernels.NEAR, len(fit.arrays["deviations"]))
+
+    def admit(self, image: object, shape: tuple[int, ...] | None) -> npt.NDArray[np.float32]:
+        """Validate an image, given the shape of the session's first one; see `mifsim.defense.images.admit`.
+
+        Raises
+        ------
+        InvalidImage
+            If the image is not valid, or does not have the shape of the images of the fit.
+        """
+        pixels = self._admit(image, shape)
+        if shape is None:
+            check_shape(pixels.shape, self._fit)
+        return pixels
+
+
+class Memory:
+    """The coordinates of a client's last different queries.
+
+    Parameters
+    ----------
+    capacity : int
+        Number of queries; with one more, the oldest is forgotten.
+    dimensions : int
+        Number of coordinates.
+
+    Attributes
+    ----------
+    columns : ndarray of float32, shape (dimensions, n)
+        The coordinates, one column for each query. It grows on demand, because most clients send few queries.
+    squares : ndarray of float32, shape (n,)
+        Work space of the kernels.
+    size, place : int
+        Number of stored queries, and the column of the next one.
+    """
+
+    _FIRST = 16
+
+    def __init__(self, capacity: int, dimensions: int) -> None:
+        self.capacity = capacity
+        self.columns = np.zeros((dimensions, min(capacity, self._FIRST)), np.float32)
+        self.squares = np.empty(self.columns.shape[1], np.float32)
+        self.size = self.place = 0
+
+    def advance(self) -> None:
+        """Count a query that was stored in column `place`, and make room for the next one."""
+        self.size = max(self.size, self.place + 1)
+        self.place = (self.place + 1) % self.capacity
+        if self.place == self.columns.shape[1]:
+            grown = np.zeros((len(self.columns), min(self.capacity, 2 * self.size)), np.float32)
+            grown[:, : self.size] = self.columns
+            self.columns, self.squares = grown, np.empty(grown.shape[1], np.float32)
+
+    def rows(self) -> npt.NDArray[np.float32]:
+        """Return the stored coordinates, one row for each query, the oldest first."""
+        order = np.arange(self.size)
+        if self.size == self.capacity:
+            order = (order + self.place) % self.capacity
+        return np.ascontiguousarray(self.columns[:, order].T)
+
+    def restore(self, rows: npt.NDArray[np.float32]) -> None:
+        """Store rows that `rows` returned."""
+        if rows.ndim != 2 or rows.shape[1] != len(self.columns) or len(rows) > self.capacity:
+            raise ValueError(f"memory of shape {rows.shape}: expected (at most {self.capacity}, {len(self.columns)})")
+        for row in rows.astype(np.float32):
+            self.columns[:, self.place] = row
+            self.advance()
+
+
+class EvidenceDetector:
+    """A detector that keeps a leaky count for each flag, and blocks when one of them reaches its limit.
+
+    Parameters
+    ----------
+    config : EvidenceConfig
+    """
+
+    limit = 1.0
+    """The count is the largest share of a limit that a leaky count has."""
+
+    def __init__(self, config: EvidenceConfig) -> None:
+        from mifsim.defense.evidence.flags import FLAGS
+        from mifsim.defense.evidence.kernels import judge
+
+        self._judge, self._k = judge, config.k
+        self._features = Features(config.fitted())
+        self._memory = Memory(config.memory, self._features.dimensions)
+        self._names = [flag.name for flag in config.enabled()]
+        self._rules = (np.array([FLAGS.index(name) for name in self._names]), *config.rules())
+        self._counts = np.zeros(len(self._names))
+        self._shape: tuple[int, ...] | None = None
+        self.count = 0.0
+        self.blocked = False
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """The leaky count of each flag that is on."""
+        return dict(zip(self._names, self._counts.tolist(), strict=True))
+
+    def check(self, image: object) -> Verdict:
+        """Judge one image; see `Detector.check`."""
+        if self.blocked:
+            return Verdict.UNSAFE
+        pixels = self._features.admit(image, self._shape)
+        self._shape = pixels.shape
+        memory = self._memory
+        # fmt: off
+        self.count, stored = self._judge(
+            pixels.reshape(-1), pixels.shape[1], pixels.shape[2] if pixels.ndim == 3 else 1, *self._features.arrays,
+            memory.columns, memory.size, memory.place, memory.squares, self._k,
+            self._counts, *self._rules,
+        )
+        # fmt: on
+        if stored:
+            memory.advance()
+        self.blocked = self.count >= self.limit
+        return Verdict.UNSAFE if self.blocked else Verdict.SAFE
+
+    def observe(self, answer: ModelAnswer) -> None:
+        """Ignore the model's answer."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, with which another process can continue; see `Detector.state_dict`."""
+        return {
+            "version": _STATE_VERSION,
+            "counts": self.counts,
+            "count": self.count,
+            "blocked": self.blocked,
+            "shape": self._shape or (),
+            "memory": self._memory.rows(),
+        }
+
+    @classmethod
+    def from_state(cls, config: EvidenceConfig, state: Mapping[str, Any]) -> Self:
+        """Return a detector that continues from a state; see `DetectorConfig.restore`.
+
+        Raises
+        ------
+        ValueError
+            If the state is incomplete, of another version, or of a configuration with other flags or memory.
+        """
+        expected = {"version", "counts", "count", "blocked", "shape", "memory"}
+        if set(state) != expected or state["version"] != _STATE_VERSION:
+            raise ValueError(
+                f"keys of the state: {sorted(map(str, state))}; expected version = {_STATE_VERSION} and "
+                f"{', '.join(sorted(expected - {'version'}))}"
+            )
+        restored = cls(config)
+        if sorted(state["counts"]) != sorted(restored._names):
+            raise ValueError(f"counts of the state: {sorted(state['counts'])}; expected {sorted(restored._names)}")
+        restored._counts[:] = [state["counts"][name] for name in restored._names]
+        restored._memory.restore(np.asarray(state["memory"], np.float32))
+        restored._shape, restored.blocked = tuple(state["shape"]) or None, bool(state["blocked"])
+        restored.count = float(state["count"])
+        return restored
+
+
+class EvidenceRecorder:
+    """Records the features of each query; it never blocks.
+
+    Parameters
+    ----------
+    fit : str
+        Digest of the fit.
+    k, memory : sequence of int
+        All combinations are recorded.
+    """
+
+    count = 0.0
+    limit = math.inf
+    blocked = False
+
+    def __init__(self, fit: str, k: Sequence[int], memory: Sequence[int]) -> None:
+        from mifsim.defense.evidence import kernels
+
+        self._kernels = kernels
+        self._features = Features(required_fit("evidence", fit))
+        self._k = tuple(k)
+        self._memories = [Memory(capacity, self._features.dimensions) for capacity in memory]
+        self._shape: tuple[int, ...] | None = None
+        self._row: dict[str, Any] = {}
+
+    def check(self, image: object) -> Verdict:
+        """Compute the features of an image, and return SAFE."""
+        pixels = self._features.admit(image, self._shape)
+        self._shape = pixels.shape
+        found = np.empty(3, np.float32)
+        channels = pixels.shape[2] if pixels.ndim == 3 else 1
+        coordinates = self._kernels.features(
+            pixels.reshape(-1), pixels.shape[1], channels, *self._features.arrays, found
+        )
+        self._row = {"average": found[0], "noisy": found[1], "smooth": found[2]}
+        distances = np.empty(self._kernels.NEAREST, np.float32)
+        for memory in self._memories:
+            repeated = self._kernels.nearest(coordinates, memory.columns, memory.size, memory.squares, distances)
+            if not repeated:
+                memory.columns[:, memory.place] = coordinates[: len(memory.columns)]
+                memory.advance()
+            self._row[f"repeats_{memory.capacity}"] = np.float32(repeated)
+            for k in self._k:
+                self._row[f"neighbours_{memory.capacity}_{k}"] = distances[k - 1]
+        return Verdict.SAFE
+
+    def observe(self, answer: ModelAnswer) -> None:
+        """Ignore the model's answer."""
+
+    def row(self) -> Mapping[str, Any]:
+        """Return the values to record of the last valid query."""
+        return self._row
+
+    def state_dict(self) -> dict[str, Any]:
+        """Raise NotImplementedError: recorders cannot be saved."""
+        raise NotImplementedError("a recorder cannot be saved or moved to another process")

@@ -1,0 +1,120 @@
+"""Fits of detectors: computed from the private images of a run's data, cached, stored in the run folder, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.cache import atomic_write, cache_dir, digest
+from mifsim.data.base import DataSet, ImagePool
+from mifsim.defense import DetectorConfig
+from mifsim.defense.fit import FIT_VERSION, Fit, add_fit
+from mifsim.defense.fitted import FittedConfig
+from mifsim.defense.server_images import MOST_IMAGES, image_hash
+from mifsim.errors import ConfigError, StudyError
+from mifsim.study import Study
+from mifsim.tables.storage import Folder
+
+Hashes = npt.NDArray[np.uint64]
+
+
+def fit_detectors(study: Study, data: DataSet) -> Study:
+    """Fit the detectors of a study that are not fitted yet to the private images, and check all fits.
+
+    Returns
+    -------
+    Study
+        The study with the digests of the fits.
+
+    Raises
+    ------
+    StudyError
+        If a fit cannot be computed, or was computed from images of users or attackers.
+    """
+    if not any(True for _ in _fitted(study)):
+        return study
+    others = np.unique(np.concatenate([_hashes(data.subset(name)) for name in ("users", "auxiliary")]))
+    plain = study.to_toml()
+    for key, config in _fitted(study):
+        try:
+            ready = config if config.fit else _fit(config, data, others)
+            shared = np.intersect1d(ready.arrays()["hashes"], others)
+        except ConfigError as error:
+            raise StudyError(f"{study.name}: {key}: {error}") from None
+        if len(shared):
+            raise StudyError(
+                f"{study.name}: {key}: fit = {ready.fit!r}: {len(shared)} of the images that it was computed from are "
+                f"images of users or attackers in {data.name} (expected: the server's own images only)"
+            )
+        _table(plain, key)["fit"] = ready.fit
+    return Study.parse(plain, study.name)
+
+
+def _fitted(study: Study) -> Iterator[tuple[str, FittedConfig]]:
+    """Yield the fitted configurations of a study with the study's keys: filters, and a corner of the search space."""
+    for number, item in enumerate(study.filters):
+        if isinstance(item.config, FittedConfig):
+            yield f"filters.{number}", item.config
+    if study.attacks and study.users:
+        corner = study.tuning.search_space.corners()[0]
+        if isinstance(corner, FittedConfig):
+            yield "tuning", corner
+
+
+def _table(plain: dict[str, Any], key: str) -> dict[str, Any]:
+    section, _, number = key.partition(".")
+    table: dict[str, Any] = plain[section][int(number)] if number else plain[section]
+    return table
+
+
+def _fit(config: FittedConfig, data: DataSet, others: Hashes) -> FittedConfig:
+    """Return the configuration fitted to the private images, from the cache if it contains the fit.
+
+    Private images that users or attackers also have are left out: real data sets contain duplicates.
+    """
+    view = None if config.view is None else config.view.to_dict()
+    facts = {"data": data.name, "fingerprint": data.fingerprint}
+    path = cache_dir() / "fits" / f"{digest(config.kind, FIT_VERSION, MOST_IMAGES, facts, view)}.npz"
+    if path.is_file():
+        try:
+            cached = add_fit(Fit.from_bytes(path.read_bytes(), path))
+            return type(config).from_dict({**_fields(config), "fit": cached.digest})
+        except ConfigError:  # a damaged copy is computed again
+            pass
+    pool = data.subset("private")
+    hashes = _hashes(pool)
+    kept = np.flatnonzero(~np.isin(hashes, others))
+    if len(kept) > MOST_IMAGES:
+        kept = kept[np.unique(np.linspace(0, len(kept) - 1, MOST_IMAGES).round().astype(int))]
+    fitted = config.fit_to(pool.images(kept), hashes[kept], facts)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(fitted.fitted().to_bytes())
+    return fitted
+
+
+def _fields(config: FittedConfig) -> dict[str, Any]:
+    plain = config.to_dict()
+    del plain["kind"]
+    return plain
+
+
+def _hashes(pool: ImagePool) -> Hashes:
+    """Return the hash of each image of a pool."""
+    found = np.empty(len(pool), np.uint64)
+    for start in range(0, len(pool), 256):
+        images = pool.images(range(start, min(start + 256, len(pool))))
+        for offset, image in enumerate(np.rint(images * np.float32(255)).astype(np.uint8)):
+            found[start + offset] = image_hash(image)
+    return found
+
+
+def save_fits(configs: Iterable[DetectorConfig], folder: Folder) -> None:
+    """Write the files of the fits that configurations name into a folder; see `load_fits`."""
+    for config in configs:
+        if isinstance(config, FittedConfig) and config.fit:
+            with atomic_write(folder / config.fitted().file_name) as temporary:
+                Path(temporary).write_bytes(config.fitted().to_bytes())

@@ -1,0 +1,103 @@
+"""Runs whose detectors are fitted to the private images: fitted, stored, resumed, checked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mifsim.api import read_run, simulate
+from mifsim.data import load_data
+from mifsim.defense.evidence.config import EvidenceConfig
+from mifsim.errors import RunError, StudyError
+from mifsim.run.fits import _hashes, fit_detectors
+from mifsim.study import Study
+from tests.small import small_study
+
+EVIDENCE = {"kind": "evidence", "name": "evidence", "noisy_radius": 0.02, "noisy_limit": 3.0, "queries_limit": 25.0}
+
+
+def study_with(**config):
+    plain = small_study().to_toml()
+    plain["filters"] = [{**EVIDENCE, **config}, {"name": "no filter", "kind": "none"}]
+    return Study.parse(plain)
+
+
+@pytest.fixture
+def study():
+    return study_with()
+
+
+@pytest.fixture(autouse=True)
+def _own_registry(monkeypatch):
+    monkeypatch.setattr("mifsim.defense.fit._fits", {})
+
+
+def test_a_detector_is_fitted_to_the_private_images_alone(study):
+    data = load_data(study.data)
+    config = fit_detectors(study, data).filters[0].config
+    assert isinstance(config, EvidenceConfig)
+    kept = set(config.arrays()["hashes"].tolist())
+    assert kept <= set(_hashes(data.subset("private")).tolist())
+    for name in ("users", "auxiliary"):
+        assert not kept & set(_hashes(data.subset(name)).tolist())
+    private = data.subset("private")
+    rows = private.images(range(len(private))).reshape(len(private), -1)
+    assert config.fitted().facts["images"] == len(private)
+    np.testing.assert_allclose(config.arrays()["mean"], rows.mean(axis=0), atol=1e-6)
+
+
+def test_the_same_data_give_the_same_fit(study, monkeypatch, tmp_path):
+    data = load_data(study.data)
+    first = fit_detectors(study, data).filters[0].config
+    assert fit_detectors(study, data).filters[0].config == first  # from the cache
+    monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path))
+    assert fit_detectors(study, load_data(study.data)).filters[0].config == first  # computed again
+
+
+def test_a_run_stores_its_fit_and_can_be_resumed_without_a_cache(study, tmp_path, monkeypatch):
+    from mifsim.run.simulate import resume_simulation
+    from mifsim.server import backend
+
+    original = backend.InProcess.run
+
+    def interrupted(self, job, model, shards, on_progress):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(backend.InProcess, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(study, tmp_path / "run", backend="in-process")
+    monkeypatch.setattr(backend.InProcess, "run", original)
+    (file,) = (tmp_path / "run" / "fits").iterdir()
+    monkeypatch.setattr("mifsim.defense.fit._fits", {})
+    for cached in (tmp_path / "cache").rglob("fits/*.npz"):
+        cached.unlink()
+    resume_simulation(tmp_path / "run", backend="in-process")
+    sessions = read_run(tmp_path / "run").table("sessions")
+    blocked = sessions[sessions["filter"] == "evidence"]
+    assert (blocked["outcome"] == "blocked").any()
+    file.unlink()
+    monkeypatch.setattr("mifsim.defense.fit._fits", {})
+    with pytest.raises(StudyError, match=rf"{file.name}: cannot be read"):
+        Study.load(tmp_path / "run" / "study.toml")
+
+
+def test_a_fit_to_images_of_users_is_refused(study):
+    data = load_data(study.data)
+    users = data.subset("users")
+    images = users.images(range(len(users)))
+    wrong = EvidenceConfig(noisy_limit=2.0).fit_to(images, _hashes(users), {"data": "users"})
+    with pytest.raises(StudyError, match=r"filters\.0: fit = .*: \d+ of the images .* are\s+images of users"):
+        fit_detectors(study_with(fit=wrong.fit), data)
+
+
+def test_a_fit_to_images_of_another_shape_is_refused(study, tmp_path):
+    images = np.random.default_rng(0).random((120, 9, 9), dtype=np.float32)
+    other = EvidenceConfig(noisy_limit=2.0).fit_to(images, np.arange(120, dtype=np.uint64), {"data": "noise"})
+    with pytest.raises(StudyError, match=r"filters\.0: evidence does not accept images of .*fitted to images of shape"):
+        simulate(study_with(fit=other.fit), tmp_path / "run", backend="in-process")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_fit_is_refused(study, tmp_path):
+    with pytest.raises((StudyError, RunError), match=r"filters\.0: evidence: fit = '0123456789abcdef': its arrays are"):
+        simulate(study_with(fit="0123456789abcdef"), tmp_path / "run", backend="in-process")

@@ -1,0 +1,162 @@
+"""The comparison of detectors: calibrations on one recording, replayed and simulated attackers, tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mifsim.defense import load_config
+from mifsim.defense.quota import QuotaConfig
+from mifsim.errors import RunError, StudyError
+from mifsim.run import simulate as simulation
+from mifsim.run.fits import fit_detectors
+from mifsim.study import Study
+from reports.bench import summary, write_bench
+from tests.tuning.kind_studies import REACHABLE
+from tests.tuning.studies import FormulaBackend, digits, formula_victim, tiny_study
+from tuning import bench as comparison
+from tuning.bench_costs import bytes_of, measure_costs
+
+BENCH = {
+    "detectors": [{"name": "evidence", "kind": "evidence"}, {"name": "quota", "kind": "quota", "trials": 6}],
+    "trials": 3,
+    "knowing": [[{"sharpen": 1.0}], [{"accounts": 2}]],
+}
+
+
+def bench_study(**changes) -> Study:
+    return tiny_study(
+        **{
+            "tuning": {"trials": 8, **REACHABLE},
+            "matrix": {"evasions": [[], [{"decoys": 2}], [{"rotate": {}}]]},
+            "bench": BENCH,
+            "filters": [{"name": "two", "kind": "quota", "queries": 2}],
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def backends(calibrate, tmp_path, monkeypatch):
+    """Replace victim, Ray and the search; return the backends that were made."""
+    made = []
+
+    def inputs(study):
+        data = digits(study)
+        return fit_detectors(study, data), data, formula_victim(tmp_path)
+
+    def backend(*where):
+        made.append(FormulaBackend())
+        return made[-1]
+
+    for module in (comparison, simulation):
+        monkeypatch.setattr(module, "load_inputs", inputs)
+        monkeypatch.setattr(module, "make_backend", backend)
+    return made
+
+
+@pytest.mark.usefixtures("backends")
+def test_every_detector_meets_every_attack_and_workload(tmp_path: Path):
+    run = comparison.bench(bench_study(), tmp_path / "run")
+    write_bench(run)
+    cells = pd.read_parquet(run / "cells.parquet")
+    # Three detectors, two scopes, one attack with five rows of evasions.
+    assert len(cells) == 3 * 2 * 5
+    assert set(cells["detector"]) == {"evidence", "quota", "two"}
+    assert set(cells[cells["knows_detector"]]["evasion"].str.split(" ").str[0]) == {"sharpen", "accounts"}
+    assert (cells["attackers"] == 6).all()
+    # A quota of two blocks every open-loop attacker at the third query, with or without decoys.
+    two = cells[(cells["detector"] == "two") & ~cells["evasion"].str.startswith(("rotate", "accounts"))]
+    assert (two["blocked"] == 6).all()
+    assert (two["mean_queries"] == 3).all()
+    # Rotation defeats it as long as the state is the session's.
+    rotate = cells[(cells["detector"] == "two") & cells["evasion"].str.startswith("rotate")].set_index("scope")
+    assert rotate.loc["session", "blocked"] == 0
+    assert rotate.loc["client", "blocked"] == 6
+    accounts = cells[(cells["detector"] == "two") & cells["evasion"].str.startswith("accounts")].set_index("scope")
+    assert accounts.loc["client", "mean_queries"] > 3
+
+    workloads = pd.read_parquet(run / "workloads.parquet")
+    assert set(workloads["workload"]) == {"independent", "retries"}
+    of_two = workloads[workloads["detector"] == "two"]
+    assert (of_two["blocked"] == of_two["sessions"]).all()  # all sessions have three queries or more
+    assert not of_two["certified"].any()
+    detectors = pd.read_parquet(run / "detectors.parquet").set_index("detector")
+    assert detectors["calibrated"].to_dict() == {"evidence": True, "quota": True, "two": False}
+    quota = load_config(run / "calibrations" / "quota" / "filter.toml")
+    assert isinstance(quota, QuotaConfig)
+    assert json.loads(detectors.loc["quota", "config"])["queries"] == quota.queries
+    found = summary(run).set_index("detector")
+    assert found.loc["two", "cells_stopped_client"] == 3
+    assert found.loc["two", "cells_stopped_knowing_client"] == 2
+
+
+def test_an_interrupted_comparison_is_resumed_to_the_same_tables(backends, tmp_path: Path, monkeypatch):
+    whole = comparison.bench(bench_study(), tmp_path / "whole")
+    original = comparison.simulate
+
+    def interrupted(*arguments, **where):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparison, "simulate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        comparison.bench(bench_study(), tmp_path / "run")
+    monkeypatch.setattr(comparison, "simulate", original)
+    run = comparison.resume_bench(tmp_path / "run")
+    for folder in (whole, run):
+        write_bench(folder)
+    for name in ("cells", "workloads", "bench_outcomes"):
+        one, other = (pd.read_parquet(folder / f"{name}.parquet") for folder in (whole, run))
+        pd.testing.assert_frame_equal(one, other)
+
+
+@pytest.mark.usefixtures("backends")
+def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path):
+    with pytest.raises(StudyError, match=r"bench\.detectors: missing"):
+        comparison.bench(tiny_study(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    simulation.simulate(bench_study(), tmp_path / "simulation")
+    with pytest.raises(RunError, match="not a comparison of detectors"):
+        comparison.resume_bench(tmp_path / "simulation")
+
+
+@pytest.mark.parametrize(
+    ("bench", "message"),
+    [
+        ({"detectors": [{"name": "a", "kind": "qota"}]}, r"bench\.detectors: 'a': .*'qota'.*'quota'"),
+        ({"detectors": [{"name": "a", "kind": "quota", "space": {"n_b": 1}}]}, r"space\.n_b: 'quota' has no such"),
+        ({"detectors": [{"name": "two", "kind": "quota"}]}, "must have different names; used more than once: two"),
+        ({"detectors": [{"name": "a", "kind": "quota"}], "scopes": []}, "scopes"),
+        ({"detectors": [{"name": "a", "kind": "quota"}], "knowing": [[{"sharpn": 1}]]}, "sharpen"),
+        ({"detectors": [{"name": "a", "kind": "quota", "kinds": 1}]}, "kinds: unknown key"),
+    ],
+)
+def test_an_invalid_section_is_refused(bench, message):
+    with pytest.raises(StudyError, match=message):
+        bench_study(bench=bench)
+
+
+def test_the_section_survives_a_file(tmp_path: Path):
+    study = bench_study()
+    study.save(tmp_path / "study.toml")
+    assert Study.load(tmp_path / "study.toml") == study
+
+
+def test_costs_are_those_of_queries_that_are_answered():
+    class Pool:
+        labels = np.zeros(3, np.int64)
+
+        def __len__(self):
+            return 3
+
+        def image(self, index):
+            return np.full((8, 8), 0.5, np.float32)
+
+    microseconds, size = measure_costs(QuotaConfig(queries=1000), Pool())
+    assert microseconds > 0
+    assert 0 < size < 10
+    assert bytes_of({"a": np.zeros(4), "b": [1, 2.0], "c": "four"}) == 32 + 16 + 4

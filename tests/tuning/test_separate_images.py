@@ -1,0 +1,96 @@
+"""Splits whose users draw from images of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mifsim.clients.protocol import Answer, World
+from mifsim.server.client_specs import client_rng, client_specs
+from mifsim.server.environment import Environment
+from mifsim.study import Filter, Study
+from mifsim.study.splitting import SPLITS, split_clients, split_images
+from mifsim.study.tuning import Splits
+from tests.tuning.studies import FormulaBackend, assert_live_matches_replay, digits, formula_victim, tiny_study
+from tuning.splits import calibration_images
+from tuning.traces import load, record
+
+
+@given(
+    labels=st.lists(st.integers(0, 3), min_size=1, max_size=60),
+    search=st.floats(0.1, 0.6),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_every_image_is_in_one_split_and_each_class_is_split_by_the_shares(labels, search, seed):
+    shares = (search, 0.3, 1 - 0.3 - search)
+    splits = Splits(search=shares[0], calibration=shares[1], test=shares[2])
+    parts = split_images(np.array(labels, dtype=np.int64), splits, seed)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+    for label in set(labels):
+        counts = [sum(labels[i] == label for i in part.tolist()) for part in parts]
+        for count, share in zip(counts, shares, strict=True):
+            assert abs(count - share * labels.count(label)) <= 1
+
+
+def images_by_split(study: Study, separate: bool, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[bytes]]:
+    """Return the images that the users of each split send, if nothing blocks them."""
+    worlds: list[World] = []
+
+    def keep(self, world, rng):
+        worlds.append(world)
+        return original(self, world, rng)
+
+    from mifsim.study.populations import Users
+
+    original = Users.run
+    monkeypatch.setattr(Users, "run", keep)
+    environment = Environment(study, Path(), {}, digits(study), separate_images=separate)
+    specs = [spec for spec in client_specs(study, 10) if spec.target is None]
+    splits = split_clients(
+        [spec.client_id for spec in specs], [spec.population for spec in specs], study.tuning.splits, study.seed
+    )
+    sent: dict[str, set[bytes]] = {split: set() for split in SPLITS}
+    for spec, split in zip(specs, splits.tolist(), strict=True):
+        environment.start(spec, [], lambda *event: None)
+        generator = original(
+            study.users[spec.population - len(study.attacks)], worlds[-1], client_rng(study.seed, spec.client_id)
+        )
+        query = next(generator)
+        try:
+            while True:
+                sent[SPLITS[split]].add(query.image.tobytes())
+                query = generator.send(Answer(0))
+        except StopIteration:
+            pass
+    return sent
+
+
+def test_users_of_different_splits_send_different_images(monkeypatch):
+    study = tiny_study(filters=[{"name": "no filter", "kind": "none"}])
+    separate = images_by_split(study, True, monkeypatch)
+    assert all(separate.values())
+    assert not separate["search"] & separate["calibration"]
+    assert not separate["search"] & separate["test"]
+    assert not separate["calibration"] & separate["test"]
+    shared = images_by_split(study, False, monkeypatch)
+    assert shared["search"] & shared["calibration"]
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.usefixtures("empty_cache")
+def test_replay_matches_a_live_run_with_either_pool(separate, tmp_path):
+    study = tiny_study()
+    tuning = study.tuning.model_dump() | {"separate_images": separate}
+    study = Study.parse(study.to_toml() | {"tuning": tuning})
+    data, victim = digits(study), formula_victim(tmp_path)
+    traces = load(record(study, data, victim, FormulaBackend()).path, study)
+    filters = [Filter(name=item.name, config=item.config) for item in study.filters]
+    assert_live_matches_replay(study.model_copy(update={"filters": filters}), traces, tmp_path / "live")
+    images = calibration_images(study, data)
+    # 12 images a class, of which the calibration split gets those from round(0.4 · 12) to round(0.8 · 12).
+    assert len(data.subset("users")) == 120
+    assert set(images.values()) == {50 if separate else 120}

@@ -1,0 +1,285 @@
+"""Compares detectors: calibrates each to the same guarantee, and replays or runs the same attackers against all.
+
+Each detector of the study's ``[bench]`` section is calibrated like `mifsim tune` would, on one recording that serves
+all of them. Then every attack with every row of evasions is recorded once without a detector, and each detector is
+replayed on it. Attackers that react to refusals run live against each detector in each scope.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mifsim.data.base import DataSet
+from mifsim.defense import DetectorConfig, NoDefenseConfig, load_config
+from mifsim.errors import RunError, StudyError
+from mifsim.run.folder import RunFolder, check_free, default_path
+from mifsim.run.inputs import data_facts, load_inputs
+from mifsim.run.lifecycle import record_status, study_to_resume
+from mifsim.run.sessions import BackendName, make_backend
+from mifsim.run.simulate import resume_simulation, simulate
+from mifsim.study import Filter, Study
+from mifsim.study.bench import BenchDetector
+from mifsim.study.crossing import Matrix
+from mifsim.tables.bench_schemas import BENCH_SCHEMAS
+from mifsim.tables.records import TableWriter
+from mifsim.tables.storage import Folder
+from tuning.assess import assess
+from tuning.bench_costs import measure_costs
+from tuning.bench_outcomes import attack_text, evasion_text, outcome_rows
+from tuning.live import closed_loop, open_loop
+from tuning.splits import calibration_images
+from tuning.study_check import check_calibration
+from tuning.tracedata import TraceSet
+from tuning.traces import load, record
+from tuning.tune import resume_tuning, tune
+
+logger = logging.getLogger(__name__)
+
+CALIBRATIONS = "calibrations"
+"""Folder of the run that contains the calibrations, one run folder for each detector."""
+CLOSED_LOOP = "closed-loop"
+"""Folder of the run that contains the simulation of closed-loop attackers."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A detector of the comparison.
+
+    Attributes
+    ----------
+    name : str
+    config : DetectorConfig or None
+        None if no configuration could be certified.
+    calibrated : bool
+        Whether the configuration is the result of a calibration, not one of the study's filters.
+    """
+
+    name: str
+    config: DetectorConfig | None
+    calibrated: bool
+
+
+def bench(
+    study: Study, out: Folder | None = None, *, backend: BackendName = "ray", address: str | None = None
+) -> Folder:
+    """Compare the detectors of a study; write the run folder.
+
+    Parameters
+    ----------
+    study : Study
+        Its ``[bench]`` section names the detectors to calibrate; its filters are compared as they are.
+    out : Path or None
+        The run folder, which must be empty or not exist. None: ``runs/<study>-<time>``.
+    backend, address
+        See `tuning.tune.tune`.
+
+    Returns
+    -------
+    Path
+        The run folder.
+
+    Raises
+    ------
+    UserError
+        If the study has no ``[bench]`` section, or cannot be calibrated; see `tuning.tune.tune`.
+    """
+    if not study.bench.detectors:
+        raise StudyError(f"{study.name}: bench.detectors: missing (add at least one [[bench.detectors]] table)")
+    check_calibration(study)
+    path = default_path(study) if out is None else out
+    check_free(path)
+    run_of = make_backend(backend, address, study.server)
+    del run_of  # only checks the address before anything is written
+    study, data, victim = load_inputs(study)
+    run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts, bench={})
+    _Comparison(run, study, data, backend, address).run_all()
+    return path
+
+
+def resume_bench(path: Folder, *, backend: BackendName = "ray", address: str | None = None) -> Folder:
+    """Resume an interrupted comparison: finished calibrations and recordings are kept.
+
+    Raises
+    ------
+    RunError
+        If the folder is not that of an interrupted comparison.
+    """
+    run = RunFolder.open(path)
+    if "bench" not in run.facts:
+        raise RunError(f"--resume {path}: not a comparison of detectors (expected the run folder of mifsim bench)")
+    study = study_to_resume(run)
+    study, data, _ = load_inputs(study)
+    run.update_facts(status="running")
+    _Comparison(run, study, data, backend, address).run_all()
+    return path
+
+
+class _Comparison:
+    """The steps of one run; each can be resumed."""
+
+    def __init__(self, run: RunFolder, study: Study, data: DataSet, backend: BackendName, address: str | None) -> None:
+        self._run, self._study, self._data = run, study, data
+        self._where: dict[str, Any] = {"backend": backend, "address": address}
+
+    def run_all(self) -> None:
+        with record_status(self._run, f"mifsim bench --resume {shlex.quote(str(self._run.path))}"):
+            traces = self._record_once()
+            compared = [self._calibrate(detector) for detector in self._study.bench.detectors]
+            compared += [Compared(item.name, item.config, False) for item in self._study.filters]
+            self._write_workloads(compared, traces)
+            self._write_outcomes(compared)
+            self._run_closed_loop(compared)
+            self._write_detectors(compared)
+
+    def _record_once(self) -> TraceSet:
+        """Record the sessions of the calibrations with what all detectors need, so that none of them records again."""
+        return self._traces(open_loop(self._with_all_recorders(self._study)))
+
+    def _traces(self, wanted: Study) -> TraceSet:
+        study, data, victim = load_inputs(wanted)
+        recording = record(
+            study, data, victim, make_backend(self._where["backend"], self._where["address"], study.server)
+        )
+        return load(recording.path, study)
+
+    def _with_all_recorders(self, study: Study) -> Study:
+        """Return the study with configurations of each detector as filters, so that a recording serves all."""
+        filters = list(study.filters)
+        for detector in study.bench.detectors:
+            for number, corner in enumerate(study.tuning_of(detector).search_space.corners()):
+                if corner.replayable():
+                    filters.append(Filter(name=f"{detector.name}.{number}", config=corner))
+        plain = study.to_toml()
+        plain.pop("bench", None)
+        plain["filters"] = [item.to_toml() for item in filters]
+        # A quota needs no recorder: the filters name all that is needed.
+        kept = ("splits", "separate_images", "false_positive_limit")
+        plain["tuning"] = {"kind": "quota", **{key: plain["tuning"][key] for key in kept}}
+        if not study.users:
+            del plain["tuning"]["false_positive_limit"]
+        return Study.parse(plain, study.name)
+
+    def _calibrate(self, detector: BenchDetector) -> Compared:
+        folder = self._run.path / CALIBRATIONS / detector.name
+        assert isinstance(folder, Path)
+        plain = self._study.to_toml()
+        plain.pop("bench", None)
+        plain["name"] = f"{self._study.name} {detector.name}"[:60]
+        plain["filters"] = []
+        plain["tuning"] = self._study.tuning_of(detector).model_dump(exclude_none=True)
+        if not (folder / "run.json").is_file():
+            logger.info("calibrating %s", detector.name)
+            tune(Study.parse(plain, detector.name), folder, **self._where)
+        elif RunFolder.open(folder).facts["status"] != "complete":
+            resume_tuning(folder, **self._where)
+        file = folder / "filter.toml"
+        return Compared(detector.name, load_config(file) if file.is_file() else None, True)
+
+    def _crossed(self) -> Iterator[tuple[bool, Study]]:
+        """Yield the crossed studies: with the rows of [matrix], then with those of attackers who know the detector."""
+        for knows, rows in ((False, self._study.matrix.evasions), (True, self._study.bench.knowing)):
+            if rows:
+                plain = self._study.to_toml()
+                plain.pop("bench", None)
+                plain["matrix"] = Matrix(evasions=rows).to_toml()
+                for attack in plain["attacks"]:
+                    attack["trials"] = self._study.bench.trials
+                # Other attackers than those of the search.
+                plain["seed"] = self._study.seed + 1
+                yield knows, Study.parse(plain, self._study.name).crossed()
+
+    def _write_outcomes(self, compared: list[Compared]) -> None:
+        """Write ``bench_outcomes.parquet``: each open-loop attacker under each detector, by replay."""
+        rows: list[dict[str, Any]] = []
+        for knows, crossed in self._crossed():
+            attacks = open_loop(crossed)
+            if not attacks.attacks:
+                continue
+            plain = attacks.to_toml()
+            plain["users"] = []
+            plain["bench"] = self._study.bench.to_toml()
+            traces = self._traces(self._with_all_recorders(Study.parse(plain, crossed.name)))
+            texts = {attack.name: (attack_text(attack), evasion_text(attack)) for attack in attacks.attacks}
+            for item in compared:
+                if item.config is not None and item.config.replayable():
+                    rows += outcome_rows(traces, texts, item.name, item.config, knows)
+        _write_table(self._run, self._study, "bench_outcomes", rows)
+
+    def _write_workloads(self, compared: list[Compared], traces: TraceSet) -> None:
+        """Write ``workloads.parquet``: the honest sessions that each detector blocks in two splits, by replay."""
+        tuning, rows = self._study.tuning, []
+        images = calibration_images(self._study, self._data)
+        for item in compared:
+            if item.config is None or not item.config.replayable():
+                continue
+            for split in ("calibration", "test"):
+                of_split = traces.of_split(split)
+                for found in assess(of_split, item.config, tuning.confidence):
+                    if found.is_attack:
+                        continue
+                    rows += [
+                        {
+                            "detector": item.name,
+                            "scope": scope,
+                            "workload": found.group,
+                            "split": split,
+                            "sessions": found.sessions,
+                            "blocked": found.blocked,
+                            "low": found.low,
+                            "high": found.high,
+                            "limit": tuning.limit(found.group),
+                            "certified": item.calibrated,
+                            "distinct_images": images[found.group],
+                        }
+                        for scope in self._study.bench.scopes
+                    ]
+        _write_table(self._run, self._study, "workloads", rows)
+
+    def _run_closed_loop(self, compared: list[Compared]) -> None:
+        """Simulate the closed-loop attackers against each detector in each scope, and without one."""
+        filters = [
+            Filter(name=f"{item.name}.{scope}", config=replace(item.config, scope=scope))
+            for item in compared
+            if item.config is not None and not isinstance(item.config, NoDefenseConfig)
+            for scope in self._study.bench.scopes
+        ]
+        filters.append(Filter(name="no filter", config=NoDefenseConfig()))
+        for knows, crossed in self._crossed():
+            attackers = closed_loop(crossed)
+            if not attackers.attacks:
+                continue
+            plain = attackers.to_toml()
+            plain["filters"], plain["users"] = [item.to_toml() for item in filters], []
+            folder = self._run.path / CLOSED_LOOP / ("knowing" if knows else "matrix")
+            if not (folder / "run.json").is_file():
+                simulate(Study.parse(plain, crossed.name), folder, **self._where)
+            elif RunFolder.open(folder).facts["status"] != "complete":
+                resume_simulation(folder, **self._where)
+
+    def _write_detectors(self, compared: list[Compared]) -> None:
+        """Write ``detectors.parquet``: the configuration and the costs of each detector."""
+        rows = []
+        for item in compared:
+            cells = {"kind": None, "config": None} if item.config is None else item.config.to_cells()
+            costs = (None, None) if item.config is None else measure_costs(item.config, self._data.subset("users"))
+            rows.append(
+                {
+                    "detector": item.name,
+                    "calibrated": item.calibrated,
+                    **cells,
+                    "microseconds_a_query": costs[0],
+                    "bytes_a_query": costs[1],
+                }
+            )
+        _write_table(self._run, self._study, "detectors", rows)
+
+
+def _write_table(run: RunFolder, study: Study, name: str, rows: list[dict[str, Any]]) -> None:
+    with TableWriter(run.path / f"{name}.parquet", name, run.metadata(study), BENCH_SCHEMAS[name]) as writer:
+        if rows:
+            writer.write({column: [row[column] for row in rows] for column in writer.schema.names})
