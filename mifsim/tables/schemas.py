@@ -1,11 +1,9 @@
 """The schemas of a run's Parquet tables; `mifsim.tables.records` reads and writes them.
 
-The metadata of each field has its description, which ``mifsim columns`` prints (see `describe`).
+The metadata of each field has its description, which ``mifsim columns`` prints (see `mifsim.tables.columns`).
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 
@@ -250,46 +248,3 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("psnr_nearest_db", pa.float32(), "largest PSNR to a private image of the class, in dB"),
     ),
 }
-
-
-def describe(
-    table: str | None = None, schemas: Mapping[str, pa.Schema] = SCHEMAS
-) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (table, column, type, description) for each column.
-
-    Parameters
-    ----------
-    table : str or None
-        One table; None: all.
-    schemas : mapping of str to Schema
-        The tables by name.
-    """
-    for name, schema in schemas.items():
-        if table in (None, name):
-            for field in schema:
-                kind = "text" if field.type in (CATEGORY, pa.string()) else str(field.type)
-                yield name, field.name, kind, (field.metadata or {})[b"description"].decode()
-
-
-def with_columns(table: str, fields: Mapping[str, tuple[pa.DataType, str]], after: str | None = None) -> pa.Schema:
-    """Return a table's schema with additional columns, for searched parameters or the values of recorders.
-
-    Parameters
-    ----------
-    table : str
-        A key of `SCHEMAS`.
-    fields : mapping of str to (type, description)
-        The additional columns by name.
-    after : str or None
-        The column after which they are inserted; None: the last one.
-    """
-    declared = list(SCHEMAS[table])
-    position = len(declared) if after is None else SCHEMAS[table].names.index(after) + 1
-    return pa.schema(
-        [*declared[:position], *schema_of(*((name, *rest) for name, rest in fields.items())), *declared[position:]]
-    )
-
-
-def param_column(name: str) -> str:
-    """Return the name of the column of a searched parameter."""
-    return f"param_{name}"
