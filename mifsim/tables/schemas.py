@@ -157,6 +157,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.float64(),
             "share of attackers (0 to 1) that gave up after a refusal in their last session",
         ),
+        ("low", pa.float64(), "lower bound of its exact 95% interval"),
+        ("high", pa.float64(), "upper bound of its exact 95% interval"),
         (
             "queries_to_block",
             pa.float64(),
@@ -173,7 +175,17 @@ SCHEMAS: dict[str, pa.Schema] = {
         ),
         ("leakage_undefended", pa.float64(), "leakage_at_block of the same attack without a detector"),
         ("leakage_without_queries", pa.float64(), "the evaluator's mean confidence in the better zero-query baseline"),
-        ("outcome", CATEGORY, "stopped, delayed or lost; report.html defines them"),
+        (
+            "leakage_labelled",
+            pa.float64(),
+            "the evaluator's mean confidence in the labelled baseline (see kind in leakage); null: not scored",
+        ),
+        (
+            "outcome",
+            CATEGORY,
+            "stopped, delayed or lost, from the better zero-query baseline; report.html defines them",
+        ),
+        ("outcome_labelled", CATEGORY, "outcome from the best of all three baselines; null: no labelled baseline"),
     ),
     "matrix_users": schema_of(
         ("workload", CATEGORY, "name of the study's [[users]] table"),
@@ -186,11 +198,11 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     "attack_benchmark": schema_of(
         ("population", CATEGORY, "as in sessions"),
-        ("attack", CATEGORY, "name of the attack; null for zero-query baselines"),
+        ("attack", CATEGORY, "name of the attack; null for baselines"),
         (
             "needs",
             CATEGORY,
-            "model output that it needs: label, top-k, confidence or gradients; null for zero-query baselines",
+            "model output that it needs: label, top-k, confidence or gradients; null for baselines",
         ),
         (
             "attackers",
@@ -228,13 +240,19 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("problem", pa.string(), "reason why the row is unusable"),
     ),
     "leakage": schema_of(
-        ("kind", CATEGORY, "attack, or a zero-query baseline: random (uniform noise) or prior (auxiliary images)"),
+        (
+            "kind",
+            CATEGORY,
+            "attack, or a baseline: random (uniform noise) and prior (auxiliary images) need no query; labelled "
+            "(auxiliary images that the model labels as the target) needs only labels",
+        ),
         ("session_id", pa.string(), "as in sessions; null for baselines"),
         ("target", pa.int16(), "class under attack"),
         (
             "query",
             pa.int64(),
-            "number of queries answered when this was the attacker's current reconstruction; 0 for baselines",
+            "number of queries answered when this was the attacker's current reconstruction; 0 for random and prior, "
+            "the number of auxiliary images for labelled",
         ),
         ("last", pa.bool_(), "whether it is the last reconstruction of the session; false for baselines"),
         ("evaluator_confidence", pa.float32(), "the evaluator's confidence (0 to 1) in the target"),
