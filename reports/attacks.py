@@ -16,6 +16,7 @@ from mifsim.errors import RunError
 from mifsim.statistics import clopper_pearson
 from mifsim.tables.records import TableWriter
 from mifsim.tables.storage import Folder
+from reports.baselines import LABELLED, labelled_gap
 from reports.comparison import undefended
 from reports.tables import attackers, facts, leakage, sessions
 from reports.tables import benchmark_table as read_benchmark
@@ -24,11 +25,15 @@ from reports.wording import missing, percent
 LEVEL = 0.01
 """Significance level of each of the two one-sided tests in `benchmark`."""
 
-_BASELINES = {"prior": "auxiliary images (no query)", "random": "noise images (no query)"}
+_BASELINES = {
+    "prior": "auxiliary images (no query)",
+    "random": "noise images (no query)",
+    LABELLED: "labelled auxiliary images (only labels)",
+}
 
 
 def benchmark(run: Folder, needs: Mapping[str, str]) -> pd.DataFrame:
-    """Return one row per undefended attack population, followed by one row per zero-query baseline.
+    """Return one row per undefended attack population, followed by one row per baseline.
 
     The prior is the baseline of auxiliary images, drawn regardless of their class. An attack works if its
     reconstructions are better than the prior in both of two one-sided tests at `LEVEL`:
@@ -38,7 +43,8 @@ def benchmark(run: Folder, needs: Mapping[str, str]) -> pd.DataFrame:
     * Feature distance: more than half of them are closer to a private image of their class than the prior's median
       distance for that class (exact sign test; a tie counts against the attack).
 
-    The tests count identical reconstructions of the same class once.
+    The tests count identical reconstructions of the same class once. The labelled baseline (auxiliary images that the
+    model labels as the target) has a row for comparison; the verdict does not depend on it.
 
     Parameters
     ----------
@@ -75,7 +81,8 @@ def benchmark(run: Folder, needs: Mapping[str, str]) -> pd.DataFrame:
         _row(str(name), joined[joined["population"] == name], prior, needs)
         for name in dict.fromkeys(joined["population"].astype(str))
     ]
-    table += [_baseline(kind, baselines[baselines["kind"] == kind]) for kind in _BASELINES]
+    by_kind = {kind: baselines[baselines["kind"] == kind] for kind in _BASELINES}
+    table += [_baseline(kind, group) for kind, group in by_kind.items() if kind != LABELLED or len(group)]
     return pd.DataFrame(table)
 
 
@@ -115,7 +122,7 @@ def _baseline(kind: str, group: pd.DataFrame) -> dict[str, Any]:
         "population": _BASELINES[kind],
         "attackers": len(group),
         "reconstructions": len(group),
-        "answered_queries": 0.0,
+        "answered_queries": float(group["query"].median()) if kind == LABELLED else 0.0,
         **_scores(group),
         **dict.fromkeys(not_applicable),
     }
@@ -146,7 +153,7 @@ def write_benchmark(run: Folder, needs: Mapping[str, str]) -> None:
 
 
 def print_benchmark(run: Folder, console: Console | None = None) -> None:
-    """Print ``attack_benchmark.parquet``: attacks, zero-query baselines, and an explanation of the columns.
+    """Print ``attack_benchmark.parquet``: attacks, baselines, and an explanation of the columns.
 
     Raises
     ------
@@ -190,4 +197,12 @@ def print_benchmark(run: Folder, console: Console | None = None) -> None:
         "result is valid for this victim and this evaluator.",
         highlight=False,
     )
+    if frame["population"].eq(_BASELINES[LABELLED]).any():
+        out.print(
+            f"{_BASELINES[LABELLED]}: auxiliary images that the model labels as the target, after one query for each "
+            "auxiliary image. The column works does not depend on them.",
+            highlight=False,
+        )
+    if gap := labelled_gap(run):
+        out.print(gap, highlight=False)
     out.print(f"Table: {run / 'attack_benchmark.parquet'}", highlight=False)

@@ -11,8 +11,9 @@ from mifsim.statistics import clopper_pearson
 from mifsim.tables.bench_schemas import BENCH_SCHEMAS
 from mifsim.tables.records import TableWriter, read_checked
 from mifsim.tables.storage import Folder
+from reports.baselines import BaselineConfidence, baseline_table
 from reports.matrix import attack_matrix, cell_result
-from reports.tables import baseline_table, facts
+from reports.tables import facts
 
 CLOSED_LOOP = {False: "closed-loop/matrix", True: "closed-loop/knowing"}
 """Run folders of the simulations of closed-loop attackers, by `knows_detector`."""
@@ -36,24 +37,24 @@ def cells(run: Folder) -> pd.DataFrame:
     folders = {knows: run / folder for knows, folder in CLOSED_LOOP.items()}
     simulated = [_simulated_cells(folder, knows) for knows, folder in folders.items() if folder.is_dir()]
     found = pd.concat([replayed, *simulated], ignore_index=True)
-    baseline = max((value for folder in _scored(run) if (value := _baseline(folder)) is not None), default=np.nan)
-    found["leakage_without_queries"] = baseline
-    found["stopped"] = [
-        cell_result(row["blocked"] / row["attackers"], row["leakage_at_block"], row["leakage_undefended"], baseline)
-        == "stopped"
-        for row in found.to_dict("records")
-    ]
+    baseline = _baselines(run)
+    found["leakage_without_queries"], found["leakage_labelled"] = baseline.zero_query, baseline.labelled
+    for column, confidence in (("stopped", baseline.zero_query), ("stopped_labelled", baseline.largest)):
+        found[column] = [
+            cell_result(
+                row["blocked"] / row["attackers"], row["leakage_at_block"], row["leakage_undefended"], confidence
+            )
+            == "stopped"
+            for row in found.to_dict("records")
+        ]
     ordered: pd.DataFrame = found[BENCH_SCHEMAS["cells"].names]
     return ordered
 
 
-def _scored(run: Folder) -> list[Folder]:
-    return [run / folder for folder in CLOSED_LOOP.values() if (run / folder / "leakage").is_dir()]
-
-
-def _baseline(run: Folder) -> float | None:
-    table = baseline_table(run)
-    return None if table is None or table.empty else float(table["evaluator_confidence"].max())
+def _baselines(run: Folder) -> BaselineConfidence:
+    """Return the baselines of one of the simulations; they are the same in all."""
+    scored = [run / folder for folder in CLOSED_LOOP.values() if (run / folder / "leakage").is_dir()]
+    return BaselineConfidence.of(baseline_table(scored[0]) if scored else None)
 
 
 def _replayed_cells(run: Folder) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,8 +10,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from mifsim.tables.storage import Folder
+from reports.baselines import LABELLED, BaselineConfidence, baseline_table, labelled_gap
 from reports.styles import CALIBRATED
-from reports.tables import attack_table, baseline_table, filter_table, user_table
+from reports.tables import attack_table, filter_table, user_table
 from reports.wording import ABSENT, count, missing, percent, queries
 
 Mark = Literal["ahead", "behind", "even", ""]
@@ -37,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the comparison table: the numbers of one filter, workload or zero-query baseline."""
+    """A row of the comparison table: the numbers of one filter, workload or baseline."""
 
     name: str
     cells: tuple[Cell, ...]
@@ -146,7 +148,7 @@ def in_order(names: Sequence[str], unfiltered: Sequence[str]) -> list[str]:
 
 
 def compare_attacks(run: Folder) -> Comparison:
-    """Return blocked attackers, queries to block and leakage by attack and filter, then the zero-query baselines."""
+    """Return blocked attackers, queries to block and leakage by attack and filter, then the baselines."""
     frame = attack_table(run)
     if frame.empty:
         return Comparison((), ())
@@ -158,7 +160,12 @@ def compare_attacks(run: Folder) -> Comparison:
         rows = frame[frame["attack"] == attack]
         groups.append(Group(str(attack), _rows(rows, columns, undefended(run)), _leakage_caveat(rows, run, baselines)))
     if baselines is not None and len(baselines):
-        groups.append(Group("zero-query baselines", tuple(_baseline(row, columns) for _, row in baselines.iterrows())))
+        rows = [_baseline(row, columns) for _, row in baselines.iterrows()]
+        without_queries = baselines["kind"] != LABELLED
+        groups.append(Group("zero-query baselines", tuple(itertools.compress(rows, without_queries))))
+        if not without_queries.all():
+            labelled = tuple(itertools.compress(rows, ~without_queries))
+            groups.append(Group("baseline that needs only labels", labelled, labelled_gap(run)))
     return Comparison(tuple((column.title, column.help) for column in columns), tuple(groups))
 
 
@@ -239,7 +246,11 @@ def _text(key: str, row: pd.Series) -> str:
 
 
 def _baseline(row: pd.Series, columns: Sequence[_Column]) -> Row:
-    titles = {"prior": "auxiliary images (prior)", "random": "random images"}
+    titles = {
+        "prior": "auxiliary images (prior)",
+        "random": "random images",
+        LABELLED: "one labelled auxiliary image",
+    }
     baseline_keys = {"evaluator_hit_share": "evaluator_hit"}
     keys = [baseline_keys.get(column.key, column.key) for column in columns]
     cells = tuple(Cell(_text(key, row) if key in row else "") for key in keys)
@@ -251,10 +262,17 @@ def _leakage_caveat(rows: pd.DataFrame, run: Folder, baselines: pd.DataFrame | N
     bare = rows[rows["filter"].isin(undefended(run))]
     if baselines is None or not len(baselines) or bare.empty or "evaluator_confidence" not in bare:
         return ""
-    reached, baseline = float(bare["evaluator_confidence"].max()), float(baselines["evaluator_confidence"].max())
-    if missing(reached) or round(reached, 2) > round(baseline, 2):  # compared as displayed
-        return ""
-    return (
-        f"Even undefended, this attack does not exceed the zero-query baselines in evaluator confidence "
-        f"({reached:.2f}, baseline {baseline:.2f}). Its leakage scores therefore do not distinguish the filters."
-    )
+    reached, baseline = float(bare["evaluator_confidence"].max()), BaselineConfidence.of(baselines)
+    # Compared as displayed; false for NaN.
+    if round(reached, 2) <= round(baseline.zero_query, 2):
+        return (
+            f"Even undefended, this attack does not exceed the zero-query baselines in evaluator confidence "
+            f"({reached:.2f}, baseline {baseline.zero_query:.2f}). Its leakage scores therefore do not distinguish the "
+            "filters."
+        )
+    if round(reached, 2) <= round(baseline.labelled, 2):
+        return (
+            f"Even undefended, this attack does not exceed one labelled auxiliary image in evaluator confidence "
+            f"({reached:.2f}, baseline {baseline.labelled:.2f})."
+        )
+    return ""

@@ -5,22 +5,24 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from mifsim.errors import RunError
+from mifsim.statistics import clopper_pearson
 from mifsim.tables.records import TableWriter
 from mifsim.tables.storage import Folder
+from reports.baselines import BaselineConfidence, baseline_table
 from reports.comparison import in_order, undefended
-from reports.tables import attack_table, baseline_table, facts, user_table
+from reports.tables import attack_table, facts, user_table
 from reports.wording import missing, percent, queries
 
 CellResult = Literal["stopped", "delayed", "lost"]
 
 MIN_LEAKAGE = 0.05
-"""Minimum excess of the undefended evaluator confidence over the zero-query baseline for an attack to leak."""
+"""Minimum excess of the undefended evaluator confidence over the baseline for an attack to leak."""
 LOST_SHARE = 0.5
 """Share of the undefended leakage at which a filter has lost, even if it blocked every attacker."""
 
@@ -28,7 +30,8 @@ LOST_SHARE = 0.5
 def cell_result(blocked_share: float, leaked: float, undefended_: float, baseline: float) -> CellResult:
     """Classify the result of a filter against an attack as stopped, delayed or lost.
 
-    Leakage is the evaluator's confidence in excess of the zero-query baseline.
+    Leakage is the evaluator's confidence in excess of a baseline, the confidence in images that the attacker obtains
+    without model inversion.
 
     * Lost: fewer than half of the attackers were blocked, or the leakage is at least `LOST_SHARE` of the undefended
       leakage. The second condition applies only if the undefended leakage is at least `MIN_LEAKAGE`.
@@ -44,7 +47,7 @@ def cell_result(blocked_share: float, leaked: float, undefended_: float, baselin
     undefended_ : float
         The same without a filter.
     baseline : float
-        The same for images obtained without a query.
+        The same for a baseline; see `reports.baselines`.
 
     Examples
     --------
@@ -62,14 +65,15 @@ def cell_result(blocked_share: float, leaked: float, undefended_: float, baselin
 def attack_matrix(run: Folder) -> pd.DataFrame:
     """Return one row per attack, combination of evasions and filter, with the columns of ``matrix_attacks``.
 
-    Undefended filters have no rows: they are the reference in the column ``leakage_undefended``.
+    Undefended filters have no rows: they are the reference in the column ``leakage_undefended``. The column ``outcome``
+    measures leakage from the better zero-query baseline, ``outcome_labelled`` from the best of all three baselines; it
+    is None for a run without the labelled baseline.
     """
     table = attack_table(run)
     if table.empty:
         return pd.DataFrame(columns=["population", "filter"])
     evasion_rows = _evasions(run)
-    baselines = baseline_table(run)
-    baseline = np.nan if baselines is None or baselines.empty else float(baselines["evaluator_confidence"].max())
+    baseline = BaselineConfidence.of(baseline_table(run))
     bare = set(undefended(run))
     leaked = table.get("evaluator_confidence", pd.Series(np.nan, table.index))
     undefended_leakage = {
@@ -82,7 +86,9 @@ def attack_matrix(run: Folder) -> pd.DataFrame:
         name = str(row["attack"])
         attack, evasions = evasion_rows.get(name, (name, ""))
         share = row["blocked"] / row["sessions"]
+        low, high = clopper_pearson(row["blocked"], row["sessions"])
         reference = undefended_leakage.get(name, np.nan)
+        labelled = None if np.isnan(baseline.largest) else cell_result(share, value, reference, baseline.largest)
         rows.append(
             {
                 "attack": attack,
@@ -91,6 +97,8 @@ def attack_matrix(run: Folder) -> pd.DataFrame:
                 "filter": str(row["filter"]),
                 "attackers": row["sessions"],
                 "blocked_share": share,
+                "low": low,
+                "high": high,
                 "queries_to_block": row["restricted_mean_queries"],
                 "budget_queries": row["budget_queries"],
                 "sessions_used": row["sessions_used"],
@@ -98,12 +106,14 @@ def attack_matrix(run: Folder) -> pd.DataFrame:
                 "queries_spent": row["queries_spent"],
                 "leakage_at_block": value,
                 "leakage_undefended": reference,
-                "leakage_without_queries": baseline,
-                "outcome": "undefended" if row["filter"] in bare else cell_result(share, value, reference, baseline),
+                "leakage_without_queries": baseline.zero_query,
+                "leakage_labelled": baseline.labelled,
+                "outcome": cell_result(share, value, reference, baseline.zero_query),
+                "outcome_labelled": labelled,
             }
         )
     found = pd.DataFrame(rows)
-    return found[found["outcome"] != "undefended"].reset_index(drop=True)
+    return found[~found["filter"].isin(bare)].reset_index(drop=True)
 
 
 def user_matrix(run: Folder) -> pd.DataFrame:
@@ -139,9 +149,13 @@ class MatrixCell:
     Attributes
     ----------
     outcome : {"stopped", "delayed", "lost"}
-        See `cell_result`.
+        See `cell_result`; from the better zero-query baseline.
+    labelled : str
+        The same from the best of all three baselines; empty if the run has no labelled baseline.
     blocked : str
         Share of the attackers that were blocked.
+    interval : str
+        Exact 95% interval of this share.
     numbers : str
         Mean queries to block, and mean sessions and clients used if more than one.
     leak : str
@@ -149,7 +163,9 @@ class MatrixCell:
     """
 
     outcome: str
+    labelled: str
     blocked: str
+    interval: str
     numbers: str
     leak: str
 
@@ -164,13 +180,19 @@ class MatrixPage:
         Filters, in the order of the columns.
     groups : tuple of (str, tuple)
         Each attack with its rows; a row is the evasions and one cell per filter.
-    tally : tuple of (str, dict of str to int)
-        Number of cells with each outcome, by filter.
+    tally : tuple of (str, str, str)
+        Each filter, and its number of cells with each outcome as text: from the better zero-query baseline, and from
+        the best of all three baselines (empty if the run has no labelled baseline).
     """
 
     filters: tuple[str, ...]
     groups: tuple[tuple[str, tuple[tuple[str, tuple[MatrixCell, ...]], ...]], ...]
-    tally: tuple[tuple[str, dict[str, int]], ...]
+    tally: tuple[tuple[str, str, str], ...]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the run has the labelled baseline."""
+        return any(labelled for _, _, labelled in self.tally)
 
 
 def matrix_page(run: Folder) -> MatrixPage | None:
@@ -189,14 +211,16 @@ def matrix_page(run: Folder) -> MatrixPage | None:
             cells = of_attack[of_attack["evasions"] == evasions].drop_duplicates("filter").set_index("filter")
             rows.append((str(evasions) or "no evasion", tuple(_cell(cells.loc[name]) for name in filters)))
         groups.append((str(attack), tuple(rows)))
-    tally = tuple(
-        (name, {kind: int((table.loc[table["filter"] == name, "outcome"] == kind).sum()) for kind in _OUTCOMES})
-        for name in filters
-    )
+    by_filter = {name: table[table["filter"] == name] for name in filters}
+    tally = tuple((name, _tally(rows["outcome"]), _tally(rows["outcome_labelled"])) for name, rows in by_filter.items())
     return MatrixPage(filters, tuple(groups), tally)
 
 
-_OUTCOMES = ("stopped", "delayed", "lost")
+def _tally(outcomes: pd.Series) -> str:
+    """Return the number of cells with each outcome as text; empty if there are no outcomes."""
+    if outcomes.isna().all():
+        return ""
+    return ", ".join(f"{kind} {int(outcomes.eq(kind).sum())}" for kind in get_args(CellResult))
 
 
 def _cell(row: pd.Series) -> MatrixCell:
@@ -211,7 +235,10 @@ def _cell(row: pd.Series) -> MatrixCell:
         leak = f"evaluator confidence {row['leakage_at_block']:.2f}"
         if not missing(float(row["leakage_undefended"])):
             leak += f", undefended {row['leakage_undefended']:.2f}"
-    return MatrixCell(str(row["outcome"]), percent(float(row["blocked_share"])), numbers, leak)
+    interval = f"{percent(float(row['low']))} to {percent(float(row['high']))}"
+    blocked = percent(float(row["blocked_share"]))
+    labelled = "" if missing(row["outcome_labelled"]) else str(row["outcome_labelled"])
+    return MatrixCell(str(row["outcome"]), labelled, blocked, interval, numbers, leak)
 
 
 def _evasions(run: Folder) -> dict[str, tuple[str, str]]:

@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mifsim.tables.storage import Folder
-from reports.tables import attack_table, baseline_table, facts, failures, user_table
+from reports.baselines import LABELLED, baseline_table, labelled_gap
+from reports.matrix import matrix_page
+from reports.tables import attack_table, facts, failures, user_table
 from reports.wording import value
 
 
@@ -21,6 +23,7 @@ def print_summary(run: Folder, console: Console | None = None) -> None:
     out = console or Console(width=None if sys.stdout.isatty() else 120)
     known = facts(run)
     _print_attacks(run, out)
+    _print_matrix(run, out)
     _print_users(run, out)
     victim = known.get("victim", {})
     if "test_accuracy" in victim:
@@ -112,12 +115,26 @@ def _print_attacks(run: Folder, out: Console) -> None:
     baselines = baseline_table(run)
     if baselines is not None:
         for baseline in baselines.to_dict("records"):
+            name = "labelled baseline" if baseline["kind"] == LABELLED else f"zero-query baseline ({baseline['kind']})"
             out.print(
-                f"zero-query baseline ({baseline['kind']}): evaluator hits {baseline['evaluator_hit']:.0%}, "
+                f"{name}: evaluator hits {baseline['evaluator_hit']:.0%}, "
                 f"evaluator confidence {baseline['evaluator_confidence']:.2f}, "
                 f"feature distance {baseline['feature_distance']:.2f}",
                 highlight=False,
             )
+        if gap := labelled_gap(run):
+            out.print(gap, highlight=False)
+
+
+def _print_matrix(run: Folder, out: Console) -> None:
+    """Print the number of stopped, delayed and lost attacks of each filter, if the run has an attack matrix."""
+    matrix = matrix_page(run)
+    if matrix is None:
+        return
+    for name, zero_query, labelled in matrix.tally:
+        out.print(f"attack matrix, {name}: {zero_query} (from the better zero-query baseline)", highlight=False)
+        if labelled:
+            out.print(f"attack matrix, {name}: {labelled} (from the best of all three baselines)", highlight=False)
 
 
 def _print_users(run: Folder, out: Console) -> None:

@@ -193,16 +193,6 @@ def user_table(run: Folder, confidence: float = 0.95) -> pd.DataFrame:
     return frame
 
 
-def baseline_table(run: Folder) -> pd.DataFrame | None:
-    """Return the mean leakage scores of the zero-query baselines; None if the run has no scores."""
-    scores = leakage(run)
-    if scores is None:
-        return None
-    baselines = scores[scores["kind"] != "attack"]
-    columns = ["evaluator_hit", "evaluator_confidence", "feature_distance", "ssim_nearest", "psnr_nearest_db"]
-    return baselines.groupby("kind", observed=True)[columns].mean().reset_index()
-
-
 def facts(run: Folder) -> dict[str, Any]:
     """Return the content of ``run.json``.
 

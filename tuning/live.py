@@ -293,9 +293,4 @@ def run_live(
 
 def model_here(study: Study, data: DataSet, victim: Victim) -> PredictFunction:
     """Load the victim in this process; return its prediction function."""
-    from mifsim.victims.engine import engine_from_bytes
-
-    engine = engine_from_bytes(
-        victim.model_bytes(), data.shape, len(data.class_names), victim.logits, study.server.batch_size
-    )
-    return engine.predict
+    return victim.load(data.shape, len(data.class_names), study.server.batch_size).predict

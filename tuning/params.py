@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from mifsim.defense import DetectorConfig
 from mifsim.defense.space import SearchSpace
-from mifsim.tables.schemas import CATEGORY, param_column, with_columns
+from mifsim.tables.columns import param_column, with_columns
+from mifsim.tables.schemas import CATEGORY
 
 
 def param_schema(table: str, space: SearchSpace) -> pa.Schema:

@@ -283,7 +283,7 @@ class _Calibration:
             if study.leakage.enabled:
                 evaluator = prepare_evaluator(self._data)
                 run.update_facts(evaluator=evaluator.facts)
-                score_run(run.path, confirmed, self._data, evaluator, self._facts)
+                score_run(run.path, confirmed, self._data, self._victim, evaluator, self._facts)
             if filters[0].name == CALIBRATED and filters[0].config.replayable():
                 self._record_facts(
                     ablations={

@@ -129,7 +129,8 @@ def _add_columns(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _columns(options: argparse.Namespace) -> None:
     from mifsim.tables.bench_schemas import BENCH_SCHEMAS
-    from mifsim.tables.schemas import SCHEMAS, describe
+    from mifsim.tables.columns import describe
+    from mifsim.tables.schemas import SCHEMAS
     from reports.paper.schemas import PAPER_SCHEMAS
 
     schemas = {**SCHEMAS, **BENCH_SCHEMAS, **PAPER_SCHEMAS}

@@ -1,4 +1,4 @@
-"""Scores the snapshots of a run and the zero-query baselines, and writes the table ``leakage``."""
+"""Scores the snapshots of a run and the baselines, and writes the table ``leakage``."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pyarrow.dataset as ds
 
 from mifsim.data.base import DataSet
-from mifsim.leakage import LeakageScorer, Scores, prior_images, random_images
+from mifsim.leakage import LeakageScorer, Scores
 from mifsim.progress import Bar
-from mifsim.server.client_specs import client_rng
+from mifsim.run.baselines import baselines
 from mifsim.study import Study
 from mifsim.tables.records import TableWriter, open_table
 from mifsim.tables.storage import Folder
-from mifsim.victims import PreparedEvaluator
+from mifsim.victims import PreparedEvaluator, Victim
 
 CHUNK_ROWS = 512
 
 
-def score_run(run: Folder, study: Study, data: DataSet, evaluator: PreparedEvaluator, facts: Mapping[str, str]) -> None:
+def score_run(
+    run: Folder, study: Study, data: DataSet, victim: Victim, evaluator: PreparedEvaluator, facts: Mapping[str, str]
+) -> None:
     """Score ``snapshots/`` and write ``leakage/scores.parquet``, in chunks of `CHUNK_ROWS` rows.
 
     Parameters
@@ -28,6 +31,8 @@ def score_run(run: Folder, study: Study, data: DataSet, evaluator: PreparedEvalu
     run : Path or RemotePath
     study : Study
     data : DataSet
+    victim : Victim
+        The model under attack; it labels the auxiliary images for the labelled baseline.
     evaluator : PreparedEvaluator
     facts : mapping of str to str
         Metadata of the file.
@@ -35,52 +40,43 @@ def score_run(run: Folder, study: Study, data: DataSet, evaluator: PreparedEvalu
     snapshots = open_table(run, "snapshots")
     private = data.subset("private")
     scorer = LeakageScorer(evaluator.load(), private, private.labels)
-    total = snapshots.count_rows()
-    with (
-        TableWriter(run / "leakage" / "scores.parquet", "leakage", facts) as writer,
-        Bar("scoring leakage", total, "reconstructions") as bar,
-    ):
-        _score_baselines(writer, study, data, scorer)
-        done = 0
-        for batch in snapshots.to_batches(batch_size=CHUNK_ROWS):
-            if not batch.num_rows:
-                continue
-            guesses = np.stack([decode(png) for png in batch["guess_png"].to_pylist()])
-            targets = batch["target"].to_numpy().astype(np.int64)
+    with TableWriter(run / "leakage" / "scores.parquet", "leakage", facts) as writer:
+        for baseline in baselines(study, data, victim):
+            count = len(baseline.images)
+            targets = np.full(count, baseline.target, dtype=np.int64)
             writer.write(
                 {
-                    "kind": ["attack"] * len(targets),
-                    "session_id": batch["session_id"],
-                    "target": batch["target"],
-                    "query": batch["query"],
-                    "last": batch["last"],
-                    **_columns(scorer.score(guesses, targets)),
-                }
-            )
-            done += batch.num_rows
-            bar.update(done)
-
-
-def _score_baselines(writer: TableWriter, study: Study, data: DataSet, scorer: LeakageScorer) -> None:
-    """Score the zero-query baselines: random images, and auxiliary images."""
-    count = study.leakage.baseline_images
-    rng = client_rng(study.seed, "leakage floors")  # the text determines the random numbers: do not change it
-    for kind, images in (
-        ("random", random_images(data.shape, count, rng)),
-        ("prior", prior_images(data.subset("auxiliary"), count, rng)),
-    ):
-        for target in range(len(data.class_names)):
-            targets = np.full(count, target, dtype=np.int64)
-            writer.write(
-                {
-                    "kind": [kind] * count,
+                    "kind": [baseline.kind] * count,
                     "session_id": [None] * count,
                     "target": targets.astype(np.int16),
-                    "query": np.zeros(count, dtype=np.int64),
+                    "query": np.full(count, baseline.query, dtype=np.int64),
                     "last": [False] * count,
-                    **_columns(scorer.score(images, targets)),
+                    **_columns(scorer.score(baseline.images, targets)),
                 }
             )
+        with Bar("scoring leakage", snapshots.count_rows(), "reconstructions") as bar:
+            _score_snapshots(writer, snapshots, scorer, bar)
+
+
+def _score_snapshots(writer: TableWriter, snapshots: ds.Dataset, scorer: LeakageScorer, bar: Bar) -> None:
+    done = 0
+    for batch in snapshots.to_batches(batch_size=CHUNK_ROWS):
+        if not batch.num_rows:
+            continue
+        guesses = np.stack([decode(png) for png in batch["guess_png"].to_pylist()])
+        targets = batch["target"].to_numpy().astype(np.int64)
+        writer.write(
+            {
+                "kind": ["attack"] * len(targets),
+                "session_id": batch["session_id"],
+                "target": batch["target"],
+                "query": batch["query"],
+                "last": batch["last"],
+                **_columns(scorer.score(guesses, targets)),
+            }
+        )
+        done += batch.num_rows
+        bar.update(done)
 
 
 def _columns(scores: Scores) -> dict[str, npt.NDArray[np.generic]]:

@@ -92,4 +92,4 @@ def _run(run: RunFolder, study: Study, data: DataSet, victim: Victim, backend: B
         if study.leakage.enabled and study.attacks:
             evaluator = prepare_evaluator(data)
             run.update_facts(evaluator=evaluator.facts)
-            score_run(run.path, study, data, evaluator, run.metadata(study))
+            score_run(run.path, study, data, victim, evaluator, run.metadata(study))

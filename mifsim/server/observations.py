@@ -13,8 +13,8 @@ from mifsim.defense import Column, ModelAnswer, NoDefense, Recorder, Verdict
 from mifsim.defense.kinds import columns_of, recorder_of
 from mifsim.defense.recording import RecordingSpec
 from mifsim.errors import DetectorError, InvalidImage
+from mifsim.tables.columns import with_columns
 from mifsim.tables.records import TableWriter
-from mifsim.tables.schemas import with_columns
 
 if TYPE_CHECKING:
     from mifsim.server.client_session import ClientSession

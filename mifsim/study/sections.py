@@ -95,7 +95,10 @@ class Leakage(Section):
         4, ge=1, le=20, description="reconstructions kept between query 10^k and 10^(k+1)"
     )
     baseline_images: int = Field(
-        20, ge=1, description="images per class for each zero-query baseline (random images, auxiliary images)"
+        20,
+        ge=1,
+        description="images per class for each baseline (random images, auxiliary images, auxiliary images that the "
+        "model labels as the class)",
     )
 
     @model_validator(mode="before")

@@ -34,10 +34,16 @@ BENCH_SCHEMAS: dict[str, pa.Schema] = {
         ("low", pa.float64(), "lower bound of the exact 95% interval of the blocked share"),
         ("high", pa.float64(), "upper bound of it"),
         ("stopped", pa.bool_(), "all attackers blocked before half of the undefended leakage"),
+        (
+            "stopped_labelled",
+            pa.bool_(),
+            "the same, if leakage is measured from the best of the two zero-query baselines and the labelled one",
+        ),
         ("mean_queries", pa.float64(), "restricted mean queries to block, over all sessions of an attacker"),
         ("leakage_at_block", pa.float64(), "the evaluator's mean confidence (0 to 1) in the last reconstructions"),
         ("leakage_undefended", pa.float64(), "the same without a detector"),
         ("leakage_without_queries", pa.float64(), "the evaluator's mean confidence in the better zero-query baseline"),
+        ("leakage_labelled", pa.float64(), "the evaluator's mean confidence in auxiliary images that the model labels"),
     ),
     "workloads": schema_of(
         _DETECTOR,

@@ -19,10 +19,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from mifsim.errors import RunError
+from mifsim.tables.columns import describe as describe
 from mifsim.tables.schemas import CATEGORY as CATEGORY
 from mifsim.tables.schemas import SCHEMA_VERSION as SCHEMA_VERSION
 from mifsim.tables.schemas import SCHEMAS as SCHEMAS
-from mifsim.tables.schemas import describe as describe
 from mifsim.tables.storage import Folder, RemotePath, matching
 
 

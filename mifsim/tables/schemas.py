@@ -1,11 +1,9 @@
 """The schemas of a run's Parquet tables; `mifsim.tables.records` reads and writes them.
 
-The metadata of each field has its description, which ``mifsim columns`` prints (see `describe`).
+The metadata of each field has its description, which ``mifsim columns`` prints (see `mifsim.tables.columns`).
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 
@@ -164,6 +162,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.float64(),
             "share of attackers (0 to 1) that gave up after a refusal in their last session",
         ),
+        ("low", pa.float64(), "lower bound of its exact 95% interval"),
+        ("high", pa.float64(), "upper bound of its exact 95% interval"),
         (
             "queries_to_block",
             pa.float64(),
@@ -180,7 +180,17 @@ SCHEMAS: dict[str, pa.Schema] = {
         ),
         ("leakage_undefended", pa.float64(), "leakage_at_block of the same attack without a detector"),
         ("leakage_without_queries", pa.float64(), "the evaluator's mean confidence in the better zero-query baseline"),
-        ("outcome", CATEGORY, "stopped, delayed or lost; report.html defines them"),
+        (
+            "leakage_labelled",
+            pa.float64(),
+            "the evaluator's mean confidence in the labelled baseline (see kind in leakage); null: not scored",
+        ),
+        (
+            "outcome",
+            CATEGORY,
+            "stopped, delayed or lost, from the better zero-query baseline; report.html defines them",
+        ),
+        ("outcome_labelled", CATEGORY, "outcome from the best of all three baselines; null: no labelled baseline"),
     ),
     "matrix_users": schema_of(
         ("workload", CATEGORY, "name of the study's [[users]] table"),
@@ -193,11 +203,11 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     "attack_benchmark": schema_of(
         ("population", CATEGORY, "as in sessions"),
-        ("attack", CATEGORY, "name of the attack; null for zero-query baselines"),
+        ("attack", CATEGORY, "name of the attack; null for baselines"),
         (
             "needs",
             CATEGORY,
-            "model output that it needs: label, top-k, confidence or gradients; null for zero-query baselines",
+            "model output that it needs: label, top-k, confidence or gradients; null for baselines",
         ),
         (
             "attackers",
@@ -235,13 +245,19 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("problem", pa.string(), "reason why the row is unusable"),
     ),
     "leakage": schema_of(
-        ("kind", CATEGORY, "attack, or a zero-query baseline: random (uniform noise) or prior (auxiliary images)"),
+        (
+            "kind",
+            CATEGORY,
+            "attack, or a baseline: random (uniform noise) and prior (auxiliary images) need no query; labelled "
+            "(auxiliary images that the model labels as the target) needs only labels",
+        ),
         ("session_id", pa.string(), "as in sessions; null for baselines"),
         ("target", pa.int16(), "class under attack"),
         (
             "query",
             pa.int64(),
-            "number of queries answered when this was the attacker's current reconstruction; 0 for baselines",
+            "number of queries answered when this was the attacker's current reconstruction; 0 for random and prior, "
+            "the number of auxiliary images for labelled",
         ),
         ("last", pa.bool_(), "whether it is the last reconstruction of the session; false for baselines"),
         ("evaluator_confidence", pa.float32(), "the evaluator's confidence (0 to 1) in the target"),
@@ -255,46 +271,3 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("psnr_nearest_db", pa.float32(), "largest PSNR to a private image of the class, in dB"),
     ),
 }
-
-
-def describe(
-    table: str | None = None, schemas: Mapping[str, pa.Schema] = SCHEMAS
-) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (table, column, type, description) for each column.
-
-    Parameters
-    ----------
-    table : str or None
-        One table; None: all.
-    schemas : mapping of str to Schema
-        The tables by name.
-    """
-    for name, schema in schemas.items():
-        if table in (None, name):
-            for field in schema:
-                kind = "text" if field.type in (CATEGORY, pa.string()) else str(field.type)
-                yield name, field.name, kind, (field.metadata or {})[b"description"].decode()
-
-
-def with_columns(table: str, fields: Mapping[str, tuple[pa.DataType, str]], after: str | None = None) -> pa.Schema:
-    """Return a table's schema with additional columns, for searched parameters or the values of recorders.
-
-    Parameters
-    ----------
-    table : str
-        A key of `SCHEMAS`.
-    fields : mapping of str to (type, description)
-        The additional columns by name.
-    after : str or None
-        The column after which they are inserted; None: the last one.
-    """
-    declared = list(SCHEMAS[table])
-    position = len(declared) if after is None else SCHEMAS[table].names.index(after) + 1
-    return pa.schema(
-        [*declared[:position], *schema_of(*((name, *rest) for name, rest in fields.items())), *declared[position:]]
-    )
-
-
-def param_column(name: str) -> str:
-    """Return the name of the column of a searched parameter."""
-    return f"param_{name}"

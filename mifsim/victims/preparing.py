@@ -19,6 +19,7 @@ from mifsim.plugins import source_of_entry
 from mifsim.victims.config import VICTIMS, VictimConfig
 
 if TYPE_CHECKING:
+    from mifsim.victims.engine import BatchedModel
     from mifsim.victims.evaluator import Evaluator
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,12 @@ class Victim:
     def model_bytes(self) -> bytes:
         """Return the content of the file, which is sent to the process that runs the model."""
         return self.path.read_bytes()
+
+    def load(self, shape: tuple[int, ...], classes: int, batch_size: int) -> BatchedModel:
+        """Load the victim in this process, and import TensorFlow; see `mifsim.victims.engine.engine_from_bytes`."""
+        from mifsim.victims.engine import engine_from_bytes
+
+        return engine_from_bytes(self.model_bytes(), shape, classes, self.logits, batch_size)
 
 
 @dataclass(frozen=True)

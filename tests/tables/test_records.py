@@ -11,8 +11,8 @@ import pytest
 from mifsim.defense import FilterConfig, NoDefenseConfig
 from mifsim.defense.space import SearchSpace
 from mifsim.errors import RunError
+from mifsim.tables.columns import with_columns
 from mifsim.tables.records import SCHEMA_VERSION, SCHEMAS, TableWriter, describe, open_table, read_single
-from mifsim.tables.schemas import with_columns
 from tuning.params import config_columns, param_schema
 
 SPACE = SearchSpace.parse("ssim-hash", {})
