@@ -10,6 +10,7 @@ from typing import Any
 
 from mifsim.defense.config import DetectorConfig, Scope
 from mifsim.defense.kinds import config_class
+from mifsim.defense.param import Param
 from mifsim.defense.view import View
 from mifsim.errors import ConfigError
 
@@ -26,7 +27,8 @@ class SearchSpace:
     kind : str
         Name of the kind of detector.
     bounds : mapping of str to (float, float)
-        Smallest and largest value of each parameter.
+        Smallest and largest value of each parameter of the search. An optional parameter (`Param.off`) is one of them
+        only if the study names it; otherwise it is off in every configuration.
     choices : mapping of str to tuple
         Allowed values of each choice. A choice with a single value is not a dimension of the search.
     scope : {"session", "client"}
@@ -45,6 +47,8 @@ class SearchSpace:
     def parse(cls, kind: str, given: Mapping[str, Any], scope: Scope = "session", view: object = None) -> SearchSpace:
         """Create a search space from a study's ``[tuning.space]``; other parameters get the defaults of the kind.
 
+        Optional parameters that it does not name are not part of the search.
+
         Raises
         ------
         ConfigError
@@ -61,7 +65,11 @@ class SearchSpace:
                 raise ConfigError(f"space.{key}: {kind!r} has no such parameter{hint} (accepted: {', '.join(known)})")
         space = cls(
             kind,
-            {name: _bounds(found, name, given.get(name, {})) for name in found.params},
+            {
+                name: _bounds(found, name, given.get(name, {}))
+                for name, param in found.params.items()
+                if param.off is None or name in given
+            },
             {name: _values(found, name, given.get(name)) for name in found.choices},
             scope,
             View.parse(view),
@@ -73,6 +81,16 @@ class SearchSpace:
     def config_class(self) -> type[DetectorConfig]:
         """Configuration class of the kind."""
         return config_class(self.kind)
+
+    @property
+    def params(self) -> dict[str, Param]:
+        """Parameters of the search."""
+        return {name: self.config_class.params[name] for name in self.bounds}
+
+    @property
+    def reference_steps(self) -> dict[str, int]:
+        """Default number of values that an exhaustive search tries of each parameter that is not swept."""
+        return {name: steps for name, steps in self.config_class.reference_steps.items() if name in self.bounds}
 
     @property
     def searched_choices(self) -> dict[str, tuple[Any, ...]]:
@@ -87,24 +105,27 @@ class SearchSpace:
         point : mapping
             The distance of each parameter from its pole, by `Param.search_name`, and the value of each searched choice.
         """
-        cls = self.config_class
+        params = self.params
         values = {
             name: param.value(point[param.search_name or name], above=self.bounds[name][1] > param.pole)
-            for name, param in cls.params.items()
+            for name, param in params.items()
         }
-        values = {name: round(value) if cls.params[name].whole else value for name, value in values.items()}
+        values = {name: round(value) if params[name].whole else value for name, value in values.items()}
         chosen = {name: point.get(name, options[0]) for name, options in self.choices.items()}
-        return cls(**values, **chosen, scope=self.scope, view=self.view)
+        return self.config_class(**values, **chosen, scope=self.scope, view=self.view)
 
     def point(self, config: DetectorConfig) -> dict[str, Any]:
         """Return the point of a configuration; the inverse of `config`."""
         point: dict[str, Any] = {
-            param.search_name or name: param.distance(getattr(config, name)) for name, param in config.params.items()
+            param.search_name or name: param.distance(getattr(config, name)) for name, param in self.params.items()
         }
         return {**point, **{name: getattr(config, name) for name in self.searched_choices}}
 
     def contains(self, config: DetectorConfig) -> bool:
         """Return whether a configuration is within the bounds, up to rounding errors."""
+        unnamed = config.params.keys() - self.bounds.keys()
+        if any(getattr(config, name) != config.params[name].off for name in unnamed):
+            return False
         return all(
             low - _SLACK * bool(config.params[name].pole)
             <= getattr(config, name)
@@ -118,7 +139,7 @@ class SearchSpace:
         return [cls(**point, scope=self.scope, view=self.view) for point in corner_points(self.bounds, self.choices)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the space in the form of ``[tuning.space]``, including all defaults."""
+        """Return the space in the form of ``[tuning.space]``, including all defaults of what is searched."""
         bounds: dict[str, Any] = {name: {"min": low, "max": high} for name, (low, high) in self.bounds.items()}
         return {**bounds, **{name: list(values) for name, values in self.choices.items()}}
 

@@ -67,16 +67,17 @@ class DetectorConformance:
         assert hash(replace(config)) == hash(config)
 
     def test_the_search_space_contains_its_corners_and_points(self, config: DetectorConfig) -> None:
-        """Corners are within the bounds and are equal after conversion to a point and back."""
+        """With and without optional parameters, corners are within the bounds and equal after conversion to a point."""
         if not config.params:
             pytest.skip("the kind has no parameters to search")
-        space = SearchSpace.parse(config.kind, {})
-        for corner in space.corners():
-            assert space.contains(corner)
-            again = space.config(space.point(corner))
-            assert {n: pytest.approx(getattr(corner, n), rel=1e-9) for n in config.params} == {
-                n: getattr(again, n) for n in config.params
-            }
+        every = {name: {} for name in config.params}
+        for space in (SearchSpace.parse(config.kind, {}), SearchSpace.parse(config.kind, every)):
+            for corner in space.corners():
+                assert space.contains(corner)
+                again = space.config(space.point(corner))
+                assert {n: pytest.approx(getattr(corner, n), rel=1e-9) for n in config.params} == {
+                    n: getattr(again, n) for n in config.params
+                }
 
     # Behaviour of a detector.
 

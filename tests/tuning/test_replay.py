@@ -1,5 +1,6 @@
 """Replay against the filter itself, query by query, and the two kernels against each other."""
 
+import contextlib
 import pickle
 from dataclasses import replace
 
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from mifsim.defense import FilterConfig, InvalidImage, QueryFilter, Verdict
 from mifsim.defense.similarity import FORMS
 from mifsim.defense.ssim_hash.config import COUNT_RULES
-from mifsim.defense.ssim_hash.replay import follow, verdicts
-from tests.tuning.worlds import ATTACK, hashes_of, random_traces, record, recording, similarity_of, trace_set
+from mifsim.defense.ssim_hash.replay import follow, recorded_sessions, verdicts
+from tests.tuning.worlds import ATTACK, hashes_of, lags_of, random_traces, record, recording, similarity_of, trace_set
 from tuning.replay import replay, replay_swept, totals
 from tuning.tracedata import TraceSet
 
@@ -79,15 +80,36 @@ def assert_replays(traces: TraceSet, stream: list[object], config: FilterConfig)
     assert final.tolist() == [count[-1]]
     outcome = replay(traces, config)
     assert outcome.blocked_at.tolist() == blocked_at.tolist()
-    assert outcome.nearness.tolist() == [min(1.0, (count[-1] + 1) / config.l_sp)]
+    near = [(max(count) + 1) / config.l_sp]
+    if config.repeats:
+        near.append((repeats_in(stream, config) + 1) / config.repeats)
+    assert outcome.nearness.tolist() == [min(1.0, max(near))]
 
 
-@given(streams, st.data())
-@settings(max_examples=300, deadline=None)
-def test_replay_is_the_filter_query_by_query(stream, data):
+def repeats_in(stream: list[object], config: FilterConfig) -> int:
+    """Return the number of exact repeats that a live filter counts."""
+    detector = QueryFilter(config)
+    for image in stream:
+        with contextlib.suppress(InvalidImage):
+            detector.check(image)
+    return detector.repeat_count
+
+
+additions = st.fixed_dictionaries(
+    {},
+    optional={
+        "leak": st.sampled_from([0.01, 0.1, 0.25, 0.3, 0.99]) | st.floats(1e-6, 0.99),
+        "repeats": st.integers(1, 8),
+    },
+)
+
+
+@given(streams, additions, st.data())
+@settings(max_examples=400, deadline=None)
+def test_replay_is_the_filter_query_by_query(stream, added, data):
     """Thresholds lie on what was observed, a last bit beside it, or anywhere."""
     form = data.draw(st.sampled_from(FORMS))
-    traces = record([stream], N_B_MAX, [form])
+    traces = record([stream], N_B_MAX, [form], repeats="repeats" in added or data.draw(st.booleans()))
     seen = similarity_of(traces, form)
     similarities = [float(s) for s in np.unique(seen[~np.isnan(seen)])]
     hashes = hashes_of(traces)[traces.valid]
@@ -103,6 +125,7 @@ def test_replay_is_the_filter_query_by_query(stream, data):
         l_sp=data.draw(st.integers(1, 12)),
         ssim=form,
         count_rule=data.draw(st.sampled_from(COUNT_RULES)),
+        **added,
     )
     assert_replays(traces, stream, config)
 
@@ -136,22 +159,32 @@ def test_hand_worked_case():
     assert follow(recording(traces), per_query)[1].tolist() == [3]
 
 
-def literal(traces: TraceSet, session: int, config: FilterConfig) -> tuple[int, int]:
+def literal(traces: TraceSet, session: int, config: FilterConfig) -> tuple[int, float]:
     """Algorithm 2 over a recorded trace, in plain Python: the query blocked at (0: never) and the count."""
     similarity, hashes = similarity_of(traces, config.ssim), hashes_of(traces)
-    buffer: list[float] = []
-    count = 0
+    buffer: list[tuple[float, object]] = []
+    count, repeats = 0.0, 0
     for number, q in enumerate(range(*traces.offsets[session : session + 2]), start=1):
         hash_ = float(hashes[q])
         if np.isnan(hash_):
             continue
-        before = count
-        for k, old in enumerate(buffer[: config.n_b]):
-            if float(similarity[q, k]) > config.t_ssim and abs(hash_ - old) < config.t_hash:
-                count = before + 1 if config.count_rule == "per_query" else count + 1
-                if count >= config.l_sp:
+        image: object = object()  # equal to no other one
+        if config.repeats:
+            lag = int(lags_of(traces)[q])
+            image = buffer[lag - 1][1] if lag else image
+            if any(other is image for _, other in buffer[: config.n_b]):
+                repeats += 1
+                if repeats == config.repeats:
                     return number, count
-        buffer.insert(0, hash_)
+        matches = 0
+        for k, (old, other) in enumerate(buffer[: config.n_b]):
+            similar = float(similarity[q, k]) > config.t_ssim and abs(hash_ - old) < config.t_hash
+            if similar and other is not image:
+                matches = 1 if config.count_rule == "per_query" else matches + 1
+                if count + matches - config.leak >= config.l_sp:
+                    return number, config.l_sp
+        count = max(0.0, count + matches - config.leak)
+        buffer.insert(0, (hash_, image))
     return 0, count
 
 
@@ -160,11 +193,14 @@ coarse_t_ssim = st.integers(-1, 11).map(lambda tenths: float(np.clip(np.float32(
 coarse_t_hash = st.integers(1, 21).map(lambda twentieths: min(twentieths / 20, 1.0))
 
 
-@given(seeds, coarse_t_ssim, coarse_t_hash, st.integers(1, 7), st.integers(1, 20), st.sampled_from(COUNT_RULES))
-@settings(max_examples=100, deadline=None)
-def test_replay_of_many_sessions_is_the_algorithm_to_the_letter(seed, t_ssim, t_hash, n_b, l_sp, rule):
-    traces = random_traces(np.random.default_rng(seed))
-    config = FilterConfig(t_ssim, t_hash, n_b, l_sp, count_rule=rule)
+rules = st.sampled_from(COUNT_RULES)
+
+
+@given(seeds, coarse_t_ssim, coarse_t_hash, st.integers(1, 7), st.integers(1, 20), rules, additions)
+@settings(max_examples=200, deadline=None)
+def test_replay_of_many_sessions_is_the_algorithm_to_the_letter(seed, t_ssim, t_hash, n_b, l_sp, rule, added):
+    traces = random_traces(np.random.default_rng(seed), repeats="repeats" in added)
+    config = FilterConfig(t_ssim, t_hash, n_b, l_sp, count_rule=rule, **added)
     found, count = follow(recording(traces), config)
     expected = [literal(traces, s, config) for s in range(traces.sessions)]
     assert list(zip(found.tolist(), count.tolist(), strict=True)) == expected
@@ -175,24 +211,77 @@ def test_replay_of_many_sessions_is_the_algorithm_to_the_letter(seed, t_ssim, t_
         assert not len(count) or count[-1] == final
 
 
-@given(seeds, coarse_t_ssim, coarse_t_hash, st.integers(1, 7), st.integers(1, 20), st.sampled_from(COUNT_RULES))
-@settings(max_examples=50, deadline=None)
-def test_all_at_once_is_replay_of_every_buffer_and_limit(seed, t_ssim, t_hash, n_b_max, l_sp_max, rule):
+@given(seeds, coarse_t_ssim, coarse_t_hash, st.integers(1, 7), st.integers(1, 20), rules, additions)
+@settings(max_examples=100, deadline=None)
+def test_all_at_once_is_replay_of_every_buffer_and_limit(seed, t_ssim, t_hash, n_b_max, l_sp_max, rule, added):
     """Every session its own group, so that the sums are the outcomes themselves."""
-    made = random_traces(np.random.default_rng(seed), sessions=12)
+    made = random_traces(np.random.default_rng(seed), sessions=12, repeats="repeats" in added)
     session_of = np.arange(made.sessions)
     traces = replace(made, group=session_of, groups=tuple(map(str, session_of)))
-    thresholds = FilterConfig(t_ssim, t_hash, 1, 1, count_rule=rule)
+    thresholds = FilterConfig(t_ssim, t_hash, 1, 1, count_rule=rule, **added)
     everything = replay_swept(traces, thresholds, {"n_b": n_b_max, "l_sp": l_sp_max})
     assert everything.blocked.shape == (made.sessions, n_b_max, l_sp_max)
     for n_b in range(1, n_b_max + 1):
         for l_sp in range(1, l_sp_max + 1):
-            config = FilterConfig(t_ssim, t_hash, n_b, l_sp, count_rule=rule)
+            config = replace(thresholds, n_b=n_b, l_sp=l_sp)
             blocked_at = replay(traces, config).blocked_at
             place = (slice(None), n_b - 1, l_sp - 1)
             assert everything.blocked[place].tolist() == (blocked_at > 0).tolist()
             assert everything.queries[place].tolist() == np.where(blocked_at, blocked_at, traces.budget).tolist()
             assert everything.leak[place].tolist() == totals(traces, blocked_at).leak.tolist()
+
+
+@given(seeds, coarse_t_ssim, coarse_t_hash, rules)
+@settings(max_examples=30, deadline=None)
+def test_repeats_that_never_come_change_nothing(seed, t_ssim, t_hash, rule):
+    """Sessions without a repeat: both kernels that replay all buffer sizes and limits find the same sums."""
+    plain = random_traces(np.random.default_rng(seed))
+    none = np.zeros(len(plain.valid), np.int64)
+    spec, made = recorded_sessions(plain.offsets, {"global": similarity_of(plain)}, hashes_of(plain), 8, none)
+    traces = replace(plain, recordings={spec: made})
+    thresholds, most = FilterConfig(t_ssim, t_hash, 1, 1, count_rule=rule), {"n_b": 7, "l_sp": 9}
+    one = replay_swept(plain, thresholds, most)
+    other = replay_swept(traces, replace(thresholds, repeats=1), most)
+    for name in ("sessions", "blocked", "queries", "leak"):
+        assert getattr(one, name).tolist() == getattr(other, name).tolist()
+
+
+def test_hand_worked_case_with_a_leak():
+    """One image, four times, a stranger, and the image again, with an invalid one in between: quarters are exact."""
+    image, stranger = IMAGES[4], IMAGES[0]
+    stream = [image, image, "no image", image, image, stranger, image]
+    traces = record([stream], 2)
+    config = FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=2, l_sp=5, leak=0.25)
+    unsafe, count = verdicts(recording(traces), 0, config)
+    assert count.tolist() == [0, 0.75, 0.75, 2.5, 4.25, 4.0, 4.75]
+    assert not unsafe.any()
+    assert replay(traces, config).nearness.tolist() == [1.0]
+    lower = replace(config, l_sp=4)
+    assert verdicts(recording(traces), 0, lower)[1].tolist() == [0, 0.75, 0.75, 2.5, 4, 4, 4]
+    assert replay(traces, lower).blocked_at.tolist() == [5]
+    high = replace(config, l_sp=10)
+    assert replay(traces, high).nearness.tolist() == [0.575]
+    without_last = record([stream[:6]], 2)
+    assert follow(recording(without_last), high)[1].tolist() == [4.0]
+    assert replay(without_last, high).nearness.tolist() == [0.525]  # the highest count, not the last one
+    assert_replays(traces, stream, config)
+
+
+def test_hand_worked_case_with_repeats():
+    """Exact copies do not match each other, but each of them matches the near copies."""
+    image, near = IMAGES[4], IMAGES[7]
+    stream = [image, image, near, image, near]
+    traces = record([stream], 4, repeats=True)
+    assert lags_of(traces).tolist() == [0, 1, 0, 2, 2]
+    config = FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=4, l_sp=99, repeats=9)
+    assert verdicts(recording(traces), 0, config)[1].tolist() == [0, 0, 2, 3, 6]
+    for repeats, blocked_at, count in ((1, 2, 0), (2, 4, 2), (3, 5, 3), (4, 0, 6)):
+        found = follow(recording(traces), replace(config, repeats=repeats))
+        assert [array.tolist() for array in found] == [[blocked_at], [count]]
+    assert replay(traces, replace(config, n_b=1, repeats=2)).blocked_at.tolist() == [0]
+    assert replay(traces, replace(config, n_b=1, repeats=1)).blocked_at.tolist() == [2]
+    assert replay(traces, config).nearness.tolist() == [4 / 9]  # three repeats of nine, nearer than 6 matches of 99
+    assert_replays(traces, stream, config)
 
 
 @given(seeds, coarse_t_ssim, coarse_t_hash, st.integers(1, 7), st.integers(1, 10))
@@ -249,6 +338,12 @@ def test_what_the_traces_do_not_hold_is_refused():
             follow(recording(traces), config)
         with pytest.raises(ValueError, match=message):
             verdicts(recording(traces), 0, config)
+    apart = FilterConfig(0.5, 0.5, 3, 1, repeats=2)
+    for refused in (follow, lambda made, config: verdicts(made, 0, config)):
+        with pytest.raises(ValueError, match="repeats: not in the recording, which does not contain exact repeats"):
+            refused(recording(traces), apart)
+    with pytest.raises(ValueError, match=r"no recording fits .*requires .*'repeats': True"):
+        replay(traces, apart)
     thresholds = FilterConfig(0.5, 0.5, 1, 1)
     with pytest.raises(ValueError, match="n_b_max = 4"):
         replay_swept(traces, thresholds, {"n_b": 4, "l_sp": 1})

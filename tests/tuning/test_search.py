@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mifsim.defense import FilterConfig
-from mifsim.defense.ssim_hash.replay import threshold_values
+from mifsim.defense.ssim_hash.reference_values import threshold_values
 from mifsim.errors import RunError, StudyError
 from mifsim.study import Tuning
 from tests.tuning.studies import serial_search, tiny_study

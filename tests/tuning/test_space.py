@@ -40,7 +40,7 @@ OLD: dict[str, Any] = {
 
 def test_a_section_of_0_1_0_is_read_as_todays() -> None:
     """The parameters of the one kind that there was are in the section itself, and the splits are its parts."""
-    names = [*FilterConfig.params, *FilterConfig.choices]
+    names = ["t_ssim", "t_hash", "n_b", "l_sp", "ssim", "count_rule", "hash_size"]
     new = {key: value for key, value in OLD.items() if key not in (*names, "parts")}
     new |= {"kind": "ssim-hash", "space": {name: OLD[name] for name in names}}
     new["splits"] = {"search": 0.5, "calibration": 0.3, "test": 0.2}

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from mifsim.defense.compiled import entry_using, inner
+from mifsim.defense.compiled import entry, entry_using, inner
 from mifsim.defense.ssim_hash import windowed
 from mifsim.defense.ssim_hash.windowed import (
     C1,
@@ -168,25 +168,52 @@ def compare_all(
     ring_described[i] = True
 
 
+@inner
+def _equal(x: Any, y: Any) -> bool:
+    """Return whether the planes of two images of the same shape contain equal values."""
+    for c in range(len(x)):
+        for j in range(x.shape[1]):
+            if x[c, j] != y[c, j]:
+                return False
+    return True
+
+
+@entry
+def repeat_lag(planes: Any, hash_: float, ring_planes: Any, ring_hashes: Any, start: int, size: int) -> int:
+    """Return the number of images from the newest equal buffered image to this one; 0 if there is none.
+
+    Equal images have equal hashes, so few images are compared pixel by pixel.
+    """
+    for lag in range(1, size + 1):
+        i = (start + size - lag) % len(ring_planes)
+        if ring_hashes[i] == hash_ and _equal(ring_planes[i], planes):
+            return lag
+    return 0
+
+
 # fmt: off
 @entry_using(windowed)
 def judge(
-    form: int, t_ssim: float, t_hash: float, l_sp: int, per_query: bool, count: int,
+    form: int, t_ssim: float, t_hash: float, l_sp: int, per_query: bool, leak: float, repeats_apart: bool, count: float,
     planes: Any, width: int, hash_: float,
     ring_planes: Any, ring_means: Any, ring_contrasts: Any, ring_described: Any, ring_hashes: Any,
     start: int, size: int
-) -> int:
+) -> float:
     # fmt: on
     """Run lines 4 to 12 of Algorithm 2: return the new count, and enqueue the image if the count is below `l_sp`.
 
     A similarity is computed only if the hashes are close. The order of the two conditions does not change the result.
+    See `FilterConfig` for `leak` and, if `repeats_apart`, for buffered images that are equal to this one.
     """
     means, contrasts = np.empty_like(ring_means[0]), np.empty_like(ring_contrasts[0])
     roots, scratch = _scratch_space(means, planes.shape[1], width)
     described = False
+    matches = 0
     for age in range(size):
         i = (start + age) % len(ring_planes)
         if abs(ring_hashes[i] - hash_) < t_hash:
+            if repeats_apart and ring_hashes[i] == hash_ and _equal(ring_planes[i], planes):
+                continue
             other = (ring_planes[i], ring_means[i], ring_contrasts[i])
             if not ring_described[i]:
                 _describe(form, ring_planes[i], ring_means[i], ring_contrasts[i], width, scratch)
@@ -197,9 +224,9 @@ def judge(
                 described = True
             value = _compare(form, planes, means, contrasts, roots, other, width, scratch)
             if np.float64(value) > t_ssim:
-                count += 1
-                if count >= l_sp:
-                    return count
+                matches += 1
+                if (count + matches) - leak >= l_sp:
+                    return np.float64(l_sp)
                 if per_query:
                     break
     i = (start + size) % len(ring_planes)
@@ -209,4 +236,4 @@ def judge(
     if described:
         ring_means[i] = means
         ring_contrasts[i] = contrasts
-    return count
+    return max(0.0, (count + matches) - leak)
