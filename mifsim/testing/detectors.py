@@ -70,7 +70,7 @@ class DetectorConformance:
         """With and without optional parameters, corners are within the bounds and equal after conversion to a point."""
         if not config.params:
             pytest.skip("the kind has no parameters to search")
-        every = {name: {} for name in config.params}
+        every: dict[str, Any] = {name: {} for name in config.params}
         for space in (SearchSpace.parse(config.kind, {}), SearchSpace.parse(config.kind, every)):
             for corner in space.corners():
                 assert space.contains(corner)
