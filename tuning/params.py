@@ -14,7 +14,7 @@ from mifsim.tables.schemas import CATEGORY
 
 
 def param_schema(table: str, space: SearchSpace) -> pa.Schema:
-    """Return a table's schema with columns for the parameters and choices of the space's kind after ``config``.
+    """Return a table's schema with columns for the space's parameters and choices after ``config``.
 
     Parameters
     ----------
@@ -23,24 +23,23 @@ def param_schema(table: str, space: SearchSpace) -> pa.Schema:
     space : SearchSpace
         The search space.
     """
-    cls = space.config_class
     fields: dict[str, tuple[pa.DataType, str]] = {}
-    for name, param in cls.params.items():
+    for name, param in space.config_params.items():
         kind = pa.int64() if param.whole else pa.float64()
         fields[param_column(name)] = (kind, param.description or "searched parameter")
-    for name, choice in cls.choices.items():
+    for name, choice in space.config_class.choices.items():
         whole = isinstance(choice.default, int) and not isinstance(choice.default, bool)
         fields[param_column(name)] = (pa.int64() if whole else CATEGORY, choice.description or "searched choice")
     return with_columns(table, fields, after="config")
 
 
 def config_columns(configs: Sequence[DetectorConfig], space: SearchSpace) -> dict[str, list[Any]]:
-    """Return the columns ``kind`` and ``config``, and a column for each parameter and choice of the space's kind.
+    """Return the columns ``kind`` and ``config``, and a column for each parameter and choice of the space.
 
     The cells of parameters and choices are null for configurations of other kinds.
     """
     cells = [config.to_cells() for config in configs]
-    names = [*space.config_class.params, *space.config_class.choices]
+    names = [*space.config_params, *space.config_class.choices]
     return {
         "kind": [cell["kind"] for cell in cells],
         "config": [cell["config"] for cell in cells],
@@ -52,7 +51,6 @@ def config_columns(configs: Sequence[DetectorConfig], space: SearchSpace) -> dic
 
 
 def param_facts(space: SearchSpace) -> dict[str, str]:
-    """Return the description of each parameter and choice for ``run.json``, from which reports are built."""
-    cls = space.config_class
-    params = {name: param.description for name, param in cls.params.items()}
-    return {**params, **{name: choice.description for name, choice in cls.choices.items()}}
+    """Return the description of each parameter and choice of the space, for ``run.json``."""
+    choices = {name: choice.description for name, choice in space.config_class.choices.items()}
+    return {**{name: param.description for name, param in space.config_params.items()}, **choices}

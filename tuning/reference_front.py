@@ -57,7 +57,7 @@ class ParetoFront:
 
 def has_reference(space: SearchSpace) -> bool:
     """Return whether the space's kind supports a reference front."""
-    return bool(space.config_class.reference_steps and space.config_class.swept)
+    return bool(space.reference_steps and space.config_class.swept)
 
 
 def reference_front(traces: TraceSet, tuning: Tuning, on_progress: OnProgress) -> ParetoFront:
@@ -82,7 +82,7 @@ def reference_front(traces: TraceSet, tuning: Tuning, on_progress: OnProgress) -
     coarse: list[Grid] = []
     for chosen in _choices(space):
         corner = next(config for config in space.corners() if all(getattr(config, k) == v for k, v in chosen.items()))
-        bounds = {name: space.bounds[name] for name in cls.reference_steps}
+        bounds = {name: space.bounds[name] for name in space.reference_steps}
         coarse.append((chosen, cls.reference_values(traces.recorded(corner), chosen, bounds, tuning.grid)))
     first = _front(traces, coarse, tuning, on_progress)
     fine: list[Grid] = []

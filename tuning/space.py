@@ -36,7 +36,7 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
     ['d_ssim', 't_hash', 'n_b', 'l_sp', 'ssim']
     """
     found: dict[str, BaseDistribution] = {}
-    for name, param in space.config_class.searched().items():
+    for name, param in space.params.items():
         low, high = param.distances(*space.bounds[name])
         log = param.scale == "log"
         found[param.search_name or name] = (

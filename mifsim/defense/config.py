@@ -28,9 +28,6 @@ from mifsim.errors import ConfigError
 Scope = Literal["session", "client"]
 SCOPES: tuple[Scope, ...] = ("session", "client")
 
-MORE = (1, 2, 3, 5, 8)
-"""Steps by which `DetectorConfig.conservative` relaxes integer parameters."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig(Serializable, ABC):
@@ -218,26 +215,27 @@ class DetectorConfig(Serializable, ABC):
     def stricter(self, step: float) -> Self:
         """Return a copy that blocks more (`step` above 1) or less (`step` below 1).
 
-        All parameters with a known `Param.strictness` change; see `Param.moved`.
+        All parameters with a known `Param.strictness` that are in use change; see `Param.moved`.
         """
         return self._moved(step, [name for name, param in self.params.items() if param.strictness])
 
     def conservative(self, steps: Sequence[float]) -> list[Self]:
-        """Return copies that block less: one per step with relaxed thresholds, then some with one relaxed integer.
+        """Return copies that block less: one per step with relaxed thresholds, then some with one other number relaxed.
+
+        The others are integers, and optional parameters that are in use: a study may have fixed their values.
 
         Parameters
         ----------
         steps : sequence of float
             Above 1; the larger, the less a copy blocks.
         """
-        thresholds = [name for name, param in self.params.items() if param.strictness and not param.whole]
+        relaxed = {name: param for name, param in self.params.items() if param.strictness}
+        thresholds = [name for name, param in relaxed.items() if not param.whole and param.off is None]
         copies = [self._moved(1 / step, thresholds) for step in steps] if thresholds else []
-        for name, param in self.params.items():
-            if param.whole and param.strictness:
-                for more in MORE:
-                    value = getattr(self, name) - param.strictness * more
-                    if param.least <= value <= param.most:
-                        copies.append(replace(self, **{name: value}))
+        for name, param in relaxed.items():
+            if name not in thresholds:
+                changes: list[dict[str, Any]] = [{name: value} for value in param.relaxed(getattr(self, name), steps)]
+                copies.extend(replace(self, **change) for change in changes)
         return copies
 
     def _moved(self, step: float, names: Sequence[str]) -> Self:

@@ -33,13 +33,16 @@ def definition_problem(name: str, cls: type[DetectorConfig]) -> str:
         return f"{cls.__name__}.kind is {getattr(cls, 'kind', None)!r}, but it is registered as {name!r}"
     if "__dataclass_params__" not in vars(cls) or not vars(cls)["__dataclass_params__"].frozen:
         return f"{cls.__name__} is not a frozen dataclass (expected @dataclass(frozen=True))"
-    known = {field.name for field in fields(cls)}
+    known = {field.name: field for field in fields(cls)}
     for group in ("params", "choices"):
         for key in getattr(cls, group):
             if key not in known:
                 return (
                     f"{cls.__name__}.{group} names {key!r}, which is not a field (fields: {', '.join(sorted(known))})"
                 )
+    for key, param in cls.params.items():
+        if param.off is not None and known[key].default != param.off:
+            return f"{cls.__name__}: {key!r} is optional, so its default must be {param.off!r}, the value that is off"
     for key in (*cls.swept, *cls.reference_steps):
         if key not in cls.params:
             return f"{cls.__name__}: {key!r} in swept or reference_steps is not in params"

@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 Strictness = Literal[-1, 0, 1]
 
+MORE = (1, 2, 3, 5, 8)
+"""Steps by which `Param.relaxed` changes integers."""
+
 
 @dataclass(frozen=True)
 class Param:
@@ -35,6 +38,9 @@ class Param:
     search_name : str
         Name for the sampler; empty for the name of the field. The proposals of Optuna's multivariate TPE depend on
         these names, so a new name changes the results of every study.
+    off : float or None
+        Value that switches an optional parameter off; None for a parameter that is always in use. An optional parameter
+        belongs to a search only if the study names it. It is off by default, and left out of files while it is off.
 
     Raises
     ------
@@ -58,6 +64,7 @@ class Param:
     most: float = math.inf
     scale: Literal["log", "linear"] = "log"
     search_name: str = ""
+    off: float | None = None
 
     def __post_init__(self) -> None:
         if not self.least <= self.low <= self.high <= self.most:
@@ -115,15 +122,44 @@ class Param:
         """Return the distance of a value from the pole."""
         return abs(value - self.pole) if self.pole else value
 
+    def is_off(self, value: float) -> bool:
+        """Return whether the parameter is optional, and off at this value."""
+        return self.off is not None and value == self.off
+
     def moved(self, value: float, step: float) -> float:
         """Scale the distance from the pole so that the value blocks more (`step` above 1) or less (`step` below 1).
 
-        The result is clipped to `least` and `most`; an integer parameter is rounded up.
+        The result is clipped to `least` and `most`; an integer parameter is rounded up. A parameter that is off stays
+        off.
         """
+        if self.is_off(value):
+            return value
         distance = self.distance(value)
         scaled = step * distance if self.strictness > 0 else distance / step
         moved = min(self.most, max(self.least, self.value(scaled, above=value > self.pole)))
         return math.ceil(moved) if self.whole else moved
+
+    def relaxed(self, value: float, steps: Sequence[float]) -> list[float]:
+        """Return accepted values that block less.
+
+        Parameters
+        ----------
+        value : float
+            A value of a parameter with a known `strictness`.
+        steps : sequence of float
+            Factors above 1 by which the distance from the pole changes. An integer changes by the steps `MORE` instead.
+
+        Returns
+        -------
+        list of float
+            Empty for a parameter that is off.
+        """
+        if self.is_off(value):
+            return []
+        if not self.whole:
+            return [self.moved(value, 1 / step) for step in steps]
+        changed = [value - self.strictness * more for more in MORE]
+        return [more for more in changed if self.least <= more <= self.most]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from mifsim.defense.config_file import DEFAULT_KIND, TABLE, read_file, write_fil
 from mifsim.errors import ConfigError
 
 if TYPE_CHECKING:
+    from mifsim.defense.param import Param
     from mifsim.defense.view import View
 
 
@@ -20,14 +21,18 @@ class Serializable:
     """Base class of `DetectorConfig`: its subclasses are dataclasses with the fields `scope` and `view`."""
 
     kind: ClassVar[str]
+    params: ClassVar[Mapping[str, Param]]
     __dataclass_fields__: ClassVar[dict[str, Any]]
     scope: Any
     view: View | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return kind, parameters, scope and view as plain values for TOML and JSON, including all defaults."""
-        shared = ("scope", "view")
-        parameters = [field.name for field in fields(self) if field.name not in shared]
+        """Return kind, parameters, scope and view as plain values for TOML and JSON, including all defaults.
+
+        Optional parameters that are off and an absent view are left out.
+        """
+        off = [name for name, param in self.params.items() if param.is_off(getattr(self, name))]
+        parameters = [field.name for field in fields(self) if field.name not in ("scope", "view", *off)]
         view = {} if self.view is None else {"view": self.view.to_dict()}
         return {
             "kind": self.kind,

@@ -11,6 +11,7 @@ from typing import Any
 from mifsim.defense.config import DetectorConfig, Scope
 from mifsim.defense.fitted import FittedConfig
 from mifsim.defense.kinds import config_class
+from mifsim.defense.param import Param
 from mifsim.defense.recording import HonestSessions
 from mifsim.defense.view import View
 from mifsim.errors import ConfigError
@@ -28,7 +29,8 @@ class SearchSpace:
     kind : str
         Name of the kind of detector.
     bounds : mapping of str to (float, float)
-        Smallest and largest value of each parameter.
+        Smallest and largest value of each parameter of the search. An optional parameter (`Param.off`) is one of them
+        only if the study names it; otherwise it is off in every configuration.
     choices : mapping of str to tuple
         Allowed values of each choice. A choice with a single value is not a dimension of the search.
     scope : {"session", "client"}
@@ -52,6 +54,8 @@ class SearchSpace:
     ) -> SearchSpace:
         """Create a search space from a study's ``[tuning.space]``; other parameters get the defaults of the kind.
 
+        Optional parameters that it does not name are not part of the search.
+
         Raises
         ------
         ConfigError
@@ -68,7 +72,11 @@ class SearchSpace:
                 raise ConfigError(f"space.{key}: {kind!r} has no such parameter{hint} (accepted: {', '.join(known)})")
         space = cls(
             kind,
-            {name: _bounds(found, name, given.get(name, {})) for name in found.searched()},
+            {
+                name: _bounds(found, name, given.get(name, {}))
+                for name, param in found.searched().items()
+                if param.off is None or name in given
+            },
             {name: _values(found, name, given.get(name)) for name in found.choices},
             scope,
             View.parse(view),
@@ -81,6 +89,21 @@ class SearchSpace:
     def config_class(self) -> type[DetectorConfig]:
         """Configuration class of the kind."""
         return config_class(self.kind)
+
+    @property
+    def params(self) -> dict[str, Param]:
+        """Parameters of the search."""
+        return {name: self.config_class.searched()[name] for name in self.bounds}
+
+    @property
+    def config_params(self) -> Mapping[str, Param]:
+        """Parameters of its configurations: those of the search, or all of the kind if the space is `derived`."""
+        return self.config_class.params if self.derived else self.params
+
+    @property
+    def reference_steps(self) -> dict[str, int]:
+        """Default number of values that an exhaustive search tries of each parameter that is not swept."""
+        return {name: steps for name, steps in self.config_class.reference_steps.items() if name in self.bounds}
 
     @property
     def searched_choices(self) -> dict[str, tuple[Any, ...]]:
@@ -108,31 +131,35 @@ class SearchSpace:
         honest : HonestSessions, optional
             The honest sessions of the search split; required if the space is `derived`.
         """
-        cls = self.config_class
-        searched = cls.searched()
         values = {
             name: param.value(point[param.search_name or name], above=self.bounds[name][1] > param.pole)
-            for name, param in searched.items()
+            for name, param in self.params.items()
         }
-        values = {name: round(value) if searched[name].whole else value for name, value in values.items()}
+        values = {name: round(value) if self.params[name].whole else value for name, value in values.items()}
         chosen = {name: point.get(name, options[0]) for name, options in self.choices.items()}
         if not self.derived:
             every: dict[str, Any] = {**values, **chosen, **self.shared}
-            return cls(**every)
+            return self.config_class(**every)
         if honest is None:
             raise ValueError(f"kind = {self.kind!r}: its configurations are derived from honest sessions; none given")
-        return cls.from_search(values, chosen, honest, **self.shared)
+        return self.config_class.from_search(values, chosen, honest, **self.shared)
 
     def point(self, config: DetectorConfig) -> dict[str, Any]:
         """Return the point of a configuration; the inverse of `config`."""
         point: dict[str, Any] = {
-            param.search_name or name: param.distance(getattr(config, name)) for name, param in config.params.items()
+            param.search_name or name: param.distance(getattr(config, name))
+            for name, param in self.config_params.items()
         }
         return {**point, **{name: getattr(config, name) for name in self.searched_choices}}
 
     def contains(self, config: DetectorConfig) -> bool:
         """Return whether a configuration is within the bounds, up to rounding errors; true for a `derived` space."""
-        return self.derived or all(
+        if self.derived:
+            return True
+        unnamed = config.params.keys() - self.bounds.keys()
+        if any(getattr(config, name) != config.params[name].off for name in unnamed):
+            return False
+        return all(
             low - _SLACK * bool(config.params[name].pole)
             <= getattr(config, name)
             <= high + _SLACK * bool(config.params[name].pole)
@@ -147,7 +174,7 @@ class SearchSpace:
         return [cls(**point, **self.shared) for point in corner_points(self.bounds, self.choices)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the space in the form of ``[tuning.space]``, including all defaults."""
+        """Return the space in the form of ``[tuning.space]``, including all defaults of what is searched."""
         bounds: dict[str, Any] = {name: {"min": low, "max": high} for name, (low, high) in self.bounds.items()}
         return {**bounds, **{name: list(values) for name, values in self.choices.items()}}
 

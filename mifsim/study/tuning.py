@@ -20,7 +20,7 @@ from mifsim.study.sections import Name, Section
 Share = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
-_FLAT_KEYS = (*FilterConfig.params, *FilterConfig.choices)
+_FLAT_KEYS = (*(name for name, param in FilterConfig.params.items() if param.off is None), *FilterConfig.choices)
 """Parameters of ``ssim-hash`` that a study of mifsim 0.1.0 has in ``[tuning]`` instead of ``[tuning.space]``."""
 
 
@@ -128,7 +128,7 @@ class Tuning(Section):
             space = SearchSpace.parse(self.kind, self.space, self.scope, view, self.fit)
         except ConfigError as error:
             raise ValueError(f".{error}") from None
-        steps = space.config_class.reference_steps
+        steps = space.reference_steps
         for key in self.grid:
             if key not in steps:
                 accepted = ", ".join(steps) or f"none: {self.kind!r} has no exhaustive search"

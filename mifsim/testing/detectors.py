@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,19 +77,21 @@ class DetectorConformance:
         assert hash(replace(config)) == hash(config)
 
     def test_the_search_space_contains_its_corners_and_points(self, config: DetectorConfig) -> None:
-        """Corners are within the bounds and are equal after conversion to a point and back."""
+        """With and without optional parameters, corners are within the bounds and equal after conversion to a point."""
         if not config.searched():
             pytest.skip("the kind has no parameters to search")
         fit = config.fit if isinstance(config, FittedConfig) else ""
-        space = SearchSpace.parse(config.kind, {}, fit=fit)
-        if space.derived:
+        if SearchSpace.parse(config.kind, {}, fit=fit).derived:
             pytest.skip("the kind derives its configurations from honest sessions")
-        for corner in space.corners():
-            assert space.contains(corner)
-            again = space.config(space.point(corner))
-            assert {n: pytest.approx(getattr(corner, n), rel=1e-9) for n in config.params} == {
-                n: getattr(again, n) for n in config.params
-            }
+        every: dict[str, Any] = {name: {} for name in config.params}
+        for given_bounds in ({}, every):
+            space = SearchSpace.parse(config.kind, given_bounds, fit=fit)
+            for corner in space.corners():
+                assert space.contains(corner)
+                again = space.config(space.point(corner))
+                assert {n: pytest.approx(getattr(corner, n), rel=1e-9) for n in config.params} == {
+                    n: getattr(again, n) for n in config.params
+                }
 
     def test_a_derived_search_returns_configurations_that_block_few_honest_sessions(
         self, config: DetectorConfig, pool: Images

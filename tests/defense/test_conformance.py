@@ -33,6 +33,24 @@ class TestSsimHash(DetectorConformance):
         return request.param
 
 
+WITH_ADDITIONS = {
+    "leak": FilterConfig(t_ssim=0.9, t_hash=0.02, n_b=4, l_sp=3, leak=0.3),
+    "leak per query": FilterConfig(t_ssim=0.5, t_hash=0.5, n_b=6, l_sp=4, leak=0.05, count_rule="per_query"),
+    "slow leak": FilterConfig(t_ssim=-1.0, t_hash=1.0, n_b=3, l_sp=20, leak=0.1, ssim="uniform"),
+    "repeats": FilterConfig(t_ssim=0.9, t_hash=0.02, n_b=3, l_sp=4, repeats=3),
+    "repeats per query": FilterConfig(t_ssim=0.5, t_hash=1.0, n_b=9, l_sp=8, repeats=5, count_rule="per_query"),
+    "only repeats": FilterConfig(t_ssim=1.0, t_hash=0.5, n_b=12, l_sp=1, repeats=2, ssim="gaussian"),
+    "both": FilterConfig(t_ssim=0.9, t_hash=0.02, n_b=5, l_sp=2, leak=0.2, repeats=4),
+    "both per query": FilterConfig(t_ssim=0.3, t_hash=0.5, n_b=8, l_sp=5, leak=0.6, repeats=6, count_rule="per_query"),
+}
+
+
+class TestSsimHashWithAdditions(TestSsimHash):
+    @pytest.fixture(params=WITH_ADDITIONS.values(), ids=WITH_ADDITIONS.keys())
+    def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
+        return request.param
+
+
 EVIDENCE = [
     EvidenceConfig(k=1, neighbours_radius=1.0, neighbours_limit=3),
     EvidenceConfig(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given
@@ -147,6 +148,21 @@ def test_accepted_values_are_described_in_words() -> None:
     assert SIMILARITY.accepted == "from -1 to 1"
     assert Choice(("a", "b"), "a").words == "a, b"
     assert Choice(range(1, 257), 8).words == "a whole number from 1 to 256"
+
+
+def test_an_optional_parameter_that_is_off_stays_off() -> None:
+    leak = Param(0.01, 0.5, strictness=-1, least=0.0, most=0.9, off=0.0)
+    count = Param(1, 8, whole=True, strictness=-1, least=1, most=9, off=0)
+    for param in (leak, count):
+        assert param.is_off(0)
+        assert not param.is_off(1)
+        assert [param.moved(0, step) for step in (0.5, 2.0)] == [0, 0]
+        assert param.relaxed(0, (2.0,)) == []
+    assert not replace(leak, off=None).is_off(0)
+    assert [leak.moved(0.2, step) for step in (2.0, 0.5, 0.1)] == [0.1, 0.4, 0.9]
+    assert leak.relaxed(0.2, (1.5, 2.0, 9.0)) == [pytest.approx(0.3), 0.4, 0.9]
+    assert count.relaxed(3, (1.5, 2.0)) == [4, 5, 6, 8]  # by the steps of integers, up to the largest accepted value
+    assert replace(count, strictness=1).relaxed(3, (2.0,)) == [2, 1]
 
 
 def test_a_filter_config_moves_each_parameter_in_its_stricter_direction() -> None:

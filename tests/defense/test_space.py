@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mifsim.defense import Choice, DetectorConfig, FilterConfig, NoDefense, Param, View
+from mifsim.defense.kinds import definition_problem
 from mifsim.defense.space import SearchSpace, corner_points
 from mifsim.errors import ConfigError
 from mifsim.plugins import register
@@ -27,6 +28,7 @@ class OddConfig(DetectorConfig):
     from_pole: float
     whole: int
     colour: str = "red"
+    extra: float = 0.0
 
     kind: ClassVar[str] = "test-odd"
     params: ClassVar[Mapping[str, Param]] = {
@@ -34,6 +36,7 @@ class OddConfig(DetectorConfig):
         "above": Param(1.5, 9.0, pole=1.0, strictness=1),
         "from_pole": Param(1.0, 3.0, pole=1.0, scale="linear"),
         "whole": Param(3, 12, pole=2.0, whole=True),
+        "extra": Param(0.25, 0.5, search_name="z", off=0.0),
     }
     choices: ClassVar[Mapping[str, Choice]] = {"colour": Choice(("red", "blue", "green"), "red")}
 
@@ -82,7 +85,7 @@ def test_a_single_choice_may_be_given_without_a_list() -> None:
             "ssim-hash",
             {"t_sim": {}},
             r"space.t_sim: 'ssim-hash' has no such parameter; did you mean 't_ssim'\? "
-            r"\(accepted: t_ssim, t_hash, n_b, l_sp, ssim, count_rule, hash_size\)",
+            r"\(accepted: t_ssim, t_hash, n_b, l_sp, leak, repeats, ssim, count_rule, hash_size\)",
         ),
         ("ssim-hash", {"window": 7}, "space.window: .*has no such parameter .accepted"),
         ("ssim-hash", {"t_ssim": 0.9}, r"space.t_ssim = 0.9: must be a table such as \{min = 0.3, max = 0.99999\}"),
@@ -154,6 +157,31 @@ def test_a_configuration_converts_to_a_point_and_back_on_both_sides_of_a_pole(
     assert (converted_config.whole, converted_config.colour) == (whole, colour)
     for name in ("below", "above", "from_pole"):
         assert getattr(converted_config, name) == pytest.approx(getattr(config, name), abs=1e-12)
+
+
+def test_an_optional_parameter_is_searched_only_if_it_is_named() -> None:
+    plain, named = SearchSpace.parse("test-odd", {}), SearchSpace.parse("test-odd", {"extra": {"max": 0.4}})
+    assert "extra" not in {**plain.bounds, **plain.params, **plain.to_dict()}
+    assert named.bounds == {**plain.bounds, "extra": (0.25, 0.4)}
+    assert SearchSpace.parse("test-odd", named.to_dict()) == named
+    off, used = OddConfig(0.5, 2.0, 2.0, 5), OddConfig(0.5, 2.0, 2.0, 5, extra=0.3)
+    assert plain.config(plain.point(off)) == off
+    assert named.point(used) == {**plain.point(off), "z": 0.3}
+    assert named.config(named.point(used)) == used
+    assert [space.contains(config) for space in (plain, named) for config in (off, used)] == [True, False, False, True]
+    assert len(named.corners()) == 2 * len(plain.corners())
+    assert "extra" not in off.to_dict()
+    assert used.to_dict()["extra"] == 0.3
+
+
+def test_an_optional_parameter_that_is_on_by_default_is_an_invalid_definition() -> None:
+    @dataclass(frozen=True)
+    class OnConfig(OddConfig):
+        extra: float = 0.25
+
+    assert definition_problem("test-odd", OddConfig) == ""
+    problem = "OnConfig: 'extra' is optional, so its default must be 0.0, the value that is off"
+    assert definition_problem("test-odd", OnConfig) == problem
 
 
 def test_a_space_does_not_contain_configurations_outside_its_bounds() -> None:

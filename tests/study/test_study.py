@@ -137,7 +137,10 @@ def test_every_shipped_study_loads_and_survives_a_round_trip(name: str, tmp_path
         ("[tuning]\nview = 3", ["tuning.view = 3"]),
         (
             "[tuning.space]\nt_sim = {min = 0.5}",
-            ["tuning.space.t_sim: 'ssim-hash' has no such parameter; did you mean 't_ssim'?", "n_b, l_sp, ssim"],
+            [
+                "tuning.space.t_sim: 'ssim-hash' has no such parameter; did you mean 't_ssim'?",
+                "n_b, l_sp, leak, repeats, ssim",
+            ],
         ),
         ("[tuning.space]\nt_ssim = 0.5", ["tuning.space.t_ssim = 0.5: must be a table such as {min = 0.3"]),
         ("[tuning.space]\nt_ssim = {mim = 0.5}", ["tuning.space.t_ssim = {'mim': 0.5}: must be a table"]),

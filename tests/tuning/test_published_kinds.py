@@ -10,7 +10,7 @@ import pytest
 
 from mifsim.defense.kinds import load_config
 from mifsim.study import Study
-from tests.tuning.studies import Formula, digits, formula_victim, live_as_predicted, tiny_study
+from tests.tuning.studies import FormulaBackend, assert_live_matches_replay, digits, formula_victim, tiny_study
 from tuning.traces import load, record
 
 REACHABLE = {"false_positive_limit": 0.6, "confidence": 0.8, "false_positive_budget": 0.9}
@@ -39,13 +39,13 @@ def study_of(kind: str, space: dict[str, Any], filters: list[dict[str, Any]]) ->
     )
 
 
-@pytest.mark.usefixtures("spoilt")
+@pytest.mark.usefixtures("invalid_image_users")
 def test_live_sessions_do_what_the_replay_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through tables and processes, for users with invalid images too, one recording for each way to hash and view."""
     monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / "cache"))
     study = study_of("blacklight", {}, FILTERS)
-    traces = load(record(study, digits(study), formula_victim(tmp_path), Formula()).path, study)
-    expected = live_as_predicted(study, traces, tmp_path / "live")
+    traces = load(record(study, digits(study), formula_victim(tmp_path), FormulaBackend()).path, study)
+    expected = assert_live_matches_replay(study, traces, tmp_path / "live")
     blocked = {item.name: 0 for item in study.filters}
     for name, query in expected.items():
         blocked[name.partition("@")[2]] += query is not None
@@ -54,7 +54,7 @@ def test_live_sessions_do_what_the_replay_predicts(tmp_path: Path, monkeypatch: 
     assert blocked["osd-l2 as published"] == blocked["prada as published"] == 0  # no session has 51 queries
 
 
-@pytest.mark.usefixtures("spoilt")
+@pytest.mark.usefixtures("invalid_image_users")
 @pytest.mark.parametrize(
     ("kind", "space"),
     [

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mifsim.defense import FilterConfig
 from mifsim.defense.space import SearchSpace
 from mifsim.defense.ssim_hash.config import COUNT_RULES
-from mifsim.defense.ssim_hash.replay import threshold_values
+from mifsim.defense.ssim_hash.reference_values import threshold_values
 from mifsim.errors import ConfigError
 from mifsim.pareto import hypervolume
 from mifsim.study import Tuning

@@ -8,87 +8,41 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mifsim.defense import FilterConfig, InvalidImage, QueryFilter, Verdict
+from mifsim.defense import FilterConfig
 from mifsim.defense.similarity import FORMS
 from mifsim.defense.ssim_hash.config import COUNT_RULES
 from mifsim.defense.ssim_hash.replay import follow, verdicts
-from tests.tuning.sample_traces import ATTACK, hashes_of, random_traces, record, recording, similarity_of, trace_set
+from tests.tuning.replay_samples import (
+    IMAGES,
+    N_B_MAX,
+    additions,
+    assert_replay_matches_the_filter,
+    coarse_t_hash,
+    coarse_t_ssim,
+    rules,
+    seeds,
+    streams,
+)
+from tests.tuning.sample_traces import (
+    ATTACK,
+    hashes_of,
+    lags_of,
+    random_traces,
+    record,
+    recording,
+    similarity_of,
+    trace_set,
+)
 from tuning.replay import replay, replay_swept, totals
 from tuning.tracedata import TraceSet
 
-N_B_MAX = 5
-SIDE = 11  # that of the Gaussian window
 
-
-def _hostile_images() -> list[object]:
-    """Return duplicates, constants, near-duplicates and unrelated images, as bytes and floats, and invalid images."""
-    rng = np.random.default_rng(0)
-    base = rng.random((SIDE, SIDE), dtype=np.float32)
-    other = rng.random((SIDE, SIDE), dtype=np.float32)
-    noise = rng.normal(size=(SIDE, SIDE)).astype(np.float32)
-    with_nan = base.copy()
-    with_nan[3, 4] = np.nan
-    return [
-        np.zeros((SIDE, SIDE), np.float32),
-        np.ones((SIDE, SIDE), np.float32),
-        np.full((SIDE, SIDE), 0.5),
-        np.nextafter(np.full((SIDE, SIDE), 0.5, np.float32), np.float32(1)),
-        base,
-        base.copy(),
-        base.astype(np.float64),
-        np.clip(base + np.float32(1e-3) * noise, 0, 1),
-        np.clip(base + np.float32(0.1) * noise, 0, 1),
-        np.clip(base + np.float32(1e-3), 0, 1),
-        1 - base,
-        base[::-1],
-        np.round(base * 255).astype(np.uint8),
-        other,
-        (other > 0.5).astype(np.float32),
-        with_nan,
-        base * np.float32(2),
-        np.full((SIDE, SIDE), np.inf),
-        base[:5],
-        base[:, :, None],
-        np.array([]),
-        "no image",
-    ]
-
-
-IMAGES = _hostile_images()
-streams = st.lists(st.integers(0, len(IMAGES) - 1).map(IMAGES.__getitem__), min_size=1, max_size=14)
-
-
-def run_filter(stream: list[object], config: FilterConfig) -> tuple[list[bool], list[int]]:
-    """Run the filter on a stream; return, for each query, whether it is unsafe, and the count."""
-    detector, unsafe, count = QueryFilter(config), [], []
-    for image in stream:
-        try:
-            unsafe.append(detector.check(image) is Verdict.UNSAFE)
-        except InvalidImage:
-            unsafe.append(False)
-        count.append(detector.count)
-    return unsafe, count
-
-
-def assert_replay_matches_the_filter(traces: TraceSet, stream: list[object], config: FilterConfig) -> None:
-    unsafe, count = run_filter(stream, config)
-    replayed_unsafe, replayed_count = verdicts(traces.recorded(config), 0, config)
-    assert replayed_unsafe.tolist() == unsafe
-    assert replayed_count.tolist() == count
-    blocked_at, final = follow(traces.recorded(config), config)
-    assert blocked_at.tolist() == [unsafe.index(True) + 1 if any(unsafe) else 0]
-    assert final.tolist() == [count[-1]]
-    outcome = replay(traces, config)
-    assert outcome.blocked_at.tolist() == blocked_at.tolist()
-    assert outcome.nearness.tolist() == [min(1.0, (count[-1] + 1) / config.l_sp)]
-
-
-@given(streams, st.data())
-@settings(max_examples=300, deadline=None)
-def test_replay_matches_the_filter_query_by_query(stream, data):
+@given(streams, additions, st.data())
+@settings(max_examples=400, deadline=None)
+def test_replay_matches_the_filter_query_by_query(stream, added, data):
     """A threshold is an observed value, a neighbouring floating-point number, or any other value."""
     form = data.draw(st.sampled_from(FORMS))
-    traces = record([stream], N_B_MAX, [form])
+    traces = record([stream], N_B_MAX, [form], repeats="repeats" in added or data.draw(st.booleans()))
     seen = similarity_of(traces, form)
     similarities = [float(s) for s in np.unique(seen[~np.isnan(seen)])]
     hashes = hashes_of(traces)[traces.valid]
@@ -104,6 +58,7 @@ def test_replay_matches_the_filter_query_by_query(stream, data):
         l_sp=data.draw(st.integers(1, 12)),
         ssim=form,
         count_rule=data.draw(st.sampled_from(COUNT_RULES)),
+        **added,
     )
     assert_replay_matches_the_filter(traces, stream, config)
 
@@ -137,35 +92,40 @@ def test_replay_matches_a_case_computed_by_hand():
     assert follow(recording(traces), per_query)[1].tolist() == [3]
 
 
-def algorithm_2(traces: TraceSet, session: int, config: FilterConfig) -> tuple[int, int]:
+def algorithm_2(traces: TraceSet, session: int, config: FilterConfig) -> tuple[int, float]:
     """Run Algorithm 2 on a recorded session in plain Python; return the blocked query (0: none) and the count."""
     similarity, hashes = similarity_of(traces, config.ssim), hashes_of(traces)
-    buffer: list[float] = []
-    count = 0
+    buffer: list[tuple[float, object]] = []
+    count, repeats = 0.0, 0
     for number, q in enumerate(range(*traces.offsets[session : session + 2]), start=1):
         hash_ = float(hashes[q])
         if np.isnan(hash_):
             continue
-        before = count
-        for k, old in enumerate(buffer[: config.n_b]):
-            if float(similarity[q, k]) > config.t_ssim and abs(hash_ - old) < config.t_hash:
-                count = before + 1 if config.count_rule == "per_query" else count + 1
-                if count >= config.l_sp:
+        image: object = object()  # equal to no other one
+        if config.repeats:
+            lag = int(lags_of(traces)[q])
+            image = buffer[lag - 1][1] if lag else image
+            if any(other is image for _, other in buffer[: config.n_b]):
+                repeats += 1
+                if repeats == config.repeats:
                     return number, count
-        buffer.insert(0, hash_)
+        matches = 0
+        for k, (old, other) in enumerate(buffer[: config.n_b]):
+            similar = float(similarity[q, k]) > config.t_ssim and abs(hash_ - old) < config.t_hash
+            if similar and other is not image:
+                matches = 1 if config.count_rule == "per_query" else matches + 1
+                if count + matches - config.leak >= config.l_sp:
+                    return number, config.l_sp
+        count = max(0.0, count + matches - config.leak)
+        buffer.insert(0, (hash_, image))
     return 0, count
 
 
-seeds = st.integers(0, 2**32 - 1)
-coarse_t_ssim = st.integers(-1, 11).map(lambda tenths: float(np.clip(np.float32(tenths / 10), -1, 1)))
-coarse_t_hash = st.integers(1, 21).map(lambda twentieths: min(twentieths / 20, 1.0))
-
-
-@given(seeds, coarse_t_ssim, coarse_t_hash, st.integers(1, 7), st.integers(1, 20), st.sampled_from(COUNT_RULES))
-@settings(max_examples=100, deadline=None)
-def test_replay_of_many_sessions_matches_algorithm_2(seed, t_ssim, t_hash, n_b, l_sp, rule):
-    traces = random_traces(np.random.default_rng(seed))
-    config = FilterConfig(t_ssim, t_hash, n_b, l_sp, count_rule=rule)
+@given(seeds, coarse_t_ssim, coarse_t_hash, st.integers(1, 7), st.integers(1, 20), rules, additions)
+@settings(max_examples=200, deadline=None)
+def test_replay_of_many_sessions_matches_algorithm_2(seed, t_ssim, t_hash, n_b, l_sp, rule, added):
+    traces = random_traces(np.random.default_rng(seed), repeats="repeats" in added)
+    config = FilterConfig(t_ssim, t_hash, n_b, l_sp, count_rule=rule, **added)
     found, count = follow(recording(traces), config)
     expected = [algorithm_2(traces, s, config) for s in range(traces.sessions)]
     assert list(zip(found.tolist(), count.tolist(), strict=True)) == expected
@@ -176,19 +136,21 @@ def test_replay_of_many_sessions_matches_algorithm_2(seed, t_ssim, t_hash, n_b, 
         assert not len(count) or count[-1] == final
 
 
-@given(seeds, coarse_t_ssim, coarse_t_hash, st.integers(1, 7), st.integers(1, 20), st.sampled_from(COUNT_RULES))
-@settings(max_examples=50, deadline=None)
-def test_swept_replay_matches_the_replay_of_every_buffer_and_limit(seed, t_ssim, t_hash, n_b_max, l_sp_max, rule):
+@given(seeds, coarse_t_ssim, coarse_t_hash, st.integers(1, 7), st.integers(1, 20), rules, additions)
+@settings(max_examples=100, deadline=None)
+def test_swept_replay_matches_the_replay_of_every_buffer_and_limit(
+    seed, t_ssim, t_hash, n_b_max, l_sp_max, rule, added
+):
     """Each session is a group of its own, so the sums are the outcomes."""
-    random_sessions = random_traces(np.random.default_rng(seed), sessions=12)
+    random_sessions = random_traces(np.random.default_rng(seed), sessions=12, repeats="repeats" in added)
     session_of = np.arange(random_sessions.sessions)
     traces = replace(random_sessions, group=session_of, groups=tuple(map(str, session_of)))
-    thresholds = FilterConfig(t_ssim, t_hash, 1, 1, count_rule=rule)
+    thresholds = FilterConfig(t_ssim, t_hash, 1, 1, count_rule=rule, **added)
     swept = replay_swept(traces, thresholds, {"n_b": n_b_max, "l_sp": l_sp_max})
     assert swept.blocked.shape == (random_sessions.sessions, n_b_max, l_sp_max)
     for n_b in range(1, n_b_max + 1):
         for l_sp in range(1, l_sp_max + 1):
-            config = FilterConfig(t_ssim, t_hash, n_b, l_sp, count_rule=rule)
+            config = replace(thresholds, n_b=n_b, l_sp=l_sp)
             blocked_at = replay(traces, config).blocked_at
             place = (slice(None), n_b - 1, l_sp - 1)
             assert swept.blocked[place].tolist() == (blocked_at > 0).tolist()

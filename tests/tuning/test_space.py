@@ -40,7 +40,7 @@ SECTION_0_1_0: dict[str, Any] = {
 
 def test_a_section_of_0_1_0_equals_the_current_form() -> None:
     """Version 0.1.0 writes the parameters of its only kind into the section itself, and calls the splits ``parts``."""
-    names = [*FilterConfig.params, *FilterConfig.choices]
+    names = ["t_ssim", "t_hash", "n_b", "l_sp", "ssim", "count_rule", "hash_size"]
     new = {key: value for key, value in SECTION_0_1_0.items() if key not in (*names, "parts")}
     new |= {"kind": "ssim-hash", "space": {name: SECTION_0_1_0[name] for name in names}}
     new["splits"] = {"search": 0.5, "calibration": 0.3, "test": 0.2}

@@ -98,7 +98,8 @@ def test_a_calibration_leaves_a_certified_confirmed_configuration(finished_run: 
     assert chosen == load_config(run / "filter.toml")
     assert chosen.to_dict() == found["chosen"]
     assert found["kind"] == "ssim-hash"
-    assert set(found["parameters"]) == {*FilterConfig.params, *FilterConfig.choices}
+    space = tiny_study(tuning=LENIENT).tuning.search_space
+    assert set(found["parameters"]) == {*space.params, *FilterConfig.choices}
     assert found["without_replay"] == []
     assert found["reference_hypervolume"] > 0
     assert found["reference_configs_tried"] > 0
@@ -110,12 +111,11 @@ def test_a_calibration_leaves_a_certified_confirmed_configuration(finished_run: 
     assert document["guarantee"]["p_value"] <= 1 - 0.8
     assert document["data"]["transport"] == "float32"
 
-    space = tiny_study(tuning=LENIENT).tuning.search_space
     for table, file in (("pareto", "pareto"), ("certification", "certification"), ("trials", "trials/trials")):
         schema = pq.read_schema(run / f"{file}.parquet")
         assert schema.equals(param_schema(table, space))
         extra = [name for name in schema.names if name.startswith("param_")]
-        assert extra == [f"param_{name}" for name in (*FilterConfig.params, *FilterConfig.choices)]
+        assert extra == [f"param_{name}" for name in (*space.params, *FilterConfig.choices)]
         assert [name for name in schema.names if name not in extra] == SCHEMAS[table].names
         for row in pq.read_table(run / f"{file}.parquet").to_pylist():
             config = read_cells(row["kind"], row["config"])

@@ -119,26 +119,31 @@ class Buffer:
             self._statistics[form] = means, contrasts, described
         self.shape = shape
 
-    def judge(self, config: FilterConfig, count: int, planes: Planes, hash_: float) -> int:
+    def judge(self, config: FilterConfig, count: float, planes: Planes, hash_: float) -> float:
         """Run lines 4 to 12 of Algorithm 2 on an image that `admit` returned.
 
         Returns
         -------
-        int
-            The new count. The image is enqueued if the count is below ``config.l_sp``.
+        float
+            The new count, at most ``config.l_sp``. The image is enqueued if the count is below ``config.l_sp``.
         """
         assert self.shape is not None
         means, contrasts, described = self._statistics[config.ssim]
         # fmt: off
-        count = kernels.judge(
+        counted: float = kernels.judge(
             _CODE[config.ssim], config.t_ssim, config.t_hash, config.l_sp, config.count_rule == "per_query",
-            count, planes, self.shape[1], hash_,
+            config.leak, config.repeats > 0, float(count), planes, self.shape[1], hash_,
             self._planes, means, contrasts, described, self._hashes, self._start, self._size
         )
         # fmt: on
-        if count < config.l_sp:
+        if counted < config.l_sp:
             self._advance()
-        return count
+        return counted
+
+    def repeat_lag(self, planes: Planes, hash_: float) -> int:
+        """Return the number of images from the newest equal stored image to one that `admit` returned; 0 if none."""
+        lag: int = kernels.repeat_lag(planes, hash_, self._planes, self._hashes, self._start, self._size)
+        return lag
 
     def push(self, planes: Planes, hash_: float, compare: bool = True) -> dict[Form, npt.NDArray[np.float32]]:
         """Compare an image that `admit` returned with all stored images, in every form, and enqueue it.

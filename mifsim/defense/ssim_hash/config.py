@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -25,13 +25,19 @@ CountRule = Literal["per_match", "per_query"]
 
 COUNT_RULES: tuple[CountRule, ...] = get_args(CountRule)
 
+MOST_LEAK = 0.99
+"""Largest accepted `FilterConfig.leak`. It is below 1, so that a query with a match always raises the count."""
+
 
 @dataclass(frozen=True)
 class FilterConfig(DetectorConfig):
-    """Configuration of the paper's filter: its four parameters, and options that the paper leaves open.
+    """Configuration of the paper's filter: its four parameters, options that the paper leaves open, and two additions.
 
     A buffered image matches a query if their SSIM is above `t_ssim` and the difference of their hashes is below
     `t_hash`.
+
+    The additions, `leak` and `repeats`, are off by default. Where both are off, the filter is Algorithm 2, and
+    `to_dict` leaves them out.
 
     Attributes
     ----------
@@ -51,8 +57,17 @@ class FilterConfig(DetectorConfig):
     count_rule : {"per_match", "per_query"}
         ``"per_match"`` adds one for each matching buffered image (Algorithm 2); ``"per_query"`` adds one for each
         query with at least one match (Section 3.3).
+    leak : float
+        Amount by which the count falls at each valid query, from 0 to 0.99; 0 for none. A query that adds m changes the
+        count S to ``max(0, (S + m) - leak)``, in float64 and in this order. It blocks if ``(S + m) - leak`` reaches
+        `l_sp`; counting stops there, as in Algorithm 2, so the count of a blocked session is `l_sp`.
+    repeats : int
+        Number of exact repeats at which the session is blocked; 0 if repeats are matches like others. Otherwise, a
+        buffered image whose pixels (after the view) all equal those of the query is not a match. A query that equals at
+        least one buffered image adds one to a count of its own, which does not leak. This happens before matches are
+        counted: if it blocks the session, the count of matches does not change any more.
     scope, view
-        See `DetectorConfig`; keyword-only.
+        See `DetectorConfig`; like the additions, keyword-only.
 
     Raises
     ------
@@ -74,6 +89,8 @@ class FilterConfig(DetectorConfig):
     ssim: Form = "global"
     hash_size: int = 8
     count_rule: CountRule = "per_match"
+    leak: float = field(default=0.0, kw_only=True)
+    repeats: int = field(default=0, kw_only=True)
 
     kind: ClassVar[str] = "ssim-hash"
     # The sampler searches the distance of t_ssim from 1 under the name d_ssim. Optuna's multivariate TPE orders its
@@ -86,6 +103,13 @@ class FilterConfig(DetectorConfig):
         "t_hash": Param(1e-5, 0.3, "threshold of the hash difference", strictness=1, least=0.0, most=1.0),
         "n_b": Param(1, 32, "images in the buffer", whole=True, least=1, most=1024),
         "l_sp": Param(1, 64, "count that blocks the session", whole=True, strictness=-1, least=1, most=65536),
+        "leak": Param(
+            0.001, 0.5, "amount by which the count falls at each query", strictness=-1, least=0.0, most=MOST_LEAK,
+            off=0.0,
+        ),
+        "repeats": Param(
+            1, 64, "exact repeats that block the session", whole=True, strictness=-1, least=1, most=65536, off=0
+        ),
     }  # fmt: skip
     choices: ClassVar[Mapping[str, Choice]] = {
         "ssim": Choice(FORMS, "global", "form of the SSIM"),
@@ -94,7 +118,7 @@ class FilterConfig(DetectorConfig):
     }
     views_itself: ClassVar[bool] = True
     swept: ClassVar[tuple[str, ...]] = ("n_b", "l_sp")
-    reference_steps: ClassVar[Mapping[str, int]] = {"t_ssim": 32, "t_hash": 32}
+    reference_steps: ClassVar[Mapping[str, int]] = {"t_ssim": 32, "t_hash": 32, "leak": 4, "repeats": 4}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,6 +134,8 @@ class FilterConfig(DetectorConfig):
         set_(self, "n_b", _whole("n_b", self.n_b))
         set_(self, "l_sp", _whole("l_sp", self.l_sp))
         set_(self, "hash_size", _whole("hash_size", self.hash_size, LARGEST_HASH))
+        set_(self, "leak", _real("leak", self.leak, 0.0 <= _number(self.leak) <= MOST_LEAK, f"from 0 to {MOST_LEAK}"))
+        set_(self, "repeats", _whole("repeats", self.repeats, least=0))
         _one_of("ssim", self.ssim, FORMS)
         _one_of("count_rule", self.count_rule, COUNT_RULES)
 
@@ -120,36 +146,47 @@ class FilterConfig(DetectorConfig):
         return QueryFilter(self)
 
     def recording(self) -> Mapping[str, Any]:
-        """Return the number of previous images to compare with, the forms of SSIM, and the hash size."""
-        return {"n_b": self.n_b, "forms": (self.ssim,), "hash_size": self.hash_size}
+        """Return the number of previous images to compare with, the forms of SSIM, the hash size, and further data.
+
+        ``repeats`` is present, and true, if exact repeats are recorded.
+        """
+        repeats = {"repeats": True} if self.repeats else {}
+        return {"n_b": self.n_b, "forms": (self.ssim,), "hash_size": self.hash_size, **repeats}
 
     @classmethod
     def columns(cls, options: Mapping[str, Any]) -> Mapping[str, Column]:
-        """Return the columns: the hash, and for each form the similarities to the last `n_b` images."""
+        """Return the columns: the hash, for each form the similarities to the last `n_b` images, and the repeats.
+
+        ``repeat_lag`` is the number of valid queries from the last equal one of these images to the query; 0 if there
+        is none.
+        """
         forms = {f"ssim_{form}": Column("float32", options["n_b"]) for form in options["forms"]}
-        return {"hash": Column("float64"), **forms}
+        repeats = {"repeat_lag": Column("int64")} if options.get("repeats") else {}
+        return {"hash": Column("float64"), **forms, **repeats}
 
     @classmethod
     def recorder(cls, options: Mapping[str, Any]) -> SsimHashRecorder:
         """Return a recorder in its initial state."""
         from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
 
-        return SsimHashRecorder(options["n_b"], options["forms"], options["hash_size"], options.get("view"))
+        repeats = options.get("repeats", False)
+        return SsimHashRecorder(options["n_b"], options["forms"], options["hash_size"], options.get("view"), repeats)
 
     @classmethod
     def merge(cls, first: Mapping[str, Any], second: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Return the larger buffer and the forms of both; None if the hash sizes differ."""
+        """Return the larger buffer, and the forms and repeats of both; None if the hash sizes differ."""
         if first["hash_size"] != second["hash_size"]:
             return None
         forms = tuple(sorted({*first["forms"], *second["forms"]}))
-        return {"n_b": max(first["n_b"], second["n_b"]), "forms": forms, "hash_size": first["hash_size"]}
+        repeats = {"repeats": True} if first.get("repeats") or second.get("repeats") else {}
+        n_b = max(first["n_b"], second["n_b"])
+        return {"n_b": n_b, "forms": forms, "hash_size": first["hash_size"], **repeats}
 
     def replay(self, sessions: RecordedSessions) -> Outcome:
         """Replay recorded sessions under this configuration; see `mifsim.defense.ssim_hash.replay`."""
-        from mifsim.defense.ssim_hash.replay import follow
+        from mifsim.defense.ssim_hash.replay import outcome
 
-        blocked_at, count = follow(sessions, self)
-        return Outcome(blocked_at, np.minimum(1.0, (count + 1) / self.l_sp))
+        return outcome(sessions, self)
 
     def replay_swept(self, sessions: RecordedSessions, weights: SessionWeights, most: Mapping[str, int]) -> SweptSums:
         """Replay all buffer sizes and limits at once; see `DetectorConfig.replay_swept`."""
@@ -165,10 +202,10 @@ class FilterConfig(DetectorConfig):
         bounds: Mapping[str, tuple[float, float]],
         steps: Mapping[str, int],
     ) -> Mapping[str, np.ndarray[Any, np.dtype[np.float64]]]:
-        """Return the thresholds of an exhaustive search; see `mifsim.defense.ssim_hash.replay.threshold_values`."""
-        from mifsim.defense.ssim_hash.replay import threshold_values
+        """Return the values of an exhaustive search; see `mifsim.defense.ssim_hash.reference_values`."""
+        from mifsim.defense.ssim_hash.reference_values import reference_values
 
-        return threshold_values(sessions, chosen["ssim"], bounds, steps)
+        return reference_values(sessions, chosen["ssim"], bounds, steps, cls.params)
 
 
 def _number(value: object) -> float:
@@ -182,10 +219,10 @@ def _real(name: str, value: object, accepted: bool, range_: str) -> float:
     return _number(value)
 
 
-def _whole(name: str, value: object, most: float = math.inf) -> int:
-    if not isinstance(value, bool) and isinstance(value, Integral) and 1 <= int(value) <= most:
+def _whole(name: str, value: object, most: float = math.inf, least: int = 1) -> int:
+    if not isinstance(value, bool) and isinstance(value, Integral) and least <= int(value) <= most:
         return int(value)
-    accepted = "of at least 1" if most == math.inf else f"from 1 to {most}"
+    accepted = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
     raise ConfigError(f"{name} = {value!r}: must be a whole number {accepted}")
 
 

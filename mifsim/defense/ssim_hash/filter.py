@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ class QueryFilter:
     Its state is a buffer of the last images and a count. Each new image is compared with the buffered images, the
     oldest first, and each match adds one to the count. If the count reaches ``l_sp``, the session is blocked: this
     image and all later ones are UNSAFE, and the buffer does not change any more. Otherwise the image is SAFE and is
-    enqueued.
+    enqueued. `FilterConfig` defines the optional additions: a count that leaks, and exact repeats counted apart.
 
     A filter is not thread-safe. Different filters can run in parallel threads, because the kernels release the GIL.
 
@@ -41,14 +41,16 @@ class QueryFilter:
     (['SAFE', 'SAFE', 'UNSAFE', 'UNSAFE'], 2)
     """
 
-    __slots__ = ("_buffer", "_config", "_count")
+    __slots__ = ("_blocked", "_buffer", "_config", "_count", "_repeat_count")
 
     def __init__(self, config: FilterConfig) -> None:
         from mifsim.defense.ssim_hash.buffer import Buffer  # loads numba, which the import of this module must not
 
         self._config = config
         self._buffer = Buffer(config.n_b, (config.ssim,), config.hash_size, config.view)
-        self._count = 0
+        self._count: float = 0
+        self._repeat_count = 0
+        self._blocked = False
 
     @property
     def config(self) -> FilterConfig:
@@ -56,18 +58,26 @@ class QueryFilter:
         return self._config
 
     @property
-    def count(self) -> int:
-        """Number of matches so far; of queries with a match under ``count_rule="per_query"``."""
+    def count(self) -> float:
+        """Number of matches so far, less the leak; of queries with a match under ``count_rule="per_query"``.
+
+        An integer without a leak.
+        """
         return self._count
+
+    @property
+    def repeat_count(self) -> int:
+        """Number of exact repeats so far; 0 if they are not counted apart."""
+        return self._repeat_count
 
     @property
     def blocked(self) -> bool:
         """Whether all further verdicts are UNSAFE."""
-        return self._count >= self._config.l_sp
+        return self._blocked
 
     @property
     def limit(self) -> int:
-        """Count at which the session is blocked: ``l_sp``."""
+        """Count of matches at which the session is blocked: ``l_sp``."""
         return self._config.l_sp
 
     @property
@@ -87,7 +97,7 @@ class QueryFilter:
         Returns
         -------
         Verdict
-            UNSAFE for the image at which the count reaches ``l_sp``, and for all later ones.
+            UNSAFE for the image at which the count reaches ``l_sp`` or the repeats ``repeats``, and for all later ones.
 
         Raises
         ------
@@ -95,11 +105,19 @@ class QueryFilter:
             If the image contains NaN, infinity or values out of range, has another shape or type, or is smaller than
             the SSIM window. The state does not change. A blocked filter does not inspect the image.
         """
-        if self.blocked:
+        if self._blocked:
             return Verdict.UNSAFE
+        config = self._config
         planes, hash_ = self._buffer.admit(image)
-        self._count = self._buffer.judge(self._config, self._count, planes, hash_)
-        return Verdict.UNSAFE if self.blocked else Verdict.SAFE
+        if config.repeats and self._buffer.repeat_lag(planes, hash_):
+            self._repeat_count += 1
+            if self._repeat_count >= config.repeats:
+                self._blocked = True
+                return Verdict.UNSAFE
+        count = self._buffer.judge(config, self._count, planes, hash_)
+        self._count = count if config.leak else int(count)
+        self._blocked = count >= config.l_sp
+        return Verdict.UNSAFE if self._blocked else Verdict.SAFE
 
     def observe(self, answer: ModelAnswer) -> None:
         """Ignore the model's answer: the filter uses only the images."""
@@ -110,14 +128,17 @@ class QueryFilter:
         Returns
         -------
         dict
-            ``version`` (int), ``count`` (int), ``shape`` (tuple of int: shape of the submitted images, empty before
-            the first one) and ``images`` (ndarray of float32, shape (n, *shape of the view), the oldest first).
+            ``version`` (int), ``count`` (int; float with a leak), ``shape`` (tuple of int: shape of the submitted
+            images, empty before the first one) and ``images`` (ndarray of float32, shape (n, *shape of the view), the
+            oldest first); ``repeats`` (int) if exact repeats are counted apart.
         """
+        repeats = {"repeats": self._repeat_count} if self._config.repeats else {}
         return {
             "version": _STATE_VERSION,
             "count": self._count,
             "shape": self._buffer.submitted or (),
             "images": self._buffer.images(),
+            **repeats,
         }
 
     @classmethod
@@ -136,14 +157,18 @@ class QueryFilter:
         ValueError
             If the state is incomplete, of another version, or of another configuration.
         """
-        keys = {"version", "count", "shape", "images"}
+        keys = {"version", "count", "shape", "images", *(["repeats"] if config.repeats else [])}
         if set(state) != keys:
             raise ValueError(f"keys of the state: {sorted(map(str, state))}; expected {', '.join(sorted(keys))}")
         if state["version"] != _STATE_VERSION:
             raise ValueError(f"version = {state['version']!r}: not supported (accepted: {_STATE_VERSION})")
-        count, images = state["count"], state["images"]
-        if isinstance(count, bool) or not isinstance(count, Integral) or not 0 <= int(count) <= config.l_sp:
-            raise ValueError(f"count = {count!r}: must be a whole number from 0 to l_sp = {config.l_sp}")
+        images = state["images"]
+        count, repeats = state["count"], state.get("repeats", 0)
+        if not _is_count(count, config.l_sp, whole=not config.leak):
+            accepted = "number" if config.leak else "whole number"
+            raise ValueError(f"count = {count!r}: must be a {accepted} from 0 to l_sp = {config.l_sp}")
+        if not _is_count(repeats, config.repeats, whole=True):
+            raise ValueError(f"repeats = {repeats!r}: must be a whole number from 0 to {config.repeats}")
         if not isinstance(images, np.ndarray) or images.dtype != np.float32 or images.ndim == 0:
             raise ValueError("images: must be a float32 array of shape (n, *shape)")
         shape = tuple(state["shape"])
@@ -153,7 +178,9 @@ class QueryFilter:
         if len(images) > config.n_b:
             raise ValueError(f"images: {len(images)} images; accepted: at most n_b = {config.n_b}")
         restored = cls(config)
-        restored._count = int(count)
+        restored._count = float(count) if config.leak else int(count)
+        restored._repeat_count = int(repeats)
+        restored._blocked = count >= config.l_sp or 0 < config.repeats <= repeats
         for number, image in enumerate(images):
             try:
                 planes, hash_ = restored._buffer.admit(image)
@@ -169,4 +196,12 @@ class QueryFilter:
         if self._buffer.shape:
             contents += f" of shape {self._buffer.shape}"
         state = "blocked" if self.blocked else "open"
-        return f"<QueryFilter {state}: count {self._count} of {self._config.l_sp}, {contents}, {self._config}>"
+        counts = f"count {self._count} of {self._config.l_sp}"
+        if self._config.repeats:
+            counts += f", {self._repeat_count} of {self._config.repeats} repeats"
+        return f"<QueryFilter {state}: {counts}, {contents}, {self._config}>"
+
+
+def _is_count(value: Any, most: int, whole: bool) -> bool:
+    of_kind = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    return of_kind and 0 <= float(value) <= most

@@ -15,15 +15,7 @@ covariance::
     SSIM(x, y) = 4 l(x, y) c(x, y) / ((l(x, x) + l(y, y)) (c(x, x) + c(y, y)))
 
 The mean and the contrast c(x, x) of each image are cached: two float64 numbers per channel for the global form, two
-maps per channel for the windowed forms. In the maps, a float32 mean would be too inaccurate (in a bright window with
-constant values, the covariance is a small difference of numbers near 1 and is compared with C2), so means are
-fixed-point int32 numbers in steps of 2**-32. Contrasts are float32, rounded down: the similarity of equal images is
-then 1 or slightly larger, and values above 1 are clipped to 1.
-
-Maps are as wide as the image. Their last ``window - 1`` columns are windows that continue in the next row. They are
-computed but not counted, because one long loop over all rows is faster than a short loop per row. The speed, about 1 ns
-per pixel and pair, is limited by float64 additions and conversions and by loads across cache lines, not by the
-division. (Fused multiply-add would be 5% faster, but the results would differ between machines.)
+maps per channel for the windowed forms (see `mifsim.defense.ssim_hash.windowed`).
 """
 
 from __future__ import annotations
@@ -32,22 +24,21 @@ from typing import Any
 
 import numpy as np
 
-from mifsim.defense.compiled import entry, inner
+from mifsim.defense.compiled import entry, entry_using, inner
+from mifsim.defense.ssim_hash import windowed
+from mifsim.defense.ssim_hash.windowed import (
+    C1,
+    C2,
+    compare_gaussian,
+    compare_uniform,
+    describe_gaussian,
+    describe_uniform,
+    root2_mean,
+)
 
 GLOBAL, UNIFORM, GAUSSIAN = 0, 1, 2
 
-C1 = 0.01**2
-C2 = 0.03**2
-
-_ROOT2 = 2.0**0.5
-_STEPS = 2.0**32 - 2.0  # fixed-point steps from a mean of 0 to a mean of 1, all of int32
-_DOWN = 1.0 - 2.0**-24  # this factor turns rounding to the nearest float32 into rounding down
-_NARROW = 48  # pixels
 _LANES = 64  # partial sums of a reduction: a multiple of any machine's vector length
-
-_g = np.exp(-0.5 * (np.arange(6) / 1.5) ** 2)  # sigma 1.5, truncated at 3.5 sigma; from the centre outwards
-_G0, _G1, _G2, _G3, _G4, _G5 = (float(w) for w in _g / (2.0 * _g.sum() - _g[0]))
-
 
 # The kernels compare tuples (planes, means, contrasts) with one row or number per channel. Means and contrasts of an
 # image are computed at its first comparison, because most images are never compared if hashes rarely match.
@@ -99,124 +90,6 @@ def _compare_global(x: Any, x_means: Any, x_contrasts: Any, other: Any, lanes: A
     return total / len(x)
 
 
-# The windowed forms: a vertical pass over all columns, then a horizontal pass that also evaluates Eq. (1).
-
-
-@inner
-def _down_uniform(products: Any, width: int, sums: Any) -> None:
-    n, w = len(sums), width
-    if w < _NARROW:  # rows are too short for efficient vector loops: 6 additions in one long loop
-        a, b, c, d = products[:n], products[w : w + n], products[2 * w : 2 * w + n], products[3 * w : 3 * w + n]
-        e, f, g = products[4 * w : 4 * w + n], products[5 * w : 5 * w + n], products[6 * w : 6 * w + n]
-        for j in range(n):
-            sums[j] = ((a[j] + b[j]) + (c[j] + d[j])) + ((e[j] + f[j]) + g[j])
-        return
-    sums[:w] = 0.0
-    for start in range(0, 7 * w, w):
-        for j in range(w):
-            sums[j] += products[start + j]
-    for start in range(w, n, w):  # 2 additions: add the row that enters the window, subtract the row that leaves it
-        above, here = sums[start - w : start], sums[start : start + w]
-        leaving, entering = products[start - w : start], products[start + 6 * w : start + 7 * w]
-        for j in range(w):
-            here[j] = above[j] + (entering[j] - leaving[j])
-
-
-@inner
-def _across_uniform(s: Any, j: int) -> Any:
-    return ((s[j] + s[j + 1]) + (s[j + 2] + s[j + 3])) + ((s[j + 4] + s[j + 5]) + s[j + 6])
-
-
-@inner
-def _down_gaussian(products: Any, width: int, sums: Any) -> None:
-    n, w = len(sums), width
-    a, b, c = products[:n], products[w : w + n], products[2 * w : 2 * w + n]
-    d, e, f = products[3 * w : 3 * w + n], products[4 * w : 4 * w + n], products[5 * w : 5 * w + n]
-    g, h, i = products[6 * w : 6 * w + n], products[7 * w : 7 * w + n], products[8 * w : 8 * w + n]
-    k, m = products[9 * w : 9 * w + n], products[10 * w : 10 * w + n]
-    for j in range(n):
-        near = (_G0 * f[j] + _G1 * (e[j] + g[j])) + (_G2 * (d[j] + h[j]) + _G3 * (c[j] + i[j]))
-        sums[j] = near + (_G4 * (b[j] + k[j]) + _G5 * (a[j] + m[j]))
-
-
-@inner
-def _across_gaussian(s: Any, j: int) -> Any:
-    near = _G0 * s[j + 5] + _G1 * (s[j + 4] + s[j + 6])
-    middle = _G2 * (s[j + 3] + s[j + 7]) + _G3 * (s[j + 2] + s[j + 8])
-    return (near + middle) + (_G4 * (s[j + 1] + s[j + 9]) + _G5 * (s[j] + s[j + 10]))
-
-
-@inner
-def _root2_mean(fixed: int) -> Any:
-    """Return sqrt(2) times the mean that a fixed-point number represents; the product of two is 2 m_x m_y."""
-    return fixed * (_ROOT2 / _STEPS) + _ROOT2 / 2.0
-
-
-def _windowed(down: Any, across: Any, window: int, weight: float, correction: float) -> tuple[Any, Any]:
-    """Return the two kernels of a windowed form: one computes means and contrasts, the other compares two images.
-
-    `down` and `across` are the vertical and the horizontal pass over a square of side `window`. `weight` times the sum
-    over a window is its mean. `correction` is a factor of the covariance: N / (N - 1) for the sample covariance.
-    """
-    gain = 2.0 * correction * weight
-
-    @inner
-    def contrast_of(total: Any, twice_means: Any) -> Any:
-        return (total * gain + C2) - twice_means * correction
-
-    @inner
-    def describe(planes: Any, means: Any, contrasts: Any, width: int, scratch: Any) -> None:
-        products, sums, _, _ = scratch
-        for c in range(len(planes)):
-            x, mean, contrast = planes[c], means[c], contrasts[c]
-            places = len(mean) - window + 1
-            for j in range(len(x)):
-                products[j] = np.float64(x[j])
-            down(products, width, sums)
-            for j in range(places):
-                mean[j] = np.int32(np.floor((across(sums, j) * weight - 0.5) * _STEPS + 0.5))
-            for j in range(len(x)):
-                products[j] = np.float64(x[j]) * np.float64(x[j])
-            down(products, width, sums)
-            for j in range(places):
-                r = _root2_mean(mean[j])
-                contrast[j] = np.float32(contrast_of(across(sums, j), r * r) * _DOWN)
-
-    @inner
-    def compare(planes: Any, contrasts: Any, roots: Any, other: Any, width: int, scratch: Any) -> Any:
-        products, sums, terms, columns = scratch
-        counted = width - window + 1
-        terms[len(terms) - window + 1 :] = 0.0  # not set below, but added to columns that are not counted
-        total = 0.0
-        for c in range(len(planes)):
-            x, x_contrast, x_root = planes[c], contrasts[c], roots[c]
-            y, y_contrast, y_mean = other[0][c], other[2][c], other[1][c]
-            for j in range(len(x)):
-                products[j] = np.float64(x[j]) * np.float64(y[j])
-            down(products, width, sums)
-            for j in range(len(terms) - window + 1):
-                r = _root2_mean(y_mean[j])
-                both = x_root[j] * r
-                contrast = contrast_of(across(sums, j), both)
-                spread = np.float64(x_contrast[j]) + np.float64(y_contrast[j])
-                lights = (x_root[j] * x_root[j] + r * r) + 2.0 * C1
-                terms[j] = (both + C1) * contrast / (lights * spread)
-            columns[:] = 0.0
-            for start in range(0, len(terms), width):
-                row = terms[start : start + width]
-                for j in range(width):
-                    columns[j] += row[j]
-            for j in range(counted):
-                total += columns[j]
-        return 4.0 * total / (len(planes) * (len(terms) // width) * counted)
-
-    return describe, compare
-
-
-_describe_uniform, _compare_uniform = _windowed(_down_uniform, _across_uniform, 7, 1.0 / 49.0, 49.0 / 48.0)
-_describe_gaussian, _compare_gaussian = _windowed(_down_gaussian, _across_gaussian, 11, 1.0, 1.0)
-
-
 @inner
 def _scratch_space(means: Any, pixels: int, width: int) -> Any:
     """Return work arrays for `_take_roots` and for the other kernels."""
@@ -232,9 +105,9 @@ def _describe(form: int, planes: Any, means: Any, contrasts: Any, width: int, sc
     if means.ndim == 1:
         _describe_global(planes, means, contrasts, scratch)
     elif form == UNIFORM:
-        _describe_uniform(planes, means, contrasts, width, scratch)
+        describe_uniform(planes, means, contrasts, width, scratch)
     else:
-        _describe_gaussian(planes, means, contrasts, width, scratch)
+        describe_gaussian(planes, means, contrasts, width, scratch)
 
 
 @inner
@@ -244,7 +117,7 @@ def _take_roots(means: Any, roots: Any) -> None:
         for c in range(len(roots)):
             root, mean = roots[c], means[c]
             for j in range(len(mean)):
-                root[j] = _root2_mean(mean[j])
+                root[j] = root2_mean(mean[j])
 
 
 @inner
@@ -255,9 +128,9 @@ def _compare(
     if means.ndim == 1:
         value = _compare_global(planes, means, contrasts, other, scratch)
     elif form == UNIFORM:
-        value = _compare_uniform(planes, contrasts, roots, other, width, scratch)
+        value = compare_uniform(planes, contrasts, roots, other, width, scratch)
     else:
-        value = _compare_gaussian(planes, contrasts, roots, other, width, scratch)
+        value = compare_gaussian(planes, contrasts, roots, other, width, scratch)
     return np.float32(min(1.0, max(-1.0, value)))
 
 
@@ -267,7 +140,7 @@ def _compare(
 
 
 # fmt: off
-@entry
+@entry_using(windowed)
 def compare_all(
     form: int, planes: Any, width: int,
     ring_planes: Any, ring_means: Any, ring_contrasts: Any, ring_described: Any, start: int, size: int,
@@ -295,25 +168,52 @@ def compare_all(
     ring_described[i] = True
 
 
-# fmt: off
+@inner
+def _equal(x: Any, y: Any) -> bool:
+    """Return whether the planes of two images of the same shape contain equal values."""
+    for c in range(len(x)):
+        for j in range(x.shape[1]):
+            if x[c, j] != y[c, j]:
+                return False
+    return True
+
+
 @entry
+def repeat_lag(planes: Any, hash_: float, ring_planes: Any, ring_hashes: Any, start: int, size: int) -> int:
+    """Return the number of images from the newest equal buffered image to this one; 0 if there is none.
+
+    Equal images have equal hashes, so few images are compared pixel by pixel.
+    """
+    for lag in range(1, size + 1):
+        i = (start + size - lag) % len(ring_planes)
+        if ring_hashes[i] == hash_ and _equal(ring_planes[i], planes):
+            return lag
+    return 0
+
+
+# fmt: off
+@entry_using(windowed)
 def judge(
-    form: int, t_ssim: float, t_hash: float, l_sp: int, per_query: bool, count: int,
+    form: int, t_ssim: float, t_hash: float, l_sp: int, per_query: bool, leak: float, repeats_apart: bool, count: float,
     planes: Any, width: int, hash_: float,
     ring_planes: Any, ring_means: Any, ring_contrasts: Any, ring_described: Any, ring_hashes: Any,
     start: int, size: int
-) -> int:
+) -> float:
     # fmt: on
     """Run lines 4 to 12 of Algorithm 2: return the new count, and enqueue the image if the count is below `l_sp`.
 
     A similarity is computed only if the hashes are close. The order of the two conditions does not change the result.
+    See `FilterConfig` for `leak` and, if `repeats_apart`, for buffered images that are equal to this one.
     """
     means, contrasts = np.empty_like(ring_means[0]), np.empty_like(ring_contrasts[0])
     roots, scratch = _scratch_space(means, planes.shape[1], width)
     described = False
+    matches = 0
     for age in range(size):
         i = (start + age) % len(ring_planes)
         if abs(ring_hashes[i] - hash_) < t_hash:
+            if repeats_apart and ring_hashes[i] == hash_ and _equal(ring_planes[i], planes):
+                continue
             other = (ring_planes[i], ring_means[i], ring_contrasts[i])
             if not ring_described[i]:
                 _describe(form, ring_planes[i], ring_means[i], ring_contrasts[i], width, scratch)
@@ -324,9 +224,9 @@ def judge(
                 described = True
             value = _compare(form, planes, means, contrasts, roots, other, width, scratch)
             if np.float64(value) > t_ssim:
-                count += 1
-                if count >= l_sp:
-                    return count
+                matches += 1
+                if (count + matches) - leak >= l_sp:
+                    return np.float64(l_sp)
                 if per_query:
                     break
     i = (start + size) % len(ring_planes)
@@ -336,4 +236,4 @@ def judge(
     if described:
         ring_means[i] = means
         ring_contrasts[i] = contrasts
-    return count
+    return max(0.0, (count + matches) - leak)

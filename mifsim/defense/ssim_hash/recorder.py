@@ -30,6 +30,8 @@ class SsimHashRecorder:
         See `FilterConfig`.
     view : View or None
         Reduction of each image before it is compared; None for none.
+    repeats : bool
+        Whether to record exact repeats, for configurations with `FilterConfig.repeats`.
 
     Attributes
     ----------
@@ -38,6 +40,9 @@ class SsimHashRecorder:
         Empty before the first image. Each check creates new arrays.
     last_hash : float
         Hash of the last valid image, in [0, 1]; NaN before the first image.
+    last_repeat_lag : int
+        Number of images from the last equal one of the previous `n_b_max` images to the last valid image; 0 if there is
+        none, and if repeats are not recorded.
 
     Raises
     ------
@@ -54,14 +59,19 @@ class SsimHashRecorder:
     ('SAFE', 0.5, [1.0, 0.8])
     """
 
-    __slots__ = ("_buffer", "last_hash", "last_similarities")
+    __slots__ = ("_buffer", "_repeats", "last_hash", "last_repeat_lag", "last_similarities")
 
     count = 0.0
     limit = math.inf
     blocked = False
 
     def __init__(
-        self, n_b_max: int, forms: Sequence[Form] = ("global",), hash_size: int = 8, view: View | None = None
+        self,
+        n_b_max: int,
+        forms: Sequence[Form] = ("global",),
+        hash_size: int = 8,
+        view: View | None = None,
+        repeats: bool = False,
     ) -> None:
         from mifsim.defense.ssim_hash.buffer import Buffer  # loads numba, which the import of this module must not
 
@@ -76,6 +86,8 @@ class SsimHashRecorder:
             form: np.empty(0, dtype=np.float32) for form in forms
         }
         self.last_hash = float("nan")
+        self.last_repeat_lag = 0
+        self._repeats = repeats
 
     def check(self, image: object) -> Verdict:
         """Compare one image with the previous ones, enqueue it, and return SAFE.
@@ -86,6 +98,8 @@ class SsimHashRecorder:
             If the image is not accepted (see `QueryFilter.check`). The last row does not change.
         """
         planes, hash_ = self._buffer.admit(image)
+        if self._repeats:
+            self.last_repeat_lag = self._buffer.repeat_lag(planes, hash_)
         self.last_similarities = self._buffer.push(planes, hash_)
         self.last_hash = hash_
         return Verdict.SAFE
@@ -94,8 +108,10 @@ class SsimHashRecorder:
         """Ignore the model's answer."""
 
     def row(self) -> Mapping[str, Any]:
-        """Return the hash and the similarities of the last valid image."""
-        return {"hash": self.last_hash, **{f"ssim_{form}": row for form, row in self.last_similarities.items()}}
+        """Return the hash, the similarities and, if they are recorded, the repeats of the last valid image."""
+        repeats = {"repeat_lag": self.last_repeat_lag} if self._repeats else {}
+        forms = {f"ssim_{form}": row for form, row in self.last_similarities.items()}
+        return {"hash": self.last_hash, **forms, **repeats}
 
     def state_dict(self) -> dict[str, Any]:
         """Raise `NotImplementedError`: a recorder cannot be moved to another process."""

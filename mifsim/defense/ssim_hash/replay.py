@@ -4,7 +4,8 @@ A detector does not change the model's answers, it only blocks. Therefore the qu
 block are the same under every configuration. Whether a query matches the k-th image of the buffer depends only on the
 two thresholds. The count is the number of matches (Algorithm 2) or of queries with a match (Section 3.3). `follow`
 replays one configuration. `follow_swept` replays all buffer sizes and limits for one pair of thresholds: it counts the
-matches within the last 1, 2, ... images in one pass.
+matches within the last 1, 2, ... images in one pass. `FilterConfig` defines how the count changes with a leak, and what
+exact repeats are if they are counted apart; a replay computes the same numbers in the same order.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from mifsim.defense.recording import (
     Floats,
     Ints,
+    Outcome,
     RecordedSessions,
     RecordingSpec,
     SessionWeights,
@@ -29,15 +31,17 @@ from mifsim.defense.ssim_hash import replay_kernels
 if TYPE_CHECKING:
     from mifsim.defense.ssim_hash.config import FilterConfig
 
+_NO_LAGS: Ints = frozen([], np.int64)
 
-def follow(sessions: RecordedSessions, config: FilterConfig) -> tuple[Ints, Ints]:
+
+def follow(sessions: RecordedSessions, config: FilterConfig) -> tuple[Ints, Floats]:
     """Replay one configuration on all sessions.
 
     Returns
     -------
     blocked_at : ndarray of int64, shape (S,)
         Number of the first UNSAFE query, from 1; 0 if there is none.
-    count : ndarray of int64, shape (S,)
+    count : ndarray of float64, shape (S,)
         The filter's count at the end of the session.
 
     Raises
@@ -45,16 +49,38 @@ def follow(sessions: RecordedSessions, config: FilterConfig) -> tuple[Ints, Ints
     ValueError
         If the recording does not contain the data that the configuration needs.
     """
-    pairs = _pairs_for(sessions, config)
-    blocked_at, count = np.empty(sessions.sessions, np.int64), np.empty(sessions.sessions, np.int64)
-    replay_kernels.follow(
-        pairs, round_down(config.t_ssim), float(config.t_hash), config.n_b, config.l_sp, _most(config),
-        blocked_at, count,
-    )  # fmt: skip
+    blocked_at, count, _, _ = _follow(sessions, config)
     return blocked_at, count
 
 
-def verdicts(sessions: RecordedSessions, session: int, config: FilterConfig) -> tuple[npt.NDArray[np.bool_], Ints]:
+def outcome(sessions: RecordedSessions, config: FilterConfig) -> Outcome:
+    """Replay one configuration on all sessions; nearness is that of the count, or of the repeats if they came nearer.
+
+    Raises
+    ------
+    ValueError
+        If the recording does not contain the data that the configuration needs.
+    """
+    blocked_at, _, peak, repeats = _follow(sessions, config)
+    nearness = (peak + 1) / config.l_sp
+    if config.repeats:
+        nearness = np.maximum(nearness, (repeats + 1) / config.repeats)
+    return Outcome(blocked_at, np.minimum(1.0, nearness))
+
+
+def _follow(sessions: RecordedSessions, config: FilterConfig) -> tuple[Ints, Floats, Floats, Ints]:
+    """Return the query of the block, the final and the highest count, and the exact repeats, each of shape (S,)."""
+    pairs = _pairs_for(sessions, config)
+    size = sessions.sessions
+    found = np.empty(size, np.int64), np.empty(size), np.empty(size), np.empty(size, np.int64)
+    replay_kernels.follow(
+        pairs, sessions.valid, round_down(config.t_ssim), float(config.t_hash), config.n_b, config.l_sp, _most(config),
+        config.leak, config.repeats, *found,
+    )  # fmt: skip
+    return found
+
+
+def verdicts(sessions: RecordedSessions, session: int, config: FilterConfig) -> tuple[npt.NDArray[np.bool_], Floats]:
     """Replay one configuration on one session, query by query.
 
     Parameters
@@ -68,7 +94,7 @@ def verdicts(sessions: RecordedSessions, session: int, config: FilterConfig) -> 
     -------
     unsafe : ndarray of bool, shape (n,)
         Whether the verdict is UNSAFE: True from the block on.
-    count : ndarray of int64, shape (n,)
+    count : ndarray of float64, shape (n,)
         The filter's count after the query.
 
     Raises
@@ -80,9 +106,20 @@ def verdicts(sessions: RecordedSessions, session: int, config: FilterConfig) -> 
     rows = slice(sessions.offsets[session], sessions.offsets[session + 1])
     similar = pairs.similarity[rows, : config.n_b].astype(np.float64) > config.t_ssim
     close = pairs.gap[rows, : config.n_b] < config.t_hash
-    raised = np.minimum((similar & close).sum(axis=1), _most(config))
-    count = np.minimum(np.cumsum(raised), config.l_sp)
-    return count >= config.l_sp, count
+    raised = np.minimum((similar & close).sum(axis=1), _most(config)).tolist()
+    lags = pairs.repeat_lag[rows].tolist() if config.repeats else [0] * len(raised)
+    count, repeats, blocked = 0.0, 0, False
+    unsafe, counts = np.zeros(len(raised), np.bool_), np.zeros(len(raised))
+    for q in range(len(raised)):
+        if not blocked and sessions.valid[rows][q]:
+            repeats += 0 < lags[q] <= config.n_b
+            if 0 < config.repeats <= repeats:
+                blocked = True
+            else:
+                count = min(float(config.l_sp), max(0.0, (count + raised[q]) - config.leak))
+                blocked = count >= config.l_sp
+        unsafe[q], counts[q] = blocked, count
+    return unsafe, counts
 
 
 def follow_swept(
@@ -94,7 +131,7 @@ def follow_swept(
     ----------
     sessions : RecordedSessions
     config : FilterConfig
-        Its buffer size and limit are not used.
+        Its buffer size and limit are not used; leak and repeats are.
     weights : SessionWeights
     n_b_max, l_sp_max : int
         Largest buffer size and limit; at least 1.
@@ -109,7 +146,7 @@ def follow_swept(
     ValueError
         If the recording does not contain the form of SSIM or `n_b_max` previous images.
     """
-    pairs = pairs_of(sessions, config.ssim)
+    pairs = pairs_of(sessions, config.ssim, config.repeats > 0)
     depth = pairs.similarity.shape[1]
     if not 1 <= n_b_max <= depth:
         raise ValueError(f"n_b_max = {n_b_max}: must be from 1 to {depth}, the recorded number of previous images")
@@ -118,10 +155,16 @@ def follow_swept(
     shape = (weights.groups, n_b_max, l_sp_max + 1)
     blocked, spared = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     withheld = np.zeros(shape if weights.leak.size else (0, 0, 0), np.int64)
-    replay_kernels.follow_all(
-        pairs, round_down(config.t_ssim), float(config.t_hash), _most(config), weights.group, weights.budget,
-        weights.leak, blocked, spared, withheld,
-    )  # fmt: skip
+    thresholds, groups = (
+        (round_down(config.t_ssim), float(config.t_hash)),
+        (weights.group, weights.budget, weights.leak),
+    )
+    sums, most = (blocked, spared, withheld), _most(config)
+    if config.leak or config.repeats:
+        additions = config.leak, config.repeats
+        replay_kernels.follow_all_leaking(pairs, sessions.valid, *thresholds, most, *additions, *groups, *sums)
+    else:
+        replay_kernels.follow_all(pairs, *thresholds, most, *groups, *sums)
 
     def summed(differences: Ints) -> Ints:
         return np.cumsum(differences, axis=2)[:, :, :-1]
@@ -129,61 +172,27 @@ def follow_swept(
     return SweptSums(summed(blocked), summed(spared), summed(withheld) if weights.leak.size else None)
 
 
-def pairs_of(sessions: RecordedSessions, form: str) -> replay_kernels.Pairs:
+def pairs_of(sessions: RecordedSessions, form: str, repeats_apart: bool = False) -> replay_kernels.Pairs:
     """Return the kernels' input for a form of SSIM; computed once, and cached in the recording.
 
     Raises
     ------
     ValueError
-        If the recording does not contain the form.
+        If the recording does not contain the form or, if they are counted apart, the exact repeats.
     """
     name = f"ssim_{form}"
     if name not in sessions.columns:
         known = ", ".join(column.removeprefix("ssim_") for column in sessions.columns if column.startswith("ssim_"))
         raise ValueError(f"ssim = {form!r}: not in the recording, which contains {known or 'no form of SSIM'}")
-    if name not in sessions.prepared:
-        sessions.prepared[name] = replay_kernels.pairs(
-            sessions.offsets, sessions.columns["hash"], sessions.columns[name]
+    if repeats_apart and "repeat_lag" not in sessions.columns:
+        raise ValueError("repeats: not in the recording, which does not contain exact repeats (expected repeats = 0)")
+    key = f"{name} without repeats" if repeats_apart else name
+    if key not in sessions.prepared:
+        lags = sessions.columns["repeat_lag"] if repeats_apart else _NO_LAGS
+        sessions.prepared[key] = replay_kernels.pairs(
+            sessions.offsets, sessions.columns["hash"], sessions.columns[name], lags
         )
-    return cast(replay_kernels.Pairs, sessions.prepared[name])
-
-
-def threshold_values(
-    sessions: RecordedSessions,
-    form: str,
-    bounds: Mapping[str, tuple[float, float]],
-    steps: Mapping[str, int],
-) -> dict[str, Floats]:
-    """Return the thresholds of an exhaustive search: half log-uniform, half quantiles of the recorded data.
-
-    Parameters
-    ----------
-    sessions : RecordedSessions
-        The quantiles are those of the recorded similarities and hash differences.
-    form : {"global", "uniform", "gaussian"}
-        Form of the SSIM.
-    bounds : mapping
-        Bounds of ``t_ssim`` (below 1) and ``t_hash`` (above 0). ``1 - t_ssim`` and ``t_hash`` are log-uniform, as in
-        the search.
-    steps : mapping
-        Maximum number of values of each threshold, at least 2; duplicates are removed.
-
-    Returns
-    -------
-    dict
-        Values of ``t_ssim`` and ``t_hash``, ascending.
-
-    Raises
-    ------
-    ValueError
-        If the recording does not contain the form, or bounds or steps are not accepted.
-    """
-    pairs = pairs_of(sessions, form)
-    finite = np.isfinite(pairs.gap)
-    distances = 1 - pairs.similarity[finite].astype(np.float64)
-    low, high = bounds["t_ssim"]
-    far_to_near = _spread(distances, (1 - high, 1 - low), steps["t_ssim"])[::-1]
-    return {"t_ssim": 1 - far_to_near, "t_hash": _spread(pairs.gap[finite], bounds["t_hash"], steps["t_hash"])}
+    return cast(replay_kernels.Pairs, sessions.prepared[key])
 
 
 def recorded_sessions(
@@ -191,6 +200,7 @@ def recorded_sessions(
     similarity: Mapping[str, npt.NDArray[np.float32]],
     hashes: Floats,
     hash_size: int = 8,
+    repeat_lag: Ints | None = None,
 ) -> tuple[RecordingSpec, RecordedSessions]:
     """Create a recording and its spec from arrays.
 
@@ -205,6 +215,8 @@ def recorded_sessions(
         NaN for an invalid query.
     hash_size : int
         Hash size with which the hashes were computed.
+    repeat_lag : ndarray of int64, shape (Q,), optional
+        See `FilterConfig.columns`; None if exact repeats were not recorded.
 
     Raises
     ------
@@ -219,26 +231,17 @@ def recorded_sessions(
         "hash": hashes,
         **{f"ssim_{form}": table for form, table in similarity.items()},
     }
-    kinds = {"hash": np.float64}
+    if repeat_lag is not None:
+        options["repeats"], columns["repeat_lag"] = True, repeat_lag
+    kinds = {"hash": np.float64, "repeat_lag": np.int64}
     arrays = {name: frozen(array, kinds.get(name, np.float32)) for name, array in columns.items()}
     valid = frozen(~np.isnan(arrays["hash"]))
     spec = RecordingSpec.of("ssim-hash", options, None)
     return spec, RecordedSessions(frozen(offsets, np.int64), valid, arrays, options)
 
 
-def _spread(values: Floats, bounds: tuple[float, float], steps: int) -> Floats:
-    low, high = bounds
-    if not 0 < low <= high or steps < 2:
-        raise ValueError(f"bounds {low} to {high}, {steps} steps: expected 0 < low <= high and at least 2 steps")
-    inside = values[(values > low) & (values < high)]
-    scale = np.geomspace(low, high, steps - steps // 2)
-    if inside.size == 0:
-        return scale
-    return np.unique(np.concatenate([scale, np.quantile(inside, np.linspace(0, 1, steps // 2))]))
-
-
 def _pairs_for(sessions: RecordedSessions, config: FilterConfig) -> replay_kernels.Pairs:
-    pairs = pairs_of(sessions, config.ssim)
+    pairs = pairs_of(sessions, config.ssim, config.repeats > 0)
     depth = pairs.similarity.shape[1]
     if config.n_b > depth:
         raise ValueError(f"n_b = {config.n_b}: must be at most {depth}, the recorded number of previous images")

@@ -33,25 +33,37 @@ def reference_hash(image, size=8):
 
 
 class ReferenceFilter:
-    """Algorithm 2, line by line, with any two measures; `margin` is the least distance of a comparison from a tie."""
+    """Algorithm 2, line by line, with any two measures; `margin` is the least distance of a comparison from a tie.
 
-    def __init__(self, config, similarity, hash_):
-        self.config, self.similarity, self.hash = config, similarity, hash_
-        self.buffer, self.count, self.margin = [], 0, np.inf
+    With a leak, each query lowers the count once. With repeats, images for which `equal` is true are counted apart.
+    """
+
+    def __init__(self, config, similarity, hash_, equal=lambda image, other: image == other):
+        self.config, self.similarity, self.hash, self.equal = config, similarity, hash_, equal
+        self.buffer, self.count, self.repeats, self.margin = [], 0, 0, np.inf
 
     def check(self, image):
-        if self.count >= self.config.l_sp:
+        if self.count >= self.config.l_sp or 0 < self.config.repeats <= self.repeats:
             return "UNSAFE"
+        before, matches = self.count, 0
+        if self.config.repeats and any(self.equal(image, other) for other in self.buffer):
+            self.repeats += 1
+            if self.repeats == self.config.repeats:
+                return "UNSAFE"
         for other in self.buffer:
+            if self.config.repeats and self.equal(image, other):
+                continue
             similarity = self.similarity(image, other)
             gap = abs(self.hash(image) - self.hash(other))
             self.margin = min(self.margin, abs(similarity - self.config.t_ssim), abs(gap - self.config.t_hash))
             if similarity > self.config.t_ssim and gap < self.config.t_hash:
-                self.count += 1
-                if self.count >= self.config.l_sp:
+                matches += 1
+                if before + matches - self.config.leak >= self.config.l_sp:
+                    self.count = self.config.l_sp
                     return "UNSAFE"
                 if self.config.count_rule == "per_query":
                     break
+        self.count = max(0, before + matches - self.config.leak)
         self.buffer.append(image)
         self.buffer = self.buffer[-self.config.n_b :]
         return "SAFE"

@@ -23,9 +23,10 @@ def test_fields_have_a_fixed_order_and_defaults():
     assert (config.ssim, config.hash_size, config.count_rule) == ("uniform", 4, "per_query")
     config = FilterConfig(0.5, 0.25, 3, 2)
     assert (config.ssim, config.hash_size, config.count_rule) == ("global", 8, "per_match")
+    assert (config.leak, config.repeats) == (0.0, 0)
     assert (config.scope, config.view) == ("session", None)
     with pytest.raises(TypeError):
-        FilterConfig(0.5, 0.25, 3, 2, "uniform", 4, "per_query", "client")  # scope and view are keyword-only
+        FilterConfig(0.5, 0.25, 3, 2, "uniform", 4, "per_query", 0.1)  # additions, scope and view are keyword-only
 
 
 def test_to_dict_contains_the_kind_and_every_default():
@@ -46,6 +47,22 @@ def test_to_dict_contains_the_kind_and_every_default():
     assert read_config(config.to_dict()) == config
 
 
+def test_additions_are_left_out_while_they_are_off(tmp_path):
+    """Files, tables and study digests without additions are those of versions that do not have them."""
+    plain = FilterConfig(0.5, 0.25, 3, 2)
+    assert not {"leak", "repeats"} & set(plain.to_dict())
+    assert FilterConfig(0.5, 0.25, 3, 2, leak=0, repeats=0) == plain
+    assert read_config({**plain.to_dict(), "leak": 0, "repeats": 0}) == plain
+    plain.save(tmp_path / "filter.toml")
+    assert (tmp_path / "filter.toml").read_text() == (
+        '[filter]\nversion = 2\nkind = "ssim-hash"\nt_ssim = 0.5\nt_hash = 0.25\nn_b = 3\nl_sp = 2\nssim = "global"\n'
+        'hash_size = 8\ncount_rule = "per_match"\nscope = "session"\n'
+    )
+    for more in ({"leak": 0.05}, {"repeats": 7}, {"leak": 0.05, "repeats": 7}):
+        config = FilterConfig(0.5, 0.25, 3, 2, **more)
+        assert config.to_dict() == {**plain.to_dict(), **more}
+
+
 @pytest.mark.parametrize(
     ("field", "value", "accepted"),
     [
@@ -55,6 +72,8 @@ def test_to_dict_contains_the_kind_and_every_default():
         *(("l_sp", v, "a whole number of at least 1") for v in (0, 1.5, False, "4")),
         *(("hash_size", v, "a whole number from 1 to 256") for v in (0, 257, 8.0, True)),
         *(("ssim", v, "one of global, uniform, gaussian") for v in ("local", None, 1, ["global"])),
+        *(("leak", v, "a number from 0 to 0.99") for v in (-0.1, 0.991, 1, np.nan, True, "0.1", None)),
+        *(("repeats", v, "a whole number of at least 0") for v in (-1, 1.0, True, "3", None)),
         *(("count_rule", v, "one of per_match, per_query") for v in ("per_session", None, 0)),
         *(("scope", v, "one of session, client") for v in ("user", None, 1)),
         *(("view", v, 'a table such as {size = 64, colour = "grey"}') for v in (64, "grey", [8, 8])),
@@ -78,6 +97,9 @@ def test_an_invalid_value_is_refused_and_named(field, value, accepted):
         ("n_b", np.int64(7), 7),
         ("l_sp", np.uint8(7), 7),
         ("hash_size", 256, 256),
+        ("leak", 0, 0.0),
+        ("leak", np.float32(0.5), 0.5),
+        ("repeats", np.int32(3), 3),
     ],
 )
 def test_accepted_values_become_plain_python_numbers(field, value, plain):
@@ -102,6 +124,8 @@ configs = st.builds(
     ssim=st.sampled_from(["global", "uniform", "gaussian"]),
     hash_size=st.integers(1, 256),
     count_rule=st.sampled_from(["per_match", "per_query"]),
+    leak=st.just(0.0) | st.floats(0, 0.99),
+    repeats=st.just(0) | st.integers(0, 2**62),
     scope=st.sampled_from(["session", "client"]),
     view=st.none() | st.builds(View, st.none() | st.tuples(st.integers(1, 99), st.integers(1, 99)), st.just("grey")),
 )

@@ -13,23 +13,8 @@ from hypothesis import strategies as st
 from mifsim.defense import Detector, FilterConfig, NoDefense, QueryFilter, Verdict, simple_hash, ssim
 from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
 from tests.defense.conftest import NOISE, make_pool
+from tests.defense.ssim_hash.filter_samples import A, B, C, flat, make_config, verdicts
 from tests.defense.ssim_hash.reference import FORMS, ReferenceFilter, reference_hash, reference_ssim
-
-
-def flat(level, shape=(12, 12)):
-    """Return a constant image; its hash equals the level exactly if the level is a multiple of 1/256."""
-    return np.full(shape, level, dtype=np.float32)
-
-
-def verdicts(detector, images):
-    return [detector.check(image).name for image in images]
-
-
-def make_config(**fields):
-    return FilterConfig(**{"t_ssim": 0.9, "t_hash": 0.1, "n_b": 10, "l_sp": 3} | fields)
-
-
-A, B, C = flat(0.0), flat(0.5), flat(1.0)  # no two of them are similar
 
 
 def test_the_image_that_reaches_the_limit_is_unsafe_and_not_stored():
@@ -184,6 +169,8 @@ configs = st.builds(
     ssim=st.sampled_from(FORMS),
     hash_size=st.sampled_from([4, 8]),
     count_rule=st.sampled_from(["per_match", "per_query"]),
+    leak=st.sampled_from([0.0, 0.0, 0.05, 0.25, 0.9]),
+    repeats=st.sampled_from([0, 0, 1, 2, 5]),
 )
 streams = st.lists(st.integers(0, 3 * len(NOISE) - 1), min_size=1, max_size=25)
 
@@ -194,12 +181,12 @@ def test_any_stream_gets_the_verdicts_of_the_reference_filter(pool, config, stre
     detector = QueryFilter(config)
     similarity = cache(lambda i, j: reference_ssim(pool[i], pool[j], config.ssim))
     hash_ = cache(lambda i: reference_hash(pool[i], config.hash_size))
-    reference = ReferenceFilter(config, similarity, hash_)
+    reference = ReferenceFilter(config, similarity, hash_, lambda i, j: np.array_equal(pool[i], pool[j]))
     for index in stream:
         expected = reference.check(index)
         assume(reference.margin > 1e-6)  # if rounding decides, both verdicts are right
         assert detector.check(pool[index]).name == expected
-        assert detector.count == reference.count
+        assert (detector.count, detector.repeat_count) == (reference.count, reference.repeats)
         assert detector.blocked == (expected == "UNSAFE")
     assert np.array_equal(detector.state_dict()["images"], np.stack([pool[i] for i in reference.buffer]))
 

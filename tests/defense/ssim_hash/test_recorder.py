@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mifsim.defense import FilterConfig, QueryFilter, Verdict, simple_hash, ssim
+from mifsim.defense.kinds import columns_of, covers, recorder_of, specs_for
 from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
 from tests.defense.conftest import NOISE
 from tests.defense.ssim_hash.reference import FORMS, ReferenceFilter
@@ -38,6 +41,37 @@ def test_recorded_rows_do_not_change_later(pool):
     for image in pool[6:]:
         recorder.check(image)
     assert all(np.array_equal(row, copy) for row, copy in zip(rows, copies, strict=True))
+
+
+def test_the_lag_of_a_repeat_is_that_of_the_newest_equal_image_in_the_buffer(pool):
+    recorder = SsimHashRecorder(3, repeats=True)
+    order = [0, 1, 0, 0, 2, 3, 4, 0, 4, 1]
+    lags = []
+    for n, index in enumerate(order):
+        recorder.check(pool[index])
+        lags.append(recorder.last_repeat_lag)
+        assert recorder.row()["repeat_lag"] == lags[-1]
+        expected = [lag for lag in range(1, min(n, 3) + 1) if np.array_equal(pool[order[n - lag]], pool[index])]
+        assert lags[-1] == (expected[0] if expected else 0)
+    assert lags == [0, 0, 2, 1, 0, 0, 0, 0, 2, 0]
+
+
+def test_repeats_are_recorded_if_a_configuration_needs_them(pool):
+    plain = FilterConfig(0.9, 0.1, 3, 2, leak=0.1)
+    apart = FilterConfig(0.9, 0.1, 5, 2, repeats=4)
+    assert plain.recording() == {"n_b": 3, "forms": ("global",), "hash_size": 8}
+    assert apart.recording() == {"n_b": 5, "forms": ("global",), "hash_size": 8, "repeats": True}
+    (both,) = specs_for([plain, apart])
+    assert both == specs_for([replace(apart, repeats=1)])[0]
+    assert covers(both, plain.recording_spec())
+    assert covers(both, apart.recording_spec())
+    assert not covers(replace(plain, n_b=8).recording_spec(), apart.recording_spec())
+    assert dict(columns_of(both)) == {"hash": ("float64", 0), "ssim_global": ("float32", 5), "repeat_lag": ("int64", 0)}
+    assert set(columns_of(plain.recording_spec())) == {"hash", "ssim_global"}
+    for spec in (both, plain.recording_spec()):
+        recorder = recorder_of(spec)
+        recorder.check(pool[0])
+        assert set(recorder.row()) == set(columns_of(spec))
 
 
 @given(

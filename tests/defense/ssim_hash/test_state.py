@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,6 +62,45 @@ def test_a_session_without_an_image_is_restored():
 
 def images(n=2, shape=(9, 9), dtype=np.float32):
     return np.full((n, *shape), 0.5, dtype=dtype)
+
+
+def test_additions_are_part_of_the_state(pool):
+    config = FilterConfig(t_ssim=0.9, t_hash=0.1, n_b=3, l_sp=100, leak=0.25, repeats=9)
+    detector = QueryFilter(config)
+    for image in (pool[0], pool[1], pool[0]):
+        detector.check(image)
+    state = detector.state_dict()
+    assert (state["version"], state["count"], state["repeats"]) == (1, 1.5, 1)
+    assert moved_session(detector).repeat_count == 1
+    assert moved_session(detector).state_dict()["repeats"] == 1
+    repeated = QueryFilter(replace(config, repeats=1))
+    repeated.check(pool[0])
+    assert repeated.check(pool[0]).name == "UNSAFE"
+    assert moved_session(repeated).blocked
+    assert moved_session(repeated).check(pool[5]).name == "UNSAFE"
+
+
+@pytest.mark.parametrize(
+    ("fields", "change", "message"),
+    [
+        ({"leak": 0.1}, {"count": 5.5}, r"count = 5\.5: must be a number from 0 to l_sp = 5"),
+        ({"leak": 0.1}, {"count": -0.5}, r"count = -0\.5"),
+        ({"leak": 0.1}, {"count": float("nan")}, "count = nan"),
+        ({"leak": 0.1}, {"count": True}, "count = True"),
+        ({"leak": 0.1}, {"count": "1"}, "count = '1'"),
+        ({"leak": 0.1}, {"repeats": 1}, "keys of the state: "),
+        ({"repeats": 3}, {}, "keys of the state: .*; expected count, images, repeats, shape, version"),
+        ({"repeats": 3}, {"repeats": 4}, "repeats = 4: must be a whole number from 0 to 3"),
+        ({"repeats": 3}, {"repeats": -1}, "repeats = -1"),
+        ({"repeats": 3}, {"repeats": 1.0}, r"repeats = 1\.0"),
+        ({"repeats": 3}, {"repeats": 1, "count": 1.5}, r"count = 1\.5: must be a whole number"),
+        ({}, {"repeats": 0}, "keys of the state: "),
+    ],
+)
+def test_a_state_of_other_additions_is_refused(fields, change, message):
+    state = {"version": 1, "count": 1, "shape": (9, 9), "images": images()} | change
+    with pytest.raises(ValueError, match=message):
+        QueryFilter.from_state(replace(CONFIG, **fields), state)
 
 
 @pytest.mark.parametrize(
