@@ -93,8 +93,7 @@ def bench(
     check_calibration(study)
     path = default_path(study) if out is None else out
     check_free(path)
-    run_of = make_backend(backend, address, study.server)
-    del run_of  # only checks the address before anything is written
+    make_backend(backend, address, study.server)  # a wrong address must not leave a partial run
     study, data, victim = load_inputs(study)
     run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts, bench={})
     _Comparison(run, study, data, backend, address).run_all()
@@ -255,6 +254,7 @@ class _Comparison:
                 continue
             plain = attackers.to_toml()
             plain["filters"], plain["users"] = [item.to_toml() for item in filters], []
+            plain["leakage"] = crossed.to_toml()["leakage"]  # `closed_loop` switches it off
             folder = self._run.path / CLOSED_LOOP / ("knowing" if knows else "matrix")
             if not (folder / "run.json").is_file():
                 simulate(Study.parse(plain, crossed.name), folder, **self._where)

@@ -35,6 +35,7 @@ def bench_study(**changes) -> Study:
             "matrix": {"evasions": [[], [{"decoys": 2}], [{"rotate": {}}]]},
             "bench": BENCH,
             "filters": [{"name": "two", "kind": "quota", "queries": 2}],
+            "leakage": {"enabled": False, "baseline_images": 7},
             **changes,
         }
     )
@@ -77,6 +78,8 @@ def test_every_detector_meets_every_attack_and_workload(tmp_path: Path):
     rotate = cells[(cells["detector"] == "two") & cells["evasion"].str.startswith("rotate")].set_index("scope")
     assert rotate.loc["session", "blocked"] == 0
     assert rotate.loc["client", "blocked"] == 6
+    simulated = Study.load(run / "closed-loop" / "matrix" / "study.toml")
+    assert simulated.leakage == bench_study().leakage
     accounts = cells[(cells["detector"] == "two") & cells["evasion"].str.startswith("accounts")].set_index("scope")
     assert accounts.loc["client", "mean_queries"] > 3
 
