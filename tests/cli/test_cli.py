@@ -265,8 +265,10 @@ def test_attacks_measure_runs_only_the_attacks_unfiltered_and_writes_a_table(
     output = capsys.readouterr().out
     assert "Undefended attacks" in output
     table = pd.read_parquet(tmp_path / "run" / "attack_benchmark.parquet")
-    assert list(table["population"]) == ["nes", "auxiliary images (no query)", "noise images (no query)"]
-    assert list(table["answered_queries"]) == [40, 0, 0]
+    baselines = ["auxiliary images (no query)", "noise images (no query)", "labelled auxiliary images (only labels)"]
+    assert list(table["population"]) == ["nes", *baselines]
+    # The labelled baseline asks for the label of each of the 40 auxiliary images, a tenth of the data.
+    assert list(table["answered_queries"]) == [40, 0, 0, 40]
     sessions = pd.read_parquet(tmp_path / "run" / "sessions")
     assert set(sessions["role"]) == {"attacker"}
     assert set(sessions["filter"]) == {"no filter"}
