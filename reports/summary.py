@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mifsim.tables.storage import Folder
+from reports.left_out import print_left_out
 from reports.tables import attack_table, baseline_table, facts, failures, user_table
 from reports.wording import value
 
@@ -34,6 +35,7 @@ def print_summary(run: Folder, console: Console | None = None) -> None:
         )
     if "tuning" in known:
         _print_calibration(known["tuning"], run, out)
+        print_left_out(run, out)
     out.print(f"Tables: {run}", highlight=False)
 
 

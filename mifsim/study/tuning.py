@@ -74,6 +74,11 @@ class Tuning(Section):
         "fixed_sequence", description="multiple-testing procedure of the certification"
     )
     splits: Splits = Splits()
+    leave_out: bool = Field(
+        False,
+        description="after the calibration, calibrate again with each workload left out in turn, and report how many "
+        "of its sessions are blocked",
+    )
     grid: dict[str, Annotated[int, Field(ge=2, le=1000)]] = Field(
         default_factory=dict,
         description="number of values of each parameter in the exhaustive search that gives the reference front, such "

@@ -11,7 +11,15 @@ from mifsim.plugins import register
 from mifsim.registry import registry
 from mifsim.study import Study
 from tests.tuning.kinds import KINDS
-from tests.tuning.studies import FormulaBackend, InvalidImageUser, digits, formula_model, formula_victim, serial_search
+from tests.tuning.studies import (
+    FormulaBackend,
+    InvalidImageUser,
+    digits,
+    formula_model,
+    formula_victim,
+    serial_calibrations,
+    serial_search,
+)
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +48,7 @@ def calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     monkeypatch.setattr(calibration, "make_backend", lambda *where: FormulaBackend())
     monkeypatch.setattr(calibration, "model_here", formula_model)
     monkeypatch.setattr("tuning.search.search", serial_search)
+    monkeypatch.setattr("tuning.leave_out_actors.calibrate_all", serial_calibrations)
 
     def run(study: Study, name: str = "run") -> Path:
         path = calibration.tune(study, tmp_path / name)
