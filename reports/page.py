@@ -19,6 +19,7 @@ from mifsim.tables.storage import Folder
 from reports import wording
 from reports.charts import false_positive_chart, limits, pareto_chart, progress_charts, survival_charts
 from reports.comparison import compare_attacks, compare_users, in_order, undefended
+from reports.left_out import left_out_results
 from reports.matrix import matrix_page
 from reports.pictures import galleries
 from reports.styles import CALIBRATED, styles
@@ -32,7 +33,7 @@ from reports.tables import (
 )
 from reports.verdict import calibration_section, filter_file, guarantee_text, headline, shortfalls, worst_users
 
-_SHOWN_SEPARATELY = frozenset({"chosen", "guarantee", "why_none", "test", "parameters", "kind"})
+_SHOWN_SEPARATELY = frozenset({"chosen", "guarantee", "why_none", "test", "parameters", "kind", "leave_out"})
 """Facts of a calibration that other sections of the page show."""
 
 
@@ -109,6 +110,7 @@ def _context(run: Folder) -> dict[str, Any]:
         "guarantee": "" if chosen_rows is None or chosen_rows.empty else guarantee_text(chosen_rows, confidence),
         "confidence": confidence,
         "live": worst_users(run, CALIBRATED, allowed),
+        "left_out": left_out_results(run),
         "shortfalls": []
         if chosen is not None or certification is None
         else shortfalls(certification, confidence, section.get("procedure", "fixed_sequence")),
@@ -206,7 +208,7 @@ def _description(run: Folder) -> str:
 
 def _files(run: Folder) -> list[str]:
     names = ("sessions", "queries", "snapshots", "leakage", "trials")
-    files = ("pareto.parquet", "certification.parquet", "filter.toml", "study.toml", "run.json")
+    files = ("pareto.parquet", "certification.parquet", "leave_out.parquet", "filter.toml", "study.toml", "run.json")
     return [f"{name}/*.parquet" for name in names if (run / name).is_dir()] + [
         name for name in files if (run / name).is_file()
     ]

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from mifsim.tables.storage import Folder
 from reports.baselines import LABELLED, baseline_table, labelled_gap
+from reports.left_out import print_left_out
 from reports.matrix import matrix_page
 from reports.tables import attack_table, facts, failures, user_table
 from reports.wording import value
@@ -37,6 +38,7 @@ def print_summary(run: Folder, console: Console | None = None) -> None:
         )
     if "tuning" in known:
         _print_calibration(known["tuning"], run, out)
+        print_left_out(run, out)
     out.print(f"Tables: {run}", highlight=False)
 
 

@@ -243,6 +243,11 @@ def certification_table(run: Folder) -> pd.DataFrame | None:
     return _single_file(run, "certification")
 
 
+def leave_out_table(run: Folder) -> pd.DataFrame | None:
+    """Return the results of the calibrations with one workload left out; None if the run has none."""
+    return _single_file(run, "leave_out")
+
+
 def benchmark_table(run: Folder) -> pd.DataFrame | None:
     """Return the attack benchmark; None if the run has none."""
     return _single_file(run, "attack_benchmark")

@@ -33,18 +33,22 @@ def param_schema(table: str, space: SearchSpace) -> pa.Schema:
     return with_columns(table, fields, after="config")
 
 
-def config_columns(configs: Sequence[DetectorConfig], space: SearchSpace) -> dict[str, list[Any]]:
+def config_columns(configs: Sequence[DetectorConfig | None], space: SearchSpace) -> dict[str, list[Any]]:
     """Return the columns ``kind`` and ``config``, and a column for each parameter and choice of the space.
 
-    The cells of parameters and choices are null for configurations of other kinds.
+    The cells of parameters and choices are null for configurations of other kinds. For None, only ``kind`` is not null.
     """
-    cells = [config.to_cells() for config in configs]
+    nothing = {"kind": space.kind, "config": None}
+    cells = [nothing if config is None else config.to_cells() for config in configs]
     names = [*space.config_params, *space.config_class.choices]
     return {
         "kind": [cell["kind"] for cell in cells],
         "config": [cell["config"] for cell in cells],
         **{
-            param_column(name): [getattr(config, name) if config.kind == space.kind else None for config in configs]
+            param_column(name): [
+                getattr(config, name) if config is not None and config.kind == space.kind else None
+                for config in configs
+            ]
             for name in names
         },
     }

@@ -15,6 +15,7 @@ from mifsim.server.ray.models import nearest_copy
 from mifsim.study import Study
 from tuning.live import Images, Labels, LiveAttackers, LiveReplay, PredictFunction
 from tuning.objectives import NO_LIVE
+from tuning.replay import Replay, replay
 from tuning.tracedata import TraceSet
 from tuning.trials import TrialEvaluator
 
@@ -41,17 +42,9 @@ class ReplayTrial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
             attackers, and all clients of a kind without a replay) query one replica, on this node if possible. Empty:
             no client runs live.
         """
-        if not models:
-            self._evaluator = TrialEvaluator(traces, study.tuning)
-        else:
-            predict = _predict_function(nearest_copy(*zip(*models, strict=True)))
-            replay = LiveReplay(study, predict)
-            if any(attack.closed_loop for attack in study.attacks):
-                attackers = LiveAttackers(study, predict)
-                live = lambda config: attackers.queries([config])[0]  # noqa: E731
-            else:
-                live = lambda config: NO_LIVE  # noqa: E731
-            self._evaluator = TrialEvaluator(traces, study.tuning, live, replay)
+        attackers, run = live_clients(study, models)
+        live = (lambda config: NO_LIVE) if attackers is None else (lambda config: attackers.queries([config])[0])
+        self._evaluator = TrialEvaluator(traces, study.tuning, live, run)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -62,6 +55,22 @@ class ReplayTrial(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
     def step(self) -> dict[str, Any]:
         """Evaluate the configuration; return the fields of a `TrialResult`."""
         return {**asdict(self._evaluator.evaluate(self._config)), "done": True}
+
+
+def live_clients(study: Study, models: Sequence[tuple[str, str]]) -> tuple[LiveAttackers | None, Replay]:
+    """Return the closed-loop attackers and the replay of a process that evaluates configurations.
+
+    Parameters
+    ----------
+    study : Study
+    models : sequence of (str, str)
+        See `ReplayTrial.setup`.
+    """
+    if not models:
+        return None, replay
+    predict = _predict_function(nearest_copy(*zip(*models, strict=True)))
+    attackers = LiveAttackers(study, predict) if any(attack.closed_loop for attack in study.attacks) else None
+    return attackers, LiveReplay(study, predict)
 
 
 def _predict_function(actor: Any) -> PredictFunction:

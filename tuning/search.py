@@ -26,7 +26,7 @@ from tuning.proposals import Proposals
 from tuning.replay import honest_sessions
 from tuning.replay_trial import ReplayTrial
 from tuning.tracedata import TraceSet
-from tuning.trials import Journal, Trial, TrialResult
+from tuning.trials import Journal, Trial, TrialResult, journal_mismatch
 
 ATTEMPTS = 3
 """Maximum number of Tune runs in one search.
@@ -96,11 +96,8 @@ class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
             if finished is None:
                 self._running[trial_id] = number, config
                 return config.to_dict()
-            if finished.config != config:
-                self.mismatch = (
-                    f"trial {number} of the journal is {finished.config}, but {config} is proposed now: "
-                    "the run was started with another version of Optuna, and its search cannot be resumed"
-                )
+            if (mismatch := journal_mismatch(finished, config)) is not None:
+                self.mismatch = mismatch
                 break
             self._proposals.tell(number, finished.result)
         return Searcher.FINISHED  # type: ignore[no-any-return]
@@ -186,49 +183,66 @@ def _run(
     elapsed = max((trial.elapsed_seconds for trial in resumed.values()), default=0.0)
     count = len(resumed)
     honest = honest_sessions(traces, tuning)
+    with (
+        trial_cluster(study, address, model) as replicas,
+        Bar("searching", tuning.trials, "trials", tuning.trials - count) as bar,
+    ):
+        started = time.monotonic()
+
+        def done(number: int, config: DetectorConfig, found: TrialResult) -> None:
+            nonlocal best, count
+            count += 1
+            journal.append(Trial(number, config, found, elapsed + time.monotonic() - started))
+            if found.false_positive_rate <= limit:
+                best = min(best, found.queries)
+            status = (
+                f"best so far: {best:.1f} queries to block"
+                if best < float("inf")
+                else "no configuration within the false-positive limit yet"
+            )
+            bar.update(count, status, count - len(resumed))
+
+        finished = resumed
+        for attempts_left in reversed(range(ATTEMPTS)):
+            proposals = Proposals(tuning, study.seed, longest_budget(study), honest)
+            searcher = FromProposals(proposals, finished, done)
+            with translate_errors():
+                _fit(traces, study, replicas, searcher, tuning.trials - len(finished), capacity(nodes(), 1.0))
+            if searcher.disk_error is not None:
+                raise searcher.disk_error
+            if searcher.mismatch is not None:
+                raise RunError(searcher.mismatch)
+            if searcher.trial_error is None:
+                break
+            if not attempts_left:
+                raise RunError(searcher.trial_error)
+            finished = {trial.number: trial for trial in journal.read() if trial.number < tuning.trials}
+
+
+@contextmanager
+def trial_cluster(study: Study, address: str | None, model: ModelFile | None) -> Iterator[list[tuple[str, str]]]:
+    """Connect to a Ray cluster for trials, and yield the name and the node id of each replica of the model.
+
+    Parameters
+    ----------
+    study : Study
+    address : str or None
+        Address of a Ray cluster. None starts a local one, which ends with the context.
+    model : ModelFile or None
+        The victim; None: no replica is started.
+    """
     started_here = connect(address)
     try:
         models = Models([], [])
         with autoscaled(study.server):
-            # Check the resources first: Tune would wait silently for resources that the cluster lacks.
+            # Check the resources first: trials would wait silently for resources that the cluster lacks.
             placement = model_beside_trials(study.server, nodes())
             if model is not None:
                 models = start_models(study, model, placement)
                 wait_for_place(models.up(), placement.model_cpus)
                 models = drop_divergent_replicas(models, study)
             wait_for_cpu()
-        replicas = list(zip(models.names, models.node_ids(), strict=True))
-        with Bar("searching", tuning.trials, "trials", tuning.trials - count) as bar:
-            started = time.monotonic()
-
-            def done(number: int, config: DetectorConfig, found: TrialResult) -> None:
-                nonlocal best, count
-                count += 1
-                journal.append(Trial(number, config, found, elapsed + time.monotonic() - started))
-                if found.false_positive_rate <= limit:
-                    best = min(best, found.queries)
-                status = (
-                    f"best so far: {best:.1f} queries to block"
-                    if best < float("inf")
-                    else "no configuration within the false-positive limit yet"
-                )
-                bar.update(count, status, count - len(resumed))
-
-            finished = resumed
-            for attempts_left in reversed(range(ATTEMPTS)):
-                proposals = Proposals(tuning, study.seed, longest_budget(study), honest)
-                searcher = FromProposals(proposals, finished, done)
-                with translate_errors():
-                    _fit(traces, study, replicas, searcher, tuning.trials - len(finished), capacity(nodes(), 1.0))
-                if searcher.disk_error is not None:
-                    raise searcher.disk_error
-                if searcher.mismatch is not None:
-                    raise RunError(searcher.mismatch)
-                if searcher.trial_error is None:
-                    break
-                if not attempts_left:
-                    raise RunError(searcher.trial_error)
-                finished = {trial.number: trial for trial in journal.read() if trial.number < tuning.trials}
+        yield list(zip(models.names, models.node_ids(), strict=True))
     finally:
         if started_here:
             ray.shutdown()

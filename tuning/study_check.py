@@ -17,8 +17,8 @@ def check_calibration(study: Study) -> None:
     ------
     StudyError
         If the study lacks attacks or users, uses the reserved filter name, has too few sessions for its limits (see
-        `tuning.splits.check_reach`), has closed-loop users, or minimises the leakage without measuring it or with
-        closed-loop attackers.
+        `tuning.splits.check_reach`), has closed-loop users, leaves out its only workload, or minimises the leakage
+        without measuring it or with closed-loop attackers.
     """
     for key, present in (("attacks", study.attacks), ("users", study.users)):
         if not present:
@@ -33,6 +33,11 @@ def check_calibration(study: Study) -> None:
         )
     if study.tuning.leakage and not study.leakage.enabled:
         raise StudyError(f"{study.name}: tuning.leakage = true: requires leakage.enabled = true")
+    if study.tuning.leave_out and len(study.users) < 2:
+        raise StudyError(
+            f"{study.name}: tuning.leave_out = true: needs at least two workloads, but {study.users[0].name!r} is the "
+            "only one (accepted: false, or further [[users]] tables)"
+        )
     check_reach(study)
     for users in study.users:
         if users.closed_loop:

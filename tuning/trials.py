@@ -80,6 +80,16 @@ class Trial:
     elapsed_seconds: float
 
 
+def journal_mismatch(finished: Trial, proposed: DetectorConfig) -> str | None:
+    """Return an error message if a finished trial is not of the configuration that is proposed again; else None."""
+    if finished.config == proposed:
+        return None
+    return (
+        f"trial {finished.number} of the journal is {finished.config}, but {proposed} is proposed now: the run was "
+        "started with another version of Optuna, and its search cannot be resumed"
+    )
+
+
 class TrialEvaluator:
     """Evaluates configurations on the search split; first on a fixed share of its honest sessions.
 

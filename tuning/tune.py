@@ -1,4 +1,4 @@
-"""Calibrates a detector: records traces, searches, certifies, confirms the choice live, and writes the outcome."""
+"""Calibrates a detector: records traces, searches, certifies, confirms the choice live, and leaves out workloads."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from mifsim.study import Filter, Study
 from mifsim.study.splitting import SPLITS
 from mifsim.tables.storage import Folder
 from mifsim.victims import Victim, prepare_evaluator
-from tuning.certify import Certificate, certify, conservative
+from tuning.candidates import candidates, certify_candidates, no_candidate
+from tuning.certify import Certificate
 from tuning.confirm import OfClients, compare, predicted
 from tuning.guarantee import certificate_facts, save_filter
+from tuning.leave_out_run import leave_out, left_out_facts
 from tuning.live import LiveAttackers, LiveReplay, clients_of, model_here, open_loop, runs_live
 from tuning.outcome import figures, found_front, measure, write_certification, write_pareto
 from tuning.params import param_facts
@@ -145,6 +147,8 @@ class _Calibration:
                 self._run.path, self._facts, self._study, search, found, reference, certificate, live, self._replay
             )
             self._confirm(test, certificate)
+            if self._study.tuning.leave_out:
+                self._leave_out(traces)
 
     def _record_facts(self, **facts: Any) -> None:
         self._run.update_facts(tuning={**self._run.facts["tuning"], **facts})
@@ -189,11 +193,14 @@ class _Calibration:
         from tuning.search import search as run_search  # imported here because it imports Ray
 
         started = time.monotonic()
-        model = ModelFile(self._victim.model_bytes(), self._victim.logits) if runs_live(self._study) else None
+        model = self._model_for_trials()
         journal = Journal(self._run.path, self._facts, self._space)
         trials = run_search(search, self._study, journal, self._address, model)
         self._record_facts(search_seconds=round(time.monotonic() - started, 3), trials=len(trials))
         return trials
+
+    def _model_for_trials(self) -> ModelFile | None:
+        return ModelFile(self._victim.model_bytes(), self._victim.logits) if runs_live(self._study) else None
 
     def _run_live(self, configs: Sequence[DetectorConfig]) -> Floats | None:
         """Run the closed-loop attackers under J configurations; return their queries to block, shape (J, L), or None.
@@ -228,40 +235,22 @@ class _Calibration:
         return found, reference
 
     def _certify(self, search: TraceSet, held_out: TraceSet, found: list[Trial]) -> Certificate | None:
-        tuning = self._study.tuning
         started = time.monotonic()
-        candidates = [
-            config for config in conservative([trial.config for trial in found]) if self._space.contains(config)
-        ]
-        if not candidates:
-            self._record_facts(
-                chosen=None,
-                guarantee=None,
-                why_none="the search found no configuration with a false-positive rate of at most "
-                f"{tuning.false_positive_budget:.3g}",
-            )
+        configs = candidates(found, self._space)
+        if not configs:
+            self._record_facts(chosen=None, guarantee=None, why_none=no_candidate(self._study.tuning))
             return None
         if not self._space.config_class.replayable():  # run them once, with a progress bar; the results are kept
-            with Bar("running candidates live", len(candidates), "candidates") as bar:
-                for number, config in enumerate(candidates):
+            with Bar("running candidates live", len(configs), "candidates") as bar:
+                for number, config in enumerate(configs):
                     for traces in (search, held_out):
                         self._replay(traces, config)
                     bar.update(number + 1)
-        certificate = certify(
-            search,
-            held_out,
-            candidates,
-            {users.name: tuning.limit(users.name) for users in self._study.users},
-            delta=1 - tuning.confidence,
-            method=tuning.procedure,
-            attack=tuning.attack,
-            live=self._run_live(candidates),
-            replay=self._replay,
-        )
+        certificate = certify_candidates(self._study, search, held_out, configs, self._run_live(configs), self._replay)
         write_certification(self._run.path, self._facts, self._space, certificate)
         self._record_facts(
             certify_seconds=round(time.monotonic() - started, 3),
-            **certificate_facts(certificate, self._images, tuning.separate_images),
+            **certificate_facts(certificate, self._images, self._study.tuning.separate_images),
         )
         return certificate
 
@@ -301,3 +290,15 @@ class _Calibration:
             )
         if certificate is not None and certificate.chosen is not None:
             save_filter(run.path / "filter.toml", study, certificate, self._images, data_facts(self._data), versions())
+
+    def _leave_out(self, traces: TraceSet) -> None:
+        from tuning.leave_out_actors import calibrate_all  # imported here because it imports Ray
+
+        started = time.monotonic()
+        rows = leave_out(
+            self._run.path,
+            self._facts,
+            self._study,
+            lambda finished: calibrate_all(traces, self._study, finished, self._address, self._model_for_trials()),
+        )
+        self._record_facts(leave_out={**left_out_facts(rows), "seconds": round(time.monotonic() - started, 3)})

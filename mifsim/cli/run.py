@@ -12,6 +12,9 @@ from mifsim.tables.storage import Folder, folder
 
 Commands = argparse._SubParsersAction
 
+LEAVE_OUT = "tuning.leave_out=true"
+"""The change of the study that ``--leave-out`` stands for. A resumed run and a job have it in their study file."""
+
 
 def add_run(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the subcommands `simulate` and `tune`."""
@@ -39,6 +42,7 @@ def add_run(commands: Commands[argparse.ArgumentParser]) -> None:
         "  mifsim tune calibrate-digits\n"
         "  mifsim tune mine.toml --out runs/mine --set tuning.trials=1000 --set tuning.sampler=nsga2\n"
         "  mifsim tune mine.toml --set tuning.false_positive_limit=0.02\n"
+        "  mifsim tune mine.toml --leave-out          # also measure what uncalibrated workloads suffer\n"
         "  mifsim tune mine.toml --plugin quota.py --set tuning.kind=example-quota\n"
         "  mifsim tune --resume runs/mine\n"
         "\n"
@@ -47,6 +51,7 @@ def add_run(commands: Commands[argparse.ArgumentParser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(tune)
+    add_leave_out(tune)
     tune.set_defaults(run=_tune)
 
 
@@ -67,6 +72,16 @@ def add_matrix(commands: Commands[argparse.ArgumentParser]) -> None:
     add_options(matrix)
     add_filters(matrix)
     matrix.set_defaults(run=_matrix)
+
+
+def add_leave_out(parser: argparse.ArgumentParser, condition: str = "") -> None:
+    """Add ``--leave-out``; `condition` precedes its help text."""
+    parser.add_argument(
+        "--leave-out",
+        action="store_true",
+        help=f"{condition}calibrate again with each workload left out in turn, and report how many of its sessions are "
+        "blocked; short for --set tuning.leave_out=true",
+    )
 
 
 def add_filters(parser: argparse.ArgumentParser, condition: str = "") -> None:
@@ -168,6 +183,10 @@ def _simulate(options: argparse.Namespace) -> None:
 def _tune(options: argparse.Namespace) -> None:
     from tuning.tune import resume_tuning, tune
 
+    if options.leave_out:
+        if options.resume is not None:
+            raise UserError("--resume cannot be combined with --leave-out: the run has its own study")
+        options.overrides = [*options.overrides, LEAVE_OUT]
     run_study(options, "tune", tune, resume_tuning)
 
 

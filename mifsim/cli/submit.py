@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mifsim.cli.run import add_changes, add_filters, add_plugins, folder_argument
+from mifsim.cli.run import LEAVE_OUT, add_changes, add_filters, add_leave_out, add_plugins, folder_argument
 from mifsim.errors import UserError
 from mifsim.tables.storage import Folder
 
@@ -64,6 +64,7 @@ def add_submit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add_plugins(parser)
     add_changes(parser)
+    add_leave_out(parser, "with --command tune: ")
     add_filters(parser, "with --command matrix: ")
     parser.set_defaults(run=_submit)
 
@@ -72,18 +73,20 @@ def _submit(options: argparse.Namespace) -> None:
     from cluster.submit import Where, attach, resume, submit
 
     where = Where(options.address, options.plain_http, options.storage, options.out, not options.no_wait)
-    changes = options.overrides or options.seed is not None or options.filters
+    changes = options.overrides or options.seed is not None or options.filters or options.leave_out
     if sum(map(bool, (options.study, options.attach, options.resume))) != 1:
         raise UserError("submit: expected exactly one of STUDY, --attach JOB and --resume RUN")
     if not options.study and (changes or options.storage):
         raise UserError(
-            "submit: --attach and --resume cannot be combined with --set, --seed, --filter or --storage: the job has "
-            "its own values"
+            "submit: --attach and --resume cannot be combined with --set, --seed, --leave-out, --filter or --storage: "
+            "the job has its own values"
         )
     if options.attach and options.plugins:
         raise UserError("submit: --attach cannot be combined with --plugin: the job has its own plug-ins")
     if options.filters and options.command != "matrix":
         raise UserError("submit: --filter requires --command matrix")
+    if options.leave_out and options.command != "tune":
+        raise UserError(f"submit: --leave-out requires --command tune, not {options.command}")
     if options.attach:
         code = attach(options.attach, where)
     elif options.resume:
@@ -92,7 +95,8 @@ def _submit(options: argparse.Namespace) -> None:
         from mifsim.study import Study
 
         seed = [] if options.seed is None else [f"seed={options.seed}"]
-        study = Study.load(options.study, [*options.overrides, *seed])
+        left_out = [LEAVE_OUT] if options.leave_out else []
+        study = Study.load(options.study, [*options.overrides, *seed, *left_out])
         filters = [(name, Path(file)) for name, file in options.filters]
         _check(study, options.command, filters, options.storage)
         code = submit(study, options.command, where, filters)

@@ -79,6 +79,11 @@ class Tuning(Section):
         description="whether the users of each split draw from images of their own, so that the guarantee is for "
         "images that the search never saw; otherwise all draw from the same images",
     )
+    leave_out: bool = Field(
+        False,
+        description="after the calibration, calibrate again with each workload left out in turn, and report how many "
+        "of its sessions are blocked",
+    )
     grid: dict[str, Annotated[int, Field(ge=2, le=1000)]] = Field(
         default_factory=dict,
         description="number of values of each parameter in the exhaustive search that gives the reference front, such "

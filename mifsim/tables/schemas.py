@@ -151,6 +151,34 @@ SCHEMAS: dict[str, pa.Schema] = {
         ),
         ("chosen", pa.bool_(), "whether this is the configuration in filter.toml"),
     ),
+    "leave_out": schema_of(
+        ("workload", CATEGORY, "name of the [[users]] table that was left out of search and certification"),
+        *_DETECTOR,
+        ("certified", pa.bool_(), "whether a configuration was certified for the other workloads"),
+        ("limit", pa.float64(), "limit on the workload's false-positive rate (0 to 1) in the study"),
+        (
+            "sessions",
+            pa.int64(),
+            "sessions of the workload in the calibration and the test split; neither search nor certification used "
+            "any of them",
+        ),
+        ("blocked", pa.int64(), "sessions that the configuration blocked; null if none was certified"),
+        ("false_positive_rate", pa.float64(), "share of sessions blocked (0 to 1)"),
+        ("low", pa.float64(), "lower bound of its exact interval at the study's tuning.confidence"),
+        ("high", pa.float64(), "upper bound of its exact interval"),
+        (
+            "test_sessions",
+            pa.int64(),
+            "how many of the sessions are in the test split, whose images neither search nor certification used",
+        ),
+        ("test_blocked", pa.int64(), "how many of them the configuration blocked"),
+        (
+            "queries_to_block",
+            pa.float64(),
+            "restricted mean of the queries to block on the search split, as in pareto",
+        ),
+        ("why_none", pa.string(), "reason why no configuration was certified; null if one was"),
+    ),
     "matrix_attacks": schema_of(
         ("attack", CATEGORY, "name of the attack"),
         ("evasions", CATEGORY, "evasions that wrap the attack, innermost first, joined by +; empty: none"),

@@ -19,6 +19,7 @@ from mifsim.cli import main
 from mifsim.clients import client_class, names
 from mifsim.defense import FilterConfig
 from mifsim.defense.quota import QuotaConfig
+from mifsim.errors import RunError
 from mifsim.study import Study
 from mifsim.tables.records import SCHEMAS
 from tests.small import SMALL, small_study
@@ -234,6 +235,31 @@ def test_matrix_writes_its_tables_and_refuses_invalid_filter_options(
     message = error_message(capsys, "matrix", "--resume", run, "--filter", tmp_path / "filter.toml")
     assert "--resume cannot be combined with --filter" in message
     assert "nowhere.toml" in error_message(capsys, "matrix", study, "--filter", tmp_path / "nowhere.toml")
+
+
+def test_leave_out_sets_the_key_of_the_study_and_refuses_invalid_combinations(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+
+    def stop(study: Study, out: object, **where: object) -> None:
+        given.append(study.tuning.leave_out)
+        raise RunError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tuning.tune.tune", stop)
+        for options in ([], ["--leave-out"], ["--set", "tuning.leave_out=true"]):
+            error_message(capsys, "tune", write_study(tmp_path), *options)
+    assert given == [False, True, True]
+
+    one = [{"user": "bursts", "sessions": 2000, "length": 8}]
+    run = tmp_path / "run"
+    message = error_message(capsys, "tune", write_study(tmp_path, users=one), "--leave-out", "--out", run)
+    assert "tuning.leave_out = true: needs at least two workloads, but 'bursts' is the only one" in message
+    assert not run.exists()
+    assert "--resume cannot be combined with --leave-out" in error_message(
+        capsys, "tune", "--resume", run, "--leave-out"
+    )
 
 
 def test_attacks_lists_the_needed_output_and_the_queries_of_each_attack(capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,6 +98,8 @@ def test_an_address_that_does_not_answer_is_reported(
         (["digits", "--attach", "job"], "expected exactly one of STUDY"),
         (["--attach", "job", "--set", "seed=1"], "the job has its own"),
         (["digits", "--filter", "a.toml"], "--filter requires --command matrix"),
+        (["digits", "--command", "simulate", "--leave-out"], "--leave-out requires --command tune, not simulate"),
+        (["--attach", "job", "--leave-out"], "--leave-out, --filter or --storage: the job has its own"),
         (["digits", "--command", "simulate", "--storage", "shared"], "--storage shared: must be an absolute path"),
         (["--resume", "runs/x"], "must be the run's absolute path on the cluster"),
         (
@@ -123,6 +125,8 @@ def test_a_study_is_checked_before_anything_is_sent(
     monkeypatch.setattr(Cluster, "__init__", connect)
     assert "did you mean 'transport'?" in error_message(capsys, write_study(tmp_path, server={"transprt": "uint8"}))
     assert "filters: missing" in error_message(capsys, write_study(tmp_path, filters=[]), "--command", "simulate")
+    one = [{"user": "bursts", "sessions": 2000}]
+    assert "needs at least two workloads" in error_message(capsys, write_study(tmp_path, users=one), "--leave-out")
     # Too few sessions for the limit: mifsim submit reports the same error as mifsim tune.
     assert "sessions" in error_message(capsys, write_study(tmp_path))
     write_images(tmp_path / "images", images=12)

@@ -14,7 +14,15 @@ from mifsim.run.fits import fit_detectors
 from mifsim.study import Study
 from mifsim.victims import Victim
 from tests.tuning.kinds import KINDS
-from tests.tuning.studies import FormulaBackend, InvalidImageUser, digits, formula_model, formula_victim, serial_search
+from tests.tuning.studies import (
+    FormulaBackend,
+    InvalidImageUser,
+    digits,
+    formula_model,
+    formula_victim,
+    serial_calibrations,
+    serial_search,
+)
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +56,7 @@ def calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     monkeypatch.setattr(calibration, "make_backend", lambda *where: FormulaBackend())
     monkeypatch.setattr(calibration, "model_here", formula_model)
     monkeypatch.setattr("tuning.search.search", serial_search)
+    monkeypatch.setattr("tuning.leave_out_actors.calibrate_all", serial_calibrations)
 
     def run(study: Study, name: str = "run") -> Path:
         path = calibration.tune(study, tmp_path / name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,10 +23,11 @@ from mifsim.testing.worlds import SoftmaxLinear
 from mifsim.victims import Victim
 from tests.small import small_study
 from tuning.confirm import compare, predicted
+from tuning.leave_out import LeftOut, calibrate_without
 from tuning.live import LiveAttackers, LiveReplay, longest_budget
 from tuning.objectives import NO_LIVE
 from tuning.proposals import Proposals
-from tuning.replay import honest_sessions
+from tuning.replay import Replay, honest_sessions, replay
 from tuning.tracedata import TraceSet
 from tuning.trials import Journal, Trial, TrialEvaluator
 
@@ -152,14 +153,9 @@ def serial_search(
     proposals = Proposals(study.tuning, study.seed, longest_budget(study), honest_sessions(traces, study.tuning))
     evaluator = TrialEvaluator(traces, study.tuning)
     if model is not None:
-        data = digits(study)
-        predict = formula_model(study, data, None)
-        live = LiveAttackers(study, predict, data) if any(attack.closed_loop for attack in study.attacks) else None
+        live, replay = live_clients(study)
         evaluator = TrialEvaluator(
-            traces,
-            study.tuning,
-            lambda config: NO_LIVE if live is None else live.queries([config])[0],
-            LiveReplay(study, predict, data),
+            traces, study.tuning, lambda config: NO_LIVE if live is None else live.queries([config])[0], replay
         )
     trials: list[Trial] = []
     finished = {trial.number: trial for trial in journal.read()}
@@ -173,3 +169,25 @@ def serial_search(
                 journal.append(trials[-1])
     journal.finish(trials)
     return trials
+
+
+def serial_calibrations(
+    traces: TraceSet,
+    study: Study,
+    wanted: Mapping[str, Sequence[Trial]],
+    address: str | None = None,
+    model: ModelFile | None = None,
+) -> Iterator[tuple[str, Trial | LeftOut]]:
+    """Leave out workloads without Ray, one after another; replaces `tuning.leave_out_actors.calibrate_all`."""
+    live, run = (None, replay) if model is None else live_clients(study)
+    for workload, finished in wanted.items():
+        for event in calibrate_without(traces, study, workload, finished, live, run):
+            yield workload, event
+
+
+def live_clients(study: Study) -> tuple[LiveAttackers | None, Replay]:
+    """Return the closed-loop attackers of a study, if it has any, and its replay; the model is a formula."""
+    data = digits(study)
+    predict = formula_model(study, data, None)
+    live = LiveAttackers(study, predict, data) if any(attack.closed_loop for attack in study.attacks) else None
+    return live, LiveReplay(study, predict, data)
