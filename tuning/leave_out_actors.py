@@ -2,7 +2,7 @@
 
 They do not go through Ray Tune, which starts actors for each search, runs only ``tuning.concurrent`` trials at a time,
 and takes longer to hand a trial out than its replay takes. The calibrations do not depend on each other: on two CPUs,
-running each one in a single process takes about a quarter of the time, and its certification runs in parallel, too.
+running each one in a single process takes about a third of the time, and its certification runs in parallel, too.
 """
 
 from __future__ import annotations
@@ -37,25 +37,29 @@ Event = Trial | LeftOut
 
 @ray.remote(num_cpus=1, max_restarts=-1)
 class Calibrator:
-    """Runs one calibration at a time. Ray restarts a lost actor; its calibration is then started again.
+    """Runs one calibration at a time. Ray restarts a lost actor, which is then set up and started again."""
 
-    Parameters
-    ----------
-    traces : TraceSet
-    study : Study
-    models : sequence of (str, str)
-        See `ReplayTrial.setup`.
-    """
-
-    def __init__(self, traces: TraceSet, study: Study, models: Sequence[tuple[str, str]]) -> None:
-        self._traces, self._study = traces, study
-        self._attackers, self._replay = live_clients(study, models)
+    def __init__(self) -> None:
         self._steps: Iterator[Event] = iter(())
         self._position: tuple[str, int] | None = None
 
+    # Not arguments of the actor: those in the object store may be lost before a restart.
     @ray.method(max_task_retries=-1)  # type: ignore[untyped-decorator]  # Ray is not typed
-    def ready(self) -> list[Event]:
-        """Return no event; the call ends when the actor is placed and set up."""
+    def set_up(self, traces: TraceSet, study: Study, models: Sequence[tuple[str, str]]) -> list[Event] | str:
+        """Prepare calibrations; return no event, or an error message.
+
+        Parameters
+        ----------
+        traces : TraceSet
+        study : Study
+        models : sequence of (str, str)
+            See `ReplayTrial.setup`.
+        """
+        self._traces, self._study = traces, study
+        try:
+            self._attackers, self._replay = live_clients(study, models)
+        except UserError as error:
+            return str(error)
         return []
 
     def start(self, workload: str, finished: Sequence[Trial]) -> list[Event]:
@@ -123,20 +127,23 @@ def calibrate_all(
     # Attack sessions of the other splits are not needed.
     used = traces.subset(~traces.is_attack | (traces.split == SPLITS.index("search")))
     with trial_cluster(study, address, model) as replicas, translate_errors():
-        stored, count = ray.put(used), min(len(wanted), max(1, capacity(nodes(), 1.0)))
-        actors = [Calibrator.remote(stored, study, replicas) for _ in range(count)]  # type: ignore[attr-defined]
+        count = min(len(wanted), max(1, capacity(nodes(), 1.0)))
+        actors = [Calibrator.remote() for _ in range(count)]  # type: ignore[attr-defined]
+        arguments = ray.put(used), study, replicas
         try:
-            yield from _run(actors, {workload: list(trials) for workload, trials in wanted.items()})
+            yield from _run(actors, arguments, {workload: list(trials) for workload, trials in wanted.items()})
         finally:
             for actor in actors:
                 ray.kill(actor)
 
 
-def _run(actors: Sequence[Any], finished: dict[str, list[Trial]]) -> Iterator[tuple[str, Event]]:
-    """Give each actor that is ready the next workload, until all are finished."""
+def _run(
+    actors: Sequence[Any], arguments: tuple[Any, ...], finished: dict[str, list[Trial]]
+) -> Iterator[tuple[str, Event]]:
+    """Give each actor that is set up the next workload, until all are finished."""
     waiting, left, losses = deque(finished), len(finished), 0
-    # The call in progress of each actor, and its workload; an actor that is not up yet has none.
-    calls: dict[Any, tuple[Any, str | None]] = {actor.ready.remote(): (actor, None) for actor in actors}
+    # The call in progress of each actor, and its workload; an actor that is not set up yet has none.
+    calls: dict[Any, tuple[Any, str | None]] = {actor.set_up.remote(*arguments): (actor, None) for actor in actors}
     while left:
         [call], _ = ray.wait(list(calls), num_returns=1)
         actor, workload = calls.pop(call)
@@ -148,10 +155,10 @@ def _run(actors: Sequence[Any], finished: dict[str, list[Trial]]) -> Iterator[tu
                 raise ClusterError(f"leaving out workloads: actors are lost again and again: {error}") from None
             if workload is not None:
                 waiting.appendleft(workload)
-            calls[actor.ready.remote()] = actor, None
+            calls[actor.set_up.remote(*arguments)] = actor, None
             continue
         if isinstance(events, str):
-            raise RunError(f"calibration without {workload!r}: {events}")
+            raise RunError(events if workload is None else f"calibration without {workload!r}: {events}")
         if events is None:
             assert workload is not None
             calls[actor.start.remote(workload, finished[workload])] = actor, workload

@@ -58,8 +58,8 @@ def test_a_lost_actor_is_restarted_and_continues(monkeypatch: pytest.MonkeyPatch
     traces, study = three_workloads()
     serial = by_workload(serial_calibrations(traces, study, dict.fromkeys(USERS, ())))
     monkeypatch.setattr(leave_out_actors, "STEP_SECONDS", 0.0)  # one trial in each call
-    actor = Calibrator.remote(traces, study, [])
-    events = leave_out_actors._run([actor], {name: [] for name in USERS})
+    actor = Calibrator.remote()
+    events = leave_out_actors._run([actor], (traces, study, []), {name: [] for name in USERS})
 
     def with_losses() -> Iterator[tuple[str, Trial | LeftOut]]:
         for number, event in enumerate(events):
