@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import RunError, StudyError
 from mifsim.run.fits import fit_detectors
 from mifsim.study import Study
+from mifsim.tables.records import read_file
+from mifsim.tables.storage import folder, matching
 from tests.tuning.kind_studies import kind_study, record_traces
 from tests.tuning.studies import digits, live_clients, serial_calibrations, tiny_study
 from tuning import tune as calibration
@@ -232,6 +235,23 @@ def test_an_interrupted_run_keeps_finished_workloads_and_trials(
     assert not (cut / "leave_out").exists()
     one, other = (facts_of(run)["tuning"]["leave_out"] for run in (cut, whole))
     assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_an_interrupted_run_on_a_store_is_resumed(
+    calibrate: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = rows_of(calibrate(quota_study(), "local"))
+    run = folder("mock://store") / uuid.uuid4().hex
+    calibrations = Interrupted(38)
+    monkeypatch.setattr("tuning.leave_out_actors.calibrate_all", calibrations)
+    with pytest.raises(KeyboardInterrupt):
+        calibration.tune(quota_study(), run)
+    assert len(matching(run / "leave_out" / "01" / "trials", "journal-*.jsonl")) == 7
+    calibrations.stop_after = 1000
+    calibration.resume_tuning(run)
+    assert calibrations.wanted[1] == {"long": 7}
+    assert {row["workload"]: row for row in read_file(run / "leave_out.parquet").to_pylist()} == expected
+    assert not (run / "leave_out").exists()
 
 
 def test_a_damaged_table_of_an_interrupted_run_is_named(
