@@ -19,8 +19,29 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
 def inner(function: F) -> F:
-    """Compile a function that is called only from compiled functions."""
+    """Compile a function that is called only from compiled functions.
+
+    Raises
+    ------
+    TypeError
+        If the function is defined in another function; see `inner_named`.
+    """
+    # numba names the machine code of a function after its qualified name, its arguments and a counter of the process.
+    # Functions that a factory creates have the same qualified name. If two processes compile two of them with the same
+    # number and cache them in different entries, a third process that loads both entries uses one for both, silently.
+    if "<locals>" in function.__qualname__:
+        raise TypeError(f"{function.__qualname__}: a compiled function in a function needs a name: use inner_named")
     return cast(F, numba.njit(**_OPTIONS)(function))
+
+
+def inner_named(name: str) -> Callable[[F], F]:
+    """Return the decorator `inner` for a function in a function, with a name that no other one of the module has."""
+
+    def compiled(function: F) -> F:
+        function.__qualname__ = name
+        return inner(function)
+
+    return compiled
 
 
 def entry(function: F) -> F:
@@ -29,6 +50,8 @@ def entry(function: F) -> F:
     The cached code includes all functions that the entry calls, but numba invalidates it only when the entry's own
     file changes. Therefore the functions that it calls must be in the same file; see `entry_using` for other modules.
     """
+    if "<locals>" in function.__qualname__:
+        raise TypeError(f"{function.__qualname__}: an entry must not be in a function (see inner)")
     try:
         return cast(F, numba.njit(cache=True, **_OPTIONS)(function))
     except RuntimeError:  # neither the source's folder nor the user's cache is writable: compile in each process

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from mifsim.defense.compiled import inner
+from mifsim.defense.compiled import inner, inner_named
 
 C1 = 0.01**2
 C2 = 0.03**2
@@ -88,19 +88,19 @@ def root2_mean(fixed: int) -> Any:
     return fixed * (_ROOT2 / _STEPS) + _ROOT2 / 2.0
 
 
-def _windowed(down: Any, across: Any, window: int, weight: float, correction: float) -> tuple[Any, Any]:
+def _windowed(form: str, down: Any, across: Any, window: int, weight: float, correction: float) -> tuple[Any, Any]:
     """Return the two kernels of a windowed form: one computes means and contrasts, the other compares two images.
 
-    `down` and `across` are the vertical and the horizontal pass over a square of side `window`. `weight` times the sum
+    `form` distinguishes the names of the compiled functions. `down` and `across` are the vertical and the horizontal pass over a square of side `window`. `weight` times the sum
     over a window is its mean. `correction` is a factor of the covariance: N / (N - 1) for the sample covariance.
     """
     gain = 2.0 * correction * weight
 
-    @inner
+    @inner_named(f"contrast_of_{form}")
     def contrast_of(total: Any, twice_means: Any) -> Any:
         return (total * gain + C2) - twice_means * correction
 
-    @inner
+    @inner_named(f"describe_{form}")
     def describe(planes: Any, means: Any, contrasts: Any, width: int, scratch: Any) -> None:
         products, sums, _, _ = scratch
         for c in range(len(planes)):
@@ -118,7 +118,7 @@ def _windowed(down: Any, across: Any, window: int, weight: float, correction: fl
                 r = root2_mean(mean[j])
                 contrast[j] = np.float32(contrast_of(across(sums, j), r * r) * _DOWN)
 
-    @inner
+    @inner_named(f"compare_{form}")
     def compare(planes: Any, contrasts: Any, roots: Any, other: Any, width: int, scratch: Any) -> Any:
         products, sums, terms, columns = scratch
         counted = width - window + 1
@@ -149,5 +149,5 @@ def _windowed(down: Any, across: Any, window: int, weight: float, correction: fl
     return describe, compare
 
 
-describe_uniform, compare_uniform = _windowed(_down_uniform, _across_uniform, 7, 1.0 / 49.0, 49.0 / 48.0)
-describe_gaussian, compare_gaussian = _windowed(_down_gaussian, _across_gaussian, 11, 1.0, 1.0)
+describe_uniform, compare_uniform = _windowed("uniform", _down_uniform, _across_uniform, 7, 1.0 / 49.0, 49.0 / 48.0)
+describe_gaussian, compare_gaussian = _windowed("gaussian", _down_gaussian, _across_gaussian, 11, 1.0, 1.0)
