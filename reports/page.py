@@ -33,7 +33,9 @@ from reports.tables import (
 )
 from reports.verdict import calibration_section, filter_file, guarantee_text, headline, shortfalls, worst_users
 
-_SHOWN_SEPARATELY = frozenset({"chosen", "guarantee", "why_none", "test", "parameters", "kind", "leave_out"})
+_SHOWN_SEPARATELY = frozenset(
+    {"chosen", "guarantee", "why_none", "test", "parameters", "kind", "leave_out", "compared"}
+)
 """Facts of a calibration that other sections of the page show."""
 
 
@@ -115,6 +117,7 @@ def _context(run: Folder) -> dict[str, Any]:
         if chosen is not None or certification is None
         else shortfalls(certification, confidence, section.get("procedure", "fixed_sequence")),
         "why_none": (known.get("tuning") or {}).get("why_none") or "",
+        "compared": (known.get("tuning") or {}).get("compared") or {},
         "matrix": matrix,
         "attacks": attacks,
         "tally": attacks.tally,

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mifsim.data.base import DataSet
 from mifsim.errors import RunError
+from mifsim.run.folder import RunFolder
+from mifsim.run.leakage import score_run
+from mifsim.run.sessions import run_sessions
+from mifsim.server.backend import Backend, Job
 from mifsim.server.client_specs import ClientSpec
-from mifsim.study import Filter
+from mifsim.study import Filter, Study
 from mifsim.tables.records import read_table
 from mifsim.tables.storage import Folder
+from mifsim.victims import Victim, prepare_evaluator
+from tuning.live import clients_of
+from tuning.outcome import figures
 from tuning.replay import Replay, replay
 from tuning.tracedata import TraceSet
 
@@ -112,3 +122,55 @@ def compare(run: Folder, expected: dict[str, int | None], live_clients: Collecti
 
 def _when(query: int | None) -> str:
     return "never blocked" if query is None else f"blocked at query {query}"
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """Runs the sessions of the test split live under filters, and compares them with the replay.
+
+    Attributes
+    ----------
+    study : Study
+    data : DataSet
+    victim : Victim
+    backend : Backend
+        Where the sessions run.
+    facts : dict of str to str
+        Metadata of the Parquet files.
+    replay : callable
+        Returns the outcome of a configuration for each session.
+    """
+
+    study: Study
+    data: DataSet
+    victim: Victim
+    backend: Backend
+    facts: dict[str, str]
+    replay: Replay
+
+    def run(self, run: RunFolder, test: TraceSet, filters: Sequence[Filter]) -> dict[str, Any]:
+        """Run the sessions and score the attacks; return the figures of each filter as plain data for ``run.json``.
+
+        Raises
+        ------
+        RunError
+            If a session failed, or differs from the replay.
+        """
+        study = self.study
+        confirmed = study.model_copy(update={"filters": list(filters)})
+        expected = predicted(test, filters, self.replay)
+        job = Job(confirmed, run.path.resolve(), self.facts, separate_images=study.tuning.separate_images)
+        classes = len(self.data.class_names)
+        live_clients = {spec.client_id for spec in clients_of(study, "test", classes)}
+        selection = OfClients({*test.clients.tolist(), *live_clients})
+        run_sessions("confirming", run, job, self.victim, self.backend, classes, selection)
+        compared = compare(run.path, expected, live_clients)
+        if study.leakage.enabled:
+            evaluator = prepare_evaluator(self.data)
+            run.update_facts(evaluator=evaluator.facts)
+            score_run(run.path, confirmed, self.data, self.victim, evaluator, self.facts)
+        defended = [item for item in filters if not item.undefended]
+        return {
+            "confirmed_sessions": compared,
+            "test": {item.name: figures(test, item.config, study.tuning.confidence, self.replay) for item in defended},
+        }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from mifsim.data.base import DataSet
 from mifsim.errors import StudyError
 from mifsim.study import Study
@@ -82,11 +84,23 @@ def calibration_images(study: Study, data: DataSet) -> dict[str, int]:
     """Return the number of different images from which each workload's sessions in the calibration split are drawn.
 
     For a log, it is the number of different images of all its clients.
+
+    Raises
+    ------
+    StudyError
+        If each split needs images of its own, and a class has fewer images than there are splits.
     """
     users_pool = data.subset("users")
     shared = len(users_pool)
-    if study.tuning.separate_images:
-        shared = len(split_images(users_pool.labels, study.tuning.splits, study.seed)[SPLITS.index("calibration")])
+    if study.tuning.separate_images and any(users.log() is None for users in study.users):
+        counts = np.bincount(users_pool.labels, minlength=len(data.class_names))
+        if (least := int(counts.min())) < len(SPLITS):
+            raise StudyError(
+                f"{study.name}: tuning.separate_images = true: each split needs images of its own of each class, but "
+                f"{data.name} has {least} images of {data.class_names[int(counts.argmin())]!r} for users (accepted: "
+                "false, or more images)"
+            )
+        shared = len(split_images(users_pool.labels, study.seed)[SPLITS.index("calibration")])
     found = {}
     for users in study.users:
         if (log := users.log()) is None:

@@ -26,10 +26,17 @@ def check_calibration(study: Study) -> None:
                 f"{study.name}: {key}: missing; add at least one [[{key}]] table "
                 "(a calibration needs both attacks and honest users)"
             )
-    if any(item.name == CALIBRATED for item in study.filters):
+    for key, named in (("filters", study.filters), ("tuning.compare", study.tuning.compare)):
+        if any(item.name == CALIBRATED for item in named):
+            raise StudyError(
+                f"{study.name}: {key}: the name {CALIBRATED!r} is reserved for the chosen configuration; "
+                "rename the filter"
+            )
+    names = [*(item.name for item in study.tuning.compare), *(item.name for item in study.filters)]
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
         raise StudyError(
-            f"{study.name}: filters: the name {CALIBRATED!r} is reserved for the chosen configuration; "
-            "rename the filter"
+            f"{study.name}: tuning.compare and filters must have different names; used more than once: "
+            f"{', '.join(duplicates)}"
         )
     if study.tuning.leakage and not study.leakage.enabled:
         raise StudyError(f"{study.name}: tuning.leakage = true: requires leakage.enabled = true")

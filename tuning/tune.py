@@ -15,20 +15,20 @@ from mifsim.errors import RunError
 from mifsim.progress import Bar
 from mifsim.run.folder import RunFolder, check_free, default_path, versions
 from mifsim.run.inputs import check_victim, data_facts, load_inputs
-from mifsim.run.leakage import score_run
 from mifsim.run.lifecycle import record_status, study_to_resume
-from mifsim.run.sessions import BackendName, make_backend, run_sessions
-from mifsim.server.backend import Backend, Job, ModelFile
+from mifsim.run.sessions import BackendName, make_backend
+from mifsim.server.backend import Backend, ModelFile
 from mifsim.study import Filter, Study
 from mifsim.study.splitting import SPLITS
 from mifsim.tables.storage import Folder
-from mifsim.victims import Victim, prepare_evaluator
+from mifsim.victims import Victim
 from tuning.candidates import candidates, certify_candidates, no_candidate
 from tuning.certify import Certificate
-from tuning.confirm import OfClients, compare, predicted
+from tuning.compared import COMPARED, SharedSplits, calibrate_compared, compared_studies, with_their_recordings
+from tuning.confirm import Confirmation
 from tuning.guarantee import certificate_facts, save_filter
 from tuning.leave_out_run import leave_out, left_out_facts
-from tuning.live import LiveAttackers, LiveReplay, clients_of, model_here, open_loop, runs_live
+from tuning.live import LiveAttackers, LiveReplay, model_here, open_loop, runs_live
 from tuning.outcome import figures, found_front, measure, write_certification, write_pareto
 from tuning.params import param_facts
 from tuning.reference_front import ParetoFront, has_reference, reference_front
@@ -132,6 +132,7 @@ class _Calibration:
         self._replay: Replay = replay
         self._space = study.tuning.search_space
         self._images = calibration_images(study, data)
+        self._compared = compared_studies(study, data)
 
     def run_all(self) -> None:
         with record_status(self._run, f"mifsim tune --resume {shlex.quote(str(self._run.path))}"):
@@ -146,7 +147,8 @@ class _Calibration:
             write_pareto(
                 self._run.path, self._facts, self._study, search, found, reference, certificate, live, self._replay
             )
-            self._confirm(test, certificate)
+            others = self._calibrate_compared(search, held_out)
+            self._confirm(test, certificate, others)
             if self._study.tuning.leave_out:
                 self._leave_out(traces)
 
@@ -156,7 +158,8 @@ class _Calibration:
     def _prepare_live(self) -> None:
         study = self._study
         names = [attack.name for attack in study.attacks if attack.closed_loop]
-        kinds = {self._space.config_class, *(type(item.config) for item in study.filters)}
+        spaces = [self._space, *(other.tuning.search_space for other in self._compared.values())]
+        kinds = {*(space.config_class for space in spaces), *(type(item.config) for item in study.filters)}
         without_replay = sorted(cls.kind for cls in kinds if not cls.replayable())
         if names or without_replay:
             model = model_here(study, self._data, self._victim)
@@ -175,7 +178,7 @@ class _Calibration:
 
     def _traces(self) -> TraceSet:
         started = time.monotonic()
-        replayed = open_loop(self._study)
+        replayed = open_loop(with_their_recordings(self._study, self._compared))
         recording = record(replayed, self._data, self._victim, self._backend)
         if recording.cached:
             logger.info("using the cached recording of this study's sessions")
@@ -193,14 +196,14 @@ class _Calibration:
         from tuning.search import search as run_search  # imported here because it imports Ray
 
         started = time.monotonic()
-        model = self._model_for_trials()
+        model = self._model_for_trials(self._study)
         journal = Journal(self._run.path, self._facts, self._space)
         trials = run_search(search, self._study, journal, self._address, model)
         self._record_facts(search_seconds=round(time.monotonic() - started, 3), trials=len(trials))
         return trials
 
-    def _model_for_trials(self) -> ModelFile | None:
-        return ModelFile(self._victim.model_bytes(), self._victim.logits) if runs_live(self._study) else None
+    def _model_for_trials(self, study: Study) -> ModelFile | None:
+        return ModelFile(self._victim.model_bytes(), self._victim.logits) if runs_live(study) else None
 
     def _run_live(self, configs: Sequence[DetectorConfig]) -> Floats | None:
         """Run the closed-loop attackers under J configurations; return their queries to block, shape (J, L), or None.
@@ -254,25 +257,29 @@ class _Calibration:
         )
         return certificate
 
-    def _confirm(self, test: TraceSet, certificate: Certificate | None) -> None:
+    def _calibrate_compared(self, search: TraceSet, held_out: TraceSet) -> list[Filter]:
+        """Calibrate the detectors of ``[[tuning.compare]]``; return the certified configurations."""
+        found = []
+        for name, study in self._compared.items():
+            logger.info("calibrating %s", name)
+            model = self._model_for_trials(study)
+            shared = SharedSplits(
+                search, held_out, self._images, self._data, self._address, model, self._run_live, self._replay
+            )
+            config, facts = calibrate_compared(self._run.path / COMPARED / name, self._facts, study, shared)
+            self._record_facts(compared={**self._run.facts["tuning"].get("compared", {}), name: facts})
+            if config is not None:
+                found.append(Filter(name=name, config=config))
+        return found
+
+    def _confirm(self, test: TraceSet, certificate: Certificate | None, others: Sequence[Filter]) -> None:
         study, run = self._study, self._run
-        filters = list(study.filters)
+        filters = [*others, *study.filters]
         if certificate is not None and certificate.chosen is not None:
             filters.insert(0, Filter(name=CALIBRATED, config=certificate.configs[certificate.chosen]))
         if filters:
-            confirmed = study.model_copy(update={"filters": filters})
-            expected = predicted(test, filters, self._replay)
-            separate = study.tuning.separate_images
-            job = Job(confirmed, run.path.resolve(), self._facts, separate_images=separate)
-            classes = len(self._data.class_names)
-            live_clients = {spec.client_id for spec in clients_of(study, "test", classes)}
-            selection = OfClients({*test.clients.tolist(), *live_clients})
-            run_sessions("confirming", run, job, self._victim, self._backend, classes, selection)
-            compared = compare(run.path, expected, live_clients)
-            if study.leakage.enabled:
-                evaluator = prepare_evaluator(self._data)
-                run.update_facts(evaluator=evaluator.facts)
-                score_run(run.path, confirmed, self._data, self._victim, evaluator, self._facts)
+            confirmation = Confirmation(study, self._data, self._victim, self._backend, self._facts, self._replay)
+            self._record_facts(**confirmation.run(run, test, filters))
             if filters[0].name == CALIBRATED and filters[0].config.replayable():
                 self._record_facts(
                     ablations={
@@ -280,25 +287,17 @@ class _Calibration:
                         for name, variant in filters[0].config.ablations().items()
                     }
                 )
-            self._record_facts(
-                confirmed_sessions=compared,
-                test={
-                    item.name: figures(test, item.config, study.tuning.confidence, self._replay)
-                    for item in filters
-                    if not item.undefended
-                },
-            )
         if certificate is not None and certificate.chosen is not None:
             save_filter(run.path / "filter.toml", study, certificate, self._images, data_facts(self._data), versions())
 
     def _leave_out(self, traces: TraceSet) -> None:
         from tuning.leave_out_actors import calibrate_all  # imported here because it imports Ray
 
-        started = time.monotonic()
+        started, model = time.monotonic(), self._model_for_trials(self._study)
         rows = leave_out(
             self._run.path,
             self._facts,
             self._study,
-            lambda finished: calibrate_all(traces, self._study, finished, self._address, self._model_for_trials()),
+            lambda finished: calibrate_all(traces, self._study, finished, self._address, model),
         )
         self._record_facts(leave_out={**left_out_facts(rows), "seconds": round(time.monotonic() - started, 3)})

@@ -99,6 +99,7 @@ EVASIONS = Registry(
         "denoise": "mifsim.clients.evasions.filtered:Denoise",
         "morph": "mifsim.clients.evasions.disguised:Morph",
         "texture": "mifsim.clients.evasions.disguised:Texture",
+        "mimic": "mifsim.clients.evasions.mimic:Mimic",
         "decoys": "mifsim.clients.evasions.decoys:Decoys",
         "interleave": "mifsim.clients.evasions.interleave:Interleave",
         "deduplicate": "mifsim.clients.evasions.deduplicate:Deduplicate",

@@ -100,7 +100,7 @@ class Environment:
         self._splits: dict[int, npt.NDArray[np.int8]] = {}
         if self.separate_images and self.study.users:
             users = self.data.subset("users")
-            parts = split_images(users.labels, self.study.tuning.splits, self.study.seed)
+            parts = split_images(users.labels, self.study.seed)
             self._users_pools = tuple(SubsetPool(users, part) for part in parts)
         self._grids = {
             population.budget_queries: snapshot_grid(population.budget_queries, self.study.leakage.snapshots_per_decade)

@@ -54,15 +54,18 @@ def split_clients(
     return np.array([split_of[client] for client in clients], dtype=np.int8)
 
 
-def split_images(labels: npt.NDArray[np.int64], shares: Splits, seed: int) -> tuple[npt.NDArray[np.int64], ...]:
-    """Assign images to the splits, class by class, so that no image is in two of them.
+def split_images(labels: npt.NDArray[np.int64], seed: int) -> tuple[npt.NDArray[np.int64], ...]:
+    """Assign images to the splits in equal parts, class by class, so that no image is in two of them.
+
+    The parts are equal whatever the shares of the clients are: users who draw from fewer images repeat them more often,
+    so that sessions of unequal parts would not be alike.
 
     Parameters
     ----------
     labels : ndarray of int64, shape (n,)
         The class of each image.
-    shares, seed
-        See `split_clients`.
+    seed : int
+        The study's seed.
 
     Returns
     -------
@@ -73,8 +76,7 @@ def split_images(labels: npt.NDArray[np.int64], shares: Splits, seed: int) -> tu
     found: tuple[list[npt.NDArray[np.int64]], ...] = ([], [], [])
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
-        first, second = cuts(shares, len(members))
-        for place, part in enumerate((members[:first], members[first:second], members[second:])):
+        for place, part in enumerate(np.array_split(members, len(SPLITS))):
             found[place].append(part)
     return tuple(np.sort(np.concatenate(parts)) for parts in found)
 

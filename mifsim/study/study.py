@@ -83,8 +83,9 @@ class Study(Section):
                 "bench.detectors and filters must have different names; used more than once: "
                 f"{', '.join(sorted(duplicates))}"
             )
-        for detector in self.bench.detectors:
-            self.tuning_of(detector)  # raises if its space is not valid
+        for key, detectors in (("bench.detectors", self.bench.detectors), ("tuning.compare", self.tuning.compare)):
+            for detector in detectors:
+                self.tuning_of(detector, key)  # raises if its space is not valid
         gives = self.policy.gives
         for population in (*self.attacks, *self.users):
             needs = type(population.client).needs
@@ -127,8 +128,14 @@ class Study(Section):
         )
         return Study.parse(plain.to_toml(), self.name)
 
-    def tuning_of(self, detector: BenchDetector) -> Tuning:
-        """Return the section ``[tuning]`` with which `mifsim bench` calibrates a detector.
+    def tuning_of(self, detector: BenchDetector, key: str = "bench.detectors") -> Tuning:
+        """Return the section ``[tuning]`` that calibrates one of several detectors.
+
+        Parameters
+        ----------
+        detector : BenchDetector
+        key : str
+            Key of the study that contains the detector, for messages.
 
         Raises
         ------
@@ -141,6 +148,7 @@ class Study(Section):
             "space": detector.space,
             "grid": {},
             "fit": "",
+            "compare": [],
         }
         if detector.trials is not None:
             changes["trials"] = detector.trials
@@ -148,7 +156,7 @@ class Study(Section):
             return Tuning.model_validate({**self.tuning.model_dump(), **changes})
         except ValidationError as error:
             lines = [line.removeprefix("the study.") for line in explain(error, Tuning)]
-            raise ValueError(f"bench.detectors: {detector.name!r}: {'; '.join(lines)}") from None
+            raise ValueError(f"{key}: {detector.name!r}: {'; '.join(lines)}") from None
 
     def undefended(self) -> Study:
         """Return the study with its attacks only and without a filter.
@@ -239,8 +247,9 @@ class Study(Section):
         plain = self.model_dump(
             mode="json", exclude_none=True, exclude={"filters", "attacks", "users", "matrix", "bench"}
         )
-        if not plain["tuning"]["fit"]:  # only fitted kinds have one
-            del plain["tuning"]["fit"]
+        for key in ("fit", "compare"):
+            if not plain["tuning"][key]:
+                del plain["tuning"][key]
         plain["matrix"] = self.matrix.to_toml()
         if self.bench.detectors:
             plain["bench"] = self.bench.to_toml()

@@ -15,6 +15,7 @@ from mifsim.defense.config import Scope
 from mifsim.defense.config_file import DEFAULT_KIND
 from mifsim.defense.space import SearchSpace
 from mifsim.errors import ConfigError
+from mifsim.study.bench import BenchDetector
 from mifsim.study.sections import Name, Section
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -75,7 +76,7 @@ class Tuning(Section):
     )
     splits: Splits = Splits()
     separate_images: bool = Field(
-        False,
+        True,
         description="whether the users of each split draw from images of their own, so that the guarantee is for "
         "images that the search never saw; otherwise all draw from the same images",
     )
@@ -83,6 +84,10 @@ class Tuning(Section):
         False,
         description="after the calibration, calibrate again with each workload left out in turn, and report how many "
         "of its sessions are blocked",
+    )
+    compare: list[BenchDetector] = Field(
+        default_factory=list,
+        description="other detectors, calibrated to the same guarantee with the same sessions and shown beside",
     )
     grid: dict[str, Annotated[int, Field(ge=2, le=1000)]] = Field(
         default_factory=dict,

@@ -187,6 +187,7 @@ def test_denoising_reduces_the_standard_deviation_of_noise_as_a_gaussian_does() 
     [
         ({"morph": 1.0}, r"morph\.share"),
         ({"texture": 0}, r"texture\.strength"),
+        ({"mimic": 0.5}, r"mimic\.share"),
         ({"sharpen": {"sigma": 0}}, r"sharpen\.sigma"),
         ({"denoise": "much"}, r"denoise\.sigma"),
         ({"accounts": 1}, r"accounts\.accounts"),

@@ -39,6 +39,7 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "denoise": {"sigma": 1.0},
     "morph": {"share": 0.6},
     "texture": {"strength": 2.0, "sigma": 2.0},
+    "mimic": {"share": 0.45},
     "decoys": {"between": 1},
     "interleave": {"targets": 2},
     "rotate": {"every": 3, "sessions": 1, "clients": 2},

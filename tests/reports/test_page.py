@@ -104,6 +104,23 @@ def test_the_parameters_of_a_detector_of_any_kind_are_shown(tmp_path):
     assert box["aria-label"] == "Chosen configuration of the detector example-quota"
 
 
+def test_compared_detectors_are_named_with_the_reason_if_none_is_certified(tmp_path):
+    outcome = {
+        "compared": {
+            "evidence": {"kind": "evidence", "chosen": {"k": 5}, "why_none": None},
+            "<budget>": {"kind": "quota", "chosen": None, "why_none": "too few sessions"},
+        }
+    }
+    run = write_calibration(tmp_path / "run")
+    facts = json.loads((run / "run.json").read_text())
+    facts["tuning"] |= outcome
+    (run / "run.json").write_text(json.dumps(facts))
+    assert (
+        "Calibrated to the same guarantee, for comparison: evidence (evidence); <budget> (quota; no configuration is "
+        "certified: too few sessions)."
+    ) in Page(render(run)).text
+
+
 def test_the_results_against_an_attack_match_those_computed_by_hand(pages):
     # Calibrated: blocked at 4, 6, 8 and 10. Paper 3: blocked at 40 and 60; two attackers spend their budget of 100.
     rows = {row[0]: row[1:] for row in pages["certified"].tables["attacks"]}

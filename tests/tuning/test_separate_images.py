@@ -14,26 +14,18 @@ from mifsim.server.client_specs import client_rng, client_specs
 from mifsim.server.environment import Environment
 from mifsim.study import Filter, Study
 from mifsim.study.splitting import SPLITS, split_clients, split_images
-from mifsim.study.tuning import Splits
 from tests.tuning.studies import FormulaBackend, assert_live_matches_replay, digits, formula_victim, tiny_study
 from tuning.splits import calibration_images
 from tuning.traces import load, record
 
 
-@given(
-    labels=st.lists(st.integers(0, 3), min_size=1, max_size=60),
-    search=st.floats(0.1, 0.6),
-    seed=st.integers(0, 2**63 - 1),
-)
-def test_every_image_is_in_one_split_and_each_class_is_split_by_the_shares(labels, search, seed):
-    shares = (search, 0.3, 1 - 0.3 - search)
-    splits = Splits(search=shares[0], calibration=shares[1], test=shares[2])
-    parts = split_images(np.array(labels, dtype=np.int64), splits, seed)
+@given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=60), seed=st.integers(0, 2**63 - 1))
+def test_every_image_is_in_one_split_and_each_class_is_split_into_equal_parts(labels, seed):
+    parts = split_images(np.array(labels, dtype=np.int64), seed)
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
     for label in set(labels):
         counts = [sum(labels[i] == label for i in part.tolist()) for part in parts]
-        for count, share in zip(counts, shares, strict=True):
-            assert abs(count - share * labels.count(label)) <= 1
+        assert max(counts) - min(counts) <= 1
 
 
 def images_by_split(study: Study, separate: bool, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[bytes]]:

@@ -91,8 +91,9 @@ def root2_mean(fixed: int) -> Any:
 def _windowed(form: str, down: Any, across: Any, window: int, weight: float, correction: float) -> tuple[Any, Any]:
     """Return the two kernels of a windowed form: one computes means and contrasts, the other compares two images.
 
-    `form` distinguishes the names of the compiled functions. `down` and `across` are the vertical and the horizontal pass over a square of side `window`. `weight` times the sum
-    over a window is its mean. `correction` is a factor of the covariance: N / (N - 1) for the sample covariance.
+    `form` distinguishes the names of the compiled functions. `down` and `across` are the vertical and the horizontal
+    pass over a square of side `window`. `weight` times the sum over a window is its mean. `correction` is a factor of
+    the covariance: N / (N - 1) for the sample covariance.
     """
     gain = 2.0 * correction * weight
 
