@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mifsim.clients.protocol import Answer, World
+from mifsim.data.base import SubsetPool
+from mifsim.errors import StudyError
 from mifsim.server.client_specs import client_rng, client_specs
 from mifsim.server.environment import Environment
 from mifsim.study import Filter, Study
@@ -83,6 +86,16 @@ def test_replay_matches_a_live_run_with_either_pool(separate, tmp_path):
     filters = [Filter(name=item.name, config=item.config) for item in study.filters]
     assert_live_matches_replay(study.model_copy(update={"filters": filters}), traces, tmp_path / "live")
     images = calibration_images(study, data)
-    # 12 images a class, of which the calibration split gets those from round(0.4 · 12) to round(0.8 · 12).
+    # 12 images a class, of which each split gets 4.
     assert len(data.subset("users")) == 120
-    assert set(images.values()) == {50 if separate else 120}
+    assert set(images.values()) == {40 if separate else 120}
+
+
+def test_too_few_images_for_three_splits_are_refused():
+    study = tiny_study()
+    data = digits(study)
+    users = data.subset("users")
+    few = np.concatenate([np.flatnonzero(users.labels == label)[: 2 if label == 3 else 5] for label in range(10)])
+    data = replace(data, subsets={**data.subsets, "users": SubsetPool(users, few)})
+    with pytest.raises(StudyError, match=r"separate_images = true: .* has 2 images of '3' for users \(accepted: false"):
+        calibration_images(study, data)

@@ -159,7 +159,7 @@ def test_no_configuration_is_chosen_when_none_is_certified(
 ) -> None:
     """Configurations within such strict bounds block most sessions with retries, but the limit is 30%."""
     bounds = {"t_ssim": {"min": 0.0, "max": 0.5}, "t_hash": {"min": 0.05, "max": 0.2}, "l_sp": {"min": 1, "max": 3}}
-    strict = {**LENIENT, "space": {**SPACE, **bounds}, "false_positive_limit": 0.3}
+    strict = {**LENIENT, "space": {**SPACE, **bounds}, "false_positive_limit": 0.3, "separate_images": False}
     monkeypatch.setattr(Study, "load", lambda source, overrides: tiny_study(tuning=strict))
     run = tmp_path / "run"
     main(["tune", "tiny", "--out", str(run)])  # raises SystemExit unless the exit code is 0
@@ -254,7 +254,7 @@ def test_the_confirmation_detects_a_wrong_replay(
         outcome.blocked_at[np.flatnonzero(traces.is_attack)[0]] += 1
         return outcome
 
-    monkeypatch.setattr(calibration, "predicted", lambda traces, filters, honest: predicted(traces, filters, wrong))
+    monkeypatch.setattr("tuning.confirm.predicted", lambda traces, filters, honest: predicted(traces, filters, wrong))
     run = tmp_path / "run"
     with pytest.raises(RunError, match=r"confirmation failed: \d+ of \d+ sessions differ") as error:
         calibration.tune(tiny_study(tuning=LENIENT), run)
