@@ -39,17 +39,17 @@ def facts_of(run: Path) -> dict[str, Any]:
 def test_each_detector_is_calibrated_as_in_a_calibration_of_its_own(calibrate: Callable[..., Path]) -> None:
     run = calibrate(study_with([QUOTA, NEAREST]))
     alone = study_with([], kind="quota", trials=10, space=QUOTA["space"], grid={})
-    own = calibrate(alone, "own")
-    expected = load_config(own / "filter.toml")
+    alone_run = calibrate(alone, "alone")
+    expected = load_config(alone_run / "filter.toml")
     assert load_config(run / "compared" / "budget" / "filter.toml") == expected
     for table in ("trials/trials.parquet", "certification.parquet"):
-        found, wanted = (pq.read_table(folder / table) for folder in (run / "compared" / "budget", own))
+        found, wanted = (pq.read_table(folder / table) for folder in (run / "compared" / "budget", alone_run))
         for column in set(wanted.column_names) - {"elapsed_seconds"}:
             assert found[column].to_pylist() == wanted[column].to_pylist(), column
     compared = facts_of(run)["compared"]
     assert list(compared) == ["budget", "near"]
     assert compared["budget"]["chosen"] == expected.to_dict()
-    assert compared["budget"]["guarantee"] == facts_of(own)["guarantee"]
+    assert compared["budget"]["guarantee"] == facts_of(alone_run)["guarantee"]
     assert compared["near"]["kind"] == "nearest"
 
 
