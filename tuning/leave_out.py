@@ -120,7 +120,7 @@ def calibrate_without(
     left_out = traces.group == traces.groups.index(workload)
     search, held_out = (traces.subset(~left_out & (traces.split == SPLITS.index(name))) for name in SPLITS[:2])
     trials: list[Trial] = []
-    for trial, is_new in _trials(search, others, finished, attackers, replay):
+    for trial, is_new in serial_trials(search, others, finished, attackers, replay):
         trials.append(trial)
         if is_new:
             yield trial
@@ -149,10 +149,22 @@ def calibrate_without(
     )
 
 
-def _trials(
-    search: TraceSet, study: Study, finished: Sequence[Trial], attackers: LiveAttackers | None, replay: Replay
+def serial_trials(
+    search: TraceSet,
+    study: Study,
+    finished: Sequence[Trial] = (),
+    attackers: LiveAttackers | None = None,
+    replay: Replay = replay,
 ) -> Iterator[tuple[Trial, bool]]:
-    """Yield the trials of a search in the order of their numbers, and whether each one is new."""
+    """Yield the trials of a search, run in this process in the order of their numbers, and whether each one is new.
+
+    Parameters
+    ----------
+    search : TraceSet
+        The search split.
+    study, finished, attackers, replay
+        See `calibrate_without`.
+    """
     known = {trial.number: trial for trial in finished}
     tuning, started = study.tuning, time.monotonic()
     live = (lambda config: NO_LIVE) if attackers is None else (lambda config: attackers.queries([config])[0])

@@ -1,0 +1,1 @@
+"""The guarantee of calibrations, tested on sessions that show other images."""
