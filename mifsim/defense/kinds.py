@@ -65,6 +65,7 @@ KINDS = Registry(
         "none": "mifsim.defense.none:NoDefenseConfig",
         "blacklight": "mifsim.defense.blacklight:BlacklightConfig",
         "osd-l2": "mifsim.defense.osd_l2:OsdL2Config",
+        "osd-pca": "mifsim.defense.osd_pca:OsdPcaConfig",
         "prada": "mifsim.defense.prada:PradaConfig",
     },
     base="mifsim.defense.config:DetectorConfig",

@@ -9,6 +9,7 @@ from mifsim.defense.blacklight import BlacklightConfig
 from mifsim.defense.evidence.config import EvidenceConfig
 from mifsim.defense.nearest import NearestConfig
 from mifsim.defense.osd_l2 import OsdL2Config
+from mifsim.defense.osd_pca import OsdPcaConfig
 from mifsim.defense.prada import PradaConfig
 from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import ConfigError
@@ -122,6 +123,12 @@ class TestOsdL2(DetectorConformance):
     @pytest.fixture(params=[(12, 12), (13, 12, 3)], ids=["grey", "colour"])
     def shape(self, request: pytest.FixtureRequest) -> tuple[int, ...]:
         return request.param
+
+
+class TestOsdPca(DetectorConformance):
+    @pytest.fixture(params=[(0.5, 1, 1, 1), (2.0, 3, 2, 5)], ids=["last query", "short memory"])
+    def config(self, request: pytest.FixtureRequest, shape: tuple[int, ...]) -> DetectorConfig:
+        return fitted(OsdPcaConfig(*request.param), shape)
 
 
 class TestPrada(DetectorConformance):
