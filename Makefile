@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow lint format types bench chaos cluster-test lock clean
+.PHONY: help setup demo test test-slow lint format types bench chaos cluster-test guarantee lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ chaos: setup  ## 50 runs, each with a fault at a random moment (ROUNDS, SEED; ro
 
 cluster-test: setup  ## the demo's study on a cluster of network namespaces, a worker killed: the same rows (root, iproute2)
 	$(BIN)/python -m tests.cluster.namespaces
+
+guarantee: setup  ## 20 calibrations on one half of MNIST, judged on the other half (DATA=folder of the IDX files; 1 h)
+	$(BIN)/python -m tests.guarantee.halves --data $(DATA)
 
 bench: setup  ## measure speed and memory, as ratios against named baselines
 	$(BIN)/python -m pytest tests/benchmarks -m '' --override-ini addopts= -q

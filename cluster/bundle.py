@@ -120,7 +120,8 @@ def _fit_members(study: Study, filters: Sequence[Path]) -> dict[str, bytes]:
     configs = [*((FITS, config) for config in study.configs), *(("filters", load_config(path)) for path in filters)]
     return {
         f"{folder}/{config.fitted().file_name}": config.fitted().to_bytes()
-        for folder, config in configs
+        for folder, composed in configs
+        for config in composed.members()
         if isinstance(config, FittedConfig) and config.fit
     }
 

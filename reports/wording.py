@@ -107,17 +107,31 @@ def listed(names: list[str]) -> str:
 def parameters(config: str | Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of a configuration, without kind, version and the default scope.
 
+    Those of the members of the kind ``any-of`` are preceded by the member's name: its kind, or ``kind.2`` for the
+    second one of a kind.
+
     Parameters
     ----------
     config : str or mapping
         The cell ``config`` of a table (JSON), or the table ``[filter]`` of a ``filter.toml``.
+
+    Examples
+    --------
+    >>> parameters('{"of": [{"kind": "quota", "queries": 9}, {"kind": "quota", "queries": 8}], "scope": "client"}')
+    {'quota.queries': 9, 'quota.2.queries': 8, 'scope': 'client'}
     """
     found: dict[str, Any] = dict(json.loads(config) if isinstance(config, str) else config)
     for name in ("kind", "version"):
         found.pop(name, None)
     if found.get("scope") == "session":
         del found["scope"]
-    return found
+    members, kinds = {}, []
+    for member in found.pop("of", ()):
+        kinds.append(member["kind"])
+        number = kinds.count(member["kind"])
+        name = member["kind"] if number == 1 else f"{member['kind']}.{number}"
+        members.update({f"{name}.{key}": given for key, given in parameters(member).items()})
+    return {**members, **found}
 
 
 def value(found: Any) -> str:

@@ -63,9 +63,7 @@ def _without_leakage(study: Study) -> Study:
 
 def runs_live(study: Study) -> bool:
     """Return whether some clients of a study run live in its trials."""
-    return (
-        any(attack.closed_loop for attack in study.attacks) or not study.tuning.search_space.config_class.replayable()
-    )
+    return any(attack.closed_loop for attack in study.attacks) or not study.tuning.search_space.replayable
 
 
 def longest_budget(study: Study) -> int:

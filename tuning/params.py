@@ -27,7 +27,7 @@ def param_schema(table: str, space: SearchSpace) -> pa.Schema:
     for name, param in space.config_params.items():
         kind = pa.int64() if param.whole else pa.float64()
         fields[param_column(name)] = (kind, param.description or "searched parameter")
-    for name, choice in space.config_class.choices.items():
+    for name, choice in space.config_choices.items():
         whole = isinstance(choice.default, int) and not isinstance(choice.default, bool)
         fields[param_column(name)] = (pa.int64() if whole else CATEGORY, choice.description or "searched choice")
     return with_columns(table, fields, after="config")
@@ -40,21 +40,18 @@ def config_columns(configs: Sequence[DetectorConfig | None], space: SearchSpace)
     """
     nothing = {"kind": space.kind, "config": None}
     cells = [nothing if config is None else config.to_cells() for config in configs]
-    names = [*space.config_params, *space.config_class.choices]
+    names = [*space.config_params, *space.config_choices]
+    values = [
+        config.parameter_values() if config is not None and config.kind == space.kind else {} for config in configs
+    ]
     return {
         "kind": [cell["kind"] for cell in cells],
         "config": [cell["config"] for cell in cells],
-        **{
-            param_column(name): [
-                getattr(config, name) if config is not None and config.kind == space.kind else None
-                for config in configs
-            ]
-            for name in names
-        },
+        **{param_column(name): [found.get(name) for found in values] for name in names},
     }
 
 
 def param_facts(space: SearchSpace) -> dict[str, str]:
     """Return the description of each parameter and choice of the space, for ``run.json``."""
-    choices = {name: choice.description for name, choice in space.config_class.choices.items()}
+    choices = {name: choice.description for name, choice in space.config_choices.items()}
     return {**{name: param.description for name, param in space.config_params.items()}, **choices}

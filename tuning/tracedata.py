@@ -139,6 +139,9 @@ class TraceSet:
         ValueError
             If no recording contains the columns that the configuration needs.
         """
+        return config.recorded_by(self._recorded_alone)
+
+    def _recorded_alone(self, config: DetectorConfig) -> RecordedSessions:
         wanted = config.recording_spec()
         for spec, made in self.recordings.items():
             if covers(spec, wanted):

@@ -159,8 +159,8 @@ class _Calibration:
         study = self._study
         names = [attack.name for attack in study.attacks if attack.closed_loop]
         spaces = [self._space, *(other.tuning.search_space for other in self._compared.values())]
-        kinds = {*(space.config_class for space in spaces), *(type(item.config) for item in study.filters)}
-        without_replay = sorted(cls.kind for cls in kinds if not cls.replayable())
+        configs = [*(space.corners()[0] for space in spaces), *(item.config for item in study.filters)]
+        without_replay = sorted({config.kind for config in configs if not config.replayable()})
         if names or without_replay:
             model = model_here(study, self._data, self._victim)
             self._replay = LiveReplay(study, model, self._data)
@@ -243,7 +243,7 @@ class _Calibration:
         if not configs:
             self._record_facts(chosen=None, guarantee=None, why_none=no_candidate(self._study.tuning))
             return None
-        if not self._space.config_class.replayable():  # run them once, with a progress bar; the results are kept
+        if not self._space.replayable:  # run them once, with a progress bar; the results are kept
             with Bar("running candidates live", len(configs), "candidates") as bar:
                 for number, config in enumerate(configs):
                     for traces in (search, held_out):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -178,10 +178,26 @@ class DetectorConfig(Serializable, ABC):
         """Return the parameters that a search varies."""
         return cls.search_params or cls.params
 
-    @classmethod
-    def replayable(cls) -> bool:
-        """Return whether the kind can be replayed."""
-        return cls.replay is not DetectorConfig.replay
+    def replayable(self) -> bool:
+        """Return whether the configuration can be replayed."""
+        return type(self).replay is not DetectorConfig.replay
+
+    def members(self) -> tuple[DetectorConfig, ...]:
+        """Return the configurations whose fits and recordings this one needs: itself alone, unless it is composed."""
+        return (self,)
+
+    def with_members(self, members: Sequence[DetectorConfig]) -> DetectorConfig:
+        """Return the configuration with others in place of those that `members` returns."""
+        (member,) = members
+        return member
+
+    def recorded_by(self, find: Callable[[DetectorConfig], RecordedSessions]) -> RecordedSessions:
+        """Return the recording for `replay`, given a function that finds the recording of each of the `members`."""
+        return find(self)
+
+    def parameter_values(self) -> Mapping[str, Any]:
+        """Return the values of all parameters and choices by their names in a search space."""
+        return {name: getattr(self, name) for name in (*self.params, *self.choices)}
 
     def detector(self) -> Detector:
         """Return a detector in its initial state for one session or client; it takes images as submitted."""
@@ -242,7 +258,7 @@ class DetectorConfig(Serializable, ABC):
         moved: dict[str, Any] = {name: self.params[name].moved(getattr(self, name), step) for name in names}
         return replace(self, **moved)
 
-    def ablations(self) -> Mapping[str, Self]:
+    def ablations(self) -> Mapping[str, DetectorConfig]:
         """Return the configuration without each of its parts, by name; empty for a detector of a single part.
 
         A calibration reports the figures of these variants, which show what each part contributes.

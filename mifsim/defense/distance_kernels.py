@@ -1,9 +1,9 @@
-"""Compiled kernels of L2 distances in pixels, for the kinds ``osd-l2`` and ``prada``.
+"""Compiled kernels of L2 distances for the kinds ``osd-l2``, ``osd-pca`` and ``prada``.
 
-A distance is computed in float64 from the differences of float32 pixels, which is exact for equal images. The order of
-each sum depends only on the shape of the images, so that a distance does not depend on the place in the memory, on
-the other images or on the vector length of the machine. Results that a detector compares with its threshold are
-finally rounded to float32, so that a float32 recording contains exactly the compared values.
+A distance is computed in float64 from the differences of float32 pixels or coordinates, which is exact for equal
+images. The order of each sum depends only on the shape of the images, so that a distance does not depend on the place
+in the memory, on the other images or on the vector length of the machine. Results that a detector compares with its
+threshold are finally rounded to float32, so that a float32 recording contains exactly the compared values.
 """
 
 from __future__ import annotations

@@ -81,8 +81,7 @@ class FittedConfig(DetectorConfig):
 
     def save(self, path: str | os.PathLike[str], extra: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """Write the configuration and, beside it, the file of its fit; see `DetectorConfig.save`."""
-        if self.fit:
-            write_fit(self.fitted(), Path(path).parent)
+        write_fits(self, Path(path).parent)
         super().save(path, extra)
 
 
@@ -126,8 +125,15 @@ def write_fit(fit: Fit, folder: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_fits(config: DetectorConfig, folder: Path) -> None:
+    """Write the files of the fits that a configuration or its members name into a folder; see `write_fit`."""
+    for member in config.members():
+        if isinstance(member, FittedConfig) and member.fit:
+            write_fit(member.fitted(), folder)
+
+
 def load_fit(config: DetectorConfig, folder: Any) -> None:
-    """Register the fit that a configuration names, from its file in a folder; other configurations need none.
+    """Register the fits that a configuration or its members name, from their files in a folder.
 
     Parameters
     ----------
@@ -139,8 +145,12 @@ def load_fit(config: DetectorConfig, folder: Any) -> None:
     ConfigError
         If the file is missing and the fit is not registered, or the file cannot be read or was altered.
     """
-    if not isinstance(config, FittedConfig) or not config.fit:
-        return
+    for member in config.members():
+        if isinstance(member, FittedConfig) and member.fit:
+            _load_fit(member, folder)
+
+
+def _load_fit(config: FittedConfig, folder: Any) -> None:
     path = folder / f"fit-{config.fit}.npz"
     if find_fit(config.fit) is not None and not path.is_file():
         return

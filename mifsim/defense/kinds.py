@@ -61,10 +61,12 @@ KINDS = Registry(
         "ssim-hash": "mifsim.defense.ssim_hash.config:FilterConfig",
         "evidence": "mifsim.defense.evidence.config:EvidenceConfig",
         "nearest": "mifsim.defense.nearest:NearestConfig",
+        "any-of": "mifsim.defense.any_of:AnyOfConfig",
         "quota": "mifsim.defense.quota:QuotaConfig",
         "none": "mifsim.defense.none:NoDefenseConfig",
         "blacklight": "mifsim.defense.blacklight:BlacklightConfig",
         "osd-l2": "mifsim.defense.osd_l2:OsdL2Config",
+        "osd-pca": "mifsim.defense.osd_pca:OsdPcaConfig",
         "prada": "mifsim.defense.prada:PradaConfig",
     },
     base="mifsim.defense.config:DetectorConfig",
@@ -163,10 +165,8 @@ def merged(first: RecordingSpec, second: RecordingSpec) -> RecordingSpec | None:
 def specs_for(configs: Iterable[DetectorConfig]) -> tuple[RecordingSpec, ...]:
     """Return merged specs whose recordings serve all these configurations; kinds without replay need none."""
     specs: list[RecordingSpec] = []
-    for config in configs:
-        if not config.replayable():
-            continue
-        spec = config.recording_spec()
+    for member in (member for config in configs for member in config.members() if member.replayable()):
+        spec = member.recording_spec()
         if not columns_of(spec):
             continue  # the kind needs only the flags of valid queries, which are always recorded
         for place, other in enumerate(specs):

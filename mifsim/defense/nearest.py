@@ -51,10 +51,7 @@ class _Distances:
     def next(self, pixels: npt.NDArray[np.float32]) -> np.float32:
         """Return the mean distance of an image, and add the image to the memory."""
         memory = self.memory
-        channels = pixels.shape[2] if pixels.ndim == 3 else 1
-        coordinates = self._kernels.features(
-            pixels.reshape(-1), pixels.shape[1], channels, *self.features.arrays, np.empty(3, np.float32)
-        )
+        coordinates = self.features.coordinates(pixels)
         found: np.float32 = self._kernels.mean_distance(
             coordinates, memory.columns, memory.size, memory.squares, self._least
         )

@@ -6,26 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
-from mifsim.defense.config import DetectorConfig
-from mifsim.defense.counting import CountingDetector
-from mifsim.defense.fields import parameter, whole_number
-from mifsim.defense.flags import blocked_by_flags, recorded_column
-from mifsim.defense.history import History
-from mifsim.defense.param import Choice, Param
-from mifsim.defense.pixel_recorder import PixelRecorder
-from mifsim.defense.recording import Column, Outcome, RecordedSessions
+from mifsim.defense.osd import OsdConfig, OsdDetector, OsdRecorder, threshold_among
 from mifsim.defense.view import View
-from mifsim.errors import ConfigError
-
-_KS = range(1, 1001)
-_MEMORIES = range(1, 100_001)
 
 
 @dataclass(frozen=True)
-class OsdL2Config(DetectorConfig):
+class OsdL2Config(OsdConfig):
     """Configuration of Stateful Detection on pixels, which flags an image that has many similar earlier ones.
 
     A query is flagged if the mean L2 distance to its `k` nearest neighbours among the last `memory` queries is below
@@ -77,135 +63,17 @@ class OsdL2Config(DetectorConfig):
     """
 
     threshold: float = 5.069
-    limit: int = 1
-    k: int = 50
-    memory: int = 10_000
 
     kind: ClassVar[str] = "osd-l2"
-    params: ClassVar[Mapping[str, Param]] = {
-        "threshold": Param(0.01, 30.0, "mean distance to the nearest queries that flags", strictness=1, least=0.0),
-        "limit": Param(1, 64, "flagged queries that block", whole=True, strictness=-1, least=1, most=65536),
-    }
-    choices: ClassVar[Mapping[str, Choice]] = {
-        "k": Choice(_KS, 50, "number of nearest neighbours"),
-        "memory": Choice(_MEMORIES, 10_000, "previous queries that are kept"),
-    }
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, param in self.params.items():
-            object.__setattr__(self, name, parameter(name, getattr(self, name), param))
-        object.__setattr__(self, "k", whole_number("k", self.k, _KS[0], _KS[-1]))
-        object.__setattr__(self, "memory", whole_number("memory", self.memory, _MEMORIES[0], _MEMORIES[-1]))
-        if self.memory < self.k:
-            raise ConfigError(f"memory = {self.memory}: must be at least k = {self.k}, or no query could be flagged")
-
-    def new_detector(self) -> OsdL2:
+    def new_detector(self) -> OsdDetector:
         """Return a detector in its initial state."""
-        return OsdL2(self)
-
-    def recording(self) -> Mapping[str, Any]:
-        """Return the numbers of neighbours and of previous queries."""
-        return {"ks": (self.k,), "memories": (self.memory,)}
+        return OsdDetector(self)
 
     @classmethod
-    def columns(cls, options: Mapping[str, Any]) -> Mapping[str, Column]:
-        """Return one column for each number of neighbours and each memory: the mean distance, NaN if undefined."""
-        return {_column(k, memory): Column("float32") for k in options["ks"] for memory in options["memories"]}
-
-    @classmethod
-    def recorder(cls, options: Mapping[str, Any]) -> OsdL2Recorder:
+    def recorder(cls, options: Mapping[str, Any]) -> OsdRecorder:
         """Return a recorder in its initial state."""
-        return OsdL2Recorder(options["ks"], options["memories"])
-
-    @classmethod
-    def merge(cls, first: Mapping[str, Any], second: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Return the neighbours and memories of both."""
-        return {name: tuple(sorted({*first[name], *second[name]})) for name in ("ks", "memories")}
-
-    def replay(self, sessions: RecordedSessions) -> Outcome:
-        """Replay recorded sessions under this configuration.
-
-        Raises
-        ------
-        ValueError
-            If the recording does not contain the data that the configuration needs.
-        """
-        means = recorded_column(sessions, _column(self.k, self.memory)).astype(np.float64)
-        # A mean of 0 is not flagged under a threshold of 0, but no other is nearer to it.
-        known = np.where(np.isnan(means), np.inf, means)
-        closeness = np.divide(self.threshold, known, out=np.ones_like(known), where=known > 0)
-        return blocked_by_flags(sessions, means < self.threshold, self.limit, closeness)
-
-
-class OsdL2(CountingDetector):
-    """Detector of the kind ``osd-l2``; it counts flagged queries.
-
-    Parameters
-    ----------
-    config : OsdL2Config
-    """
-
-    def __init__(self, config: OsdL2Config) -> None:
-        super().__init__(config.limit)
-        self._threshold = config.threshold
-        self._neighbours = _Neighbours((config.k,), (config.memory,))
-
-    def step(self, pixels: npt.NDArray[np.float32]) -> float:
-        """Return 1 for a flagged image, otherwise 0, and remember the image."""
-        return float(float(self._neighbours.means(pixels)[0, 0]) < self._threshold)
-
-    def memory(self) -> dict[str, Any]:
-        """Return the remembered images, the oldest first: float32, shape (n, pixels)."""
-        return {"images": self._neighbours.history.in_order()}
-
-    def remember(self, memory: Mapping[str, Any]) -> None:
-        """Restore the images."""
-        pixels = int(np.prod(self._shape)) if self._shape else 0
-        if np.shape(memory["images"])[1:] != (pixels,):
-            raise ValueError(f"images of the state: shape {np.shape(memory['images'])}; expected (n, {pixels})")
-        self._neighbours.history.restore(memory["images"])
-
-
-class OsdL2Recorder(PixelRecorder):
-    """Recorder of the kind ``osd-l2``: mean distances to the nearest earlier queries.
-
-    Parameters
-    ----------
-    ks : sequence of int
-        Numbers of nearest neighbours, ascending.
-    memories : sequence of int
-        Numbers of previous queries to compare with.
-    """
-
-    def __init__(self, ks: Sequence[int], memories: Sequence[int]) -> None:
-        super().__init__()
-        self._neighbours = _Neighbours(ks, memories)
-        self._names = [_column(k, memory) for k in ks for memory in memories]
-
-    def measure(self, pixels: npt.NDArray[np.float32]) -> dict[str, Any]:
-        """Return the mean distances, and remember the image."""
-        return dict(zip(self._names, self._neighbours.means(pixels).reshape(-1), strict=True))
-
-
-class _Neighbours:
-    """The last images, and the distances of a new one to the nearest of them."""
-
-    def __init__(self, ks: Sequence[int], memories: Sequence[int]) -> None:
-        self._ks, self._memories = np.array(ks, dtype=np.int64), np.array(memories, dtype=np.int64)
-        self.history = History(max(memories), np.float32)
-
-    def means(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the mean distances, of shape (ks, memories), and append the image."""
-        from mifsim.defense import distance_kernels
-
-        found = np.empty((len(self._ks), len(self._memories)), dtype=np.float32)
-        row, stored = pixels.reshape(-1), self.history
-        distance_kernels.nearest_means(
-            row, stored.rows, stored.start, stored.size, self._ks, self._memories, found
-        )  # fmt: skip
-        stored.push(row)
-        return found
+        return OsdRecorder(options["ks"], options["memories"])
 
 
 def threshold_of(images: Sequence[object], k: int = 50, view: View | None = None) -> float:
@@ -251,22 +119,12 @@ def threshold_of(images: Sequence[object], k: int = 50, view: View | None = None
     >>> round(threshold_of(images, k=2), 6)  # the means are 0.125, 0.125 and 0.375
     0.125
     """
-    from mifsim.defense import distance_kernels
     from mifsim.defense.images import admit
 
-    k = whole_number("k", k, _KS[0], _KS[-1])
-    if len(images) < k:
-        raise ConfigError(f"{len(images)} images: the threshold for k = {k} needs at least {k}")
-    rows: list[npt.NDArray[np.float32]] = []
+    rows = []
     shape = None
     for image in images:
         pixels = admit(image, shape)
         shape = pixels.shape
         rows.append((pixels if view is None else view.apply(pixels)).reshape(-1))
-    means = np.empty(len(rows))
-    distance_kernels.means_among(np.stack(rows), k, means)
-    return float(np.percentile(means, 0.1))
-
-
-def _column(k: int, memory: int) -> str:
-    return f"mean_{k}_of_{memory}"
+    return threshold_among(rows, k)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ class PixelRecorder(ABC):
     def __init__(self) -> None:
         from mifsim.defense.images import admit  # loads numba, which the import of this module must not
 
-        self._admit = admit
+        self._admit: Callable[[object, tuple[int, ...] | None], npt.NDArray[np.float32]] = admit
         self._shape: tuple[int, ...] | None = None
         self.last_row: dict[str, Any] = {}
 

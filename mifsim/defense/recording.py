@@ -75,6 +75,8 @@ class RecordedSessions:
         Options of the recorder (see `DetectorConfig.recording`).
     prepared : dict
         Cache of data that a kind derives from the columns for its replays.
+    members : tuple of RecordedSessions
+        Recordings of the same sessions for each member of a composed detector; otherwise empty.
     """
 
     offsets: Ints
@@ -82,6 +84,7 @@ class RecordedSessions:
     columns: Mapping[str, npt.NDArray[Any]]
     options: Mapping[str, Any] = field(default_factory=dict)
     prepared: dict[str, Any] = field(default_factory=dict, repr=False)
+    members: tuple[RecordedSessions, ...] = ()
 
     @property
     def sessions(self) -> int:
@@ -94,7 +97,9 @@ class RecordedSessions:
         return np.diff(self.offsets)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("offsets", "valid", "columns", "options")} | {"prepared": {}}
+        return {name: getattr(self, name) for name in ("offsets", "valid", "columns", "options", "members")} | {
+            "prepared": {}
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Unpickled arrays are writable by default; copies in other processes must be read-only too.

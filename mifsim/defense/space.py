@@ -11,7 +11,7 @@ from typing import Any
 from mifsim.defense.config import DetectorConfig, Scope
 from mifsim.defense.fitted import FittedConfig
 from mifsim.defense.kinds import config_class
-from mifsim.defense.param import Param
+from mifsim.defense.param import Choice, Param
 from mifsim.defense.recording import HonestSessions
 from mifsim.defense.view import View
 from mifsim.errors import ConfigError
@@ -101,6 +101,11 @@ class SearchSpace:
         return self.config_class.params if self.derived else self.params
 
     @property
+    def config_choices(self) -> Mapping[str, Choice]:
+        """Choices of its configurations."""
+        return self.config_class.choices
+
+    @property
     def reference_steps(self) -> dict[str, int]:
         """Default number of values that an exhaustive search tries of each parameter that is not swept."""
         return {name: steps for name, steps in self.config_class.reference_steps.items() if name in self.bounds}
@@ -115,6 +120,11 @@ class SearchSpace:
         """Values that all configurations of the space share: scope, view and, for a fitted kind, fit."""
         shared: dict[str, Any] = {"scope": self.scope, "view": self.view}
         return {**shared, "fit": self.fit} if issubclass(self.config_class, FittedConfig) else shared
+
+    @property
+    def replayable(self) -> bool:
+        """Whether its configurations can be replayed."""
+        return self.corners()[0].replayable()
 
     @property
     def derived(self) -> bool:

@@ -56,19 +56,21 @@ def fit_detectors(study: Study, data: DataSet) -> Study:
 
 def _fitted(study: Study) -> Iterator[tuple[str, FittedConfig]]:
     """Yield the fitted configurations of a study with the study's keys: filters, and a corner of the search space."""
-    for number, item in enumerate(study.filters):
-        if isinstance(item.config, FittedConfig):
-            yield f"filters.{number}", item.config
+    found = [(f"filters.{number}", item.config) for number, item in enumerate(study.filters)]
     if study.attacks and study.users:
-        corner = study.tuning.search_space.corners()[0]
-        if isinstance(corner, FittedConfig):
-            yield "tuning", corner
+        found.append(("tuning", study.tuning.search_space.corners()[0]))
+    for key, config in found:
+        for place, member in enumerate(config.members()):
+            if isinstance(member, FittedConfig):
+                yield (key if member is config else f"{key}.of.{place}"), member
 
 
 def _table(plain: dict[str, Any], key: str) -> dict[str, Any]:
-    section, _, number = key.partition(".")
-    table: dict[str, Any] = plain[section][int(number)] if number else plain[section]
-    return table
+    table: Any = plain
+    for step in key.split("."):
+        table = table[int(step)] if isinstance(table, list) else table[step]
+    found: dict[str, Any] = table
+    return found
 
 
 def _fit(config: FittedConfig, data: DataSet, others: Hashes) -> FittedConfig:
@@ -114,7 +116,7 @@ def _hashes(pool: ImagePool) -> Hashes:
 
 def save_fits(configs: Iterable[DetectorConfig], folder: Folder) -> None:
     """Write the files of the fits that configurations name into a folder; see `load_fits`."""
-    for config in configs:
-        if isinstance(config, FittedConfig) and config.fit:
-            with atomic_write(folder / config.fitted().file_name) as temporary:
-                Path(temporary).write_bytes(config.fitted().to_bytes())
+    for member in (member for config in configs for member in config.members()):
+        if isinstance(member, FittedConfig) and member.fit:
+            with atomic_write(folder / member.fitted().file_name) as temporary:
+                Path(temporary).write_bytes(member.fitted().to_bytes())

@@ -11,7 +11,7 @@ from mifsim.defense.config import SCOPES, Scope
 from mifsim.defense.config_file import DEFAULT_KIND
 from mifsim.study.crossing import evasion_rows
 from mifsim.study.populations import read_evasions
-from mifsim.study.sections import Name, Section
+from mifsim.study.sections import MemberSpace, Name, Section
 
 
 class BenchDetector(Section):
@@ -21,7 +21,14 @@ class BenchDetector(Section):
     kind: str = Field(DEFAULT_KIND, description="kind of the detector")
     view: dict[str, Any] | None = Field(None, description="as in [tuning]")
     space: dict[str, Any] = Field(default_factory=dict, description="as in [tuning]")
+    of: list[MemberSpace] = Field(default_factory=list, description="as in [tuning]")
     trials: int | None = Field(None, ge=1, description="as in [tuning]; absent: that of [tuning]")
+
+    def to_toml(self) -> dict[str, Any]:
+        """Return the table; only the kind any-of has members."""
+        plain = self.model_dump(mode="json", exclude_none=True)
+        plain["of"] = [member.to_toml() for member in self.of]
+        return {key: value for key, value in plain.items() if key != "of" or value}
 
 
 class Bench(Section):
@@ -50,4 +57,5 @@ class Bench(Section):
     def to_toml(self) -> dict[str, Any]:
         """Return the section as a TOML table, with all defaults."""
         plain = self.model_dump(mode="json", exclude_none=True, exclude={"knowing"})
+        plain["detectors"] = [detector.to_toml() for detector in self.detectors]
         return {**plain, "knowing": evasion_rows(self.knowing)}

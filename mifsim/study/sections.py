@@ -110,6 +110,20 @@ class Leakage(Section):
         return value
 
 
+class MemberSpace(Section):
+    """A ``[[tuning.of]]`` table: a member of the kind ``any-of``, and what is searched of it."""
+
+    kind: str = Field(description="kind of the member")
+    view: dict[str, Any] | None = Field(None, description="as in [tuning]; absent: that of [tuning]")
+    space: dict[str, Any] = Field(default_factory=dict, description="as in [tuning]")
+    fit: str = Field("", description="as in [tuning]")
+
+    def to_toml(self) -> dict[str, Any]:
+        """Return the table without an absent view and an empty fit."""
+        plain = self.model_dump(mode="json", exclude_none=True)
+        return {key: value for key, value in plain.items() if key != "fit" or value}
+
+
 class Filter(Section):
     """A ``[[filters]]`` table: a detector's name, kind and parameters; the kind ``none`` is no detector."""
 

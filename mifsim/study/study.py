@@ -146,6 +146,7 @@ class Study(Section):
             "kind": detector.kind,
             "view": detector.view,
             "space": detector.space,
+            "of": [member.model_dump() for member in detector.of],
             "grid": {},
             "fit": "",
             "compare": [],
@@ -247,9 +248,7 @@ class Study(Section):
         plain = self.model_dump(
             mode="json", exclude_none=True, exclude={"filters", "attacks", "users", "matrix", "bench"}
         )
-        for key in ("fit", "compare"):
-            if not plain["tuning"][key]:
-                del plain["tuning"][key]
+        plain["tuning"] = self.tuning.to_toml()
         plain["matrix"] = self.matrix.to_toml()
         if self.bench.detectors:
             plain["bench"] = self.bench.to_toml()

@@ -11,12 +11,14 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field
 from pydantic_core import PydanticCustomError
 
 from mifsim.defense import FilterConfig, View, config_class
+from mifsim.defense.any_of import AnyOfConfig, check_member, within
 from mifsim.defense.config import Scope
 from mifsim.defense.config_file import DEFAULT_KIND
+from mifsim.defense.joint_space import JointSpace
 from mifsim.defense.space import SearchSpace
 from mifsim.errors import ConfigError
 from mifsim.study.bench import BenchDetector
-from mifsim.study.sections import Name, Section
+from mifsim.study.sections import MemberSpace, Name, Section
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -55,6 +57,9 @@ class Tuning(Section):
         default_factory=dict,
         description="bounds of the detector's parameters, such as t_ssim = {min = 0.5, max = 0.999}, and lists "
         "of choices",
+    )
+    of: list[MemberSpace] = Field(
+        default_factory=list, description="members of the kind any-of, each with a kind and a space of its own"
     )
     sampler: Literal["tpe", "nsga2"] = Field("tpe", description="sampler that proposes configurations")
     trials: int = Field(300, ge=1, description="number of configurations to evaluate")
@@ -135,7 +140,7 @@ class Tuning(Section):
     def _space_of_kind(self) -> Tuning:
         try:
             view = View.parse(self.view)
-            space = SearchSpace.parse(self.kind, self.space, self.scope, view, self.fit)
+            space = self._parsed_space()
         except ConfigError as error:
             raise ValueError(f".{error}") from None
         steps = space.reference_steps
@@ -145,6 +150,8 @@ class Tuning(Section):
                 raise ValueError(f".grid.{key}: not a parameter of the exhaustive search (accepted: {accepted})")
         # Stored with all defaults, so that `Study.save` writes them.
         object.__setattr__(self, "space", space.to_dict())
+        if isinstance(space, JointSpace):
+            object.__setattr__(self, "of", [_member_table(member) for member in space.members])
         object.__setattr__(self, "view", None if view is None else view.to_dict())
         object.__setattr__(self, "grid", {**steps, **self.grid})
         return self
@@ -152,9 +159,39 @@ class Tuning(Section):
     @cached_property
     def search_space(self) -> SearchSpace:
         """The parsed search space."""
-        return SearchSpace.parse(self.kind, self.space, self.scope, self.view, self.fit)
+        return self._parsed_space()
+
+    def _parsed_space(self) -> SearchSpace:
+        if self.kind != AnyOfConfig.kind:
+            if self.of:
+                raise ConfigError(f"of: only the kind {AnyOfConfig.kind!r} has members (kind = {self.kind!r})")
+            return SearchSpace.parse(self.kind, self.space, self.scope, self.view, self.fit)
+        for key in ("space", "fit"):
+            if given := getattr(self, key):
+                raise ConfigError(f"{key} = {given!r}: belongs to a member (accepted: {key} in [[tuning.of]] tables)")
+        members = []
+        for place, member in enumerate(self.of):
+            check_member(f"of.{place}", member.kind)
+            try:
+                members.append(SearchSpace.parse(member.kind, member.space, view=member.view, fit=member.fit))
+            except ConfigError as error:
+                raise ConfigError(within(f"of.{place}", error)) from None
+        return JointSpace.joining(members, self.scope, View.parse(self.view))
+
+    def to_toml(self) -> dict[str, Any]:
+        """Return the section as a TOML table, with all defaults, but without what only some kinds or studies have."""
+        plain = self.model_dump(mode="json", exclude_none=True)
+        plain["of"] = [member.to_toml() for member in self.of]
+        plain["compare"] = [detector.to_toml() for detector in self.compare]
+        return {key: value for key, value in plain.items() if value or key not in ("fit", "of", "compare")}
 
     def limit(self, workload: str) -> float:
         """Return the limit on the false-positive rate of a workload, in (0, 1)."""
         given = self.false_positive_limit
         return given[workload] if isinstance(given, dict) else given
+
+
+def _member_table(space: SearchSpace) -> MemberSpace:
+    """Return the table of a member's space with all defaults."""
+    view = None if space.view is None else space.view.to_dict()
+    return MemberSpace(kind=space.kind, view=view, space=space.to_dict(), fit=space.fit)

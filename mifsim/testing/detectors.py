@@ -234,9 +234,7 @@ class DetectorConformance:
     def test_it_compares_views(self, config: DetectorConfig, shape: tuple[int, ...], pool: Images) -> None:
         """With a view, the verdicts, live and in replay, are those for the reduced images."""
         view = View((max(1, shape[0] - 1), max(1, shape[1] - 1)), "grey")
-        viewed = replace(config, view=view)
-        if isinstance(viewed, FittedConfig):
-            viewed = fitted(viewed, shape)
+        viewed = fitted(replace(config, view=view), shape)
         for stream in (list(pool) * 3, [pool[0]] * 20):
             reduced = [view.apply(np.asarray(image, np.float32)) for image in stream]
             assert judged(viewed.detector(), stream) == judged(replace(viewed, view=None).detector(), reduced)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from mifsim.defense.kinds import columns_of, recorder_of
 from mifsim.defense.recording import frozen
 
 Images = Sequence[Any]
+Config = TypeVar("Config", bound=DetectorConfig)
 
 
 def image_pool(shape: tuple[int, ...], seed: int = 0) -> list[npt.NDArray[np.float32]]:
@@ -26,8 +27,11 @@ def image_pool(shape: tuple[int, ...], seed: int = 0) -> list[npt.NDArray[np.flo
     return [*base, *near, *constant, np.float32(0.5) * base[0] + np.float32(0.25)]
 
 
-def fitted(config: FittedConfig, shape: tuple[int, ...], seed: int = 0) -> FittedConfig:
-    """Return a configuration fitted to 120 images of a shape: the images of `image_pool` with noise."""
+def fitted(config: Config, shape: tuple[int, ...], seed: int = 0) -> Config:
+    """Return a configuration fitted to 120 images of a shape: the images of `image_pool` with noise.
+
+    Kinds without a fit are returned as they are.
+    """
     rng = np.random.default_rng(seed)
     base = image_pool(shape, seed)
     images = np.stack(
@@ -36,7 +40,14 @@ def fitted(config: FittedConfig, shape: tuple[int, ...], seed: int = 0) -> Fitte
             for i in range(120)
         ]
     )
-    return replace(config, fit="").fit_to(images, np.arange(120, dtype=np.uint64), {"data": "noise"})
+    hashes = np.arange(120, dtype=np.uint64)
+    members = [
+        replace(member, fit="").fit_to(images, hashes, {"data": "noise"})
+        if isinstance(member, FittedConfig)
+        else member
+        for member in config.members()
+    ]
+    return cast(Config, config.with_members(members))
 
 
 def bad_images(good: npt.NDArray[np.float32]) -> list[Any]:
@@ -87,6 +98,10 @@ def blocked_at(config: DetectorConfig, stream: Images) -> int:
 
 def record_streams(config: DetectorConfig, streams: Sequence[Images]) -> RecordedSessions:
     """Record streams as sessions for the replay of a configuration."""
+    return config.recorded_by(lambda member: _record(member, streams))
+
+
+def _record(config: DetectorConfig, streams: Sequence[Images]) -> RecordedSessions:
     spec = config.recording_spec()
     columns = columns_of(spec)
     rows: dict[str, list[Any]] = {name: [] for name in columns}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from mifsim.defense import DetectorConfig, FilterConfig, NoDefenseConfig
+from mifsim.defense import DetectorConfig, FilterConfig, NoDefenseConfig, View
+from mifsim.defense.any_of import AnyOfConfig
 from mifsim.defense.blacklight import BlacklightConfig
 from mifsim.defense.evidence.config import EvidenceConfig
 from mifsim.defense.nearest import NearestConfig
 from mifsim.defense.osd_l2 import OsdL2Config
+from mifsim.defense.osd_pca import OsdPcaConfig
 from mifsim.defense.prada import PradaConfig
 from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import ConfigError
@@ -124,6 +126,12 @@ class TestOsdL2(DetectorConformance):
         return request.param
 
 
+class TestOsdPca(DetectorConformance):
+    @pytest.fixture(params=[(0.5, 1, 1, 1), (2.0, 3, 2, 5)], ids=["last query", "short memory"])
+    def config(self, request: pytest.FixtureRequest, shape: tuple[int, ...]) -> DetectorConfig:
+        return fitted(OsdPcaConfig(*request.param), shape)
+
+
 class TestPrada(DetectorConformance):
     @pytest.fixture(
         params=[
@@ -134,6 +142,24 @@ class TestPrada(DetectorConformance):
     )
     def config(self, request: pytest.FixtureRequest) -> DetectorConfig:
         return request.param
+
+
+MEMBERS = {
+    "ssim-hash and quota": (FilterConfig(t_ssim=0.9, t_hash=0.02, n_b=3, l_sp=4), QuotaConfig(queries=15)),
+    "quota and evidence": (QuotaConfig(queries=9), EvidenceConfig(k=2, neighbours_radius=2.0, neighbours_limit=3)),
+    "prada and quota": (PradaConfig(delta=0.95, min_distances=8), QuotaConfig(queries=20)),
+    "two of a kind and a view": (
+        OsdPcaConfig(threshold=0.5, k=1, view=View((6, 6))),
+        NearestConfig(radius=1.5, limit=2, memory=9),
+        OsdPcaConfig(threshold=2.0, limit=3, k=2),
+    ),
+}
+
+
+class TestAnyOf(DetectorConformance):
+    @pytest.fixture(params=MEMBERS.values(), ids=MEMBERS.keys())
+    def config(self, request: pytest.FixtureRequest, shape: tuple[int, ...]) -> DetectorConfig:
+        return fitted(AnyOfConfig(of=request.param), shape)
 
 
 @pytest.mark.parametrize("queries", [0, -1, 1.5, True, "many"])

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mifsim.defense import InvalidImage, View, osd_l2
 from mifsim.defense.kinds import merged, read_config
-from mifsim.defense.osd_l2 import OsdL2Config, OsdL2Recorder, threshold_of
+from mifsim.defense.osd import OsdRecorder
+from mifsim.defense.osd_l2 import OsdL2Config, threshold_of
 from mifsim.defense.space import SearchSpace
 from mifsim.errors import ConfigError
 from mifsim.testing.detectors import blocked_at, judged, record_streams
@@ -25,7 +26,7 @@ def flat(*levels):
 
 
 def recorded(images, ks, memories):
-    recorder = OsdL2Recorder(ks, memories)
+    recorder = OsdRecorder(ks, memories)
     rows = []
     for image in images:
         recorder.check(image)

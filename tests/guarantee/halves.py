@@ -1,5 +1,10 @@
 """Tests the guarantee on real images: calibrations on one half of MNIST, judged on fresh sessions of the other half.
 
+``python -m tests.guarantee.halves --data DIR`` (``make guarantee DATA=DIR``) calibrates a detector with several seeds.
+The sessions of all splits show images of the first half. Each certified configuration then judges the same fresh
+sessions of every workload, which show images of the second half. At a confidence of 95%, at most 5% of the calibrations
+may exceed a limit.
+"""
 
 from __future__ import annotations
 

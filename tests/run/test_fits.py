@@ -8,6 +8,7 @@ import pytest
 from mifsim.api import read_run, simulate
 from mifsim.data import load_data
 from mifsim.defense.evidence.config import EvidenceConfig
+from mifsim.defense.fit import find_fit
 from mifsim.errors import RunError, StudyError
 from mifsim.run.fits import _hashes, fit_detectors
 from mifsim.study import Study
@@ -88,6 +89,23 @@ def test_a_fit_to_images_of_users_is_refused(study):
     wrong = EvidenceConfig(noisy_limit=2.0).fit_to(images, _hashes(users), {"data": "users"})
     with pytest.raises(StudyError, match=r"filters\.0: fit = .*: \d+ of the images .* are\s+images of users"):
         fit_detectors(study_with(fit=wrong.fit), data)
+
+
+def test_a_member_is_fitted_to_the_private_images_too(study):
+    data = load_data(study.data)
+    alone = fit_detectors(study, data).filters[0].config.fit
+    evidence = {key: value for key, value in EVIDENCE.items() if key != "name"}
+    members = [{"kind": "quota", "queries": 9}, {**evidence, "view": {"size": 14}}, evidence]
+    joint = Study.parse({**study.to_toml(), "filters": [{"name": "both", "kind": "any-of", "of": members}]})
+    fits = [member.fit for member in fit_detectors(joint, data).filters[0].config.of[1:]]
+    assert fits[1] == alone
+    assert find_fit(fits[0]).facts["shape"] == [14, 14]
+    users = data.subset("users")
+    images = users.images(range(len(users)))
+    members[2]["fit"] = EvidenceConfig(noisy_limit=2.0).fit_to(images, _hashes(users), {"data": "users"}).fit
+    joint = Study.parse({**study.to_toml(), "filters": [{"name": "both", "kind": "any-of", "of": members}]})
+    with pytest.raises(StudyError, match=r"filters\.0\.of\.2: fit = .*: \d+ of the images .* are\s+images of users"):
+        fit_detectors(joint, data)
 
 
 def test_a_fit_to_images_of_another_shape_is_refused(study, tmp_path):

@@ -60,6 +60,7 @@ def test_live_sessions_do_what_the_replay_predicts(tmp_path: Path, monkeypatch: 
     [
         ("blacklight", {"salt": 3, "memory": [5, 100], "threshold": {"min": 10}}),
         ("osd-l2", {"k": [1, 3], "memory": 20}),
+        ("osd-pca", {"k": [1, 3], "memory": 20}),
         ("prada", {"min_distances": {"min": 3, "max": 12}}),
     ],
 )

@@ -31,6 +31,8 @@ class Features:
     ----------
     arrays : tuple of ndarray
         Mean, axes and standard deviations; arguments of `kernels.features`.
+    components : int
+        Number of principal components.
     dimensions : int
         Number of coordinates in which queries are compared.
     """
@@ -39,9 +41,28 @@ class Features:
         from mifsim.defense.evidence import kernels  # loads numba, which the import of this module must not
         from mifsim.defense.images import admit
 
-        self._fit, self._admit = fit, admit
+        self._fit, self._admit, self._features = fit, admit, kernels.features
         self.arrays = (fit.arrays["mean"], fit.arrays["axes"], fit.arrays["deviations"])
-        self.dimensions = min(kernels.NEAR, len(fit.arrays["deviations"]))
+        self.components = len(fit.arrays["deviations"])
+        self.dimensions = min(kernels.NEAR, self.components)
+
+    def coordinates(
+        self, pixels: npt.NDArray[np.float32], found: npt.NDArray[np.float32] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return the coordinates of a valid image in all components, shape (components,).
+
+        Parameters
+        ----------
+        pixels : ndarray of float32, shape (H, W) or (H, W, C)
+        found : ndarray of float32, shape (3,), optional
+            Filled with the features ``average``, ``noisy`` and ``smooth``.
+        """
+        channels = pixels.shape[2] if pixels.ndim == 3 else 1
+        features = np.empty(3, np.float32) if found is None else found
+        coordinates: npt.NDArray[np.float32] = self._features(
+            pixels.reshape(-1), pixels.shape[1], channels, *self.arrays, features
+        )
+        return coordinates
 
     def admit(self, image: object, shape: tuple[int, ...] | None) -> npt.NDArray[np.float32]:
         """Validate an image, given the shape of the session's first one; see `mifsim.defense.images.admit`.
@@ -228,10 +249,7 @@ class EvidenceRecorder:
         pixels = self._features.admit(image, self._shape)
         self._shape = pixels.shape
         found = np.empty(3, np.float32)
-        channels = pixels.shape[2] if pixels.ndim == 3 else 1
-        coordinates = self._kernels.features(
-            pixels.reshape(-1), pixels.shape[1], channels, *self._features.arrays, found
-        )
+        coordinates = self._features.coordinates(pixels, found)
         self._row = {"average": found[0], "noisy": found[1], "smooth": found[2]}
         distances = np.empty(self._kernels.NEAREST, np.float32)
         for memory in self._memories:

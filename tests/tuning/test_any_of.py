@@ -1,0 +1,303 @@
+"""Several detectors calibrated jointly: studies, recordings, searches, confirmations, comparisons of detectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.bundle import pack
+from mifsim.defense import load_config
+from mifsim.defense.any_of import AnyOfConfig
+from mifsim.defense.evidence.config import EvidenceConfig
+from mifsim.defense.kinds import read_cells
+from mifsim.defense.nearest import NearestConfig
+from mifsim.defense.quota import QuotaConfig
+from mifsim.errors import StudyError
+from mifsim.run import simulate as simulation
+from mifsim.run.fits import fit_detectors
+from mifsim.study import Study
+from reports.bench import write_bench
+from reports.page import render
+from tests.tuning.kind_studies import REACHABLE
+from tests.tuning.studies import (
+    FormulaBackend,
+    assert_live_matches_replay,
+    digits,
+    formula_model,
+    formula_victim,
+    tiny_study,
+)
+from tuning import bench as comparison
+from tuning.live import LiveReplay
+from tuning.replay import replay
+from tuning.traces import load, record, recording_specs
+
+OF: list[dict[str, Any]] = [
+    {"kind": "nearest", "space": {"memory": [10], "radius": {"min": 1.0, "max": 8.0}, "limit": {"max": 8}}},
+    {"kind": "quota", "space": {"queries": {"min": 3, "max": 30}}},
+]
+
+
+def joint_study(of: list[dict[str, Any]] = OF, tuning: dict[str, Any] | None = None, **changes: Any) -> Study:
+    return tiny_study(
+        **{"tuning": {"kind": "any-of", "of": of, "trials": 16, **REACHABLE, **(tuning or {})}, **changes}
+    )
+
+
+# Studies.
+
+
+def test_a_study_with_members_survives_a_file(tmp_path: Path) -> None:
+    study = joint_study(
+        tuning={"scope": "client", "view": {"size": 14}},
+        filters=[{"name": "both", "kind": "any-of", "of": [{"kind": "quota", "queries": n} for n in (5, 9)]}],
+        bench={"detectors": [{"name": "pair", "kind": "any-of", "of": OF}]},
+    )
+    study.save(tmp_path / "study.toml")
+    again = Study.load(tmp_path / "study.toml")
+    assert again == study
+    assert again.fingerprint == study.fingerprint
+    assert again.tuning.search_space == study.tuning.search_space
+    assert again.filters[0].config == AnyOfConfig(of=(QuotaConfig(5), QuotaConfig(9)))
+    changed = Study.load(tmp_path / "study.toml", ["tuning.of.1.space.queries.max=20", "filters.0.of.1.queries=7"])
+    assert changed.tuning.search_space.bounds["quota.queries"] == (3, 20)
+    assert changed.filters[0].config == AnyOfConfig(of=(QuotaConfig(5), QuotaConfig(7)))
+
+
+def test_a_study_without_members_is_written_as_before() -> None:
+    plain = tiny_study(bench={"detectors": [{"name": "a", "kind": "quota"}]}).to_toml()
+    assert "of" not in plain["tuning"]
+    assert "of" not in plain["bench"]["detectors"][0]
+
+
+@pytest.mark.parametrize(
+    ("tuning", "message"),
+    [
+        ({"of": []}, r"tuning\.of: 0 given; 'any-of' needs at least two members"),
+        ({"of": OF[:1]}, r"tuning\.of: 1 given; 'any-of' needs at least two members"),
+        ({"of": [OF[0], {"kind": "qota"}]}, r"tuning\.of\.1\.kind = 'qota': .*did you mean 'quota'"),
+        ({"of": [OF[0], {"space": {}}]}, r"tuning\.of\.1\.kind: missing"),
+        ({"of": [OF[0], {"kind": "quota", "spaces": {}}]}, r"tuning\.of\.1\.spaces: unknown key; did you mean 'space'"),
+        (
+            {"of": [OF[0], {"kind": "quota", "space": {"queries": {"min": 0}}}]},
+            r"tuning\.of\.1\.space\.queries\.min = 0: must be at least 1",
+        ),
+        (
+            {"of": [OF[0], {"kind": "quota", "space": {"n_b": {}}}]},
+            r"tuning\.of\.1\.space\.n_b: 'quota' has no such parameter",
+        ),
+        ({"of": [OF[0], {"kind": "none"}]}, r"tuning\.of\.1\.kind = 'none': it never blocks"),
+        ({"of": [OF[0], {"kind": "any-of"}]}, r"tuning\.of\.1\.kind = 'any-of': a member cannot have members"),
+        ({"of": [OF[0], {"kind": "quota", "view": 3}]}, r"tuning\.of\.1\.view"),
+        ({"space": {"queries": {}}}, r"tuning\.space = .*: belongs to a member"),
+        ({"kind": "quota"}, r"tuning\.of: only the kind 'any-of' has members \(kind = 'quota'\)"),
+        ({"grid": {"quota.queries": 4}}, r"tuning\.grid\.quota\.queries: .*'any-of' has no exhaustive search"),
+    ],
+)
+def test_invalid_members_are_refused(tuning: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        joint_study(tuning=tuning)
+
+
+def test_the_comparison_names_the_detector_and_the_member() -> None:
+    detectors = [{"name": "pair", "kind": "any-of", "of": [OF[0], {"kind": "quota", "space": {"querys": {}}}]}]
+    with pytest.raises(StudyError, match=r"'pair': of\.1\.space\.querys: 'quota' has no such .*'queries'"):
+        joint_study(bench={"detectors": detectors})
+    with pytest.raises(StudyError, match=r"filters\.0.*: of\.1\.queries = 0: must be a whole number"):
+        joint_study(filters=[{"name": "a", "kind": "any-of", "of": [{"kind": "quota", "queries": n} for n in (1, 0)]}])
+
+
+# Recording and replay.
+
+
+@pytest.mark.usefixtures("invalid_image_users", "empty_cache")
+def test_live_sessions_do_what_the_members_recordings_predict(tmp_path: Path) -> None:
+    """Recorded for the members alone: the earliest block of the members, by hand, is what the sessions do live."""
+    members: list[dict[str, Any]] = [
+        {"kind": "ssim-hash", "t_ssim": 0.9, "t_hash": 0.02, "n_b": 3, "l_sp": 6},
+        {"kind": "evidence", "noisy_radius": 0.01, "noisy_limit": 3.0},
+        {"kind": "prada", "min_distances": 8, "delta": 0.95},
+        {"kind": "quota", "queries": 6},
+    ]  # fmt: skip
+    alone = [{"name": item["kind"], **item} for item in members]
+    every = [
+        {"name": "any-of", "kind": "any-of", "of": members},
+        {"name": "client", "kind": "any-of", "of": members, "scope": "client"},
+        {"name": "small", "kind": "any-of", "of": [members[1], {**members[0], "view": {"size": 12}}],
+         "view": {"size": 20}},
+    ]  # fmt: skip
+    changes: dict[str, Any] = {
+        "tuning": {"kind": "quota"},
+        "users": [*tiny_study().to_toml()["users"], {"user": "spoilt", "sessions": 12}],
+    }
+    recorded = fit_detectors(tiny_study(filters=alone, **changes), digits(tiny_study()))
+    study = fit_detectors(tiny_study(filters=[*alone, *every[:2]], **changes), digits(tiny_study()))
+    assert recording_specs(study) == recording_specs(recorded)
+    record(recorded, digits(study), formula_victim(tmp_path), FormulaBackend())
+    again = record(study, digits(study), formula_victim(tmp_path), FormulaBackend())
+    assert again.cached
+    expected = assert_live_matches_replay(study, load(again.path, study), tmp_path / "live")
+    blocks: dict[str, list[int | None]] = {}
+    for session, query in expected.items():
+        blocks.setdefault(session.partition("@")[2], []).append(query)
+    for name in ("any-of", "client"):
+        assert blocks[name] == [
+            min((query for query in queries if query), default=None)
+            for queries in zip(*(blocks[item["name"]] for item in alone), strict=True)
+        ]
+    first = [
+        next(item["name"] for item, query in zip(alone, queries, strict=True) if query == found)
+        for *queries, found in zip(*(blocks[item["name"]] for item in alone), blocks["any-of"], strict=True)
+        if found
+    ]
+    assert set(first) == {"ssim-hash", "evidence", "quota"}
+    viewed = fit_detectors(tiny_study(filters=every, **changes), digits(study))
+    traces = load(record(viewed, digits(viewed), formula_victim(tmp_path), FormulaBackend()).path, viewed)
+    assert_live_matches_replay(viewed, traces, tmp_path / "viewed")
+
+
+@pytest.mark.usefixtures("kinds", "empty_cache")
+def test_with_a_member_without_replay_it_runs_live(tmp_path: Path) -> None:
+    of = [{"kind": "test-live-allowance"}, {"kind": "evidence", "space": {"memory": [4]}}]
+    study = fit_detectors(joint_study(of), digits(joint_study()))
+    space = study.tuning.search_space
+    assert not space.replayable
+    traces = load(record(study, digits(study), formula_victim(tmp_path), FormulaBackend()).path, study)
+    live = LiveReplay(study, formula_model(study, digits(study), None), digits(study))
+    evidence = EvidenceConfig(noisy_radius=0.02, noisy_limit=3.0, memory=4, fit=study.tuning.of[1].fit)
+    allowance = read_cells("test-live-allowance", '{"queries": 6}')
+    mixed = live(traces, AnyOfConfig(of=(allowance, evidence))).blocked_at
+    alone = [live(traces, allowance).blocked_at, replay(traces, evidence).blocked_at]
+    never = 10**9
+    earliest = np.stack([np.where(found == 0, never, found) for found in alone]).min(axis=0)
+    assert mixed.tolist() == np.where(earliest == never, 0, earliest).tolist()
+
+
+# Calibrations.
+
+
+def test_a_joint_calibration_finds_certifies_and_confirms_a_configuration(calibrate: Callable[..., Path]) -> None:
+    run = calibrate(joint_study(tuning={"scope": "client"}))
+    facts = json.loads((run / "run.json").read_text())["tuning"]
+    chosen = load_config(run / "filter.toml")
+    assert isinstance(chosen, AnyOfConfig)
+    assert chosen.scope == "client"
+    nearest, quota = chosen.of
+    assert isinstance(nearest, NearestConfig)
+    assert isinstance(quota, QuotaConfig)
+    assert (run / f"fit-{nearest.fit}.npz").is_file()
+    assert (run / "fits" / f"fit-{nearest.fit}.npz").is_file()
+    assert (run / "filter.toml").read_text().count("[[filter.of]]") == 2
+    trials = pq.read_table(run / "trials" / "trials.parquet").to_pandas()
+    for row in trials.to_dict("records"):
+        config = read_cells(row["kind"], row["config"])
+        assert isinstance(config, AnyOfConfig)
+        assert config.parameter_values()["quota.queries"] == row["param_quota.queries"]
+        assert config.parameter_values()["nearest.radius"] == row["param_nearest.radius"]
+    assert trials["param_quota.queries"].nunique() > 5
+    sessions = pq.read_table(run / "sessions").to_pandas()
+    assert facts["confirmed_sessions"] == len(sessions)
+    assert set(facts["ablations"]) == {"nearest", "quota"}
+    assert facts["parameters"]["quota.queries"] == "queries before the block"
+    calibrated = sessions[sessions["filter"] == "calibrated"]
+    # No session has more queries than the quota and the one that it blocks.
+    assert calibrated["queries"].max() <= quota.queries + 1
+    assert "<dt>quota.queries</dt>" in render(run)
+
+
+def test_members_with_derived_limits_are_calibrated_jointly(calibrate: Callable[..., Path]) -> None:
+    of = [{"kind": "evidence", "space": {"memory": [10], "k": [1, 2]}}, OF[1]]
+    (plain,) = tiny_study().to_toml()["attacks"]
+    attacks = [{**plain, "name": "plain"}, {**plain, "name": "rotating", "evasions": [{"rotate": {"sessions": 2}}]}]
+    first, second = (
+        calibrate(joint_study(of, tuning={"trials": 10, "leave_out": leave_out}, attacks=attacks), name)
+        for name, leave_out in (("first", True), ("second", False))
+    )
+    tables = [pq.read_table(run / "trials" / "trials.parquet").drop(["elapsed_seconds"]) for run in (first, second)]
+    assert tables[0].equals(tables[1])
+    assert set(tables[0]["param_evidence.k"].to_pylist()) == {1, 2}
+    chosen = load_config(first / "filter.toml")
+    assert isinstance(chosen, AnyOfConfig)
+    assert isinstance(chosen.of[0], EvidenceConfig)
+    facts = json.loads((first / "run.json").read_text())["tuning"]
+    assert facts["closed_loop"] == ["rotating"]
+    assert {"evidence", "quota"} <= set(facts["ablations"])
+    left_out = pq.read_table(first / "leave_out.parquet").to_pandas()
+    assert set(left_out["workload"]) == {"independent", "retries"}
+    assert (left_out["param_quota.queries"].dropna() >= 3).all()
+
+
+def test_it_is_calibrated_beside_another_detector(calibrate: Callable[..., Path]) -> None:
+    pair = {"name": "pair", "kind": "any-of", "of": OF, "trials": 6}
+    run = calibrate(tiny_study(tuning={"kind": "quota", "trials": 6, "compare": [pair], **REACHABLE}))
+    chosen = load_config(run / "compared" / "pair" / "filter.toml")
+    assert isinstance(chosen, AnyOfConfig)
+    assert "pair" in set(pq.read_table(run / "sessions").to_pandas()["filter"])  # confirmed live
+    study = Study.load(run / "study.toml")
+    assert [member.kind for member in study.tuning.compare[0].of] == ["nearest", "quota"]
+
+
+def test_a_bundle_contains_the_fits_of_members(tmp_path: Path) -> None:
+    study = fit_detectors(joint_study(filters=[]), digits(joint_study()))
+    fit = study.tuning.of[0].fit
+    assert fit
+    assert f"fits/fit-{fit}.npz".encode() in pack(study).content
+
+
+# Closed-loop attackers and the comparison of detectors.
+
+
+def test_the_state_of_all_members_outlives_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attacker sends four queries in each session: it never reaches the session's quota of six."""
+    (plain,) = tiny_study().to_toml()["attacks"]
+    of = [{"kind": "quota", "queries": 6}, {"kind": "osd-l2", "threshold": 0.0}]
+    study = tiny_study(
+        filters=[{"name": scope, "kind": "any-of", "of": of, "scope": scope} for scope in ("session", "client")],
+        attacks=[{**plain, "evasions": [{"rotate": {"every": 4}}]}],
+        users=[],
+    )
+    monkeypatch.setattr(simulation, "load_inputs", lambda study: (study, digits(study), formula_victim(tmp_path)))
+    monkeypatch.setattr(simulation, "make_backend", lambda *where: FormulaBackend())
+    rows = pq.read_table(simulation.simulate(study, tmp_path / "run") / "sessions").to_pandas()
+    of_session, of_client = (rows[rows["filter"] == scope] for scope in ("session", "client"))
+    assert not (of_session["outcome"] == "blocked").any()
+    blocked = of_client[of_client["outcome"] == "blocked"].sort_values("last_query").groupby("client_id").first()
+    assert len(blocked) == 6
+    assert (blocked["last_query"] == 7).all()
+
+
+def test_the_comparison_calibrates_and_runs_it(
+    calibrate: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def inputs(study: Study) -> Any:
+        data = digits(study)
+        return fit_detectors(study, data), data, formula_victim(tmp_path)
+
+    for module in (comparison, simulation):
+        monkeypatch.setattr(module, "load_inputs", inputs)
+        monkeypatch.setattr(module, "make_backend", lambda *where: FormulaBackend())
+    members = [{"kind": "evidence", "space": {"memory": [10]}}, OF[1]]
+    study = tiny_study(
+        tuning={"trials": 8, **REACHABLE},
+        matrix={"evasions": [[], [{"rotate": {}}]]},
+        bench={"detectors": [{"name": "evidence+quota", "kind": "any-of", "of": members}], "trials": 3},
+        filters=[{"name": "both", "kind": "any-of",
+                  "of": [{"kind": "quota", "queries": 2}, {"kind": "osd-l2", "threshold": 0.0}]}],
+    )  # fmt: skip
+    run = comparison.bench(study, tmp_path / "bench")
+    write_bench(run)
+    cells = pd.read_parquet(run / "cells.parquet")
+    assert set(cells["detector"]) == {"evidence+quota", "both"}
+    both = cells[(cells["detector"] == "both") & (cells["scope"] == "client")]
+    assert (both["blocked"] == 6).all()
+    detectors = pd.read_parquet(run / "detectors.parquet").set_index("detector")
+    chosen = load_config(run / "calibrations" / "evidence+quota" / "filter.toml")
+    assert read_cells("any-of", detectors.loc["evidence+quota", "config"]) == chosen
+    assert (detectors["microseconds_a_query"] > 0).all()
