@@ -11,7 +11,7 @@ from scipy import stats
 from mifsim.defense.blacklight import HASHES, BlacklightConfig, salt_of
 from mifsim.defense.osd_l2 import OsdL2Config
 from mifsim.defense.shapiro import shapiro_w
-from tests.benchmarks.test_defense import ENDLESS, in_turn
+from tests.benchmarks.test_defense import UNREACHED_LIMIT, submit_in_turn
 
 MEMORY = 1000
 IMAGES = np.random.default_rng(0).random((MEMORY + 200, 28, 28), dtype=np.float32)
@@ -51,18 +51,18 @@ class PlainOsd:
 
 def test_blacklight(ratio, measured):
     detector = BlacklightConfig(threshold=HASHES, limit=LIMIT, memory=MEMORY).detector()
-    detector.limit = ENDLESS
+    detector.limit = UNREACHED_LIMIT
     ratio(
         "blacklight, 28x28, against hashlib and sets",
-        in_turn(PlainBlacklight(), IMAGES),
-        in_turn(detector, IMAGES),
+        submit_in_turn(PlainBlacklight(), IMAGES),
+        submit_in_turn(detector, IMAGES),
     )
     measured("blacklight, a remembered query", detector.state_dict()["memory"]["digests"].nbytes / MEMORY, 400, "bytes")
 
 
 def test_osd_l2(ratio):
     detector = OsdL2Config(threshold=0.0, limit=LIMIT, memory=MEMORY).detector()
-    ratio("osd-l2, 28x28, against numpy", in_turn(PlainOsd(), IMAGES), in_turn(detector, IMAGES))
+    ratio("osd-l2, 28x28, against numpy", submit_in_turn(PlainOsd(), IMAGES), submit_in_turn(detector, IMAGES))
 
 
 def test_shapiro(ratio):
