@@ -70,6 +70,7 @@ class TraceSet:
     clients: npt.NDArray[np.str_]
     leak: Floats | None = None
     prepared: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _chosen: dict[RecordingSpec, RecordedSessions] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         def keep(name: str, value: Any) -> None:
@@ -80,6 +81,7 @@ class TraceSet:
         for name, kind in kinds.items():
             keep(name, frozen(getattr(self, name), kind))
         keep("recordings", {spec: self._attached(made) for spec, made in self.recordings.items()})
+        keep("_chosen", {})  # its values would be those before unpickling
         if self.leak is not None:
             keep("leak", frozen(self.leak, np.float64))
         self._check()
@@ -143,8 +145,12 @@ class TraceSet:
 
     def _recorded_alone(self, config: DetectorConfig) -> RecordedSessions:
         wanted = config.recording_spec()
+        # Searched configurations differ in few recordings, and the comparison of specs takes longer than some replays.
+        if (known := self._chosen.get(wanted)) is not None:
+            return known
         for spec, made in self.recordings.items():
             if covers(spec, wanted):
+                self._chosen[wanted] = made
                 return made
         if columns_of(wanted):
             available = ", ".join(f"{spec.kind} {dict(spec.options)}" for spec in self.recordings) or "none"

@@ -11,6 +11,7 @@ exact repeats are if they are counted apart; a replay computes the same numbers 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -72,7 +73,14 @@ def _follow(sessions: RecordedSessions, config: FilterConfig) -> tuple[Ints, Flo
     """Return the query of the block, the final and the highest count, and the exact repeats, each of shape (S,)."""
     pairs = _pairs_for(sessions, config)
     size = sessions.sessions
-    found = np.empty(size, np.int64), np.empty(size), np.empty(size), np.empty(size, np.int64)
+    blocked_at, counts = np.empty(size, np.int64), np.empty(size)
+    if not config.leak and not config.repeats:
+        replay_kernels.follow_plain(
+            pairs, round_down(config.t_ssim), float(config.t_hash), config.n_b, config.l_sp, _most(config),
+            blocked_at, counts,
+        )  # fmt: skip
+        return blocked_at, counts, counts, _no_repeats(size)
+    found = blocked_at, counts, np.empty(size), np.empty(size, np.int64)
     replay_kernels.follow(
         pairs, sessions.valid, round_down(config.t_ssim), float(config.t_hash), config.n_b, config.l_sp, _most(config),
         config.leak, config.repeats, *found,
@@ -249,6 +257,12 @@ def _pairs_for(sessions: RecordedSessions, config: FilterConfig) -> replay_kerne
     if config.hash_size != recorded:
         raise ValueError(f"hash_size = {config.hash_size}: must be {recorded}, the hash size of the recording")
     return pairs
+
+
+@lru_cache(maxsize=8)
+def _no_repeats(size: int) -> Ints:
+    zeros: Ints = frozen(np.zeros(size, np.int64))
+    return zeros
 
 
 def _most(config: FilterConfig) -> int:

@@ -115,6 +115,36 @@ def _power(n_b: int) -> int:
 
 
 @entry
+def follow_plain(
+    pairs: Any, t_ssim: Any, t_hash: float, n_b: int, l_sp: int, most: int, blocked_at: Any, counts: Any
+) -> None:
+    """Replay one configuration without a leak and without exact repeats counted apart; see `follow`.
+
+    The count never falls, so the count at the end is the highest one. Counts are whole numbers.
+    """
+    offsets, similarity, gap = pairs.offsets, pairs.similarity, pairs.gap
+    p = _power(n_b)
+    top, low = pairs.top[p], pairs.low[p]
+    for s in range(len(offsets) - 1):
+        blocked_at[s] = 0
+        counts[s] = 0.0
+        if not (pairs.session_top[p, s] > t_ssim and pairs.session_low[p, s] < t_hash):
+            continue
+        count = 0
+        for q in range(offsets[s], offsets[s + 1]):
+            if top[q] > t_ssim and low[q] < t_hash:
+                matches = 0
+                for k in range(n_b):  # without a branch, so that the loop is vectorised
+                    matches += (similarity[q, k] > t_ssim) & (gap[q, k] < t_hash)
+                count += min(matches, most)
+                if count >= l_sp:
+                    count = l_sp
+                    blocked_at[s] = q - offsets[s] + 1
+                    break
+        counts[s] = count
+
+
+@entry
 def follow(
     pairs: Any, valid: Any, t_ssim: Any, t_hash: float, n_b: int, l_sp: int, most: int, leak: float, repeats: int,
     blocked_at: Any, counts: Any, peaks: Any, repeated: Any,
