@@ -276,6 +276,17 @@ def test_only_the_small_files_are_published(run, tmp_path, capsys):
     assert (tmp_path / "out" / "stopped.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_command_writes_the_page_and_publishes_it(run, tmp_path, capsys, monkeypatch):
+    import tuning.bench
+
+    monkeypatch.setattr(tuning.bench, "bench", lambda study, out, **where: run)
+    main(["bench", "bench-faces", "--publish", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert "fast" in printed.partition("the page is")[0]
+    assert f"the page is {run / 'report.html'}" in printed
+    assert (tmp_path / "out" / "report.html").read_text() == render_bench(run)
+
+
 def test_what_cannot_be_published_is_refused(run, simulation, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for folder, target, message in (
