@@ -73,6 +73,7 @@ def _replayed_cells(run: Folder) -> pd.DataFrame:
     outcomes = bench_table(run, "bench_outcomes")
     rows: list[dict[str, Any]] = []
     keys = ["detector", "attack", "evasion", "knows_detector"]
+    outcomes[keys[:3]] = outcomes[keys[:3]].astype(str)  # groups of categories would be in alphabetical order
     for (detector, attack, evasion, knows), group in outcomes.groupby(keys, observed=True, sort=False):
         blocked = int(group["queries_to_block"].notna().sum())
         low, high = clopper_pearson(blocked, len(group))

@@ -62,14 +62,17 @@ def _in_scope(certified: pd.DataFrame, scope: str, *, first: bool) -> str:
     if total:
         cells = "combinations of attack and evasion (cells)" if first else "cells"
         most = stopped == stopped.max()
-        parts.append(f"{_stop(certified, most)} {int(stopped.max())} of {total} {cells}")
+        start = f"{_stop(certified, most)} {int(stopped.max())}" if stopped.max() else "no certified detector stops any"
+        parts.append(f"{start} of {total} {cells}")
         if first and len(certified) > 1 and not most.all():
             fewest = stopped == stopped.min()
             parts[-1] += f", the most of {len(certified)} certified detectors"
             parts.append(f"{_stop(certified, fewest)} the fewest, {int(stopped.min())}")
     if all_knowing:
-        best = _stop(certified, knowing == knowing.max())
-        parts.append(f"of {all_knowing} cells with attackers who know the detector, {best} {int(knowing.max())}")
+        best = (
+            f"{_stop(certified, knowing == knowing.max())} {int(knowing.max())}" if knowing.max() else "none stops any"
+        )
+        parts.append(f"of {all_knowing} cells with attackers who know the detector, {best}")
     return f"With {SCOPE_TEXT.get(scope, scope)}, {'; '.join(parts)}." if parts else ""
 
 

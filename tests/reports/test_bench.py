@@ -123,6 +123,18 @@ def test_the_first_paragraph_has_the_result_the_guarantee_and_the_warning(run, p
     assert page.text.index(text[:60]) < page.text.index("Each row is a detector")
 
 
+def test_cells_keep_the_order_of_the_study_and_a_comparison_that_stops_nothing_says_so(tmp_path):
+    rows = outcomes(["slow"], ["nes", "mi-face"])
+    for row in rows:
+        row["queries_to_block"] = None
+    run = write_comparison(tmp_path / "run", rows=rows, closed_loop=False)
+    assert list(dict.fromkeys(pd.read_parquet(run / "cells.parquet")["attack"])) == ["nes", "mi-face"]
+    assert bench_text.headline(run).startswith(
+        "With state kept for the client, no certified detector stops any of 4 combinations of attack and evasion "
+        "(cells); of 2 cells with attackers who know the detector, none stops any."
+    )
+
+
 def test_what_none_of_the_certified_detectors_stops_is_listed(run):
     found = {(part.scope, part.knows): part for part in bench_unstopped(run)}
     # `fast` does not stop NES with sharpening; `slow` stops nothing; "paper 1" is not certified.
