@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import tomllib
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mifsim.errors import RunError
 from mifsim.statistics import clopper_pearson
 from mifsim.tables.bench_schemas import BENCH_SCHEMAS
 from mifsim.tables.records import TableWriter, read_checked
 from mifsim.tables.storage import Folder
 from reports.baselines import BaselineConfidence, baseline_table
 from reports.matrix import attack_matrix, cell_result
-from reports.tables import facts
+from reports.tables import attackers, facts, sessions
+from reports.wording import missing
 
+QUARTER = 0.25
+"""Share of the budget within which attackers are blocked in a cell that counts as ``within_quarter``."""
+MEASURES = ("stopped", "stopped_labelled", "within_quarter")
+"""Columns of ``cells`` that count as success of a detector."""
+CALIBRATIONS = "calibrations"
+"""Folder of the run that contains the calibrations, one run folder for each detector."""
 CLOSED_LOOP = {False: "closed-loop/matrix", True: "closed-loop/knowing"}
 """Run folders of the simulations of closed-loop attackers, by `knows_detector`."""
 
@@ -36,7 +45,10 @@ def cells(run: Folder) -> pd.DataFrame:
     replayed = _replayed_cells(run)
     folders = {knows: run / folder for knows, folder in CLOSED_LOOP.items()}
     simulated = [_simulated_cells(folder, knows) for knows, folder in folders.items() if folder.is_dir()]
-    found = pd.concat([replayed, *simulated], ignore_index=True)
+    tables = [table for table in (replayed, *simulated) if not table.empty]
+    if not tables:
+        return pd.DataFrame(columns=BENCH_SCHEMAS["cells"].names)
+    found = pd.concat(tables, ignore_index=True)
     baseline = _baselines(run)
     found["leakage_without_queries"], found["leakage_labelled"] = baseline.zero_query, baseline.labelled
     for column, confidence in (("stopped", baseline.zero_query), ("stopped_labelled", baseline.largest)):
@@ -59,9 +71,9 @@ def _baselines(run: Folder) -> BaselineConfidence:
 
 def _replayed_cells(run: Folder) -> pd.DataFrame:
     outcomes = bench_table(run, "bench_outcomes")
-    scopes = _scopes(run)
     rows: list[dict[str, Any]] = []
     keys = ["detector", "attack", "evasion", "knows_detector"]
+    outcomes[keys[:3]] = outcomes[keys[:3]].astype(str)  # groups of categories would be in alphabetical order
     for (detector, attack, evasion, knows), group in outcomes.groupby(keys, observed=True, sort=False):
         blocked = int(group["queries_to_block"].notna().sum())
         low, high = clopper_pearson(blocked, len(group))
@@ -74,17 +86,26 @@ def _replayed_cells(run: Folder) -> pd.DataFrame:
             "blocked": blocked,
             "low": low,
             "high": high,
+            "within_quarter": _within_quarter(group),
+            "budget_queries": int(group["budget_queries"].max()),
             "mean_queries": float(group["queries_to_block"].fillna(group["budget_queries"]).mean()),
             "leakage_at_block": float(group["leakage_at_block"].mean()),
             "leakage_undefended": float(group["leakage_undefended"].mean()),
         }
         # The outcome of a single session does not depend on the scope.
-        rows += [{**row, "scope": scope} for scope in scopes]
+        rows += [{**row, "scope": scope} for scope in scopes(run)]
     return pd.DataFrame(rows)
+
+
+def _within_quarter(group: pd.DataFrame) -> bool:
+    """Return whether all attackers of a cell are blocked within `QUARTER` of their budgets; NaN: never blocked."""
+    return bool((group["queries_to_block"] <= QUARTER * group["budget_queries"]).all())
 
 
 def _simulated_cells(run: Folder, knows: bool) -> pd.DataFrame:
     rows = []
+    by_cell = attackers(sessions(run)).groupby(["filter", "population"], observed=True)
+    quick = {key: _within_quarter(group) for key, group in by_cell}
     for row in attack_matrix(run).to_dict("records"):
         detector, _, scope = str(row["filter"]).rpartition(".")
         blocked = round(row["blocked_share"] * row["attackers"])
@@ -100,6 +121,8 @@ def _simulated_cells(run: Folder, knows: bool) -> pd.DataFrame:
                 "blocked": blocked,
                 "low": low,
                 "high": high,
+                "within_quarter": quick[row["filter"], row["population"]],
+                "budget_queries": row["budget_queries"],
                 "mean_queries": row["queries_to_block"],
                 "leakage_at_block": row["leakage_at_block"],
                 "leakage_undefended": row["leakage_undefended"],
@@ -108,38 +131,70 @@ def _simulated_cells(run: Folder, knows: bool) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _scopes(run: Folder) -> list[str]:
-    import tomllib
+def scopes(run: Folder) -> list[str]:
+    """Return the scopes in which the detectors are compared.
 
-    study = tomllib.loads((run / "study.toml").read_text(encoding="utf-8"))
-    return list(study["bench"]["scopes"])
+    Raises
+    ------
+    RunError
+        If the run's study cannot be read, or has no ``[bench]`` section.
+    """
+    path = run / "study.toml"
+    try:
+        return list(tomllib.loads(path.read_text(encoding="utf-8"))["bench"]["scopes"])
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read: {error}; expected the study as a TOML file") from None
+    except KeyError:
+        raise RunError(f"{path}: bench.scopes: missing (expected the study of a run of mifsim bench)") from None
 
 
 def summary(run: Folder) -> pd.DataFrame:
-    """Return one row for each detector: cells stopped by scope, worst workload on the test split, and costs."""
+    """Return one row for each detector: cells stopped by scope, worst workload on the test split, and costs.
+
+    Returns
+    -------
+    DataFrame
+        In the order of ``detectors``. Columns:
+
+        * ``detector``, ``calibrated``, ``kind``, ``config``, ``microseconds_a_query``, ``bytes_a_query``: as there
+        * for each scope, ``<m>_<scope>`` for each of `MEASURES` and ``mean_queries_<scope>``: the numbers of cells,
+          and the mean over all attackers; ``<m>_knowing_<scope>`` is the same for attackers who know the detector, and
+          ``cells_stopped_<scope>`` and ``cells_stopped_knowing_<scope>`` are the numbers of all cells
+        * ``worst_workload``, ``worst_blocked``, ``worst_sessions``, ``worst_rate``, ``worst_low``, ``worst_high``: the
+          workload with the highest false-positive rate on the test split, with its exact 95% interval
+        * ``certified``: whether the configuration is certified
+        * ``distinct_images``: different images behind the certification, for the workload with the fewest
+    """
     table, workloads = bench_table(run, "cells"), bench_table(run, "workloads")
     rows = []
     for detector in bench_table(run, "detectors").to_dict("records"):
         name = detector["detector"]
-        of_detector, test = (
-            table[table["detector"] == name],
-            workloads[(workloads["detector"] == name) & (workloads["split"] == "test")],
-        )
-        row: dict[str, Any] = {"detector": name, "calibrated": detector["calibrated"], "kind": detector["kind"]}
-        for scope in _scopes(run):
+        of_detector, users = table[table["detector"] == name], workloads[workloads["detector"] == name]
+        row: dict[str, Any] = {str(key): value for key, value in detector.items()}
+        for scope in scopes(run):
             of_scope = of_detector[of_detector["scope"] == scope]
-            for knows, label in ((False, "stopped"), (True, "stopped_knowing")):
+            for knows, suffix in ((False, scope), (True, f"knowing_{scope}")):
                 chosen = of_scope[of_scope["knows_detector"] == knows]
-                row[f"{label}_{scope}"] = int(chosen["stopped"].sum())
-                row[f"cells_{label}_{scope}"] = len(chosen)
-        worst = None if test.empty else test.assign(rate=test["blocked"] / test["sessions"]).nlargest(1, "rate").iloc[0]
-        row["worst_workload"] = None if worst is None else worst["workload"]
-        row["worst_rate"] = np.nan if worst is None else float(worst["rate"])
-        row["worst_high"] = np.nan if worst is None else float(worst["high"])
-        row["certified"] = bool(len(test) and test["certified"].all())
-        row["microseconds_a_query"], row["bytes_a_query"] = detector["microseconds_a_query"], detector["bytes_a_query"]
+                row |= {f"{measure}_{suffix}": int(chosen[measure].sum()) for measure in MEASURES}
+                row[f"cells_stopped_{suffix}"] = len(chosen)
+                row[f"mean_queries_{suffix}"] = (
+                    float(np.average(chosen["mean_queries"], weights=chosen["attackers"])) if len(chosen) else np.nan
+                )
+        row |= _worst(users[users["split"] == "test"])
+        row["certified"] = bool(detector["calibrated"] and isinstance(detector["kind"], str))
+        row["distinct_images"] = users["distinct_images"].min() if len(users) else np.nan
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _worst(users: pd.DataFrame) -> dict[str, Any]:
+    """Return the workload with the highest false-positive rate; of equal ones, that with the highest upper bound."""
+    if users.empty:
+        numbers = dict.fromkeys(("blocked", "sessions", "rate", "low", "high"), np.nan)
+        return {"worst_workload": None, **{f"worst_{name}": value for name, value in numbers.items()}}
+    rated = users.assign(rate=users["blocked"] / users["sessions"])
+    worst = rated.sort_values(["rate", "high"], ascending=False, kind="stable").iloc[0]
+    return {f"worst_{name}": worst[name] for name in ("workload", "blocked", "sessions", "rate", "low", "high")}
 
 
 def write_bench(run: Folder) -> None:
@@ -160,20 +215,20 @@ def print_bench(run: Folder) -> None:
     from rich.table import Table
 
     found = summary(run)
-    scopes = _scopes(run)
+    compared = scopes(run)
     table = Table(title="Detectors", title_justify="left")
     table.add_column("detector")
-    for scope in scopes:
+    for scope in compared:
         table.add_column(f"stopped ({scope})", justify="right")
         table.add_column("by who knows it", justify="right")
     for title in ("worst workload, test", "95% upper", "µs/query", "bytes/query"):
         table.add_column(title, justify="right")
     for row in found.to_dict("records"):
         values = []
-        for scope in scopes:
+        for scope in compared:
             labels = ("stopped", "stopped_knowing")
             values += [f"{row[f'{label}_{scope}']}/{row[f'cells_{label}_{scope}']}" for label in labels]
-        if row["kind"] is None:
+        if missing(row["kind"]):
             table.add_row(row["detector"], "no configuration certified")
             continue
         table.add_row(

@@ -68,21 +68,26 @@ def render(run: Folder) -> str:
     """Return the report page of a run folder as HTML; see `write_page`."""
     from plotly.offline import get_plotlyjs
 
-    environment = jinja2.Environment(
+    template = load_template("page.html.j2")
+    return template.render(**_context(run), plotly=Markup(get_plotlyjs()))  # noqa: S704
+
+
+def load_template(name: str) -> jinja2.Template:
+    """Return a template of the pages, which escapes what it shows, with the filters for numbers."""
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader("reports", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    templates.filters |= {
         "percent": wording.percent,
         "limit": wording.limit,
         "number": wording.number,
         "value": wording.value,
     }
-    template = environment.get_template("page.html.j2")
-    return template.render(**_context(run), plotly=Markup(get_plotlyjs()))  # noqa: S704
+    return templates.get_template(name)
 
 
 def _context(run: Folder) -> dict[str, Any]:
@@ -137,10 +142,10 @@ def _context(run: Folder) -> dict[str, Any]:
             {key: value for key, value in (known.get("tuning") or {}).items() if key not in _SHOWN_SEPARATELY}
         ),
         "command": _command(run, known, calibration=calibration),
-        "environment": _environment(known),
-        "study": _text(run / "study.toml"),
+        "environment": environment(known),
+        "study": study_text(run),
         "filter_toml": _text(run / "filter.toml"),
-        "description": _description(run),
+        "description": description(run),
         "files": _files(run),
     }
 
@@ -157,7 +162,8 @@ def _command(run: Folder, known: Mapping[str, Any], *, calibration: bool) -> str
     return f"mifsim {command} {run.name}/study.toml{backend}"
 
 
-def _environment(known: Mapping[str, Any]) -> list[tuple[str, str]]:
+def environment(known: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what determines a run, as names and texts: seed, data, models, machine and versions."""
     victim, evaluator, machine = (known.get(name) or {} for name in ("victim", "evaluator", "machine"))
     data = known.get("data") or {}
     rows = [
@@ -202,9 +208,15 @@ def _text(path: Folder) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _description(run: Folder) -> str:
+def study_text(run: Folder) -> str:
+    """Return the text of the study; empty if the run has none."""
+    return _text(run / "study.toml")
+
+
+def description(run: Folder) -> str:
+    """Return the description in the study; empty if there is none."""
     try:
-        return str(tomllib.loads(_text(run / "study.toml")).get("description", ""))
+        return str(tomllib.loads(study_text(run)).get("description", ""))
     except tomllib.TOMLDecodeError:  # the page shows the file's text unparsed, and the tables do not depend on it
         return ""
 

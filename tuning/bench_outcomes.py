@@ -40,7 +40,7 @@ def outcome_rows(
     traces : TraceSet
         The recorded attackers.
     texts : mapping of str to (str, str)
-        Attack and evasions of each population.
+        Attack and evasions of each population, in the order of the rows.
     name, config : str, DetectorConfig
         The detector.
     knows : bool
@@ -48,8 +48,9 @@ def outcome_rows(
     """
     blocked_at = replay(traces, config).blocked_at
     first, last = traces.offsets[:-1], traces.offsets[1:]
+    places = {name: place for place, name in enumerate(texts)}
     rows = []
-    for s in range(traces.sessions):
+    for s in sorted(range(traces.sessions), key=lambda s: places[traces.groups[traces.group[s]]]):
         at = int(blocked_at[s])
         leak_at = leak_all = None
         if traces.leak is not None and last[s] > first[s]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mifsim.cli.bench import add_publish, is_bench, write_results
 from mifsim.cli.run import folder_argument
+from mifsim.errors import UserError
 
 
 def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -14,10 +16,13 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "report",
         help="rebuild a run's page from its files",
         description="Build report.html of a run folder from its Parquet and TOML files, and print its path.",
-        epilog="examples:\n  mifsim report runs/calibrate-digits\n",
+        epilog="examples:\n"
+        "  mifsim report runs/calibrate-digits\n"
+        "  mifsim report runs/bench-digits --publish reports/bench-digits\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=folder_argument, metavar="RUN", help="run folder: a path or a URL")
+    add_publish(parser, "for a run of mifsim bench: ")
     parser.set_defaults(run=_report)
     parser = commands.add_parser(
         "compare",
@@ -33,6 +38,13 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _report(options: argparse.Namespace) -> None:
+    if is_bench(options.folder):
+        write_results(options.folder, options.publish)
+        return
+    if options.publish is not None:
+        raise UserError(
+            f"--publish: {options.folder} is not a run of mifsim bench (accepted: the folder of such a run)"
+        )
     from reports.page import write_page
 
     print(write_page(options.folder))

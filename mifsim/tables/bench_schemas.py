@@ -39,6 +39,8 @@ BENCH_SCHEMAS: dict[str, pa.Schema] = {
             pa.bool_(),
             "the same, if leakage is measured from the best of the two zero-query baselines and the labelled one",
         ),
+        ("within_quarter", pa.bool_(), "all attackers blocked within a quarter of their query budget"),
+        ("budget_queries", pa.int64(), "maximum number of queries of an attacker, with those that the evasions add"),
         ("mean_queries", pa.float64(), "restricted mean queries to block, over all sessions of an attacker"),
         ("leakage_at_block", pa.float64(), "the evaluator's mean confidence (0 to 1) in the last reconstructions"),
         ("leakage_undefended", pa.float64(), "the same without a detector"),

@@ -32,7 +32,7 @@ def bench_study(**changes) -> Study:
     return tiny_study(
         **{
             "tuning": {"trials": 8, **REACHABLE},
-            "matrix": {"evasions": [[], [{"decoys": 2}], [{"rotate": {}}]]},
+            "matrix": {"evasions": [[{"decoys": 2}], [], [{"rotate": {}}]]},
             "bench": BENCH,
             "filters": [{"name": "two", "kind": "quota", "queries": 2}],
             "leakage": {"enabled": False, "baseline_images": 7},
@@ -70,6 +70,8 @@ def test_every_detector_meets_every_attack_and_workload(tmp_path: Path):
     assert set(cells["detector"]) == {"evidence", "quota", "two"}
     assert set(cells[cells["knows_detector"]]["evasion"].str.split(" ").str[0]) == {"sharpen", "accounts"}
     assert (cells["attackers"] == 6).all()
+    # Replayed cells are in the order of the study.
+    assert list(dict.fromkeys(cells["evasion"]))[:3] == ["decoys (between 2)", "", "sharpen (strength 1.0, sigma 1.0)"]
     # A quota of two blocks every open-loop attacker at the third query, with or without decoys.
     two = cells[(cells["detector"] == "two") & ~cells["evasion"].str.startswith(("rotate", "accounts"))]
     assert (two["blocked"] == 6).all()
