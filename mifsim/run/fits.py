@@ -80,11 +80,13 @@ def _fit(config: FittedConfig, data: DataSet, others: Hashes) -> FittedConfig:
     """
     view = None if config.view is None else config.view.to_dict()
     facts = {"data": data.name, "fingerprint": data.fingerprint}
-    path = cache_dir() / "fits" / f"{digest(config.kind, FIT_VERSION, MOST_IMAGES, facts, view)}.npz"
+    options = [config.fit_options()] if config.fit_options() else []
+    path = cache_dir() / "fits" / f"{digest(config.kind, FIT_VERSION, MOST_IMAGES, facts, view, *options)}.npz"
     if path.is_file():
         try:
-            cached = add_fit(Fit.from_bytes(path.read_bytes(), path))
-            return type(config).from_dict({**_fields(config), "fit": cached.digest})
+            cached = Fit.from_bytes(path.read_bytes(), path)
+            if not config.fit_problem(cached):
+                return type(config).from_dict({**_fields(config), "fit": add_fit(cached).digest})
         except ConfigError:  # a damaged copy is computed again
             pass
     pool = data.subset("private")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from mifsim.defense.detector import ModelAnswer, Verdict
 from mifsim.defense.fit import Fit
 from mifsim.defense.fitted import check_shape, required_fit
+from mifsim.errors import ConfigError
 
 if TYPE_CHECKING:
     from mifsim.defense.evidence.config import EvidenceConfig
@@ -26,6 +27,8 @@ class Features:
     ----------
     fit : Fit
         The principal components of the server's own images.
+    naturalness : bool
+        Whether the classifier of the flag ``naturalness`` is used.
 
     Attributes
     ----------
@@ -33,11 +36,13 @@ class Features:
         Mean, axes and standard deviations; arguments of `kernels.features`.
     components : int
         Number of principal components.
+    trees : tuple of ndarray
+        Arguments of `naturalness_kernels.log_odds`; empty if the classifier is not used.
     dimensions : int
         Number of coordinates in which queries are compared.
     """
 
-    def __init__(self, fit: Fit) -> None:
+    def __init__(self, fit: Fit, naturalness: bool = False) -> None:
         from mifsim.defense.evidence import kernels  # loads numba, which the import of this module must not
         from mifsim.defense.images import admit
 
@@ -45,6 +50,16 @@ class Features:
         self.arrays = (fit.arrays["mean"], fit.arrays["axes"], fit.arrays["deviations"])
         self.components = len(fit.arrays["deviations"])
         self.dimensions = min(kernels.NEAR, self.components)
+        self.trees: tuple[npt.NDArray[Any], ...] = ()
+        if naturalness:
+            from mifsim.defense.evidence.naturalness import NAMES
+
+            if NAMES[0] not in fit.arrays:
+                raise ConfigError(
+                    f"fit = {fit.digest!r}: {fit.file_name} contains no classifier of naturalness (expected a fit made "
+                    "with naturalness = true)"
+                )
+            self.trees = tuple(fit.arrays[name] for name in NAMES)
 
     def coordinates(
         self, pixels: npt.NDArray[np.float32], found: npt.NDArray[np.float32] | None = None
@@ -63,6 +78,17 @@ class Features:
             pixels.reshape(-1), pixels.shape[1], channels, *self.arrays, features
         )
         return coordinates
+
+    def with_naturalness(
+        self, pixels: npt.NDArray[np.float32], found: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.float32], np.float32]:
+        """Return the coordinates and the log-odds that the image is an outlier; see `coordinates`."""
+        from mifsim.defense.evidence.naturalness_kernels import features_and_naturalness
+
+        channels = pixels.shape[2] if pixels.ndim == 3 else 1
+        return features_and_naturalness(  # type: ignore[no-any-return]
+            pixels.reshape(-1), pixels.shape[1], channels, *self.arrays, *self.trees, found
+        )
 
     def admit(self, image: object, shape: tuple[int, ...] | None) -> npt.NDArray[np.float32]:
         """Validate an image, given the shape of the session's first one; see `mifsim.defense.images.admit`.
@@ -143,11 +169,17 @@ class EvidenceDetector:
     """The count is the largest share of a limit that a leaky count has."""
 
     def __init__(self, config: EvidenceConfig) -> None:
+        from mifsim.defense.evidence import kernels
         from mifsim.defense.evidence.flags import FLAGS
-        from mifsim.defense.evidence.kernels import judge
 
-        self._judge, self._k = judge, config.k
-        self._features = Features(config.fitted())
+        self._k = config.k
+        self._features = Features(config.fitted(), config.naturalness and config.naturalness_limit > 0)
+        self._judge: Callable[..., Any] = kernels.judge
+        if self._features.trees:
+            from mifsim.defense.evidence.naturalness_kernels import judge_with_naturalness
+
+            self._judge = judge_with_naturalness
+        self._arrays = (*self._features.arrays, *self._features.trees)
         self._memory = Memory(config.memory, self._features.dimensions)
         self._names = [flag.name for flag in config.enabled()]
         self._rules = (np.array([FLAGS.index(name) for name in self._names]), *config.rules())
@@ -170,7 +202,7 @@ class EvidenceDetector:
         memory = self._memory
         # fmt: off
         self.count, stored = self._judge(
-            pixels.reshape(-1), pixels.shape[1], pixels.shape[2] if pixels.ndim == 3 else 1, *self._features.arrays,
+            pixels.reshape(-1), pixels.shape[1], pixels.shape[2] if pixels.ndim == 3 else 1, *self._arrays,
             memory.columns, memory.size, memory.place, memory.squares, self._k,
             self._counts, *self._rules,
         )
@@ -228,17 +260,19 @@ class EvidenceRecorder:
         Digest of the fit.
     k, memory : sequence of int
         All combinations are recorded.
+    naturalness : bool
+        Whether the log-odds of the classifier are recorded.
     """
 
     count = 0.0
     limit = math.inf
     blocked = False
 
-    def __init__(self, fit: str, k: Sequence[int], memory: Sequence[int]) -> None:
+    def __init__(self, fit: str, k: Sequence[int], memory: Sequence[int], naturalness: bool = False) -> None:
         from mifsim.defense.evidence import kernels
 
         self._kernels = kernels
-        self._features = Features(required_fit("evidence", fit))
+        self._features = Features(required_fit("evidence", fit), naturalness)
         self._k = tuple(k)
         self._memories = [Memory(capacity, self._features.dimensions) for capacity in memory]
         self._shape: tuple[int, ...] | None = None
@@ -249,8 +283,13 @@ class EvidenceRecorder:
         pixels = self._features.admit(image, self._shape)
         self._shape = pixels.shape
         found = np.empty(3, np.float32)
-        coordinates = self._features.coordinates(pixels, found)
-        self._row = {"average": found[0], "noisy": found[1], "smooth": found[2]}
+        learned = {}
+        if self._features.trees:
+            coordinates, naturalness = self._features.with_naturalness(pixels, found)
+            learned = {"naturalness": naturalness}
+        else:
+            coordinates = self._features.coordinates(pixels, found)
+        self._row = {"average": found[0], "noisy": found[1], "smooth": found[2], **learned}
         distances = np.empty(self._kernels.NEAREST, np.float32)
         for memory in self._memories:
             repeated = self._kernels.nearest(coordinates, memory.columns, memory.size, memory.squares, distances)

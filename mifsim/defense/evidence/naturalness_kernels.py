@@ -1,0 +1,222 @@
+"""Compiled kernels of the flag ``naturalness``: scalars of one image, and the log-odds of a boosted-tree classifier.
+
+The classifier is trained on these scalars (`mifsim.defense.evidence.naturalness`), so training and detection compute
+them with the same kernel. No kernel calls a function of the C library whose last bits differ between machines.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mifsim.defense.compiled import entry_using, inner
+from mifsim.defense.evidence import count_kernels, kernels
+
+SCALARS = (
+    "average", "noisy", "smooth", "central", "middle", "outer", "mahalanobis", "distance", "mean", "deviation", "least",
+    "greatest", "zeros", "dark", "bright", "concentration", "gradient", "laplacian", "sharpness", "kurtosis",
+)  # fmt: skip
+"""Names of the scalars of an image, in the order of the array that `scalars` returns."""
+BANDS = (5, 20)
+"""Ends of the first two bands of principal components: 1 to 5, 6 to 20, and the rest."""
+BINS = 16
+"""Number of bins of the histogram."""
+DEPTH = 5
+"""Largest number of comparisons in a tree."""
+DARK, BRIGHT = 0.05, 0.95
+"""Values below the first are dark, values above the second bright."""
+
+
+@inner
+def _differences(pixels: Any, width: int, channels: int) -> Any:
+    """Return the means of squared differences, of squared Laplacians and of their squares; 0 for tiny images.
+
+    Each column has its own sums, which are added at the end, so that the loop over a row is vectorised.
+    """
+    row = width * channels
+    height = len(pixels) // row
+    if height < 3 or width < 3:
+        return 0.0, 0.0, 0.0
+    inside = row - 2 * channels
+    gradient, laplacian, fourth = (
+        np.zeros(inside, np.float32),
+        np.zeros(inside, np.float32),
+        np.zeros(inside, np.float32),
+    )
+    four = np.float32(4.0)
+    for y in range(1, height - 1):
+        start = y * row + channels
+        here = pixels[start : start + inside]
+        left, right = (
+            pixels[start - channels : start - channels + inside],
+            pixels[start + channels : start + channels + inside],
+        )
+        above, below = pixels[start - row : start - row + inside], pixels[start + row : start + row + inside]
+        for i in range(inside):
+            across, down = right[i] - left[i], below[i] - above[i]
+            gradient[i] += across * across + down * down
+            response = ((left[i] + right[i]) + (above[i] + below[i])) - four * here[i]
+            square = response * response
+            laplacian[i] += square
+            fourth[i] += square * square
+    sums = np.zeros(3)
+    for i in range(inside):
+        sums[0] += np.float64(gradient[i])
+        sums[1] += np.float64(laplacian[i])
+        sums[2] += np.float64(fourth[i])
+    sums /= (height - 2) * inside
+    return sums[0], sums[1], sums[2]
+
+
+@inner
+def _scalars(
+    pixels: Any, width: int, channels: int, deviations: Any, coordinates: Any, found: Any, total: float
+) -> Any:
+    """Return the scalars of an image as float32; all are finite for a valid image."""
+    values = np.zeros(len(SCALARS))
+    values[0:3] = found
+    mahalanobis = 0.0
+    for m in range(len(coordinates)):
+        square = np.float64(coordinates[m]) * np.float64(coordinates[m])
+        mahalanobis += square / (np.float64(deviations[m]) * np.float64(deviations[m]))
+        values[3 if m < BANDS[0] else (4 if m < BANDS[1] else 5)] += square
+    if total > 0.0:
+        for band in range(3, 6):
+            values[band] /= total
+    size = len(pixels)
+    values[6] = np.sqrt(mahalanobis)
+    values[7] = np.sqrt(total / size)
+    least, greatest = pixels[0], pixels[0]
+    zeros, dark, bright = 0, 0, 0
+    for i in range(size):  # without branches, so that the loop is vectorised
+        value = pixels[i]
+        least, greatest = min(least, value), max(greatest, value)
+        zeros += value == np.float32(0.0)
+        dark += value < np.float32(DARK)
+        bright += value > np.float32(BRIGHT)
+    histogram = np.zeros(BINS, np.int64)
+    for i in range(size):
+        place = np.int64(pixels[i] * np.float32(BINS))
+        histogram[place if place < BINS else BINS - 1] += 1
+    mean = 0.0
+    for i in range(size):
+        mean += np.float64(pixels[i])
+    mean /= size
+    spread = 0.0
+    for i in range(size):
+        spread += (np.float64(pixels[i]) - mean) * (np.float64(pixels[i]) - mean)
+    values[8], values[9] = mean, np.sqrt(spread / size)
+    values[10], values[11] = least, greatest
+    values[12], values[13], values[14] = zeros / size, dark / size, bright / size
+    for count in histogram:
+        values[15] += (count / size) * (count / size)
+    gradient, laplacian, fourth = _differences(pixels, width, channels)
+    values[16], values[17] = gradient, laplacian
+    values[18] = laplacian / gradient if gradient > 0.0 else 0.0
+    values[19] = fourth / (laplacian * laplacian) if laplacian > 0.0 else 0.0
+    return values.astype(np.float32)
+
+
+@inner
+def _log_odds(values: Any, split_on: Any, child: Any, threshold: Any, value: Any, roots: Any) -> Any:
+    """Return the log-odds of a classifier; see `log_odds`.
+
+    All trees are followed at once, one level after the other, without a branch: a path has not more than `DEPTH`
+    comparisons, and leaves lead to themselves. This is several times as fast as one tree after the other.
+    """
+    nodes = roots.copy()
+    for _ in range(DEPTH):
+        for t in range(len(nodes)):
+            node = nodes[t]
+            nodes[t] = child[node] + (np.float64(values[split_on[node]]) > threshold[node])
+    total = value[0]
+    for node in nodes:
+        total += value[node]
+    return np.float32(total)
+
+
+@entry_using(kernels)
+def scalars(pixels: Any, width: int, channels: int, mean: Any, axes: Any, deviations: Any) -> Any:
+    """Return the scalars of an image.
+
+    Parameters
+    ----------
+    pixels, width, channels, mean, axes, deviations
+        See `mifsim.defense.evidence.kernels.features`.
+
+    Returns
+    -------
+    ndarray of float32, shape (len(SCALARS),)
+        All finite.
+    """
+    found = np.empty(3, np.float32)
+    coordinates, total = kernels.describe(pixels, width, channels, mean, axes, deviations, found)
+    return _scalars(pixels, width, channels, deviations, coordinates, found, total)
+
+
+# fmt: off
+@entry_using(kernels)
+def features_and_naturalness(
+    pixels: Any, width: int, channels: int, mean: Any, axes: Any, deviations: Any,
+    split_on: Any, child: Any, threshold: Any, value: Any, roots: Any, found: Any
+) -> Any:
+    # fmt: on
+    """Compute what `mifsim.defense.evidence.kernels.features` does, and return the log-odds of the classifier, too.
+
+    Parameters
+    ----------
+    pixels, width, channels, mean, axes, deviations, found
+        See `mifsim.defense.evidence.kernels.features`.
+    split_on, child, threshold, value, roots
+        See `log_odds`.
+
+    Returns
+    -------
+    coordinates : ndarray of float32
+    naturalness : float32
+    """
+    coordinates, total = kernels.describe(pixels, width, channels, mean, axes, deviations, found)
+    values = _scalars(pixels, width, channels, deviations, coordinates, found, total)
+    return coordinates, _log_odds(values, split_on, child, threshold, value, roots)
+
+
+@entry_using(kernels)
+def log_odds(values: Any, split_on: Any, child: Any, threshold: Any, value: Any, roots: Any) -> Any:
+    """Return the log-odds that an image with these scalars is an outlier, as float32.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (len(SCALARS),)
+    split_on : ndarray of int32, shape (N,)
+        Scalar that each of N nodes compares; 0 for a leaf.
+    child : ndarray of int32, shape (N,)
+        The node for scalars up to the threshold; the node after it is for greater ones. A leaf's child is the leaf.
+    threshold : ndarray of float64, shape (N,)
+        Threshold of the comparison; infinite for a leaf.
+    value : ndarray of float64, shape (N,)
+        Log-odds that a leaf adds; 0 for other nodes. Node 0 is a leaf with the log-odds without trees.
+    roots : ndarray of int32, shape (T,)
+        First node of each of T trees, in the order of summation.
+    """
+    return _log_odds(values, split_on, child, threshold, value, roots)
+
+
+# fmt: off
+@entry_using(kernels, count_kernels)
+def judge_with_naturalness(
+    pixels: Any, width: int, channels: int, mean: Any, axes: Any, deviations: Any,
+    split_on: Any, child: Any, threshold: Any, value: Any, roots: Any,
+    memory: Any, size: int, place: int, squares: Any, k: int,
+    counts: Any, features_of: Any, radii: Any, above: Any, leaks: Any, limits: Any
+) -> Any:
+    # fmt: on
+    """Judge one image like `mifsim.defense.evidence.kernels.judge`, with the classifier; see `log_odds`."""
+    found = np.empty(3, np.float32)
+    coordinates, total = kernels.describe(pixels, width, channels, mean, axes, deviations, found)
+    described = _scalars(pixels, width, channels, deviations, coordinates, found, total)
+    values = np.empty(7, np.float32)
+    values[1:4] = found
+    values[6] = _log_odds(described, split_on, child, threshold, value, roots)
+    stored = kernels.remember(coordinates, memory, size, place, squares, k, values)
+    return count_kernels.update_counts(counts, values[features_of], radii, above, leaks, limits), stored
