@@ -10,7 +10,7 @@ import pytest
 
 from mifsim.defense import compiled
 
-HEAVY = {"numba", "cv2", "ray", "tensorflow", "keras", "skimage", "pandas", "pyarrow", "pydantic", "scipy"}
+HEAVY = {"numba", "cv2", "ray", "tensorflow", "keras", "skimage", "pandas", "pyarrow", "pydantic", "scipy", "sklearn"}
 
 
 def loaded_after(code):

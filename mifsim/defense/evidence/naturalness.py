@@ -76,7 +76,7 @@ def train(images: npt.NDArray[np.float32], arrays: Arrays) -> dict[str, npt.NDAr
             max_leaf_nodes=LEAVES,
             max_depth=DEPTH,
             min_samples_leaf=max(1, min(50, outliers // 100)),
-            learning_rate=0.1,
+            learning_rate=0.2,
             l2_regularization=1.0,
             early_stopping=False,
             random_state=SEED,

@@ -15,7 +15,7 @@ from mifsim.defense.evidence import count_kernels, kernels
 
 SCALARS = (
     "average", "noisy", "smooth", "central", "middle", "outer", "mahalanobis", "distance", "mean", "deviation", "least",
-    "greatest", "zeros", "dark", "bright", "concentration", "gradient", "laplacian", "sharpness", "kurtosis",
+    "greatest", "zeros", "dark", "bright", "concentration", "gradient", "laplacian", "sharpness", "kurtosis", "faint", "steepest",
 )  # fmt: skip
 """Names of the scalars of an image, in the order of the array that `scalars` returns."""
 BANDS = (5, 20)
@@ -24,26 +24,23 @@ BINS = 16
 """Number of bins of the histogram."""
 DEPTH = 5
 """Largest number of comparisons in a tree."""
-DARK, BRIGHT = 0.05, 0.95
-"""Values below the first are dark, values above the second bright."""
+DARK, MIDDLE, BRIGHT = 0.05, 0.5, 0.95
+"""Values below the first are dark, values between the first two faint, and values above the third bright."""
 
 
 @inner
 def _differences(pixels: Any, width: int, channels: int) -> Any:
-    """Return the means of squared differences, of squared Laplacians and of their squares; 0 for tiny images.
+    """Return means of squared slopes, squared Laplacians and their squares, and the steepest slope; 0 if tiny.
 
     Each column has its own sums, which are added at the end, so that the loop over a row is vectorised.
     """
     row = width * channels
     height = len(pixels) // row
     if height < 3 or width < 3:
-        return 0.0, 0.0, 0.0
+        return 0.0, 0.0, 0.0, 0.0
     inside = row - 2 * channels
-    gradient, laplacian, fourth = (
-        np.zeros(inside, np.float32),
-        np.zeros(inside, np.float32),
-        np.zeros(inside, np.float32),
-    )
+    columns = np.zeros((4, inside), np.float32)
+    gradient, laplacian, fourth, highest = columns[0], columns[1], columns[2], columns[3]
     four = np.float32(4.0)
     for y in range(1, height - 1):
         start = y * row + channels
@@ -55,18 +52,46 @@ def _differences(pixels: Any, width: int, channels: int) -> Any:
         above, below = pixels[start - row : start - row + inside], pixels[start + row : start + row + inside]
         for i in range(inside):
             across, down = right[i] - left[i], below[i] - above[i]
-            gradient[i] += across * across + down * down
+            slope = across * across + down * down
+            gradient[i] += slope
+            highest[i] = max(highest[i], slope)
             response = ((left[i] + right[i]) + (above[i] + below[i])) - four * here[i]
             square = response * response
             laplacian[i] += square
             fourth[i] += square * square
-    sums = np.zeros(3)
+    sums, steepest = np.zeros(3), np.float32(0.0)
     for i in range(inside):
         sums[0] += np.float64(gradient[i])
         sums[1] += np.float64(laplacian[i])
         sums[2] += np.float64(fourth[i])
+        steepest = max(steepest, highest[i])
     sums /= (height - 2) * inside
-    return sums[0], sums[1], sums[2]
+    return sums[0], sums[1], sums[2], np.float64(np.sqrt(steepest))
+
+
+@inner
+def _mean_and_variance(pixels: Any) -> Any:
+    """Return mean and variance of values; each has four sums, because one long sum waits for every addition."""
+    size = len(pixels)
+    whole = size - size % 4
+    a = b = c = d = 0.0
+    for i in range(0, whole, 4):
+        a += np.float64(pixels[i])
+        b += np.float64(pixels[i + 1])
+        c += np.float64(pixels[i + 2])
+        d += np.float64(pixels[i + 3])
+    for i in range(whole, size):
+        a += np.float64(pixels[i])
+    mean = ((a + b) + (c + d)) / size
+    a = b = c = d = 0.0
+    for i in range(0, whole, 4):
+        a += (np.float64(pixels[i]) - mean) * (np.float64(pixels[i]) - mean)
+        b += (np.float64(pixels[i + 1]) - mean) * (np.float64(pixels[i + 1]) - mean)
+        c += (np.float64(pixels[i + 2]) - mean) * (np.float64(pixels[i + 2]) - mean)
+        d += (np.float64(pixels[i + 3]) - mean) * (np.float64(pixels[i + 3]) - mean)
+    for i in range(whole, size):
+        a += (np.float64(pixels[i]) - mean) * (np.float64(pixels[i]) - mean)
+    return mean, ((a + b) + (c + d)) / size
 
 
 @inner
@@ -88,30 +113,26 @@ def _scalars(
     values[6] = np.sqrt(mahalanobis)
     values[7] = np.sqrt(total / size)
     least, greatest = pixels[0], pixels[0]
-    zeros, dark, bright = 0, 0, 0
+    zeros, dark, below, bright = 0, 0, 0, 0
     for i in range(size):  # without branches, so that the loop is vectorised
         value = pixels[i]
         least, greatest = min(least, value), max(greatest, value)
         zeros += value == np.float32(0.0)
         dark += value < np.float32(DARK)
+        below += value < np.float32(MIDDLE)
         bright += value > np.float32(BRIGHT)
     histogram = np.zeros(BINS, np.int64)
     for i in range(size):
         place = np.int64(pixels[i] * np.float32(BINS))
         histogram[place if place < BINS else BINS - 1] += 1
-    mean = 0.0
-    for i in range(size):
-        mean += np.float64(pixels[i])
-    mean /= size
-    spread = 0.0
-    for i in range(size):
-        spread += (np.float64(pixels[i]) - mean) * (np.float64(pixels[i]) - mean)
-    values[8], values[9] = mean, np.sqrt(spread / size)
+    mean, spread = _mean_and_variance(pixels)
+    values[8], values[9] = mean, np.sqrt(spread)
     values[10], values[11] = least, greatest
     values[12], values[13], values[14] = zeros / size, dark / size, bright / size
     for count in histogram:
         values[15] += (count / size) * (count / size)
-    gradient, laplacian, fourth = _differences(pixels, width, channels)
+    gradient, laplacian, fourth, steepest = _differences(pixels, width, channels)
+    values[20], values[21] = (below - dark) / size, steepest
     values[16], values[17] = gradient, laplacian
     values[18] = laplacian / gradient if gradient > 0.0 else 0.0
     values[19] = fourth / (laplacian * laplacian) if laplacian > 0.0 else 0.0

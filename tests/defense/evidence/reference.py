@@ -85,6 +85,7 @@ def reference_scalars(image, mean, axes, deviations):
             np.sqrt(total / values.size), values.mean(), values.std(), values.min(), values.max(), (values == 0).mean(),
             (values < 0.05).mean(), (values > 0.95).mean(), (bins**2).sum(), gradient, laplacian,
             laplacian / gradient if gradient else 0.0, kurtosis(responses.ravel()) if laplacian > 1e-12 else 0.0,
+            ((values >= 0.05) & (values < 0.5)).mean(), np.sqrt((across**2 + down**2).max()),
         ]
     )  # fmt: skip
 
