@@ -71,6 +71,26 @@ def test_a_classifier_is_trained_for_configurations_that_use_it(study, monkeypat
     assert [item.config for item in fit_detectors(Study.parse(plain), load_data(study.data)).filters] == first
 
 
+def test_a_search_with_and_without_the_classifier_has_one_fit_with_it(study):
+    plain = study.to_toml()
+    plain["filters"] = []
+    plain["tuning"] = {"kind": "evidence", "space": {"naturalness": [False, True]}}
+    ready = fit_detectors(Study.parse(plain), load_data(study.data))
+    corners = ready.tuning.search_space.corners()
+    assert [corner.naturalness for corner in corners] == [False, True]
+    image = np.full(load_data(study.data).shape, 0.5, np.float32)
+    assert [corner.detector().check(image).name for corner in corners] == ["UNSAFE", "UNSAFE"]  # every limit is 1
+
+
+def test_a_fit_without_the_classifier_is_refused(study):
+    data = load_data(study.data)
+    plain = fit_detectors(study, data).filters[0].config
+    with pytest.raises(
+        StudyError, match=rf"filters\.0: evidence: fit = '{plain.fit}': contains no array tree_split_on"
+    ):
+        fit_detectors(study_with(fit=plain.fit, naturalness=True, naturalness_limit=3.0), data)
+
+
 def test_a_damaged_fit_in_the_cache_is_computed_again(study):
     data = load_data(study.data)
     first = fit_detectors(study_with(naturalness=True, naturalness_limit=3.0), data).filters[0].config

@@ -15,7 +15,8 @@ from mifsim.defense.evidence import count_kernels, kernels
 
 SCALARS = (
     "average", "noisy", "smooth", "central", "middle", "outer", "mahalanobis", "distance", "mean", "deviation", "least",
-    "greatest", "zeros", "dark", "bright", "concentration", "gradient", "laplacian", "sharpness", "kurtosis", "faint", "steepest",
+    "greatest", "zeros", "dark", "bright", "concentration", "gradient", "laplacian", "sharpness", "kurtosis", "faint",
+    "steepest",
 )  # fmt: skip
 """Names of the scalars of an image, in the order of the array that `scalars` returns."""
 BANDS = (5, 20)
