@@ -124,12 +124,8 @@ class EvidenceConfig(FittedConfig):
         "queries_limit": Param(1.0, 1e5, "number of queries that blocks", strictness=-1, least=0.0),
         # Log-odds have no pole from which their distance is meaningful: this radius is neither relaxed nor tightened.
         "naturalness_radius": Param(-10.0, 10.0, "log-odds of an outlier", scale="linear", requires=LEARNED),
-        "naturalness_leak": Param(
-            0.01, 0.3, "leak of the count of outliers", strictness=-1, least=0.0, most=1.0, requires=LEARNED
-        ),
-        "naturalness_limit": Param(
-            1.0, 1e4, "count of outliers that blocks", strictness=-1, least=0.0, requires=LEARNED
-        ),
+        "naturalness_leak": Param(0.01, 0.3, "leak of outliers", strictness=-1, least=0.0, most=1.0, requires=LEARNED),
+        "naturalness_limit": Param(1.0, 1e4, "outliers that block", strictness=-1, least=0.0, requires=LEARNED),
     }
     choices: ClassVar[Mapping[str, Choice]] = {
         "k": Choice(range(1, LARGEST_K + 1), 5, "which nearest earlier query is compared"),

@@ -1,8 +1,9 @@
 """The classifier of the flag ``naturalness``: boosted trees that tell honest images from synthetic outliers.
 
-It is trained on scalars of the server's own images, honest variations of them, and outliers made of them
-(`mifsim.defense.evidence.outliers`); no image of a user or an attacker is used. scikit-learn trains it, in the process
-that makes the fit. The fit contains the trees as arrays, so a detector does not need scikit-learn.
+It is trained on scalars of the server's own images, of honest variations of them
+(`mifsim.defense.evidence.variations`), and of outliers made of them (`mifsim.defense.evidence.outliers`); no image of a
+user or an attacker is used. scikit-learn trains it, in the process that makes the fit. The fit contains the trees as
+arrays, so a detector does not need scikit-learn.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def train(images: npt.NDArray[np.float32], arrays: Arrays) -> dict[str, npt.NDAr
     from threadpoolctl import threadpool_limits
 
     from mifsim.defense.evidence import outliers as makers
+    from mifsim.defense.evidence import variations
     from mifsim.defense.evidence.naturalness_kernels import DEPTH
 
     outliers = min(MOST_OUTLIERS, PER_IMAGE * len(images))
@@ -68,7 +70,7 @@ def train(images: npt.NDArray[np.float32], arrays: Arrays) -> dict[str, npt.NDAr
     with threadpool_limits(limits=1):
         rng = np.random.default_rng(SEED)
         source = makers.Source.of(images, arrays)
-        images_of = (makers.honest(source, outliers, rng), makers.outliers(source, outliers, rng))
+        images_of = (variations.honest(images, outliers, rng), makers.outliers(source, outliers, rng))
         values = np.concatenate([describe(made, arrays) for made in images_of])
         labels = np.repeat([0, 1], outliers)
         model = HistGradientBoostingClassifier(

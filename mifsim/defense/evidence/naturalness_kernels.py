@@ -29,6 +29,10 @@ DARK, MIDDLE, BRIGHT = 0.05, 0.5, 0.95
 """Values below the first are dark, values between the first two faint, and values above the third bright."""
 
 
+SHARPEST = 1e6
+"""Largest value of the scalar ``sharpness``, so that it is finite for every image."""
+
+
 @inner
 def _differences(pixels: Any, width: int, channels: int) -> Any:
     """Return means of squared slopes, squared Laplacians and their squares, and the steepest slope; 0 if tiny.
@@ -46,10 +50,8 @@ def _differences(pixels: Any, width: int, channels: int) -> Any:
     for y in range(1, height - 1):
         start = y * row + channels
         here = pixels[start : start + inside]
-        left, right = (
-            pixels[start - channels : start - channels + inside],
-            pixels[start + channels : start + channels + inside],
-        )
+        left = pixels[start - channels : start - channels + inside]
+        right = pixels[start + channels : start + channels + inside]
         above, below = pixels[start - row : start - row + inside], pixels[start + row : start + row + inside]
         for i in range(inside):
             across, down = right[i] - left[i], below[i] - above[i]
@@ -133,10 +135,10 @@ def _scalars(
     for count in histogram:
         values[15] += (count / size) * (count / size)
     gradient, laplacian, fourth, steepest = _differences(pixels, width, channels)
-    values[20], values[21] = (below - dark) / size, steepest
     values[16], values[17] = gradient, laplacian
-    values[18] = laplacian / gradient if gradient > 0.0 else 0.0
+    values[18] = min(laplacian / gradient, SHARPEST) if gradient > 0.0 else 0.0
     values[19] = fourth / (laplacian * laplacian) if laplacian > 0.0 else 0.0
+    values[20], values[21] = (below - dark) / size, steepest
     return values.astype(np.float32)
 
 

@@ -2,55 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from mifsim.defense import DetectorConfig, InvalidImage, load_config
-from mifsim.defense.evidence import naturalness, outliers
+from mifsim.defense import InvalidImage
+from mifsim.defense.evidence import naturalness, outliers, variations
 from mifsim.defense.evidence import naturalness_kernels as kernels
 from mifsim.defense.evidence.config import EvidenceConfig
-from mifsim.defense.fit import Fit, add_fit
+from mifsim.defense.evidence.image_changes import clipped
+from mifsim.defense.fit import Fit
 from mifsim.defense.server_images import fit_server_images
 from mifsim.errors import ConfigError
 from mifsim.testing.streams import blocked_at, fitted, image_pool, record_streams
+from tests.defense.evidence.conftest import LEARNED, digits
 from tests.defense.evidence.reference import reference_scalars
-
-LEARNED = EvidenceConfig(naturalness=True, naturalness_radius=0.0, naturalness_leak=0.0, naturalness_limit=3.0)
-
-
-@functools.cache
-def digits():
-    """Return 400 small digits to train with, and 400 others."""
-    images = (load_digits().images / 16).astype(np.float32)[:800]
-    return images[::2], images[1::2]
-
-
-@functools.cache
-def trained():
-    """Return the configuration fitted to the digits, and its fit."""
-    images, _ = digits()
-    config = LEARNED.fit_to(images, np.arange(len(images), dtype=np.uint64), {"data": "digits"})
-    return config, config.fitted()
-
-
-@functools.cache
-def small(shape=(12, 12)):
-    """Return a configuration fitted to noise."""
-    return fitted(LEARNED, shape)
-
-
-@pytest.fixture
-def config():
-    config, fit = trained()
-    add_fit(fit)
-    return config
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (9, 14), (8, 8, 3), (10, 10, 1)])
@@ -109,7 +79,7 @@ def test_outliers_of_other_images_have_greater_log_odds_than_these_images(config
     natural = naturalness.log_odds(naturalness.describe(others, arrays), arrays)
     areas = {}
     for _, maker in outliers.OUTLIERS:
-        made = [outliers.clipped(maker(source, rng)) for _ in range(200)]
+        made = [clipped(maker(source, rng)) for _ in range(200)]
         unnatural = naturalness.log_odds(naturalness.describe(made, arrays), arrays)
         areas[maker.__name__] = roc_auc_score(
             np.repeat([0, 1], [len(natural), len(made)]), np.concatenate([natural, unnatural])
@@ -124,7 +94,7 @@ def test_made_images_are_valid_images_of_the_same_shape(shape):
     fit = fit_server_images(images, np.arange(110, dtype=np.uint64), {})
     source = outliers.Source.of(images, fit.arrays)
     rng = np.random.default_rng(1)
-    for made in (*outliers.outliers(source, 300, rng), *outliers.honest(source, 300, rng)):
+    for made in (*outliers.outliers(source, 300, rng), *variations.honest(images, 300, rng)):
         assert made.shape == shape
         assert made.dtype == np.float32
         assert made.min() >= 0
@@ -225,101 +195,3 @@ def test_without_the_classifier_its_parameters_are_not_written():
 def test_images_of_another_shape_are_refused(config):
     with pytest.raises(InvalidImage, match=r"fitted to images of shape \(8, 8\)"):
         config.detector().check(np.zeros((9, 8), np.float32))
-
-
-def changed(name, change):
-    def make(arrays):
-        arrays[name] = change(arrays[name].copy())
-        return arrays
-
-    return make
-
-
-def put(place, value):
-    def change(array):
-        array[place] = value
-        return array
-
-    return change
-
-
-def without(name):
-    return lambda arrays: {key: arrays[key] for key in arrays if key != name}
-
-
-def first_split(arrays):
-    """Return the number of the first node that is not a leaf."""
-    return int(np.flatnonzero(np.isfinite(arrays["tree_threshold"]))[0])
-
-
-DAMAGED = {
-    "no trees": (without("tree_child"), "contains no array tree_child"),
-    "no version": (without("tree_version"), "contains no array tree_version"),
-    "other version": (changed("tree_version", lambda a: a + 1), r"tree_version = \[2\]: not supported"),
-    "other type": (changed("tree_child", lambda a: a.astype(np.int64)), "tree_child: has shape .* type int64"),
-    "other length": (changed("tree_value", lambda a: a[:-1]), "expected a vector"),
-    "other rank": (changed("tree_roots", lambda a: a[None]), "tree_roots: has shape"),
-    "scalar out of range": (changed("tree_split_on", put(1, 99)), "tree_split_on: contains numbers"),
-    "negative scalar": (changed("tree_split_on", put(1, -1)), "tree_split_on: contains numbers"),
-    "root out of range": (changed("tree_roots", put(0, 10**6)), "numbers that are not of a node"),
-    "negative root": (changed("tree_roots", put(0, -1)), "numbers that are not of a node"),
-    "child out of range": (
-        lambda arrays: changed("tree_child", put(first_split(arrays), 10**6))(arrays),
-        "numbers that are not of a node",
-    ),
-    "cycle": (
-        lambda arrays: changed("tree_child", put(first_split(arrays), first_split(arrays)))(arrays),
-        "a leaf must lead to itself, another node to a later one",
-    ),
-    "leaf that leads on": (changed("tree_child", put(0, 1)), "a leaf must lead to itself"),
-    "infinite value": (changed("tree_value", put(0, np.inf)), "must be finite"),
-    "threshold that is no number": (
-        lambda arrays: changed("tree_threshold", put(first_split(arrays), np.nan))(arrays),
-        "must be finite",
-    ),
-    "other components": (changed("mean", lambda a: a[:-1]), "mean, axes, deviations: must be float32 arrays"),
-    "other type of components": (changed("axes", lambda a: a.astype(np.float64)), "must be float32 arrays"),
-    "no components": (without("deviations"), "must be float32 arrays"),
-}
-
-
-@pytest.mark.parametrize("case", DAMAGED)
-def test_a_file_with_other_arrays_is_refused_by_name(config, case, tmp_path, monkeypatch):
-    """Even if the digest in the configuration was changed together with the file."""
-    change, message = DAMAGED[case]
-    fit = Fit(config.fitted().facts, change(dict(config.arrays())))
-    (tmp_path / fit.file_name).write_bytes(fit.to_bytes())
-    DetectorConfig.save(replace(config, fit=fit.digest), tmp_path / "filter.toml")
-    monkeypatch.setattr("mifsim.defense.fit._fits", {})
-    with pytest.raises(ConfigError, match=rf"{fit.file_name}: evidence: .*{message}"):
-        load_config(tmp_path / "filter.toml")
-
-
-def test_a_path_that_is_too_long_is_refused():
-    """A chain of comparisons that is longer than the kernel follows."""
-    length = kernels.DEPTH + 1
-    leaves = 2 * length + 1
-    trees = {
-        "tree_split_on": np.zeros(1 + leaves, np.int32),
-        "tree_child": np.arange(1 + leaves, dtype=np.int32),
-        "tree_threshold": np.full(1 + leaves, np.inf),
-        "tree_value": np.zeros(1 + leaves),
-        "tree_roots": np.array([1], np.int32),
-        "tree_version": np.array([naturalness.SCALARS_VERSION], np.int32),
-    }
-    for node in range(1, 2 * length, 2):  # each node leads to the next one and to a leaf
-        trees["tree_child"][node] = node + 1
-        trees["tree_threshold"][node] = 0.0
-    assert naturalness.problem(trees) == f"tree_child: contains a path of more than {kernels.DEPTH} comparisons"
-    trees["tree_threshold"][2 * length - 1] = np.inf
-    trees["tree_child"][2 * length - 1] = 2 * length - 1
-    assert naturalness.problem(trees) == ""
-
-
-def test_a_fitted_configuration_is_read_from_its_files(config, tmp_path, monkeypatch):
-    config.save(tmp_path / "filter.toml")
-    monkeypatch.setattr("mifsim.defense.fit._fits", {})
-    again = load_config(tmp_path / "filter.toml")
-    assert again == config
-    _, others = digits()
-    assert blocked_at(again, others) == blocked_at(config, others)
