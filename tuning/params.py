@@ -28,8 +28,11 @@ def param_schema(table: str, space: SearchSpace) -> pa.Schema:
         kind = pa.int64() if param.whole else pa.float64()
         fields[param_column(name)] = (kind, param.description or "searched parameter")
     for name, choice in space.config_choices.items():
-        whole = isinstance(choice.default, int) and not isinstance(choice.default, bool)
-        fields[param_column(name)] = (pa.int64() if whole else CATEGORY, choice.description or "searched choice")
+        types = {bool: pa.bool_(), int: pa.int64()}
+        fields[param_column(name)] = (
+            types.get(type(choice.default), CATEGORY),
+            choice.description or "searched choice",
+        )
     return with_columns(table, fields, after="config")
 
 

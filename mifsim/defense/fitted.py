@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -15,6 +16,9 @@ import numpy.typing as npt
 from mifsim.defense.config import DetectorConfig
 from mifsim.defense.fit import Fit, add_fit, find_fit
 from mifsim.errors import ConfigError, InvalidImage
+
+COMPONENTS = ("mean", "axes", "deviations")
+"""Arrays of the principal components in a fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +62,33 @@ class FittedConfig(DetectorConfig):
         described = {**facts, "view": None if view is None else view.to_dict()}
         return replace(self, fit=add_fit(self.make_fit(seen, hashes, described)).digest)
 
-    @classmethod
-    def make_fit(cls, images: npt.NDArray[np.float32], hashes: npt.NDArray[np.uint64], facts: Mapping[str, Any]) -> Fit:
+    def make_fit(
+        self, images: npt.NDArray[np.float32], hashes: npt.NDArray[np.uint64], facts: Mapping[str, Any]
+    ) -> Fit:
         """Compute the fit; by default, the principal components of the images."""
         from mifsim.defense.server_images import fit_server_images
 
         return fit_server_images(images, hashes, facts)
+
+    def fit_options(self) -> Mapping[str, Any]:
+        """Return what determines the fit besides the images, as plain JSON values; by default nothing."""
+        return {}
+
+    def fit_problem(self, fit: Fit) -> str:
+        """Return an error message for a fit that the detector cannot use; an empty string if it can.
+
+        It is checked when a fit is read from a file.
+        """
+        arrays, shape = fit.arrays, fit.facts.get("shape")
+        size = math.prod(shape) if isinstance(shape, list) and all(isinstance(side, int) for side in shape) else 0
+        if size < 1:
+            return f"shape = {shape!r}: must be the shape of an image"
+        found = [(arrays[name].dtype, arrays[name].shape) if name in arrays else None for name in COMPONENTS]
+        count = arrays["deviations"].size if "deviations" in arrays else 0
+        kind = np.dtype(np.float32)
+        if not count or found != [(kind, (size,)), (kind, (size, count)), (kind, (count,))]:
+            return f"{', '.join(COMPONENTS)}: must be float32 arrays for images of shape {tuple(shape or ())}"
+        return ""
 
     def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
         """Return the arrays of the fit.
@@ -143,7 +168,8 @@ def load_fit(config: DetectorConfig, folder: Any) -> None:
     Raises
     ------
     ConfigError
-        If the file is missing and the fit is not registered, or the file cannot be read or was altered.
+        If the file is missing and the fit is not registered, or the file cannot be read or was altered, or does not
+        contain what the detector needs.
     """
     for member in config.members():
         if isinstance(member, FittedConfig) and member.fit:
@@ -160,4 +186,7 @@ def _load_fit(config: FittedConfig, folder: Any) -> None:
         raise ConfigError(
             f"{path}: cannot be read: {error.strerror or error}; {config.kind} needs these fitted arrays"
         ) from None
-    add_fit(Fit.from_bytes(content, path, config.fit))
+    fit = Fit.from_bytes(content, path, config.fit)
+    if problem := config.fit_problem(fit):
+        raise ConfigError(f"{path}: {config.kind}: {problem}")
+    add_fit(fit)

@@ -31,7 +31,8 @@ from mifsim.defense.recording import Column, Outcome, RecordedSessions
 from mifsim.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mifsim.defense.evidence.detector import Features, Memory
+    from mifsim.defense.evidence.detector import Features
+    from mifsim.defense.evidence.memory import Memory
 
 LARGEST_MEMORY = 16_384
 
@@ -41,7 +42,8 @@ class _Distances:
 
     def __init__(self, fit: str, neighbours: int, memory: int) -> None:
         from mifsim.defense.evidence import kernels
-        from mifsim.defense.evidence.detector import Features, Memory
+        from mifsim.defense.evidence.detector import Features
+        from mifsim.defense.evidence.memory import Memory
 
         self._kernels = kernels
         self.features: Features = Features(required_fit("nearest", fit))

@@ -41,6 +41,8 @@ class Param:
     off : float or None
         Value that switches an optional parameter off; None for a parameter that is always in use. An optional parameter
         belongs to a search only if the study names it. It is off by default, and left out of files while it is off.
+    requires : str
+        Name of an optional choice, for a parameter that belongs to a search only together with this choice.
 
     Raises
     ------
@@ -65,6 +67,7 @@ class Param:
     scale: Literal["log", "linear"] = "log"
     search_name: str = ""
     off: float | None = None
+    requires: str = ""
 
     def __post_init__(self) -> None:
         if not self.least <= self.low <= self.high <= self.most:
@@ -174,15 +177,23 @@ class Choice:
         The value used by a search whose study names no values.
     description : str
         Meaning of the parameter.
+    optional : bool
+        Whether the choice belongs to a search only if the study names it; otherwise all configurations have the
+        default.
     """
 
     accepted: Sequence[Any]
     default: Any
     description: str = ""
+    optional: bool = False
+
+    def accepts(self, value: object) -> bool:
+        """Return whether a value is accepted; True and False are not numbers here."""
+        return isinstance(value, bool) == isinstance(self.default, bool) and value in self.accepted
 
     @property
     def words(self) -> str:
         """Accepted values, as text."""
         if isinstance(self.accepted, range):
             return f"a whole number from {self.accepted[0]} to {self.accepted[-1]}"
-        return ", ".join(map(str, self.accepted))
+        return ", ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in self.accepted)

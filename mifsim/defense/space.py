@@ -32,7 +32,8 @@ class SearchSpace:
         Smallest and largest value of each parameter of the search. An optional parameter (`Param.off`) is one of them
         only if the study names it; otherwise it is off in every configuration.
     choices : mapping of str to tuple
-        Allowed values of each choice. A choice with a single value is not a dimension of the search.
+        Allowed values of each choice. A choice with a single value is not a dimension of the search. An optional one
+        (`Choice.optional`) is one of them only if the study names it.
     scope : {"session", "client"}
         See `DetectorConfig`.
     view : View or None
@@ -70,14 +71,24 @@ class SearchSpace:
                 near = difflib.get_close_matches(str(key), known, 1, 0.5)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ConfigError(f"space.{key}: {kind!r} has no such parameter{hint} (accepted: {', '.join(known)})")
+        choices = {
+            name: _values(found, name, given.get(name))
+            for name, choice in found.choices.items()
+            if not choice.optional or name in given
+        }
+        for name, param in found.searched().items():
+            if name in given and not _available(param, choices):
+                raise ConfigError(
+                    f"space.{name} = {given[name]!r}: without effect (expected {param.requires} = [true], too)"
+                )
         space = cls(
             kind,
             {
                 name: _bounds(found, name, given.get(name, {}))
                 for name, param in found.searched().items()
-                if param.off is None or name in given
+                if (param.off is None or name in given) and _available(param, choices)
             },
-            {name: _values(found, name, given.get(name)) for name in found.choices},
+            choices,
             scope,
             View.parse(view),
             fit,
@@ -97,13 +108,16 @@ class SearchSpace:
 
     @property
     def config_params(self) -> Mapping[str, Param]:
-        """Parameters of its configurations: those of the search, or all of the kind if the space is `derived`."""
-        return self.config_class.params if self.derived else self.params
+        """Parameters of its configurations: those of the search, or those of the kind if the space is `derived`."""
+        if not self.derived:
+            return self.params
+        every = self.config_class.params
+        return {name: param for name, param in every.items() if _available(param, self.choices)}
 
     @property
     def config_choices(self) -> Mapping[str, Choice]:
         """Choices of its configurations."""
-        return self.config_class.choices
+        return {name: self.config_class.choices[name] for name in self.choices}
 
     @property
     def reference_steps(self) -> dict[str, int]:
@@ -201,6 +215,11 @@ def _bounds(cls: type[DetectorConfig], name: str, given: object) -> tuple[float,
     return (int(low), int(high)) if param.whole else (float(low), float(high))
 
 
+def _available(param: Param, choices: Mapping[str, Sequence[Any]]) -> bool:
+    """Return whether the choice that a parameter requires can be true."""
+    return not param.requires or any(choices.get(param.requires, ()))
+
+
 def _values(cls: type[DetectorConfig], name: str, given: object) -> tuple[Any, ...]:
     choice = cls.choices[name]
     if given is None:
@@ -209,7 +228,7 @@ def _values(cls: type[DetectorConfig], name: str, given: object) -> tuple[Any, .
     if not values:
         raise ConfigError(f"space.{name} = []: needs at least one value (accepted: {choice.words})")
     for value in values:
-        if isinstance(value, bool) or value not in choice.accepted:
+        if not choice.accepts(value):
             raise ConfigError(f"space.{name}: {value!r} is not a valid value (accepted: {choice.words})")
     if len(set(values)) < len(values):
         raise ConfigError(f"space.{name} = {list(values)}: each may be given once; expected different values")

@@ -42,6 +42,8 @@ def fit_detectors(study: Study, data: DataSet) -> Study:
     for key, config in _fitted(study):
         try:
             ready = config if config.fit else _fit(config, data, others)
+            if problem := ready.fit_problem(ready.fitted()):
+                raise ConfigError(f"{ready.kind}: fit = {ready.fit!r}: {problem}")
             shared = np.intersect1d(ready.arrays()["hashes"], others)
         except ConfigError as error:
             raise StudyError(f"{study.name}: {key}: {error}") from None
@@ -56,13 +58,15 @@ def fit_detectors(study: Study, data: DataSet) -> Study:
 
 def _fitted(study: Study) -> Iterator[tuple[str, FittedConfig]]:
     """Yield the fitted configurations of a study with the study's keys: filters, and a corner of the search space."""
-    found = [(f"filters.{number}", item.config) for number, item in enumerate(study.filters)]
+    found = [(f"filters.{number}", [item.config]) for number, item in enumerate(study.filters)]
     if study.attacks and study.users:
-        found.append(("tuning", study.tuning.search_space.corners()[0]))
-    for key, config in found:
-        for place, member in enumerate(config.members()):
-            if isinstance(member, FittedConfig):
-                yield (key if member is config else f"{key}.of.{place}"), member
+        found.append(("tuning", study.tuning.search_space.corners()))
+    for key, configs in found:
+        for place, variants in enumerate(zip(*(config.members() for config in configs), strict=True)):
+            fitted = [variant for variant in variants if isinstance(variant, FittedConfig)]
+            if fitted:  # all corners have one fit: that of the corner that needs most
+                member = max(fitted, key=lambda variant: len(variant.fit_options()))
+                yield (key if variants[0] is configs[0] else f"{key}.of.{place}"), member
 
 
 def _table(plain: dict[str, Any], key: str) -> dict[str, Any]:
@@ -80,11 +84,13 @@ def _fit(config: FittedConfig, data: DataSet, others: Hashes) -> FittedConfig:
     """
     view = None if config.view is None else config.view.to_dict()
     facts = {"data": data.name, "fingerprint": data.fingerprint}
-    path = cache_dir() / "fits" / f"{digest(config.kind, FIT_VERSION, MOST_IMAGES, facts, view)}.npz"
+    options = [config.fit_options()] if config.fit_options() else []
+    path = cache_dir() / "fits" / f"{digest(config.kind, FIT_VERSION, MOST_IMAGES, facts, view, *options)}.npz"
     if path.is_file():
         try:
-            cached = add_fit(Fit.from_bytes(path.read_bytes(), path))
-            return type(config).from_dict({**_fields(config), "fit": cached.digest})
+            cached = Fit.from_bytes(path.read_bytes(), path)
+            if not config.fit_problem(cached):
+                return type(config).from_dict({**_fields(config), "fit": add_fit(cached).digest})
         except ConfigError:  # a damaged copy is computed again
             pass
     pool = data.subset("private")

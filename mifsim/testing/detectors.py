@@ -98,7 +98,8 @@ class DetectorConformance:
     ) -> None:
         """For a kind with `search_params`, every point is a configuration; the most lenient blocks no session."""
         fit = config.fit if isinstance(config, FittedConfig) else ""
-        space = SearchSpace.parse(config.kind, {}, fit=fit) if config.searched() else None
+        optional = {name: [getattr(config, name)] for name, choice in config.choices.items() if choice.optional}
+        space = SearchSpace.parse(config.kind, optional, fit=fit) if config.searched() else None
         if space is None or not space.derived:
             pytest.skip("the kind searches its parameters directly")
         streams = [list(pool)[start:] + list(pool)[:start] for start in range(len(pool))]

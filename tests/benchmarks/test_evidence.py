@@ -7,19 +7,25 @@ import time
 import numpy as np
 import pytest
 
-from mifsim.defense.evidence.config import FLAGS, EvidenceConfig
+from mifsim.defense.evidence.config import EvidenceConfig
+from mifsim.defense.evidence.flags import FLAGS, LEARNED
 from mifsim.testing.streams import fitted
 from tests.defense.evidence.reference import reference_features
 
 SHAPE = (28, 28)
 MICROSECONDS = 15
+TREES_MICROSECONDS = 8
+"""Additional time of the scalars and the trees of `naturalness`."""
 NEVER = 1e6
 
 
+@pytest.mark.parametrize("naturalness", [False, True], ids=["plain", "naturalness"])
 @pytest.mark.parametrize("memory", [200, 1000])
-def test_time_of_a_query(ratio, memory):
-    limits = {f"{flag}_limit": NEVER for flag in FLAGS}
-    config = fitted(EvidenceConfig(memory=memory, neighbours_radius=1.0, **limits), SHAPE)
+def test_time_of_a_query(ratio, memory, naturalness):
+    limits = {f"{flag}_limit": NEVER for flag in FLAGS if naturalness or flag != LEARNED}
+    config = fitted(EvidenceConfig(memory=memory, neighbours_radius=1.0, naturalness=naturalness, **limits), SHAPE)
+    name = f"query of evidence{' with naturalness' * naturalness}, 28x28, memory {memory}"
+    target = MICROSECONDS + TREES_MICROSECONDS * naturalness
     rng = np.random.default_rng(0)
     images = [rng.random(SHAPE, dtype=np.float32) for _ in range(2 * memory)]
     detector, arrays = config.detector(), config.arrays()
@@ -36,13 +42,8 @@ def test_time_of_a_query(ratio, memory):
     def features_alone():
         reference_features(images[0], arrays["mean"], arrays["axes"], arrays["deviations"])
 
-    ratio(f"query of evidence, 28x28, memory {memory}, against its features in numpy and scipy", features_alone, check)
-    ratio(
-        f"query of evidence, 28x28, memory {memory}, against {MICROSECONDS} us",
-        lambda: _wait(MICROSECONDS * 1e-6),
-        check,
-        target=1,
-    )
+    ratio(f"{name}, against its features in numpy and scipy", features_alone, check)
+    ratio(f"{name}, against {target} us", lambda: _wait(target * 1e-6), check, target=1)
 
 
 def _wait(seconds):

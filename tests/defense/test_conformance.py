@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from mifsim.defense import DetectorConfig, FilterConfig, NoDefenseConfig, View
@@ -71,6 +73,24 @@ class TestEvidence(DetectorConformance):
     @pytest.fixture(params=EVIDENCE, ids=["neighbours", "all", "repeats"])
     def config(self, request: pytest.FixtureRequest, shape: tuple[int, ...]) -> DetectorConfig:
         return fitted(request.param, shape)
+
+
+NATURALNESS = EvidenceConfig(
+    k=2, memory=7, neighbours_radius=2.0, neighbours_limit=4, repeats_limit=3.5, naturalness=True,
+    naturalness_radius=-0.5, naturalness_leak=0.25, naturalness_limit=2.5,
+)  # fmt: skip
+
+
+@functools.cache
+def naturalness_fitted(shape: tuple[int, ...]) -> DetectorConfig:
+    """Return the configuration with a trained classifier; the training takes a second."""
+    return fitted(NATURALNESS, shape)
+
+
+class TestEvidenceWithNaturalness(TestEvidence):
+    @pytest.fixture
+    def config(self, shape: tuple[int, ...]) -> DetectorConfig:
+        return naturalness_fitted(shape)
 
 
 class TestNearest(DetectorConformance):

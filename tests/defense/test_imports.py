@@ -10,7 +10,7 @@ import pytest
 
 from mifsim.defense import compiled
 
-HEAVY = {"numba", "cv2", "ray", "tensorflow", "keras", "skimage", "pandas", "pyarrow", "pydantic", "scipy"}
+HEAVY = {"numba", "cv2", "ray", "tensorflow", "keras", "skimage", "pandas", "pyarrow", "pydantic", "scipy", "sklearn"}
 
 
 def loaded_after(code):
@@ -36,6 +36,11 @@ def test_a_published_detector_needs_numba_and_opencv_and_no_more(kind):
     assert loaded_after(code) & (HEAVY - {"scipy"}) == {"numba", "cv2"}
 
 
+def successor(x):
+    """Return the next number; compiled functions must be at module level."""
+    return x + 1
+
+
 def test_without_a_writable_cache_each_process_compiles(monkeypatch):
     def njit_without_cache(*functions, cache=False, **options):
         if cache:  # only these calls fail: numba's own modules use @njit without a cache
@@ -44,11 +49,11 @@ def test_without_a_writable_cache_each_process_compiles(monkeypatch):
 
     original_njit = numba.njit
     monkeypatch.setattr(numba, "njit", njit_without_cache)
-    assert compiled.entry(lambda x: x + 1)(2) == 3
+    assert compiled.entry(successor)(2) == 3
 
 
 @pytest.mark.parametrize("decorator", [compiled.entry, compiled.inner])
 def test_kernels_use_no_fast_math_and_release_the_gil(decorator):
-    options = decorator(lambda x: x).targetoptions
+    options = decorator(successor).targetoptions
     assert options["nogil"]
     assert not options.get("fastmath", False)

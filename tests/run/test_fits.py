@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from mifsim.api import read_run, simulate
+from mifsim.cache import cache_dir
 from mifsim.data import load_data
 from mifsim.defense.evidence.config import EvidenceConfig
-from mifsim.defense.fit import find_fit
+from mifsim.defense.evidence.naturalness import NAMES, VERSION
+from mifsim.defense.fit import Fit, find_fit
 from mifsim.errors import RunError, StudyError
 from mifsim.run.fits import _hashes, fit_detectors
 from mifsim.study import Study
@@ -53,6 +55,50 @@ def test_the_same_data_give_the_same_fit(study, monkeypatch, tmp_path):
     assert fit_detectors(study, data).filters[0].config == first  # from the cache
     monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path))
     assert fit_detectors(study, load_data(study.data)).filters[0].config == first  # computed again
+
+
+def test_a_classifier_is_trained_for_configurations_that_use_it(study, monkeypatch, tmp_path):
+    """Two configurations of one study have fits of their own, with the same principal components."""
+    plain = study.to_toml()
+    learned = {**EVIDENCE, "name": "learned", "naturalness": True, "naturalness_limit": 3.0}
+    plain["filters"] = [EVIDENCE, learned]
+    data = load_data(study.data)
+    first = [item.config for item in fit_detectors(Study.parse(plain), data).filters]
+    assert first[0].fit == fit_detectors(study, data).filters[0].config.fit
+    assert set(first[1].arrays()) - set(first[0].arrays()) == {*NAMES, VERSION}
+    assert all(np.array_equal(first[1].arrays()[name], array) for name, array in first[0].arrays().items())
+    monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path))
+    assert [item.config for item in fit_detectors(Study.parse(plain), load_data(study.data)).filters] == first
+
+
+def test_a_search_with_and_without_the_classifier_has_one_fit_with_it(study):
+    plain = study.to_toml()
+    plain["filters"] = []
+    plain["tuning"] = {"kind": "evidence", "space": {"naturalness": [False, True]}}
+    ready = fit_detectors(Study.parse(plain), load_data(study.data))
+    corners = ready.tuning.search_space.corners()
+    assert [corner.naturalness for corner in corners] == [False, True]
+    image = np.full(load_data(study.data).shape, 0.5, np.float32)
+    assert [corner.detector().check(image).name for corner in corners] == ["UNSAFE", "UNSAFE"]  # every limit is 1
+
+
+def test_a_fit_without_the_classifier_is_refused(study):
+    data = load_data(study.data)
+    plain = fit_detectors(study, data).filters[0].config
+    with pytest.raises(
+        StudyError, match=rf"filters\.0: evidence: fit = '{plain.fit}': contains no array tree_split_on"
+    ):
+        fit_detectors(study_with(fit=plain.fit, naturalness=True, naturalness_limit=3.0), data)
+
+
+def test_a_damaged_fit_in_the_cache_is_computed_again(study):
+    data = load_data(study.data)
+    first = fit_detectors(study_with(naturalness=True, naturalness_limit=3.0), data).filters[0].config
+    for file in (cache_dir() / "fits").iterdir():
+        fit = Fit.from_bytes(file.read_bytes(), file)
+        file.write_bytes(Fit(fit.facts, {name: fit.arrays[name] for name in fit.arrays if name != "mean"}).to_bytes())
+    again = fit_detectors(study_with(naturalness=True, naturalness_limit=3.0), data).filters[0].config
+    assert again == first
 
 
 def test_a_run_stores_its_fit_and_can_be_resumed_without_a_cache(study, tmp_path, monkeypatch):

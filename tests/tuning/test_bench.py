@@ -22,7 +22,11 @@ from tuning import bench as comparison
 from tuning.bench_costs import bytes_of, measure_costs
 
 BENCH = {
-    "detectors": [{"name": "evidence", "kind": "evidence"}, {"name": "quota", "kind": "quota", "trials": 6}],
+    "detectors": [
+        {"name": "evidence", "kind": "evidence"},
+        {"name": "evidence+naturalness", "kind": "evidence", "space": {"naturalness": [True]}},
+        {"name": "quota", "kind": "quota", "trials": 6},
+    ],
     "trials": 3,
     "knowing": [[{"sharpen": 1.0}], [{"accounts": 2}]],
 }
@@ -65,9 +69,9 @@ def test_every_detector_meets_every_attack_and_workload(tmp_path: Path):
     run = comparison.bench(bench_study(), tmp_path / "run")
     write_bench(run)
     cells = pd.read_parquet(run / "cells.parquet")
-    # Three detectors, two scopes, one attack with five rows of evasions.
-    assert len(cells) == 3 * 2 * 5
-    assert set(cells["detector"]) == {"evidence", "quota", "two"}
+    # Four detectors, two scopes, one attack with five rows of evasions.
+    assert len(cells) == 4 * 2 * 5
+    assert set(cells["detector"]) == {"evidence", "evidence+naturalness", "quota", "two"}
     assert set(cells[cells["knows_detector"]]["evasion"].str.split(" ").str[0]) == {"sharpen", "accounts"}
     assert (cells["attackers"] == 6).all()
     # Replayed cells are in the order of the study.
@@ -91,7 +95,16 @@ def test_every_detector_meets_every_attack_and_workload(tmp_path: Path):
     assert (of_two["blocked"] == of_two["sessions"]).all()  # all sessions have three queries or more
     assert not of_two["certified"].any()
     detectors = pd.read_parquet(run / "detectors.parquet").set_index("detector")
-    assert detectors["calibrated"].to_dict() == {"evidence": True, "quota": True, "two": False}
+    assert detectors["calibrated"].to_dict() == {
+        "evidence": True,
+        "evidence+naturalness": True,
+        "quota": True,
+        "two": False,
+    }
+    plain, learned = (load_config(run / "calibrations" / name / "filter.toml") for name in list(detectors.index)[:2])
+    assert not plain.naturalness
+    assert learned.naturalness
+    assert plain.fit != learned.fit
     quota = load_config(run / "calibrations" / "quota" / "filter.toml")
     assert isinstance(quota, QuotaConfig)
     assert json.loads(detectors.loc["quota", "config"])["queries"] == quota.queries

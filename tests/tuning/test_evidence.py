@@ -9,13 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from mifsim.defense import RecordedSessions, load_config
-from mifsim.defense.evidence.config import FLAGS, EvidenceConfig
+from mifsim.defense.evidence.config import EvidenceConfig
+from mifsim.defense.evidence.flags import FLAGS, LEARNED
 from mifsim.defense.evidence.search import limit_for, radius_at
+from mifsim.defense.kinds import read_cells
 from mifsim.defense.recording import HonestSessions
 from mifsim.defense.space import SearchSpace
 from mifsim.errors import ConfigError, StudyError
+from mifsim.study import Study
 from tests.tuning.kind_studies import REACHABLE
 from tests.tuning.studies import tiny_study
+from tuning.space import distributions
 
 
 def honest(lengths, values=None, limits=(0.1,), workload=None):
@@ -81,7 +85,25 @@ def test_the_calibration_derives_certifies_and_confirms_a_configuration(calibrat
     assert set(trials["param_k"]) == {1, 2}
     assert set(trials["param_memory"]) == {4, 20}
     for flag in FLAGS:
-        assert (trials[f"param_{flag}_limit"] >= 0).all()
+        if flag == LEARNED:
+            assert not [name for name in trials.columns if flag in name]
+        else:
+            assert (trials[f"param_{flag}_limit"] >= 0).all()
+
+
+def test_the_calibration_can_use_the_classifier(calibrate):
+    space = {"naturalness": [True], **{f"{flag}_share": {"max": 0.05} for flag in FLAGS if flag != LEARNED}}
+    study = tiny_study(tuning={"kind": "evidence", "trials": 6, "space": space, **REACHABLE})
+    run = calibrate(study)
+    trials = pq.read_table(run / "trials" / "trials.parquet").to_pandas()
+    assert trials["param_naturalness"].all()
+    assert (trials["param_naturalness_limit"] > 0).any()
+    configs = [read_cells(*row) for row in zip(trials["kind"], trials["config"], strict=True)]
+    assert [config.naturalness_radius for config in configs] == trials["param_naturalness_radius"].tolist()
+    assert Study.load(run / "study.toml").tuning.space["naturalness"] == [True]
+    (file,) = (run / "fits").iterdir()
+    with np.load(file, allow_pickle=False) as stored:
+        assert "tree_child" in stored.files
 
 
 def test_the_same_study_gives_the_same_trials(calibrate):
@@ -97,6 +119,11 @@ def test_the_same_study_gives_the_same_trials(calibrate):
         ({"neighbours_radius": {"min": 0.1}}, "space.neighbours_radius: 'evidence' has no such parameter"),
         ({"noisy_rate": {"max": 2.0}}, "space.noisy_rate.max = 2.0: must be from 0 to 1"),
         ({"k": [11]}, "space.k: 11 is not a valid value"),
+        ({"k": [True]}, "space.k: True is not a valid value"),
+        ({"naturalness": ["on"]}, r"space.naturalness: 'on' is not a valid value \(accepted: false, true\)"),
+        ({"naturalness": [1]}, "space.naturalness: 1 is not a valid value"),
+        ({"naturalness_rate": {"max": 0.1}}, r"space.naturalness_rate = .*: without effect \(expected naturalness = "),
+        ({"naturalness": [False], "naturalness_share": {}}, "space.naturalness_share = {}: without effect"),
     ],
 )
 def test_invalid_spaces_are_refused(space, message):
@@ -109,3 +136,14 @@ def test_invalid_spaces_are_refused(space, message):
 def test_a_point_without_honest_sessions_is_an_error():
     with pytest.raises(ValueError, match="are derived from honest sessions; none given"):
         SearchSpace.parse("evidence", {}).config(dict.fromkeys(EvidenceConfig.search_params, 0.5))
+
+
+def test_a_search_without_the_classifier_does_not_know_its_parameters():
+    """Its dimensions, and so the proposals and files, are those of a kind without the flag."""
+    space = SearchSpace.parse("evidence", {})
+    for names in (space.bounds, space.choices, space.config_params, space.to_dict(), distributions(space)):
+        assert not [name for name in names if name.startswith(LEARNED)]
+    learned = SearchSpace.parse("evidence", {"naturalness": [True]})
+    assert set(learned.bounds) - set(space.bounds) == {f"{LEARNED}_{name}" for name in ("rate", "leak", "share")}
+    assert [corner.naturalness for corner in learned.corners()] == [True]
+    assert SearchSpace.parse("evidence", learned.to_dict()) == learned

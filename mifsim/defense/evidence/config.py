@@ -10,6 +10,8 @@ the k-th nearest of the client's earlier queries, ``average`` the distance from 
 ``noisy`` a robust estimate of the noise, ``smooth`` the share of the image that the components do not explain. Queries
 of attacks differ from natural images in these features: they are many small variations of one image, averages of a
 class, or noisy. ``repeats`` counts exact repeats, which ``neighbours`` leaves out, and ``queries`` counts all queries.
+The optional ``naturalness`` is the log-odds that an image is an outlier, by a classifier that is trained with the fit
+(`mifsim.defense.evidence.naturalness`).
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.defense.evidence.flags import FLAGS, Flag
+from mifsim.defense.evidence.flags import BELOW, FLAGS, LEARNED, Flag
+from mifsim.defense.fit import Fit
 from mifsim.defense.fitted import FittedConfig
 from mifsim.defense.param import Choice, Param
 from mifsim.defense.recording import Column, Outcome, RecordedSessions
@@ -61,6 +64,10 @@ class EvidenceConfig(FittedConfig):
         Raised by an image with the same coordinates as one of the compared queries.
     queries_limit : float
         Raised by every query, without a leak: a quota.
+    naturalness : bool
+        Whether the fit contains the classifier; `fit_to` then trains it.
+    naturalness_radius, naturalness_leak, naturalness_limit : float
+        Raised if the log-odds that the image is an outlier are above the radius.
     fit, scope, view
         See `FittedConfig`; keyword-only.
 
@@ -93,6 +100,10 @@ class EvidenceConfig(FittedConfig):
     repeats_leak: float = 0.05
     repeats_limit: float = 0.0
     queries_limit: float = 0.0
+    naturalness: bool = False
+    naturalness_radius: float = 0.0
+    naturalness_leak: float = 0.05
+    naturalness_limit: float = 0.0
 
     kind: ClassVar[str] = "evidence"
     params: ClassVar[Mapping[str, Param]] = {
@@ -111,21 +122,34 @@ class EvidenceConfig(FittedConfig):
         "repeats_leak": Param(0.01, 0.3, "leak of the count of exact repeats", strictness=-1, least=0.0, most=1.0),
         "repeats_limit": Param(1.0, 1e4, "count of exact repeats that blocks", strictness=-1, least=0.0),
         "queries_limit": Param(1.0, 1e5, "number of queries that blocks", strictness=-1, least=0.0),
+        # Log-odds have no pole from which their distance is meaningful: this radius is neither relaxed nor tightened.
+        "naturalness_radius": Param(-10.0, 10.0, "log-odds of an outlier", scale="linear", requires=LEARNED),
+        "naturalness_leak": Param(0.01, 0.3, "leak of outliers", strictness=-1, least=0.0, most=1.0, requires=LEARNED),
+        "naturalness_limit": Param(1.0, 1e4, "outliers that block", strictness=-1, least=0.0, requires=LEARNED),
     }
     choices: ClassVar[Mapping[str, Choice]] = {
         "k": Choice(range(1, LARGEST_K + 1), 5, "which nearest earlier query is compared"),
         "memory": Choice(range(1, LARGEST_MEMORY + 1), 1000, "earlier queries that are compared"),
+        LEARNED: Choice((False, True), False, "whether outliers are recognised by a trained classifier", optional=True),
     }
     search_params: ClassVar[Mapping[str, Param]] = {
         **{
-            f"{flag}_rate": Param(3e-4, 0.3, f"share of honest queries that raise {flag}", least=0.0, most=1.0)
-            for flag in FLAGS[:4]
+            f"{flag}_rate": Param(
+                3e-4, 0.3, f"share of honest queries that raise {flag}", least=0.0, most=1.0,
+                requires=LEARNED if flag == LEARNED else "",
+            )
+            for flag in (*FLAGS[:4], LEARNED)
         },
-        **{f"{flag}_leak": Param(0.01, 0.3, f"leak of {flag}", least=0.0, most=1.0) for flag in FLAGS[:5]},
+        **{
+            f"{flag}_leak": Param(
+                0.01, 0.3, f"leak of {flag}", least=0.0, most=1.0, requires=LEARNED if flag == LEARNED else ""
+            )
+            for flag in (*FLAGS[:5], LEARNED)
+        },
         **{
             f"{flag}_share": Param(
                 0.0, 1.0, f"weight of {flag} in the false-positive budget; below 0.1 it is off", least=0.0, most=1.0,
-                scale="linear",
+                scale="linear", requires=LEARNED if flag == LEARNED else "",
             )
             for flag in FLAGS
         },
@@ -144,6 +168,12 @@ class EvidenceConfig(FittedConfig):
             if not math.isfinite(float(value)):
                 raise ConfigError(f"{name} = {value!r}: must be finite")
             set_(self, name, float(value))
+        if not isinstance(self.naturalness, bool):
+            raise ConfigError(f"naturalness = {self.naturalness!r}: must be true or false")
+        if self.naturalness_limit and not self.naturalness:
+            raise ConfigError(
+                f"naturalness_limit = {self.naturalness_limit:g}: needs naturalness = true, and a classifier in the fit"
+            )
         if not self.enabled():
             raise ConfigError("no flag is on (expected a limit above 0 for at least one of " + ", ".join(FLAGS) + ")")
 
@@ -156,7 +186,7 @@ class EvidenceConfig(FittedConfig):
                 continue
             radius = getattr(self, f"{name}_radius", 0.5)  # repeats and queries are 0 or 1
             leak = getattr(self, f"{name}_leak", 0.0)
-            found.append(Flag(name, radius, name not in ("neighbours", "average", "smooth"), leak, limit))
+            found.append(Flag(name, radius, name not in BELOW, leak, limit))
         return tuple(found)
 
     def rules(self) -> tuple[npt.NDArray[Any], ...]:
@@ -183,13 +213,15 @@ class EvidenceConfig(FittedConfig):
         return EvidenceDetector(self)
 
     def recording(self) -> Mapping[str, Any]:
-        """Return the fit, the numbers of neighbours, and the memories."""
-        return {"fit": self.fit, "k": (self.k,), "memory": (self.memory,)}
+        """Return the fit, the numbers of neighbours, the memories, and whether the classifier is used."""
+        learned = {LEARNED: True} if self.naturalness else {}
+        return {"fit": self.fit, "k": (self.k,), "memory": (self.memory,), **learned}
 
     @classmethod
     def columns(cls, options: Mapping[str, Any]) -> Mapping[str, Column]:
-        """Return the columns: three features of the image, and the distances and repeats for each memory."""
-        found = {name: Column("float32") for name in ("average", "noisy", "smooth")}
+        """Return the columns: features of the image, and the distances and repeats for each memory."""
+        learned = (LEARNED,) if options.get(LEARNED) else ()
+        found = {name: Column("float32") for name in ("average", "noisy", "smooth", *learned)}
         for memory in options["memory"]:
             found[f"repeats_{memory}"] = Column("float32")
             found.update({f"neighbours_{memory}_{k}": Column("float32") for k in options["k"]})
@@ -200,14 +232,16 @@ class EvidenceConfig(FittedConfig):
         """Return a recorder in its initial state."""
         from mifsim.defense.evidence.detector import EvidenceRecorder
 
-        return EvidenceRecorder(options["fit"], options["k"], options["memory"])
+        return EvidenceRecorder(options["fit"], options["k"], options["memory"], bool(options.get(LEARNED)))
 
     @classmethod
     def merge(cls, first: Mapping[str, Any], second: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return the numbers of neighbours and the memories of both; None if the fits differ."""
         if first["fit"] != second["fit"]:
             return None
-        return {"fit": first["fit"], **{key: tuple(sorted({*first[key], *second[key]})) for key in ("k", "memory")}}
+        learned = {LEARNED: True} if first.get(LEARNED) or second.get(LEARNED) else {}
+        both = {key: tuple(sorted({*first[key], *second[key]})) for key in ("k", "memory")}
+        return {"fit": first["fit"], **both, **learned}
 
     def replay(self, sessions: RecordedSessions) -> Outcome:
         """Replay recorded sessions under this configuration."""
@@ -227,8 +261,37 @@ class EvidenceConfig(FittedConfig):
     @classmethod
     def example(cls, chosen: Mapping[str, Any], **shared: Any) -> Self:
         """Return a configuration with all flags on; see `DetectorConfig.example`."""
-        every: dict[str, Any] = {**chosen, **{f"{flag}_limit": 1.0 for flag in FLAGS}, **shared}
+        flags = [flag for flag in FLAGS if flag != LEARNED or chosen.get(LEARNED)]
+        every: dict[str, Any] = {**chosen, **{f"{flag}_limit": 1.0 for flag in flags}, **shared}
         return cls(**every)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; see `DetectorConfig.to_dict`. Without the classifier, its parameters are left out."""
+        plain = super().to_dict()
+        return plain if self.naturalness else {key: plain[key] for key in plain if not key.startswith(LEARNED)}
+
+    def make_fit(
+        self, images: npt.NDArray[np.float32], hashes: npt.NDArray[np.uint64], facts: Mapping[str, Any]
+    ) -> Fit:
+        """Compute the principal components and, if it is used, train the classifier."""
+        fit = super().make_fit(images, hashes, facts)
+        if not self.naturalness:
+            return fit
+        from mifsim.defense.evidence import naturalness
+
+        return Fit({**fit.facts, **self.fit_options()}, {**fit.arrays, **naturalness.train(images, fit.arrays)})
+
+    def fit_options(self) -> Mapping[str, Any]:
+        """Return the version of the classifier, if it is used."""
+        from mifsim.defense.evidence.naturalness import TRAINING_VERSION
+
+        return {LEARNED: TRAINING_VERSION} if self.naturalness else {}
+
+    def fit_problem(self, fit: Fit) -> str:
+        """Return an error message for components or trees that the detector cannot use; see `FittedConfig`."""
+        from mifsim.defense.evidence import naturalness
+
+        return super().fit_problem(fit) or (naturalness.problem(fit.arrays) if self.naturalness else "")
 
 
 def _whole(name: str, value: object, most: int) -> int:

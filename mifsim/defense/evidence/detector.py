@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from mifsim.defense.detector import ModelAnswer, Verdict
+from mifsim.defense.evidence.memory import Memory
 from mifsim.defense.fit import Fit
 from mifsim.defense.fitted import check_shape, required_fit
+from mifsim.errors import ConfigError
 
 if TYPE_CHECKING:
     from mifsim.defense.evidence.config import EvidenceConfig
@@ -26,6 +28,8 @@ class Features:
     ----------
     fit : Fit
         The principal components of the server's own images.
+    naturalness : bool
+        Whether the classifier of the flag ``naturalness`` is used.
 
     Attributes
     ----------
@@ -33,11 +37,13 @@ class Features:
         Mean, axes and standard deviations; arguments of `kernels.features`.
     components : int
         Number of principal components.
+    trees : tuple of ndarray
+        Arguments of `naturalness_kernels.log_odds`; empty if the classifier is not used.
     dimensions : int
         Number of coordinates in which queries are compared.
     """
 
-    def __init__(self, fit: Fit) -> None:
+    def __init__(self, fit: Fit, naturalness: bool = False) -> None:
         from mifsim.defense.evidence import kernels  # loads numba, which the import of this module must not
         from mifsim.defense.images import admit
 
@@ -45,6 +51,16 @@ class Features:
         self.arrays = (fit.arrays["mean"], fit.arrays["axes"], fit.arrays["deviations"])
         self.components = len(fit.arrays["deviations"])
         self.dimensions = min(kernels.NEAR, self.components)
+        self.trees: tuple[npt.NDArray[Any], ...] = ()
+        if naturalness:
+            from mifsim.defense.evidence.naturalness import NAMES
+
+            if NAMES[0] not in fit.arrays:
+                raise ConfigError(
+                    f"fit = {fit.digest!r}: {fit.file_name} contains no classifier of naturalness (expected a fit made "
+                    "with naturalness = true)"
+                )
+            self.trees = tuple(fit.arrays[name] for name in NAMES)
 
     def coordinates(
         self, pixels: npt.NDArray[np.float32], found: npt.NDArray[np.float32] | None = None
@@ -64,6 +80,19 @@ class Features:
         )
         return coordinates
 
+    def with_naturalness(
+        self, pixels: npt.NDArray[np.float32], found: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.float32], np.float32]:
+        """Return the coordinates and the log-odds that the image is an outlier; see `coordinates`."""
+        from mifsim.defense.evidence import naturalness_kernels
+
+        describe: Callable[..., Any] = naturalness_kernels.features_and_naturalness
+        channels = pixels.shape[2] if pixels.ndim == 3 else 1
+        coordinates, naturalness = describe(
+            pixels.reshape(-1), pixels.shape[1], channels, *self.arrays, *self.trees, found
+        )
+        return coordinates, naturalness
+
     def admit(self, image: object, shape: tuple[int, ...] | None) -> npt.NDArray[np.float32]:
         """Validate an image, given the shape of the session's first one; see `mifsim.defense.images.admit`.
 
@@ -78,59 +107,6 @@ class Features:
         return pixels
 
 
-class Memory:
-    """The coordinates of a client's last different queries.
-
-    Parameters
-    ----------
-    capacity : int
-        Number of queries; with one more, the oldest is forgotten.
-    dimensions : int
-        Number of coordinates.
-
-    Attributes
-    ----------
-    columns : ndarray of float32, shape (dimensions, n)
-        The coordinates, one column for each query. It grows on demand, because most clients send few queries.
-    squares : ndarray of float32, shape (n,)
-        Work space of the kernels.
-    size, place : int
-        Number of stored queries, and the column of the next one.
-    """
-
-    _FIRST = 16
-
-    def __init__(self, capacity: int, dimensions: int) -> None:
-        self.capacity = capacity
-        self.columns = np.zeros((dimensions, min(capacity, self._FIRST)), np.float32)
-        self.squares = np.empty(self.columns.shape[1], np.float32)
-        self.size = self.place = 0
-
-    def advance(self) -> None:
-        """Count a query that was stored in column `place`, and make room for the next one."""
-        self.size = max(self.size, self.place + 1)
-        self.place = (self.place + 1) % self.capacity
-        if self.place == self.columns.shape[1]:
-            grown = np.zeros((len(self.columns), min(self.capacity, 2 * self.size)), np.float32)
-            grown[:, : self.size] = self.columns
-            self.columns, self.squares = grown, np.empty(grown.shape[1], np.float32)
-
-    def rows(self) -> npt.NDArray[np.float32]:
-        """Return the stored coordinates, one row for each query, the oldest first."""
-        order = np.arange(self.size)
-        if self.size == self.capacity:
-            order = (order + self.place) % self.capacity
-        return np.ascontiguousarray(self.columns[:, order].T)
-
-    def restore(self, rows: npt.NDArray[np.float32]) -> None:
-        """Store rows that `rows` returned."""
-        if rows.ndim != 2 or rows.shape[1] != len(self.columns) or len(rows) > self.capacity:
-            raise ValueError(f"memory of shape {rows.shape}: expected (at most {self.capacity}, {len(self.columns)})")
-        for row in rows.astype(np.float32):
-            self.columns[:, self.place] = row
-            self.advance()
-
-
 class EvidenceDetector:
     """A detector that keeps a leaky count for each flag, and blocks when one of them reaches its limit.
 
@@ -143,11 +119,17 @@ class EvidenceDetector:
     """The count is the largest share of a limit that a leaky count has."""
 
     def __init__(self, config: EvidenceConfig) -> None:
+        from mifsim.defense.evidence import kernels
         from mifsim.defense.evidence.flags import FLAGS
-        from mifsim.defense.evidence.kernels import judge
 
-        self._judge, self._k = judge, config.k
-        self._features = Features(config.fitted())
+        self._k = config.k
+        self._features = Features(config.fitted(), config.naturalness and config.naturalness_limit > 0)
+        self._judge: Callable[..., Any] = kernels.judge
+        if self._features.trees:
+            from mifsim.defense.evidence.naturalness_kernels import judge_with_naturalness
+
+            self._judge = judge_with_naturalness
+        self._arrays = (*self._features.arrays, *self._features.trees)
         self._memory = Memory(config.memory, self._features.dimensions)
         self._names = [flag.name for flag in config.enabled()]
         self._rules = (np.array([FLAGS.index(name) for name in self._names]), *config.rules())
@@ -170,7 +152,7 @@ class EvidenceDetector:
         memory = self._memory
         # fmt: off
         self.count, stored = self._judge(
-            pixels.reshape(-1), pixels.shape[1], pixels.shape[2] if pixels.ndim == 3 else 1, *self._features.arrays,
+            pixels.reshape(-1), pixels.shape[1], pixels.shape[2] if pixels.ndim == 3 else 1, *self._arrays,
             memory.columns, memory.size, memory.place, memory.squares, self._k,
             self._counts, *self._rules,
         )
@@ -228,17 +210,19 @@ class EvidenceRecorder:
         Digest of the fit.
     k, memory : sequence of int
         All combinations are recorded.
+    naturalness : bool
+        Whether the log-odds of the classifier are recorded.
     """
 
     count = 0.0
     limit = math.inf
     blocked = False
 
-    def __init__(self, fit: str, k: Sequence[int], memory: Sequence[int]) -> None:
+    def __init__(self, fit: str, k: Sequence[int], memory: Sequence[int], naturalness: bool = False) -> None:
         from mifsim.defense.evidence import kernels
 
         self._kernels = kernels
-        self._features = Features(required_fit("evidence", fit))
+        self._features = Features(required_fit("evidence", fit), naturalness)
         self._k = tuple(k)
         self._memories = [Memory(capacity, self._features.dimensions) for capacity in memory]
         self._shape: tuple[int, ...] | None = None
@@ -249,8 +233,13 @@ class EvidenceRecorder:
         pixels = self._features.admit(image, self._shape)
         self._shape = pixels.shape
         found = np.empty(3, np.float32)
-        coordinates = self._features.coordinates(pixels, found)
-        self._row = {"average": found[0], "noisy": found[1], "smooth": found[2]}
+        learned = {}
+        if self._features.trees:
+            coordinates, naturalness = self._features.with_naturalness(pixels, found)
+            learned = {"naturalness": naturalness}
+        else:
+            coordinates = self._features.coordinates(pixels, found)
+        self._row = {"average": found[0], "noisy": found[1], "smooth": found[2], **learned}
         distances = np.empty(self._kernels.NEAREST, np.float32)
         for memory in self._memories:
             repeated = self._kernels.nearest(coordinates, memory.columns, memory.size, memory.squares, distances)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-FLAGS = ("neighbours", "average", "noisy", "smooth", "repeats", "queries")
+FLAGS = ("neighbours", "average", "noisy", "smooth", "repeats", "queries", "naturalness")
 """All flags, in the order in which they are evaluated."""
+LEARNED = "naturalness"
+"""The flag that needs a trained classifier; a configuration has it only if it says so."""
+BELOW = ("neighbours", "average", "smooth")
+"""The flags that are raised below their radius."""
 OFF_BELOW = 0.1
 """A flag with a smaller weight in the search is off."""
 

@@ -1,4 +1,4 @@
-"""Compiled kernels of the kind ``evidence``: the features of an image, distances to earlier queries, leaky counts.
+"""Compiled kernels of the kind ``evidence``: the features of an image, and distances to earlier queries.
 
 Live detector and recorder call the same kernels, and every sum has a fixed order. A feature is computed in float32 or
 float64 and finally rounded to float32. The detector compares the float32 value, converted to float64, with a radius, so
@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from mifsim.defense.compiled import entry, inner
+from mifsim.defense.compiled import entry, entry_using, inner
+from mifsim.defense.evidence import count_kernels
 
 NEAR = 30
 """Number of principal components in which queries are compared with each other."""
@@ -70,26 +71,9 @@ def _noise(pixels: Any, width: int, channels: int) -> Any:
     return np.float32(_kth_smallest(found, (len(found) - 1) // 2) * _NOISE)
 
 
-@entry
-def features(pixels: Any, width: int, channels: int, mean: Any, axes: Any, deviations: Any, found: Any) -> Any:
-    """Compute the coordinates of an image, and its features ``average``, ``noisy`` and ``smooth``.
-
-    Parameters
-    ----------
-    pixels : ndarray of float32, shape (d,)
-    width, channels : int
-    mean : ndarray of float32, shape (d,)
-    axes : ndarray of float32, shape (d, M)
-        One column for each principal component.
-    deviations : ndarray of float32, shape (M,)
-    found : ndarray of float32, shape (3,)
-        Filled with the features.
-
-    Returns
-    -------
-    ndarray of float32, shape (M,)
-        The coordinates.
-    """
+@inner
+def describe(pixels: Any, width: int, channels: int, mean: Any, axes: Any, deviations: Any, found: Any) -> Any:
+    """Compute the features of an image; return its coordinates, and its squared distance from the mean image."""
     size = axes.shape[1]
     coordinates = np.zeros(size, np.float32)
     total = 0.0
@@ -118,7 +102,30 @@ def features(pixels: Any, width: int, channels: int, mean: Any, axes: Any, devia
     found[1] = _noise(pixels, width, channels)
     # The mean image itself has no residual.
     found[2] = np.float32(max(0.0, 1.0 - explained / total)) if total > 0.0 else np.float32(0.0)
-    return coordinates
+    return coordinates, total
+
+
+@entry
+def features(pixels: Any, width: int, channels: int, mean: Any, axes: Any, deviations: Any, found: Any) -> Any:
+    """Compute the coordinates of an image, and its features ``average``, ``noisy`` and ``smooth``.
+
+    Parameters
+    ----------
+    pixels : ndarray of float32, shape (d,)
+    width, channels : int
+    mean : ndarray of float32, shape (d,)
+    axes : ndarray of float32, shape (d, M)
+        One column for each principal component.
+    deviations : ndarray of float32, shape (M,)
+    found : ndarray of float32, shape (3,)
+        Filled with the features.
+
+    Returns
+    -------
+    ndarray of float32, shape (M,)
+        The coordinates.
+    """
+    return describe(pixels, width, channels, mean, axes, deviations, found)[0]
 
 
 @inner
@@ -186,19 +193,23 @@ def nearest(coordinates: Any, memory: Any, size: int, squares: Any, distances: A
 
 
 @inner
-def _flag(value: Any, radius: float, above: bool) -> Any:
-    """Return whether a value is beyond a radius; NaN is not."""
-    return np.float64(value) > radius if above else np.float64(value) < radius
+def remember(coordinates: Any, memory: Any, size: int, place: int, squares: Any, k: int, values: Any) -> bool:
+    """Compare a query with the earlier ones, and store it in column `place` unless it repeats one of them.
 
-
-@inner
-def _next_count(count: float, value: Any, radius: float, above: bool, leak: float) -> float:
-    """Return a count after one query: it rises by 1 if the value is beyond the radius, and falls by the leak."""
-    return max(0.0, count + (1.0 if _flag(value, radius, above) else 0.0) - leak)
+    Fills in the values of ``neighbours``, ``repeats`` and ``queries``, and returns whether the query was stored.
+    """
+    distances = np.empty(NEAREST, np.float32)
+    repeated = nearest(coordinates, memory, size, squares, distances)
+    if not repeated:
+        memory[:, place] = coordinates[: len(memory)]
+    values[0] = distances[k - 1]
+    values[4] = np.float32(1.0) if repeated else np.float32(0.0)
+    values[5] = np.float32(1.0)
+    return not repeated
 
 
 # fmt: off
-@entry
+@entry_using(count_kernels)
 def judge(
     pixels: Any, width: int, channels: int, mean: Any, axes: Any, deviations: Any,
     memory: Any, size: int, place: int, squares: Any, k: int,
@@ -218,9 +229,9 @@ def judge(
     counts : ndarray of float64, shape (F,)
         The count of each of F flags; updated.
     features_of : ndarray of int64, shape (F,)
-        Index of each flag's feature in `mifsim.defense.evidence.config.FLAGS`.
+        Index of each flag's feature in `mifsim.defense.evidence.flags.FLAGS`.
     radii, above, leaks, limits
-        See `follow`.
+        See `mifsim.defense.evidence.count_kernels.follow`.
 
     Returns
     -------
@@ -230,69 +241,9 @@ def judge(
         Whether the query was stored.
     """
     found = np.empty(3, np.float32)
-    coordinates = features(pixels, width, channels, mean, axes, deviations, found)
-    distances = np.empty(NEAREST, np.float32)
-    repeated = nearest(coordinates, memory, size, squares, distances)
-    if not repeated:
-        memory[:, place] = coordinates[: len(memory)]
-    values = np.empty(6, np.float32)
-    values[0] = distances[k - 1]
+    coordinates = describe(pixels, width, channels, mean, axes, deviations, found)[0]
+    values = np.empty(7, np.float32)
+    values[6] = np.float32(0.0)
     values[1:4] = found
-    values[4] = np.float32(1.0) if repeated else np.float32(0.0)
-    values[5] = np.float32(1.0)
-    share = 0.0
-    for f in range(len(counts)):
-        counts[f] = _next_count(counts[f], values[features_of[f]], radii[f], above[f], leaks[f])
-        share = max(share, counts[f] / limits[f])
-    return share, not repeated
-
-
-@entry
-def follow(
-    offsets: Any, valid: Any, values: Any, radii: Any, above: Any, leaks: Any, limits: Any, blocked_at: Any, peaks: Any
-) -> None:
-    """Replay sessions.
-
-    Parameters
-    ----------
-    offsets : ndarray of int64, shape (S + 1,)
-    valid : ndarray of bool, shape (Q,)
-    values : ndarray of float32, shape (F, Q)
-        The feature of each of F flags.
-    radii, leaks, limits : ndarray of float64, shape (F,)
-    above : ndarray of bool, shape (F,)
-        Whether a value above the radius is flagged, not one below it.
-    blocked_at : ndarray of int64, shape (S,)
-        Filled with the number of the first query at which a count reaches its limit; 0 if none does.
-    peaks : ndarray of float64, shape (S,)
-        Filled with the largest share of a limit that a count reaches in the session, up to the block.
-    """
-    flags = len(radii)
-    counts = np.empty(flags)
-    for s in range(len(blocked_at)):
-        counts[:] = 0.0
-        blocked_at[s] = 0
-        peak = 0.0
-        for q in range(offsets[s], offsets[s + 1]):
-            if not valid[q]:
-                continue
-            for f in range(flags):
-                counts[f] = _next_count(counts[f], values[f, q], radii[f], above[f], leaks[f])
-                peak = max(peak, counts[f] / limits[f])
-            if peak >= 1.0:
-                blocked_at[s] = q - offsets[s] + 1
-                break
-        peaks[s] = peak
-
-
-@entry
-def greatest_counts(offsets: Any, valid: Any, values: Any, radius: float, above: bool, leak: float) -> Any:
-    """Return the greatest count of one flag in each session, shape (S,), if no session is blocked."""
-    found = np.zeros(len(offsets) - 1)
-    for s in range(len(found)):
-        count = 0.0
-        for q in range(offsets[s], offsets[s + 1]):
-            if valid[q]:
-                count = _next_count(count, values[q], radius, above, leak)
-                found[s] = max(found[s], count)
-    return found
+    stored = remember(coordinates, memory, size, place, squares, k, values)
+    return count_kernels.update_counts(counts, values[features_of], radii, above, leaks, limits), stored

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.defense.evidence import kernels
+from mifsim.defense.evidence import count_kernels
 from mifsim.defense.recording import Outcome, RecordedSessions, frozen
 
 if TYPE_CHECKING:
@@ -27,14 +27,16 @@ def follow(sessions: RecordedSessions, config: EvidenceConfig) -> Outcome:
     values = np.stack([flag_values(sessions, flag.name, config.k, config.memory) for flag in flags])
     blocked_at, peaks = np.empty(sessions.sessions, np.int64), np.empty(sessions.sessions)
     radii, above, leaks, limits = config.rules()
-    kernels.follow(sessions.offsets, sessions.valid, frozen(values), radii, above, leaks, limits, blocked_at, peaks)
+    count_kernels.follow(
+        sessions.offsets, sessions.valid, frozen(values), radii, above, leaks, limits, blocked_at, peaks
+    )
     return Outcome(blocked_at, np.minimum(1.0, peaks))
 
 
 def greatest_counts(sessions: RecordedSessions, flag: Flag, k: int, memory: int) -> npt.NDArray[np.float64]:
     """Return the greatest count of one flag in each session, shape (S,); its limit is not used."""
     values = flag_values(sessions, flag.name, k, memory)
-    found: npt.NDArray[np.float64] = kernels.greatest_counts(
+    found: npt.NDArray[np.float64] = count_kernels.greatest_counts(
         sessions.offsets, sessions.valid, values, flag.radius, flag.above, flag.leak
     )
     return found

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.defense.evidence.flags import FLAGS, OFF_BELOW, Flag
+from mifsim.defense.evidence.flags import BELOW, FLAGS, LEARNED, OFF_BELOW, Flag
 from mifsim.defense.evidence.replay import flag_values, greatest_counts
 from mifsim.defense.recording import HonestSessions
 
@@ -41,20 +41,20 @@ def config_at(
     values : mapping of str to float
         Values of `EvidenceConfig.search_params`.
     chosen : mapping
-        Values of the choices ``k`` and ``memory``.
+        Values of the choices ``k``, ``memory`` and, optionally, ``naturalness``.
     honest : HonestSessions
         The honest sessions of the search split.
     shared : mapping
         Values of ``fit``, ``scope`` and ``view``.
     """
     k, memory = chosen["k"], chosen["memory"]
-    weights = {flag: values[f"{flag}_share"] for flag in FLAGS}
+    weights = {flag: values[f"{flag}_share"] for flag in FLAGS if flag != LEARNED or chosen.get(LEARNED)}
     # Without a flag above the threshold, the one with the largest weight stays on.
-    on = [flag for flag in FLAGS if weights[flag] >= OFF_BELOW] or [max(FLAGS, key=lambda flag: weights[flag])]
+    on = [flag for flag in weights if weights[flag] >= OFF_BELOW] or [max(weights, key=lambda flag: weights[flag])]
     total = sum(weights[flag] for flag in on) or 1.0
     fields: dict[str, float] = {}
     for name in on:
-        above = name not in ("neighbours", "average", "smooth")
+        above = name not in BELOW
         leak = values.get(f"{name}_leak", 0.0)
         radius = 0.5
         if f"{name}_rate" in values:

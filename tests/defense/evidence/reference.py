@@ -63,3 +63,33 @@ class ReferenceDetector:
             self.counts[flag.name] = max(0.0, self.counts[flag.name] + raised - flag.leak)
             blocked |= self.counts[flag.name] >= flag.limit
         return blocked
+
+
+def reference_scalars(image, mean, axes, deviations):
+    """Return the scalars of an image for the classifier of naturalness, in the order of `SCALARS`."""
+    coordinates, average, noisy, smooth = reference_features(image, mean, axes, deviations)
+    difference = image.reshape(-1).astype(np.float64) - mean.astype(np.float64)
+    total = (difference**2).sum()
+    bands = [(coordinates[a:b] ** 2).sum() / total for a, b in ((0, 5), (5, 20), (20, None))]
+    values = image.astype(np.float64)
+    planes = values[..., None] if values.ndim == 2 else values
+    across = planes[1:-1, 2:] - planes[1:-1, :-2]
+    down = planes[2:, 1:-1] - planes[:-2, 1:-1]
+    cross = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], dtype=np.float64)
+    responses = np.stack([convolve2d(planes[..., c], cross, mode="valid") for c in range(planes.shape[2])], axis=-1)
+    gradient, laplacian = (across**2 + down**2).mean(), (responses**2).mean()
+    bins = np.bincount(np.minimum((values.ravel() * 16).astype(int), 15), minlength=16) / values.size
+    return np.array(
+        [
+            average, noisy, smooth, *bands, np.linalg.norm(coordinates / deviations.astype(np.float64)),
+            np.sqrt(total / values.size), values.mean(), values.std(), values.min(), values.max(), (values == 0).mean(),
+            (values < 0.05).mean(), (values > 0.95).mean(), (bins**2).sum(), gradient, laplacian,
+            laplacian / gradient if gradient else 0.0, kurtosis(responses.ravel()) if laplacian > 1e-12 else 0.0,
+            ((values >= 0.05) & (values < 0.5)).mean(), np.sqrt((across**2 + down**2).max()),
+        ]
+    )  # fmt: skip
+
+
+def kurtosis(values):
+    """Return the fourth moment about zero over the square of the second."""
+    return (values**4).mean() / (values**2).mean() ** 2

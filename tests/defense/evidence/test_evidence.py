@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mifsim.defense import InvalidImage, Verdict
 from mifsim.defense.evidence import kernels
 from mifsim.defense.evidence.config import EvidenceConfig
-from mifsim.defense.evidence.detector import Memory
+from mifsim.defense.evidence.memory import Memory
 from mifsim.errors import ConfigError
 from mifsim.testing.streams import blocked_at, fitted, image_pool
 from tests.defense.evidence.reference import ReferenceDetector, reference_features
