@@ -13,7 +13,7 @@ from mifsim.cache import atomic_write, cache_dir, digest
 from mifsim.data.base import DataSet, ImagePool
 from mifsim.defense import DetectorConfig
 from mifsim.defense.fit import FIT_VERSION, Fit, add_fit
-from mifsim.defense.fitted import FittedConfig
+from mifsim.defense.fitted import FittedConfig, required_fit
 from mifsim.defense.server_images import MOST_IMAGES, image_hash
 from mifsim.errors import ConfigError, StudyError
 from mifsim.study import Study
@@ -121,8 +121,20 @@ def _hashes(pool: ImagePool) -> Hashes:
 
 
 def save_fits(configs: Iterable[DetectorConfig], folder: Folder) -> None:
-    """Write the files of the fits that configurations name into a folder; see `load_fits`."""
-    for member in (member for config in configs for member in config.members()):
-        if isinstance(member, FittedConfig) and member.fit:
-            with atomic_write(folder / member.fitted().file_name) as temporary:
-                Path(temporary).write_bytes(member.fitted().to_bytes())
+    """Write the files of the fits that configurations name into a folder; see `mifsim.defense.fitted.load_fit`."""
+    members = (member for config in configs for member in config.members())
+    write_fits((member.fit for member in members if isinstance(member, FittedConfig) and member.fit), folder)
+
+
+def write_fits(digests: Iterable[str], folder: Folder) -> None:
+    """Write the files of fits of this process into a folder.
+
+    Raises
+    ------
+    ConfigError
+        If a fit is not registered in this process.
+    """
+    for digest_ in digests:
+        fit = required_fit("fit", digest_)
+        with atomic_write(folder / fit.file_name) as temporary:
+            Path(temporary).write_bytes(fit.to_bytes())

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from mifsim.defense.fit import Fit, add_fit, find_fit, fit_file
+from mifsim.defense.fitted import FittedConfig
 from mifsim.defense.recording import RecordingSpec
+from mifsim.plugins import loaded_plugins, restore
 from mifsim.server.client_specs import Shard
 from mifsim.server.environment import Counters, Environment
 from mifsim.server.shard_run import Reply, run_shard
 from mifsim.study import Study
+from mifsim.study.study import FITS
 from mifsim.tables.storage import Folder
 
 OnProgress = Callable[[Counters], None]
@@ -20,6 +24,9 @@ OnProgress = Callable[[Counters], None]
 @dataclass(frozen=True)
 class Job:
     """All that session hosts need to run the sessions of a study.
+
+    A pickled job does not contain the arrays of fitted detectors, which would be too large for the arguments of an
+    actor that Ray can restart. The process that unpickles it reads them from the run folder; see `fit_digests`.
 
     Attributes
     ----------
@@ -39,6 +46,28 @@ class Job:
     facts: dict[str, str]
     recording: tuple[RecordingSpec, ...] | None = None
     separate_images: bool = False
+
+    @property
+    def fit_digests(self) -> list[str]:
+        """Digests of the fits that hosts need; their files must be in the folder `FITS` of the run folder."""
+        members = [member for item in self.study.filters for member in item.config.members()]
+        found = {member.fit for member in members if isinstance(member, FittedConfig) and member.fit}
+        recorded = {str(dict(spec.options).get("fit", "")) for spec in self.recording or ()}
+        return sorted(found | recorded - {""})
+
+    def __reduce__(self) -> Any:
+        plain = self.study.to_toml(), self.study.name
+        others = self.run, self.facts, self.recording, self.separate_images
+        return restore, (loaded_plugins(), _restored_job, self.fit_digests, plain, others)
+
+
+def _restored_job(fits: Sequence[str], plain: tuple[dict[str, Any], str], others: tuple[Any, ...]) -> Job:
+    run: Folder = others[0]
+    for digest in fits:
+        if find_fit(digest) is None:
+            path = run / FITS / fit_file(digest)
+            add_fit(Fit.from_bytes(path.read_bytes(), path, digest))
+    return Job(Study.parse(*plain), *others)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -11,8 +13,9 @@ from mifsim.data import load_data
 from mifsim.defense.evidence.config import EvidenceConfig
 from mifsim.defense.evidence.naturalness import NAMES, VERSION
 from mifsim.defense.fit import Fit, find_fit
-from mifsim.errors import RunError, StudyError
-from mifsim.run.fits import _hashes, fit_detectors
+from mifsim.errors import ConfigError, RunError, StudyError
+from mifsim.run.fits import _hashes, fit_detectors, write_fits
+from mifsim.server.backend import Job
 from mifsim.study import Study
 from tests.small import small_study
 
@@ -165,3 +168,29 @@ def test_a_fit_to_images_of_another_shape_is_refused(study, tmp_path):
 def test_an_unknown_fit_is_refused(study, tmp_path):
     with pytest.raises((StudyError, RunError), match=r"filters\.0: evidence: fit = '0123456789abcdef': its arrays are"):
         simulate(study_with(fit="0123456789abcdef"), tmp_path / "run", backend="in-process")
+
+
+def test_a_pickled_job_takes_its_fits_from_the_run_folder(study, tmp_path, monkeypatch):
+    """Ray passes larger arguments than 100 kB through its object store, where they can be lost before a restart."""
+    fitted = fit_detectors(study, load_data(study.data))
+    digest = fitted.filters[0].config.fit
+    specs = (fitted.filters[0].config.recording_spec(),)
+    job = Job(fitted, tmp_path, {"run_id": "x"}, specs, True)
+    assert job.fit_digests == [digest]
+    content = pickle.dumps(job)
+    assert len(content) < 100_000 < len(fitted.filters[0].config.fitted().to_bytes())
+    write_fits(job.fit_digests, tmp_path / "fits")
+    arrays = fitted.filters[0].config.arrays()
+    monkeypatch.setattr("mifsim.defense.fit._fits", {})
+    restored = pickle.loads(content)
+    assert (restored.run, restored.facts, restored.recording, restored.separate_images) == (
+        job.run, job.facts, specs, True,
+    )  # fmt: skip
+    config = restored.study.filters[0].config
+    assert config == fitted.filters[0].config
+    for name, array in config.arrays().items():
+        np.testing.assert_array_equal(array, arrays[name])
+    monkeypatch.setattr("mifsim.defense.fit._fits", {})
+    (tmp_path / "fits" / f"fit-{digest}.npz").write_bytes(b"altered")
+    with pytest.raises(ConfigError, match=f"fit-{digest}.npz: not a file of fitted arrays"):
+        pickle.loads(content)
