@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -49,6 +51,20 @@ def translate_errors() -> Iterator[None]:
         raise ClusterError(f"the Ray cluster failed: {_first_line(error)}") from None
 
 
+@contextlib.contextmanager
+def _kept_termination() -> Iterator[None]:
+    """Restore this process's handler of SIGTERM, which Ray replaces: its own ends the process without a clean-up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler is not None:  # None: it was not installed from Python
+            signal.signal(signal.SIGTERM, handler)
+
+
 def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
@@ -69,12 +85,13 @@ def connect(address: str | None) -> bool:
         return False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     try:
-        if address is None:
-            keep_token_private()
-            with on_loopback():
-                ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
-        else:
-            ray.init(address=address, **quiet)
+        with _kept_termination():
+            if address is None:
+                keep_token_private()
+                with on_loopback():
+                    ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+            else:
+                ray.init(address=address, **quiet)
     except Exception as error:
         if address is None:  # Ray raises no specific class if the machine is overloaded or its disk is full
             raise ClusterError(f"a local Ray did not start: {_first_line(error)}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -46,3 +47,22 @@ def test_a_cluster_that_does_not_answer_is_not_reported_as_a_refused_token(monke
     monkeypatch.setattr(ray, "init", failing(ConnectionError("Could not find any running Ray instance")))
     with pytest.raises(RunError, match=r"--address auto: no Ray cluster answers: Could not find any"):
         ray_cluster.connect("auto")
+
+
+def test_the_handler_of_sigterm_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray installs one that ends the process at once, so that the run could not record its status."""
+
+    def init(**_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def handler(number: int, frame: Any) -> None:
+        pass
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    previous = signal.signal(signal.SIGTERM, handler)
+    try:
+        assert ray_cluster.connect(None)
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, previous)
