@@ -23,8 +23,8 @@ setup: $(STAMP)  ## create .venv with the pinned dependencies
 demo: setup  ## run the main job on real MNIST digits and say where the results are
 	$(BIN)/mifsim tune calibrate-digits
 
-test: setup  ## run the tests
-	$(BIN)/python -m pytest
+test: setup  ## run the tests, in parallel
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

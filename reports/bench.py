@@ -42,7 +42,7 @@ def bench_table(run: Folder, name: str) -> pd.DataFrame:
 
 def cells(run: Folder) -> pd.DataFrame:
     """Return one row for each detector, scope, attack and row of evasions, with the columns of ``cells``."""
-    replayed = _replayed_cells(run)
+    replayed = _replayed_cells(run, bench_table(run, "bench_outcomes"))
     folders = {knows: run / folder for knows, folder in CLOSED_LOOP.items()}
     simulated = [_simulated_cells(folder, knows) for knows, folder in folders.items() if folder.is_dir()]
     tables = [table for table in (replayed, *simulated) if not table.empty]
@@ -52,15 +52,49 @@ def cells(run: Folder) -> pd.DataFrame:
     baseline = _baselines(run)
     found["leakage_without_queries"], found["leakage_labelled"] = baseline.zero_query, baseline.labelled
     for column, confidence in (("stopped", baseline.zero_query), ("stopped_labelled", baseline.largest)):
-        found[column] = [
-            cell_result(
-                row["blocked"] / row["attackers"], row["leakage_at_block"], row["leakage_undefended"], confidence
-            )
-            == "stopped"
-            for row in found.to_dict("records")
-        ]
+        found[column] = _stopped(found, confidence)
     ordered: pd.DataFrame = found[BENCH_SCHEMAS["cells"].names]
     return ordered
+
+
+def _stopped(table: pd.DataFrame, baseline: float) -> list[bool]:
+    return [
+        cell_result(row["blocked"] / row["attackers"], row["leakage_at_block"], row["leakage_undefended"], baseline)
+        == "stopped"
+        for row in table.to_dict("records")
+    ]
+
+
+def ablations(run: Folder) -> pd.DataFrame:
+    """Return, for each part of each detector, the cells that are stopped with it and without it.
+
+    Only cells whose attackers can be replayed are counted, because the variants do not run live. Empty if the run has
+    no such table.
+    """
+    empty = pd.DataFrame(columns=BENCH_SCHEMAS["ablations"].names)
+    if not (run / "bench_ablations.parquet").is_file():
+        return empty
+    variants, whole = bench_table(run, "bench_ablations"), _replayed_cells(run, bench_table(run, "bench_outcomes"))
+    if variants.empty:
+        return empty
+    baseline = _baselines(run).zero_query
+    whole = whole[whole["scope"] == scopes(run)[0]]
+    whole["stopped"] = _stopped(whole, baseline)
+    rows = []
+    variants[["detector", "without"]] = variants[["detector", "without"]].astype(str)
+    for (detector, part), group in variants.groupby(["detector", "without"], sort=False):
+        without = _replayed_cells(run, group.drop(columns="without"))
+        without = without[without["scope"] == scopes(run)[0]]
+        without["stopped"] = _stopped(without, baseline)
+        for knows, of_group in without.groupby("knows_detector"):
+            same = whole[(whole["detector"] == detector) & (whole["knows_detector"] == knows)]
+            counts = {
+                "cells": len(of_group),
+                "stopped": int(same["stopped"].sum()),
+                "stopped_without": int(of_group["stopped"].sum()),
+            }
+            rows.append({"detector": detector, "without": part, "knows_detector": bool(knows), **counts})
+    return pd.DataFrame(rows, columns=empty.columns)
 
 
 def _baselines(run: Folder) -> BaselineConfidence:
@@ -69,8 +103,7 @@ def _baselines(run: Folder) -> BaselineConfidence:
     return BaselineConfidence.of(baseline_table(scored[0]) if scored else None)
 
 
-def _replayed_cells(run: Folder) -> pd.DataFrame:
-    outcomes = bench_table(run, "bench_outcomes")
+def _replayed_cells(run: Folder, outcomes: pd.DataFrame) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     keys = ["detector", "attack", "evasion", "knows_detector"]
     outcomes[keys[:3]] = outcomes[keys[:3]].astype(str)  # groups of categories would be in alphabetical order
@@ -162,6 +195,8 @@ def summary(run: Folder) -> pd.DataFrame:
           ``cells_stopped_<scope>`` and ``cells_stopped_knowing_<scope>`` are the numbers of all cells
         * ``worst_workload``, ``worst_blocked``, ``worst_sessions``, ``worst_rate``, ``worst_low``, ``worst_high``: the
           workload with the highest false-positive rate on the test split, with its exact 95% interval
+        * ``unseen_workload``, ``unseen_blocked``, ``unseen_sessions``, ``unseen_rate``: the same for the users of
+          ``[[bench.unseen]]``, for whom no detector is calibrated
         * ``certified``: whether the configuration is certified
         * ``distinct_images``: different images behind the certification, for the workload with the fewest
     """
@@ -181,6 +216,8 @@ def summary(run: Folder) -> pd.DataFrame:
                     float(np.average(chosen["mean_queries"], weights=chosen["attackers"])) if len(chosen) else np.nan
                 )
         row |= _worst(users[users["split"] == "test"])
+        unseen = _worst(users[users["split"] == "unseen"])
+        row |= {f"unseen_{key}": unseen[f"worst_{key}"] for key in ("workload", "blocked", "sessions", "rate")}
         row["certified"] = bool(detector["calibrated"] and isinstance(detector["kind"], str))
         row["distinct_images"] = users["distinct_images"].min() if len(users) else np.nan
         rows.append(row)
@@ -198,13 +235,14 @@ def _worst(users: pd.DataFrame) -> dict[str, Any]:
 
 
 def write_bench(run: Folder) -> None:
-    """Write ``cells.parquet`` to the run folder of a comparison."""
+    """Write ``cells.parquet`` and ``ablations.parquet`` to the run folder of a comparison."""
     known = facts(run)
     metadata = {"run_id": str(known.get("run_id", "")), "study": str(known.get("study", ""))}
-    table = cells(run)
-    plain = table.astype(object).where(table.notna(), None)
-    with TableWriter(run / "cells.parquet", "cells", metadata, BENCH_SCHEMAS["cells"]) as writer:
-        writer.write({column: plain[column].tolist() for column in writer.schema.names})
+    for name, table in (("cells", cells(run)), ("ablations", ablations(run))):
+        plain = table.astype(object).where(table.notna(), None)
+        with TableWriter(run / f"{name}.parquet", name, metadata, BENCH_SCHEMAS[name]) as writer:
+            if len(plain):
+                writer.write({column: plain[column].tolist() for column in writer.schema.names})
 
 
 def print_bench(run: Folder) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 from mifsim.cache import atomic_write
 from mifsim.tables.storage import Folder
 from reports import bench_text
-from reports.bench import CALIBRATIONS, MEASURES, bench_table, scopes
+from reports.bench import CALIBRATIONS, MEASURES, ablations, bench_table, scopes
 from reports.bench_matrix import Matrix, NotStopped, matrices, not_stopped
 from reports.page import description, environment, load_template, study_text
 from reports.tables import facts
@@ -63,6 +63,8 @@ class DetectorRow:
         For each scope, against attackers who do not know the detector and those who do; empty without a configuration.
     worst, interval : str
         The worst workload on the test split, and its exact interval.
+    unseen : str
+        The worst users for whom no detector is calibrated; empty if there are none.
     microseconds, size : str
         Processor time and bytes of state of a query.
     """
@@ -75,6 +77,7 @@ class DetectorRow:
     counts: tuple[Counts, ...]
     worst: str
     interval: str
+    unseen: str
     microseconds: str
     size: str
 
@@ -137,6 +140,8 @@ def bench_context(run: Folder) -> dict[str, Any]:
         "matrices": shown,
         "not_stopped": unstopped,
         "workloads": workload_rows(run, [row.name for row in rows]),
+        "unseen": unseen_rows(run, [row.name for row in rows]),
+        "ablations": ablations(run).to_dict("records"),
         "evaluated": [row.name for row in rows if row.counts],
         "left_out": {row.name: found for row in rows if (found := bench_text.left_out(run, row.name))},
         "environment": environment(known),
@@ -157,11 +162,11 @@ def _detector_row(run: Folder, row: Mapping[Any, Any], cells: pd.DataFrame) -> D
     name = str(row["detector"])
     if missing(row["kind"]):
         reason = _reason(run, name)
-        return DetectorRow(name, "", "", "no configuration", reason, (), ABSENT, "", ABSENT, ABSENT)
+        return DetectorRow(name, "", "", "no configuration", reason, (), ABSENT, "", "", ABSENT, ABSENT)
+    unseen = "" if missing(row["unseen_workload"]) else _blocked(row, "unseen")
     worst, interval = ABSENT, ""
     if not missing(row["worst_workload"]):
-        worst = f"{int(row['worst_blocked']):,} of {int(row['worst_sessions']):,} of {row['worst_workload']}"
-        worst = f"{percent(row['worst_rate'])}: {worst}"
+        worst = _blocked(row, "worst")
         interval = f"{percent(row['worst_low'])} to {percent(row['worst_high'])}"
     if row["certified"]:
         status, note = "certified", ""
@@ -176,10 +181,15 @@ def _detector_row(run: Folder, row: Mapping[Any, Any], cells: pd.DataFrame) -> D
             counts.append(_counts(row, suffix, of_group))
     config = ", ".join(f"{key} {value(found)}" for key, found in parameters(str(row["config"])).items())
     return DetectorRow(
-        name, str(row["kind"]), config, status, note, tuple(counts), worst, interval,
+        name, str(row["kind"]), config, status, note, tuple(counts), worst, interval, unseen,
         ABSENT if missing(row["microseconds_a_query"]) else f"{row['microseconds_a_query']:.1f}",
         ABSENT if missing(row["bytes_a_query"]) else f"{row['bytes_a_query']:,.0f}",
     )  # fmt: skip
+
+
+def _blocked(row: Mapping[Any, Any], users: str) -> str:
+    blocked, of = int(row[f"{users}_blocked"]), int(row[f"{users}_sessions"])
+    return f"{percent(row[f'{users}_rate'])}: {blocked:,} of {of:,} of {row[f'{users}_workload']}"
 
 
 def _counts(row: Mapping[Any, Any], suffix: str, cells: pd.DataFrame) -> Counts:
@@ -205,9 +215,8 @@ def _reason(run: Folder, detector: str) -> str:
 
 def workload_rows(run: Folder, detectors: list[str]) -> list[WorkloadRow]:
     """Return, for each workload, what each of the detectors blocks of its sessions; a scope does not change this."""
-    table = bench_table(run, "workloads")
-    table = table[table["scope"] == scopes(run)[0]]
-    evaluated = [name for name in detectors if (table["detector"] == name).any()]
+    table, evaluated = _one_scope(run, detectors)
+    table = table[table["split"] != "unseen"]
     rows = []
     for name in dict.fromkeys(table["workload"].astype(str)):
         of_workload = table[table["workload"] == name]
@@ -215,6 +224,25 @@ def workload_rows(run: Folder, detectors: list[str]) -> list[WorkloadRow]:
         cells = tuple(_workload_cell(of_workload[of_workload["detector"] == detector]) for detector in evaluated)
         rows.append(WorkloadRow(name, limit(float(first["limit"])), f"{int(first['distinct_images']):,}", cells))
     return rows
+
+
+def unseen_rows(run: Folder, detectors: list[str]) -> list[tuple[str, list[str]]]:
+    """Return, for the users of ``[[bench.unseen]]``, how many of their sessions each of the detectors blocks."""
+    table, evaluated = _one_scope(run, detectors)
+    table = table[table["split"] == "unseen"]
+    rows = []
+    for name in dict.fromkeys(table["workload"].astype(str)):
+        of_users = {str(row["detector"]): row for row in table[table["workload"] == name].to_dict("records")}
+        found = [of_users[detector] for detector in evaluated]
+        rows.append((name, [f"{int(row['blocked']):,} of {int(row['sessions']):,}" for row in found]))
+    return rows
+
+
+def _one_scope(run: Folder, detectors: list[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Return the table ``workloads`` for one scope, on which it does not depend, and the detectors in it."""
+    table = bench_table(run, "workloads")
+    table = table[table["scope"] == scopes(run)[0]]
+    return table, [name for name in detectors if (table["detector"] == name).any()]
 
 
 def _workload_cell(rows: pd.DataFrame) -> tuple[str, str, str, bool] | None:

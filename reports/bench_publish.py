@@ -21,7 +21,7 @@ from reports.paper.drawing import GREY, INK, sheet
 from reports.paper.markdown import table
 from reports.styles import CHOSEN
 
-TABLES = ("cells", "workloads", "detectors")
+TABLES = ("cells", "workloads", "detectors", "ablations")
 """The tables that are published."""
 CHART = "stopped.png"
 _OTHERS = "#d55e00"
@@ -83,6 +83,8 @@ def markdown(context: dict[str, Any], out: Path) -> str:
         **context,
         detector_table=_detector_table(context),
         workload_table=_workload_table(context),
+        unseen_table=_unseen_table(context),
+        ablation_table=_ablation_table(context),
         chart=CHART,
         out=shown,
     )
@@ -108,19 +110,27 @@ def _detector_table(context: dict[str, Any]) -> str:
     for scope in scopes:
         head += [f"stopped, scope {scope}", f"labelled baseline ({scope})", f"within 25% of the budget ({scope})"]
         head += [f"stopped if they know it ({scope})"]
-    head += ["worst workload, test split", "95% interval", "µs a query", "bytes a query"]
+    head += ["worst workload, test split", "95% interval", "worst users not calibrated for", "µs a query"]
+    head += ["bytes a query"]
     return table(head, [_cells(row, len(scopes)) for row in context["detectors"]])
 
 
 def _cells(row: DetectorRow, scopes: int) -> list[str]:
     if not row.counts:
-        return [plain(row.name), "no configuration", *["–"] * (4 * scopes + 4)]
+        return [plain(row.name), "no configuration", *["–"] * (4 * scopes + 5)]
     cells = [plain(row.name), "yes" if row.status == "certified" else "no"]
     for number in range(scopes):
         unaware, knowing = row.counts[2 * number : 2 * number + 2]
         cells += [f"**{unaware.stopped}** of {unaware.cells}", str(unaware.labelled), str(unaware.quarter)]
         cells += [f"{knowing.stopped} of {knowing.cells}"]
-    return [*cells, plain(row.worst), row.interval or "–", row.microseconds, row.size]
+    return [
+        *cells,
+        plain(row.worst),
+        row.interval or "–",
+        plain(row.unseen or "not measured"),
+        row.microseconds,
+        row.size,
+    ]
 
 
 def _workload_table(context: dict[str, Any]) -> str:
@@ -129,6 +139,21 @@ def _workload_table(context: dict[str, Any]) -> str:
         [plain(row.name), row.limit, row.images, *("–" if cell is None else cell[1] for cell in row.cells)]
         for row in context["workloads"]
     ]
+    return table(head, rows)
+
+
+def _unseen_table(context: dict[str, Any]) -> str:
+    head = ["users", *(plain(name) for name in context["evaluated"])]
+    return table(head, [[plain(name), *cells] for name, cells in context["unseen"]])
+
+
+def _ablation_table(context: dict[str, Any]) -> str:
+    head = ["detector", "without", "attackers", "cells", "stopped by the whole detector", "stopped without the part"]
+    rows = [
+        [plain(row["detector"]), plain(row["without"]), "know it" if row["knows_detector"] else "do not know it",
+         str(row["cells"]), str(row["stopped"]), str(row["stopped_without"])]
+        for row in context["ablations"]
+    ]  # fmt: skip
     return table(head, rows)
 
 

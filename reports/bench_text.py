@@ -12,7 +12,7 @@ from reports.bench import CALIBRATIONS, QUARTER, bench_table, scopes, summary
 from reports.left_out import warning
 from reports.tables import facts, leave_out_table
 from reports.verdict import calibration_section
-from reports.wording import limit, listed, percent
+from reports.wording import limit, listed, missing, percent
 
 SCOPE_TEXT = {
     "client": "state kept for the client",
@@ -117,9 +117,18 @@ def not_covered(run: Folder) -> str:
         found = left_out(run, str(name))
         if found is not None:
             measured.append(f"{name}: {found}")
+    unseen = [
+        f"{row['detector']} blocks {percent(row['unseen_rate'])} of the sessions of {row['unseen_workload']}"
+        for row in table[table["certified"]].to_dict("records")
+        if not missing(row["unseen_workload"])
+    ]
+    if unseen:
+        text += f" Of the users that no detector was calibrated for, {'; '.join(unseen)}."
     if measured:
-        return f"{text} What they may suffer, measured with each workload left out in turn: {' '.join(measured)}"
-    return f"{text} What they would suffer is not measured by this run (tuning.leave_out = true measures it)."
+        text += f" What others may suffer, measured with each workload left out in turn: {' '.join(measured)}"
+    if not unseen and not measured:
+        text += " What they would suffer is not measured by this run (tuning.leave_out = true measures it)."
+    return text
 
 
 def left_out(run: Folder, detector: str) -> str | None:

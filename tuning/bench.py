@@ -25,12 +25,13 @@ from mifsim.run.simulate import resume_simulation, simulate
 from mifsim.study import Filter, Study
 from mifsim.study.bench import BenchDetector
 from mifsim.study.crossing import Matrix
+from mifsim.study.splitting import SPLITS
 from mifsim.tables.bench_schemas import BENCH_SCHEMAS
 from mifsim.tables.records import TableWriter
 from mifsim.tables.storage import Folder
-from tuning.assess import assess
 from tuning.bench_costs import measure_costs
 from tuning.bench_outcomes import attack_text, evasion_text, outcome_rows
+from tuning.bench_workloads import UNSEEN, study_of_unseen, workload_rows
 from tuning.live import closed_loop, open_loop
 from tuning.splits import calibration_images
 from tuning.study_check import check_calibration
@@ -193,8 +194,9 @@ class _Comparison:
                 yield knows, Study.parse(plain, self._study.name).crossed()
 
     def _write_outcomes(self, compared: list[Compared]) -> None:
-        """Write ``bench_outcomes.parquet``: each open-loop attacker under each detector, by replay."""
+        """Write each open-loop attacker under each detector, and under each detector without each of its parts."""
         rows: list[dict[str, Any]] = []
+        ablations: list[dict[str, Any]] = []
         for knows, crossed in self._crossed():
             attacks = open_loop(crossed)
             if not attacks.attacks:
@@ -207,36 +209,24 @@ class _Comparison:
             for item in compared:
                 if item.config is not None and item.config.replayable():
                     rows += outcome_rows(traces, texts, item.name, item.config, knows)
+                    for part, variant in item.config.ablations().items():
+                        found = outcome_rows(traces, texts, item.name, variant, knows)
+                        ablations += [{**row, "without": part} for row in found]
         _write_table(self._run, self._study, "bench_outcomes", rows)
+        _write_table(self._run, self._study, "bench_ablations", ablations)
 
     def _write_workloads(self, compared: list[Compared], traces: TraceSet) -> None:
-        """Write ``workloads.parquet``: the honest sessions that each detector blocks in two splits, by replay."""
-        tuning, rows = self._study.tuning, []
+        """Write ``workloads.parquet``: the honest sessions that each detector blocks, by replay."""
         images = calibration_images(self._study, self._data)
+        by_split = {split: traces.of_split(split) for split in ("calibration", "test")}
+        if (unseen := study_of_unseen(self._study)) is not None:
+            found = self._traces(self._with_all_recorders(unseen))
+            by_split[UNSEEN] = found.subset(found.split != SPLITS.index("search"))
+            images = {**images, **calibration_images(unseen, self._data)}
+        rows: list[dict[str, Any]] = []
         for item in compared:
-            if item.config is None or not item.config.replayable():
-                continue
-            for split in ("calibration", "test"):
-                of_split = traces.of_split(split)
-                for found in assess(of_split, item.config, tuning.confidence):
-                    if found.is_attack:
-                        continue
-                    rows += [
-                        {
-                            "detector": item.name,
-                            "scope": scope,
-                            "workload": found.group,
-                            "split": split,
-                            "sessions": found.sessions,
-                            "blocked": found.blocked,
-                            "low": found.low,
-                            "high": found.high,
-                            "limit": tuning.limit(found.group),
-                            "certified": item.calibrated,
-                            "distinct_images": images[found.group],
-                        }
-                        for scope in self._study.bench.scopes
-                    ]
+            if item.config is not None and item.config.replayable():
+                rows += workload_rows(self._study, item.name, item.config, item.calibrated, by_split, images)
         _write_table(self._run, self._study, "workloads", rows)
 
     def _run_closed_loop(self, compared: list[Compared]) -> None:

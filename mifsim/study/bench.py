@@ -10,7 +10,7 @@ from mifsim.clients.evasion import Evasion
 from mifsim.defense.config import SCOPES, Scope
 from mifsim.defense.config_file import DEFAULT_KIND
 from mifsim.study.crossing import evasion_rows
-from mifsim.study.populations import read_evasions
+from mifsim.study.populations import Users, read_evasions
 from mifsim.study.sections import MemberSpace, Name, Section
 
 
@@ -47,6 +47,12 @@ class Bench(Section):
         "they are counted separately from those of [matrix]",
     )
 
+    unseen: list[Users] = Field(
+        default_factory=list,
+        description="users that no detector is calibrated for, such as users with a noisier camera; the tables state "
+        "how many of their sessions are blocked",
+    )
+
     @field_validator("knowing", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
@@ -56,6 +62,8 @@ class Bench(Section):
 
     def to_toml(self) -> dict[str, Any]:
         """Return the section as a TOML table, with all defaults."""
-        plain = self.model_dump(mode="json", exclude_none=True, exclude={"knowing"})
+        plain = self.model_dump(mode="json", exclude_none=True, exclude={"knowing", "unseen"})
         plain["detectors"] = [detector.to_toml() for detector in self.detectors]
+        if self.unseen:
+            plain["unseen"] = [users.to_toml() for users in self.unseen]
         return {**plain, "knowing": evasion_rows(self.knowing)}

@@ -83,6 +83,12 @@ class Study(Section):
                 "bench.detectors and filters must have different names; used more than once: "
                 f"{', '.join(sorted(duplicates))}"
             )
+        unseen = [users.name for users in self.bench.unseen]
+        if duplicates := {name for name in unseen if name in workloads or unseen.count(name) > 1}:
+            raise ValueError(
+                "bench.unseen and users must have different names; used more than once: "
+                f"{', '.join(sorted(duplicates))}"
+            )
         for key, detectors in (("bench.detectors", self.bench.detectors), ("tuning.compare", self.tuning.compare)):
             for detector in detectors:
                 self.tuning_of(detector, key)  # raises if its space is not valid

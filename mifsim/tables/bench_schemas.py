@@ -10,18 +10,31 @@ _DETECTOR = ("detector", CATEGORY, "name of the [[bench.detectors]] or [[filters
 _SCOPE = ("scope", CATEGORY, "session or client: lifetime of the detector's state")
 _KNOWS = ("knows_detector", pa.bool_(), "whether the evasions are those of attackers who know the detector")
 
+_OUTCOME = (
+    _DETECTOR,
+    ("attack", CATEGORY, "name of the attack"),
+    ("evasion", CATEGORY, "evasions that wrap the attack, innermost first, joined by +; empty: none"),
+    ("client_id", pa.string(), "the attacker"),
+    _KNOWS,
+    ("budget_queries", pa.int64(), "maximum number of queries of the attacker"),
+    ("queries", pa.int64(), "queries sent until the block, or all"),
+    ("queries_to_block", pa.int64(), "number of the query that is blocked, by replay; null: never blocked"),
+    ("leakage_at_block", pa.float64(), "the evaluator's confidence (0 to 1) in the last reconstruction; or null"),
+    ("leakage_undefended", pa.float64(), "the same without a detector"),
+)
+
 BENCH_SCHEMAS: dict[str, pa.Schema] = {
-    "bench_outcomes": schema_of(
+    "bench_outcomes": schema_of(*_OUTCOME),
+    "bench_ablations": schema_of(
+        *_OUTCOME, ("without", CATEGORY, "the part of the detector that is switched off, such as a flag")
+    ),
+    "ablations": schema_of(
         _DETECTOR,
-        ("attack", CATEGORY, "name of the attack"),
-        ("evasion", CATEGORY, "evasions that wrap the attack, innermost first, joined by +; empty: none"),
-        ("client_id", pa.string(), "the attacker"),
+        ("without", CATEGORY, "the part of the detector that is switched off, such as a flag"),
         _KNOWS,
-        ("budget_queries", pa.int64(), "maximum number of queries of the attacker"),
-        ("queries", pa.int64(), "queries sent until the block, or all"),
-        ("queries_to_block", pa.int64(), "number of the query that is blocked, by replay; null: never blocked"),
-        ("leakage_at_block", pa.float64(), "the evaluator's confidence (0 to 1) in the last reconstruction; or null"),
-        ("leakage_undefended", pa.float64(), "the same without a detector"),
+        ("cells", pa.int64(), "number of cells with attackers whose recordings can be replayed"),
+        ("stopped", pa.int64(), "number of these that the whole detector stops"),
+        ("stopped_without", pa.int64(), "number that it stops without the part, at the same other parameters"),
     ),
     "cells": schema_of(
         _DETECTOR,
@@ -51,7 +64,7 @@ BENCH_SCHEMAS: dict[str, pa.Schema] = {
         _DETECTOR,
         _SCOPE,
         ("workload", CATEGORY, "name of the study's [[users]] table"),
-        ("split", CATEGORY, "calibration or test"),
+        ("split", CATEGORY, "calibration, test, or unseen: users that no detector is calibrated for"),
         ("sessions", pa.int64(), "number of sessions"),
         ("blocked", pa.int64(), "number of sessions blocked"),
         ("low", pa.float64(), "lower bound of the exact 95% interval of the blocked share"),

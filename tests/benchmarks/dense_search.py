@@ -88,17 +88,17 @@ def main() -> None:
     _shared = study, *_ = search_of(options.run)
     tuning, budget = study.tuning, longest_budget(study)
     trials = Journal(options.run, {}, tuning.search_space).read()
-    own = np.array([(trial.result.false_positive_rate, trial.result.queries) for trial in trials])
+    proposed = np.array([(trial.result.false_positive_rate, trial.result.queries) for trial in trials])
     random = np.concatenate(list(batches(options.draws, options.processes)))
 
     def volume(points: npt.NDArray[np.float64]) -> float:
         return hypervolume(points, budget=budget, fpr_limit=tuning.false_positive_budget)
 
-    every = volume(np.concatenate([own, random]))
+    every = volume(np.concatenate([proposed, random]))
     limit = min(tuning.limit(users.name) for users in study.users)
-    best = [points[points[:, 0] <= limit, 1].min(initial=np.inf) for points in (own, random)]
+    best = [points[points[:, 0] <= limit, 1].min(initial=np.inf) for points in (proposed, random)]
     print(
-        f"{len(own)} trials reach {volume(own) / every:.2%} of the hypervolume of these and {len(random):,} random "
+        f"{len(proposed)} trials reach {volume(proposed) / every:.2%} of the hypervolume of these and {len(random):,} random "
         f"configurations, which alone reach {volume(random) / every:.2%}. Fewest mean queries at a false-positive rate "
         f"of at most {limit:g} on the search split: {best[0]:.1f} by the trials, {best[1]:.1f} by the random ones "
         f"({time.monotonic() - started:.0f} s)."

@@ -71,11 +71,14 @@ def outcomes(detectors=tuple(BLOCKED_AT), attacks=ATTACKS):
     return rows
 
 
-def write_comparison(run, *, rows=None, names=None, closed_loop=True, uncertified=("none",), workloads=True):
+def write_comparison(
+    run, *, rows=None, names=None, closed_loop=True, uncertified=("none",), workloads=True, more=False
+):
     """Write a complete comparison: two certified detectors, one without a configuration, and one of the study.
 
     `names` replaces names of detectors. Closed-loop attackers are those of `tests.reports.runs`: four against the
-    detector "fast" in the scope of the client, which are blocked at queries 4, 6, 8 and 10.
+    detector "fast" in the scope of the client, which are blocked at queries 4, 6, 8 and 10. `more` adds users that no
+    detector is calibrated for, and the detector "fast" without its only flag, which then blocks nobody.
     """
     shown = {name: name for name in BLOCKED_AT} | (names or {})
     run.mkdir(parents=True)
@@ -120,6 +123,15 @@ def write_comparison(run, *, rows=None, names=None, closed_loop=True, uncertifie
         for split, blocked in zip(SESSIONS, numbers, strict=True)
         for scope in ("session", "client")
     ]
+    if more:
+        honest += [
+            {**row, "workload": f"{row['workload']} noise", "split": "unseen", "certified": False,
+             "blocked": 2 * row["blocked"]}
+            for row in honest
+            if row["split"] == "test"
+        ]  # fmt: skip
+        nobody = {"queries": BUDGET, "queries_to_block": None, "leakage_at_block": 0.9, "without": "flag"}
+        write(run, "bench_ablations", [{**row, **nobody} for row in found if row["detector"] == "fast"])
     write(run, "workloads", honest if workloads else [])
     for name in uncertified:
         folder = run / "calibrations" / name

@@ -213,7 +213,7 @@ def test_names_are_escaped_on_the_page_and_in_the_summary(tmp_path):
     assert "<b>" not in summary_
     assert "<script>" not in summary_
     [line] = [line for line in summary_.splitlines() if line.startswith("| &lt;b&gt;\\|fast |")]
-    assert line.replace("\\|", "").count("|") == 15  # 14 columns
+    assert line.replace("\\|", "").count("|") == 16  # 15 columns
 
 
 def test_without_closed_loop_attackers_there_is_no_baseline_and_the_page_says_so(tmp_path):
@@ -273,12 +273,66 @@ def test_what_left_out_users_suffer_is_part_of_the_warning(run, monkeypatch):
     assert "not measured" not in text
 
 
+def test_users_not_calibrated_for_stand_beside_what_a_detector_stops(tmp_path):
+    run = write_comparison(tmp_path / "run", more=True)
+    page = Page(render_bench(run))
+    assert page.tables["unseen"] == [
+        ["users", "fast", "slow", "paper 1"],
+        ["bursts noise", "4 of 200", "0 of 200", "198 of 200"],
+        ["video noise", "0 of 200", "0 of 200", "6 of 200"],
+    ]
+    head, *rows = page.tables["detectors"]
+    place = head.index("worst users not calibrated for")
+    assert [row[place] for row in rows if len(row) == len(head)] == [
+        "2.00%: 4 of 200 of bursts noise", "0%: 0 of 200 of bursts noise", "99.0%: 198 of 200 of bursts noise",
+    ]  # fmt: skip
+    assert (
+        "fast blocks 2.00% of the sessions of bursts noise; slow blocks 0% of the sessions of bursts noise" in page.text
+    )
+    assert "is not measured by this run" not in page.text
+    assert [row[0] for row in page.tables["workloads"][1:]] == ["bursts", "video"]
+    publish(run, tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "| bursts noise | 4 of 200 | 0 of 200 | 198 of 200 |" in text
+
+
+def test_the_cells_that_are_lost_without_a_part_are_counted(tmp_path):
+    """Without its only flag, "fast" stops nothing; with it, 4 of 4 replayed cells, and 1 of 2 if attackers know it."""
+    run = write_comparison(tmp_path / "run", more=True)
+    rows = pd.read_parquet(run / "ablations.parquet").to_dict("records")
+    assert rows == [
+        {
+            "detector": "fast",
+            "without": "flag",
+            "knows_detector": False,
+            "cells": 4,
+            "stopped": 4,
+            "stopped_without": 0,
+        },
+        {"detector": "fast", "without": "flag", "knows_detector": True, "cells": 2, "stopped": 1, "stopped_without": 0},
+    ]
+    assert Page(render_bench(run)).tables["ablations"][1:] == [
+        ["fast", "flag", "do not know it", "4", "4", "0"],
+        ["fast", "flag", "know it", "2", "1", "0"],
+    ]
+    publish(run, tmp_path / "out")
+    assert "| fast | flag | know it | 2 | 1 | 0 |" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_only_the_small_files_are_published(run, tmp_path, capsys):
     main(["report", str(run), "--publish", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     assert f"the page is {run / 'report.html'}" in printed
     assert f"the published summary is {tmp_path / 'out' / 'README.md'}" in printed
-    names = ["README.md", "cells.parquet", "detectors.parquet", "report.html", "stopped.png", "workloads.parquet"]
+    names = [
+        "README.md",
+        "ablations.parquet",
+        "cells.parquet",
+        "detectors.parquet",
+        "report.html",
+        "stopped.png",
+        "workloads.parquet",
+    ]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert (tmp_path / "out" / "report.html").read_text() == render_bench(run)
     assert (tmp_path / "out" / "cells.parquet").read_bytes() == (run / "cells.parquet").read_bytes()

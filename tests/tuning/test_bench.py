@@ -29,6 +29,7 @@ BENCH = {
     ],
     "trials": 3,
     "knowing": [[{"sharpen": 1.0}], [{"accounts": 2}]],
+    "unseen": [{"user": "bursts", "name": "noisy bursts", "sessions": 10, "length": 4, "noise": 0.1}],
 }
 
 
@@ -90,7 +91,16 @@ def test_every_detector_meets_every_attack_and_workload(tmp_path: Path):
     assert accounts.loc["client", "mean_queries"] > 3
 
     workloads = pd.read_parquet(run / "workloads.parquet")
-    assert set(workloads["workload"]) == {"independent", "retries"}
+    assert set(workloads["workload"]) == {"independent", "retries", "noisy bursts"}
+    unseen = workloads[workloads["split"] == "unseen"]
+    assert set(unseen["workload"]) == {"noisy bursts"}
+    assert set(unseen["sessions"]) == {6}  # those outside of the search split: 40% of 10 and 20% of 10
+    assert not unseen["certified"].any()
+    ablations = pd.read_parquet(run / "ablations.parquet")
+    evidence = load_config(run / "calibrations" / "evidence" / "filter.toml")
+    found = ablations[ablations["detector"] == "evidence"]
+    assert set(found["without"]) == set(evidence.ablations())
+    assert (ablations["stopped_without"] <= ablations["stopped"]).all()
     of_two = workloads[workloads["detector"] == "two"]
     assert (of_two["blocked"] == of_two["sessions"]).all()  # all sessions have three queries or more
     assert not of_two["certified"].any()
