@@ -136,8 +136,8 @@ def _content_digest(traced: Study, data: DataSet, victim: Victim) -> str:
     for table, users in zip(plain["users"], traced.users, strict=True):
         if (log := users.log()) is not None:
             table["path"] = log.content  # the content of the log determines the recording, not its path
-    if traced.tuning.separate_images:
-        plain["splits"] = traced.tuning.splits.model_dump()
+    if traced.tuning.separate_images and traced.users:
+        plain["images"] = {"splits": traced.tuning.splits.model_dump(), "parts": "equal"}
     return digest(plain, data.fingerprint, victim.fingerprint, __version__, SCHEMA_VERSION)
 
 

@@ -67,10 +67,16 @@ def evaluated(seed: int) -> npt.NDArray[np.float64]:
     return np.array([(one.false_positive_rate, one.queries) for one in results])
 
 
-def batches(draws: int, processes: int) -> Iterator[npt.NDArray[np.float64]]:
+def prepare(run: Path) -> None:
+    """Load the recording in a process of the pool."""
+    global _shared
+    _shared = search_of(run)
+
+
+def batches(run: Path, draws: int, processes: int) -> Iterator[npt.NDArray[np.float64]]:
     """Yield the results of `draws` configurations."""
-    context = multiprocessing.get_context("fork")  # the traces are not copied
-    with context.Pool(processes) as pool, Bar("random search", draws, "configurations") as bar:
+    context = multiprocessing.get_context("spawn")  # a fork copies locks that other threads hold
+    with context.Pool(processes, prepare, (run,)) as pool, Bar("random search", draws, "configurations") as bar:
         for number, found in enumerate(pool.imap_unordered(evaluated, range(draws // BATCH))):
             bar.update((number + 1) * BATCH)
             yield found
@@ -78,18 +84,17 @@ def batches(draws: int, processes: int) -> Iterator[npt.NDArray[np.float64]]:
 
 def main() -> None:
     """Run the comparison."""
-    global _shared
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a finished calibration")
     parser.add_argument("--draws", type=int, default=100_000, help="drawn configurations (default: 100000)")
     parser.add_argument("--processes", type=int, default=2, help="processes (default: 2)")
     options = parser.parse_args()
     started = time.monotonic()
-    _shared = study, *_ = search_of(options.run)
+    study = search_of(options.run)[0]
     tuning, budget = study.tuning, longest_budget(study)
     trials = Journal(options.run, {}, tuning.search_space).read()
     proposed = np.array([(trial.result.false_positive_rate, trial.result.queries) for trial in trials])
-    random = np.concatenate(list(batches(options.draws, options.processes)))
+    random = np.concatenate(list(batches(options.run, options.draws, options.processes)))
 
     def volume(points: npt.NDArray[np.float64]) -> float:
         return hypervolume(points, budget=budget, fpr_limit=tuning.false_positive_budget)
@@ -98,8 +103,8 @@ def main() -> None:
     limit = min(tuning.limit(users.name) for users in study.users)
     best = [points[points[:, 0] <= limit, 1].min(initial=np.inf) for points in (proposed, random)]
     print(
-        f"{len(proposed)} trials reach {volume(proposed) / every:.2%} of the hypervolume of these and {len(random):,} random "
-        f"configurations, which alone reach {volume(random) / every:.2%}. Fewest mean queries at a false-positive rate "
+        f"{len(proposed)} trials reach {volume(proposed) / every:.2%} of the hypervolume of these and {len(random):,} "
+        f"random configurations, which alone reach {volume(random) / every:.2%}. Fewest mean queries at a false-positive rate "
         f"of at most {limit:g} on the search split: {best[0]:.1f} by the trials, {best[1]:.1f} by the random ones "
         f"({time.monotonic() - started:.0f} s)."
     )
