@@ -103,10 +103,10 @@ def main() -> None:
     limit = min(tuning.limit(users.name) for users in study.users)
     best = [points[points[:, 0] <= limit, 1].min(initial=np.inf) for points in (proposed, random)]
     print(
-        f"{len(proposed)} trials reach {volume(proposed) / every:.2%} of the hypervolume of these and {len(random):,} "
-        f"random configurations, which alone reach {volume(random) / every:.2%}. Fewest mean queries at a false-positive rate "
-        f"of at most {limit:g} on the search split: {best[0]:.1f} by the trials, {best[1]:.1f} by the random ones "
-        f"({time.monotonic() - started:.0f} s)."
+        f"{len(proposed)} trials reach {volume(proposed) / every:.2%} of the hypervolume of these and "
+        f"{len(random):,} random configurations, which alone reach {volume(random) / every:.2%}. Fewest mean queries "
+        f"at a false-positive rate of at most {limit:g} on the search split: {best[0]:.1f} by the trials, "
+        f"{best[1]:.1f} by the random ones ({time.monotonic() - started:.0f} s)."
     )
 
 
