@@ -134,7 +134,7 @@ def certify(
         Family-wise error, in (0, 1); 0.05 for 95% confidence.
     method : {"fixed_sequence", "holm"}
         Procedure that controls the family-wise error.
-    attack : {"worst", "mean"}
+    attack : {"worst", "mean", "geometric"}
         How the queries to block of several attacks are combined; see `tuning.objectives.Attack`.
     live : ndarray of shape (J, L), optional
         Queries to block of L closed-loop attacks under each candidate; see `tuning.objectives.objectives`.

@@ -1,13 +1,14 @@
 """Objectives of the search, all minimised.
 
 *False-positive rate*: the share of blocked sessions of the worst honest workload.
-*Queries to block*: the restricted mean over the sessions of an attack, for the worst attack or as the mean of all
-attacks. A session that is never blocked counts as its budget.
-*Leakage at block* (optional): the mean leakage at the last answered query, combined over attacks in the same way.
+*Queries to block*: the restricted mean over the sessions of an attack, for the worst attack or as the arithmetic or
+geometric mean of all attacks. A session that is never blocked counts as its budget.
+*Leakage at block* (optional): the mean leakage at the last answered query, for the worst attack or as the mean.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,9 +18,19 @@ from mifsim.defense import DetectorConfig, Outcome
 from tuning.replay import Replay, Totals, replay, totals
 from tuning.tracedata import Floats, Ints, TraceSet
 
-Attack = Literal["worst", "mean"]
-"""How the values of several attacks are combined: their maximum ("worst"), or their mean with equal weights."""
+Attack = Literal["worst", "mean", "geometric"]
+"""How the queries to block of several attacks are combined: their maximum, arithmetic mean or geometric mean.
 
+The arithmetic mean is dominated by the attacks that are blocked last. In the geometric mean, it counts as much to block
+one attack after half as many queries as another.
+"""
+
+
+_COMBINE: dict[str, Callable[[Floats], Floats]] = {
+    "worst": lambda values: np.asarray(values.max(axis=0)),
+    "mean": lambda values: np.asarray(values.mean(axis=0)),
+    "geometric": lambda values: np.exp(np.log(values).mean(axis=0)),
+}
 
 NO_LIVE: Floats = np.empty(0)
 """Queries to block of closed-loop attacks for a study that has none; shape (0,)."""
@@ -97,7 +108,7 @@ def objectives(
         The sessions over which `sums` were computed.
     sums : Totals
         Sums over G groups; arrays of shape (G, ...), with one entry for each configuration.
-    attack : {"worst", "mean"}
+    attack : {"worst", "mean", "geometric"}
         How the queries to block (and the leakage) of several attacks are combined; see `Attack`.
     leakage : bool
         Whether leakage at block is the third objective.
@@ -120,21 +131,21 @@ def objectives(
     if not honest or not (attacks or live.size):
         missing = "attack" if honest else "honest"
         raise ValueError(f"the traces contain no {missing} session (expected attack sessions and honest sessions)")
-    if attack not in ("worst", "mean"):
-        raise ValueError(f"attack = {attack!r}: must be worst or mean")
+    if attack not in _COMBINE:
+        raise ValueError(f"attack = {attack!r}: must be {', '.join(_COMBINE)}")
 
     def mean(values: Ints | Floats, groups: list[int]) -> Floats:
         sessions: Floats = sums.sessions[groups].astype(np.float64)
         return values[groups] / sessions.reshape(-1, *(1 for _ in values.shape[1:]))
 
-    combine = np.max if attack == "worst" else np.mean
     replayed = mean(sums.queries, attacks)
     run_live = np.broadcast_to(live.reshape(-1, *(1 for _ in replayed.shape[1:])), (live.size, *replayed.shape[1:]))
-    values = [mean(sums.blocked, honest).max(axis=0), combine(np.concatenate([replayed, run_live]), axis=0)]
+    values = [mean(sums.blocked, honest).max(axis=0), _COMBINE[attack](np.concatenate([replayed, run_live]))]
     if leakage:
         if sums.leak is None:
             raise ValueError("leakage = True: the traces contain no leakage; record the study with leakage.enabled")
-        values.append(combine(mean(sums.leak, attacks), axis=0))
+        leaked = mean(sums.leak, attacks)
+        values.append(leaked.max(axis=0) if attack == "worst" else leaked.mean(axis=0))
     return np.stack(values)
 
 

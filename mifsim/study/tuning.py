@@ -64,8 +64,10 @@ class Tuning(Section):
     sampler: Literal["tpe", "nsga2"] = Field("tpe", description="sampler that proposes configurations")
     trials: int = Field(300, ge=1, description="number of configurations to evaluate")
     concurrent: int = Field(4, ge=1, le=1000, description="number of concurrent trials; the proposals depend on it")
-    attack: Literal["worst", "mean"] = Field(
-        "worst", description="objective over several attacks: the worst or the mean of their queries to block"
+    attack: Literal["worst", "mean", "geometric"] = Field(
+        "worst",
+        description="objective over several attacks: the worst, the mean or the geometric mean of their queries to "
+        "block",
     )
     leakage: bool = Field(False, description="use leakage at block as a third objective")
     false_positive_budget: float = Field(

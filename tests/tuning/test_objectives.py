@@ -1,5 +1,7 @@
 """Objectives of sessions whose outcomes are known."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,10 @@ def test_evaluate_combines_attacks_by_the_worst_or_the_mean():
     assert worst.false_positive_rate == mean.false_positive_rate == 0.5
     assert worst.queries == (2 + 10) / 2
     assert mean.queries == ((2 + 10) / 2 + (4 + 6) / 2) / 2
+    geometric = evaluate(traces, CONFIG, "geometric")
+    assert geometric.queries == pytest.approx(math.sqrt((2 + 10) / 2 * (4 + 6) / 2))
+    live = evaluate(traces, CONFIG, "geometric", np.array([3.0]))
+    assert live.queries == pytest.approx(((2 + 10) / 2 * (4 + 6) / 2 * 3) ** (1 / 3))
     assert worst.leak is None
     assert worst.totals.blocked.tolist() == [1, 2, 1, 1]
     assert attack_budget(traces) == 10
@@ -55,7 +61,8 @@ def test_leakage_is_that_of_the_worst_attack_or_the_mean():
     """Query q leaks q/8: sessions blocked at 2, 4 and 6 leak 1/8, 3/8 and 5/8; one that is never blocked leaks 6/8."""
     traces = two_attacks_two_workloads(leak=np.tile(np.arange(1, 7) / 8, 9))
     assert evaluate(traces, CONFIG, "worst").leak == (3 + 5) / 16
-    assert evaluate(traces, CONFIG, "mean").leak == ((1 + 6) / 16 + (3 + 5) / 16) / 2
+    for mean in ("mean", "geometric"):  # leakage can be 0, so it has no geometric mean
+        assert evaluate(traces, CONFIG, mean).leak == ((1 + 6) / 16 + (3 + 5) / 16) / 2
 
 
 def test_objectives_evaluates_many_configurations_at_once():
@@ -79,7 +86,7 @@ def test_traces_without_honest_or_attack_sessions_are_refused(keep, missing):
 
 def test_unknown_choices_are_refused():
     traces = two_attacks_two_workloads()
-    with pytest.raises(ValueError, match="worst or mean"):
+    with pytest.raises(ValueError, match="worst, mean, geometric"):
         evaluate(traces, CONFIG, "best")
     with pytest.raises(ValueError, match="traces contain no leakage"):
         objectives(traces, evaluate(traces, CONFIG).totals, leakage=True)

@@ -17,7 +17,7 @@ The optional ``naturalness`` is the log-odds that an image is an outlier, by a c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -200,6 +200,15 @@ class EvidenceConfig(FittedConfig):
             return None
         changed: dict[str, Any] = {f"{flag}_limit": 0.0}
         return replace(self, **changed)
+
+    def conservative(self, steps: Sequence[float]) -> list[Self]:
+        """Return copies that block less; see `DetectorConfig.conservative`.
+
+        At first only the limits are relaxed. They are extremes of the sessions of the search split, and so less certain
+        than the radii, which are quantiles of its queries. A quota stays: the longest session is less uncertain.
+        """
+        limits = [f"{flag.name}_limit" for flag in self.enabled() if flag.name != "queries"]
+        return [*(self._moved(1 / step, limits) for step in steps), *super().conservative(steps)]
 
     def ablations(self) -> Mapping[str, Self]:
         """Return the configuration without each flag that is on."""

@@ -204,6 +204,19 @@ def test_flags_can_be_switched_off_until_one_is_left():
     assert config.without("noisy").without("smooth") is None
 
 
+def test_conservative_copies_relax_the_limits_first_and_keep_the_quota():
+    config = EvidenceConfig(
+        average_radius=2.0, average_limit=4.0, smooth_radius=0.1, smooth_limit=8.0, queries_limit=300.0
+    )
+    first, second, *others = config.conservative((1.1, 2.0))
+    for copy, step in ((first, 1.1), (second, 2.0)):
+        limits = {"average_limit": pytest.approx(4.0 * step), "smooth_limit": pytest.approx(8.0 * step)}
+        assert {name: getattr(copy, name) for name in limits} == limits
+        assert copy == replace(config, average_limit=copy.average_limit, smooth_limit=copy.smooth_limit)
+    assert others[0].average_radius < 2.0  # then all thresholds are relaxed
+    assert others[0].queries_limit > 300.0
+
+
 def test_ablations_are_the_configuration_without_each_flag():
     config = EvidenceConfig(noisy_limit=1.0, smooth_limit=2.0, queries_limit=9.0)
     variants = config.ablations()
