@@ -23,8 +23,12 @@ setup: $(STAMP)  ## create .venv with the pinned dependencies
 demo: setup  ## run the main job on real MNIST digits and say where the results are
 	$(BIN)/mifsim tune calibrate-digits
 
-test: setup  ## run the tests, in parallel
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+# Tests of Ray clusters run alone: they start several nodes, which must not find those of other tests.
+CLUSTERS := tests/server/ray tests/cluster tests/chaos
+
+test: setup  ## run the tests, most of them in parallel
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(addprefix --ignore=,$(CLUSTERS))
+	$(BIN)/python -m pytest $(CLUSTERS)
 
 test-slow: setup  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
