@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import socket
@@ -137,8 +138,9 @@ def test_the_demand_is_withdrawn_when_the_nodes_have_started(
 
 
 def test_a_process_waits_only_once_for_nodes_that_do_not_start(
-    requested: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    requested: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="mifsim")
     monkeypatch.setattr(ray_cluster, "nodes", lambda: [Node(2.0)])
     monkeypatch.setattr(time, "monotonic", iter([0.0, 0.0, 0.5, 1.0]).__next__)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
@@ -146,7 +148,7 @@ def test_a_process_waits_only_once_for_nodes_that_do_not_start(
         with ray_cluster.autoscaled(Server(hosts=2, model_replicas=2, grow_seconds=1)):
             pass
     assert requested == [4, 0]
-    log = " ".join(capsys.readouterr().err.split())
+    log = " ".join(caplog.text.split())
     assert "to grow from 2 CPUs on 1 node to 4 CPUs: 1 s left" in log
     assert "did not grow to 4 CPUs within server.grow_seconds = 1: continuing with 2 CPUs on 1 node" in log
 
