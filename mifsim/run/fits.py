@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from mifsim.defense.server_images import MOST_IMAGES, image_hash
 from mifsim.errors import ConfigError, StudyError
 from mifsim.study import Study
 from mifsim.tables.storage import Folder
+
+logger = logging.getLogger(__name__)
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -98,6 +101,7 @@ def _fit(config: FittedConfig, data: DataSet, others: Hashes) -> FittedConfig:
     kept = np.flatnonzero(~np.isin(hashes, others))
     if len(kept) > MOST_IMAGES:
         kept = kept[np.unique(np.linspace(0, len(kept) - 1, MOST_IMAGES).round().astype(int))]
+    logger.info("fitting %s to %s private images", config.kind, f"{len(kept):,}")
     fitted = config.fit_to(pool.images(kept), hashes[kept], facts)
     with atomic_write(path) as temporary:
         temporary.write_bytes(fitted.fitted().to_bytes())
