@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ def digest(*facts: Any) -> str:
         sha.update(fact if isinstance(fact, bytes) else json.dumps(fact, sort_keys=True).encode())
         sha.update(b"\0")
     return sha.hexdigest()[:16]
+
+
+@cache
+def source_digest() -> str:
+    """Return a digest of this package's source, so that a changed client is not replaced by a cached recording of it.
+
+    The version alone does not do this: it stays the same while somebody works on the package.
+    """
+    root = Path(__file__).parent
+    files = sorted(root.rglob("*.py"))
+    return digest(*(part for file in files for part in (str(file.relative_to(root)), file.read_bytes())))
 
 
 @contextlib.contextmanager

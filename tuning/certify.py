@@ -57,6 +57,8 @@ class Certificate:
         Procedure that controls the family-wise error.
     sessions : ndarray of int64, shape (W,)
         Number of sessions of each workload in the calibration split.
+    longest : ndarray of int64, shape (W,)
+        Number of queries of the longest of these sessions.
     blocked : ndarray of int64, shape (J, W)
         Number of these sessions that each candidate blocks.
     p : ndarray of float64, shape (J,)
@@ -75,6 +77,7 @@ class Certificate:
     delta: float
     method: Method
     sessions: Ints
+    longest: Ints
     blocked: Ints
     p: Floats
     order: tuple[int, ...]
@@ -171,6 +174,8 @@ def certify(
     bounds = _limits(limits, tuple(search.groups[g] for g in honest))
     order, queries = order_of_testing(search, configs, dict(zip(honest, bounds, strict=True)), attack, live, replay)
     sessions = np.bincount(held_out.group, minlength=len(held_out.groups))[honest]
+    longest = np.zeros(len(held_out.groups), np.int64)
+    np.maximum.at(longest, held_out.group, np.diff(held_out.offsets))
     blocked = np.stack([_blocked(held_out, config, replay)[honest] for config in configs])
     p = p_values(blocked, sessions, bounds)
     certified = np.zeros(len(configs), dtype=np.bool_)
@@ -182,6 +187,7 @@ def certify(
         delta=delta,
         method=method,
         sessions=sessions,
+        longest=longest[honest],
         blocked=blocked,
         p=p,
         order=order,

@@ -33,12 +33,16 @@ def guarantee(certificate: Certificate, images: Mapping[str, int], separate: boo
     )
     seen = "none of which the search used" if separate else "which the search used too"
     drawn = ", ".join(f"{images[name]:,} for {name}" for name in certificate.workloads)
+    longest = ", ".join(
+        f"{queries:,} for {name}" for name, queries in zip(certificate.workloads, certificate.longest, strict=True)
+    )
     return (
         f"With {1 - certificate.delta:.3g} confidence, this configuration blocks at most this share of honest "
         f"sessions: {limits}. It was tested on sessions that the search did not use ({sessions}), by exact binomial "
         f"tests with {certificate.method.replace('_', '-')} control of the family-wise error (Learn then Test). The "
         f"sessions were drawn from this number of different images, {seen}: {drawn}. The "
-        "guarantee applies to sessions like these, for these data, this victim and this transport."
+        f"longest sessions had this number of queries: {longest}. The guarantee applies to sessions like these, and no "
+        "longer, for these data, this victim and this transport."
     )
 
 
@@ -93,7 +97,12 @@ def save_filter(
     chosen = certificate.chosen
     assert chosen is not None
     numbers = zip(
-        certificate.workloads, certificate.limits, certificate.sessions, certificate.blocked[chosen], strict=True
+        certificate.workloads,
+        certificate.limits,
+        certificate.sessions,
+        certificate.blocked[chosen],
+        certificate.longest,
+        strict=True,
     )
     document = {
         "guarantee": {
@@ -108,8 +117,9 @@ def save_filter(
                     "sessions": int(sessions),
                     "blocked": int(blocked),
                     "distinct_images": images[name],
+                    "longest_session": int(longest),
                 }
-                for name, limit, sessions, blocked in numbers
+                for name, limit, sessions, blocked, longest in numbers
             ],
         },
         "data": {

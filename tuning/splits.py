@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -12,6 +14,8 @@ from mifsim.study import Study
 from mifsim.study.splitting import SPLITS, cuts, split_images
 from mifsim.study.tuning import Splits
 from tuning.tracedata import TraceSet
+
+logger = logging.getLogger(__name__)
 
 
 def check_reach(study: Study) -> None:
@@ -67,6 +71,32 @@ def check_splits(traces: TraceSet, study: Study) -> None:
                 f"{study.name}: {name!r}: none of its {int(members.sum())} sessions is in the {split} split; "
                 f"increase its {key}, or the share tuning.splits.{split}"
             )
+
+
+def warn_of_repeats(traces: TraceSet, study: Study, images: Mapping[str, int]) -> None:
+    """Log a warning that names the workloads with sessions longer than the number of images from which they are drawn.
+
+    A detector may then block a session because the simulation has no further image, which real users would have.
+
+    Parameters
+    ----------
+    traces : TraceSet
+    study : Study
+    images : mapping of str to int
+        Number of different images by workload; see `calibration_images`.
+    """
+    lengths = np.diff(traces.offsets)
+    found = []
+    for users in study.users:
+        longest = int(lengths[traces.group == traces.groups.index(users.name)].max(initial=0))
+        if users.log() is None and longest > images[users.name]:
+            found.append(f"{users.name} ({longest:,} queries, {images[users.name]:,} images)")
+    if found:
+        logger.warning(
+            "sessions of these workloads may send an image again, which a detector may block, because they are longer "
+            "than the number of images from which they are drawn: %s; use more images or shorter sessions",
+            ", ".join(found),
+        )
 
 
 def session_counts(traces: TraceSet) -> dict[str, dict[str, int]]:

@@ -19,8 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mifsim._version import __version__
-from mifsim.cache import cache_dir, digest, recordings_dir
+from mifsim.cache import cache_dir, digest, recordings_dir, source_digest
 from mifsim.data.base import DataSet
 from mifsim.defense import Column, NoDefenseConfig, RecordedSessions
 from mifsim.defense.kinds import columns_of, covers, specs_for
@@ -138,7 +137,7 @@ def _content_digest(traced: Study, data: DataSet, victim: Victim) -> str:
             table["path"] = log.content  # the content of the log determines the recording, not its path
     if traced.tuning.separate_images and traced.users:
         plain["images"] = {"splits": traced.tuning.splits.model_dump(), "parts": "equal"}
-    return digest(plain, data.fingerprint, victim.fingerprint, __version__, SCHEMA_VERSION)
+    return digest(plain, data.fingerprint, victim.fingerprint, source_digest(), SCHEMA_VERSION)
 
 
 def _find(recordings: Folder, wanted: Specs) -> Folder | None:

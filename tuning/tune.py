@@ -33,7 +33,7 @@ from tuning.outcome import figures, found_front, measure, write_certification, w
 from tuning.params import param_facts
 from tuning.reference_front import ParetoFront, has_reference, reference_front
 from tuning.replay import Replay, replay
-from tuning.splits import calibration_images, check_splits, session_counts
+from tuning.splits import calibration_images, check_splits, session_counts, warn_of_repeats
 from tuning.study_check import CALIBRATED, check_calibration
 from tuning.tracedata import Floats, TraceSet
 from tuning.traces import load, record
@@ -184,6 +184,7 @@ class _Calibration:
             logger.info("using the cached recording of this study's sessions")
         traces = load(recording.path, replayed)
         check_splits(traces, self._study)
+        warn_of_repeats(traces, self._study, self._images)
         self._record_facts(
             recording_seconds=round(time.monotonic() - started, 3),
             recording_cached=recording.cached,

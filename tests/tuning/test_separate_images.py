@@ -17,8 +17,9 @@ from mifsim.server.client_specs import client_rng, client_specs
 from mifsim.server.environment import Environment
 from mifsim.study import Filter, Study
 from mifsim.study.splitting import SPLITS, split_clients, split_images
+from tests.tuning.sample_traces import trace_set
 from tests.tuning.studies import FormulaBackend, assert_live_matches_replay, digits, formula_victim, tiny_study
-from tuning.splits import calibration_images
+from tuning.splits import calibration_images, warn_of_repeats
 from tuning.traces import load, record
 
 
@@ -99,3 +100,21 @@ def test_too_few_images_for_three_splits_are_refused():
     data = replace(data, subsets={**data.subsets, "users": SubsetPool(users, few)})
     with pytest.raises(StudyError, match=r"separate_images = true: .* has 2 images of '3' for users \(accepted: false"):
         calibration_images(study, data)
+
+
+def test_sessions_longer_than_the_number_of_images_are_named(caplog):
+    study = tiny_study(filters=[])
+    names = [users.name for users in study.users]
+    lengths = {"mi-face": 25, names[0]: 41, names[1]: 40}
+    groups = tuple(population.name for population in study.populations)
+    hashes = [np.zeros(lengths[name]) for name in groups]
+    tables = [np.zeros((len(h), 1)) for h in hashes]
+    traces = trace_set(tables, hashes, group=np.arange(len(groups)), groups=groups)
+    with caplog.at_level("WARNING"):
+        warn_of_repeats(traces, study, dict.fromkeys(names, 40))
+    (message,) = caplog.messages
+    assert f"{names[0]} (41 queries, 40 images); use" in message
+    assert names[1] not in message
+    caplog.clear()
+    warn_of_repeats(traces, study, dict.fromkeys(names, 41))
+    assert not caplog.messages

@@ -102,6 +102,15 @@ def test_a_log_is_identified_by_its_content(tmp_path: Path) -> None:
     assert changed.path != first.path
 
 
+def test_a_recording_of_other_source_code_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tiny_study()
+    first = record_study(study, tmp_path)
+    monkeypatch.setattr("tuning.traces.source_digest", lambda: "changed")
+    changed = record_study(study, tmp_path)
+    assert not changed.cached
+    assert changed.path.parent != first.path.parent
+
+
 def test_only_data_that_the_study_uses_are_loaded(tmp_path: Path) -> None:
     wide = tiny_study(filters=[])
     whole = load(record_study(wide, tmp_path).path, wide)

@@ -108,6 +108,11 @@ def test_a_calibration_leaves_a_certified_confirmed_configuration(finished_run: 
     assert document["guarantee"]["text"] == found["guarantee"]
     assert [row["name"] for row in document["guarantee"]["workloads"]] == ["independent", "retries"]
     assert {row["sessions"] for row in document["guarantee"]["workloads"]} == {5}
+    # Users of the first workload send 3 to 9 images, those of the second 8.
+    longest = [row["longest_session"] for row in document["guarantee"]["workloads"]]
+    assert 3 <= longest[0] <= 9
+    assert longest[1] == 8
+    assert f"{longest[0]} for independent, 8 for retries" in found["guarantee"]
     assert document["guarantee"]["p_value"] <= 1 - 0.8
     assert document["data"]["transport"] == "float32"
 
