@@ -57,7 +57,12 @@ def spread_in_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def spread_study(**server: Any) -> Study:
     attack = {"attack": "nes", "space": "pca", "coordinates": 4, "labels": [0, 3], "trials": 4, "budget_queries": 25}
-    rows = [[{"accounts": 3}], [{"morph": 0.3}, {"accounts": {"order": "one-after-another"}}], [{"texture": 1.0}]]
+    rows = [
+        [{"accounts": 3}],
+        [{"morph": 0.3}, {"accounts": {"order": "one-after-another"}}],
+        [{"texture": 1.0}],
+        [{"mimic": 0.25}, {"decoys": 2}],
+    ]
     attacks = [{**attack, "name": f"nes {number}", "evasions": evasions} for number, evasions in enumerate(rows)]
     quota = {"name": "quota", "kind": "quota", "queries": 4, "scope": "client"}
     return small_study(attacks=attacks, users=[], filters=[quota, {"none": True}], server=server)
