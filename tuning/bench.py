@@ -148,21 +148,13 @@ class _Comparison:
         return load(recording.path, study)
 
     def _with_all_recorders(self, study: Study) -> Study:
-        """Return the study with configurations of each detector as filters, so that a recording serves all."""
-        filters = list(study.filters)
+        """Return the study with configurations of each detector as filters, so that a recording serves all searches."""
+        found = list(study.filters)
         for detector in study.bench.detectors:
             for number, corner in enumerate(study.tuning_of(detector).search_space.corners()):
                 if corner.replayable():
-                    filters.append(Filter(name=f"{detector.name}.{number}", config=corner))
-        plain = study.to_toml()
-        plain.pop("bench", None)
-        plain["filters"] = [item.to_toml() for item in filters]
-        # A quota needs no recorder: the filters name all that is needed.
-        kept = ("splits", "separate_images", "false_positive_limit")
-        plain["tuning"] = {"kind": "quota", **{key: plain["tuning"][key] for key in kept}}
-        if not study.users:
-            del plain["tuning"]["false_positive_limit"]
-        return Study.parse(plain, study.name)
+                    found.append(Filter(name=f"{detector.name}.{number}", config=corner))
+        return _with_filters(study, found)
 
     def _calibrate(self, detector: BenchDetector) -> Compared:
         folder = self._run.path / CALIBRATIONS / detector.name
@@ -203,8 +195,7 @@ class _Comparison:
                 continue
             plain = attacks.to_toml()
             plain["users"] = []
-            plain["bench"] = self._study.bench.to_toml()
-            traces = self._traces(self._with_all_recorders(Study.parse(plain, crossed.name)))
+            traces = self._traces(_with_filters(Study.parse(plain, crossed.name), _filters(compared)))
             texts = {attack.name: (attack_text(attack), evasion_text(attack)) for attack in attacks.attacks}
             for item in compared:
                 if item.config is not None and item.config.replayable():
@@ -220,7 +211,7 @@ class _Comparison:
         images = calibration_images(self._study, self._data)
         by_split = {split: traces.of_split(split) for split in ("calibration", "test")}
         if (unseen := study_of_unseen(self._study)) is not None:
-            found = self._traces(self._with_all_recorders(unseen))
+            found = self._traces(_with_filters(unseen, _filters(compared)))
             by_split[UNSEEN] = found.subset(found.split != SPLITS.index("search"))
             images = {**images, **calibration_images(unseen, self._data)}
         rows: list[dict[str, Any]] = []
@@ -267,6 +258,28 @@ class _Comparison:
                 }
             )
         _write_table(self._run, self._study, "detectors", rows)
+
+
+def _filters(compared: list[Compared]) -> list[Filter]:
+    """Return the configurations that can be replayed; recording for them takes less time than for whole searches."""
+    return [
+        Filter(name=item.name, config=item.config)
+        for item in compared
+        if item.config is not None and item.config.replayable()
+    ]
+
+
+def _with_filters(study: Study, filters: list[Filter]) -> Study:
+    """Return the study with other filters and a search that records nothing."""
+    plain = study.to_toml()
+    plain.pop("bench", None)
+    plain["filters"] = [item.to_toml() for item in filters]
+    # A quota needs no recorder: the filters name all that is needed.
+    kept = ("splits", "separate_images", "false_positive_limit")
+    plain["tuning"] = {"kind": "quota", **{key: plain["tuning"][key] for key in kept}}
+    if not study.users:
+        del plain["tuning"]["false_positive_limit"]
+    return Study.parse(plain, study.name)
 
 
 def _write_table(run: RunFolder, study: Study, name: str, rows: list[dict[str, Any]]) -> None:
