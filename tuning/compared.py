@@ -12,9 +12,9 @@ from mifsim.defense import DetectorConfig
 from mifsim.run.fits import fit_detectors
 from mifsim.run.folder import versions
 from mifsim.run.inputs import data_facts
-from mifsim.server.backend import ModelFile
 from mifsim.study import Filter, Study
 from mifsim.tables.storage import Folder
+from mifsim.victims import ModelSource
 from tuning.candidates import candidates, certify_candidates, no_candidate
 from tuning.guarantee import certificate_facts, save_filter
 from tuning.outcome import found_front, write_certification
@@ -60,7 +60,7 @@ class SharedSplits:
     data : DataSet
     address : str or None
         Address of a Ray cluster.
-    model : ModelFile or None
+    model : ModelSource or None
         See `tuning.search.search`.
     run_live : callable
         Returns the queries of closed-loop attackers until configurations block them, or None if there are none.
@@ -73,7 +73,7 @@ class SharedSplits:
     images: Mapping[str, int]
     data: DataSet
     address: str | None
-    model: ModelFile | None
+    model: ModelSource | None
     run_live: Callable[[Sequence[DetectorConfig]], Floats | None]
     replay: Replay
 

@@ -16,11 +16,11 @@ import ray
 from ray.exceptions import RayActorError
 
 from mifsim.errors import ClusterError, RunError, UserError
-from mifsim.server.backend import ModelFile
 from mifsim.server.ray.cluster import nodes, translate_errors
 from mifsim.server.ray.placement import capacity
 from mifsim.study import Study
 from mifsim.study.splitting import SPLITS
+from mifsim.victims import ModelSource
 from tuning.leave_out import LeftOut, calibrate_without
 from tuning.replay_trial import live_clients
 from tuning.search import trial_cluster
@@ -95,7 +95,7 @@ def calibrate_all(
     study: Study,
     wanted: Mapping[str, Sequence[Trial]],
     address: str | None = None,
-    model: ModelFile | None = None,
+    model: ModelSource | None = None,
 ) -> Iterator[tuple[str, Event]]:
     """Calibrate without each of several workloads; yield trials and results as they are finished.
 
@@ -108,7 +108,7 @@ def calibrate_all(
         The workloads, and the finished trials of each.
     address : str or None
         Address of a Ray cluster. None starts a local one.
-    model : ModelFile, optional
+    model : ModelSource, optional
         The victim. Required if clients run live in every trial; see `tuning.live.runs_live`.
 
     Yields

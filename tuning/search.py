@@ -16,11 +16,11 @@ from ray.tune.search import Searcher
 from mifsim.defense import DetectorConfig
 from mifsim.errors import RunError
 from mifsim.progress import Bar
-from mifsim.server.backend import ModelFile
 from mifsim.server.ray.cluster import autoscaled, connect, nodes, translate_errors, wait_for_cpu, wait_for_place
 from mifsim.server.ray.models import Models, drop_divergent_replicas, start_models
 from mifsim.server.ray.placement import capacity, model_beside_trials
 from mifsim.study import Study
+from mifsim.victims import ModelSource
 from tuning.live import longest_budget
 from tuning.proposals import Proposals
 from tuning.replay import honest_sessions
@@ -128,7 +128,7 @@ class FromProposals(Searcher):  # type: ignore[misc]  # Ray is not typed
 
 
 def search(
-    traces: TraceSet, study: Study, journal: Journal, address: str | None = None, model: ModelFile | None = None
+    traces: TraceSet, study: Study, journal: Journal, address: str | None = None, model: ModelSource | None = None
 ) -> list[Trial]:
     """Run the study's trials, except those already in the journal.
 
@@ -142,7 +142,7 @@ def search(
         Each trial is recorded in it as soon as it is finished; at the end it becomes a table.
     address : str or None
         Address of a Ray cluster. None starts a local one.
-    model : ModelFile, optional
+    model : ModelSource, optional
         The victim. Required if clients run live in every trial; see `tuning.live.runs_live`.
 
     Returns
@@ -173,7 +173,7 @@ def _run(
     journal: Journal,
     resumed: Mapping[int, Trial],
     address: str | None,
-    model: ModelFile | None,
+    model: ModelSource | None,
 ) -> None:
     tuning = study.tuning
     limit = min(tuning.limit(users.name) for users in study.users)
@@ -220,7 +220,7 @@ def _run(
 
 
 @contextmanager
-def trial_cluster(study: Study, address: str | None, model: ModelFile | None) -> Iterator[list[tuple[str, str]]]:
+def trial_cluster(study: Study, address: str | None, model: ModelSource | None) -> Iterator[list[tuple[str, str]]]:
     """Connect to a Ray cluster for trials, and yield the name and the node id of each replica of the model.
 
     Parameters
@@ -228,7 +228,7 @@ def trial_cluster(study: Study, address: str | None, model: ModelFile | None) ->
     study : Study
     address : str or None
         Address of a Ray cluster. None starts a local one, which ends with the context.
-    model : ModelFile or None
+    model : ModelSource or None
         The victim; None: no replica is started.
     """
     started_here = connect(address)

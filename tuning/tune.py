@@ -17,11 +17,11 @@ from mifsim.run.folder import RunFolder, check_free, default_path, versions
 from mifsim.run.inputs import check_victim, data_facts, load_inputs
 from mifsim.run.lifecycle import record_status, study_to_resume
 from mifsim.run.sessions import BackendName, make_backend
-from mifsim.server.backend import Backend, ModelFile
+from mifsim.server.backend import Backend
 from mifsim.study import Filter, Study
 from mifsim.study.splitting import SPLITS
 from mifsim.tables.storage import Folder
-from mifsim.victims import Victim
+from mifsim.victims import ModelSource, Victim
 from tuning.candidates import candidates, certify_candidates, no_candidate
 from tuning.certify import Certificate
 from tuning.compared import COMPARED, SharedSplits, calibrate_compared, compared_studies, with_their_recordings
@@ -203,8 +203,8 @@ class _Calibration:
         self._record_facts(search_seconds=round(time.monotonic() - started, 3), trials=len(trials))
         return trials
 
-    def _model_for_trials(self, study: Study) -> ModelFile | None:
-        return ModelFile(self._victim.model_bytes(), self._victim.logits) if runs_live(study) else None
+    def _model_for_trials(self, study: Study) -> ModelSource | None:
+        return self._victim.source() if runs_live(study) else None
 
     def _run_live(self, configs: Sequence[DetectorConfig]) -> Floats | None:
         """Run the closed-loop attackers under J configurations; return their queries to block, shape (J, L), or None.

@@ -10,7 +10,7 @@ from mifsim.errors import RunError
 from mifsim.progress import Bar
 from mifsim.run.fits import write_fits
 from mifsim.run.folder import RunFolder
-from mifsim.server.backend import Backend, InProcess, Job, ModelFile
+from mifsim.server.backend import Backend, InProcess, Job
 from mifsim.server.client_specs import ClientSpec, Shard, expected_queries, shards
 from mifsim.server.environment import Counters
 from mifsim.study import Server, Study
@@ -83,7 +83,7 @@ def run_sessions(
 
         if total.sessions > before.sessions:
             write_fits(job.fit_digests, run.path / FITS)
-            backend.run(job, ModelFile(victim.model_bytes(), victim.logits), unfinished, show)
+            backend.run(job, victim.source(), unfinished, show)
             run.wait_for_shards(shard.stem for shard in shards(job.study, classes, wanted))
     run.update_facts(simulation_seconds=round(time.monotonic() - started, 3))
 

@@ -16,6 +16,7 @@ from mifsim.server.shard_run import Reply, run_shard
 from mifsim.study import Study
 from mifsim.study.study import FITS
 from mifsim.tables.storage import Folder
+from mifsim.victims import ModelSource
 
 OnProgress = Callable[[Counters], None]
 """Called repeatedly with the total counters of all hosts."""
@@ -70,26 +71,10 @@ def _restored_job(fits: Sequence[str], plain: tuple[dict[str, Any], str], others
     return Job(Study.parse(*plain), *others)
 
 
-@dataclass(frozen=True)
-class ModelFile:
-    """The victim's model file, for the process that runs the model.
-
-    Attributes
-    ----------
-    content : bytes
-        Content of the ``.keras`` file.
-    logits : bool
-        Whether the model returns logits, to which a softmax must be applied.
-    """
-
-    content: bytes
-    logits: bool
-
-
 class Backend(Protocol):
     """An implementation that runs shards; the rows written do not depend on the backend."""
 
-    def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], on_progress: OnProgress) -> None:
+    def run(self, job: Job, model: ModelSource, shards: Iterator[Shard], on_progress: OnProgress) -> None:
         """Run all shards to completion.
 
         On KeyboardInterrupt, the implementation leaves only complete files and re-raises the exception.
@@ -99,26 +84,19 @@ class Backend(Protocol):
 class InProcess:
     """A backend that runs one shard after another in this process, for debugging."""
 
-    def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], on_progress: OnProgress) -> None:
+    def run(self, job: Job, model: ModelSource, shards: Iterator[Shard], on_progress: OnProgress) -> None:
         """Run all shards; see `Backend.run`."""
-        from mifsim.victims.engine import engine_from_bytes
-
         environment = Environment.load(job.study, job.run, job.facts, job.recording, job.separate_images)
-        engine = engine_from_bytes(
-            model.content,
-            environment.data.shape,
-            len(environment.data.class_names),
-            model.logits,
-            job.study.server.batch_size,
-        )
-        for shard in shards:
-            steps = run_shard(shard, environment)
-            try:
-                batch = next(steps)
-                while True:
+        data = environment.data
+        with model.engine(data.shape, len(data.class_names), job.study.server.batch_size) as engine:
+            for shard in shards:
+                steps = run_shard(shard, environment)
+                try:
+                    batch = next(steps)
+                    while True:
+                        on_progress(environment.counters)
+                        batch = steps.send(Reply(*engine.predict(batch.images, batch.gradient_of)))
+                except StopIteration:
                     on_progress(environment.counters)
-                    batch = steps.send(Reply(*engine.predict(batch.images, batch.gradient_of)))
-            except StopIteration:
-                on_progress(environment.counters)
-            finally:
-                steps.close()
+                finally:
+                    steps.close()

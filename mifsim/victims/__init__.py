@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from mifsim.victims.config import VictimConfig
 from mifsim.victims.preparing import PreparedEvaluator, Victim, prepare_evaluator, prepare_victim
+from mifsim.victims.source import ModelSource
 
-__all__ = ["PreparedEvaluator", "Victim", "VictimConfig", "prepare_evaluator", "prepare_victim"]
+__all__ = ["ModelSource", "PreparedEvaluator", "Victim", "VictimConfig", "prepare_evaluator", "prepare_victim"]

@@ -17,9 +17,10 @@ from mifsim.errors import VictimError
 from mifsim.limits import MAX_ARCHIVE_BYTES, read_plain
 from mifsim.plugins import source_of_entry
 from mifsim.victims.config import VICTIMS, VictimConfig
+from mifsim.victims.source import ModelSource
 
 if TYPE_CHECKING:
-    from mifsim.victims.engine import BatchedModel
+    from mifsim.victims.engine import Engine
     from mifsim.victims.evaluator import Evaluator
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ class Victim:
     ----------
     path : Path
         The ``.keras`` file.
-    logits : bool
-        Whether the output is logits, to which a softmax must be added.
+    config : VictimConfig
+        The ``[victim]`` section of the study.
     test_accuracy : float
         Accuracy on the users' subset, 0 to 1; no model is trained on this subset here.
     fingerprint : str
@@ -51,21 +52,19 @@ class Victim:
     """
 
     path: Path
-    logits: bool
+    config: VictimConfig
     test_accuracy: float
     fingerprint: str
     cached: bool
     facts: Mapping[str, Any]
 
-    def model_bytes(self) -> bytes:
-        """Return the content of the file, which is sent to the process that runs the model."""
-        return self.path.read_bytes()
+    def source(self) -> ModelSource:
+        """Return what is sent to the process that runs the model."""
+        return ModelSource(self.path.read_bytes(), self.config)
 
-    def load(self, shape: tuple[int, ...], classes: int, batch_size: int) -> BatchedModel:
-        """Load the victim in this process, and import TensorFlow; see `mifsim.victims.engine.engine_from_bytes`."""
-        from mifsim.victims.engine import engine_from_bytes
-
-        return engine_from_bytes(self.model_bytes(), shape, classes, self.logits, batch_size)
+    def load(self, shape: tuple[int, ...], classes: int, batch_size: int) -> Engine:
+        """Make the victim's engine in this process; see `ModelSource.engine`."""
+        return self.source().engine(shape, classes, batch_size)
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def prepare_victim(data: DataSet, config: VictimConfig) -> Victim:
         return _user_file(data, config.file, config)
     name = config.model or ("lenet5" if len(data.shape) == 2 else "cnn")
     path, facts, cached = _trained(name, data, ("private",), config.seed, config.epochs)
-    return Victim(path, False, facts["test_accuracy"], facts["fingerprint"], cached, facts)
+    return Victim(path, config, facts["test_accuracy"], facts["fingerprint"], cached, facts)
 
 
 def prepare_evaluator(data: DataSet) -> PreparedEvaluator:
@@ -204,7 +203,6 @@ def _user_file(data: DataSet, path: Path, config: VictimConfig) -> Victim:
     fingerprint = hashlib.sha256(content).hexdigest()[:16]
     key = digest("own file", fingerprint, path.suffix, data.fingerprint, config.output, _versions())
     record = cache_dir() / "models" / f"own-{key}.json"
-    logits = config.output == "logits"
     cached = True
     facts = _read_json(record)
     if facts is None:
@@ -226,7 +224,7 @@ def _user_file(data: DataSet, path: Path, config: VictimConfig) -> Victim:
         with atomic_write(record) as temporary:
             temporary.write_text(json.dumps(facts, indent=2) + "\n")
     facts = {**facts, "file": str(path)}
-    return Victim(path, logits, facts["test_accuracy"], fingerprint, cached, facts)
+    return Victim(path, config, facts["test_accuracy"], fingerprint, cached, facts)
 
 
 def _versions() -> dict[str, str]:

@@ -27,15 +27,14 @@ import ray
 from mifsim.data import load_data
 from mifsim.run.folder import machine, versions
 from mifsim.run.sessions import _sizes
-from mifsim.server.backend import Job, ModelFile
+from mifsim.server.backend import Job
 from mifsim.server.client_specs import SHARDS_AT_A_TIME, shard_size, shards
 from mifsim.server.environment import Counters
 from mifsim.server.ray.backend import start_actors
 from mifsim.server.ray.cluster import connect
 from mifsim.server.ray.dispatch import dispatch
 from mifsim.study import Study
-from mifsim.victims import prepare_victim
-from mifsim.victims.engine import engine_from_bytes
+from mifsim.victims import ModelSource, prepare_victim
 from tests.chaos.processes import descendants
 from tests.chaos.setups import cluster
 
@@ -101,7 +100,7 @@ def command_lines(pids: list[int]) -> dict[int, str]:
     return lines
 
 
-def measure(name: str, study: Study, model: ModelFile, folder: Path) -> Cost:
+def measure(name: str, study: Study, model: ModelSource, folder: Path) -> Cost:
     """Run a study on the connected Ray cluster; return its cost after a warm-up."""
     with started(study, model, folder) as run_all:
         run_all(study)
@@ -124,7 +123,7 @@ def measure(name: str, study: Study, model: ModelFile, folder: Path) -> Cost:
 
 
 @contextmanager
-def started(study: Study, model: ModelFile, folder: Path) -> Iterator[Any]:
+def started(study: Study, model: ModelSource, folder: Path) -> Iterator[Any]:
     """Start the actors for a study; yield a function that runs all its sessions and returns the number of queries."""
     models, hosts, placement = start_actors(Job(study, folder, {}), model)
     counted = Counters()
@@ -156,7 +155,7 @@ def store_bytes() -> int:
     return int(get_memory_info_reply(state).store_stats.object_store_bytes_used)
 
 
-def memory(model: ModelFile, folder: Path) -> list[tuple[int, float, float]]:
+def memory(model: ModelSource, folder: Path) -> list[tuple[int, float, float]]:
     """Return rows of the number of sessions so far, the driver's resident MiB, and the object store's MiB in use."""
     rows = []
     study = make_study(MEMORY_SESSIONS, 2, hosts=2, sessions_per_host=1536)
@@ -185,9 +184,9 @@ def cost_of_splitting() -> tuple[float, float]:
     return seconds, peak
 
 
-def gradient_factor(model: ModelFile) -> float:
+def gradient_factor(model: ModelSource) -> float:
     """Return the model's CPU cost of a query with a gradient, divided by that of a query without one."""
-    engine = engine_from_bytes(model.content, (28, 28), 10, model.logits, 256)
+    engine = model.engine((28, 28), 10, 256)
     images = np.random.default_rng(0).random((256, 28, 28), dtype=np.float32)
     spent = []
     for label in (-1, 0):  # -1: no gradient
@@ -210,7 +209,7 @@ def measure_all() -> str:
     """Measure everything; return the report."""
     base = make_study()
     victim = prepare_victim(load_data(base.data), base.victim)
-    model = ModelFile(victim.model_bytes(), victim.logits)
+    model = victim.source()
     costs = []
     with tempfile.TemporaryDirectory(prefix="mifsim-scaling-") as name:
         folder = Path(name)

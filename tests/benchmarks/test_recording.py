@@ -13,7 +13,7 @@ from mifsim.defense import Form
 from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
 from mifsim.study import Study
 from mifsim.victims import prepare_victim
-from mifsim.victims.engine import GRADIENT_BATCH_SIZE, engine_from_bytes
+from mifsim.victims.engine import GRADIENT_BATCH_SIZE
 
 BUFFERED = 64
 """Number of earlier queries to which each query is compared."""
@@ -28,7 +28,7 @@ def attack() -> Callable[[], list[np.ndarray]]:
     study = Study.load("calibrate-digits")
     data = load_data(study.data)
     victim = prepare_victim(data, study.victim)
-    engine = engine_from_bytes(victim.model_bytes(), data.shape, 10, victim.logits)
+    engine = victim.source().engine(data.shape, 10)
     client = client_class("mi-face").model_validate({"noise": 0.002, "beta": 0, "gamma": 0.0})
 
     def run() -> list[np.ndarray]:

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 
 from mifsim.data import load_data
-from mifsim.server.backend import Job, ModelFile
+from mifsim.server.backend import Job
 from mifsim.server.client_specs import shards
 from mifsim.study import Study
-from mifsim.victims import prepare_victim
-from mifsim.victims.engine import engine_from_bytes
+from mifsim.victims import ModelSource, prepare_victim
 
 SESSIONS, QUERIES = 1000, 50
 
@@ -35,14 +34,14 @@ def study() -> Study:
 
 
 @pytest.fixture(scope="module")
-def model(study: Study) -> ModelFile:
+def model(study: Study) -> ModelSource:
     victim = prepare_victim(load_data(study.data), study.victim)
-    return ModelFile(victim.model_bytes(), victim.logits)
+    return victim.source()
 
 
 @pytest.fixture(scope="module")
 def actors(
-    study: Study, model: ModelFile, tmp_path_factory: pytest.TempPathFactory
+    study: Study, model: ModelSource, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Any, list[Any], Any]]:
     """The model's replicas, the hosts and their placement, after all have started."""
     import ray
@@ -75,10 +74,10 @@ def hosts_memory(actors: tuple[Any, list[Any], Any]) -> Callable[[], int]:
 
 
 def test_throughput_of_the_simulation_against_the_model_alone(
-    study: Study, model: ModelFile, simulate_all: Callable[[], None], ratio: Callable[..., float]
+    study: Study, model: ModelSource, simulate_all: Callable[[], None], ratio: Callable[..., float]
 ) -> None:
     data = load_data(study.data)
-    engine = engine_from_bytes(model.content, data.shape, 10, model.logits, study.server.batch_size)
+    engine = model.engine(data.shape, 10, study.server.batch_size)
     images = data.subset("users").images(np.arange(SESSIONS))
     no_gradients = np.full(len(images), -1, np.int32)
 
@@ -95,7 +94,7 @@ def test_throughput_of_the_simulation_against_the_model_alone(
 
 
 def test_throughput_of_the_model_server_against_the_model_alone(
-    study: Study, model: ModelFile, ratio: Callable[..., float]
+    study: Study, model: ModelSource, ratio: Callable[..., float]
 ) -> None:
     """The cost of combining concurrent calls of 128 images into batches, without Ray."""
     import asyncio
@@ -103,7 +102,7 @@ def test_throughput_of_the_model_server_against_the_model_alone(
     from mifsim.server.model_server import ModelServer
 
     data = load_data(study.data)
-    engine = engine_from_bytes(model.content, data.shape, 10, model.logits, study.server.batch_size)
+    engine = model.engine(data.shape, 10, study.server.batch_size)
     images = data.subset("users").images(np.arange(1024))
     no_gradients = np.full(len(images), -1, np.int32)
 

@@ -21,7 +21,7 @@ import pytest
 from mifsim.clients import Answer, Client, ImagePool, Query, World, client_class, names
 from mifsim.clients.users.log import Log
 from mifsim.data import DataConfig, load_data, query_log
-from mifsim.server.backend import Job, ModelFile
+from mifsim.server.backend import Job
 from mifsim.server.client_specs import client_rng, shards
 from mifsim.study import Study
 from mifsim.victims import prepare_victim
@@ -124,7 +124,7 @@ def simulate_slowest(tmp_path: Path) -> Iterator[Callable[[], None]]:
     )
     victim = prepare_victim(load_data(study.data), study.victim)
     connect(None)
-    _model, hosts, _placed = start_actors(Job(study, tmp_path, {}), ModelFile(victim.model_bytes(), victim.logits))
+    _model, hosts, _placed = start_actors(Job(study, tmp_path, {}), victim.source())
     yield lambda: dispatch(hosts, shards(study, 10), lambda done: None, in_flight=3)
     ray.shutdown()
 

@@ -104,12 +104,11 @@ def test_recorded_verdicts_match_a_filter_that_checks_the_same_queries(in_proces
     from mifsim.data import load_data
     from mifsim.server.client_specs import client_rng
     from mifsim.victims import prepare_victim
-    from mifsim.victims.engine import engine_from_bytes
 
     study = small_study()
     data = load_data(study.data)
     victim = prepare_victim(data, study.victim)
-    engine = engine_from_bytes(victim.model_bytes(), data.shape, 10, victim.logits, 16)
+    engine = victim.source().engine(data.shape, 10, 16)
     attack = study.attacks[0]
     client = attack.client.run(
         World(data.shape, 10, data.subset("auxiliary"), target=3), client_rng(study.seed, "mi-face/3/0")

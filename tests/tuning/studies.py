@@ -14,13 +14,13 @@ from mifsim.data import load_data
 from mifsim.defense import InvalidImage
 from mifsim.run.folder import RunFolder
 from mifsim.run.sessions import run_sessions
-from mifsim.server.backend import Job, ModelFile, OnProgress
+from mifsim.server.backend import Job, OnProgress
 from mifsim.server.client_specs import Shard
 from mifsim.server.environment import Environment
 from mifsim.server.shard_run import Reply, run_shard
 from mifsim.study import Study
 from mifsim.testing.worlds import SoftmaxLinear
-from mifsim.victims import Victim
+from mifsim.victims import ModelSource, Victim, VictimConfig
 from tests.small import small_study
 from tuning.confirm import compare, predicted
 from tuning.leave_out import LeftOut, calibrate_without
@@ -92,7 +92,7 @@ class FormulaBackend:
         self.shards: list[int] = []
         self._stop_after = stop_after
 
-    def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], on_progress: OnProgress) -> None:
+    def run(self, job: Job, model: ModelSource, shards: Iterator[Shard], on_progress: OnProgress) -> None:
         environment = Environment.load(job.study, job.run, job.facts, job.recording, job.separate_images)
         victim = SoftmaxLinear(environment.data.shape, len(environment.data.class_names))
         for shard in shards:
@@ -115,7 +115,7 @@ def formula_victim(folder: Path, fingerprint: str = "formula") -> Victim:
     """Return a victim whose model file is a placeholder, because the backend uses a formula."""
     file = folder / "victim.keras"
     file.write_bytes(b"none: the backend has a formula")
-    return Victim(file, False, 1.0, fingerprint, False, {"fingerprint": fingerprint})
+    return Victim(file, VictimConfig(), 1.0, fingerprint, False, {"fingerprint": fingerprint})
 
 
 def digits(study: Study) -> Any:
@@ -147,7 +147,7 @@ def assert_live_matches_replay(study: Study, traces: TraceSet, folder: Path) -> 
 
 
 def serial_search(
-    traces: TraceSet, study: Study, journal: Journal, address: str | None = None, model: ModelFile | None = None
+    traces: TraceSet, study: Study, journal: Journal, address: str | None = None, model: ModelSource | None = None
 ) -> list[Trial]:
     """Search without Ray, one trial after another; replaces `tuning.search.search`."""
     proposals = Proposals(study.tuning, study.seed, longest_budget(study), honest_sessions(traces, study.tuning))
@@ -176,7 +176,7 @@ def serial_calibrations(
     study: Study,
     wanted: Mapping[str, Sequence[Trial]],
     address: str | None = None,
-    model: ModelFile | None = None,
+    model: ModelSource | None = None,
 ) -> Iterator[tuple[str, Trial | LeftOut]]:
     """Leave out workloads without Ray, one after another; replaces `tuning.leave_out_actors.calibrate_all`."""
     live, run = (None, replay) if model is None else live_clients(study)

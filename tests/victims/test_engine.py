@@ -9,8 +9,9 @@ import pytest
 
 from mifsim.errors import VictimError
 from mifsim.networks import input_shape
+from mifsim.victims import ModelSource, VictimConfig
 from mifsim.victims.architectures import builder_of
-from mifsim.victims.engine import BatchedModel, engine_from_bytes
+from mifsim.victims.keras_engine import KerasEngine
 
 CASES = [("lenet5", (28, 28), 10), ("cnn", (64, 64, 3), 4)]
 BATCH, GRADIENT_BATCH = 24, 16
@@ -21,7 +22,7 @@ def engine(request, keras):
     name, shape, classes = request.param
     keras.utils.set_random_seed(1)
     model = builder_of(name)(input_shape(shape), classes)
-    return BatchedModel(model, shape, classes, BATCH, GRADIENT_BATCH)
+    return KerasEngine(model, shape, classes, BATCH, GRADIENT_BATCH)
 
 
 def no_gradients(count):
@@ -47,7 +48,7 @@ def test_results_of_a_linear_softmax_model_match_their_closed_form(keras):
         ]
     )
     model.layers[-1].set_weights([weights, bias])
-    engine = BatchedModel(model, shape, classes, batch_size=16, gradient_batch_size=8)
+    engine = KerasEngine(model, shape, classes, batch_size=16, gradient_batch_size=8)
     images = rng.random((count, *shape), np.float32)
     gradient_of = rng.integers(-1, classes, count).astype(np.int32)
     confidence, gradients = engine.predict(images, gradient_of)
@@ -103,7 +104,7 @@ def test_results_do_not_depend_on_the_batch_size(keras):
     model = builder_of(name)(input_shape(shape), classes)
     images = np.random.default_rng(4).random((70, *shape), np.float32)
     gradient_of = (np.arange(70) % (classes + 1) - 1).astype(np.int32)
-    results = [BatchedModel(model, shape, classes, size, size).predict(images, gradient_of) for size in (16, 50, 128)]
+    results = [KerasEngine(model, shape, classes, size, size).predict(images, gradient_of) for size in (16, 50, 128)]
     for other in results[1:]:
         for selected, reference in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(selected, reference)
@@ -112,9 +113,9 @@ def test_results_do_not_depend_on_the_batch_size(keras):
 ONE_THREAD_PROGRAM = """
 import sys
 import numpy as np
-from mifsim.victims.engine import engine_from_bytes
+from mifsim.victims import ModelSource, VictimConfig
 shape = (16, 16, 3)
-engine = engine_from_bytes(open(sys.argv[1], "rb").read(), shape, 3, False, 64)
+engine = ModelSource(open(sys.argv[1], "rb").read(), VictimConfig()).engine(shape, 3, 64)
 with np.load(sys.argv[2]) as asked:
     confidence, gradients = engine.predict(asked["images"], asked["gradient_of"])
 np.savez(sys.argv[3], confidence=confidence, gradients=gradients)
@@ -138,7 +139,7 @@ def test_a_process_with_one_thread_gives_the_same_results_without_messages(keras
         check=True,
     )
     assert (done.stdout, done.stderr) == ("", "")  # TensorFlow's start-up messages are suppressed
-    engine = engine_from_bytes(model.read_bytes(), shape, 3, False, 48)
+    engine = ModelSource(model.read_bytes(), VictimConfig()).engine(shape, 3, 48)
     confidence, gradients = engine.predict(images, gradient_of)
     with np.load(outputs_file) as reference:
         np.testing.assert_array_equal(confidence, reference["confidence"])
@@ -160,7 +161,7 @@ def test_accepts_no_rows_and_gradient_requests_of_some_rows(engine):
     [((2, 28), (2,)), ((2, 28, 28, 1), (2,)), ((2, 28, 28), (3,)), ((2, 27, 28), (2,))],
 )
 def test_wrong_shapes_are_refused(keras, images, gradient_of):
-    engine = BatchedModel(builder_of("lenet5")((28, 28, 1), 10), (28, 28), 10, 4, 4)
+    engine = KerasEngine(builder_of("lenet5")((28, 28, 1), 10), (28, 28), 10, 4, 4)
     with pytest.raises(ValueError, match="expected"):
         engine.predict(np.zeros(images, np.float32), np.zeros(gradient_of, np.int32))
     for label in (10, -2):
@@ -190,18 +191,18 @@ def mixing_model(keras, strength):
 
 def test_a_model_that_mixes_rows_is_refused(keras):
     with pytest.raises(VictimError, match="depends on the other images of its batch"):
-        BatchedModel(mixing_model(keras, 1.0), (6, 6), 3, 8, 8)
+        KerasEngine(mixing_model(keras, 1.0), (6, 6), 3, 8, 8)
 
 
 def test_a_model_that_mixes_rows_in_the_last_bits_gives_a_warning(keras):
     with pytest.warns(RuntimeWarning, match="in its last bits"):
-        BatchedModel(mixing_model(keras, 1e-6), (6, 6), 3, 8, 8)
+        KerasEngine(mixing_model(keras, 1e-6), (6, 6), 3, 8, 8)
 
 
 def test_an_engine_is_loaded_from_the_content_of_a_file(keras, tmp_path):
     model = builder_of("lenet5")((28, 28, 1), 10)
     model.save(tmp_path / "m.keras")
-    engine = engine_from_bytes((tmp_path / "m.keras").read_bytes(), (28, 28), 10, False, 8)
+    engine = ModelSource((tmp_path / "m.keras").read_bytes(), VictimConfig()).engine((28, 28), 10, 8)
     assert engine.batch_size == 8
     images = np.random.default_rng(6).random((3, 28, 28), np.float32)
     expected = model(images[..., None], training=False).numpy()

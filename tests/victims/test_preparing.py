@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from mifsim.data import DataConfig, load_data
 from mifsim.errors import VictimError
 from mifsim.victims import VictimConfig, prepare_evaluator, prepare_victim, preparing
-from mifsim.victims.engine import engine_from_bytes
 
 
 def weights(path, keras):
@@ -44,7 +43,7 @@ def test_a_victim_is_trained_once_and_recorded(grey, keras, caplog):
 
 def test_the_recorded_accuracy_is_that_of_the_file_on_the_users_subset(grey):
     victim = prepare_victim(grey, VictimConfig(epochs=12))
-    engine = engine_from_bytes(victim.model_bytes(), grey.shape, 3, victim.logits)
+    engine = victim.source().engine(grey.shape, 3)
     users = grey.subset("users")
     confidence, _ = engine.predict(users.images(np.arange(len(users))), np.full(len(users), -1, np.int32))
     assert np.mean(confidence.argmax(axis=1) == users.labels) == pytest.approx(victim.test_accuracy)
@@ -116,7 +115,7 @@ def test_a_model_file_of_a_user_is_checked_once(grey, keras, tmp_path):
     config = VictimConfig(file=path, output="logits")
     first, second = prepare_victim(grey, config), prepare_victim(grey, config)
     assert (first.cached, second.cached) == (False, True)
-    assert first.logits
+    assert first.source().config.output == "logits"
     assert first.path == path
     assert 0 <= first.test_accuracy == second.test_accuracy <= 1
     assert first.facts["file"] == str(path)
@@ -150,7 +149,7 @@ def test_a_cached_victim_is_prepared_without_importing_tensorflow(cache_folder):
     code = (
         "import sys; from mifsim.data import *; from mifsim.victims import *; "
         "victim = prepare_victim(load_data(DataConfig(images_per_class=20)), VictimConfig(epochs=1)); "
-        "print(victim.cached, len(victim.model_bytes()) > 1000, 'tensorflow' in sys.modules)"
+        "print(victim.cached, len(victim.source().content) > 1000, 'tensorflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True", "False"]

@@ -23,7 +23,7 @@ from mifsim.run.inputs import load_inputs
 from mifsim.study import Study
 from mifsim.tables.records import SCHEMA_VERSION, TableWriter, read_checked
 from mifsim.victims import Victim
-from mifsim.victims.engine import BatchedModel
+from mifsim.victims.engine import Engine
 from tuning.paper.plan import TRIALS_PAPER, Plan, Variant, configs
 from tuning.paper.similarity_variants import SIMILARITY_VARIANTS, SimilarityVariant, VariantRecording, apply_variant
 from tuning.paper.variant_runs import engine_for, record_sessions
@@ -157,7 +157,7 @@ def _study(plan: Plan, variants: list[Variant]) -> Study:
 
 
 @cache
-def _prepared(study_json: str) -> tuple[DataSet, BatchedModel]:
+def _prepared(study_json: str) -> tuple[DataSet, Engine]:
     """Return the data and the engine of a study, prepared once per process."""
     study = Study.parse(json.loads(study_json))
     _, data, victim = load_inputs(study)

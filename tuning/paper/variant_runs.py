@@ -14,15 +14,13 @@ from mifsim.server.environment import Environment
 from mifsim.server.shard_run import NullSink, Reply, run_clients
 from mifsim.study import Filter, Study
 from mifsim.victims import Victim
-from mifsim.victims.engine import BatchedModel, engine_from_bytes
+from mifsim.victims.engine import Engine
 from tuning.paper.similarity_variants import MultiVariantRecorder
 
 
-def engine_for(study: Study, data: DataSet, victim: Victim) -> BatchedModel:
+def engine_for(study: Study, data: DataSet, victim: Victim) -> Engine:
     """Return the victim as an engine in this process."""
-    return engine_from_bytes(
-        victim.model_bytes(), data.shape, len(data.class_names), victim.logits, study.server.batch_size
-    )
+    return victim.load(data.shape, len(data.class_names), study.server.batch_size)
 
 
 @dataclass
@@ -39,7 +37,7 @@ class _RecordingEnvironment(Environment):
 
 
 def record_sessions(
-    study: Study, data: DataSet, engine: BatchedModel, n_b: int
+    study: Study, data: DataSet, engine: Engine, n_b: int
 ) -> tuple[list[MultiVariantRecorder], list[SessionRow]]:
     """Run all sessions of a study without blocking, and return their recorders.
 
@@ -48,7 +46,7 @@ def record_sessions(
     study : Study
         Its filters are ignored.
     data : DataSet
-    engine : BatchedModel
+    engine : Engine
     n_b : int
         Number of earlier queries that each query is compared with.
 

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from mifsim.errors import RunError
-from mifsim.server.backend import Job, ModelFile, OnProgress
+from mifsim.server.backend import Job, OnProgress
 from mifsim.server.client_specs import SHARDS_AT_A_TIME, Shard
 from mifsim.server.environment import Counters, Environment
 from mifsim.server.ray.cluster import autoscaled, connect, nodes, translate_errors, wait_for_place
@@ -23,6 +23,7 @@ from mifsim.server.shard_run import Reply, run_shard
 from mifsim.server.shared_storage import sees_sentinel, sentinel_file
 from mifsim.study import Server
 from mifsim.tables.storage import Folder
+from mifsim.victims import ModelSource
 
 GC_THRESHOLD = 50_000
 """Net object allocations before a host's garbage collector runs."""
@@ -119,7 +120,7 @@ class OnRay:
             if server is not None and not server.grow_seconds:
                 place_actors(server, nodes())
 
-    def run(self, job: Job, model: ModelFile, shards: Iterator[Shard], on_progress: OnProgress) -> None:
+    def run(self, job: Job, model: ModelSource, shards: Iterator[Shard], on_progress: OnProgress) -> None:
         """Run all shards; see `Backend.run`."""
         started_here = connect(self._address)
         try:
@@ -129,7 +130,7 @@ class OnRay:
             if started_here:
                 ray.shutdown()
 
-    def _run(self, job: Job, model: ModelFile, shards: Iterator[Shard], on_progress: OnProgress) -> None:
+    def _run(self, job: Job, model: ModelSource, shards: Iterator[Shard], on_progress: OnProgress) -> None:
         # The driver's handles keep the models alive; the hosts' lookups by name do not.
         with sentinel_file(job.run) as sentinel:
             models, hosts, placement = start_actors(job, model)
@@ -167,7 +168,7 @@ def start_host(job: Job, placement: Placement, models: Sequence[str], node_ids: 
     return SessionHost.options(**options).remote(job, models, node_ids)  # type: ignore[attr-defined]
 
 
-def start_actors(job: Job, model: ModelFile) -> tuple[Models, list[Any], Placement]:
+def start_actors(job: Job, model: ModelSource) -> tuple[Models, list[Any], Placement]:
     """Start the model's replicas and the hosts; return them and their placement when all are up and assigned."""
     with autoscaled(job.study.server):
         placement = place_actors(job.study.server, nodes())

@@ -7,7 +7,7 @@ import logging
 import os
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,10 @@ import ray
 
 from mifsim.data import load_data
 from mifsim.errors import RunError
-from mifsim.server.backend import ModelFile
 from mifsim.server.model_server import ModelServer
 from mifsim.server.ray.placement import Placement
 from mifsim.study import Study
+from mifsim.victims import ModelSource
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +37,11 @@ class ModelActor(ModelServer):
     calls the model.
     """
 
-    def __init__(self, shape: tuple[int, ...], classes: int, logits: bool, batch_size: int, *pieces: bytes) -> None:
-        from mifsim.victims.engine import engine_from_bytes
-
-        super().__init__(engine_from_bytes(b"".join(pieces), shape, classes, logits, batch_size))
+    def __init__(
+        self, model: ModelSource, shape: tuple[int, ...], classes: int, batch_size: int, *pieces: bytes
+    ) -> None:
+        complete = replace(model, content=b"".join(pieces))
+        super().__init__(complete.engine(shape, classes, batch_size))
 
     async def node(self) -> str:
         """Return the id of the actor's node."""
@@ -95,10 +96,11 @@ def nearest_copy(names: Sequence[str], node_ids: Sequence[str] = ()) -> Any:
     raise RunError("no replica of the model is left on the Ray cluster")
 
 
-def start_models(study: Study, model: ModelFile, placement: Placement) -> Models:
+def start_models(study: Study, model: ModelSource, placement: Placement) -> Models:
     """Start the replicas of the model, on GPUs if the cluster has any, without waiting until they are up."""
     data = load_data(study.data)
     pieces = [model.content[start : start + PIECE_BYTES] for start in range(0, len(model.content), PIECE_BYTES)]
+    description = replace(model, content=b"")
     names = [f"model-{uuid.uuid4().hex}" for _ in range(placement.replicas)]
     actors = [
         ModelActor.options(  # type: ignore[attr-defined]
@@ -107,7 +109,7 @@ def start_models(study: Study, model: ModelFile, placement: Placement) -> Models
             num_gpus=placement.gpus,
             max_concurrency=256,
             scheduling_strategy="SPREAD",
-        ).remote(data.shape, len(data.class_names), model.logits, study.server.batch_size, *pieces)
+        ).remote(description, data.shape, len(data.class_names), study.server.batch_size, *pieces)
         for name in names
     ]
     return Models(actors, names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mifsim.data import load_data
-from mifsim.server.backend import Job, ModelFile
+from mifsim.server.backend import Job
 from mifsim.server.client_specs import shards
 from mifsim.server.ray.placement import assign_replicas
 from mifsim.victims import prepare_victim
@@ -26,9 +26,7 @@ def test_each_replica_answers_the_hosts_that_are_assigned_to_it(tmp_path: Path) 
         ray_cluster.add_node(num_cpus=4)
         connect(ray_cluster.address)
         try:
-            models, hosts, placement = start_actors(
-                Job(study, tmp_path, {}), ModelFile(victim.model_bytes(), victim.logits)
-            )
+            models, hosts, placement = start_actors(Job(study, tmp_path, {}), victim.source())
             before = [facts["rows"] for facts in ray.get([actor.facts.remote() for actor in models.actors])]
             node_ids, host_nodes = ray.get(models.up()), ray.get([host.node.remote() for host in hosts])
             assert len(set(node_ids)) == 2

@@ -1,0 +1,45 @@
+"""What a process needs to run a victim: the content of its file, and the study's description of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mifsim.victims.config import VictimConfig
+from mifsim.victims.engine import BATCH_SIZE, Engine
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A victim in a form that can be sent to the process that runs it.
+
+    Attributes
+    ----------
+    content : bytes
+        Content of the model's file.
+    config : VictimConfig
+        The ``[victim]`` section of the study.
+    """
+
+    content: bytes
+    config: VictimConfig
+
+    def engine(self, shape: tuple[int, ...], classes: int, batch_size: int = BATCH_SIZE) -> Engine:
+        """Make the engine in this process, which imports the library that the model needs, such as TensorFlow.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of one image: (H, W) or (H, W, 3).
+        classes : int
+            Number of classes.
+        batch_size : int
+            Number of rows that are evaluated at a time.
+
+        Raises
+        ------
+        VictimError
+            If the model cannot be loaded, does not fit the data, or does not evaluate every image independently.
+        """
+        from mifsim.victims.keras_engine import KerasEngine
+
+        return KerasEngine.from_bytes(self.content, shape, classes, self.config.output, batch_size)
