@@ -131,6 +131,7 @@ def _context(run: Folder) -> dict[str, Any]:
         "look": look,
         "undefended": unfiltered,
         "sessions": len(rows),
+        "not_deterministic": wording.not_deterministic(known.get("victim") or {}),
         "failed": failures(run).to_dict("records"),
         "pareto": pareto_chart(run, pareto, allowed, look),
         # A matrix has dozens of attacks: a chart and a gallery for each would make the page too long.

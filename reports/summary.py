@@ -15,7 +15,7 @@ from reports.baselines import LABELLED, baseline_table, labelled_gap
 from reports.left_out import print_left_out
 from reports.matrix import matrix_page
 from reports.tables import attack_table, facts, failures, user_table
-from reports.wording import value
+from reports.wording import confirmation, not_deterministic, value
 
 
 def print_summary(run: Folder, console: Console | None = None) -> None:
@@ -29,6 +29,8 @@ def print_summary(run: Folder, console: Console | None = None) -> None:
     victim = known.get("victim", {})
     if "test_accuracy" in victim:
         out.print(f"victim: {victim.get('model', '')}, test accuracy {victim['test_accuracy']:.2%}", highlight=False)
+    if note := not_deterministic(victim):
+        out.print(note, highlight=False)
     failed = failures(run)
     if len(failed):
         first = failed.iloc[0]
@@ -64,7 +66,7 @@ def _print_calibration(found: Mapping[str, Any], run: Folder, out: Console) -> N
     chosen = ", ".join(f"{key} = {value(item)}" for key, item in found["chosen"].items())
     out.print(f"[bold]{chosen}[/]\n{found['guarantee']}", highlight=False)
     if "confirmed_sessions" in found:
-        out.print(f"Confirmed: all {found['confirmed_sessions']:,} live sessions matched the replay", highlight=False)
+        out.print(confirmation(found), highlight=False)
     out.print(f"Configuration: {run / 'filter.toml'}", highlight=False)
 
 

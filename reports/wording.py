@@ -162,3 +162,41 @@ def describe(row: Mapping[str, Any] | pd.Series) -> str:
     if row["kind"] == "none":
         return "no defence"
     return f"{row['kind']}: " + ", ".join(f"{key} {value(found)}" for key, found in parameters(row["config"]).items())
+
+
+def not_deterministic(victim: Mapping[str, Any]) -> str:
+    """Return a sentence for a run whose victim is not deterministic; empty if it is.
+
+    Parameters
+    ----------
+    victim : mapping
+        The facts about the victim in ``run.json``.
+
+    Examples
+    --------
+    >>> not_deterministic({"deterministic": False, "largest_difference": 0.0123}).partition("(")[2]
+    'two answers to the same images differed by up to 0.0123): rows differ between runs.'
+    """
+    if victim.get("deterministic", True):
+        return ""
+    difference = number(float(victim.get("largest_difference", 0.0)), 3)
+    return (
+        f"The victim is not deterministic (two answers to the same images differed by up to {difference}): rows differ "
+        "between runs."
+    )
+
+
+def confirmation(found: Mapping[str, Any]) -> str:
+    """Return the result of the confirmation of a calibration, from its facts.
+
+    Examples
+    --------
+    >>> confirmation({"confirmed_sessions": 1234})
+    'Confirmed: all 1,234 live sessions matched the replay'
+    >>> confirmation({"confirmed_sessions": 90, "differing_sessions": 10})
+    'Not deterministic: 90 of 100 live sessions matched the replay'
+    """
+    matched, differing = found["confirmed_sessions"], found.get("differing_sessions", 0)
+    if not differing:
+        return f"Confirmed: all {matched:,} live sessions matched the replay"
+    return f"Not deterministic: {matched:,} of {matched + differing:,} live sessions matched the replay"

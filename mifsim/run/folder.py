@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -40,6 +41,7 @@ _PACKAGES = (
     "pyarrow",
     "optuna",
 )
+_OPTIONAL_PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,11 @@ def default_path(study: Study) -> Path:
 def versions() -> dict[str, str]:
     """Return the versions of mifsim, Python and the packages that determine a run's rows."""
     found = {"mifsim": __version__, "python": platform.python_version()}
-    return found | {name: metadata.version(name) for name in _PACKAGES}
+    found |= {name: metadata.version(name) for name in _PACKAGES}
+    for name in _OPTIONAL_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def machine() -> dict[str, Any]:

@@ -22,6 +22,7 @@ from mifsim.errors import ConfigError, StudyError, UserError
 from mifsim.plugins import loaded_plugins, restore
 from mifsim.study.bench import Bench, BenchDetector
 from mifsim.study.crossing import Matrix, cross, with_filters
+from mifsim.study.gradients import check_gradients
 from mifsim.study.messages import explain
 from mifsim.study.overrides import override, with_absolute_paths
 from mifsim.study.populations import Attacks, Users
@@ -100,6 +101,7 @@ class Study(Section):
                     f"{population.name!r} needs {_description(needs)}, but server.response = "
                     f"{self.server.response!r} returns {_description(gives)}"
                 )
+        check_gradients(self.attacks, self.victim, gives)
         return self
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Conformance suites for attackers, users, evasions, detectors and data sets, as pytest classes.
+"""Conformance suites for attackers, users, evasions, detectors, data sets and victims, as pytest classes.
 
 A test class of a plug-in inherits a suite and supplies one fixture::
 
@@ -18,6 +18,7 @@ class                    fixture to supply
 `EvasionConformance`     ``evasion``: a `mifsim.clients.Evasion`
 `DetectorConformance`    ``config``: a `mifsim.DetectorConfig`
 `DataSetConformance`     ``data``: a `mifsim.data.DataSet`
+`EngineConformance`      ``engine``: makes a `mifsim.victims.engine.Engine`
 =======================  =========================================================
 
 The docstring of each class describes optional fixtures, such as ``changes``, which enable further tests. The suites run
@@ -34,19 +35,31 @@ except ImportError as error:
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{module}"
-        for module in ("clients", "conversations", "datasets", "detectors", "evasions", "fields", "streams", "worlds")
+        for module in (
+            "clients",
+            "conversations",
+            "datasets",
+            "detectors",
+            "engines",
+            "evasions",
+            "fields",
+            "streams",
+            "worlds",
+        )
     )
 )
 
 from mifsim.testing.clients import AttackerConformance, UserConformance  # noqa: E402 - after register_assert_rewrite
 from mifsim.testing.datasets import DataSetConformance  # noqa: E402
 from mifsim.testing.detectors import DetectorConformance  # noqa: E402
+from mifsim.testing.engines import EngineConformance  # noqa: E402
 from mifsim.testing.evasions import EvasionConformance  # noqa: E402
 
 __all__ = [
     "AttackerConformance",
     "DataSetConformance",
     "DetectorConformance",
+    "EngineConformance",
     "EvasionConformance",
     "UserConformance",
 ]

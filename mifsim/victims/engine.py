@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,12 @@ class Engine(ABC):
 
     gives_gradients: ClassVar[bool] = False
     """Whether rows may request gradients."""
+    rows_checked: int
+    """Number of rows by which the engine checks itself when it starts."""
+    exact_in_batches: bool = True
+    """Whether the answer to an image was the same to the last bit alone and beside other images."""
+    largest_difference: float = 0.0
+    """Largest difference between two answers to the same batch (see `ask_twice`); 0 for a deterministic model."""
 
     def __init__(
         self, image_shape: tuple[int, ...], classes: int, batch_size: int, gradient_batch_size: int = 1
@@ -51,7 +57,7 @@ class Engine(ABC):
         self.image_shape = image_shape
         self.row = input_shape(image_shape)
         self.classes = classes
-        self.batch_size = batch_size
+        self.batch_size = self.rows_checked = batch_size
         self.gradient_batch_size = gradient_batch_size
 
     def predict(self, images: Float32s, gradient_of: Ints) -> tuple[Float32s, Float32s]:
@@ -99,6 +105,21 @@ class Engine(ABC):
             confidence[asking], gradients = self._with_gradient(rows[asking], gradient_of[asking])
         return confidence, gradients.reshape(-1, *self.image_shape)
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether the same batch got the same answers each time that `ask_twice` was called."""
+        return not self.largest_difference
+
+    def ask_twice(self, images: Float32s) -> Float32s:
+        """Ask for the same images twice; return the first confidences, shape (n, classes)."""
+        first, second = (self.predict(images, np.full(len(images), -1, np.int32))[0] for _ in range(2))
+        self.largest_difference = max(self.largest_difference, float(np.max(np.abs(first - second), initial=0)))
+        return first
+
+    def facts(self) -> dict[str, Any]:
+        """Return facts about the model for ``run.json``, such as its number of parameters."""
+        return {}
+
     def close(self) -> None:
         """Release what the engine holds, such as connections; the engine cannot be used afterwards."""
         return None
@@ -122,6 +143,8 @@ class Engine(ABC):
     def _check_rows(self) -> None:
         """Evaluate one image alone and then in a batch with other images, and compare the answers.
 
+        If the model answers the same batch differently, this cannot be tested.
+
         Raises
         ------
         VictimError
@@ -133,8 +156,12 @@ class Engine(ABC):
             If only the last bits of the answer depend on them; two runs of a study may then differ in these bits.
         """
         rng = np.random.default_rng(0)
-        images = rng.random((self.batch_size, *self.image_shape), np.float32)
-        checks = [(self.batch_size, -1)]
+        size = self.rows_checked
+        images = rng.random((size, *self.image_shape), np.float32)
+        self.ask_twice(images)
+        if not self.deterministic:
+            return
+        checks = [(size, -1)]
         if self.gives_gradients:
             checks.append((self.gradient_batch_size, 0))
         for size, wanted in checks:
@@ -149,6 +176,7 @@ class Engine(ABC):
                         "the model's answer to an image depends on the other images of its batch; "
                         "accepted: a model that evaluates every image independently"
                     )
+                self.exact_in_batches = False
                 warnings.warn(
                     "the model's answer to an image depends, in its last bits, on the other images of its batch: "
                     "two runs of a study may differ in these bits",

@@ -70,6 +70,7 @@ class KerasEngine(Engine):
 
         self._forward = FixedBatch(forward, batch_size, [(self.row, np.float32)])
         self._gradient = FixedBatch(with_gradient, gradient_batch_size, [(self.row, np.float32), ((), np.int32)])
+        self._parameters = model.count_params()
         self._check_rows()
 
     @classmethod
@@ -102,6 +103,10 @@ class KerasEngine(Engine):
             path.write_bytes(content)
             model = load_victim(path, shape, classes, output)
         return cls(model, shape, classes, batch_size, min(batch_size, GRADIENT_BATCH_SIZE))
+
+    def facts(self) -> dict[str, Any]:
+        """Return the number of parameters."""
+        return {"parameters": self._parameters}
 
     def _confidence(self, rows: Float32s) -> Float32s:
         (confidence,) = self._forward(rows)

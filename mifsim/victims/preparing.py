@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from mifsim.data.base import DataSet, Subset
 from mifsim.errors import VictimError
 from mifsim.limits import MAX_ARCHIVE_BYTES, read_plain
 from mifsim.plugins import source_of_entry
+from mifsim.victims.checking import check_engine
 from mifsim.victims.config import VICTIMS, VictimConfig
 from mifsim.victims.source import ModelSource
 
@@ -38,7 +40,7 @@ class Victim:
     Attributes
     ----------
     path : Path
-        The ``.keras`` file.
+        The model's file.
     config : VictimConfig
         The ``[victim]`` section of the study.
     test_accuracy : float
@@ -58,9 +60,14 @@ class Victim:
     cached: bool
     facts: Mapping[str, Any]
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether the model gives the same answer to the same image; if it does not, rows differ between runs."""
+        return bool(self.facts.get("deterministic", True))
+
     def source(self) -> ModelSource:
         """Return what is sent to the process that runs the model."""
-        return ModelSource(self.path.read_bytes(), self.config)
+        return ModelSource(self.path.read_bytes(), self.config, deterministic=self.deterministic)
 
     def load(self, shape: tuple[int, ...], classes: int, batch_size: int) -> Engine:
         """Make the victim's engine in this process; see `ModelSource.engine`."""
@@ -201,34 +208,47 @@ def _user_file(data: DataSet, path: Path, config: VictimConfig) -> Victim:
     except ValueError as error:
         raise VictimError(f"victim.file = {path}: {error}") from error
     fingerprint = hashlib.sha256(content).hexdigest()[:16]
-    key = digest("own file", fingerprint, path.suffix, data.fingerprint, config.output, _versions())
+    versions = _versions(config.kind)
+    settings = [config.output, config.output_name, config.layout]
+    key = digest("own file", fingerprint, path.suffix, data.fingerprint, settings, versions)
     record = cache_dir() / "models" / f"own-{key}.json"
-    cached = True
     facts = _read_json(record)
+    cached = facts is not None
     if facts is None:
-        cached = False
-        from mifsim.victims.loading import load_victim
-        from mifsim.victims.training import accuracy
-
-        model = load_victim(path, data.shape, len(data.class_names), config.output)
-        facts = {
-            "model": "file",
-            "fingerprint": fingerprint,
-            "test_accuracy": accuracy(model, data.subset("users"), data.shape),
-            "test_images": len(data.subset("users")),
-            "parameters": model.count_params(),
-            "output": config.output,
-            "versions": _versions(),
-            "data_fingerprint": data.fingerprint,
-        }
+        with _engine_of_file(data, path, content, config) as engine:
+            facts = {
+                "model": "file",
+                "fingerprint": fingerprint,
+                **check_engine(engine, data),
+                "output": config.output,
+                "versions": versions,
+                "data_fingerprint": data.fingerprint,
+            }
         with atomic_write(record) as temporary:
             temporary.write_text(json.dumps(facts, indent=2) + "\n")
     facts = {**facts, "file": str(path)}
     return Victim(path, config, facts["test_accuracy"], fingerprint, cached, facts)
 
 
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("tensorflow", "keras", "numpy")}
+def _engine_of_file(data: DataSet, path: Path, content: bytes, config: VictimConfig) -> Engine:
+    classes = len(data.class_names)
+    if config.kind == "onnx":
+        return ModelSource(content, config).engine(data.shape, classes)
+    from mifsim.victims.keras_engine import KerasEngine
+    from mifsim.victims.loading import load_victim
+
+    # From the path and not from the content, because messages name the file.
+    return KerasEngine(load_victim(path, data.shape, classes, config.output), data.shape, classes)
+
+
+def _versions(kind: str = "trained") -> dict[str, str]:
+    """Return the versions of the packages that determine the answers of a kind of victim."""
+    packages = ("onnxruntime", "numpy") if kind == "onnx" else ("tensorflow", "keras", "numpy")
+    found = {}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):  # ONNX Runtime has another package for GPUs
+            found[name] = version(name)
+    return found
 
 
 def _weights_digest(name: str, model: Any) -> str:

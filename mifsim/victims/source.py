@@ -18,10 +18,13 @@ class ModelSource:
         Content of the model's file.
     config : VictimConfig
         The ``[victim]`` section of the study.
+    deterministic : bool
+        Whether the model gives the same answer to the same image.
     """
 
     content: bytes
     config: VictimConfig
+    deterministic: bool = True
 
     def engine(self, shape: tuple[int, ...], classes: int, batch_size: int = BATCH_SIZE) -> Engine:
         """Make the engine in this process, which imports the library that the model needs, such as TensorFlow.
@@ -40,6 +43,10 @@ class ModelSource:
         VictimError
             If the model cannot be loaded, does not fit the data, or does not evaluate every image independently.
         """
+        if self.config.kind == "onnx":
+            from mifsim.victims.onnx_engine import OnnxEngine
+
+            return OnnxEngine(self.content, self.config, shape, classes, batch_size)
         from mifsim.victims.keras_engine import KerasEngine
 
         return KerasEngine.from_bytes(self.content, shape, classes, self.config.output, batch_size)

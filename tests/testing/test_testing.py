@@ -12,7 +12,7 @@ import mifsim.testing
 
 # pytester restores sys.modules after each inner run. With this import, all runs use the same classes, so that they can
 # be pickled.
-from tests.testing.broken import clients, data_sets, evasions  # noqa: F401
+from tests.testing.broken import clients, data_sets, engines, evasions  # noqa: F401
 
 pytest_plugins = ["pytester"]
 
@@ -21,6 +21,7 @@ FIXTURES = {
     "UserConformance": "client",
     "EvasionConformance": "evasion",
     "DataSetConformance": "data",
+    "EngineConformance": "engine",
 }
 """The fixture that each suite needs."""
 MODULES = {
@@ -28,6 +29,7 @@ MODULES = {
     "UserConformance": "clients",
     "EvasionConformance": "evasions",
     "DataSetConformance": "data_sets",
+    "EngineConformance": "engines",
 }
 """The module of `tests.testing.broken` with the objects for each suite."""
 SOUND = {
@@ -35,6 +37,7 @@ SOUND = {
     "UserConformance": "Shuffled",
     "EvasionConformance": "Dimmed",
     "DataSetConformance": "sound_data",
+    "EngineConformance": "Linear",
 }
 BROKEN: dict[str, dict[str, set[str]]] = {
     "AttackerConformance": {
@@ -112,6 +115,37 @@ BROKEN: dict[str, dict[str, set[str]]] = {
         },
         "new_fingerprint_at_each_load": {"loading_again_gives_the_same"},
     },
+    "EngineConformance": {
+        "DoublePrecision": {"confidences_are_float32_of_one_row_per_image_and_add_up_to_1"},
+        "SumsToTwo": {"confidences_are_float32_of_one_row_per_image_and_add_up_to_1"},
+        "ShortOfOneRow": {
+            "confidences_are_float32_of_one_row_per_image_and_add_up_to_1",
+            "an_image_alone_gets_the_answer_that_it_gets_among_others",
+            "different_images_get_different_answers",
+            "gradients_are_returned_exactly_if_the_engine_gives_them",
+        },
+        "MixesRows": {"an_image_alone_gets_the_answer_that_it_gets_among_others"},
+        "Random": {
+            "an_image_alone_gets_the_answer_that_it_gets_among_others",
+            "the_same_batch_gets_the_same_answers_exactly_if_the_engine_is_deterministic",
+        },
+        "Constant": {"different_images_get_different_answers"},
+        "ReusesItsBuffer": {
+            "answers_stay_and_images_are_not_changed",
+            "an_image_alone_gets_the_answer_that_it_gets_among_others",
+        },
+        "ChangesImages": {
+            "answers_stay_and_images_are_not_changed",
+            "an_image_alone_gets_the_answer_that_it_gets_among_others",
+            "the_same_batch_gets_the_same_answers_exactly_if_the_engine_is_deterministic",
+        },
+        "AcceptsAnyShape": {"images_of_another_shape_are_refused"},
+        "ForgetsGradients": {"gradients_are_returned_exactly_if_the_engine_gives_them"},
+        "AcceptsAnyClass": {"classes_that_do_not_exist_are_refused"},
+        "NoAnswerForNoImages": {"no_images_give_no_answers"},
+        "FactsOfArrays": {"its_facts_are_plain_data"},
+        "ClosesOnce": {"it_can_be_closed_twice"},
+    },
 }
 """For each suite and broken object, the tests that it fails; it passes or skips all others."""
 FAILING_MANY = [
@@ -133,7 +167,7 @@ def outcomes(pytester: pytest.Pytester, suite: str, name: str) -> dict[str, set[
         class TestIt({suite}):
             @pytest.fixture
             def {FIXTURES[suite]}(self):
-                return broken.{name}()
+                return broken.{name}{"" if suite == "EngineConformance" else "()"}
 
             @pytest.fixture
             def changes(self):

@@ -131,9 +131,9 @@ def test_a_model_file_of_a_user_is_checked_once(grey, keras, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"file": "m.keras", "model": "cnn"}, "'model' applies to a model to train"),
+        ({"file": "m.keras", "model": "cnn"}, "'model' and 'file' cannot be combined"),
         ({"file": "m.keras", "epochs": 3}, "'epochs' applies to a model to train"),
-        ({"output": "logits"}, "output = 'logits' requires 'file'"),
+        ({"output": "logits"}, "'output' applies to an existing model"),
         ({"model": "vgg"}, "unknown victim model 'vgg' .accepted: lenet5, cnn"),
         ({"epochs": 0}, "greater than or equal to 1"),
         ({"epoch": 3}, "Extra inputs"),

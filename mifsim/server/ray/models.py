@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 PIECE_BYTES = 64 * 2**10
 """Size of the model's pieces: small arguments are part of the actor's specification, and so survive its restart."""
 PROBES = 8
-"""Number of images by which replicas are compared; half of them with gradients."""
+"""Number of images by which replicas are compared; half of them with gradients if the model has gradients."""
 
 
 @ray.remote(max_restarts=-1, max_task_retries=-1)
@@ -115,18 +115,20 @@ def start_models(study: Study, model: ModelSource, placement: Placement) -> Mode
     return Models(actors, names)
 
 
-def drop_divergent_replicas(models: Models, study: Study) -> Models:
+def drop_divergent_replicas(models: Models, study: Study, deterministic: bool = True) -> Models:
     """Return replicas that agree to the last bit, since rows must not depend on which replica a host queries.
 
     If the study leaves the number of replicas to the cluster, the largest group that agrees is kept, and the others are
-    ended.
+    ended. All replicas of a model that is not deterministic are kept, as they cannot be compared.
 
     Raises
     ------
     RunError
         If replicas differ and the study sets their number.
     """
-    groups = group_by_answers(models.actors, load_data(study.data).shape)
+    if not deterministic:
+        return models
+    groups = group_by_answers(models.actors, load_data(study.data).shape, study.victim.gives_gradients)
     if len(groups) <= 1:
         return models
     if study.server.model_replicas != "auto":
@@ -146,12 +148,12 @@ def drop_divergent_replicas(models: Models, study: Study) -> Models:
     return Models([models.actors[number] for number in kept], [models.names[number] for number in kept])
 
 
-def group_by_answers(actors: Sequence[Any], shape: tuple[int, ...]) -> list[list[int]]:
+def group_by_answers(actors: Sequence[Any], shape: tuple[int, ...], gradients: bool = True) -> list[list[int]]:
     """Group the indices of replicas whose answers are equal to the last bit."""
     if len(actors) < 2:
         return [list(range(len(actors)))]
     images = np.random.default_rng(0).random((PROBES, *shape), dtype=np.float32)
-    gradient_of = np.arange(PROBES, dtype=np.int32) % 2 - 1
+    gradient_of = np.arange(PROBES, dtype=np.int32) % 2 - 1 if gradients else np.full(PROBES, -1, np.int32)
     groups: list[tuple[Any, list[int]]] = []
     for number, answer in enumerate(ray.get([actor.predict.remote(images, gradient_of) for actor in actors])):
         for first, members in groups:

@@ -1,0 +1,149 @@
+"""The engine of ``.onnx`` files, evaluated by ONNX Runtime, on a GPU if its CUDA provider is installed.
+
+Files are untrusted: ONNX has no operator that runs a program, other operators are not registered, and tensors in other
+files are not read.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.errors import VictimError
+from mifsim.victims.black_box import BlackBoxEngine, padded
+from mifsim.victims.config import VictimConfig
+from mifsim.victims.engine import Float32s
+from mifsim.victims.layout import arranged, find_layout
+
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+"""Accepted types of the input and the output."""
+
+
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime.
+
+    Raises
+    ------
+    VictimError
+        If it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise VictimError(
+            "an .onnx file needs ONNX Runtime, which is not installed: pip install 'mifsim[onnx]' (or "
+            "onnxruntime-gpu for the CUDA provider)"
+        ) from None
+    onnxruntime.set_default_logger_severity(4)  # errors become exceptions, and other lines would mix with the progress
+    return onnxruntime
+
+
+class OnnxEngine(BlackBoxEngine):
+    """A model in ONNX form.
+
+    Every call has the same number of rows, padded with zeros, so that an image's result does not depend on the number
+    of images beside it; a file with a fixed batch size is called with this size.
+
+    Parameters
+    ----------
+    content : bytes
+        Content of the file, with all its tensors.
+    config : VictimConfig
+        Its ``output_name`` and ``layout`` are needed only if the file leaves a choice.
+    image_shape, classes, batch_size
+        See `Engine`.
+
+    Raises
+    ------
+    VictimError
+        If ONNX Runtime is not installed or cannot load the file, or the model does not fit the data.
+    """
+
+    def __init__(
+        self, content: bytes, config: VictimConfig, image_shape: tuple[int, ...], classes: int, batch_size: int
+    ) -> None:
+        super().__init__(f"victim.file = {config.file}", config, image_shape, classes, batch_size)
+        runtime = import_onnxruntime()
+        options = runtime.SessionOptions()
+        options.use_deterministic_compute = True
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # hosts need the CPUs between batches
+        with tempfile.TemporaryDirectory(prefix="mifsim-") as empty:
+            # Without a folder, a file in the working folder could become a part of the model.
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
+            try:
+                self._session = runtime.InferenceSession(content, options, providers=_providers(runtime))
+            except Exception as error:  # ONNX Runtime raises a class of its own for each status
+                raise VictimError(f"{self.where}: ONNX Runtime cannot load it: {_reason(error)}") from None
+        self._input = self._only_input()
+        self._name = self._output_called(config.output_name)
+        batch, *takes = (side if isinstance(side, int) else None for side in self._input.shape)
+        self._layout = find_layout(self.where, takes, self.row, config.layout)
+        self._rows = batch if batch is not None else batch_size
+        self._dtype = TYPES[self._input.type]
+        self._check()
+
+    def facts(self) -> dict[str, Any]:
+        """Return the execution provider, such as ``"CPUExecutionProvider"``, and the order of the axes."""
+        return {"provider": self._session.get_providers()[0], "layout": self._layout}
+
+    def _only_input(self) -> Any:
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            names = ", ".join(repr(item.name) for item in inputs)
+            raise VictimError(f"{self.where}: has {len(inputs)} inputs, {names} (accepted: one, the images)")
+        if inputs[0].type not in TYPES:
+            raise VictimError(
+                f"{self.where}: takes {inputs[0].type} (accepted: {', '.join(TYPES)}, with pixels in [0, 1])"
+            )
+        return inputs[0]
+
+    def _output_called(self, name: str | None) -> str:
+        outputs = [str(item.name) for item in self._session.get_outputs()]
+        if name is not None and name not in outputs:
+            raise VictimError(
+                f"{self.where}: has no output {name!r}, as victim.output_name says (accepted: "
+                f"{', '.join(map(repr, outputs))})"
+            )
+        if name is None and len(outputs) != 1:
+            raise VictimError(
+                f"{self.where}: has {len(outputs)} outputs, {', '.join(map(repr, outputs))}; name the one with the "
+                "classes, as in victim.output_name = " + repr(outputs[0])
+            )
+        return name or outputs[0]
+
+    def _outputs(self, rows: Float32s) -> npt.NDArray[np.generic]:
+        images = arranged(rows, self._layout).astype(self._dtype, copy=False)
+        starts = range(0, len(images), self._rows)
+        return np.concatenate([self._chunk(images[start : start + self._rows]) for start in starts])
+
+    def _chunk(self, images: npt.NDArray[Any]) -> npt.NDArray[np.generic]:
+        try:
+            (returned,) = self._session.run([self._name], {self._input.name: padded(images, self._rows)})
+        except Exception as error:
+            raise VictimError(f"{self.where}: ONNX Runtime cannot evaluate it: {_reason(error)}") from None
+        answers = np.asarray(returned)
+        if not answers.ndim or len(answers) != self._rows:
+            raise VictimError(
+                f"{self.where}: returns an array of shape {answers.shape} for {self._rows} images (accepted: a row of "
+                "classes for each image)"
+            )
+        return answers[: len(images)]
+
+
+def _providers(runtime: Any) -> list[Any]:
+    """Return the execution providers to try, in this order; CUDA only where the process may use a GPU."""
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" in runtime.get_available_providers() and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+        # The default algorithm and no TF32: the same image then gets the same answer in every process.
+        providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}))
+    return providers
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error of ONNX Runtime, without the number of its status."""
+    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line.rpartition("[ONNXRuntimeError] : ")[2].strip()

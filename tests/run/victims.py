@@ -1,0 +1,57 @@
+"""LeNet-5, trained on a few digits, as a keras file and as the same model in an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mifsim.data import DataConfig, load_data
+from mifsim.networks import import_tensorflow
+from mifsim.study import Study
+from mifsim.tables.records import open_table
+from mifsim.victims import VictimConfig, prepare_victim
+from tests.small import small_study
+from tests.victims.onnx_models import lenet5
+
+DATA: dict[str, Any] = {"set": "mnist-5k", "images_per_class": 40}
+
+
+def two_files(folder: Path) -> tuple[Path, Path]:
+    """Write LeNet-5 as ``digits.keras`` and ``digits.onnx``; return both paths."""
+    victim = prepare_victim(load_data(DataConfig(**DATA)), VictimConfig(epochs=8))
+    keras_file = folder / "digits.keras"
+    keras_file.write_bytes(victim.source().content)
+    model = import_tensorflow().keras.saving.load_model(keras_file, compile=False)
+    return keras_file, lenet5(folder / "digits.onnx", model.get_weights())
+
+
+def label_study(**victim: Any) -> Study:
+    """Return a study whose attackers see labels only, so that the last bits of confidences cannot matter."""
+    users = [
+        {"user": "independent", "sessions": 12, "length": {"min": 3, "max": 9}},
+        {"user": "retries", "sessions": 12, "length": 8, "probability": 0.3},
+    ]
+    attack = {"attack": "error-rate", "labels": [0, 3], "trials": 3, "budget_queries": 40}
+    return Study.parse(
+        {
+            **small_study().to_toml(),
+            "victim": victim,
+            "server": {"response": "label", "batch_size": 16},
+            "leakage": {"enabled": False},
+            "tuning": {
+                "trials": 12, "space": {"n_b": {"max": 10}, "l_sp": {"min": 2, "max": 8}},
+                "grid": {"t_ssim": 6, "t_hash": 6}, "false_positive_limit": 0.6, "confidence": 0.8,
+            },
+            "attacks": [attack],
+            "users": users,
+        }
+    )  # fmt: skip
+
+
+def rows(run: Path, table: str, *without: str) -> pd.DataFrame:
+    """Return a table of a run in the order of its ids, without columns that differ between runs."""
+    frame = open_table(run, table).to_table().to_pandas()
+    keys = [name for name in ("session_id", "query") if name in frame]
+    return frame.drop(columns=[*without]).sort_values(keys).reset_index(drop=True)
