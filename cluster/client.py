@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from mifsim.addresses import is_loopback
 from mifsim.errors import ClusterError, RunError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -51,19 +51,12 @@ def check_address(address: str, plain: bool = False) -> str:
             f"--address {address}: not the address of a job API (accepted: http://127.0.0.1:PORT, the end of a tunnel, "
             "or https://HOST:PORT)"
         )
-    if parts.scheme == "http" and not plain and not _is_loopback(host):
+    if parts.scheme == "http" and not plain and not is_loopback(host):
         raise RunError(
             f"--address {address}: the token and the job's files would cross the network unencrypted; open a tunnel "
             f"(ssh -N -L 8265:127.0.0.1:8265 HEAD) and use {DEFAULT_ADDRESS}, or add --plain-http"
         )
     return address.rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Cluster:

@@ -64,7 +64,7 @@ def register(group: str, name: str) -> Callable[[Entry], Entry]:
 
     Parameters
     ----------
-    group : {"attacks", "users", "evasions", "detectors", "datasets", "victims"}
+    group : {"attacks", "users", "evasions", "detectors", "datasets", "victims", "predictors"}
         The kind of object.
     name : str
         The name that a study uses.
@@ -191,6 +191,14 @@ def _line(error: Exception, plugin: Plugin) -> str:
         return f"line {error.lineno}: "
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == plugin.name]
     return f"line {lines[-1]}: " if lines else ""
+
+
+def error_text(error: Exception) -> str:
+    """Return an exception as one line, with the last line of a plug-in in its traceback."""
+    files = {plugin.name: plugin for plugin in _loaded.values()}
+    passed = [files[frame.filename] for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    place = f"{passed[-1].name}, {_line(error, passed[-1])}" if passed else ""
+    return f"{place}{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def source_of_entry(entry: Any) -> bytes:

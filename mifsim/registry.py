@@ -16,7 +16,7 @@ from typing import Any
 
 from mifsim.errors import PluginError, UserError
 
-GROUPS = ("attacks", "users", "evasions", "detectors", "datasets", "victims")
+GROUPS = ("attacks", "users", "evasions", "detectors", "datasets", "victims", "predictors")
 """Groups that can be extended; the entry-point group of each is ``mifsim.<group>``."""
 
 _REGISTRIES: dict[str, Registry] = {}
@@ -201,5 +201,6 @@ _MODULES = {
     "detectors": "mifsim.defense.kinds",
     "datasets": "mifsim.data",
     "victims": "mifsim.victims.config",
+    "predictors": "mifsim.victims.config",
 }
 """The module whose import creates the registry of each group."""

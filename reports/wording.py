@@ -194,9 +194,12 @@ def confirmation(found: Mapping[str, Any]) -> str:
     >>> confirmation({"confirmed_sessions": 1234})
     'Confirmed: all 1,234 live sessions matched the replay'
     >>> confirmation({"confirmed_sessions": 90, "differing_sessions": 10})
-    'Not deterministic: 90 of 100 live sessions matched the replay'
+    '90 of 100 live sessions matched the replay; in the others, the victim gave other answers than in the recording'
     """
     matched, differing = found["confirmed_sessions"], found.get("differing_sessions", 0)
     if not differing:
         return f"Confirmed: all {matched:,} live sessions matched the replay"
-    return f"Not deterministic: {matched:,} of {matched + differing:,} live sessions matched the replay"
+    return (
+        f"{matched:,} of {matched + differing:,} live sessions matched the replay; in the others, the victim gave "
+        "other answers than in the recording"
+    )

@@ -173,7 +173,9 @@ class Confirmation:
         live_clients = {spec.client_id for spec in clients_of(study, "test", classes)}
         selection = OfClients({*test.clients.tolist(), *live_clients})
         run_sessions("confirming", run, job, self.victim, self.backend, classes, selection)
-        confirmed = compare(run.path, expected, live_clients, self.victim.deterministic)
+        # A service may combine requests differently in each run, which changes the last bits of its answers.
+        exact = self.victim.deterministic and self.victim.config.kind != "url"
+        confirmed = compare(run.path, expected, live_clients, exact)
         if study.leakage.enabled:
             evaluator = prepare_evaluator(self.data)
             run.update_facts(evaluator=evaluator.facts)
@@ -181,6 +183,6 @@ class Confirmation:
         defended = [item for item in filters if not item.undefended]
         return {
             "confirmed_sessions": confirmed,
-            **({} if self.victim.deterministic else {"differing_sessions": len(expected) - confirmed}),
+            **({} if exact else {"differing_sessions": len(expected) - confirmed}),
             "test": {item.name: figures(test, item.config, study.tuning.confidence, self.replay) for item in defended},
         }

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from mifsim._version import __version__
+from mifsim.addresses import allow_plain_http
 from mifsim.cli.attacks import add_attacks
 from mifsim.cli.bench import add_bench
 from mifsim.cli.paper import add_paper
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     configure_logging()
     try:
+        allow_plain_http(getattr(options, "plain_victim", False))
         for path in getattr(options, "plugins", []):
             load_plugin(path)
         options.run(options)

@@ -129,6 +129,12 @@ def add_options(parser: argparse.ArgumentParser, study: str = "study") -> None:
         "--address",
         help="address of a Ray cluster, such as auto or ray://host:10001 (default: start one on this machine)",
     )
+    parser.add_argument(
+        "--plain-http",
+        action="store_true",
+        dest="plain_victim",
+        help="allow a victim.url on another machine without encryption",
+    )
     add_plugins(parser)
     add_changes(parser)
 
@@ -142,8 +148,8 @@ def add_plugins(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE.py",
         dest="plugins",
-        help="a Python file that registers attacks, users, evasions, detectors, data sets or victims (repeatable); its "
-        "code runs on this machine and on all hosts of the run",
+        help="a Python file that registers attacks, users, evasions, detectors, data sets, victims or predictors "
+        "(repeatable); its code runs on this machine and on all hosts of the run",
     )
 
 

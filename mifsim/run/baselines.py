@@ -81,8 +81,8 @@ def baselines(study: Study, data: DataSet, victim: Victim) -> Iterator[Baseline]
     ):
         for target in range(classes):
             yield Baseline(kind, target, images)
-    predict = victim.load(data.shape, classes, study.server.batch_size).predict
-    labels = predicted_labels(auxiliary, study.transport, predict)
+    with victim.load(data.shape, classes, study.server.batch_size) as engine:
+        labels = predicted_labels(auxiliary, study.transport, engine.predict)
     missing = []
     for target, name in enumerate(data.class_names):
         indices = labelled_indices(labels, target, count, client_rng(study.seed, f"labelled baseline/{target}"))

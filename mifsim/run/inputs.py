@@ -69,9 +69,10 @@ def check_victim(run: RunFolder, victim: Victim) -> None:
     """Raise a `RunError` if the victim differs from the one that the run started with."""
     recorded = run.facts["victim"]["fingerprint"]
     if victim.fingerprint != recorded:
+        identified = f" (identified by {by})" if (by := victim.facts.get("identified_by")) else ""
         raise RunError(
-            f"--resume {run.path}: the victim has fingerprint {victim.fingerprint}, the run started with {recorded}; "
-            "their rows cannot be combined"
+            f"--resume {run.path}: the victim has fingerprint {victim.fingerprint}, the run started with {recorded}"
+            f"{identified}; their rows cannot be combined"
         )
 
 

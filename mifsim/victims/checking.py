@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mifsim.cache import digest
 from mifsim.data.base import DataSet, ImagePool
 from mifsim.victims.engine import Engine
 
@@ -35,6 +37,36 @@ def check_engine(engine: Engine, data: DataSet) -> dict[str, Any]:
     if not engine.deterministic:
         facts["largest_difference"] = engine.largest_difference
     return facts
+
+
+def answers_digest(engine: Engine, data: DataSet, identity: Sequence[Any]) -> tuple[str, str]:
+    """Identify a model whose content cannot be read.
+
+    Parameters
+    ----------
+    engine : Engine
+        After `check_engine`, which tests whether it is deterministic.
+    data : DataSet
+    identity : sequence of object
+        What else identifies the model, such as its address.
+
+    Returns
+    -------
+    fingerprint : str
+        A digest of `identity` and the answers to `PROBES` images; only of the labels of these answers if the model is
+        not deterministic.
+    identified_by : str
+        What this digest is of, for ``run.json``.
+    """
+    images = probes(data.subset("users"))
+    answers = engine.ask_twice(images)
+    if engine.deterministic:
+        return digest(*identity, answers.tobytes()), f"its name and its answers to {len(images)} images"
+    labels = answers.argmax(axis=1)
+    return (
+        digest(*identity, labels.tolist()),
+        f"its name and its labels of {len(images)} images; another model that gives the same labels is not noticed",
+    )
 
 
 def probes(pool: ImagePool) -> npt.NDArray[np.float32]:

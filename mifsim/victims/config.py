@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -27,12 +28,35 @@ VICTIMS = Registry(
 classes; it builds a keras model that ends with a softmax. The function of a plug-in may have an attribute ``recipe``
 (see `mifsim.victims.training.Recipe`); otherwise its model is trained with the recipe of ``cnn``."""
 
-SOURCES = ("model", "file")
+PREDICTORS = Registry("predictors", "predictor", {})
+"""Functions of plug-ins that return a model. Each is called with an image's shape (H, W, channels), the number of
+classes and the study's ``victim.arguments``. It returns a function from float32 images in [0, 1] of shape (n, H, W,
+channels) to outputs of shape (n, classes); see `mifsim.victims.plugin_engine`."""
+
+SOURCES = ("model", "file", "url", "plugin")
 """Keys of which a study gives at most one: the model to train, or where an existing one is."""
 TRAINED_KEYS = ("epochs", "seed")
 """Keys of a model to train."""
-EXISTING_KEYS = ("output", "output_name", "layout")
-"""Keys of an existing model."""
+SERVICE_KEYS = ("protocol", "token_env", "concurrency", "request_images", "timeout_seconds", "retries")
+"""Keys of a service."""
+KEYS_OF = {
+    "trained": TRAINED_KEYS,
+    "keras": ("output",),
+    "onnx": ("output", "output_name", "layout"),
+    "url": ("output", "output_name", "layout", *SERVICE_KEYS),
+    "plugin": ("output", "arguments"),
+}
+"""For each kind of victim, the keys that apply to it beside the one that names it."""
+OWNERS = {
+    "epochs": "a model to train",
+    "seed": "a model to train",
+    "output": "an existing model",
+    "output_name": "an .onnx file or a url",
+    "layout": "an .onnx file or a url",
+    "arguments": "a plugin",
+    **dict.fromkeys(SERVICE_KEYS, "a url"),
+}
+"""For each of these keys, what it applies to, for messages."""
 
 
 class VictimConfig(BaseModel):
@@ -60,6 +84,28 @@ class VictimConfig(BaseModel):
         None,
         description="order of the axes in which an .onnx file takes images (default: as its input's shape shows)",
     )
+    url: str | None = Field(
+        None, description="address of a running model, such as http://127.0.0.1:8000/v2/models/NAME"
+    )
+    protocol: Literal["oip-v2-json", "oip-v2-binary", "tf-serving"] | None = Field(
+        None,
+        description="protocol of the url: the Open Inference Protocol v2 with tensors as JSON or in binary form, or "
+        "TensorFlow Serving's :predict",
+    )
+    token_env: str | None = Field(
+        None,
+        pattern=r"^MIFSIM_[A-Z0-9_]+$",
+        description="name of the environment variable with the token for the url; it starts with MIFSIM_, so that a "
+        "study cannot name another secret",
+    )
+    concurrency: int = Field(4, ge=1, le=64, description="requests to the url at a time")
+    request_images: int = Field(32, ge=1, le=4096, description="images in each request to the url")
+    timeout_seconds: float = Field(30.0, gt=0, le=3600, description="time limit of a request to the url")
+    retries: int = Field(
+        8, ge=0, le=1000, description="how often a request to the url is repeated if it is not answered"
+    )
+    plugin: str | None = Field(None, description="name of a function of a plug-in, given by --plugin FILE.py")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="arguments of the plugin's function")
     epochs: int | None = Field(
         None, ge=1, le=1000, description="passes over the private subset (default: depends on its size)"
     )
@@ -82,6 +128,39 @@ class VictimConfig(BaseModel):
             )
         return file
 
+    @field_validator("url")
+    @classmethod
+    def _model_address(cls, url: str | None) -> str | None:
+        if url is not None:
+            try:
+                parts = urlsplit(url)
+                host, _ = parts.hostname, parts.port
+            except ValueError:
+                host, parts = None, urlsplit("")
+            if (
+                parts.scheme not in ("http", "https")
+                or not host
+                or parts.query
+                or parts.fragment
+                or "@" in parts.netloc
+            ):
+                raise ValueError(
+                    f"{url}: not the address of a model (accepted: http:// or https:// with host and path, without a "
+                    "user name, a question mark or a fragment)"
+                )
+        return url
+
+    @field_validator("plugin")
+    @classmethod
+    def _registered(cls, name: str | None) -> str | None:
+        if name is not None and name not in PREDICTORS:
+            known = ", ".join(PREDICTORS) or "none"
+            raise ValueError(
+                f"no plug-in registers a predictor called {name!r} (registered: {known}); give its file with --plugin "
+                "FILE.py"
+            )
+        return name
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         given = [key for key in SOURCES if getattr(self, key) is not None]
@@ -90,23 +169,23 @@ class VictimConfig(BaseModel):
                 f"{', '.join(map(repr, given[:-1]))} and {given[-1]!r} cannot be combined (accepted: one of "
                 f"{', '.join(SOURCES)})"
             )
-        kind = self.kind
-        allowed = {
-            "trained": TRAINED_KEYS,
-            "keras": ("output",),
-            "onnx": EXISTING_KEYS,
-        }[kind]
-        for key in (*TRAINED_KEYS, *EXISTING_KEYS):
-            value, default = getattr(self, key), type(self).model_fields[key].default
+        for key, owner in OWNERS.items():
+            value, default = getattr(self, key), type(self).model_fields[key].get_default(call_default_factory=True)
             # A written study contains the default output of a model to train.
             given_here = key in self.model_fields_set and value is not None and (key != "output" or value != default)
-            if key not in allowed and given_here:
-                raise ValueError(f"{key!r} applies to {_owners(key)}; it cannot be combined with {self.described}")
+            if key not in KEYS_OF[self.kind] and given_here:
+                raise ValueError(f"{key!r} applies to {owner}; it cannot be combined with {self.described}")
+        if self.url is not None and self.protocol is None:
+            raise ValueError("'url' requires 'protocol' (accepted: oip-v2-json, oip-v2-binary, tf-serving)")
         return self
 
     @property
-    def kind(self) -> Literal["trained", "keras", "onnx"]:
+    def kind(self) -> Literal["trained", "keras", "onnx", "url", "plugin"]:
         """The kind of victim: a model to train, or an existing one."""
+        if self.url is not None:
+            return "url"
+        if self.plugin is not None:
+            return "plugin"
         if self.file is not None:
             return "onnx" if self.file.suffix == ".onnx" else "keras"
         return "trained"
@@ -124,17 +203,14 @@ class VictimConfig(BaseModel):
 
     @model_serializer(mode="wrap")
     def _readable_again(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the keys of other kinds of victims, which cannot be combined with it.
+
+        The same keys as ever are thus written for a model to train or a keras file, and their digests do not change.
+        """
         plain: dict[str, Any] = handler(self)
-        if self.kind != "trained":  # the defaults of a model to train cannot be combined with another one
-            for key in ("model", *TRAINED_KEYS):
-                plain.pop(key, None)
-        for key in ("output_name", "layout"):  # absent unless set, so that the digests of older studies do not change
-            if plain.get(key) is None:
-                plain.pop(key, None)
-        return plain
-
-
-def _owners(key: str) -> str:
-    if key in TRAINED_KEYS:
-        return "a model to train"
-    return "an existing model" if key == "output" else "an .onnx file"
+        kept = {*KEYS_OF[self.kind], "output", "file", *(("model",) if self.kind == "trained" else ()), self.kind}
+        return {
+            key: value
+            for key, value in plain.items()
+            if key in kept and not (value is None and key in ("output_name", "layout", "token_env"))
+        }

@@ -46,10 +46,11 @@ class Engine(ABC):
     """Whether rows may request gradients."""
     rows_checked: int
     """Number of rows by which the engine checks itself when it starts."""
-    exact_in_batches: bool = True
-    """Whether the answer to an image was the same to the last bit alone and beside other images."""
     largest_difference: float = 0.0
-    """Largest difference between two answers to the same batch (see `ask_twice`); 0 for a deterministic model."""
+    """Largest difference between two answers to the same image; 0 for a deterministic model.
+
+    `ask_twice` measures it for the same batch, `_check_rows` for an image alone and beside others.
+    """
 
     def __init__(
         self, image_shape: tuple[int, ...], classes: int, batch_size: int, gradient_batch_size: int = 1
@@ -107,14 +108,17 @@ class Engine(ABC):
 
     @property
     def deterministic(self) -> bool:
-        """Whether the same batch got the same answers each time that `ask_twice` was called."""
+        """Whether no image got two different answers, as far as this was tested."""
         return not self.largest_difference
 
     def ask_twice(self, images: Float32s) -> Float32s:
         """Ask for the same images twice; return the first confidences, shape (n, classes)."""
         first, second = (self.predict(images, np.full(len(images), -1, np.int32))[0] for _ in range(2))
-        self.largest_difference = max(self.largest_difference, float(np.max(np.abs(first - second), initial=0)))
+        self._note_difference(first, second)
         return first
+
+    def _note_difference(self, first: Float32s, second: Float32s) -> None:
+        self.largest_difference = max(self.largest_difference, float(np.max(np.abs(first - second), initial=0)))
 
     def facts(self) -> dict[str, Any]:
         """Return facts about the model for ``run.json``, such as its number of parameters."""
@@ -176,7 +180,7 @@ class Engine(ABC):
                         "the model's answer to an image depends on the other images of its batch; "
                         "accepted: a model that evaluates every image independently"
                     )
-                self.exact_in_batches = False
+                self._note_difference(one[-1], many[-1])
                 warnings.warn(
                     "the model's answer to an image depends, in its last bits, on the other images of its batch: "
                     "two runs of a study may differ in these bits",

@@ -6,19 +6,21 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mifsim.addresses import plain_http_allowed
 from mifsim.cache import atomic_write, cache_dir, digest
 from mifsim.data.base import DataSet, Subset
 from mifsim.errors import VictimError
 from mifsim.limits import MAX_ARCHIVE_BYTES, read_plain
 from mifsim.plugins import source_of_entry
-from mifsim.victims.checking import check_engine
-from mifsim.victims.config import VICTIMS, VictimConfig
+from mifsim.victims.checking import answers_digest, check_engine
+from mifsim.victims.config import PREDICTORS, VICTIMS, VictimConfig
 from mifsim.victims.source import ModelSource
 
 if TYPE_CHECKING:
@@ -39,8 +41,8 @@ class Victim:
 
     Attributes
     ----------
-    path : Path
-        The model's file.
+    path : Path or None
+        The model's file; None: it has none.
     config : VictimConfig
         The ``[victim]`` section of the study.
     test_accuracy : float
@@ -53,7 +55,7 @@ class Victim:
         Facts for ``run.json``, such as accuracy, fingerprint and training.
     """
 
-    path: Path
+    path: Path | None
     config: VictimConfig
     test_accuracy: float
     fingerprint: str
@@ -67,7 +69,8 @@ class Victim:
 
     def source(self) -> ModelSource:
         """Return what is sent to the process that runs the model."""
-        return ModelSource(self.path.read_bytes(), self.config, deterministic=self.deterministic)
+        content = b"" if self.path is None else self.path.read_bytes()
+        return replace(described(self.config), content=content, deterministic=self.deterministic)
 
     def load(self, shape: tuple[int, ...], classes: int, batch_size: int) -> Engine:
         """Make the victim's engine in this process; see `ModelSource.engine`."""
@@ -125,6 +128,8 @@ def prepare_victim(data: DataSet, config: VictimConfig) -> Victim:
     """
     if config.file is not None:
         return _user_file(data, config.file, config)
+    if config.kind in ("url", "plugin"):
+        return _asked(data, config)
     name = config.model or ("lenet5" if len(data.shape) == 2 else "cnn")
     path, facts, cached = _trained(name, data, ("private",), config.seed, config.epochs)
     return Victim(path, config, facts["test_accuracy"], facts["fingerprint"], cached, facts)
@@ -228,6 +233,47 @@ def _user_file(data: DataSet, path: Path, config: VictimConfig) -> Victim:
             temporary.write_text(json.dumps(facts, indent=2) + "\n")
     facts = {**facts, "file": str(path)}
     return Victim(path, config, facts["test_accuracy"], fingerprint, cached, facts)
+
+
+def described(config: VictimConfig) -> ModelSource:
+    """Return the source of a victim without its content.
+
+    Raises
+    ------
+    VictimError
+        If the environment variable with the token of a service is not set.
+    """
+    token = ""
+    if config.token_env is not None:
+        token = os.environ.get(config.token_env, "")
+        if not token.strip() or not token.isprintable():
+            raise VictimError(
+                f"victim.token_env = {config.token_env}: the environment variable is not set, or contains more than "
+                "one line (expected: the token for victim.url)"
+            )
+    return ModelSource(b"", config, token=token.strip(), plain_http=plain_http_allowed())
+
+
+def _asked(data: DataSet, config: VictimConfig) -> Victim:
+    """Check a model whose content cannot be read, and identify it by its answers."""
+    source = described(config)
+    identity: list[Any] = [config.kind, config.url or config.plugin, config.output, config.output_name, config.layout]
+    if config.plugin is not None:
+        identity += [config.arguments, source_of_entry(PREDICTORS.load(config.plugin))]
+    with source.engine(data.shape, len(data.class_names)) as engine:
+        facts = check_engine(engine, data)
+        fingerprint, identified_by = answers_digest(engine, data, identity)
+    facts = {
+        "model": config.kind,
+        "fingerprint": fingerprint,
+        "identified_by": identified_by,
+        **facts,
+        "output": config.output,
+        "data_fingerprint": data.fingerprint,
+    }
+    if config.plugin is not None:
+        facts |= {"plugin": config.plugin, "arguments": config.arguments}
+    return Victim(None, config, facts["test_accuracy"], fingerprint, False, facts)
 
 
 def _engine_of_file(data: DataSet, path: Path, content: bytes, config: VictimConfig) -> Engine:

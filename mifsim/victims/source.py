@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+from mifsim.plugins import loaded_plugins, restore
 from mifsim.victims.config import VictimConfig
 from mifsim.victims.engine import BATCH_SIZE, Engine
 
@@ -12,19 +14,27 @@ from mifsim.victims.engine import BATCH_SIZE, Engine
 class ModelSource:
     """A victim in a form that can be sent to the process that runs it.
 
+    A pickled source contains the plug-ins of this process, which are loaded before it is restored.
+
     Attributes
     ----------
     content : bytes
-        Content of the model's file.
+        Content of the model's file; empty if it has none.
     config : VictimConfig
         The ``[victim]`` section of the study.
     deterministic : bool
         Whether the model gives the same answer to the same image.
+    token : str
+        The token of a service; it is in no file of a run.
+    plain_http : bool
+        Whether the service may be at an ``http://`` address on another machine.
     """
 
     content: bytes
     config: VictimConfig
     deterministic: bool = True
+    token: str = field(default="", repr=False)
+    plain_http: bool = False
 
     def engine(self, shape: tuple[int, ...], classes: int, batch_size: int = BATCH_SIZE) -> Engine:
         """Make the engine in this process, which imports the library that the model needs, such as TensorFlow.
@@ -47,6 +57,18 @@ class ModelSource:
             from mifsim.victims.onnx_engine import OnnxEngine
 
             return OnnxEngine(self.content, self.config, shape, classes, batch_size)
+        if self.config.kind == "url":
+            from mifsim.victims.url_engine import UrlEngine
+
+            return UrlEngine(self.config, self.token, self.plain_http, shape, classes, batch_size)
+        if self.config.kind == "plugin":
+            from mifsim.victims.plugin_engine import PluginEngine
+
+            return PluginEngine(self.config, shape, classes, batch_size)
         from mifsim.victims.keras_engine import KerasEngine
 
         return KerasEngine.from_bytes(self.content, shape, classes, self.config.output, batch_size)
+
+    def __reduce__(self) -> Any:
+        values = self.content, self.config, self.deterministic, self.token, self.plain_http
+        return restore, (loaded_plugins(), ModelSource, *values)

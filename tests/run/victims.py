@@ -13,6 +13,7 @@ from mifsim.study import Study
 from mifsim.tables.records import open_table
 from mifsim.victims import VictimConfig, prepare_victim
 from tests.small import small_study
+from tests.victims.inference_server import Service
 from tests.victims.onnx_models import lenet5
 
 DATA: dict[str, Any] = {"set": "mnist-5k", "images_per_class": 40}
@@ -48,6 +49,28 @@ def label_study(**victim: Any) -> Study:
             "users": users,
         }
     )  # fmt: skip
+
+
+def study_of(victim: dict[str, Any], **server: Any) -> Study:
+    """Return a small study of two filters, one kind of user, and an attack that follows the victim's confidences."""
+    plain = label_study(**victim).to_toml()
+    attack = {"attack": "nes", "labels": [0, 3], "budget_queries": 12}
+    users = [{"user": "retries", "sessions": 3, "length": 5, "probability": 0.3}]
+    filters = [{"name": "third", "t_ssim": 0.9, "t_hash": 0.01, "n_b": 10, "l_sp": 4}, {"none": True}]
+    server = {"batch_size": 16, "sessions_per_host": 2, **server}
+    changed = {"attacks": [attack], "users": users, "filters": filters, "server": server, "tuning": {}}
+    return Study.parse({**plain, **changed})
+
+
+def of_service(found: Service, protocol: str = "oip-v2-binary", **keys: Any) -> dict[str, Any]:
+    """Return the ``[victim]`` section for a running service."""
+    return {"url": found.url(protocol), "protocol": protocol, **keys}
+
+
+def assert_same_sessions(one: Path, other: Path) -> None:
+    """Compare the sessions and queries of two runs, without leakage, to the last bit."""
+    for table in ("sessions", "queries"):
+        pd.testing.assert_frame_equal(rows(one, table), rows(other, table), check_exact=True)
 
 
 def rows(run: Path, table: str, *without: str) -> pd.DataFrame:
