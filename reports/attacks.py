@@ -20,7 +20,7 @@ from reports.baselines import LABELLED, labelled_gap
 from reports.comparison import undefended
 from reports.tables import attackers, facts, leakage, sessions
 from reports.tables import benchmark_table as read_benchmark
-from reports.wording import missing, percent
+from reports.wording import doubtful_accuracy, missing, percent
 
 LEVEL = 0.01
 """Significance level of each of the two one-sided tests in `benchmark`."""
@@ -205,4 +205,6 @@ def print_benchmark(run: Folder, console: Console | None = None) -> None:
         )
     if gap := labelled_gap(run):
         out.print(gap, highlight=False)
+    for note in doubtful_accuracy(facts(run).get("victim") or {}):
+        out.print(note, highlight=False, markup=False)
     out.print(f"Table: {run / 'attack_benchmark.parquet'}", highlight=False)

@@ -18,7 +18,7 @@ from reports.bench import CALIBRATIONS, MEASURES, ablations, bench_table, scopes
 from reports.bench_matrix import Matrix, NotStopped, matrices, not_stopped
 from reports.page import description, environment, load_template, study_text
 from reports.tables import facts
-from reports.wording import ABSENT, limit, missing, parameters, percent, queries, value
+from reports.wording import ABSENT, doubtful_accuracy, limit, missing, parameters, percent, queries, value
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ def bench_context(run: Folder) -> dict[str, Any]:
         "headline": bench_text.headline(run),
         "guarantee": bench_text.guarantee(run),
         "warning": bench_text.not_covered(run),
+        "doubtful_accuracy": doubtful_accuracy(known.get("victim") or {}),
         "attackers": bench_text.attackers(run),
         "definitions": bench_text.definitions(run),
         "scopes": bench_text.ordered_scopes(run),

@@ -132,6 +132,7 @@ def _context(run: Folder) -> dict[str, Any]:
         "undefended": unfiltered,
         "sessions": len(rows),
         "not_deterministic": wording.not_deterministic(known.get("victim") or {}),
+        "doubtful_accuracy": wording.doubtful_accuracy(known.get("victim") or {}),
         "failed": failures(run).to_dict("records"),
         "pareto": pareto_chart(run, pareto, allowed, look),
         # A matrix has dozens of attacks: a chart and a gallery for each would make the page too long.
@@ -187,8 +188,8 @@ def environment(known: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _model(found: Mapping[str, Any]) -> str:
     if "model" not in found:
         return ""
-    accuracy = f", test accuracy {found['test_accuracy']:.2%}" if "test_accuracy" in found else ""
-    return f"{found['model']}{accuracy}"
+    keys = [f"{key} = {found[key]}" for key in ("input", "labels", "output") if found.get(key, "softmax") != "softmax"]
+    return ", ".join(filter(None, [found["model"], wording.accuracy(found), *keys]))
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -15,7 +15,7 @@ from reports.baselines import LABELLED, baseline_table, labelled_gap
 from reports.left_out import print_left_out
 from reports.matrix import matrix_page
 from reports.tables import attack_table, facts, failures, user_table
-from reports.wording import confirmation, not_deterministic, value
+from reports.wording import accuracy, confirmation, doubtful_accuracy, not_deterministic, value
 
 
 def print_summary(run: Folder, console: Console | None = None) -> None:
@@ -28,7 +28,9 @@ def print_summary(run: Folder, console: Console | None = None) -> None:
     _print_users(run, out)
     victim = known.get("victim", {})
     if "test_accuracy" in victim:
-        out.print(f"victim: {victim.get('model', '')}, test accuracy {victim['test_accuracy']:.2%}", highlight=False)
+        out.print(f"victim: {victim.get('model', '')}, {accuracy(victim)}", highlight=False)
+    for note in doubtful_accuracy(victim):
+        out.print(note, highlight=False, markup=False)
     if note := not_deterministic(victim):
         out.print(note, highlight=False)
     failed = failures(run)

@@ -56,6 +56,48 @@ def percent(share: float, *, brief: bool = False) -> str:
     return f"{share:.2%}" if share < 0.1 else f"{share:.1%}"
 
 
+def accuracy(model: Mapping[str, Any]) -> str:
+    """Return the accuracy of a model on the users' images, from its facts in ``run.json``; empty if it is unknown.
+
+    Examples
+    --------
+    >>> accuracy({"test_accuracy": 0.9, "test_accuracy_interval": [0.86, 0.93], "test_images": 300})
+    'test accuracy 90.00% (95% interval 86.0% to 93.0%, of 300 images)'
+    >>> accuracy({"test_accuracy": 0.9})
+    'test accuracy 90.00%'
+    """
+    if "test_accuracy" not in model:
+        return ""
+    text = f"test accuracy {model['test_accuracy']:.2%}"
+    if "test_accuracy_interval" in model:
+        low, high = model["test_accuracy_interval"]
+        text += f" (95% interval {low:.1%} to {high:.1%}, of {model['test_images']:,} images)"
+    return text
+
+
+def doubtful_accuracy(victim: Mapping[str, Any]) -> list[str]:
+    """Return sentences about a victim whose accuracy is doubtful, or need not be high; empty for others.
+
+    Examples
+    --------
+    >>> doubtful_accuracy({"test_accuracy": 0.9, "chance": 0.1, "beats_chance": "better"})
+    []
+    >>> doubtful_accuracy({"test_accuracy": 0.1, "chance": 0.1, "beats_chance": "chance"})
+    ["The victim's accuracy is not better than chance (10.00%): test accuracy 10.00%."]
+    """
+    found = []
+    if victim.get("accept_any_accuracy"):
+        found.append("The study accepts any accuracy of the victim (victim.accept_any_accuracy = true).")
+    if (verdict := victim.get("beats_chance", "better")) != "better":
+        compared = "is not better than" if verdict == "chance" else "cannot be told from"
+        found.append(f"The victim's accuracy {compared} chance ({victim['chance']:.2%}): {accuracy(victim)}.")
+    if victim.get("constant_outputs"):
+        found.append("The victim's outputs are the same for all images.")
+    if victim.get("advice"):
+        found.append(f"Another reading of the victim is clearly better: {'; or '.join(victim['advice'])}.")
+    return found
+
+
 def limit(share: float) -> str:
     """Format a limit in percent, without trailing zeros.
 

@@ -58,6 +58,8 @@ class SharedSplits:
     images : mapping of str to int
         See `tuning.guarantee.guarantee`.
     data : DataSet
+    victim : mapping
+        Facts about the victim in ``run.json``.
     address : str or None
         Address of a Ray cluster.
     model : ModelSource or None
@@ -72,6 +74,7 @@ class SharedSplits:
     held_out: TraceSet
     images: Mapping[str, int]
     data: DataSet
+    victim: Mapping[str, Any]
     address: str | None
     model: ModelSource | None
     run_live: Callable[[Sequence[DetectorConfig]], Floats | None]
@@ -115,5 +118,6 @@ def calibrate_compared(
     result["seconds"] = round(time.monotonic() - started, 3)
     if certificate.chosen is None:
         return None, result
-    save_filter(folder / "filter.toml", study, certificate, shared.images, data_facts(shared.data), versions())
+    path, data = folder / "filter.toml", data_facts(shared.data)
+    save_filter(path, study, certificate, shared.images, data, shared.victim, versions())
     return certificate.configs[certificate.chosen], result

@@ -13,6 +13,12 @@ from mifsim.study import Study
 from mifsim.tables.storage import Folder
 from tuning.certify import Certificate
 
+VICTIM_KEYS = (
+    "model", "fingerprint", "test_accuracy", "test_accuracy_interval", "test_images", "chance", "beats_chance",
+    "accept_any_accuracy", "input", "labels", "output",
+)  # fmt: skip
+"""Facts about the victim that ``filter.toml`` repeats."""
+
 
 def guarantee(certificate: Certificate, images: Mapping[str, int], separate: bool) -> str:
     """Return a text that states the guarantee of the chosen configuration.
@@ -75,6 +81,7 @@ def save_filter(
     certificate: Certificate,
     images: Mapping[str, int],
     data: Mapping[str, Any],
+    victim: Mapping[str, Any],
     versions: Mapping[str, str],
 ) -> None:
     """Write ``filter.toml``: the chosen configuration with its guarantee, its data and the versions of the programs.
@@ -91,6 +98,8 @@ def save_filter(
         See `guarantee`.
     data : mapping
         Name, shape and fingerprint of the data set; see `mifsim.run.inputs.data_facts`.
+    victim : mapping
+        Facts about the victim in ``run.json``, of which its accuracy is recorded.
     versions : mapping of str to str
         Versions of the programs, by name.
     """
@@ -128,6 +137,7 @@ def save_filter(
             "fingerprint": data["fingerprint"],
             "transport": study.server.transport,
         },
+        "victim": {key: victim[key] for key in VICTIM_KEYS if key in victim},
         "versions": {**versions, "mifsim": __version__},
     }
     config = certificate.configs[chosen]

@@ -240,7 +240,7 @@ def trial_cluster(study: Study, address: str | None, model: ModelSource | None) 
             if model is not None:
                 models = start_models(study, model, placement)
                 wait_for_place(models.up(), placement.model_cpus)
-                models = drop_divergent_replicas(models, study, model.deterministic)
+                models = drop_divergent_replicas(models, study, model.deterministic, model.gradients)
             wait_for_cpu()
         yield list(zip(models.names, models.node_ids(), strict=True))
     finally:

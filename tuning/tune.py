@@ -265,7 +265,15 @@ class _Calibration:
             logger.info("calibrating %s", name)
             model = self._model_for_trials(study)
             shared = SharedSplits(
-                search, held_out, self._images, self._data, self._address, model, self._run_live, self._replay
+                search,
+                held_out,
+                self._images,
+                self._data,
+                self._victim.facts,
+                self._address,
+                model,
+                self._run_live,
+                self._replay,
             )
             config, facts = calibrate_compared(self._run.path / COMPARED / name, self._facts, study, shared)
             self._record_facts(compared={**self._run.facts["tuning"].get("compared", {}), name: facts})
@@ -289,7 +297,15 @@ class _Calibration:
                     }
                 )
         if certificate is not None and certificate.chosen is not None:
-            save_filter(run.path / "filter.toml", study, certificate, self._images, data_facts(self._data), versions())
+            save_filter(
+                run.path / "filter.toml",
+                study,
+                certificate,
+                self._images,
+                data_facts(self._data),
+                self._victim.facts,
+                versions(),
+            )
 
     def _leave_out(self, traces: TraceSet) -> None:
         from tuning.leave_out_actors import calibrate_all  # imported here because it imports Ray

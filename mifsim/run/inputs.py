@@ -11,6 +11,7 @@ from mifsim.run.fits import fit_detectors
 from mifsim.run.folder import RunFolder
 from mifsim.run.logs import load_logs
 from mifsim.study import Study
+from mifsim.study.gradients import needs_gradients, without_gradients
 from mifsim.victims import Victim, prepare_victim
 
 
@@ -34,7 +35,29 @@ def load_inputs(study: Study) -> tuple[Study, DataSet, Victim]:
     study = fit_detectors(study, data)
     check_detectors(study, data)
     load_logs(study, data.shape)
-    return study, data, prepare_victim(data, study.victim)
+    victim = prepare_victim(data, study.victim)
+    check_model_gradients(study, victim)
+    return study, data, victim
+
+
+def check_model_gradients(study: Study, victim: Victim) -> None:
+    """Raise a `StudyError` if an attack needs gradients and the model, which was loaded, turned out to have none.
+
+    A model has none if it receives whole numbers, or if an operation in it, such as rounding, has no derivative.
+    """
+    needing = [item.name for item in study.attacks if needs_gradients(type(item.client))]
+    if victim.gives_gradients or not needing:
+        return
+    why = (
+        "it receives whole numbers"
+        if "whole_numbers" in victim.facts
+        else "an operation between its input and its output has no derivative"
+    )
+    raise StudyError(
+        f"{study.name}: attacks: {', '.join(map(repr, needing))}: needs gradients, but the model of "
+        f"{study.victim.described} gives none, because {why} (accepted: attacks without gradients, "
+        f"{', '.join(without_gradients(study.policy.gives))})"
+    )
 
 
 def check_labels(study: Study, data: DataSet) -> None:

@@ -28,15 +28,18 @@ def check_gradients(attacks: Iterable[Attacks], victim: VictimConfig, gives: Kno
     if victim.gives_gradients:
         return
     for population in attacks:
-        if _needs_gradients(type(population.client)):
-            others = [
-                name for name in ATTACKS if not _needs_gradients(kind := client_class(name)) and kind.needs <= gives
-            ]
+        if needs_gradients(type(population.client)):
             raise ValueError(
                 f"{population.name!r} needs gradients, which only keras models give; the victim is {victim.described} "
-                f"(accepted: attacks without gradients, {', '.join(others)})"
+                f"(accepted: attacks without gradients, {', '.join(without_gradients(gives))})"
             )
 
 
-def _needs_gradients(client: type[object]) -> bool:
+def needs_gradients(client: type[object]) -> bool:
+    """Return whether a kind of client is an attack that needs gradients."""
     return issubclass(client, Attacker) and client.white_box
+
+
+def without_gradients(gives: Knowledge) -> list[str]:
+    """Return the names of the attacks that need no gradients, and no more than the server returns."""
+    return [name for name in ATTACKS if not needs_gradients(kind := client_class(name)) and kind.needs <= gives]

@@ -11,6 +11,7 @@ from mifsim.errors import VictimError
 from mifsim.victims.config import VictimConfig
 from mifsim.victims.engine import Engine, Float32s
 from mifsim.victims.outputs import confidences, wrong_output
+from mifsim.victims.reading import Reading
 
 NOISE_IMAGES = 32
 """Number of images of noise by which an engine checks the outputs when it starts."""
@@ -27,14 +28,20 @@ class BlackBoxEngine(Engine):
         Name of the model, for messages, such as ``"victim.file = model.onnx"``.
     config : VictimConfig
         The ``[victim]`` section of the study.
-    image_shape, classes, batch_size
+    image_shape, classes, batch_size, reading
         See `Engine`.
     """
 
     def __init__(
-        self, where: str, config: VictimConfig, image_shape: tuple[int, ...], classes: int, batch_size: int
+        self,
+        where: str,
+        config: VictimConfig,
+        image_shape: tuple[int, ...],
+        classes: int,
+        batch_size: int,
+        reading: Reading | None = None,
     ) -> None:
-        super().__init__(image_shape, classes, batch_size)
+        super().__init__(image_shape, classes, batch_size, reading=reading)
         self.where = where
         self._output = config.output
 
@@ -44,6 +51,10 @@ class BlackBoxEngine(Engine):
 
     def _confidence(self, rows: Float32s) -> Float32s:
         return confidences(self._valid(rows), self._output)
+
+    def raw_outputs(self, images: Float32s) -> Float32s:
+        """Return the outputs as the model returns them, shape (n, units)."""
+        return self._valid(self.reading.inputs(images.reshape(-1, *self.row)))
 
     def _valid(self, rows: Float32s) -> Float32s:
         """Return the outputs as float32, shape (n, units).
@@ -75,7 +86,7 @@ class BlackBoxEngine(Engine):
         VictimError
             If the outputs are not what the study states, or depend on the other images.
         """
-        noise = np.random.default_rng(0).random((NOISE_IMAGES, *self.row), np.float32)
+        noise = self.reading.inputs(np.random.default_rng(0).random((NOISE_IMAGES, *self.row), np.float32))
         if reason := wrong_output(self._valid(noise), self._output):
             raise VictimError(f"{self.where}: {reason}")
         self._check_rows()

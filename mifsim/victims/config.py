@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -18,6 +21,7 @@ from pydantic import (
 
 from mifsim.registry import Registry
 from mifsim.victims.layout import LayoutName
+from mifsim.victims.outputs import Output
 
 VICTIMS = Registry(
     "victims",
@@ -39,24 +43,67 @@ TRAINED_KEYS = ("epochs", "seed")
 """Keys of a model to train."""
 SERVICE_KEYS = ("protocol", "token_env", "concurrency", "request_images", "timeout_seconds", "retries")
 """Keys of a service."""
+READING_KEYS = ("input", "labels", "output", "accept_any_accuracy")
+"""Keys of every existing model."""
 KEYS_OF = {
     "trained": TRAINED_KEYS,
-    "keras": ("output",),
-    "onnx": ("output", "output_name", "layout"),
-    "url": ("output", "output_name", "layout", *SERVICE_KEYS),
-    "plugin": ("output", "arguments"),
+    "keras": READING_KEYS,
+    "onnx": (*READING_KEYS, "output_name", "layout"),
+    "url": (*READING_KEYS, "output_name", "layout", *SERVICE_KEYS),
+    "plugin": (*READING_KEYS, "arguments"),
 }
 """For each kind of victim, the keys that apply to it beside the one that names it."""
+ABSENT_KEYS = ("input", "labels", "output_name", "layout", "token_env")
+"""Keys that a written study lacks unless they are set."""
 OWNERS = {
     "epochs": "a model to train",
     "seed": "a model to train",
-    "output": "an existing model",
+    **dict.fromkeys(READING_KEYS, "an existing model"),
     "output_name": "an .onnx file or a url",
     "layout": "an .onnx file or a url",
     "arguments": "a plugin",
     **dict.fromkeys(SERVICE_KEYS, "a url"),
 }
 """For each of these keys, what it applies to, for messages."""
+
+
+def _numbers(value: Any) -> Any:
+    return (value,) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+PerChannel = Annotated[
+    tuple[Annotated[float, Field(allow_inf_nan=False, strict=False)], ...],
+    BeforeValidator(_numbers),
+    PlainSerializer(lambda values: values[0] if len(values) == 1 else list(values)),
+]
+"""One number, or one for each channel."""
+
+
+class Input(BaseModel):
+    """The table ``victim.input``: a model receives ``image * scale + offset``, for an image in [0, 1].
+
+    Raises
+    ------
+    pydantic.ValidationError
+        For an unknown key, or a value out of range.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scale: PerChannel | None = Field(
+        None, description="factor of the pixels: one number, or one for each channel that the model receives"
+    )
+    offset: PerChannel = Field((0.0,), description="added to the scaled pixels: one number, or one for each channel")
+    channels: Literal["rgb", "bgr"] = Field("rgb", description="order in which the model receives the channels")
+
+    @field_validator("scale", "offset")
+    @classmethod
+    def _one_or_three(cls, values: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
+        if values is not None and len(values) not in (1, 3):
+            raise ValueError(f"{len(values)} numbers (accepted: one number, or three: one for each channel)")
+        if values is not None and info.field_name == "scale" and 0 in values:
+            raise ValueError("0 gives the model the same for every image (accepted: any other number)")
+        return values
 
 
 class VictimConfig(BaseModel):
@@ -74,8 +121,19 @@ class VictimConfig(BaseModel):
         None, description="model to train on the private subset (default: lenet5 for grey images, cnn for colour)"
     )
     file: Path | None = Field(None, description="a .keras or .onnx file to use instead of a trained model")
-    output: Literal["softmax", "logits"] = Field(
-        "softmax", description="output of an existing model; a softmax is added to logits"
+    input: Input | None = Field(
+        None, description="what a user's model receives (default: pixels in [0, 1]; 0 to 255 for whole numbers)"
+    )
+    labels: tuple[str, ...] | None = Field(
+        None, description="classes of the outputs of a user's model, in their order (default: the data's order)"
+    )
+    output: Output = Field(
+        "softmax",
+        description="outputs of a user's model: confidences that add up to 1 (softmax), independent confidences "
+        "(sigmoid), or logits, to which a softmax is added; one unit stands for two classes",
+    )
+    accept_any_accuracy: bool = Field(
+        False, description="use a user's model even if its accuracy on the users' images does not beat chance"
     )
     output_name: str | None = Field(
         None, description="name of the output with the classes, if an .onnx file has several outputs"
@@ -117,6 +175,13 @@ class VictimConfig(BaseModel):
         if name is not None and name not in VICTIMS:
             raise ValueError(f"unknown victim model {name!r} (accepted: {', '.join(VICTIMS)})")
         return name
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is not None and (twice := sorted({name for name in names if names.count(name) > 1})):
+            raise ValueError(f"{', '.join(map(repr, twice))}: more than once (accepted: each class once)")
+        return names
 
     @field_validator("file")
     @classmethod
@@ -212,5 +277,7 @@ class VictimConfig(BaseModel):
         return {
             key: value
             for key, value in plain.items()
-            if key in kept and not (value is None and key in ("output_name", "layout", "token_env"))
+            if key in kept
+            and not (value is None and key in ABSENT_KEYS)
+            and not (key == "accept_any_accuracy" and not value)
         }

@@ -9,13 +9,15 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from mifsim.errors import VictimError
 from mifsim.networks import input_shape
+from mifsim.victims.layers import Traits
+from mifsim.victims.reading import Reading
 
 Float32s = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
@@ -30,6 +32,9 @@ class Engine(ABC):
     A subclass computes confidences (`_confidence`) and, if `gives_gradients`, gradients (`_with_gradient`); both get at
     least one row. Its constructor calls `_check_rows` at its end. It is not thread-safe.
 
+    A subclass knows only the model's own form: rows are what the model receives, and classes are numbered in the order
+    of its outputs. `predict` converts from and to the data's form, by the reading.
+
     Parameters
     ----------
     image_shape : tuple of int
@@ -40,10 +45,14 @@ class Engine(ABC):
         Number of rows that are evaluated at a time.
     gradient_batch_size : int
         The same for rows that request a gradient. It is smaller because fewer such rows arrive at the same time.
+    reading : Reading or None
+        What the model receives, and what its outputs mean; None: images as they are, classes in the data's order.
     """
 
-    gives_gradients: ClassVar[bool] = False
+    gives_gradients: bool = False
     """Whether rows may request gradients."""
+    traits: Traits = Traits()
+    """What is known about the model from its structure."""
     rows_checked: int
     """Number of rows by which the engine checks itself when it starts."""
     largest_difference: float = 0.0
@@ -53,13 +62,19 @@ class Engine(ABC):
     """
 
     def __init__(
-        self, image_shape: tuple[int, ...], classes: int, batch_size: int, gradient_batch_size: int = 1
+        self,
+        image_shape: tuple[int, ...],
+        classes: int,
+        batch_size: int,
+        gradient_batch_size: int = 1,
+        reading: Reading | None = None,
     ) -> None:
         self.image_shape = image_shape
         self.row = input_shape(image_shape)
         self.classes = classes
         self.batch_size = self.rows_checked = batch_size
         self.gradient_batch_size = gradient_batch_size
+        self.reading = Reading() if reading is None else reading
 
     def predict(self, images: Float32s, gradient_of: Ints) -> tuple[Float32s, Float32s]:
         """Return the model's answers to some images.
@@ -90,21 +105,32 @@ class Engine(ABC):
             )
         if len(images) and (gradient_of.max() >= self.classes or gradient_of.min() < -1):
             raise ValueError(f"gradient_of must be -1 to {self.classes - 1}")
-        rows = images.reshape(-1, *self.row)
+        rows = self.reading.inputs(images.reshape(-1, *self.row))
         asking = np.flatnonzero(gradient_of >= 0)
         if not len(asking):
-            confidence = self._confidence(rows) if len(rows) else np.empty((0, self.classes), np.float32)
-            return confidence, np.empty((0, *self.image_shape), np.float32)
+            return self._by_class(rows), np.empty((0, *self.image_shape), np.float32)
         if not self.gives_gradients:
             raise ValueError("gradient_of must be -1: this model has no gradients")
-        if len(asking) == len(rows):
-            confidence, gradients = self._with_gradient(rows, gradient_of)
-        else:
+        asked, gradients = self._with_gradient(rows[asking], self.reading.outputs_of(gradient_of[asking]))
+        confidence = self.reading.by_class(asked)
+        if len(asking) < len(rows):
             others = np.flatnonzero(gradient_of < 0)
-            confidence = np.empty((len(rows), self.classes), np.float32)
-            confidence[others] = self._confidence(rows[others])
-            confidence[asking], gradients = self._with_gradient(rows[asking], gradient_of[asking])
-        return confidence, gradients.reshape(-1, *self.image_shape)
+            some, confidence = confidence, np.empty((len(rows), self.classes), np.float32)
+            confidence[others], confidence[asking] = self._by_class(rows[others]), some
+        return confidence, self.reading.gradients(gradients).reshape(-1, *self.image_shape)
+
+    def confidences(self, images: Float32s, reading: Reading) -> Float32s:
+        """Return the confidences, shape (n, classes), that `predict` would return under another reading."""
+        given, self.reading = self.reading, reading
+        try:
+            return self.predict(images, np.full(len(images), -1, np.int32))[0]
+        finally:
+            self.reading = given
+
+    def _by_class(self, rows: Float32s) -> Float32s:
+        if not len(rows):
+            return np.empty((0, self.classes), np.float32)
+        return self.reading.by_class(self._confidence(rows))
 
     @property
     def deterministic(self) -> bool:
@@ -119,6 +145,10 @@ class Engine(ABC):
 
     def _note_difference(self, first: Float32s, second: Float32s) -> None:
         self.largest_difference = max(self.largest_difference, float(np.max(np.abs(first - second), initial=0)))
+
+    def raw_outputs(self, images: Float32s) -> Float32s | None:
+        """Return the outputs as the model returns them, shape (n, units); None if its structure tells what they are."""
+        return None
 
     def facts(self) -> dict[str, Any]:
         """Return facts about the model for ``run.json``, such as its number of parameters."""
@@ -138,10 +168,10 @@ class Engine(ABC):
 
     @abstractmethod
     def _confidence(self, rows: Float32s) -> Float32s:
-        """Return the confidences (n, classes) for n rows of shape `row`, n at least 1."""
+        """Return the confidences (n, classes), by output, for n rows of shape `row`, n at least 1."""
 
-    def _with_gradient(self, rows: Float32s, labels: Ints) -> tuple[Float32s, Float32s]:
-        """Return the confidences (n, classes), and the gradients (n, H, W, channels) of those in `labels`."""
+    def _with_gradient(self, rows: Float32s, outputs: Ints) -> tuple[Float32s, Float32s]:
+        """Return the confidences (n, classes), and the gradients (n, H, W, channels) of those in `outputs`."""
         raise NotImplementedError
 
     def _check_rows(self) -> None:

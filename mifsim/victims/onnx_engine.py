@@ -18,9 +18,18 @@ from mifsim.victims.black_box import BlackBoxEngine, padded
 from mifsim.victims.config import VictimConfig
 from mifsim.victims.engine import Float32s
 from mifsim.victims.layout import arranged, find_layout
+from mifsim.victims.reading import Reading
 
-TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
-"""Accepted types of the input and the output."""
+TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+}
+"""Accepted types of the input; whole numbers are pixels from 0 to 255."""
 
 
 def import_onnxruntime() -> Any:
@@ -54,7 +63,7 @@ class OnnxEngine(BlackBoxEngine):
         Content of the file, with all its tensors.
     config : VictimConfig
         Its ``output_name`` and ``layout`` are needed only if the file leaves a choice.
-    image_shape, classes, batch_size
+    image_shape, classes, batch_size, reading
         See `Engine`.
 
     Raises
@@ -64,9 +73,15 @@ class OnnxEngine(BlackBoxEngine):
     """
 
     def __init__(
-        self, content: bytes, config: VictimConfig, image_shape: tuple[int, ...], classes: int, batch_size: int
+        self,
+        content: bytes,
+        config: VictimConfig,
+        image_shape: tuple[int, ...],
+        classes: int,
+        batch_size: int,
+        reading: Reading | None = None,
     ) -> None:
-        super().__init__(f"victim.file = {config.file}", config, image_shape, classes, batch_size)
+        super().__init__(f"victim.file = {config.file}", config, image_shape, classes, batch_size, reading)
         runtime = import_onnxruntime()
         options = runtime.SessionOptions()
         options.use_deterministic_compute = True
@@ -83,7 +98,11 @@ class OnnxEngine(BlackBoxEngine):
         batch, *takes = (side if isinstance(side, int) else None for side in self._input.shape)
         self._layout = find_layout(self.where, takes, self.row, config.layout)
         self._rows = batch if batch is not None else batch_size
-        self._dtype = TYPES[self._input.type]
+        self._dtype = np.dtype(TYPES[self._input.type])
+        try:
+            self.reading = self.reading.for_type(self._dtype.name)
+        except ValueError as error:
+            raise VictimError(f"{self.where}: {error}") from None
         self._check()
 
     def facts(self) -> dict[str, Any]:
@@ -96,9 +115,7 @@ class OnnxEngine(BlackBoxEngine):
             names = ", ".join(repr(item.name) for item in inputs)
             raise VictimError(f"{self.where}: has {len(inputs)} inputs, {names} (accepted: one, the images)")
         if inputs[0].type not in TYPES:
-            raise VictimError(
-                f"{self.where}: takes {inputs[0].type} (accepted: {', '.join(TYPES)}, with pixels in [0, 1])"
-            )
+            raise VictimError(f"{self.where}: takes {inputs[0].type} (accepted: {', '.join(TYPES)})")
         return inputs[0]
 
     def _output_called(self, name: str | None) -> str:

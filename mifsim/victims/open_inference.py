@@ -37,7 +37,9 @@ class OpenInference(Protocol):
     def __init__(self, binary: bool) -> None:
         self._binary = binary
         # JSON has no numbers of half precision.
-        self.datatypes = {"FP32": "<f4", "FP64": "<f8"} | ({"FP16": "<f2"} if binary else {})  # type: ignore[misc]
+        half = {"FP16": "<f2"} if binary else {}
+        whole = {"UINT8": "u1", "INT32": "<i4", "INT64": "<i8"}
+        self.datatypes = {"FP32": "<f4", "FP64": "<f8"} | half | whole  # type: ignore[misc]
 
     def base(self, url: str) -> str:
         """Return the model's address."""

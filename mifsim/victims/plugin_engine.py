@@ -12,6 +12,7 @@ from mifsim.plugins import error_text
 from mifsim.victims.black_box import BlackBoxEngine, padded
 from mifsim.victims.config import PREDICTORS, VictimConfig
 from mifsim.victims.engine import Float32s
+from mifsim.victims.reading import Reading
 
 
 class PluginEngine(BlackBoxEngine):
@@ -26,7 +27,7 @@ class PluginEngine(BlackBoxEngine):
     Parameters
     ----------
     config : VictimConfig
-    image_shape, classes, batch_size
+    image_shape, classes, batch_size, reading
         See `Engine`.
 
     Raises
@@ -35,9 +36,16 @@ class PluginEngine(BlackBoxEngine):
         If the plug-in's function raises an exception, or its model does not fit the data.
     """
 
-    def __init__(self, config: VictimConfig, image_shape: tuple[int, ...], classes: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        config: VictimConfig,
+        image_shape: tuple[int, ...],
+        classes: int,
+        batch_size: int,
+        reading: Reading | None = None,
+    ) -> None:
         assert config.plugin is not None
-        super().__init__(f"victim.plugin = {config.plugin}", config, image_shape, classes, batch_size)
+        super().__init__(f"victim.plugin = {config.plugin}", config, image_shape, classes, batch_size, reading)
         make = PREDICTORS.load(config.plugin)
         try:
             self._function = make(self.row, classes, **config.arguments)

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,8 @@ from mifsim.data.base import DataSet, Subset
 from mifsim.errors import VictimError
 from mifsim.limits import MAX_ARCHIVE_BYTES, read_plain
 from mifsim.plugins import source_of_entry
-from mifsim.victims.checking import answers_digest, check_engine
 from mifsim.victims.config import PREDICTORS, VICTIMS, VictimConfig
+from mifsim.victims.reading import Reading
 from mifsim.victims.source import ModelSource
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class Victim:
         Whether it was in the cache.
     facts : mapping of str to object
         Facts for ``run.json``, such as accuracy, fingerprint and training.
+    reading : Reading
+        What the model receives, and what its outputs mean.
     """
 
     path: Path | None
@@ -61,16 +63,28 @@ class Victim:
     fingerprint: str
     cached: bool
     facts: Mapping[str, Any]
+    reading: Reading = field(default_factory=Reading)
 
     @property
     def deterministic(self) -> bool:
         """Whether the model gives the same answer to the same image; if it does not, rows differ between runs."""
         return bool(self.facts.get("deterministic", True))
 
+    @property
+    def gives_gradients(self) -> bool:
+        """Whether the model gives gradients."""
+        return bool(self.facts.get("gives_gradients", True))
+
     def source(self) -> ModelSource:
         """Return what is sent to the process that runs the model."""
         content = b"" if self.path is None else self.path.read_bytes()
-        return replace(described(self.config), content=content, deterministic=self.deterministic)
+        return replace(
+            described(self.config),
+            content=content,
+            reading=self.reading,
+            deterministic=self.deterministic,
+            gradients=self.gives_gradients,
+        )
 
     def load(self, shape: tuple[int, ...], classes: int, batch_size: int) -> Engine:
         """Make the victim's engine in this process; see `ModelSource.engine`."""
@@ -132,6 +146,11 @@ def prepare_victim(data: DataSet, config: VictimConfig) -> Victim:
         return _asked(data, config)
     name = config.model or ("lenet5" if len(data.shape) == 2 else "cnn")
     path, facts, cached = _trained(name, data, ("private",), config.seed, config.epochs)
+    from mifsim.victims.accuracy import Accuracy
+    from mifsim.victims.model_check import weak_text
+
+    if weak := weak_text(Accuracy.from_facts(facts)):
+        logger.warning("%s: %s", name, weak)
     return Victim(path, config, facts["test_accuracy"], facts["fingerprint"], cached, facts)
 
 
@@ -161,7 +180,8 @@ def _trained(
     if (facts := _read_facts(path)) is not None:
         return path, facts, True
 
-    from mifsim.victims.training import accuracy, recipe_of, train
+    from mifsim.victims.model_check import network_accuracy
+    from mifsim.victims.training import recipe_of, train
 
     pools = [data.subset(subset) for subset in subsets]
     images = sum(map(len, pools))
@@ -174,7 +194,7 @@ def _trained(
     )
     classes = len(data.class_names)
     trained = train(name, pools, data.shape, classes, seed=seed, epochs=epochs)
-    measured = accuracy(trained.model, data.subset("users"), data.shape)
+    measured = network_accuracy(trained.model, data.subset("users"), data.shape, classes)
     try:
         with atomic_write(path) as temporary:
             trained.model.save(temporary)
@@ -182,8 +202,7 @@ def _trained(
         facts = {
             "model": name,
             "fingerprint": _weights_digest(name, trained.model),
-            "test_accuracy": measured,
-            "test_images": len(data.subset("users")),
+            **measured.facts(),
             "trained_on": list(subsets),
             "train_images": trained.images,
             "epochs": trained.epochs,
@@ -200,7 +219,9 @@ def _trained(
             f"cannot write the trained model to the cache folder {path.parent}: {error.strerror or error}; "
             "set MIFSIM_CACHE_DIR to a writable folder"
         ) from error
-    logger.info("%s: accuracy %.1f%% on the users' images, trained in %.0f s", name, 100 * measured, trained.seconds)
+    logger.info(
+        "%s: accuracy %.1f%% on the users' images, trained in %.0f s", name, 100 * measured.value, trained.seconds
+    )
     return path, facts, False
 
 
@@ -213,26 +234,29 @@ def _user_file(data: DataSet, path: Path, config: VictimConfig) -> Victim:
     except ValueError as error:
         raise VictimError(f"victim.file = {path}: {error}") from error
     fingerprint = hashlib.sha256(content).hexdigest()[:16]
-    versions = _versions(config.kind)
-    settings = [config.output, config.output_name, config.layout]
-    key = digest("own file", fingerprint, path.suffix, data.fingerprint, settings, versions)
+    from mifsim.victims.model_check import check_digest, check_model, judge, study_reading
+
+    versions, where = _versions(config.kind), f"victim.file = {path}"
+    reading = study_reading(config, data)
+    settings = [reading.facts(data.class_names), config.output, config.output_name, config.layout]
+    key = digest("own file", fingerprint, path.suffix, data.fingerprint, settings, versions, check_digest())
     record = cache_dir() / "models" / f"own-{key}.json"
     facts = _read_json(record)
     cached = facts is not None
     if facts is None:
-        with _engine_of_file(data, path, content, config) as engine:
+        with _engine_of_file(data, path, content, config, reading) as engine:
             facts = {
                 "model": "file",
                 "fingerprint": fingerprint,
-                **check_engine(engine, data),
+                **check_model(engine, data, where, config.output),
                 "output": config.output,
                 "versions": versions,
                 "data_fingerprint": data.fingerprint,
             }
         with atomic_write(record) as temporary:
             temporary.write_text(json.dumps(facts, indent=2) + "\n")
-    facts = {**facts, "file": str(path)}
-    return Victim(path, config, facts["test_accuracy"], fingerprint, cached, facts)
+    facts = {**judge(facts, config, where), "file": str(path)}
+    return Victim(path, config, facts["test_accuracy"], fingerprint, cached, facts, reading)
 
 
 def described(config: VictimConfig) -> ModelSource:
@@ -256,12 +280,16 @@ def described(config: VictimConfig) -> ModelSource:
 
 def _asked(data: DataSet, config: VictimConfig) -> Victim:
     """Check a model whose content cannot be read, and identify it by its answers."""
-    source = described(config)
+    from mifsim.victims.model_check import answers_digest, check_model, judge, study_reading
+
+    reading, where = study_reading(config, data), f"victim.{config.described}"
+    source = replace(described(config), reading=reading)
     identity: list[Any] = [config.kind, config.url or config.plugin, config.output, config.output_name, config.layout]
+    identity.append(reading.facts(data.class_names))
     if config.plugin is not None:
         identity += [config.arguments, source_of_entry(PREDICTORS.load(config.plugin))]
     with source.engine(data.shape, len(data.class_names)) as engine:
-        facts = check_engine(engine, data)
+        facts = judge(check_model(engine, data, where, config.output), config, where)
         fingerprint, identified_by = answers_digest(engine, data, identity)
     facts = {
         "model": config.kind,
@@ -273,18 +301,19 @@ def _asked(data: DataSet, config: VictimConfig) -> Victim:
     }
     if config.plugin is not None:
         facts |= {"plugin": config.plugin, "arguments": config.arguments}
-    return Victim(None, config, facts["test_accuracy"], fingerprint, False, facts)
+    return Victim(None, config, facts["test_accuracy"], fingerprint, False, facts, reading)
 
 
-def _engine_of_file(data: DataSet, path: Path, content: bytes, config: VictimConfig) -> Engine:
+def _engine_of_file(data: DataSet, path: Path, content: bytes, config: VictimConfig, reading: Reading) -> Engine:
+    from mifsim.victims.model_check import BATCH_SIZE
+
     classes = len(data.class_names)
     if config.kind == "onnx":
-        return ModelSource(content, config).engine(data.shape, classes)
+        return ModelSource(content, config, reading).engine(data.shape, classes, BATCH_SIZE)
     from mifsim.victims.keras_engine import KerasEngine
-    from mifsim.victims.loading import load_victim
 
     # From the path and not from the content, because messages name the file.
-    return KerasEngine(load_victim(path, data.shape, classes, config.output), data.shape, classes)
+    return KerasEngine.from_file(path, data.shape, classes, config.output, BATCH_SIZE, reading)
 
 
 def _versions(kind: str = "trained") -> dict[str, str]:

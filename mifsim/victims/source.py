@@ -8,6 +8,7 @@ from typing import Any
 from mifsim.plugins import loaded_plugins, restore
 from mifsim.victims.config import VictimConfig
 from mifsim.victims.engine import BATCH_SIZE, Engine
+from mifsim.victims.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,12 @@ class ModelSource:
         Content of the model's file; empty if it has none.
     config : VictimConfig
         The ``[victim]`` section of the study.
+    reading : Reading
+        What the model receives, and what its outputs mean, with the classes of the study's data.
     deterministic : bool
         Whether the model gives the same answer to the same image.
+    gradients : bool
+        Whether it gives gradients.
     token : str
         The token of a service; it is in no file of a run.
     plain_http : bool
@@ -32,7 +37,9 @@ class ModelSource:
 
     content: bytes
     config: VictimConfig
+    reading: Reading = field(default_factory=Reading)
     deterministic: bool = True
+    gradients: bool = True
     token: str = field(default="", repr=False)
     plain_http: bool = False
 
@@ -56,19 +63,27 @@ class ModelSource:
         if self.config.kind == "onnx":
             from mifsim.victims.onnx_engine import OnnxEngine
 
-            return OnnxEngine(self.content, self.config, shape, classes, batch_size)
+            return OnnxEngine(self.content, self.config, shape, classes, batch_size, self.reading)
         if self.config.kind == "url":
             from mifsim.victims.url_engine import UrlEngine
 
-            return UrlEngine(self.config, self.token, self.plain_http, shape, classes, batch_size)
+            return UrlEngine(self.config, self.token, self.plain_http, shape, classes, batch_size, self.reading)
         if self.config.kind == "plugin":
             from mifsim.victims.plugin_engine import PluginEngine
 
-            return PluginEngine(self.config, shape, classes, batch_size)
+            return PluginEngine(self.config, shape, classes, batch_size, self.reading)
         from mifsim.victims.keras_engine import KerasEngine
 
-        return KerasEngine.from_bytes(self.content, shape, classes, self.config.output, batch_size)
+        return KerasEngine.from_bytes(self.content, shape, classes, self.config.output, batch_size, self.reading)
 
     def __reduce__(self) -> Any:
-        values = self.content, self.config, self.deterministic, self.token, self.plain_http
+        values = (
+            self.content,
+            self.config,
+            self.reading,
+            self.deterministic,
+            self.gradients,
+            self.token,
+            self.plain_http,
+        )
         return restore, (loaded_plugins(), ModelSource, *values)

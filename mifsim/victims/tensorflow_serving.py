@@ -24,7 +24,14 @@ from mifsim.victims.inference_protocol import (
 class TensorFlowServing(Protocol):
     """TensorFlow Serving's REST API with one row for each image."""
 
-    datatypes: ClassVar[Mapping[str, npt.DTypeLike]] = {"DT_FLOAT": "f4", "DT_DOUBLE": "f8", "DT_HALF": "f2"}
+    datatypes: ClassVar[Mapping[str, npt.DTypeLike]] = {
+        "DT_FLOAT": "f4",
+        "DT_DOUBLE": "f8",
+        "DT_HALF": "f2",
+        "DT_UINT8": "u1",
+        "DT_INT32": "i4",
+        "DT_INT64": "i8",
+    }
 
     def base(self, url: str) -> str:
         """Return the model's address."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.data.base import ImagePool
-from mifsim.networks import FixedBatch, Model, import_tensorflow, input_shape
+from mifsim.networks import Model, import_tensorflow, input_shape
 from mifsim.victims.architectures import builder_of
 
 logger = logging.getLogger(__name__)
@@ -167,18 +167,6 @@ def shifted(images: npt.NDArray[np.float32], most: int, rng: np.random.Generator
     places = np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
     moved: npt.NDArray[np.float32] = images[places]
     return moved
-
-
-def accuracy(model: Model, pool: ImagePool, shape: tuple[int, ...]) -> float:
-    """Return the share of a pool's images that the model classifies correctly, 0 to 1."""
-    row = input_shape(shape)
-    ask = FixedBatch.of_network(model, 256, row)
-    right = 0
-    for start in range(0, len(pool), 256):
-        chosen = np.arange(start, min(start + 256, len(pool)))
-        (confidence,) = ask(pool.images(chosen).reshape(-1, *row))
-        right += int(np.sum(confidence.argmax(axis=1) == pool.labels[chosen]))
-    return right / len(pool)
 
 
 def _read(pools: Sequence[ImagePool], indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

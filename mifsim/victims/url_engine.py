@@ -17,6 +17,7 @@ from mifsim.victims.http_client import HttpClient, check_encrypted
 from mifsim.victims.inference_protocol import Protocol, ProtocolError, Signature, Tensor
 from mifsim.victims.layout import arranged, find_layout
 from mifsim.victims.open_inference import OpenInference
+from mifsim.victims.reading import Reading
 from mifsim.victims.tensorflow_serving import TensorFlowServing
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -43,7 +44,7 @@ class UrlEngine(BlackBoxEngine):
         Sent with each request; empty: none.
     plain : bool
         Whether ``http://`` to another machine is allowed.
-    image_shape, classes, batch_size
+    image_shape, classes, batch_size, reading
         See `Engine`.
 
     Raises
@@ -60,10 +61,11 @@ class UrlEngine(BlackBoxEngine):
         image_shape: tuple[int, ...],
         classes: int,
         batch_size: int,
+        reading: Reading | None = None,
     ) -> None:
         assert config.url is not None
         assert config.protocol is not None
-        super().__init__(f"victim.url = {config.url}", config, image_shape, classes, batch_size)
+        super().__init__(f"victim.url = {config.url}", config, image_shape, classes, batch_size, reading)
         check_encrypted(config.url, plain)
         self.rows_checked = min(batch_size, config.request_images)
         self._config = config
@@ -90,6 +92,10 @@ class UrlEngine(BlackBoxEngine):
             self._layout = find_layout(self.where, takes, self.row, self._config.layout)
             if batch is not None:
                 self._rows, self._pads = batch, True
+        try:
+            self.reading = self.reading.for_type(np.dtype(self._protocol.datatypes[self._image.datatype]).name)
+        except ValueError as error:
+            raise VictimError(f"{self.where}: {error}") from None
         self._check()
 
     def facts(self) -> dict[str, Any]:
@@ -128,7 +134,7 @@ class UrlEngine(BlackBoxEngine):
         if image.datatype not in self._protocol.datatypes:
             raise VictimError(
                 f"{self.where}: takes {image.datatype} (accepted for {self._config.protocol}: "
-                f"{', '.join(self._protocol.datatypes)}, with pixels in [0, 1])"
+                f"{', '.join(self._protocol.datatypes)})"
             )
         return image
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mifsim.errors import VictimError
-from mifsim.victims.loading import load_victim
+from mifsim.victims.loading import load_victim, open_victim
+from mifsim.victims.reading import Reading
 
 GREY, CLASSES = (8, 9), 3
 
@@ -68,9 +69,15 @@ def test_a_model_for_images_of_any_size_is_accepted(keras, tmp_path):
         ((8, 9, 3), 3, "softmax", "softmax", r"must take \(8, 9, 1\) or \(8, 9\)"),
         ((72,), 3, "softmax", "softmax", r"takes images of shape \(72\)"),
         ((8, 9, 1), 10, "softmax", "softmax", r"returns shape \(10\) for an image; the data has 3 classes"),
-        ((8, 9, 1), 3, None, "softmax", "does not add up to 1.*set output = 'logits'"),
-        ((8, 9, 1), 3, "sigmoid", "softmax", "does not add up to 1"),
-        ((8, 9, 1), 3, "softmax", "logits", "so these are confidences, not logits; set output = 'softmax'"),
+        ((8, 9, 1), 3, None, "softmax", r"does not add up to 1.*set victim\.output = 'logits'"),
+        (
+            (8, 9, 1),
+            3,
+            "sigmoid",
+            "softmax",
+            r"do not add up to 1.*a sigmoid for each class.*victim\.output = 'sigmoid'",
+        ),
+        ((8, 9, 1), 3, "softmax", "logits", r"softmax already.*not logits; set victim\.output = 'softmax'"),
     ],
 )
 def test_a_mismatch_is_refused_with_the_actual_and_the_expected_value(
@@ -89,12 +96,116 @@ def test_a_model_that_gives_nan_is_refused(keras, tmp_path):
         load_victim(save(model, tmp_path), GREY, CLASSES)
 
 
-def test_several_inputs_or_outputs_are_refused(keras, tmp_path):
-    inputs = keras.layers.Input((*GREY, 1))
+def test_several_inputs_or_outputs_are_refused_by_their_names(keras, tmp_path):
+    inputs = keras.layers.Input((*GREY, 1), name="image")
     flat = keras.layers.Flatten()(inputs)
-    two = keras.Model(inputs, [keras.layers.Dense(CLASSES)(flat), keras.layers.Dense(CLASSES)(flat)])
-    with pytest.raises(VictimError, match="must have one output of known shape"):
-        load_victim(save(two, tmp_path), GREY, CLASSES)
+    ends = [keras.layers.Dense(CLASSES, activation="softmax", name=name)(flat) for name in ("animal", "colour")]
+    refused = {
+        "has 2 outputs, 'animal', 'colour' .accepted: one output": keras.Model(inputs, ends),
+        "has a dict of 2 outputs, 'probs', 'more' .accepted": keras.Model(inputs, {"probs": ends[0], "more": ends[1]}),
+    }
+    other = keras.layers.Input((*GREY, 1), name="mask")
+    mixed = keras.layers.Flatten()(keras.layers.Add()([inputs, other]))
+    refused["has 2 inputs, 'image', 'mask' .accepted: one input"] = keras.Model(
+        [inputs, other], keras.layers.Dense(CLASSES, activation="softmax")(mixed)
+    )
+    for message, model in refused.items():
+        with pytest.raises(VictimError, match=message) as caught:
+            load_victim(save(model, tmp_path), GREY, CLASSES)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_dict_or_list_with_a_single_output_is_used(keras, tmp_path, images):
+    plain = dense(keras, (*GREY, 1))
+    for outputs in ({"probs": plain.outputs[0]}, [plain.outputs[0]]):
+        model = keras.Model(plain.inputs, outputs)
+        loaded = load_victim(save(model, tmp_path), GREY, CLASSES)
+        np.testing.assert_allclose(loaded(images), plain(images), atol=1e-6)
+
+
+def test_one_unit_becomes_the_confidences_of_two_classes(keras, tmp_path, images):
+    model = dense(keras, (*GREY, 1), 1, None)
+    odds = model(images).numpy().astype(float)[:, 0]
+    expected = np.stack([1 / (1 + np.exp(odds)), 1 / (1 + np.exp(-odds))], axis=1)
+    loaded = load_victim(save(model, tmp_path), GREY, 2, "logits")
+    np.testing.assert_allclose(loaded(images), expected, atol=1e-6)
+    certain = dense(keras, (*GREY, 1), 1, "sigmoid")
+    certain.set_weights(model.get_weights())
+    for output in ("sigmoid", "softmax"):
+        loaded = load_victim(save(certain, tmp_path), GREY, 2, output)
+        np.testing.assert_allclose(loaded(images), expected, atol=1e-6)
+    with pytest.raises(VictimError, match=r"returns shape \(1\) for an image; the data has 3 classes"):
+        load_victim(path=tmp_path / "own.keras", shape=GREY, classes=3)
+
+
+@pytest.mark.parametrize(("kind", "whole"), [("uint8", (0, 255)), ("int32", (-(2**24), 2**24)), ("float16", None)])
+def test_a_model_of_another_type_of_input_gets_this_type(keras, tmp_path, kind, whole):
+    inputs = keras.layers.Input((*GREY, 1), dtype=kind)
+    scaled = keras.layers.Rescaling(1 / 255 if whole else 1)(inputs)
+    outputs = keras.layers.Dense(CLASSES, activation="softmax")(keras.layers.Flatten()(scaled))
+    model = keras.Model(inputs, outputs)
+    loaded = open_victim(save(model, tmp_path), GREY, CLASSES)
+    assert loaded.reading.whole == whole
+    pixels = np.random.default_rng(0).integers(0, 256, (5, *GREY, 1))
+    images = (pixels / 255).astype(np.float32)
+    expected = model(pixels.astype(kind) if whole else images.astype(kind))
+    np.testing.assert_allclose(loaded.model(loaded.reading.inputs(images)), expected, atol=1e-3)
+
+
+def test_inputs_that_cannot_hold_pixels_are_refused_by_their_type(keras, tmp_path):
+    for kind, message in (("bool", "its input is bool"), ("int8", "its input is int8, up to 127.*victim.input")):
+        inputs = keras.layers.Input((*GREY, 1), dtype=kind)
+        flat = keras.layers.Flatten()(keras.layers.Rescaling(1.0)(inputs))
+        model = keras.Model(inputs, keras.layers.Dense(CLASSES, activation="softmax")(flat))
+        with pytest.raises(VictimError, match=message):
+            load_victim(save(model, tmp_path), GREY, CLASSES)
+    shifted = Reading(scale=(255.0,), offset=(-128.0,))
+    assert open_victim(tmp_path / "own.keras", GREY, CLASSES, reading=shifted).reading.whole == (-128, 127)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_a_softmax_in_mixed_precision_is_a_softmax(keras, tmp_path, precision):
+    model = keras.Sequential(
+        [
+            keras.layers.Input((*GREY, 1)),
+            keras.layers.Flatten(dtype=precision),
+            keras.layers.Dense(10, activation="softmax", dtype=precision),
+        ]
+    )
+    path = save(model, tmp_path)
+    assert load_victim(path, GREY, 10) is not None
+    with pytest.raises(VictimError, match=r"softmax already.*last activation is softmax"):
+        load_victim(path, GREY, 10, "logits")
+
+
+def test_a_last_operation_that_is_no_layer_is_named_too(keras, tmp_path):
+    inputs = keras.layers.Input((*GREY, 1))
+    values = keras.layers.Dense(CLASSES)(keras.layers.Flatten()(inputs))
+    path = save(keras.Model(inputs, keras.ops.sigmoid(values)), tmp_path)
+    with pytest.raises(VictimError, match=r"its last activation is sigmoid.*victim\.output = 'sigmoid'"):
+        load_victim(path, GREY, CLASSES, "logits")
+    assert load_victim(path, GREY, CLASSES, "sigmoid") is not None
+
+
+def test_custom_layers_and_functions_are_refused_by_their_names(keras, tmp_path):
+    @keras.saving.register_keras_serializable("shop")
+    class Contrast(keras.layers.Layer):
+        def call(self, images):
+            return images * 2.0
+
+    @keras.saving.register_keras_serializable("shop")
+    def steep(values):
+        return keras.ops.softmax(10 * values)
+
+    layers = [keras.layers.Input((*GREY, 1)), Contrast(), keras.layers.Flatten(), keras.layers.Dense(CLASSES, steep)]
+    inner = keras.Sequential(layers)
+    path = save(keras.Sequential([keras.layers.Input((*GREY, 1)), inner]), tmp_path)
+    for name in ("shop>Contrast", "shop>steep"):
+        keras.saving.get_custom_objects().pop(name)
+    with pytest.raises(VictimError, match="contains shop>Contrast, shop>steep, of which only the name") as caught:
+        load_victim(path, GREY, CLASSES)
+    assert "accepted: layers and functions that keras itself provides" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_python_code_in_a_file_is_not_run(keras, tmp_path):

@@ -112,17 +112,17 @@ def save_model(keras, path, activation):
 def test_a_model_file_of_a_user_is_checked_once(grey, keras, tmp_path):
     path = tmp_path / "user.keras"
     save_model(keras, path, None)
-    config = VictimConfig(file=path, output="logits")
+    config = VictimConfig(file=path, output="logits", accept_any_accuracy=True)
     first, second = prepare_victim(grey, config), prepare_victim(grey, config)
     assert (first.cached, second.cached) == (False, True)
     assert first.source().config.output == "logits"
     assert first.path == path
     assert 0 <= first.test_accuracy == second.test_accuracy <= 1
     assert first.facts["file"] == str(path)
-    with pytest.raises(VictimError, match="set output = 'logits'"):
+    with pytest.raises(VictimError, match=r"set victim\.output = 'logits'"):
         prepare_victim(grey, VictimConfig(file=path))
     save_model(keras, path, "softmax")  # the file changes under the same name
-    changed = prepare_victim(grey, VictimConfig(file=path))
+    changed = prepare_victim(grey, VictimConfig(file=path, accept_any_accuracy=True))
     assert changed.fingerprint != first.fingerprint
     with pytest.raises(VictimError, match=r"gone\.keras: cannot be read"):
         prepare_victim(grey, VictimConfig(file=tmp_path / "gone.keras"))

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mifsim.data.base import ArrayPool
-from mifsim.victims.training import Recipe, accuracy, shifted, train
+from mifsim.victims.model_check import network_accuracy
+from mifsim.victims.training import Recipe, shifted, train
 
 
 @pytest.mark.parametrize(("name", "kind"), [("lenet5", "grey"), ("cnn", "colour"), ("evaluator", "grey")])
@@ -14,7 +15,7 @@ def test_every_architecture_learns(request, name, kind):
     data = request.getfixturevalue(kind)
     trained = train(name, [data.subset("private")], data.shape, 3, epochs=60)
     assert (trained.images, trained.epochs) == (90, 60)
-    assert accuracy(trained.model, data.subset("users"), data.shape) > 0.85
+    assert network_accuracy(trained.model, data.subset("users"), data.shape, 3).value > 0.85
 
 
 def test_the_seed_determines_the_weights_bit_for_bit(colour):
@@ -39,8 +40,9 @@ def test_accuracy_is_the_share_of_correct_answers(grey):
 
     labels = np.array([1] * 300 + [0] * 700)
     pool = ArrayPool(np.zeros((1000, 12, 14), np.uint8), labels)
-    assert accuracy(always_one, pool, (12, 14)) == pytest.approx(0.3)
-    assert accuracy(always_one, grey.subset("users"), grey.shape) == pytest.approx(1 / 3)
+    found = network_accuracy(always_one, pool, (12, 14), 3)
+    assert (found.right, found.images, found.chance) == (300, 1000, pytest.approx(0.3))
+    assert network_accuracy(always_one, grey.subset("users"), grey.shape, 3).value == pytest.approx(1 / 3)
 
 
 def test_training_works_on_fewer_images_than_a_batch(grey):

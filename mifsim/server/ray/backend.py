@@ -181,7 +181,7 @@ def start_actors(job: Job, model: ModelSource) -> tuple[Models, list[Any], Place
         for host in hosts:
             ray.kill(host)
         return start_actors(job, model)  # on the remaining nodes
-    models = drop_divergent_replicas(models, job.study, model.deterministic)
+    models = drop_divergent_replicas(models, job.study, model.deterministic, model.gradients)
     assigned = assign_replicas(ray.get([host.node.remote() for host in hosts]), models.node_ids())
     ray.get([host.use_model.remote(models.names[number]) for host, number in zip(hosts, assigned, strict=True)])
     return models, hosts, replace(placement, replicas=len(models.names))

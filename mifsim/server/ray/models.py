@@ -115,7 +115,7 @@ def start_models(study: Study, model: ModelSource, placement: Placement) -> Mode
     return Models(actors, names)
 
 
-def drop_divergent_replicas(models: Models, study: Study, deterministic: bool = True) -> Models:
+def drop_divergent_replicas(models: Models, study: Study, deterministic: bool = True, gradients: bool = True) -> Models:
     """Return replicas that agree to the last bit, since rows must not depend on which replica a host queries.
 
     If the study leaves the number of replicas to the cluster, the largest group that agrees is kept, and the others are
@@ -128,7 +128,7 @@ def drop_divergent_replicas(models: Models, study: Study, deterministic: bool = 
     """
     if not deterministic:
         return models
-    groups = group_by_answers(models.actors, load_data(study.data).shape, study.victim.gives_gradients)
+    groups = group_by_answers(models.actors, load_data(study.data).shape, gradients)
     if len(groups) <= 1:
         return models
     if study.server.model_replicas != "auto":
