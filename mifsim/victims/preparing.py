@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mifsim.addresses import plain_http_allowed
 from mifsim.cache import atomic_write, cache_dir, digest
-from mifsim.data.base import DataSet, Subset
+from mifsim.data.base import DataSet
 from mifsim.errors import VictimError
 from mifsim.limits import MAX_ARCHIVE_BYTES, read_plain
 from mifsim.plugins import source_of_entry
-from mifsim.victims.config import PREDICTORS, VICTIMS, VictimConfig
+from mifsim.victims.config import PREDICTORS, VictimConfig
 from mifsim.victims.reading import Reading
 from mifsim.victims.source import ModelSource
+from mifsim.victims.trained import package_versions, read_json, trained_network
 
 if TYPE_CHECKING:
     from mifsim.victims.engine import Engine
@@ -31,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 EVALUATOR_SEED = 0
 """Seed of every evaluator."""
-PROGRAMS = ("victims/architectures.py", "victims/training.py", "networks/fixed_batch.py", "networks/tensorflow.py")
-"""Source files that determine the weights of a trained model: if one changes, the model is trained again."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,7 @@ def prepare_victim(data: DataSet, config: VictimConfig) -> Victim:
     if config.kind in ("url", "plugin"):
         return _asked(data, config)
     name = config.model or ("lenet5" if len(data.shape) == 2 else "cnn")
-    path, facts, cached = _trained(name, data, ("private",), config.seed, config.epochs)
+    path, facts, cached = trained_network(name, data, ("private",), config.seed, config.epochs)
     from mifsim.victims.accuracy import Accuracy
     from mifsim.victims.model_check import weak_text
 
@@ -156,7 +153,7 @@ def prepare_victim(data: DataSet, config: VictimConfig) -> Victim:
 
 def prepare_evaluator(data: DataSet) -> PreparedEvaluator:
     """Return the evaluator, trained on the private and the evaluator subset; see `mifsim.victims.evaluator`."""
-    path, facts, cached = _trained("evaluator", data, ("private", "evaluator"), EVALUATOR_SEED, None)
+    path, facts, cached = trained_network("evaluator", data, ("private", "evaluator"), EVALUATOR_SEED, None)
     return PreparedEvaluator(
         path,
         data.shape,
@@ -166,63 +163,6 @@ def prepare_evaluator(data: DataSet) -> PreparedEvaluator:
         cached,
         facts,
     )
-
-
-def _trained(
-    name: str, data: DataSet, subsets: tuple[Subset, ...], seed: int, epochs: int | None
-) -> tuple[Path, dict[str, Any], bool]:
-    """Return a trained architecture: its file, its facts, and whether it was in the cache."""
-    programs = [(Path(__file__).parents[1] / file).read_bytes() for file in PROGRAMS]
-    if name != "evaluator" and VICTIMS.origin_of(name) is not None:
-        programs.append(source_of_entry(VICTIMS.load(name)))
-    key = digest(name, data.fingerprint, subsets, seed, epochs, _versions(), *programs)
-    path = cache_dir() / "models" / f"{name}-{key}.keras"
-    if (facts := _read_facts(path)) is not None:
-        return path, facts, True
-
-    from mifsim.victims.model_check import network_accuracy
-    from mifsim.victims.training import recipe_of, train
-
-    pools = [data.subset(subset) for subset in subsets]
-    images = sum(map(len, pools))
-    logger.info(
-        "training %s on %s images of %s (%d epochs)",
-        name,
-        f"{images:,}",
-        data.name,
-        epochs or recipe_of(name).epochs(images),
-    )
-    classes = len(data.class_names)
-    trained = train(name, pools, data.shape, classes, seed=seed, epochs=epochs)
-    measured = network_accuracy(trained.model, data.subset("users"), data.shape, classes)
-    try:
-        with atomic_write(path) as temporary:
-            trained.model.save(temporary)
-            saved = temporary.read_bytes()
-        facts = {
-            "model": name,
-            "fingerprint": _weights_digest(name, trained.model),
-            **measured.facts(),
-            "trained_on": list(subsets),
-            "train_images": trained.images,
-            "epochs": trained.epochs,
-            "seed": seed,
-            "last_loss": trained.loss,
-            "parameters": trained.model.count_params(),
-            "training_seconds": round(trained.seconds, 3),
-            "versions": _versions(),
-            "data_fingerprint": data.fingerprint,
-        }
-        _write_facts(path, facts, saved)
-    except OSError as error:
-        raise VictimError(
-            f"cannot write the trained model to the cache folder {path.parent}: {error.strerror or error}; "
-            "set MIFSIM_CACHE_DIR to a writable folder"
-        ) from error
-    logger.info(
-        "%s: accuracy %.1f%% on the users' images, trained in %.0f s", name, 100 * measured.value, trained.seconds
-    )
-    return path, facts, False
 
 
 def _user_file(data: DataSet, path: Path, config: VictimConfig) -> Victim:
@@ -236,12 +176,12 @@ def _user_file(data: DataSet, path: Path, config: VictimConfig) -> Victim:
     fingerprint = hashlib.sha256(content).hexdigest()[:16]
     from mifsim.victims.model_check import check_digest, check_model, judge, study_reading
 
-    versions, where = _versions(config.kind), f"victim.file = {path}"
+    versions, where = package_versions(config.kind), f"victim.file = {path}"
     reading = study_reading(config, data)
     settings = [reading.facts(data.class_names), config.output, config.output_name, config.layout]
     key = digest("own file", fingerprint, path.suffix, data.fingerprint, settings, versions, check_digest())
     record = cache_dir() / "models" / f"own-{key}.json"
-    facts = _read_json(record)
+    facts = read_json(record)
     cached = facts is not None
     if facts is None:
         with _engine_of_file(data, path, content, config, reading) as engine:
@@ -314,43 +254,3 @@ def _engine_of_file(data: DataSet, path: Path, content: bytes, config: VictimCon
 
     # From the path and not from the content, because messages name the file.
     return KerasEngine.from_file(path, data.shape, classes, config.output, BATCH_SIZE, reading)
-
-
-def _versions(kind: str = "trained") -> dict[str, str]:
-    """Return the versions of the packages that determine the answers of a kind of victim."""
-    packages = ("onnxruntime", "numpy") if kind == "onnx" else ("tensorflow", "keras", "numpy")
-    found = {}
-    for name in packages:
-        with contextlib.suppress(PackageNotFoundError):  # ONNX Runtime has another package for GPUs
-            found[name] = version(name)
-    return found
-
-
-def _weights_digest(name: str, model: Any) -> str:
-    """Digest the weights, not the file, which contains the time and layer names that depend on the process."""
-    return digest(name, *(weights.tobytes() for weights in model.get_weights()))
-
-
-def _write_facts(path: Path, facts: Mapping[str, Any], model: bytes) -> None:
-    text = json.dumps({**facts, "file_sha256": hashlib.sha256(model).hexdigest()}, indent=2)
-    with atomic_write(path.with_suffix(".json")) as temporary:
-        temporary.write_text(text + "\n")
-
-
-def _read_facts(path: Path) -> dict[str, Any] | None:
-    """Return the facts stored with a model, or None if a file is missing or the model's digest differs."""
-    facts = _read_json(path.with_suffix(".json"))
-    try:
-        if facts is None or facts.pop("file_sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
-            return None
-    except (OSError, KeyError):
-        return None
-    return facts
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return facts

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from mifsim.data import DataConfig, load_data
 from mifsim.errors import VictimError
-from mifsim.victims import VictimConfig, prepare_evaluator, prepare_victim, preparing
+from mifsim.victims import VictimConfig, prepare_evaluator, prepare_victim, trained
 
 
 def weights(path, keras):
@@ -84,8 +84,8 @@ def test_a_model_is_trained_again_when_its_source_code_has_changed(grey, monkeyp
     config = VictimConfig(epochs=1, seed=4)
     first = prepare_victim(grey, config)
     assert prepare_victim(grey, config).cached
-    for program in preparing.PROGRAMS:
-        monkeypatch.setattr(preparing, "PROGRAMS", [other for other in preparing.PROGRAMS if other != program])
+    for program in trained.PROGRAMS:
+        monkeypatch.setattr(trained, "PROGRAMS", [other for other in trained.PROGRAMS if other != program])
         again = prepare_victim(grey, config)
         assert not again.cached
         assert again.fingerprint == first.fingerprint
