@@ -8,13 +8,26 @@ from pathlib import Path
 
 import pytest
 
+from mifsim.addresses import allow_plain_http
 from mifsim.cli import main
 from mifsim.errors import RunError, VictimError
 from mifsim.plugins import load_plugin, unload_plugins
+from mifsim.run.inputs import load_inputs
 from mifsim.run.simulate import resume_simulation, simulate
+from mifsim.study import Study
 from tests.run.victims import assert_same_sessions, of_service, study_of
 from tests.victims.inference_server import Service, service
 from tests.victims.test_plugin_engine import PLUGIN
+
+STARTED = 12
+"""Number of requests after which a run has started its engine and sent queries."""
+
+
+def requests_of_check(found: Service, study: Study) -> int:
+    """Return the number of requests before a run records anything."""
+    before = found.counts()["requests"]
+    load_inputs(study)
+    return found.counts()["requests"] - before
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +47,8 @@ def steady_run(digits_service: Service, tmp_path_factory: pytest.TempPathFactory
 def test_repeated_requests_do_not_count_as_queries(digits_service: Service, steady_run: Path, tmp_path: Path) -> None:
     study = study_of(of_service(digits_service, "tf-serving"))
     faults = [{"status": 503}, {}, {"cut": True}, {"close": True}, {"broken": True}, {}] * 4
-    digits_service.faults(*[{}] * 20, *faults)  # some of them during the run
+    answered = [{}] * (requests_of_check(digits_service, study) + STARTED)
+    digits_service.faults(*answered, *faults)  # the faults are during the run
     run = simulate(study, tmp_path / "run", backend="in-process")
     assert_same_sessions(steady_run, run)
     counts = digits_service.counts()
@@ -59,7 +73,7 @@ def test_the_plug_in_gives_the_rows_of_the_service_with_the_same_model(steady_ru
 def test_a_service_that_fails_for_good_ends_the_run_which_can_be_resumed(steady_run: Path, tmp_path: Path) -> None:
     with service((28, 28, 1), 10) as found:
         study = study_of(of_service(found, retries=1))
-        found.faults(*[{}] * 60, *[{"status": 503}] * 500)
+        found.faults(*[{}] * (requests_of_check(found, study) + STARTED), *[{"status": 503}] * 500)
         with pytest.raises(VictimError, match=r"answers HTTP 503: overloaded, after 2 attempts"):
             simulate(study, tmp_path / "run", backend="in-process")
         facts = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -70,9 +84,10 @@ def test_a_service_that_fails_for_good_ends_the_run_which_can_be_resumed(steady_
 
 def test_a_run_is_not_resumed_with_another_model_behind_the_same_address(tmp_path: Path) -> None:
     with service((28, 28, 1), 10) as found:
-        found.faults(*[{}] * 60, *[{"status": 503}] * 500)
+        study = study_of(of_service(found, retries=0))
+        found.faults(*[{}] * (requests_of_check(found, study) + STARTED), *[{"status": 503}] * 500)
         with pytest.raises(VictimError):
-            simulate(study_of(of_service(found, retries=0)), tmp_path / "run", backend="in-process")
+            simulate(study, tmp_path / "run", backend="in-process")
         found.stop()
         found.arguments = (*found.arguments, "--seed", "4")
         found.start()
@@ -80,8 +95,15 @@ def test_a_run_is_not_resumed_with_another_model_behind_the_same_address(tmp_pat
             resume_simulation(tmp_path / "run", backend="in-process")
 
 
+@pytest.fixture
+def encrypted_again() -> Iterator[None]:
+    """Undo the option ``--plain-http``, which holds for the whole process."""
+    yield
+    allow_plain_http(False)
+
+
 def test_the_command_line_allows_unencrypted_victims_only_with_the_option(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], encrypted_again: None
 ) -> None:
     import tomli_w
 
