@@ -136,11 +136,11 @@ class VictimConfig(BaseModel):
         False, description="use a user's model even if its accuracy on the users' images does not beat chance"
     )
     output_name: str | None = Field(
-        None, description="name of the output with the classes, if an .onnx file has several outputs"
+        None, description="name of the output with the classes, if the model has several outputs"
     )
     layout: LayoutName | None = Field(
         None,
-        description="order of the axes in which an .onnx file takes images (default: as its input's shape shows)",
+        description="order of the axes in which the model takes images (default: as its input's shape shows)",
     )
     url: str | None = Field(
         None, description="address of a running model, such as http://127.0.0.1:8000/v2/models/NAME"

@@ -21,6 +21,9 @@ from mifsim.victims.inference_protocol import (
     value_of,
 )
 
+FLOATS = {"FP32": "<f4", "FP64": "<f8"}
+HALVES = {"FP16": "<f2"}
+WHOLE_NUMBERS = {"UINT8": "u1", "INT8": "i1", "INT32": "<i4", "INT64": "<i8"}
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """HTTP header of the binary extension: the length of the JSON that precedes the tensors."""
 
@@ -37,9 +40,7 @@ class OpenInference(Protocol):
     def __init__(self, binary: bool) -> None:
         self._binary = binary
         # JSON has no numbers of half precision.
-        half = {"FP16": "<f2"} if binary else {}
-        whole = {"UINT8": "u1", "INT32": "<i4", "INT64": "<i8"}
-        self.datatypes = {"FP32": "<f4", "FP64": "<f8"} | half | whole  # type: ignore[misc]
+        self.datatypes = FLOATS | HALVES | WHOLE_NUMBERS if binary else FLOATS | WHOLE_NUMBERS  # type: ignore[misc]
 
     def base(self, url: str) -> str:
         """Return the model's address."""
@@ -94,7 +95,7 @@ class OpenInference(Protocol):
         return found
 
 
-_BINARY: Mapping[str, str] = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
+_BINARY = FLOATS | HALVES
 
 
 def _array(item: Mapping[str, Any], content: bytes | None) -> npt.NDArray[Any]:

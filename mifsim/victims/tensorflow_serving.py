@@ -25,13 +25,9 @@ class TensorFlowServing(Protocol):
     """TensorFlow Serving's REST API with one row for each image."""
 
     datatypes: ClassVar[Mapping[str, npt.DTypeLike]] = {
-        "DT_FLOAT": "f4",
-        "DT_DOUBLE": "f8",
-        "DT_HALF": "f2",
-        "DT_UINT8": "u1",
-        "DT_INT32": "i4",
-        "DT_INT64": "i8",
-    }
+        "DT_FLOAT": "f4", "DT_DOUBLE": "f8", "DT_HALF": "f2",
+        "DT_UINT8": "u1", "DT_INT8": "i1", "DT_INT32": "i4", "DT_INT64": "i8",
+    }  # fmt: skip
 
     def base(self, url: str) -> str:
         """Return the model's address."""

@@ -92,8 +92,9 @@ class UrlEngine(BlackBoxEngine):
             self._layout = find_layout(self.where, takes, self.row, self._config.layout)
             if batch is not None:
                 self._rows, self._pads = batch, True
+        self._dtype = np.dtype(self._protocol.datatypes[self._image.datatype])
         try:
-            self.reading = self.reading.for_type(np.dtype(self._protocol.datatypes[self._image.datatype]).name)
+            self.reading = self.reading.for_type(self._dtype.name)
         except ValueError as error:
             raise VictimError(f"{self.where}: {error}") from None
         self._check()
@@ -156,7 +157,7 @@ class UrlEngine(BlackBoxEngine):
         return name or outputs[0]
 
     def _outputs(self, rows: Float32s) -> npt.NDArray[Any]:
-        images = arranged(rows, self._layout).astype(self._protocol.datatypes[self._image.datatype], copy=False)
+        images = arranged(rows, self._layout).astype(self._dtype, copy=False)
         pieces = [images[start : start + self._rows] for start in range(0, len(images), self._rows)]
         requests = [self._threads.submit(self._ask, piece) for piece in pieces]
         try:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 LENGTH = "Inference-Header-Content-Length"
-KINDS = {"FP32": "<f4", "FP64": "<f8", "FP16": "<f2"}
+KINDS = {"FP32": "<f4", "FP64": "<f8", "FP16": "<f2", "UINT8": "u1"}
 
 
 class Refused(Exception):
@@ -47,7 +47,8 @@ class Model:
     def __call__(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         rows = []
         for image in images:
-            logits = image.reshape(-1).astype(np.float64) @ self.weights + self.bias
+            pixels = image.reshape(-1).astype(np.float64) / (255 if self.options.datatype == "UINT8" else 1)
+            logits = pixels @ self.weights + self.bias
             if self.options.noise:
                 logits += np.random.default_rng().normal(size=len(logits)) * self.options.noise
             raised = np.exp(logits - logits.max())
@@ -123,7 +124,11 @@ class Handler(BaseHTTPRequestHandler):
     def serving_metadata(self) -> dict[str, Any]:
         def tensor(shape: list[int]) -> dict[str, Any]:
             dim = [{"size": str(side), "name": ""} for side in shape]
-            return {"dtype": "DT_FLOAT", "tensor_shape": {"dim": dim, "unknown_rank": False}, "name": "t:0"}
+            return {
+                "dtype": "DT_UINT8" if self.model.options.datatype == "UINT8" else "DT_FLOAT",
+                "tensor_shape": {"dim": dim, "unknown_rank": False},
+                "name": "t:0",
+            }
 
         options = self.model.options
         outputs = {"probabilities": tensor([-1, options.classes])}

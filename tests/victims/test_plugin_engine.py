@@ -30,6 +30,10 @@ def engine_of(name, shape=GREY, classes=CLASSES, batch_size=8, **keys):
     return described(VictimConfig(plugin=name, **keys)).engine(shape, classes, batch_size)
 
 
+def accepted(**keys):
+    return VictimConfig(accept_any_accuracy=True, **keys)
+
+
 def answers(engine, images):
     return engine.predict(images, np.full(len(images), -1, np.int32))[0]
 
@@ -119,23 +123,18 @@ def test_source_and_study_take_the_plug_in_with_them():
     assert other.victim.plugin == "linear"
 
 
-def weak_config(name, **keys):
-    """Return the section for a plug-in's model, whose weights are random."""
-    return VictimConfig(plugin=name, accept_any_accuracy=True, **keys)
-
-
 def test_a_model_is_identified_by_its_source_arguments_and_answers(grey, tmp_path):
-    first = prepare_victim(grey, weak_config("linear"))
-    assert first.fingerprint == prepare_victim(grey, weak_config("linear")).fingerprint
+    first = prepare_victim(grey, accepted(plugin="linear"))
+    assert first.fingerprint == prepare_victim(grey, accepted(plugin="linear")).fingerprint
     assert first.facts["plugin"] == "linear"
     assert first.deterministic
-    prints = {first.fingerprint, prepare_victim(grey, weak_config("linear", arguments={"seed": 1})).fingerprint}
+    prints = {first.fingerprint, prepare_victim(grey, accepted(plugin="linear", arguments={"seed": 1})).fingerprint}
     unload_plugins()
     changed = tmp_path / "predictors.py"
     changed.write_text(PLUGIN.read_text() + "\n# changed\n")
     load_plugin(changed)
-    prints.add(prepare_victim(grey, weak_config("linear")).fingerprint)
+    prints.add(prepare_victim(grey, accepted(plugin="linear")).fingerprint)
     assert len(prints) == 3
-    noisy = prepare_victim(grey, weak_config("noisy"))
+    noisy = prepare_victim(grey, accepted(plugin="noisy"))
     assert not noisy.deterministic
     assert re.search("its labels of 32 images", noisy.facts["identified_by"])

@@ -31,7 +31,7 @@ def no_faults(steady):
 
 
 def config_of(found, protocol="oip-v2-binary", **keys):
-    return VictimConfig(url=found.url(protocol), protocol=protocol, **keys)
+    return VictimConfig(url=found.url(protocol), protocol=protocol, accept_any_accuracy=True, **keys)
 
 
 def engine_of(found, protocol="oip-v2-binary", shape=GREY, classes=CLASSES, batch_size=16, **keys):
@@ -101,6 +101,13 @@ def test_half_precision_and_json_outputs_of_the_binary_extension():
             np.testing.assert_allclose(answers(engine, noise(5)), closed_form(halves), atol=1e-7)
         with pytest.raises(VictimError, match=r"takes FP16 \(accepted for oip-v2-json: FP32, FP64"):
             engine_of(found, "oip-v2-json")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_whole_numbers_are_pixels_from_0_to_255(protocol):
+    with service((*GREY, 1), CLASSES, "--datatype", "UINT8") as found, engine_of(found, protocol) as engine:
+        rounded = np.rint(noise(5) * 255) / 255
+        np.testing.assert_allclose(answers(engine, noise(5)), closed_form(rounded), atol=1e-6)
 
 
 def test_a_fixed_batch_size_is_kept():
@@ -261,7 +268,7 @@ def test_an_address_with_a_secret_or_of_another_scheme_is_refused(url):
 
 
 def test_a_service_is_identified_by_its_answers(grey, steady):
-    first, again = (prepare_victim(grey, config_of(steady, accept_any_accuracy=True)) for _ in range(2))
+    first, again = (prepare_victim(grey, config_of(steady)) for _ in range(2))
     assert first.fingerprint == again.fingerprint
     assert first.facts["identified_by"] == "its name and its answers to 32 images"
     assert first.deterministic
@@ -270,18 +277,16 @@ def test_a_service_is_identified_by_its_answers(grey, steady):
     labels = closed_form(users.images(np.arange(len(users)))).argmax(axis=1)
     assert first.test_accuracy == np.mean(labels == users.labels)
     with service((*GREY, 1), CLASSES, "--seed", "1") as other:
-        before = prepare_victim(grey, config_of(other, accept_any_accuracy=True)).fingerprint
+        before = prepare_victim(grey, config_of(other)).fingerprint
         other.stop()
         other.arguments = (*other.arguments, "--seed", "2")
         other.start()
-        assert (
-            prepare_victim(grey, config_of(other, accept_any_accuracy=True)).fingerprint != before
-        )  # the same address, another model
+        assert prepare_victim(grey, config_of(other)).fingerprint != before  # the same address, another model
 
 
 def test_a_service_that_is_not_deterministic_is_detected_and_identified_by_its_labels(grey):
     with service((*GREY, 1), CLASSES, "--noise", "1e-4") as found:
-        victim, again = (prepare_victim(grey, config_of(found, accept_any_accuracy=True)) for _ in range(2))
+        victim, again = (prepare_victim(grey, config_of(found)) for _ in range(2))
     assert not victim.deterministic
     assert 0 < victim.facts["largest_difference"] < 1e-2
     assert "its labels of 32 images" in victim.facts["identified_by"]

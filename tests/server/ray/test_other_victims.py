@@ -10,6 +10,7 @@ import pytest
 from mifsim.errors import VictimError
 from mifsim.plugins import load_plugin, unload_plugins
 from mifsim.run.simulate import simulate
+from tests.run.test_other_victims import STARTED, requests_of_check
 from tests.run.victims import assert_same_sessions, of_service, study_of
 from tests.victims.inference_server import service
 from tests.victims.test_plugin_engine import PLUGIN
@@ -41,9 +42,11 @@ def test_the_rows_are_those_of_one_process_and_the_model_actor_imports_no_tensor
             load_plugin(PLUGIN)
             assert_same_sessions(steady, simulate(study_of({"plugin": "linear"}, hosts=1), tmp_path / "plug-in"))
             assert imported == [False, False]
-            found.faults(*[{}] * 60, *[{"status": 503}] * 500)
+            study = study_of(of_service(found, retries=0), hosts=1)
+            found.faults(*[{}] * (requests_of_check(found, study) + STARTED), *[{"status": 503}] * 500)
             with pytest.raises(VictimError, match=r"answers HTTP 503: overloaded, and victim.retries = 0"):
-                simulate(study_of(of_service(found, retries=0), hosts=1), tmp_path / "failed")
+                simulate(study, tmp_path / "failed")
+            assert (tmp_path / "failed" / "run.json").is_file()  # it failed after it had started
     finally:
         unload_plugins()
         ray.shutdown()
