@@ -136,6 +136,7 @@ def calibration_images(study: Study, data: DataSet) -> dict[str, int]:
         if (log := users.log()) is None:
             found[users.name] = shared
         else:
-            images = (image for pool in log.pools(data.shape) for image in pool.images(range(len(pool))))
+            pools = log.pools(study.data.preprocessing(data.shape))
+            images = (image for pool in pools for image in pool.images(range(len(pool))))
             found[users.name] = len({image.tobytes() for image in images})
     return found

@@ -1,19 +1,22 @@
-"""A folder of the user's images, with one sub-folder of PNG, JPEG or PGM files per class."""
+"""A folder of the user's images, with one sub-folder of PNG, JPEG, WebP or PGM files per class."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from mifsim.cache import digest
 from mifsim.data.base import DataSet, Subset, assemble, split_by_class
 from mifsim.data.config import DataConfig
-from mifsim.data.image_files import SUFFIXES, Color, fit, read_image, read_size
+from mifsim.data.image_files import SUFFIXES, Pixels, read_bytes, read_size
 from mifsim.data.prepared import Raw, prepare
+from mifsim.data.preprocessing import Losses, Preprocessing, loss_messages
 from mifsim.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 SHARES: dict[Subset, float] = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
 """Share of each class in each subset."""
@@ -24,8 +27,8 @@ FEWEST = 10
 def load(config: DataConfig) -> DataSet:
     """Load the folder, split class by class by `SHARES`.
 
-    The sub-folders, sorted by name, are the classes. Images are cropped around the centre to the aspect ratio of the
-    target size, resized, converted to one colour mode, and cached. They are converted again when the name, length or
+    The sub-folders, sorted by name, are the classes. The images are preprocessed (see
+    `mifsim.data.preprocessing.Preprocessing`) and cached. They are converted again when the name, length or
     modification time of a file changes.
 
     Raises
@@ -39,18 +42,19 @@ def load(config: DataConfig) -> DataSet:
     paths = [path for members in files.values() for path in members]
     labels = np.repeat(np.arange(len(files)), [len(members) for members in files.values()]).astype(np.int64)
     height, width = config.size or _common_size(paths)
-    color: Color = config.color or "rgb"
+    preprocessing = config.preprocessing((height, width) if config.colour == "grey" else (height, width, 3))
     stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    key = digest(stamps, height, width, color)
-
-    def images() -> Iterator[npt.NDArray[np.uint8]]:
-        return (fit(read_image(path, color), height, width) for path in paths)
-
-    shape = (height, width) if color == "gray" else (height, width, 3)
-    prepared = prepare("folder", key, lambda: Raw(labels, shape, images()))
+    losses = Losses()
+    prepared = prepare(
+        "folder",
+        digest(stamps, preprocessing.to_dict()),
+        lambda: Raw(labels, preprocessing.shape, _images(paths, preprocessing, losses), facts=losses.to_dict),
+    )
+    for message in loss_messages(prepared.facts, preprocessing, f"images of the folder {config.folder}"):
+        logger.warning(message)
     return assemble(
         name=f"folder {config.folder.name}",
-        shape=shape,
+        shape=preprocessing.shape,
         class_names=class_names,
         pool=prepared.pool,
         subsets=split_by_class(labels, SHARES, config.split_seed),
@@ -62,6 +66,16 @@ def load(config: DataConfig) -> DataSet:
         images_per_class=config.images_per_class,
         seed=config.split_seed,
     )
+
+
+def _images(paths: list[Path], preprocessing: Preprocessing, losses: Losses) -> Iterator[Pixels]:
+    for path in paths:
+        try:
+            image = preprocessing.prepare(read_bytes(path))
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
+        losses.add(image)
+        yield image.pixels
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +32,15 @@ class Raw(NamedTuple):
         The images. They are read once, one at a time, so a generator avoids having the whole set in memory.
     sections : tuple of int
         Lengths of the source's consecutive sections (training and test set), if any.
+    facts : callable
+        Returns facts about the images that JSON can represent. It is called after all images have been read.
     """
 
     labels: npt.NDArray[np.int64]
     shape: tuple[int, ...]
     images: Iterable[npt.NDArray[np.uint8]]
     sections: tuple[int, ...] = ()
+    facts: Callable[[], Mapping[str, Any]] = dict
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,14 @@ class Prepared:
         A digest of the images and labels.
     sections : tuple of int
         See `Raw`.
+    facts : mapping
+        What `Raw.facts` returned when the images were read.
     """
 
     pool: ArrayPool
     content: str
     sections: tuple[int, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prepare(name: str, key: str, read: Callable[[], Raw]) -> Prepared:
@@ -117,14 +123,16 @@ def _store(stem: Path, raw: Raw) -> None:
     with atomic_write(labels_file) as temporary, temporary.open("wb") as file:
         np.save(file, labels)
     with atomic_write(facts_file) as temporary:
-        temporary.write_text(json.dumps({"sha256": content, "sections": raw.sections}) + "\n")
+        temporary.write_text(
+            json.dumps({"sha256": content, "sections": raw.sections, "facts": dict(raw.facts())}) + "\n"
+        )
 
 
 def _load(stem: Path) -> Prepared | None:
     pixels_file, labels_file, facts_file = _files(stem)
     try:
         facts = json.loads(facts_file.read_text())
-        expected, sections = facts["sha256"], tuple(facts["sections"])
+        expected, sections, more = facts["sha256"], tuple(facts["sections"]), dict(facts.get("facts", {}))
         # A plain array over the same mapping, as indexing numpy's memmap class takes microseconds longer.
         pixels = np.asarray(np.load(pixels_file, mmap_mode="r")).view(np.ndarray)
         labels = np.load(labels_file)
@@ -133,7 +141,7 @@ def _load(stem: Path) -> Prepared | None:
     # Hashing 55 MB takes about 40 ms, less than the start of the process, and detects incomplete files.
     if pixels.dtype != np.uint8 or labels.dtype != np.int64 or _digest(pixels, labels) != expected:
         return None
-    return Prepared(ArrayPool(pixels, labels), expected, sections)
+    return Prepared(ArrayPool(pixels, labels), expected, sections, more)
 
 
 def _digest(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> str:

@@ -14,22 +14,23 @@ import logging
 import os
 import zipfile
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from mifsim.cache import atomic_write, cache_dir, digest
 from mifsim.data.base import ArrayPool, SubsetPool
-from mifsim.data.image_files import Color, decode, fit
+from mifsim.data.image_files import decode
 from mifsim.data.log_rows import BATCH_ROWS, Columns, Row, log_rows, stamps
 from mifsim.data.prepared import Raw, prepare
+from mifsim.data.preprocessing import Losses, Prepared8Bit, Preprocessing
 from mifsim.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -105,15 +106,13 @@ class QueryLog:
         """Mean number of images per client."""
         return len(self.order) / len(self.clients)
 
-    def pools(self, shape: tuple[int, ...]) -> Sessions:
+    def pools(self, preprocessing: Preprocessing) -> Sessions:
         """Return the images of each client, converted to one shape.
 
         Parameters
         ----------
-        shape : tuple of int
-            Target shape of one image: (H, W) or (H, W, 3). The largest central part with that aspect ratio is cropped,
-            and shrunk by area averaging or enlarged by bilinear interpolation. Colour is converted to grey with
-            OpenCV's weights; grey is repeated in three channels.
+        preprocessing : Preprocessing
+            See `mifsim.data.DataConfig.preprocessing`.
 
         Returns
         -------
@@ -125,20 +124,24 @@ class QueryLog:
         DataError
             If the log was changed after it was opened.
         """
-        key = digest(self.content, list(shape))
+        key = digest(self.content, preprocessing.to_dict())
         labels = np.full(len(self.order), -1)  # a log has no labels
-        prepared = prepare("log", key, lambda: Raw(labels, shape, self._images(shape)))
-        return Sessions(prepared.pool, self.order, self.offsets)
+        losses = Losses()
 
-    def _images(self, shape: tuple[int, ...]) -> Iterator[npt.NDArray[np.uint8]]:
-        color: Color = "gray" if len(shape) == 2 else "rgb"
+        def read() -> Raw:
+            return Raw(labels, preprocessing.shape, self._images(preprocessing, losses), facts=losses.to_dict)
+
+        prepared = prepare("log", key, read)
+        return Sessions(prepared.pool, self.order, self.offsets, prepared.facts)
+
+    def _images(self, preprocessing: Preprocessing, losses: Losses) -> Iterator[npt.NDArray[np.uint8]]:
         bad = set(self.bad_at.tolist())
         sha = hashlib.sha256()
         rows = (row for number, row in enumerate(log_rows(self.path, self.columns)) if number not in bad)
 
-        def shaped(row: Row) -> npt.NDArray[np.uint8] | None:
+        def shaped(row: Row) -> Prepared8Bit | None:
             try:
-                return fit(decode(row.image, color), *shape[:2])
+                return preprocessing.prepare(row.image)
             except ValueError:
                 return None
 
@@ -146,7 +149,8 @@ class QueryLog:
             _update_digest(row, sha)
             if image is None:
                 break
-            yield image
+            losses.add(image)
+            yield image.pixels
         if sha.hexdigest()[:16] != self.content:  # the images must not be cached under the digest of the old content
             raise DataError(f"log {self.path}: was changed while it was read; start again")
 
@@ -161,11 +165,14 @@ class Sessions(Sequence[SubsetPool]):
         The images of all clients.
     order, offsets : ndarray of int64
         See `QueryLog`.
+    losses : mapping
+        What preprocessing lost; see `mifsim.data.preprocessing.Losses.to_dict`.
     """
 
     pool: ArrayPool
     order: npt.NDArray[np.int64] = field(repr=False)
     offsets: npt.NDArray[np.int64] = field(repr=False)
+    losses: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -255,7 +262,7 @@ def _problem(row: Row) -> str | None:
     if row.problem is not None:
         return row.problem
     try:
-        decode(row.image, "gray")
+        decode(row.image, "grey")
     except ValueError as error:
         return str(error)
     return None

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mifsim.data.preprocessing import loss_messages
 from mifsim.data.query_log import QueryLog
 from mifsim.errors import RunError, StudyError
 from mifsim.study import Study, Users
 from mifsim.tables.records import TableWriter
 from mifsim.tables.storage import Folder
+
+logger = logging.getLogger(__name__)
 
 
 def load_logs(study: Study, shape: tuple[int, ...]) -> None:
@@ -22,6 +26,7 @@ def load_logs(study: Study, shape: tuple[int, ...]) -> None:
     StudyError
         If a study has more sessions than a log has clients.
     """
+    preprocessing = study.data.preprocessing(shape)
     for number, users in enumerate(study.users):
         if (log := users.log()) is None:
             continue
@@ -30,7 +35,8 @@ def load_logs(study: Study, shape: tuple[int, ...]) -> None:
                 f"{study.name}: users.{number}.sessions = {users.sessions}: {log.path} has {len(log):,} clients with "
                 f"a usable image (accepted: 1 to {len(log)}, or 'all')"
             )
-        log.pools(shape)
+        for message in loss_messages(log.pools(preprocessing).losses, preprocessing, f"images of the log {log.path}"):
+            logger.warning(message)
 
 
 def log_facts(study: Study) -> dict[str, dict[str, Any]]:

@@ -91,8 +91,9 @@ class Environment:
         self._populations = list(self.study.populations)
         self._weights = [expected_queries(population) for population in self._populations]
         # A log's images are resized to the data set's shape once, and then read from the cache.
+        preprocessing = self.study.data.preprocessing(self.data.shape)
         self._logs = {
-            number: log.pools(self.data.shape)
+            number: log.pools(preprocessing)
             for number, population in enumerate(self._populations)
             if isinstance(population, Users) and (log := population.log()) is not None
         }

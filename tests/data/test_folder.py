@@ -28,7 +28,7 @@ def test_a_sub_folder_is_a_class(folder):
 
 
 def test_the_study_sets_size_and_colour(folder):
-    data = load(folder, size=(10, 8), color="gray")
+    data = load(folder, size=(10, 8), colour="grey")
     assert data.shape == (10, 8)
     assert load(folder, size=9).shape == (9, 9, 3)
 

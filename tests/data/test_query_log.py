@@ -18,6 +18,7 @@ import pytest
 
 from mifsim.data import log_rows as reading
 from mifsim.data.log_rows import Columns
+from mifsim.data.preprocessing import Preprocessing
 from mifsim.data.query_log import QueryLog, open_log
 from mifsim.errors import DataError
 
@@ -54,7 +55,7 @@ def write_log(path: Path, rows: list[tuple[Any, Any, Any]], columns: Columns = C
 
 def streams(log: QueryLog, shape: tuple[int, ...] = SHAPE) -> dict[str, list[int]]:
     """Return the levels of each client's images, in the order in which they would be sent."""
-    pools = log.pools(shape)
+    pools = log.pools(Preprocessing(shape))
     assert len(pools) == len(log)
     return {
         client: [round(float(pool.image(i).mean()) * 255) for i in range(len(pool))]
@@ -143,7 +144,7 @@ class TestShape:
     def test_a_centred_crop_with_the_right_aspect_ratio_is_resized(self, tmp_path: Path) -> None:
         wide = np.zeros((8, 24), np.uint8)
         wide[:, 8:16] = 100  # a centred square of 8 x 8 pixels
-        (pool,) = open_log(write_log(tmp_path / "log.parquet", [("a", 0, png(wide))])).pools((4, 4))
+        (pool,) = open_log(write_log(tmp_path / "log.parquet", [("a", 0, png(wide))])).pools(Preprocessing((4, 4)))
         np.testing.assert_allclose(pool.image(0), 100 / 255, atol=1e-6)
 
     def test_colour_becomes_grey_and_grey_becomes_colour(self, tmp_path: Path) -> None:
@@ -151,10 +152,10 @@ class TestShape:
         red[..., 0] = 200
         rows = [("a", 0, png(red)), ("a", 1, png(picture(50)))]
         log = open_log(write_log(tmp_path / "log.parquet", rows))
-        (grey,) = log.pools((8, 8))
+        (grey,) = log.pools(Preprocessing((8, 8)))
         assert grey.image(0).shape == (8, 8)
         np.testing.assert_allclose(grey.image(0), 0.299 * 200 / 255, atol=1 / 255)  # ITU-R BT.601
-        (colour,) = log.pools((8, 8, 3))
+        (colour,) = log.pools(Preprocessing((8, 8, 3)))
         np.testing.assert_allclose(colour.image(0), np.tile(np.array([200, 0, 0]) / 255, (8, 8, 1)), atol=1e-6)
         np.testing.assert_allclose(colour.image(1), 50 / 255, atol=1e-6)
 
@@ -168,10 +169,10 @@ class TestBadRows:
             ("a", None, good, "no time"),
             ("a", float("nan"), good, "no time"),
             ("a", 1, None, "no image"),
-            ("a", 1, b"", "neither PNG, JPEG nor PGM"),
-            ("a", 1, b"cat.png", "neither PNG, JPEG nor PGM"),
+            ("a", 1, b"", "neither PNG, JPEG, WebP nor PGM"),
+            ("a", 1, b"cat.png", "neither PNG, JPEG, WebP nor PGM"),
             ("a", 1, good[:40], "truncated PNG"),
-            ("a", 1, good[:20] + b"\xff" * 20 + good[40:], "pixels; accepted: at most"),
+            ("a", 1, good[:20] + b"\xff" * 20 + good[40:], "damaged PNG: the checksum of its chunk"),
             ("a", 1, decompression_bomb(100_000, 100_000), "100000 x 100000 pixels; accepted: at most 67,108,864"),
             ("only bad", 1, b"cat.png", "neither PNG"),
         ]
@@ -276,7 +277,7 @@ class TestBadRows:
         assert [row.row for row in log.bad] == list(range(10, 20))
         assert all("the file is damaged" in row.problem for row in log.bad)
         assert len(log.order) == 20
-        assert len(log.pools(SHAPE)[0]) == 20
+        assert len(log.pools(Preprocessing(SHAPE))[0]) == 20
 
 
 class TestErrors:

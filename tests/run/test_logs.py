@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mifsim import progress
-from mifsim.data import query_log
+from mifsim.data import image_files
 from mifsim.errors import DataError, RunError, StudyError
 from mifsim.run import simulate as simulation
 from mifsim.run.folder import RunFolder, read_facts
@@ -66,7 +66,7 @@ def test_a_run_records_the_bad_rows_of_its_log(run: Path, log: Path) -> None:
     assert bad[["population", "file"]].drop_duplicates().values.tolist() == [["log", str(log)]]
     assert bad["row"].tolist() == [88, 89]
     assert bad["log_client"].fillna("").tolist() == ["", "only bad"]
-    assert bad["problem"].tolist() == ["no client", "neither PNG, JPEG nor PGM"]
+    assert bad["problem"].tolist() == ["no client", "neither PNG, JPEG, WebP nor PGM"]
     facts = read_facts(run)["logs"]["log"]
     assert {key: facts[key] for key in ("rows", "clients", "images", "bad_rows")} == {
         "rows": 91, "clients": 14, "images": 89, "bad_rows": 2,
@@ -165,8 +165,8 @@ def test_session_hosts_on_ray_read_the_log_and_give_the_same_rows(
 def test_a_log_is_decoded_once_for_all_filters_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_log(tmp_path / "log.parquet", [("a", 0, digit_png(60)), ("b", 0, digit_png(61))])
     decoded: list[bytes] = []
-    original = query_log.decode
-    monkeypatch.setattr(query_log, "decode", lambda data, color: decoded.append(data) or original(data, color))
+    original = image_files._decode
+    monkeypatch.setattr(image_files, "_decode", lambda data, mode: decoded.append(data) or original(data, mode))
     monkeypatch.setattr(progress.console, "quiet", True)
     for number in range(2):
         simulation.simulate(log_study(path), tmp_path / f"run-{number}", backend="in-process")
