@@ -19,7 +19,7 @@ Fit = Literal["cut", "squash", "pad"]
 Rgb = tuple[int, int, int]
 
 
-class Prepared8Bit(NamedTuple):
+class Preprocessed(NamedTuple):
     """One preprocessed image, and what preprocessing lost.
 
     Attributes
@@ -77,13 +77,13 @@ class Preprocessing:
         """
         return self.prepare(data).pixels
 
-    def prepare(self, data: bytes) -> Prepared8Bit:
+    def prepare(self, data: bytes) -> Preprocessed:
         """Return the image of a file, and what preprocessing lost; see `read`."""
         grey = len(self.shape) == 2
         image, transparent = decode_noting_transparency(data, "grey" if grey else "rgb", self.background)
         height, width = self.shape[:2]
         cut_away = share_cut_away(image.shape[:2], (height, width)) if self.fit == "cut" else 0.0
-        return Prepared8Bit(fit(image, height, width, self.fit, self.background or (0, 0, 0)), cut_away, transparent)
+        return Preprocessed(fit(image, height, width, self.fit, self.background or (0, 0, 0)), cut_away, transparent)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain values, for digests and files."""
@@ -112,7 +112,7 @@ class Losses:
     cut_away: float = 0.0
     transparent: int = 0
 
-    def add(self, image: Prepared8Bit) -> None:
+    def add(self, image: Preprocessed) -> None:
         """Count one image."""
         self.images += 1
         if image.cut_away >= 0.01:

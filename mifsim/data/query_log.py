@@ -30,7 +30,7 @@ from mifsim.data.base import ArrayPool, SubsetPool
 from mifsim.data.image_files import decode
 from mifsim.data.log_rows import BATCH_ROWS, Columns, Row, log_rows, stamps
 from mifsim.data.prepared import Raw, prepare
-from mifsim.data.preprocessing import Losses, Prepared8Bit, Preprocessing
+from mifsim.data.preprocessing import Losses, Preprocessed, Preprocessing
 from mifsim.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class QueryLog:
         sha = hashlib.sha256()
         rows = (row for number, row in enumerate(log_rows(self.path, self.columns)) if number not in bad)
 
-        def shaped(row: Row) -> Prepared8Bit | None:
+        def shaped(row: Row) -> Preprocessed | None:
             try:
                 return preprocessing.prepare(row.image)
             except ValueError:
