@@ -83,7 +83,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         if end > len(data):
             break
         kind, content = data[at + 4 : at + 8], data[at + 8 : end - 4]
-        # OpenCV shows the intact rows of an image with a damaged chunk, and black for the others.
+        # Pillow refuses such a file too; what OpenCV does depends on the chunk and on the version of libpng.
         if zlib.crc32(content, zlib.crc32(kind)) != struct.unpack_from(">I", data, end - 4)[0]:
             raise ValueError(f"damaged PNG: the checksum of its chunk {kind!r} is wrong")
         yield kind, content
