@@ -132,6 +132,8 @@ class DataSet:
         A digest of the content and the split; equal digests mean equal images in equal subsets.
     note : str
         A description of the split, and of the images if they are rendered.
+    facts : mapping of str to object
+        Further facts for ``run.json``, such as how the files of a folder were preprocessed.
     """
 
     name: str
@@ -140,6 +142,7 @@ class DataSet:
     subsets: Mapping[Subset, ImagePool]
     fingerprint: str
     note: str
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     def subset(self, name: Subset) -> ImagePool:
         """Return one subset."""
@@ -254,6 +257,7 @@ def assemble(
     note: str,
     images_per_class: int | None = None,
     seed: int = 0,
+    facts: Mapping[str, object] | None = None,
 ) -> DataSet:
     """Make a data set from one pool and the indices of its subsets.
 
@@ -273,6 +277,8 @@ def assemble(
         If not None, the subsets are reduced; see `reduce_classes`.
     seed : int
         Seed of the reduction.
+    facts : mapping of str to object, optional
+        See `DataSet`.
 
     Returns
     -------
@@ -290,4 +296,5 @@ def assemble(
         subsets={subset: SubsetPool(pool, indices) for subset, indices in subsets.items()},
         fingerprint=digest(content, list(class_names), split),
         note=note,
+        facts=facts or {},
     )

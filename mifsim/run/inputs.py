@@ -84,4 +84,5 @@ def data_facts(data: DataSet) -> dict[str, object]:
         "images": {name: len(pool) for name, pool in data.subsets.items()},
         "fingerprint": data.fingerprint,
         "note": data.note,
+        **data.facts,
     }

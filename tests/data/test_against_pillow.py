@@ -39,7 +39,9 @@ FILES = {
     "palette png with a transparent colour": stored(PALETTE, "PNG", transparency=3),
     "palette png with opacities": stored(PALETTE, "PNG", transparency=bytes(range(0, 256, 16))),
     "rgb png with a transparent colour": stored(RGB, "PNG", transparency=tuple(COLOURS[3, 5].tolist())),
-    "grey png with a transparent value": stored(RGB.convert("L"), "PNG", transparency=RGB.convert("L").getpixel((5, 3))),
+    "grey png with a transparent value": stored(
+        RGB.convert("L"), "PNG", transparency=RGB.convert("L").getpixel((5, 3))
+    ),
     "rgba png": stored(RGBA, "PNG"),
     "grey png with alpha": stored(RGBA.convert("LA"), "PNG"),
     "progressive jpeg": stored(RGB, "JPEG", progressive=True),
@@ -54,7 +56,9 @@ FILES = {
     "animated png": stored(RGB, "PNG", save_all=True, append_images=[ImageOps.invert(RGB)]),
     "pgm": stored(RGB.convert("L"), "PPM"),
 }
-TRANSPARENT = {name for name in FILES if "alpha" in name or "transparent" in name or "opacities" in name or "rgba" in name}
+TRANSPARENT = {
+    name for name in FILES if "alpha" in name or "transparent" in name or "opacities" in name or "rgba" in name
+}
 
 
 def assert_close(read, expected, most=1):
