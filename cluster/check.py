@@ -8,6 +8,7 @@ from cluster.bundle import named_paths, uploaded
 from mifsim.data import load_data
 from mifsim.run.inputs import check_labels
 from mifsim.run.logs import load_logs
+from mifsim.run.pools import check_pools
 from mifsim.study import Study
 from mifsim.victims import prepare_victim
 
@@ -33,6 +34,7 @@ def check_files(study: Study, storage: Path | None) -> None:
         return
     data = load_data(study.data)
     check_labels(study, data)
+    check_pools(study, data)
     if not logs_elsewhere(study, storage):
         load_logs(study, data.shape)
     if study.victim.file is not None and "victim.file" not in in_storage:

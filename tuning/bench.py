@@ -20,6 +20,7 @@ from mifsim.errors import RunError, StudyError
 from mifsim.run.folder import RunFolder, check_free, default_path
 from mifsim.run.inputs import data_facts, load_inputs
 from mifsim.run.lifecycle import record_status, study_to_resume
+from mifsim.run.pools import pool_facts
 from mifsim.run.sessions import BackendName, make_backend
 from mifsim.run.simulate import resume_simulation, simulate
 from mifsim.study import Filter, Study
@@ -34,7 +35,7 @@ from tuning.bench_outcomes import attack_text, evasion_text, outcome_rows
 from tuning.bench_workloads import UNSEEN, study_of_unseen, workload_rows
 from tuning.live import closed_loop, open_loop
 from tuning.splits import calibration_images
-from tuning.study_check import check_calibration
+from tuning.study_check import check_calibration, check_images
 from tuning.tracedata import TraceSet
 from tuning.traces import load, record
 from tuning.tune import resume_tuning, tune
@@ -95,8 +96,17 @@ def bench(
     path = default_path(study) if out is None else out
     check_free(path)
     make_backend(backend, address, study.server)  # a wrong address must not leave a partial run
+    check_images(study)
     study, data, victim = load_inputs(study)
-    run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts, bench={})
+    run = RunFolder.create(
+        path,
+        study,
+        backend=backend,
+        data=data_facts(data),
+        victim=victim.facts,
+        pools=pool_facts(study, data, study.tuning.separate_images),
+        bench={},
+    )
     _Comparison(run, study, data, backend, address).run_all()
     return path
 

@@ -16,6 +16,7 @@ from mifsim.progress import Bar
 from mifsim.run.folder import RunFolder, check_free, default_path, versions
 from mifsim.run.inputs import check_victim, data_facts, load_inputs
 from mifsim.run.lifecycle import record_status, study_to_resume
+from mifsim.run.pools import pool_facts
 from mifsim.run.sessions import BackendName, make_backend
 from mifsim.server.backend import Backend, ModelFile
 from mifsim.study import Filter, Study
@@ -34,7 +35,7 @@ from tuning.params import param_facts
 from tuning.reference_front import ParetoFront, has_reference, reference_front
 from tuning.replay import Replay, replay
 from tuning.splits import calibration_images, check_splits, session_counts, warn_of_repeats
-from tuning.study_check import CALIBRATED, check_calibration
+from tuning.study_check import CALIBRATED, check_calibration, check_images
 from tuning.tracedata import Floats, TraceSet
 from tuning.traces import load, record
 from tuning.trials import Journal, Trial
@@ -77,8 +78,17 @@ def tune(
     path = default_path(study) if out is None else out
     check_free(path)
     session_backend = make_backend(backend, address, study.server)
+    check_images(study)
     study, data, victim = load_inputs(study)
-    run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts, tuning={})
+    run = RunFolder.create(
+        path,
+        study,
+        backend=backend,
+        data=data_facts(data),
+        victim=victim.facts,
+        pools=pool_facts(study, data, study.tuning.separate_images),
+        tuning={},
+    )
     _Calibration(run, study, data, victim, session_backend, address).run_all()
     return path
 

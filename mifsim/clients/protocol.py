@@ -191,7 +191,30 @@ class Attacker(Client):
     """A short description of the queries, such as ``"iterates, each a small step from the last"``."""
 
 
+class ImageNeed(NamedTuple):
+    """The number of different images that a session can need.
+
+    Attributes
+    ----------
+    images : int
+        At most one session in a thousand needs more.
+    one_class : bool
+        Whether all of them are of one class.
+    """
+
+    images: int
+    one_class: bool = False
+
+
 class User(Client):
     """An honest client."""
 
     role: ClassVar[Literal["attacker", "user"]] = "user"
+
+    def image_needs(self) -> tuple[ImageNeed, ...]:
+        """Return the numbers of different images that a session can need; empty if they are not known.
+
+        A session with fewer images sends some of them again. There are several needs if the session has several parts
+        that draw their images independently.
+        """
+        return ()

@@ -143,6 +143,11 @@ class Users(Population):
         100, description='number of users; "all": one for every client of a log'
     )
     budget_queries: int = Field(100_000, ge=1, description="maximum number of queries of one session")
+    repeat_images: bool = Field(
+        False,
+        description="whether a session that needs more different images than there are may send its images again, in "
+        "the same order; otherwise such a study is refused",
+    )
 
     ROLE: ClassVar[str] = "user"
     KIND_KEY: ClassVar[str] = "user"
