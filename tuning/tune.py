@@ -13,10 +13,12 @@ from mifsim.data.base import DataSet
 from mifsim.defense import DetectorConfig
 from mifsim.errors import RunError
 from mifsim.progress import Bar
+from mifsim.run.estimate import report_estimate
 from mifsim.run.folder import RunFolder, check_free, default_path, versions
 from mifsim.run.inputs import check_victim, data_facts, load_inputs
 from mifsim.run.lifecycle import record_status, study_to_resume
 from mifsim.run.pools import pool_facts
+from mifsim.run.samples import write_model_input
 from mifsim.run.sessions import BackendName, make_backend
 from mifsim.server.backend import Backend, ModelFile
 from mifsim.study import Filter, Study
@@ -89,6 +91,9 @@ def tune(
         pools=pool_facts(study, data, study.tuning.separate_images),
         tuning={},
     )
+    write_model_input(run, study, data)
+    live_trials = 0 if study.tuning.search_space.replayable else study.tuning.trials
+    report_estimate(study, data, [item.config for item in study.filters], 1 + live_trials)
     _Calibration(run, study, data, victim, session_backend, address).run_all()
     return path
 

@@ -25,6 +25,8 @@ MAX_PIXELS = 64 * 2**20
 MAX_FILE_BYTES = 256 * 2**20
 """Maximum size of one image file, in bytes."""
 
+_BLEND_PIXELS = 2**20
+
 Colour = Literal["grey", "rgb"]
 Pixels = npt.NDArray[np.uint8]
 
@@ -193,9 +195,12 @@ def _alpha_of_grey(grey: Any, data: bytes) -> Pixels | None:
 
 
 def _on_background(colours: Pixels, alpha: Pixels, background: tuple[int, int, int]) -> Pixels:
-    opacity = alpha[..., None].astype(np.float32) / np.float32(255)
-    shown = colours * opacity + np.asarray(background, np.float32) * (1 - opacity)
-    blended: Pixels = np.rint(shown).astype(np.uint8)
+    blended = np.empty_like(colours)
+    rows = max(1, _BLEND_PIXELS // colours.shape[1])  # floats of a whole large image would take a gigabyte
+    for top in range(0, len(colours), rows):
+        band = np.s_[top : top + rows]
+        opacity = alpha[band][..., None].astype(np.float32) / np.float32(255)
+        blended[band] = np.rint(colours[band] * opacity + np.asarray(background, np.float32) * (1 - opacity))
     return blended
 
 
