@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from mifsim.cache import atomic_write, cache_dir, digest
-from mifsim.data.base import ArrayPool, DataSet, Subset, assemble, split_by_class
+from mifsim.data.base import DataSet, Subset, assemble, split_by_class
 from mifsim.data.config import DataConfig
 from mifsim.data.duplicates import Copies
 from mifsim.data.folder_layout import check_sizes, class_files
@@ -60,12 +60,16 @@ def load(config: DataConfig) -> DataSet:
     preprocessing = config.preprocessing((height, width) if config.colour == "grey" else (height, width, 3))
     losses = Losses()
 
-    def facts(pool: ArrayPool) -> dict[str, Any]:
-        return {"losses": losses.to_dict(), "copies": Copies.find(pool).to_dict()}
+    def read() -> Raw:
+        return Raw(
+            labels,
+            preprocessing.shape,
+            _images(paths, folder, preprocessing, losses),
+            facts=lambda: {"losses": losses.to_dict()},
+            measured=lambda pool: {"copies": Copies.find(pool).to_dict()},
+        )
 
-    key = digest(_stamps(paths), preprocessing.to_dict(), COPIES_VERSION)
-    images = _images(paths, folder, preprocessing, losses)
-    prepared = prepare("folder", key, lambda: Raw(labels, preprocessing.shape, images, facts=facts))
+    prepared = prepare("folder", digest(_stamps(paths), preprocessing.to_dict(), COPIES_VERSION), read)
     lost, copies = prepared.facts["losses"], Copies.from_dict(prepared.facts["copies"])
     for message in loss_messages(lost, preprocessing, f"images of the folder {folder}"):
         logger.warning(message)

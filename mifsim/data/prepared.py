@@ -33,14 +33,17 @@ class Raw(NamedTuple):
     sections : tuple of int
         Lengths of the source's consecutive sections (training and test set), if any.
     facts : callable
-        Returns facts about the images that JSON can represent, given the pool of the images.
+        Returns facts about the images that JSON can represent. It is called after all images have been read.
+    measured : callable
+        Returns further facts, given the pool of all images.
     """
 
     labels: npt.NDArray[np.int64]
     shape: tuple[int, ...]
     images: Iterable[npt.NDArray[np.uint8]]
     sections: tuple[int, ...] = ()
-    facts: Callable[[ArrayPool], Mapping[str, Any]] = lambda pool: {}
+    facts: Callable[[], Mapping[str, Any]] = dict
+    measured: Callable[[ArrayPool], Mapping[str, Any]] = lambda pool: {}
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Prepared:
     sections : tuple of int
         See `Raw`.
     facts : mapping
-        What `Raw.facts` returned when the images were read.
+        What `Raw.facts` and `Raw.measured` returned when the images were read.
     """
 
     pool: ArrayPool
@@ -123,8 +126,8 @@ def _store(stem: Path, raw: Raw) -> None:
     with atomic_write(labels_file) as temporary, temporary.open("wb") as file:
         np.save(file, labels)
     with atomic_write(facts_file) as temporary:
-        facts = {"sha256": content, "sections": raw.sections, "facts": dict(raw.facts(ArrayPool(pixels, labels)))}
-        temporary.write_text(json.dumps(facts) + "\n")
+        facts = {**raw.facts(), **raw.measured(ArrayPool(pixels, labels))}
+        temporary.write_text(json.dumps({"sha256": content, "sections": raw.sections, "facts": facts}) + "\n")
 
 
 def _load(stem: Path) -> Prepared | None:

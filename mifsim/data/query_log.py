@@ -129,9 +129,7 @@ class QueryLog:
         losses = Losses()
 
         def read() -> Raw:
-            return Raw(
-                labels, preprocessing.shape, self._images(preprocessing, losses), facts=lambda pool: losses.to_dict()
-            )
+            return Raw(labels, preprocessing.shape, self._images(preprocessing, losses), facts=losses.to_dict)
 
         prepared = prepare("log", key, read)
         return Sessions(prepared.pool, self.order, self.offsets, prepared.facts)
