@@ -84,7 +84,7 @@ def save_filter(
     path : Path or RemotePath
         The file.
     study : Study
-        The study, whose transport is recorded.
+        The study, whose transport and preprocessing are recorded.
     certificate : Certificate
         A certificate with a chosen candidate.
     images : mapping of str to int
@@ -104,6 +104,7 @@ def save_filter(
         certificate.longest,
         strict=True,
     )
+    preprocessing = study.data.preprocessing(tuple(data["shape"]))
     document = {
         "guarantee": {
             "text": guarantee(certificate, images, study.tuning.separate_images),
@@ -127,6 +128,7 @@ def save_filter(
             "shape": data["shape"],
             "fingerprint": data["fingerprint"],
             "transport": study.server.transport,
+            **{key: value for key, value in preprocessing.to_dict().items() if key != "shape"},
         },
         "versions": {**versions, "mifsim": __version__},
     }

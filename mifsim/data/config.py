@@ -26,7 +26,8 @@ class Source(NamedTuple):
         A function that takes a `DataConfig` and returns a `mifsim.data.base.DataSet`, or ``"module:function"``, which
         is imported on first use.
     reads : frozenset of str
-        The optional keys that it reads, of `folder`, `size` and `colour`; a study cannot set the others.
+        The optional keys that it reads, of `folder`, `size`, `colour`, `fit` and `background`; a study cannot set the
+        others, except for the last two, which logs read too.
     needs : frozenset of str
         The keys of `reads` that a study must set.
     """
@@ -43,7 +44,7 @@ _SHIPPED: dict[str, Source] = {
     "mnist": Source("mifsim.data.mnist:load", reads=_FOLDER),
     "fashion-mnist": Source("mifsim.data.mnist:load", reads=_FOLDER),
     "celeba": Source("mifsim.data.celeba:load", reads=_FOLDER, needs=_FOLDER),
-    "folder": Source("mifsim.data.folder:load", reads=_FOLDER | {"size", "colour"}, needs=_FOLDER),
+    "folder": Source("mifsim.data.folder:load", reads=_FOLDER | {"size", "colour", "fit", "background"}, needs=_FOLDER),
     "faces": Source("mifsim.data.faces:load"),
 }
 

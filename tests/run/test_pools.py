@@ -15,6 +15,9 @@ from mifsim.study import Study, shipped_studies
 from mifsim.study.splitting import SPLITS, split_images
 from tests.data.small_sources import write_image
 from tests.small import small_study
+from tuning.paper.attacks import main_study
+from tuning.paper.calibration import calibration_study
+from tuning.paper.plan import plan_for
 from tuning.study_check import check_calibration, check_images
 
 DATA = load_data(DataConfig(set="mnist-5k", images_per_class=40))
@@ -171,6 +174,14 @@ def test_the_shipped_studies_have_enough_images_or_say_that_they_repeat_them(nam
     if study.bench.detectors or name.startswith("calibrate"):
         check_calibration(study)
         check_images(study)
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_the_studies_of_the_papers_reproduction_have_enough_images_or_say_that_they_repeat_them(small):
+    plan = plan_for("mnist-5k", None, small=small)
+    check_pools(main_study(plan), load_data(main_study(plan).data))
+    check_calibration(calibration_study(plan))
+    check_images(calibration_study(plan))
 
 
 def test_bench_faces_has_enough_images_or_says_that_it_repeats_them():

@@ -412,3 +412,18 @@ def test_undefended_refuses_a_study_without_attacks() -> None:
     plain = {"name": "honest", "users": [{"user": "independent"}]}
     with pytest.raises(StudyError, match="attacks: missing"):
         Study.parse(plain).undefended()
+
+
+@pytest.mark.parametrize("line", ['fit = "pad"', "background = 255"])
+def test_preprocessing_that_has_no_effect_is_told(line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The embedded digits are no files; a folder and a log are."""
+    key, users = line.split()[0], '[[users]]\nuser = "independent"'
+    log = f'[[users]]\nuser = "log"\npath = "{tmp_path}"\nsessions = 1'
+    for number, (data, clients, expected) in enumerate(
+        [("", users, [key]), ("", log, []), (f'set = "folder"\nfolder = "{tmp_path}"', users, [])]
+    ):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(f'name = "x"\n[data]\n{line}\n{data}\n{clients}\n')
+        caplog.clear()
+        assert Study.load(path).without_effect() == expected
+        assert (f"data.{key} has no effect: the data set 'mnist-5k' does not read it" in caplog.text) == bool(expected)
