@@ -38,7 +38,7 @@ def load_inputs(study: Study) -> tuple[Study, DataSet, Victim]:
     data = load_data(study.data)
     check_labels(study, data)
     check_pools(study, data)
-    check_detectors(study, data)  # before the fits, which take time
+    check_detectors(study, data, fitted=False)  # before the fits, which take time
     study = fit_detectors(study, data)
     check_detectors(study, data)
     load_logs(study, data.shape)
@@ -57,16 +57,24 @@ def check_labels(study: Study, data: DataSet) -> None:
                 )
 
 
-def check_detectors(study: Study, data: DataSet) -> None:
-    """Raise a `StudyError` if a detector does not accept the data's images, for example because they are too small."""
+def check_detectors(study: Study, data: DataSet, *, fitted: bool = True) -> None:
+    """Raise a `StudyError` if a detector does not accept the data's images, for example because they are too small.
+
+    Detectors without a fit are only asked for their view; those of a comparison are fitted when it starts.
+
+    Parameters
+    ----------
+    study : Study
+    data : DataSet
+    fitted : bool
+        Whether the fits that the study names are loaded.
+    """
     image = np.full(data.shape, 0.5, dtype=np.float32)
     for key, config in _configs(study):
         try:
             problem = config.view.problem(data.shape) if config.view is not None else ""
-            # Fits are computed later, and the other detectors of a comparison are fitted when it starts.
-            if not problem and not any(
-                isinstance(member, FittedConfig) and not member.fit for member in config.members()
-            ):
+            needing = [member for member in config.members() if isinstance(member, FittedConfig)]
+            if not problem and all(fitted and member.fit for member in needing):
                 config.detector().check(image)
         except InvalidImage as error:
             problem = str(error)
