@@ -19,6 +19,7 @@ from mifsim.clients.users.log import Log
 from mifsim.data import DataConfig
 from mifsim.data.config import source_of
 from mifsim.defense import DetectorConfig, NoDefenseConfig
+from mifsim.defense.config_file import toml_text
 from mifsim.defense.fit import registered_fits, restore_fits
 from mifsim.defense.fitted import load_fit
 from mifsim.errors import ConfigError, StudyError, UserError
@@ -214,7 +215,7 @@ class Study(Section):
         """
         path = source if isinstance(source, RemotePath) else find_study(source)
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = tomllib.loads(toml_text(path.read_bytes()))
         except (OSError, UnicodeDecodeError) as error:
             raise StudyError(f"{path}: cannot be read: {error}") from None
         except tomllib.TOMLDecodeError as error:

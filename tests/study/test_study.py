@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mifsim.clients import names
-from mifsim.defense import FilterConfig, NoDefenseConfig, View
-from mifsim.errors import StudyError
+from mifsim.defense import FilterConfig, NoDefenseConfig, View, load_config
+from mifsim.errors import ConfigError, StudyError
 from mifsim.study import Filter, Study, shipped_studies
 from mifsim.study.populations import client_name
 from tests.registering import add_entry
@@ -253,6 +253,29 @@ def test_a_filter_of_any_kind_can_be_read_from_a_file(tmp_path: Path) -> None:
     assert Filter.model_validate({"name": "a", "file": str(tmp_path / "filter.toml")}).config == config
     NoDefenseConfig().save(tmp_path / "filter.toml")
     assert Filter.model_validate({"name": "a", "file": str(tmp_path / "filter.toml")}).undefended
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_not_change_a_file(tmp_path: Path) -> None:
+    study, config = tmp_path / "study.toml", tmp_path / "filter.toml"
+    plain = Study.load(write(tmp_path, SMALL))
+    study.write_bytes(b"\xef\xbb\xbf" + SMALL.replace("\n", "\r\n").encode())
+    assert Study.load(study) == plain
+    expected = FilterConfig(0.9, 0.1, 2, 3)
+    expected.save(config)
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+    study.write_text(f"name = 'x'\n[[filters]]\nname = 'a'\nfile = '{config}'\n", encoding="utf-8-sig")
+    assert Study.load(study).filters[0].config == expected
+    assert load_config(config) == expected
+
+
+def test_a_study_or_filter_in_utf_16_is_named_as_such(tmp_path: Path) -> None:
+    for suffix in ("le", "be"):
+        mark = "\ufeff".encode(f"utf-16-{suffix}")
+        (tmp_path / "study.toml").write_bytes(mark + SMALL.encode(f"utf-16-{suffix}"))
+        with pytest.raises(StudyError, match=r"study\.toml: .*the file is UTF-16; save it as UTF-8"):
+            Study.load(tmp_path / "study.toml")
+        with pytest.raises(ConfigError, match=r"study\.toml: .*the file is UTF-16; save it as UTF-8"):
+            load_config(tmp_path / "study.toml")
 
 
 def test_a_study_may_calibrate_any_kind_that_has_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
