@@ -15,7 +15,7 @@ from mifsim.victims import prepare_victim
 
 def logs_elsewhere(study: Study, storage: Path | None) -> bool:
     """Return whether the study replays a log in the storage, which cannot be read here."""
-    return any(named.columns is not None and not uploaded(named, storage) for named in named_paths(study))
+    return any(named.form is not None and not uploaded(named, storage) for named in named_paths(study))
 
 
 def check_files(study: Study, storage: Path | None) -> None:

@@ -128,6 +128,7 @@ def _context(run: Folder) -> dict[str, Any]:
         "attacks": attacks,
         "tally": attacks.tally,
         "users": compare_users(run),
+        "logs": known.get("logs") or {},
         "filters": [(name, look[name], wording.describe(configs[name])) for name in filters],
         "look": look,
         "undefended": unfiltered,

@@ -37,7 +37,7 @@ from tuning.live import closed_loop, open_loop
 from tuning.splits import calibration_images
 from tuning.study_check import check_calibration, check_images
 from tuning.tracedata import TraceSet
-from tuning.traces import load, record
+from tuning.traces import load, record, several_sessions
 from tuning.tune import resume_tuning, tune
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,12 @@ def bench(
     if not study.bench.detectors:
         raise StudyError(f"{study.name}: bench.detectors: missing (add at least one [[bench.detectors]] table)")
     check_calibration(study)
+    for part in (study, study_of_unseen(study)):
+        if part is not None and several_sessions(part):
+            raise StudyError(
+                f"{study.name}: users: a comparison needs logs whose clients have one session, because it takes a "
+                "session for independent of the scope; remove session_gap or session_column"
+            )
     path = default_path(study) if out is None else out
     check_free(path)
     make_backend(backend, address, study.server)  # a wrong address must not leave a partial run

@@ -36,11 +36,17 @@ def guarantee(certificate: Certificate, images: Mapping[str, int], separate: boo
     longest = ", ".join(
         f"{queries:,} for {name}" for name, queries in zip(certificate.workloads, certificate.longest, strict=True)
     )
+    sampled = ""
+    if certificate.sampled:
+        sampled = (
+            f" The clients of {', '.join(certificate.sampled)} have several sessions, which are not independent: one "
+            "session of each client was tested, drawn at random."
+        )
     return (
         f"With {1 - certificate.delta:.3g} confidence, this configuration blocks at most this share of honest "
         f"sessions: {limits}. It was tested on sessions that the search did not use ({sessions}), by exact binomial "
-        f"tests with {certificate.method.replace('_', '-')} control of the family-wise error (Learn then Test). The "
-        f"sessions were drawn from this number of different images, {seen}: {drawn}. The "
+        f"tests with {certificate.method.replace('_', '-')} control of the family-wise error (Learn then "
+        f"Test).{sampled} The sessions were drawn from this number of different images, {seen}: {drawn}. The "
         f"longest sessions had this number of queries: {longest}. The guarantee applies to sessions like these, and no "
         "longer, for these data, this victim and this transport."
     )
@@ -67,6 +73,26 @@ def certificate_facts(certificate: Certificate, images: Mapping[str, int], separ
         "guarantee": None if chosen is None else guarantee(certificate, images, separate),
         "why_none": None if chosen is not None else sessions_missing(certificate),
     }
+
+
+def _logs(study: Study) -> dict[str, Any]:
+    """Return the table of the logs among a study's workloads: how their rows became sessions."""
+    found = [
+        {
+            "workload": users.name,
+            "content": log.content,
+            "policy": log.policy.words,
+            "session_gap_seconds": log.policy.gap or 0.0,
+            "session_column": log.log.form.session or "",
+            "duplicates": log.policy.duplicates,
+            "incomplete_sessions": log.policy.incomplete,
+            "rows": log.log.index.rows,
+            "lost_rows": log.log.index.bad,
+        }
+        for users in study.users
+        if (log := users.log()) is not None
+    ]
+    return {"logs": found} if found else {}
 
 
 def save_filter(
@@ -130,6 +156,7 @@ def save_filter(
             "transport": study.server.transport,
             **{key: value for key, value in preprocessing.to_dict().items() if key != "shape"},
         },
+        **_logs(study),
         "versions": {**versions, "mifsim": __version__},
     }
     config = certificate.configs[chosen]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 
 import numpy as np
 
@@ -170,7 +171,8 @@ def calibration_images(study: Study, data: DataSet) -> dict[str, int]:
         if (log := users.log()) is None:
             found[users.name] = shared
         else:
-            pools = log.pools(study.data.preprocessing(data.shape))
-            images = (image for pool in pools for image in pool.images(range(len(pool))))
-            found[users.name] = len({image.tobytes() for image in images})
+            pool = log.pools(study.data.preprocessing(data.shape)).pool
+            used = np.unique(log.order).tolist()
+            # Digests, as the images of a long log do not fit into the memory.
+            found[users.name] = len({blake2b(pool.pixels[index].tobytes(), digest_size=12).digest() for index in used})
     return found

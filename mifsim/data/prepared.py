@@ -28,7 +28,7 @@ class Raw(NamedTuple):
         The class of each image.
     shape : tuple of int
         Shape of one image: (H, W) or (H, W, 3).
-    images : iterable of n ndarrays of uint8
+    images : iterable of n ndarrays of `dtype`
         The images. They are read once, one at a time, so a generator avoids having the whole set in memory.
     sections : tuple of int
         Lengths of the source's consecutive sections (training and test set), if any.
@@ -36,14 +36,17 @@ class Raw(NamedTuple):
         Returns facts about the images that JSON can represent. It is called after all images have been read.
     measured : callable
         Returns further facts, given the pool of all images.
+    dtype : type
+        ``uint8``, or ``float32`` for images that must keep their values, which are in [0, 1].
     """
 
     labels: npt.NDArray[np.int64]
     shape: tuple[int, ...]
-    images: Iterable[npt.NDArray[np.uint8]]
+    images: Iterable[npt.NDArray[np.uint8] | npt.NDArray[np.float32]]
     sections: tuple[int, ...] = ()
     facts: Callable[[], Mapping[str, Any]] = dict
     measured: Callable[[ArrayPool], Mapping[str, Any]] = lambda pool: {}
+    dtype: type[np.uint8] | type[np.float32] = np.uint8
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def _store(stem: Path, raw: Raw) -> None:
     labels = np.ascontiguousarray(raw.labels, np.int64)
     with atomic_write(pixels_file) as temporary:
         shape = (len(labels), *raw.shape)
-        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=raw.dtype, shape=shape)
         for slot, image in zip(pixels, raw.images, strict=True):
             slot[...] = image
         pixels.flush()
@@ -141,12 +144,12 @@ def _load(stem: Path) -> Prepared | None:
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
     # Hashing 55 MB takes about 40 ms, less than the start of the process, and detects incomplete files.
-    if pixels.dtype != np.uint8 or labels.dtype != np.int64 or _digest(pixels, labels) != expected:
+    if pixels.dtype not in (np.uint8, np.float32) or labels.dtype != np.int64 or _digest(pixels, labels) != expected:
         return None
     return Prepared(ArrayPool(pixels, labels), expected, sections, more)
 
 
-def _digest(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> str:
+def _digest(pixels: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> str:
     sha = hashlib.sha256(repr(pixels.shape).encode())
     sha.update(np.ascontiguousarray(pixels).data)
     sha.update(np.ascontiguousarray(labels).data)

@@ -67,9 +67,7 @@ def toml_text(content: bytes) -> str:
     return content.decode("utf-8-sig")
 
 
-def write_file(
-    path: str | os.PathLike[str], config: Mapping[str, Any], extra: Mapping[str, Mapping[str, Any]] | None = None
-) -> None:
+def write_file(path: str | os.PathLike[str], config: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> None:
     """Write a configuration and its version as the table ``[filter]`` of a TOML file, atomically.
 
     Parameters
@@ -78,8 +76,8 @@ def write_file(
         Missing folders are created.
     config : mapping
         Result of `DetectorConfig.to_dict`.
-    extra : mapping of mappings, optional
-        Further tables.
+    extra : mapping, optional
+        Further tables, or lists of tables.
 
     Raises
     ------

@@ -46,7 +46,7 @@ def _sources(study: Study, data: DataSet) -> Iterator[tuple[str, ImagePool, list
     preprocessing = study.data.preprocessing(data.shape)
     for population in study.users:
         if (log := population.log()) is not None:
-            (pool, *_) = log.pools(preprocessing)
+            pool = log.pools(preprocessing)[0]
             yield f"the log {log.path}", pool, list(range(min(COLUMNS, len(pool))))
 
 

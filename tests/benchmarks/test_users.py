@@ -20,7 +20,9 @@ import pytest
 
 from mifsim.clients import Answer, Client, ImagePool, Query, World, client_class, names
 from mifsim.clients.users.log import Log
-from mifsim.data import DataConfig, load_data, query_log
+from mifsim.data import DataConfig, load_data
+from mifsim.data.logs import query_log
+from mifsim.data.logs.sessions import arrange
 from mifsim.data.preprocessing import Preprocessing
 from mifsim.server.backend import Job, ModelFile
 from mifsim.server.client_specs import client_rng, shards
@@ -99,6 +101,7 @@ def test_time_to_read_a_log(
     def read() -> None:
         monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / f"cache-{next(numbers)}"))
         query_log._opened.cache_clear()
+        arrange.cache_clear()
         log = client.log()
         assert log is not None
         log.pools(Preprocessing(world.shape))

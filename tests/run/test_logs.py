@@ -114,6 +114,10 @@ def test_relative_paths_are_resolved_against_the_folder_of_the_study(tmp_path: P
         ({"user": "log", "path": "x", "sessions": 0}, r"users\.0\.sessions = 0: .*greater than or equal to 1"),
         ({"user": "log", "path": "x", "sessions": "each"}, r"users\.0\.sessions = 'each'"),
         ({"user": "log", "pth": "x"}, r"unknown key 'pth'; did you mean 'path'\?"),
+        ({"user": "log", "path": "x", "session_gap": "half an hour"}, r"session_gap.*'half an hour' is not a duration"),
+        ({"user": "log", "path": "x", "session_gap": True}, r"session_gap = True: true is not a duration"),
+        ({"user": "log", "path": "x", "session_gap": 60, "session_column": "s"}, "only one of them may be set"),
+        ({"user": "log", "path": "x", "image_encoding": "base32"}, r"image_encoding = 'base32'.*'base64'"),
     ],
 )
 def test_invalid_log_users_in_a_study_are_refused(users: dict[str, Any], message: str) -> None:
@@ -123,7 +127,10 @@ def test_invalid_log_users_in_a_study_are_refused(users: dict[str, Any], message
 
 def test_more_sessions_than_clients_are_refused_before_anything_is_written(log: Path, tmp_path: Path) -> None:
     study = log_study(log, sessions=15)
-    with pytest.raises(StudyError, match=r"users\.0\.sessions = 15: .* has 14 clients .*accepted: 1 to 14, or 'all'"):
+    with pytest.raises(
+        StudyError,
+        match=r"users\.0\.sessions = 15: .* has 14 clients with a usable session .*accepted: 1 to 14, or 'all'",
+    ):
         simulation.simulate(study, tmp_path / "run", backend="in-process")
     with pytest.raises(DataError, match="no such file or folder"):
         simulation.simulate(log_study(tmp_path / "none.parquet"), tmp_path / "run", backend="in-process")

@@ -263,7 +263,9 @@ def test_a_byte_order_mark_and_windows_line_ends_do_not_change_a_file(tmp_path: 
     expected = FilterConfig(0.9, 0.1, 2, 3)
     expected.save(config)
     config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
-    study.write_text(f"name = 'x'\n[[filters]]\nname = 'a'\nfile = '{config}'\n", encoding="utf-8-sig")
+    study.write_text(
+        f"name = 'x'\n[[users]]\nuser = 'retries'\n[[filters]]\nname = 'a'\nfile = '{config}'\n", encoding="utf-8-sig"
+    )
     assert Study.load(study).filters[0].config == expected
     assert load_config(config) == expected
 
