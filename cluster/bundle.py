@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 import tomli_w
 
 from cluster.job_spec import STUDY_FILE, plugin_member
-from mifsim.data.log_rows import Columns, stamps
+from mifsim.clients.users.log import Log
+from mifsim.data.logs import LogFormat
+from mifsim.data.logs.reading import stamps
 from mifsim.defense import load_config
 from mifsim.defense.fitted import FittedConfig
 from mifsim.errors import ClusterError, StudyError
@@ -34,11 +36,11 @@ MAX_MEMBERS = 200_000
 
 
 class NamedPath(NamedTuple):
-    """A path that a study names, the study key that names it, and the columns if it is a log."""
+    """A path that a study names, the study key that names it, and the format if it is a log."""
 
     key: str
     path: Path
-    columns: Columns | None = None
+    form: LogFormat | None = None
 
 
 class Bundle(NamedTuple):
@@ -56,9 +58,8 @@ def named_paths(study: Study) -> list[NamedPath]:
     if study.victim.file is not None:
         paths.append(NamedPath("victim.file", study.victim.file))
     for number, (users, table) in enumerate(zip(study.users, study.to_toml()["users"], strict=True)):
-        if table["user"] == "log":
-            columns = Columns(*(getattr(users.client, f"{name}_column") for name in Columns._fields))
-            paths.append(NamedPath(f"users.{number}.path", Path(table["path"]), columns))
+        if isinstance(users.client, Log):
+            paths.append(NamedPath(f"users.{number}.path", Path(table["path"]), users.client.form))
     return paths
 
 
@@ -147,8 +148,8 @@ def _members(study: Study, named: NamedPath) -> Iterator[tuple[str, Path]]:
             "a path on this machine, or one in the folder that --storage names)"
         )
     folder = path.parent if path.is_file() else path
-    if named.columns is not None:
-        files = sorted({Path(stamp[0]) for stamp in stamps(path, named.columns) if stamp[1] >= 0})
+    if named.form is not None:
+        files = sorted({Path(stamp[0]) for stamp in stamps(path, named.form) if stamp[1] >= 0})
     elif path.is_file():
         files = [path]
     else:

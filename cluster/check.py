@@ -8,13 +8,14 @@ from cluster.bundle import named_paths, uploaded
 from mifsim.data import load_data
 from mifsim.run.inputs import check_labels
 from mifsim.run.logs import load_logs
+from mifsim.run.pools import check_pools
 from mifsim.study import Study
 from mifsim.victims import prepare_victim
 
 
 def logs_elsewhere(study: Study, storage: Path | None) -> bool:
     """Return whether the study replays a log in the storage, which cannot be read here."""
-    return any(named.columns is not None and not uploaded(named, storage) for named in named_paths(study))
+    return any(named.form is not None and not uploaded(named, storage) for named in named_paths(study))
 
 
 def check_files(study: Study, storage: Path | None) -> None:
@@ -33,6 +34,7 @@ def check_files(study: Study, storage: Path | None) -> None:
         return
     data = load_data(study.data)
     check_labels(study, data)
+    check_pools(study, data)
     if not logs_elsewhere(study, storage):
         load_logs(study, data.shape)
     if study.victim.file is not None and "victim.file" not in in_storage:

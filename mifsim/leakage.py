@@ -93,7 +93,7 @@ class Snapshots:
             The reconstruction. It must not be modified afterwards.
         """
         if answered in self._grid:
-            self._kept[answered] = _png(guess)
+            self._kept[answered] = png_file(guess)
         self._recent = answered, guess
 
     def as_png(self) -> Iterator[tuple[int, bool, bytes]]:
@@ -102,10 +102,11 @@ class Snapshots:
             return
         last, guess = self._recent
         yield from ((answered, False, png) for answered, png in self._kept.items() if answered != last)
-        yield last, True, _png(guess)
+        yield last, True, png_file(guess)
 
 
-def _png(image: npt.NDArray[np.float32]) -> bytes:
+def png_file(image: npt.NDArray[np.float32]) -> bytes:
+    """Return an image, (H, W) or (H, W, 3) in [0, 1], as an 8-bit PNG file."""
     import cv2
 
     pixels = np.rint(image * np.float32(255)).astype(np.uint8)

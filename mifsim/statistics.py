@@ -21,6 +21,37 @@ _MAX_SESSIONS = 10_000_000
 """Maximum number of sessions that `sessions_needed` considers at a constant rate."""
 
 
+def rate_interval(blocked: int, sessions: int, clients: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return a confidence interval of the share of blocked sessions, of which those of one client are alike.
+
+    Parameters
+    ----------
+    blocked, sessions : int
+        With ``0 <= blocked <= sessions``.
+    clients : int
+        Number of clients that have these sessions.
+    confidence : float
+        Confidence level, in (0, 1).
+
+    Returns
+    -------
+    tuple of float
+        The exact interval of `clopper_pearson` if each client has one session. Otherwise that of one session for each
+        client with the same share of blocked sessions, rounded outwards: dependent sessions tell no more than this.
+
+    Examples
+    --------
+    >>> rate_interval(0, 299, 299) == clopper_pearson(0, 299)
+    True
+    >>> rate_interval(30, 240, 6) == (clopper_pearson(0, 6)[0], clopper_pearson(1, 6)[1])
+    True
+    """
+    if clients >= sessions:
+        return clopper_pearson(blocked, sessions, confidence)
+    least, rest = divmod(blocked * clients, sessions)
+    return clopper_pearson(least, clients, confidence)[0], clopper_pearson(least + (rest > 0), clients, confidence)[1]
+
+
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the exact (Clopper-Pearson) two-sided confidence interval for a proportion.
 

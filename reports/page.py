@@ -21,6 +21,7 @@ from reports.charts import false_positive_chart, limits, pareto_chart, progress_
 from reports.comparison import compare_attacks, compare_users, in_order, undefended
 from reports.left_out import left_out_results
 from reports.matrix import matrix_page
+from reports.model_input import model_input, repeating
 from reports.pictures import galleries
 from reports.styles import CALIBRATED, styles
 from reports.tables import (
@@ -127,6 +128,7 @@ def _context(run: Folder) -> dict[str, Any]:
         "attacks": attacks,
         "tally": attacks.tally,
         "users": compare_users(run),
+        "logs": known.get("logs") or {},
         "filters": [(name, look[name], wording.describe(configs[name])) for name in filters],
         "look": look,
         "undefended": unfiltered,
@@ -138,6 +140,8 @@ def _context(run: Folder) -> dict[str, Any]:
         # A matrix has dozens of attacks: a chart and a gallery for each would make the page too long.
         "survival": survival_charts(rows, filters, look) if matrix is None else [],
         "false_positives": false_positive_chart(run, unfiltered, look, allowed),
+        "model_input": model_input(run, known),
+        "repeating": repeating(known),
         "galleries": galleries(run, filters, known) if matrix is None else [],
         "progress": progress_charts(run, rows, pareto, allowed, float(section.get("false_positive_budget", 0.1))),
         "tuning": _flat(
@@ -225,7 +229,15 @@ def description(run: Folder) -> str:
 
 def _files(run: Folder) -> list[str]:
     names = ("sessions", "queries", "snapshots", "leakage", "trials")
-    files = ("pareto.parquet", "certification.parquet", "leave_out.parquet", "filter.toml", "study.toml", "run.json")
+    files = (
+        "model_input.png",
+        "pareto.parquet",
+        "certification.parquet",
+        "leave_out.parquet",
+        "filter.toml",
+        "study.toml",
+        "run.json",
+    )
     return [f"{name}/*.parquet" for name in names if (run / name).is_dir()] + [
         name for name in files if (run / name).is_file()
     ]

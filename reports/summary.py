@@ -26,6 +26,9 @@ def print_summary(run: Folder, console: Console | None = None) -> None:
     _print_attacks(run, out)
     _print_matrix(run, out)
     _print_users(run, out)
+    for name, log in (known.get("logs") or {}).items():
+        for note in log.get("notes", ()):
+            out.print(f"{name}: {note}", highlight=False, markup=False)
     victim = known.get("victim", {})
     if "test_accuracy" in victim:
         out.print(f"victim: {victim.get('model', '')}, {accuracy(victim)}", highlight=False)
@@ -152,10 +155,14 @@ def _print_users(run: Folder, out: Console) -> None:
         table.add_column(name)
     for name in ("blocked", "false-positive rate", "95% interval", "mean queries"):
         table.add_column(name, justify="right")
+    from_log = frame["lost_share"].notna().any()
+    if from_log:
+        table.add_column("lost rows", justify="right")
     previous = None
     for row in frame.to_dict("records"):
         if previous not in (None, row["filter"]):
             table.add_section()
+        lost = "-" if np.isnan(row["lost_share"]) else f"{row['lost_share']:.2%}"
         table.add_row(
             row["filter"] if row["filter"] != previous else "",
             row["workload"] + (" (worst)" if row["worst"] else ""),
@@ -163,6 +170,7 @@ def _print_users(run: Folder, out: Console) -> None:
             f"{row['false_positive_rate']:.1%}",
             f"{row['low']:.1%} to {row['high']:.1%}",
             f"{row['mean_queries']:.0f}",
+            *((lost,) if from_log else ()),
         )
         previous = row["filter"]
     out.print(table)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from mifsim.errors import RunError
-from mifsim.statistics import Survival, clopper_pearson, kaplan_meier, queries_until_stopped
+from mifsim.statistics import Survival, kaplan_meier, queries_until_stopped, rate_interval
 from mifsim.tables.records import open_table, read_single, read_table
 from mifsim.tables.storage import Folder
 
@@ -164,14 +164,17 @@ def user_table(run: Folder, confidence: float = 0.95) -> pd.DataFrame:
     DataFrame
         Columns ``filter``, ``workload``, ``sessions`` (without failed ones), ``blocked``, ``false_positive_rate`` in
         [0, 1], ``low`` and ``high`` (Clopper-Pearson), ``mean_queries``, ``failed``, and ``worst``: whether the rate
-        is above 0 and no workload of the filter has a higher one.
+        is above 0 and no workload of the filter has a higher one. For a log, ``lost_share`` is the share of its rows
+        that are unusable, in [0, 1]; null for other workloads. If clients have several sessions, the interval is that
+        of as many sessions as there are clients, because sessions of one client are alike.
     """
     rows = sessions(run)
+    logs = facts(run).get("logs") or {}
     table: list[dict[str, Any]] = []
     for (filter_, workload), group in _groups(rows[rows["role"] == "user"]):
         done = group[group["outcome"] != "failed"]
         blocked = int(done["outcome"].eq("blocked").sum())
-        low, high = clopper_pearson(blocked, len(done), confidence)
+        low, high = rate_interval(blocked, len(done), int(done["client_id"].nunique()), confidence)
         table.append(
             {
                 "filter": filter_,
@@ -183,6 +186,7 @@ def user_table(run: Folder, confidence: float = 0.95) -> pd.DataFrame:
                 "high": high,
                 "mean_queries": float(done["queries"].mean()),
                 "failed": len(group) - len(done),
+                "lost_share": logs.get(str(workload), {}).get("lost_share", np.nan),
             }
         )
     frame = pd.DataFrame(table)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import mifsim.statistics
-from mifsim.statistics import clopper_pearson, kaplan_meier, sessions_needed
+from mifsim.statistics import clopper_pearson, kaplan_meier, rate_interval, sessions_needed
 
 # Freireich et al. (1963), remission of leukaemia in weeks: the data set of every survival textbook.
 SIX_MP = [6, 6, 6, 6, 7, 9, 10, 10, 11, 13, 16, 17, 19, 20, 22, 23, 25, 32, 32, 34, 35]
@@ -225,3 +225,18 @@ def test_the_needed_sessions_pass_and_one_fewer_do_not(blocked, limit, delta):
 
 def test_examples_in_the_docstrings_run():
     assert doctest.testmod(mifsim.statistics).failed == 0
+
+
+@given(st.integers(1, 40), st.integers(1, 6), st.data())
+def test_an_interval_for_alike_sessions_is_that_of_their_clients_rounded_outwards(
+    clients: int, each: int, data: st.DataObject
+) -> None:
+    sessions = clients * each
+    blocked = data.draw(st.integers(0, sessions))
+    low, high = rate_interval(blocked, sessions, clients)
+    assert low <= blocked / sessions <= high
+    independent = clopper_pearson(blocked, sessions)
+    assert low <= independent[0] + 1e-12
+    assert high >= independent[1] - 1e-12
+    if blocked % each == 0:  # all sessions of a client end alike
+        assert (low, high) == clopper_pearson(blocked // each, clients)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mifsim.defense import DetectorConfig
-from mifsim.statistics import Survival, clopper_pearson, kaplan_meier
+from mifsim.statistics import Survival, kaplan_meier, rate_interval
 from tuning.replay import Replay, replay
 from tuning.tracedata import TraceSet
 
@@ -71,7 +71,8 @@ def assess(
     for g in np.unique(traces.group).tolist():
         members = traces.group == g
         sessions, blocked = int(members.sum()), int((blocked_at[members] > 0).sum())
-        low, high = clopper_pearson(blocked, sessions, confidence)
+        clients = int((traces.session_numbers[members] == 1).sum()) if g in traces.honest_groups else sessions
+        low, high = rate_interval(blocked, sessions, clients, confidence)
         curve = kaplan_meier(queries[members], blocked_at[members] > 0, confidence)
         figures.append(
             GroupFigures(

@@ -20,6 +20,7 @@ from mifsim.errors import RunError, StudyError
 from mifsim.run.folder import RunFolder, check_free, default_path
 from mifsim.run.inputs import data_facts, load_inputs
 from mifsim.run.lifecycle import record_status, study_to_resume
+from mifsim.run.pools import pool_facts
 from mifsim.run.sessions import BackendName, make_backend
 from mifsim.run.simulate import resume_simulation, simulate
 from mifsim.study import Filter, Study
@@ -34,9 +35,9 @@ from tuning.bench_outcomes import attack_text, evasion_text, outcome_rows
 from tuning.bench_workloads import UNSEEN, study_of_unseen, workload_rows
 from tuning.live import closed_loop, open_loop
 from tuning.splits import calibration_images
-from tuning.study_check import check_calibration
+from tuning.study_check import check_calibration, check_images
 from tuning.tracedata import TraceSet
-from tuning.traces import load, record
+from tuning.traces import load, record, several_sessions
 from tuning.tune import resume_tuning, tune
 
 logger = logging.getLogger(__name__)
@@ -92,11 +93,26 @@ def bench(
     if not study.bench.detectors:
         raise StudyError(f"{study.name}: bench.detectors: missing (add at least one [[bench.detectors]] table)")
     check_calibration(study)
+    for part in (study, study_of_unseen(study)):
+        if part is not None and several_sessions(part):
+            raise StudyError(
+                f"{study.name}: users: a comparison needs logs whose clients have one session, because it takes a "
+                "session for independent of the scope; remove session_gap or session_column"
+            )
     path = default_path(study) if out is None else out
     check_free(path)
     make_backend(backend, address, study.server)  # a wrong address must not leave a partial run
+    check_images(study)
     study, data, victim = load_inputs(study)
-    run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts, bench={})
+    run = RunFolder.create(
+        path,
+        study,
+        backend=backend,
+        data=data_facts(data),
+        victim=victim.facts,
+        pools=pool_facts(study, data, study.tuning.separate_images),
+        bench={},
+    )
     _Comparison(run, study, data, backend, address).run_all()
     return path
 

@@ -56,7 +56,7 @@ class Certificate:
     method : {"fixed_sequence", "holm"}
         Procedure that controls the family-wise error.
     sessions : ndarray of int64, shape (W,)
-        Number of sessions of each workload in the calibration split.
+        Number of sessions of each workload in the calibration split that were tested: one of each client.
     longest : ndarray of int64, shape (W,)
         Number of queries of the longest of these sessions.
     blocked : ndarray of int64, shape (J, W)
@@ -69,6 +69,8 @@ class Certificate:
         Whether each candidate was certified.
     queries : ndarray of float64, shape (J,)
         Restricted mean queries to block of each candidate on the search split.
+    sampled : tuple of str
+        Workloads whose clients have several sessions, of which one was tested.
     """
 
     configs: tuple[DetectorConfig, ...]
@@ -83,6 +85,7 @@ class Certificate:
     order: tuple[int, ...]
     certified: Bools
     queries: Floats
+    sampled: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> int | None:
@@ -158,7 +161,8 @@ def certify(
     Notes
     -----
     The test treats the sessions of a workload as independent draws from the sessions that the detector will see. The
-    guarantee applies to such sessions. Similar sessions of one client count for less than their number.
+    guarantee applies to such sessions. The sessions of one client are not independent, so that of each client only one
+    session is tested (`TraceSet.one_per_client`); every client counts the same, however often it returns.
     """
     if not configs:
         raise ValueError("configs: empty; certification needs at least one configuration")
@@ -173,10 +177,11 @@ def certify(
     honest = sorted({*search.honest_groups, *held_out.honest_groups})
     bounds = _limits(limits, tuple(search.groups[g] for g in honest))
     order, queries = order_of_testing(search, configs, dict(zip(honest, bounds, strict=True)), attack, live, replay)
-    sessions = np.bincount(held_out.group, minlength=len(held_out.groups))[honest]
+    tested = held_out.one_per_client
+    sessions = np.bincount(held_out.group[tested], minlength=len(held_out.groups))[honest]
     longest = np.zeros(len(held_out.groups), np.int64)
-    np.maximum.at(longest, held_out.group, np.diff(held_out.offsets))
-    blocked = np.stack([_blocked(held_out, config, replay)[honest] for config in configs])
+    np.maximum.at(longest, held_out.group[tested], np.diff(held_out.offsets)[tested])
+    blocked = np.stack([_blocked(held_out, config, replay, tested)[honest] for config in configs])
     p = p_values(blocked, sessions, bounds)
     certified = np.zeros(len(configs), dtype=np.bool_)
     certified[list(order)] = (fixed_sequence if method == "fixed_sequence" else holm)(p[list(order)], delta)
@@ -193,6 +198,7 @@ def certify(
         order=order,
         certified=certified,
         queries=queries,
+        sampled=tuple(search.groups[g] for g in honest if (held_out.group[~tested] == g).any()),
     )
 
 
@@ -271,8 +277,11 @@ def order_of_testing(
     return tuple(order), queries
 
 
-def _blocked(traces: TraceSet, config: DetectorConfig, replay: Replay) -> Ints:
-    return np.bincount(traces.group[replay(traces, config).blocked_at > 0], minlength=len(traces.groups))
+def _blocked(traces: TraceSet, config: DetectorConfig, replay: Replay, counted: Bools | None = None) -> Ints:
+    blocked = replay(traces, config).blocked_at > 0
+    if counted is not None:
+        blocked &= counted
+    return np.bincount(traces.group[blocked], minlength=len(traces.groups))
 
 
 def _limits(limits: float | Mapping[str, float], workloads: tuple[str, ...]) -> Floats:

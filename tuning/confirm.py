@@ -66,8 +66,9 @@ def predicted(traces: TraceSet, filters: Sequence[Filter], replay: Replay = repl
     blocked: dict[str, int | None] = {}
     for item in filters:
         blocked_at = replay(traces, item.config).blocked_at
-        for client, query in zip(traces.clients.tolist(), blocked_at.tolist(), strict=True):
-            blocked[f"{client}@{item.name}"] = query or None
+        sessions = zip(traces.clients.tolist(), traces.session_numbers.tolist(), blocked_at.tolist(), strict=True)
+        for client, number, query in sessions:
+            blocked[f"{client}@{item.name}" + (f"#{number}" if number > 1 else "")] = query or None
     return blocked
 
 

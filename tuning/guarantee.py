@@ -42,11 +42,17 @@ def guarantee(certificate: Certificate, images: Mapping[str, int], separate: boo
     longest = ", ".join(
         f"{queries:,} for {name}" for name, queries in zip(certificate.workloads, certificate.longest, strict=True)
     )
+    sampled = ""
+    if certificate.sampled:
+        sampled = (
+            f" The clients of {', '.join(certificate.sampled)} have several sessions, which are not independent: one "
+            "session of each client was tested, drawn at random."
+        )
     return (
         f"With {1 - certificate.delta:.3g} confidence, this configuration blocks at most this share of honest "
         f"sessions: {limits}. It was tested on sessions that the search did not use ({sessions}), by exact binomial "
-        f"tests with {certificate.method.replace('_', '-')} control of the family-wise error (Learn then Test). The "
-        f"sessions were drawn from this number of different images, {seen}: {drawn}. The "
+        f"tests with {certificate.method.replace('_', '-')} control of the family-wise error (Learn then "
+        f"Test).{sampled} The sessions were drawn from this number of different images, {seen}: {drawn}. The "
         f"longest sessions had this number of queries: {longest}. The guarantee applies to sessions like these, and no "
         "longer, for these data, this victim and this transport."
     )
@@ -75,6 +81,26 @@ def certificate_facts(certificate: Certificate, images: Mapping[str, int], separ
     }
 
 
+def _logs(study: Study) -> dict[str, Any]:
+    """Return the table of the logs among a study's workloads: how their rows became sessions."""
+    found = [
+        {
+            "workload": users.name,
+            "content": log.content,
+            "policy": log.policy.words,
+            "session_gap_seconds": log.policy.gap or 0.0,
+            "session_column": log.log.form.session or "",
+            "duplicates": log.policy.duplicates,
+            "incomplete_sessions": log.policy.incomplete,
+            "rows": log.log.index.rows,
+            "lost_rows": log.log.index.bad,
+        }
+        for users in study.users
+        if (log := users.log()) is not None
+    ]
+    return {"logs": found} if found else {}
+
+
 def save_filter(
     path: Folder,
     study: Study,
@@ -91,7 +117,7 @@ def save_filter(
     path : Path or RemotePath
         The file.
     study : Study
-        The study, whose transport is recorded.
+        The study, whose transport and preprocessing are recorded.
     certificate : Certificate
         A certificate with a chosen candidate.
     images : mapping of str to int
@@ -113,6 +139,7 @@ def save_filter(
         certificate.longest,
         strict=True,
     )
+    preprocessing = study.data.preprocessing(tuple(data["shape"]))
     document = {
         "guarantee": {
             "text": guarantee(certificate, images, study.tuning.separate_images),
@@ -136,8 +163,10 @@ def save_filter(
             "shape": data["shape"],
             "fingerprint": data["fingerprint"],
             "transport": study.server.transport,
+            **{key: value for key, value in preprocessing.to_dict().items() if key != "shape"},
         },
         "victim": {key: victim[key] for key in VICTIM_KEYS if key in victim},
+        **_logs(study),
         "versions": {**versions, "mifsim": __version__},
     }
     config = certificate.configs[chosen]

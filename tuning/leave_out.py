@@ -50,8 +50,8 @@ class LeftOut:
     queries : float or None
         Restricted mean queries to block of this configuration on the search split.
     sessions, blocked : int
-        Sessions of the workload in the calibration and the test split, and how many of them the configuration blocks
-        (0 if there is none).
+        Sessions of the workload in the calibration and the test split (of a client with several sessions, one), and how
+        many of them the configuration blocks (0 if there is none).
     test_sessions, test_blocked : int
         The same for the test split alone.
     why_none : str or None
@@ -134,15 +134,16 @@ def calibrate_without(
         else:
             config, queries = configs[chosen], float(certificate.queries[chosen])
     unseen = traces.subset(left_out & (traces.split != SPLITS.index("search")))
-    in_test = unseen.split == SPLITS.index("test")
+    tested = unseen.one_per_client
+    in_test = tested & (unseen.split == SPLITS.index("test"))
     blocked = np.zeros(unseen.sessions, np.bool_) if config is None else replay(unseen, config).blocked_at > 0
     yield LeftOut(
         workload=workload,
         limit=study.tuning.limit(workload),
         config=config,
         queries=queries,
-        sessions=unseen.sessions,
-        blocked=int(blocked.sum()),
+        sessions=int(tested.sum()),
+        blocked=int(blocked[tested].sum()),
         test_sessions=int(in_test.sum()),
         test_blocked=int(blocked[in_test].sum()),
         why_none=why_none if config is None else None,

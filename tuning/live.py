@@ -131,7 +131,7 @@ class LiveReplay:
         self._data = load_data(study.data) if data is None else data
         single = self._study.model_copy(update={"filters": [_ONE_FILTER]})
         self._specs = {spec.client_id: spec for spec in client_specs(single, len(self._data.class_names))}
-        self._outcomes: dict[DetectorConfig, dict[str, tuple[int, float]]] = {}
+        self._outcomes: dict[DetectorConfig, dict[str, list[tuple[int, float]]]] = {}
 
     def __call__(self, traces: TraceSet, config: DetectorConfig) -> Outcome:
         """Return the outcome of a configuration for each session; sessions that were run before are not run again.
@@ -145,17 +145,21 @@ class LiveReplay:
             return replay(traces, config)
         outcomes = self._outcomes.setdefault(config, {})
         clients = traces.clients.tolist()
-        missing = [self._specs[client] for client in clients if client not in outcomes]
+        missing = [self._specs[client] for client in dict.fromkeys(clients) if client not in outcomes]
         for start in range(0, len(missing), CLIENTS_AT_A_TIME):
             specs = missing[start : start + CLIENTS_AT_A_TIME]
             rows = run_live(self._study, [config], specs, self._predict, self._data)
             limit = config.detector().limit
             for row in rows:
                 nearness = min(1.0, (row.count + 1) / limit)
-                outcomes[row.spec.client_id] = (row.queries_to_block or 0, nearness)
+                outcomes.setdefault(row.spec.client_id, []).append((row.queries_to_block or 0, nearness))
+        found = [
+            outcomes[client][number - 1]
+            for client, number in zip(clients, traces.session_numbers.tolist(), strict=True)
+        ]
         return Outcome(
-            np.array([outcomes[client][0] for client in clients], dtype=np.int64),
-            np.array([outcomes[client][1] for client in clients], dtype=np.float64),
+            np.array([blocked_at for blocked_at, _ in found], dtype=np.int64),
+            np.array([nearness for _, nearness in found], dtype=np.float64),
         )
 
 

@@ -57,7 +57,24 @@ def replay(traces: TraceSet, config: DetectorConfig) -> Outcome:
     ValueError
         If the traces contain no recording that the configuration can be replayed from.
     """
-    return config.replay(traces.recorded(config))
+    outcome = config.replay(traces.recorded(config))
+    return _of_sessions(traces, outcome) if traces.by_client(config) else outcome
+
+
+def _of_sessions(traces: TraceSet, clients: Outcome) -> Outcome:
+    """Return the outcome of each session, given the outcome of all queries of each client.
+
+    The sessions before that of the block are not blocked; a blocked client is refused at the first query of each later
+    session.
+    """
+    starts = traces.client_starts
+    client = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, traces.sessions)))
+    before = traces.offsets[:-1] - traces.offsets[starts][client]  # queries of the client's earlier sessions
+    lengths = np.diff(traces.offsets)
+    at = clients.blocked_at[client]
+    within = np.where(at > before + lengths, 0, np.maximum(at - before, 1))
+    blocked_at = np.where((at > 0) & (lengths > 0), within, 0)
+    return Outcome(blocked_at.astype(np.int64), clients.nearness[client])
 
 
 def totals(traces: TraceSet, blocked_at: Ints) -> Totals:
@@ -109,6 +126,8 @@ def replay_swept(traces: TraceSet, config: DetectorConfig, most: Mapping[str, in
         Arrays have shape (G, *most). Entry ``[g, i - 1, ...]`` equals that of `totals` for a configuration with the
         value i of the first swept parameter.
     """
+    if traces.by_client(config):
+        raise ValueError("replay_swept sums over sessions, but the configuration keeps its state over several of them")
     fixed = _fixed_leak(traces)
     leak = frozen([], np.int64) if fixed is None else fixed
     weights = SessionWeights(traces.group, len(traces.groups), traces.budget, leak)
@@ -134,9 +153,10 @@ def honest_sessions(traces: TraceSet, tuning: Tuning) -> HonestSessions | None:
     recorded = honest.recorded(space.corners()[0])
     workloads = honest.honest_groups
     number = {group: place for place, group in enumerate(workloads)}
+    groups = honest.group[honest.client_starts] if honest.by_client(space) else honest.group
     return HonestSessions(
         recorded,
-        np.array([number[group] for group in honest.group.tolist()], dtype=np.int32),
+        np.array([number[group] for group in groups.tolist()], dtype=np.int32),
         tuple(tuning.limit(honest.groups[group]) for group in workloads),
     )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 
 import numpy as np
 
@@ -50,6 +51,40 @@ def sessions_for(shares: Splits, calibration: int) -> int:
     while (ends := cuts(shares, sessions))[1] - ends[0] < calibration:
         sessions += 1
     return sessions
+
+
+def check_split_sizes(study: Study) -> None:
+    """Raise an error if a split will have no client of an attack or a workload that it needs.
+
+    Raises
+    ------
+    StudyError
+        If the trials of an attack leave the search or the test split without a client of a class under attack, or the
+        sessions of a workload leave a split without one. The message states what is accepted.
+    """
+    keyed = [
+        *(("attacks", n, item.name, "trials", item.trials) for n, item in enumerate(study.attacks)),
+        *(("users", n, item.name, "sessions", item.count) for n, item in enumerate(study.users)),
+    ]
+    for table, number, name, key, clients in keyed:
+        needed = [split for split in SPLITS if table == "users" or split != "calibration"]
+        missing = _without_clients(study.tuning.splits, clients, needed)
+        if not missing:
+            continue
+        least = clients + 1
+        while _without_clients(study.tuning.splits, least, needed):
+            least += 1
+        client = "client for each class under attack" if table == "attacks" else "client"
+        raise StudyError(
+            f"{study.name}: {table}.{number}.{key} = {clients}: {name!r} has no {client} in the {missing[0]} split; "
+            f"accepted: {least} or more, or a greater tuning.splits.{missing[0]}"
+        )
+
+
+def _without_clients(shares: Splits, clients: int, needed: Sequence[str]) -> list[str]:
+    first, second = cuts(shares, clients)
+    sizes = dict(zip(SPLITS, (first, second - first, clients - second), strict=True))
+    return [split for split in needed if not sizes[split]]
 
 
 def check_splits(traces: TraceSet, study: Study) -> None:
@@ -136,6 +171,8 @@ def calibration_images(study: Study, data: DataSet) -> dict[str, int]:
         if (log := users.log()) is None:
             found[users.name] = shared
         else:
-            images = (image for pool in log.pools(data.shape) for image in pool.images(range(len(pool))))
-            found[users.name] = len({image.tobytes() for image in images})
+            pool = log.pools(study.data.preprocessing(data.shape)).pool
+            used = np.unique(log.order).tolist()
+            # Digests, as the images of a long log do not fit into the memory.
+            found[users.name] = len({blake2b(pool.pixels[index].tobytes(), digest_size=12).digest() for index in used})
     return found

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from mifsim.data import load_data
 from mifsim.errors import StudyError
+from mifsim.run.inputs import check_labels
+from mifsim.run.pools import check_pools
 from mifsim.study import Study
-from tuning.splits import check_reach
+from tuning.bench_workloads import study_of_unseen
+from tuning.splits import calibration_images, check_reach, check_split_sizes
 
 CALIBRATED = "calibrated"
 """Name of the chosen configuration in all tables."""
@@ -17,8 +21,8 @@ def check_calibration(study: Study) -> None:
     ------
     StudyError
         If the study lacks attacks or users, uses the reserved filter name, has too few sessions for its limits (see
-        `tuning.splits.check_reach`), has closed-loop users, leaves out its only workload, or minimises the leakage
-        without measuring it or with closed-loop attackers.
+        `tuning.splits.check_reach`) or a split without clients of one of its populations, has closed-loop users, leaves
+        out its only workload, or minimises the leakage without measuring it or with closed-loop attackers.
     """
     for key, present in (("attacks", study.attacks), ("users", study.users)):
         if not present:
@@ -46,6 +50,7 @@ def check_calibration(study: Study) -> None:
             "only one (accepted: false, or further [[users]] tables)"
         )
     check_reach(study)
+    check_split_sizes(study)
     for users in study.users:
         if users.closed_loop:
             raise StudyError(
@@ -57,3 +62,21 @@ def check_calibration(study: Study) -> None:
             f"{study.name}: tuning.leakage = true: not available with closed-loop attackers ({', '.join(names)}): they "
             "run live in every trial, and their leakage is not scored there; accepted: false, or a study without them"
         )
+
+
+def check_images(study: Study) -> None:
+    """Raise an error if the data have too few images for the splits of a calibration; no model is loaded or trained.
+
+    Raises
+    ------
+    DataError
+        If the data or a log are not valid.
+    StudyError
+        If a class has fewer images than there are splits, or sessions can need more images than a split has.
+    """
+    data = load_data(study.data)
+    check_labels(study, data)
+    calibration_images(study, data)
+    for users in (study, study_of_unseen(study)):
+        if users is not None:
+            check_pools(users, data, study.tuning.separate_images)

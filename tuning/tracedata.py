@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,15 @@ import numpy.typing as npt
 from mifsim.defense import DetectorConfig
 from mifsim.defense.kinds import columns_of, covers
 from mifsim.defense.recording import RecordedSessions, RecordingSpec, frozen
+from mifsim.defense.space import SearchSpace
 from mifsim.study.splitting import SPLITS
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+_DERIVED = ("client_starts", "several", "session_numbers", "one_per_client", "_client_offsets")
+"""Cached values of a `TraceSet` that follow from its arrays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +86,9 @@ class TraceSet:
                  "is_attack": np.bool_, "split": np.int8, "clients": np.str_}  # fmt: skip
         for name, kind in kinds.items():
             keep(name, frozen(getattr(self, name), kind))
-        keep("recordings", {spec: self._attached(made) for spec, made in self.recordings.items()})
+        for name in _DERIVED:  # their values may be those of another set
+            self.__dict__.pop(name, None)
+        keep("recordings", {spec: self._attached(spec, made) for spec, made in self.recordings.items()})
         keep("_chosen", {})  # its values would be those before unpickling
         if self.leak is not None:
             keep("leak", frozen(self.leak, np.float64))
@@ -93,10 +101,11 @@ class TraceSet:
         for made in self.prepared.values():
             made.flags.writeable = False
 
-    def _attached(self, made: RecordedSessions) -> RecordedSessions:
+    def _attached(self, spec: RecordingSpec, made: RecordedSessions) -> RecordedSessions:
         """Return a recording with this set's arrays, its columns read-only."""
         columns = {name: frozen(array) for name, array in made.columns.items()}
-        return RecordedSessions(self.offsets, self.valid, columns, made.options, made.prepared)
+        offsets = self._client_offsets if spec.scope == "client" else self.offsets
+        return RecordedSessions(offsets, self.valid, columns, made.options, made.prepared)
 
     def _check(self) -> None:
         sessions, queries = self.offsets.size - 1, self.valid.size
@@ -133,8 +142,50 @@ class TraceSet:
         """Number of sessions."""
         return self.offsets.size - 1
 
+    @cached_property
+    def client_starts(self) -> Ints:
+        """The first session of each run of consecutive sessions of one client, ascending."""
+        changes = np.flatnonzero(self.clients[1:] != self.clients[:-1]) + 1
+        return frozen(np.concatenate([np.zeros(min(1, self.sessions), np.int64), changes]), np.int64)  # type: ignore[no-any-return]
+
+    @cached_property
+    def several(self) -> bool:
+        """Whether a client has several sessions."""
+        return len(self.client_starts) < self.sessions
+
+    @cached_property
+    def session_numbers(self) -> Ints:
+        """The number of each session among those of its client, from 1."""
+        starts = self.client_starts
+        counts = np.diff(np.append(starts, self.sessions))
+        return frozen(np.arange(self.sessions) - np.repeat(starts, counts) + 1, np.int64)  # type: ignore[no-any-return]
+
+    @cached_property
+    def one_per_client(self) -> Bools:
+        """Which sessions are the one of their client that a test counts, shape (S,).
+
+        The sessions of one client are alike, so a binomial test may use only one of them. It is drawn by a digest of
+        the client's id, which depends on no outcome.
+        """
+        starts = self.client_starts
+        counts = np.diff(np.append(starts, self.sessions))
+        drawn = [
+            int.from_bytes(sha256(f"one session\0{client}".encode()).digest()[:8], "big") % count
+            for client, count in zip(self.clients[starts].tolist(), counts.tolist(), strict=True)
+        ]
+        chosen = np.zeros(self.sessions, np.bool_)
+        chosen[starts + np.array(drawn, np.int64)] = True
+        return frozen(chosen, np.bool_)  # type: ignore[no-any-return]
+
+    def by_client(self, config: DetectorConfig | SearchSpace) -> bool:
+        """Return whether a configuration keeps its state over several sessions of a client in these traces."""
+        return config.scope == "client" and self.several
+
     def recorded(self, config: DetectorConfig) -> RecordedSessions:
         """Return the recording from which a configuration can be replayed.
+
+        If the configuration keeps its state over the sessions of a client (see `by_client`), the recording has the
+        queries of a client in the place of those of a session.
 
         Raises
         ------
@@ -145,17 +196,30 @@ class TraceSet:
 
     def _recorded_alone(self, config: DetectorConfig) -> RecordedSessions:
         wanted = config.recording_spec()
+        offsets = self.offsets
+        if self.by_client(config):
+            wanted = replace(wanted, scope="client")
+            offsets = self._client_offsets
         # Searched configurations differ in few recordings, and the comparison of specs takes longer than some replays.
         if (known := self._chosen.get(wanted)) is not None:
             return known
         for spec, made in self.recordings.items():
+            if config.scope == "client" and not self.several:
+                spec = replace(spec, scope="session")  # each client has one session, so both scopes are the same
             if covers(spec, wanted):
                 self._chosen[wanted] = made
                 return made
         if columns_of(wanted):
             available = ", ".join(f"{spec.kind} {dict(spec.options)}" for spec in self.recordings) or "none"
-            raise ValueError(f"no recording fits {config}: requires {dict(wanted.options)} (available: {available})")
-        return RecordedSessions(self.offsets, self.valid, {})
+            scope = " over the sessions of a client" if wanted.scope == "client" else ""
+            raise ValueError(
+                f"no recording fits {config}: requires {dict(wanted.options)}{scope} (available: {available})"
+            )
+        return RecordedSessions(offsets, self.valid, {})
+
+    @cached_property
+    def _client_offsets(self) -> Ints:
+        return frozen(np.append(self.offsets[self.client_starts], self.offsets[-1]), np.int64)  # type: ignore[no-any-return]
 
     @property
     def attack_groups(self) -> tuple[int, ...]:

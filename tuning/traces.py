@@ -59,7 +59,13 @@ class Recording:
 
 def recording_specs(study: Study) -> Specs:
     """Return the specs of the recordings that a study's search space and filters need."""
-    return specs_for([*study.tuning.search_space.corners(), *(item.config for item in study.filters)])
+    configs = [*study.tuning.search_space.corners(), *(item.config for item in study.filters)]
+    return specs_for(configs, by_scope=several_sessions(study))
+
+
+def several_sessions(study: Study) -> bool:
+    """Return whether a client of a study has several sessions whose queries do not depend on the detector."""
+    return any(log.most_sessions > 1 for users in study.users if (log := users.log()) is not None)
 
 
 def record(study: Study, data: DataSet, victim: Victim, backend: Backend) -> Recording:
@@ -207,6 +213,7 @@ def load(path: Folder, study: Study) -> TraceSet:
     sessions = read_table(
         path, "sessions", ["session_id", "client_id", "population", "target", "queries", "budget_queries"]
     )
+    sessions = sessions.take(_by_client(sessions["client_id"].to_pylist()))
     ids: list[str] = sessions["session_id"].to_pylist()
     lengths = sessions["queries"].to_numpy().astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -233,6 +240,15 @@ def load(path: Folder, study: Study) -> TraceSet:
         clients=np.array(clients, dtype=np.str_),
         leak=_leak(path, ids, offsets, valid) if study.leakage.enabled and study.attacks else None,
     )
+
+
+def _by_client(clients: list[str]) -> npt.NDArray[np.int64]:
+    """Return an order in which the sessions of each client are consecutive; the order is otherwise unchanged.
+
+    The rows of clients that run together are written in the order in which their sessions were opened.
+    """
+    first: dict[str, int] = {}
+    return np.argsort([first.setdefault(client, len(first)) for client in clients], kind="stable")
 
 
 def _observations(

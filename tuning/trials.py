@@ -116,11 +116,13 @@ class TrialEvaluator:
         self._live = live
         self._replay = replay
         self._all = traces if tuning.leakage else replace(traces, leak=None)
-        # Every FIRST_SHARE-th session of each workload is a fair sample: sessions are in the order of clients, not of
-        # outcomes.
+        # Every FIRST_SHARE-th client of each workload is a fair sample: their order does not depend on outcomes.
         first = traces.is_attack.copy()
+        client_of = np.cumsum(traces.session_numbers == 1)
         for group in traces.honest_groups:
-            first[np.flatnonzero(traces.group == group)[::FIRST_SHARE]] = True
+            # All sessions of a client, because a detector may keep its state over them.
+            clients = client_of[np.flatnonzero((traces.group == group) & (traces.session_numbers == 1))]
+            first |= np.isin(client_of, clients[::FIRST_SHARE])
         self._first = self._all.subset(first)
         self._tuning = tuning
 
@@ -146,7 +148,7 @@ class TrialEvaluator:
         The estimates assume that closed-loop attackers need as many queries under each value as in this trial.
         """
         tuning, bounds = self._tuning, self._tuning.search_space.bounds
-        if not config.swept or not config.replayable():
+        if not config.swept or not config.replayable() or self._first.by_client(config):
             return ()
         lows = [int(bounds[name][0]) for name in config.swept]
         sums = replay_swept(self._first, config, {name: int(bounds[name][1]) for name in config.swept})

@@ -13,9 +13,12 @@ from mifsim.data.base import DataSet
 from mifsim.defense import DetectorConfig
 from mifsim.errors import RunError
 from mifsim.progress import Bar
+from mifsim.run.estimate import report_estimate
 from mifsim.run.folder import RunFolder, check_free, default_path, versions
 from mifsim.run.inputs import check_victim, data_facts, load_inputs
 from mifsim.run.lifecycle import record_status, study_to_resume
+from mifsim.run.pools import pool_facts
+from mifsim.run.samples import write_model_input
 from mifsim.run.sessions import BackendName, make_backend
 from mifsim.server.backend import Backend
 from mifsim.study import Filter, Study
@@ -34,7 +37,7 @@ from tuning.params import param_facts
 from tuning.reference_front import ParetoFront, has_reference, reference_front
 from tuning.replay import Replay, replay
 from tuning.splits import calibration_images, check_splits, session_counts, warn_of_repeats
-from tuning.study_check import CALIBRATED, check_calibration
+from tuning.study_check import CALIBRATED, check_calibration, check_images
 from tuning.tracedata import Floats, TraceSet
 from tuning.traces import load, record
 from tuning.trials import Journal, Trial
@@ -77,8 +80,20 @@ def tune(
     path = default_path(study) if out is None else out
     check_free(path)
     session_backend = make_backend(backend, address, study.server)
+    check_images(study)
     study, data, victim = load_inputs(study)
-    run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts, tuning={})
+    run = RunFolder.create(
+        path,
+        study,
+        backend=backend,
+        data=data_facts(data),
+        victim=victim.facts,
+        pools=pool_facts(study, data, study.tuning.separate_images),
+        tuning={},
+    )
+    write_model_input(run, study, data)
+    live_trials = 0 if study.tuning.search_space.replayable else study.tuning.trials
+    report_estimate(study, data, [item.config for item in study.filters], 1 + live_trials)
     _Calibration(run, study, data, victim, session_backend, address).run_all()
     return path
 
@@ -219,7 +234,8 @@ class _Calibration:
     def _pareto(self, search: TraceSet, trials: list[Trial]) -> tuple[list[Trial], ParetoFront | None]:
         tuning, started = self._study.tuning, time.monotonic()
         found = found_front(trials, search.sessions, self._study)
-        if self._live is not None or not has_reference(self._space):  # running a fine grid live would take days
+        by_client = search.by_client(self._space)  # `replay_swept` sums over sessions
+        if self._live is not None or by_client or not has_reference(self._space):  # a fine grid live would take days
             self._record_facts(pareto_configs=len(found))
             return found, None
         # The size of the second grid is known only after the first; assume the same size.

@@ -42,8 +42,8 @@ class Query(NamedTuple):
         A class. The answer then contains the gradient of the confidence in this class with respect to the image. For
         white-box attackers, which have the model's weights; the gradient is not counted as a query.
     new_session : bool
-        Whether the client leaves its session and opens another one with this query. Only closed-loop clients can do so:
-        a recording contains one session per client.
+        Whether the client leaves its session and opens another one with this query. Only closed-loop clients can do so,
+        and clients that revisit the server (`Client.revisits`).
     new_client : bool
         Whether the client also changes its identity (to another account, for example), so that a detector of scope
         ``"client"`` starts in its initial state. Only closed-loop clients can do so.
@@ -132,12 +132,15 @@ class World:
         images.
     target : int or None
         The class under attack, from 0; None for users.
+    starts : tuple of int
+        Positions in the pool at which the sessions of a client begin that revisits the server; the first is 0.
     """
 
     shape: tuple[int, ...]
     classes: int
     pool: ImagePool
     target: int | None = None
+    starts: tuple[int, ...] = (0,)
 
 
 class Client(BaseModel, ABC):
@@ -154,6 +157,9 @@ class Client(BaseModel, ABC):
     """The least model output with which this client works."""
     closed_loop: ClassVar[bool] = False
     """Whether it continues after a refusal or opens new sessions, so that recordings of it cannot be replayed."""
+    revisits: ClassVar[bool] = False
+    """Whether it has several sessions, one after the other, whose number and queries do not depend on the detector:
+    after a refusal, the client continues with its next session. Each session can be replayed."""
 
     @property
     def expected_queries(self) -> float | None:
@@ -191,7 +197,30 @@ class Attacker(Client):
     """A short description of the queries, such as ``"iterates, each a small step from the last"``."""
 
 
+class ImageNeed(NamedTuple):
+    """The number of different images that a session can need.
+
+    Attributes
+    ----------
+    images : int
+        At most one session in a thousand needs more.
+    one_class : bool
+        Whether all of them are of one class.
+    """
+
+    images: int
+    one_class: bool = False
+
+
 class User(Client):
     """An honest client."""
 
     role: ClassVar[Literal["attacker", "user"]] = "user"
+
+    def image_needs(self) -> tuple[ImageNeed, ...]:
+        """Return the numbers of different images that a session can need; empty if they are not known.
+
+        A session with fewer images sends some of them again. There are several needs if the session has several parts
+        that draw their images independently.
+        """
+        return ()

@@ -40,17 +40,17 @@ SMALL_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class ArrayPool:
-    """Images stored as one uint8 array, which may be memory-mapped.
+    """Images stored as one array, which may be memory-mapped.
 
     Attributes
     ----------
-    pixels : ndarray of uint8, shape (n, H, W) or (n, H, W, 3)
-        The images, 0 to 255.
+    pixels : ndarray, shape (n, H, W) or (n, H, W, 3)
+        The images: uint8, 0 to 255, or float32 in [0, 1], which keep their bits.
     labels : ndarray of int64, shape (n,)
         The class of each image.
     """
 
-    pixels: npt.NDArray[np.uint8] = field(repr=False)
+    pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32] = field(repr=False)
     labels: npt.NDArray[np.int64] = field(repr=False)
 
     def __len__(self) -> int:
@@ -67,6 +67,9 @@ class ArrayPool:
     @cached_property
     def _floats(self) -> npt.NDArray[np.float32] | None:
         """All images as floats, because users draw the same images repeatedly; None for a large pool."""
+        if self.pixels.dtype == np.float32:
+            stored: npt.NDArray[np.float32] = self.pixels  # type: ignore[assignment]
+            return stored
         if self.pixels.nbytes > SMALL_BYTES:
             return None
         floats: npt.NDArray[np.float32] = np.divide(self.pixels, np.float32(255), dtype=np.float32)
@@ -76,6 +79,8 @@ class ArrayPool:
     def images(self, indices: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Return several images, float32 in [0, 1]."""
         chosen = self.pixels[np.asarray(indices, np.int64)]
+        if chosen.dtype == np.float32:
+            return np.asarray(chosen, np.float32)
         images: npt.NDArray[np.float32] = chosen.astype(np.float32) / np.float32(255)
         return images
 
@@ -132,6 +137,8 @@ class DataSet:
         A digest of the content and the split; equal digests mean equal images in equal subsets.
     note : str
         A description of the split, and of the images if they are rendered.
+    facts : mapping of str to object
+        Further facts for ``run.json``, such as how the files of a folder were preprocessed.
     """
 
     name: str
@@ -140,6 +147,7 @@ class DataSet:
     subsets: Mapping[Subset, ImagePool]
     fingerprint: str
     note: str
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     def subset(self, name: Subset) -> ImagePool:
         """Return one subset."""
@@ -254,6 +262,7 @@ def assemble(
     note: str,
     images_per_class: int | None = None,
     seed: int = 0,
+    facts: Mapping[str, object] | None = None,
 ) -> DataSet:
     """Make a data set from one pool and the indices of its subsets.
 
@@ -273,6 +282,8 @@ def assemble(
         If not None, the subsets are reduced; see `reduce_classes`.
     seed : int
         Seed of the reduction.
+    facts : mapping of str to object, optional
+        See `DataSet`.
 
     Returns
     -------
@@ -290,4 +301,5 @@ def assemble(
         subsets={subset: SubsetPool(pool, indices) for subset, indices in subsets.items()},
         fingerprint=digest(content, list(class_names), split),
         note=note,
+        facts=facts or {},
     )

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from mifsim.cache import digest
 from mifsim.data.base import DataSet, Subset, assemble, split_by_class
 from mifsim.data.config import DataConfig
-from mifsim.data.image_files import fit, read_image
+from mifsim.data.image_files import read_image
+from mifsim.data.preprocessing import fit
 from mifsim.errors import DataError
 
 CLASSES = ("Male", "Female", "Bangs", "Eyeglasses")

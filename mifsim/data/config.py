@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mifsim.data.image_files import Colour
+from mifsim.data.preprocessing import Fit, Preprocessing
 from mifsim.errors import PluginError, UserError
 from mifsim.registry import Registry
 
@@ -24,7 +26,8 @@ class Source(NamedTuple):
         A function that takes a `DataConfig` and returns a `mifsim.data.base.DataSet`, or ``"module:function"``, which
         is imported on first use.
     reads : frozenset of str
-        The optional keys that it reads, of `folder`, `size` and `color`; a study cannot set the others.
+        The optional keys that it reads, of `folder`, `size`, `colour`, `fit` and `background`; a study cannot set the
+        others, except for the last two, which logs read too.
     needs : frozenset of str
         The keys of `reads` that a study must set.
     """
@@ -41,7 +44,7 @@ _SHIPPED: dict[str, Source] = {
     "mnist": Source("mifsim.data.mnist:load", reads=_FOLDER),
     "fashion-mnist": Source("mifsim.data.mnist:load", reads=_FOLDER),
     "celeba": Source("mifsim.data.celeba:load", reads=_FOLDER, needs=_FOLDER),
-    "folder": Source("mifsim.data.folder:load", reads=_FOLDER | {"size", "color"}, needs=_FOLDER),
+    "folder": Source("mifsim.data.folder:load", reads=_FOLDER | {"size", "colour", "fit", "background"}, needs=_FOLDER),
     "faces": Source("mifsim.data.faces:load"),
 }
 
@@ -63,6 +66,8 @@ def source_of(name: str) -> Source:
 
 Side = Annotated[int, Field(ge=8, le=1024)]
 """Side of an image, in pixels."""
+Level = Annotated[int, Field(ge=0, le=255)]
+"""Amount of one colour."""
 
 
 class DataConfig(BaseModel):
@@ -85,7 +90,17 @@ class DataConfig(BaseModel):
     size: tuple[Side, Side] | None = Field(
         None, description="folder only: height and width to which images are resized; one number for a square"
     )
-    color: Literal["gray", "rgb"] | None = Field(None, description="folder only: colour mode (default: rgb)")
+    colour: Colour | None = Field(None, description='folder only: "grey" or "rgb" (default: rgb)')
+    fit: Fit = Field(
+        "cut",
+        description="images of another aspect ratio, in a folder or a log: cut (keep the central part), squash (change "
+        "the aspect ratio) or pad (add bars)",
+    )
+    background: tuple[Level, Level, Level] | None = Field(
+        None,
+        description="colour of padding and behind transparent pixels, in a folder or a log: a grey value from 0 to "
+        "255, or [red, green, blue]; default: padding is black, and transparency is ignored",
+    )
     images_per_class: int | None = Field(
         None,
         ge=8,
@@ -110,10 +125,25 @@ class DataConfig(BaseModel):
     def _square(cls, size: object) -> object:
         return (size, size) if isinstance(size, int) and not isinstance(size, bool) else size
 
+    @field_validator("background", mode="before")
+    @classmethod
+    def _grey(cls, level: object) -> object:
+        return (level,) * 3 if isinstance(level, int) and not isinstance(level, bool) else level
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_spelling(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            if "color" in value:
+                raise ValueError(".color: unknown key; it is now spelled 'colour' (accepted: colour = 'grey' or 'rgb')")
+            if value.get("colour") == "gray":
+                raise ValueError(".colour = 'gray': is now spelled 'grey' (accepted: 'grey' or 'rgb')")
+        return value
+
     @model_validator(mode="after")
     def _only_what_is_read(self) -> DataConfig:
         source = source_of(self.set)
-        for key in ("folder", "size", "color"):
+        for key in ("folder", "size", "colour"):
             given = getattr(self, key) is not None
             if given and key not in source.reads:
                 readers = ", ".join(name for name in DATASETS if key in source_of(name).reads)
@@ -121,3 +151,7 @@ class DataConfig(BaseModel):
             if not given and key in source.needs:
                 raise ValueError(f"data set {self.set!r} needs {key!r}")
         return self
+
+    def preprocessing(self, shape: tuple[int, ...]) -> Preprocessing:
+        """Return the preprocessing of image files for a shape: that of the data set's images, (H, W) or (H, W, 3)."""
+        return Preprocessing(shape, self.fit, self.background)

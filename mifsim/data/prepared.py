@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,16 +28,25 @@ class Raw(NamedTuple):
         The class of each image.
     shape : tuple of int
         Shape of one image: (H, W) or (H, W, 3).
-    images : iterable of n ndarrays of uint8
+    images : iterable of n ndarrays of `dtype`
         The images. They are read once, one at a time, so a generator avoids having the whole set in memory.
     sections : tuple of int
         Lengths of the source's consecutive sections (training and test set), if any.
+    facts : callable
+        Returns facts about the images that JSON can represent. It is called after all images have been read.
+    measured : callable
+        Returns further facts, given the pool of all images.
+    dtype : type
+        ``uint8``, or ``float32`` for images that must keep their values, which are in [0, 1].
     """
 
     labels: npt.NDArray[np.int64]
     shape: tuple[int, ...]
-    images: Iterable[npt.NDArray[np.uint8]]
+    images: Iterable[npt.NDArray[np.uint8] | npt.NDArray[np.float32]]
     sections: tuple[int, ...] = ()
+    facts: Callable[[], Mapping[str, Any]] = dict
+    measured: Callable[[ArrayPool], Mapping[str, Any]] = lambda pool: {}
+    dtype: type[np.uint8] | type[np.float32] = np.uint8
 
 
 @dataclass(frozen=True)
@@ -52,11 +61,14 @@ class Prepared:
         A digest of the images and labels.
     sections : tuple of int
         See `Raw`.
+    facts : mapping
+        What `Raw.facts` and `Raw.measured` returned when the images were read.
     """
 
     pool: ArrayPool
     content: str
     sections: tuple[int, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prepare(name: str, key: str, read: Callable[[], Raw]) -> Prepared:
@@ -109,7 +121,7 @@ def _store(stem: Path, raw: Raw) -> None:
     labels = np.ascontiguousarray(raw.labels, np.int64)
     with atomic_write(pixels_file) as temporary:
         shape = (len(labels), *raw.shape)
-        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=raw.dtype, shape=shape)
         for slot, image in zip(pixels, raw.images, strict=True):
             slot[...] = image
         pixels.flush()
@@ -117,26 +129,27 @@ def _store(stem: Path, raw: Raw) -> None:
     with atomic_write(labels_file) as temporary, temporary.open("wb") as file:
         np.save(file, labels)
     with atomic_write(facts_file) as temporary:
-        temporary.write_text(json.dumps({"sha256": content, "sections": raw.sections}) + "\n")
+        facts = {**raw.facts(), **raw.measured(ArrayPool(pixels, labels))}
+        temporary.write_text(json.dumps({"sha256": content, "sections": raw.sections, "facts": facts}) + "\n")
 
 
 def _load(stem: Path) -> Prepared | None:
     pixels_file, labels_file, facts_file = _files(stem)
     try:
         facts = json.loads(facts_file.read_text())
-        expected, sections = facts["sha256"], tuple(facts["sections"])
+        expected, sections, more = facts["sha256"], tuple(facts["sections"]), dict(facts.get("facts", {}))
         # A plain array over the same mapping, as indexing numpy's memmap class takes microseconds longer.
         pixels = np.asarray(np.load(pixels_file, mmap_mode="r")).view(np.ndarray)
         labels = np.load(labels_file)
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
     # Hashing 55 MB takes about 40 ms, less than the start of the process, and detects incomplete files.
-    if pixels.dtype != np.uint8 or labels.dtype != np.int64 or _digest(pixels, labels) != expected:
+    if pixels.dtype not in (np.uint8, np.float32) or labels.dtype != np.int64 or _digest(pixels, labels) != expected:
         return None
-    return Prepared(ArrayPool(pixels, labels), expected, sections)
+    return Prepared(ArrayPool(pixels, labels), expected, sections, more)
 
 
-def _digest(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> str:
+def _digest(pixels: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> str:
     sha = hashlib.sha256(repr(pixels.shape).encode())
     sha.update(np.ascontiguousarray(pixels).data)
     sha.update(np.ascontiguousarray(labels).data)

@@ -38,7 +38,7 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 def parse_file(content: bytes, path: object) -> dict[str, Any]:
     """Return the table ``[filter]`` of a TOML file's content; see `read_file`. `path` is named in error messages."""
     try:
-        document = tomllib.loads(content.decode())
+        document = tomllib.loads(toml_text(content))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
     table = document.get(TABLE)
@@ -52,9 +52,22 @@ def parse_file(content: bytes, path: object) -> dict[str, Any]:
     return table
 
 
-def write_file(
-    path: str | os.PathLike[str], config: Mapping[str, Any], extra: Mapping[str, Mapping[str, Any]] | None = None
-) -> None:
+def toml_text(content: bytes) -> str:
+    """Return the text of a TOML file, which is UTF-8; a byte-order mark at its start is left out.
+
+    Some editors write this mark, which TOML does not allow.
+
+    Raises
+    ------
+    UnicodeDecodeError
+        If the content is not UTF-8. For UTF-16, which some editors call "Unicode", the message says so.
+    """
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UnicodeDecodeError("utf-8", content, 0, 2, "the file is UTF-16; save it as UTF-8")
+    return content.decode("utf-8-sig")
+
+
+def write_file(path: str | os.PathLike[str], config: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> None:
     """Write a configuration and its version as the table ``[filter]`` of a TOML file, atomically.
 
     Parameters
@@ -63,8 +76,8 @@ def write_file(
         Missing folders are created.
     config : mapping
         Result of `DetectorConfig.to_dict`.
-    extra : mapping of mappings, optional
-        Further tables.
+    extra : mapping, optional
+        Further tables, or lists of tables.
 
     Raises
     ------

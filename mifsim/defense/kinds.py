@@ -10,7 +10,7 @@ import inspect
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,17 +156,27 @@ def covers(recorded: RecordingSpec, wanted: RecordingSpec) -> bool:
 
 def merged(first: RecordingSpec, second: RecordingSpec) -> RecordingSpec | None:
     """Return a spec whose recording serves both specs; None if they need separate recordings."""
-    if (first.kind, first.view) != (second.kind, second.view):
+    if (first.kind, first.view, first.scope) != (second.kind, second.view, second.scope):
         return None
     options = config_class(first.kind).merge(dict(first.options), dict(second.options))
-    return None if options is None else RecordingSpec.of(first.kind, options, first.view)
+    return None if options is None else replace(RecordingSpec.of(first.kind, options, first.view), scope=first.scope)
 
 
-def specs_for(configs: Iterable[DetectorConfig]) -> tuple[RecordingSpec, ...]:
-    """Return merged specs whose recordings serve all these configurations; kinds without replay need none."""
+def specs_for(configs: Iterable[DetectorConfig], by_scope: bool = False) -> tuple[RecordingSpec, ...]:
+    """Return merged specs whose recordings serve all these configurations; kinds without replay need none.
+
+    Parameters
+    ----------
+    configs : iterable of DetectorConfig
+    by_scope : bool
+        Whether clients have several sessions, so that configurations of scope ``"client"`` need a recording of their
+        own.
+    """
     specs: list[RecordingSpec] = []
     for member in (member for config in configs for member in config.members() if member.replayable()):
         spec = member.recording_spec()
+        if by_scope:
+            spec = replace(spec, scope=member.scope)
         if not columns_of(spec):
             continue  # the kind needs only the flags of valid queries, which are always recorded
         for place, other in enumerate(specs):
@@ -175,4 +185,4 @@ def specs_for(configs: Iterable[DetectorConfig]) -> tuple[RecordingSpec, ...]:
                 break
         else:
             specs.append(spec)
-    return tuple(sorted(specs, key=lambda spec: (spec.kind, str(spec.options), str(spec.view))))
+    return tuple(sorted(specs, key=lambda spec: (spec.kind, str(spec.options), str(spec.view), spec.scope)))

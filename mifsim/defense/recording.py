@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -126,11 +126,14 @@ class RecordingSpec:
         Options of the recorder, sorted by name; see `DetectorConfig.recording`.
     view : View or None
         Reduction of the images before they are compared.
+    scope : {"session", "client"}
+        Whether the recorder starts anew in each session of a client. It matters only for clients with several sessions.
     """
 
     kind: str
     options: tuple[tuple[str, Any], ...] = ()
     view: View | None = None
+    scope: Literal["session", "client"] = "session"
 
     @classmethod
     def of(cls, kind: str, options: Mapping[str, Any], view: View | None) -> RecordingSpec:
@@ -141,12 +144,14 @@ class RecordingSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as plain values for JSON."""
         options = {key: list(value) if isinstance(value, tuple) else value for key, value in self.options}
-        return {"kind": self.kind, "options": options, "view": self.view.to_dict() if self.view else None}
+        plain = {"kind": self.kind, "options": options, "view": self.view.to_dict() if self.view else None}
+        return plain if self.scope == "session" else {**plain, "scope": self.scope}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> RecordingSpec:
         """Create a spec from the result of `to_dict`."""
-        return cls.of(plain["kind"], plain["options"], View.parse(plain["view"]))
+        spec = cls.of(plain["kind"], plain["options"], View.parse(plain["view"]))
+        return replace(spec, scope=plain.get("scope", "session"))
 
 
 class HonestSessions(NamedTuple):

@@ -92,7 +92,7 @@ class RunFolder:
             machine=machine(),
             git_revision=git_revision(),
             sessions_per_host=study.server.sessions_per_host,
-            logs=log_facts(study),
+            logs=log_facts(study, facts.get("data", {}).get("shape")),
             plugins=plugin_facts(),
             **facts,
         )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from mifsim.data import load_data
 from mifsim.data.base import DataSet
+from mifsim.defense import DetectorConfig
+from mifsim.defense.fitted import FittedConfig
 from mifsim.errors import InvalidImage, RunError, StudyError
 from mifsim.run.fits import fit_detectors
 from mifsim.run.folder import RunFolder
 from mifsim.run.logs import load_logs
+from mifsim.run.pools import check_pools
 from mifsim.study import Study
 from mifsim.study.gradients import needs_gradients, without_gradients
 from mifsim.victims import Victim, prepare_victim
@@ -28,10 +33,13 @@ def load_inputs(study: Study) -> tuple[Study, DataSet, Victim]:
     Raises
     ------
     UserError
-        If an input is not valid, or classes, logs or detectors do not fit the data.
+        If an input is not valid; if classes, logs or detectors do not fit the data; or if sessions can need more
+        images than there are.
     """
     data = load_data(study.data)
     check_labels(study, data)
+    check_pools(study, data)
+    check_detectors(study, data, fitted=False)  # before the fits, which take time
     study = fit_detectors(study, data)
     check_detectors(study, data)
     load_logs(study, data.shape)
@@ -72,20 +80,44 @@ def check_labels(study: Study, data: DataSet) -> None:
                 )
 
 
-def check_detectors(study: Study, data: DataSet) -> None:
-    """Raise a `StudyError` if a detector does not accept the data's images, for example because they are too small."""
+def check_detectors(study: Study, data: DataSet, *, fitted: bool = True) -> None:
+    """Raise a `StudyError` if a detector does not accept the data's images, for example because they are too small.
+
+    Detectors without a fit are only asked for their view; those of a comparison are fitted when it starts.
+
+    Parameters
+    ----------
+    study : Study
+    data : DataSet
+    fitted : bool
+        Whether the fits that the study names are loaded.
+    """
     image = np.full(data.shape, 0.5, dtype=np.float32)
-    filters = [(f"filters.{number}", item.config) for number, item in enumerate(study.filters)]
-    for key, config in (*filters, *(("tuning", corner) for corner in study.tuning.search_space.corners())):
-        if key == "tuning" and not (study.attacks and study.users):
-            continue
+    for key, config in _configs(study):
         try:
-            config.detector().check(image)
+            problem = config.view.problem(data.shape) if config.view is not None else ""
+            needing = [member for member in config.members() if isinstance(member, FittedConfig)]
+            if not problem and all(fitted and member.fit for member in needing):
+                config.detector().check(image)
         except InvalidImage as error:
+            problem = str(error)
+        if problem:
             raise StudyError(
                 f"{study.name}: {key}: {config.kind} does not accept images of {data.name}, of shape {data.shape}: "
-                f"{error}"
+                f"{problem}"
             ) from None
+
+
+def _configs(study: Study) -> Iterator[tuple[str, DetectorConfig]]:
+    """Yield the configurations of the filters, and those of the search spaces of a calibration, with their keys."""
+    yield from ((f"filters.{number}", item.config) for number, item in enumerate(study.filters))
+    if not (study.attacks and study.users):
+        return
+    yield from (("tuning", corner) for corner in study.tuning.search_space.corners())
+    for key, detectors in (("tuning.compare", study.tuning.compare), ("bench.detectors", study.bench.detectors)):
+        for number, detector in enumerate(detectors):
+            for corner in study.tuning_of(detector, key).search_space.corners():
+                yield f"{key}.{number}", corner
 
 
 def check_victim(run: RunFolder, victim: Victim) -> None:
@@ -108,4 +140,5 @@ def data_facts(data: DataSet) -> dict[str, object]:
         "images": {name: len(pool) for name, pool in data.subsets.items()},
         "fingerprint": data.fingerprint,
         "note": data.note,
+        **data.facts,
     }

@@ -2,51 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mifsim.data.query_log import QueryLog
+import numpy as np
+
+from mifsim.data.logs import LogSessions
 from mifsim.errors import RunError, StudyError
+from mifsim.run.log_notes import facts_of
 from mifsim.study import Study, Users
 from mifsim.tables.records import TableWriter
 from mifsim.tables.storage import Folder
 
+logger = logging.getLogger(__name__)
+
 
 def load_logs(study: Study, shape: tuple[int, ...]) -> None:
-    """Read a study's logs and resize their images to the data set's shape, so that hosts find them in the cache.
+    """Read a study's logs and convert their images, so that hosts find them in the cache; tell what must be known.
 
     Raises
     ------
     DataError
         If a log is not valid.
     StudyError
-        If a study has more sessions than a log has clients.
+        If a study has more users than a log has clients.
     """
+    preprocessing = study.data.preprocessing(shape)
     for number, users in enumerate(study.users):
         if (log := users.log()) is None:
             continue
         if users.count > len(log):
             raise StudyError(
-                f"{study.name}: users.{number}.sessions = {users.sessions}: {log.path} has {len(log):,} clients with "
-                f"a usable image (accepted: 1 to {len(log)}, or 'all')"
+                f"{study.name}: users.{number}.sessions = {users.sessions}: {log.path} has {len(log):,} clients "
+                f"with a usable session (accepted: 1 to {len(log)}, or 'all')"
             )
-        log.pools(shape)
+        first, *others = facts_of(log, preprocessing)["notes"]
+        logger.info(f"{users.name}: {first}")
+        for note in others:
+            logger.warning(f"{users.name}: {note}")
 
 
-def log_facts(study: Study) -> dict[str, dict[str, Any]]:
-    """Return the facts about each log for ``run.json``, by population."""
-    return {
-        users.name: {
-            "path": str(log.path),
-            "content": log.content,
-            "rows": log.rows,
-            "clients": len(log),
-            "images": len(log.order),
-            "bad_rows": len(log.bad),
-            "first_bad_row": str(log.bad[0]) if log.bad else None,
-        }
-        for users, log in _logs(study)
-    }
+def log_facts(study: Study, shape: Sequence[int] | None = None) -> dict[str, dict[str, Any]]:
+    """Return the facts about each log for ``run.json``, by population; see `facts_of`."""
+    preprocessing = None if shape is None else study.data.preprocessing(tuple(shape))
+    return {users.name: facts_of(log, preprocessing) for users, log in _logs(study)}
 
 
 def check_logs(run: Folder, facts: Mapping[str, Any], study: Study) -> None:
@@ -67,26 +67,30 @@ def write_log_tables(run: Folder, study: Study, facts: Mapping[str, str]) -> Non
         return
     with TableWriter(run / "log_clients.parquet", "log_clients", facts) as writer:
         for users, log in found:
-            numbers = range(users.count)
+            count = users.count
+            sessions = np.diff(log.client_offsets)[:count]
+            images = np.diff(log.session_offsets[log.client_offsets])[:count]
             writer.write(
                 {
-                    "client_id": [f"{users.name}/{number}" for number in numbers],
-                    "population": [users.name] * len(numbers),
-                    "log_client": log.clients[: len(numbers)],
-                    "images": (log.offsets[1:] - log.offsets[:-1])[: len(numbers)],
+                    "client_id": [f"{users.name}/{number}" for number in range(count)],
+                    "population": [users.name] * count,
+                    "log_client": log.clients[:count],
+                    "sessions": sessions,
+                    "images": images,
                 }
             )
     with TableWriter(run / "bad_rows.parquet", "bad_rows", facts) as writer:
         for users, log in found:
-            writer.write(
-                {
-                    "population": [users.name] * len(log.bad),
-                    "file": [bad.file for bad in log.bad],
-                    "row": [bad.row for bad in log.bad],
-                    "log_client": [bad.client for bad in log.bad],
-                    "problem": [bad.problem for bad in log.bad],
-                }
-            )
+            for rows in log.log.bad_rows():
+                writer.write(
+                    {
+                        "population": [users.name] * len(rows),
+                        "file": [bad.file for bad in rows],
+                        "row": [bad.row for bad in rows],
+                        "log_client": [bad.client for bad in rows],
+                        "problem": [bad.problem for bad in rows],
+                    }
+                )
 
 
 def bad_row_messages(run: Folder, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -99,7 +103,7 @@ def bad_row_messages(run: Folder, facts: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _logs(study: Study) -> Iterator[tuple[Users, QueryLog]]:
+def _logs(study: Study) -> Iterator[tuple[Users, LogSessions]]:
     for users in study.users:
         if (log := users.log()) is not None:
             yield users, log

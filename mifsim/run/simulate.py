@@ -6,10 +6,13 @@ import shlex
 
 from mifsim.data.base import DataSet
 from mifsim.errors import RunError, StudyError
+from mifsim.run.estimate import report_estimate
 from mifsim.run.folder import RunFolder, check_free, default_path
 from mifsim.run.inputs import check_victim, data_facts, load_inputs
 from mifsim.run.leakage import score_run
 from mifsim.run.lifecycle import record_status, study_to_resume
+from mifsim.run.pools import pool_facts
+from mifsim.run.samples import write_model_input
 from mifsim.run.sessions import BackendName, make_backend, run_sessions
 from mifsim.server.backend import Backend, Job
 from mifsim.study import Study
@@ -53,7 +56,11 @@ def simulate(
     chosen = make_backend(backend, address, study.server)
     require_filters(study)
     study, data, victim = load_inputs(study)
-    run = RunFolder.create(path, study, backend=backend, data=data_facts(data), victim=victim.facts)
+    run = RunFolder.create(
+        path, study, backend=backend, data=data_facts(data), victim=victim.facts, pools=pool_facts(study, data)
+    )
+    write_model_input(run, study, data)
+    report_estimate(study, data, [item.config for item in study.filters], len(study.filters))
     _run(run, study, data, victim, chosen)
     return path
 

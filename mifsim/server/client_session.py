@@ -59,7 +59,8 @@ class ClientSession:
     A client has one session at a time, or one for each of its accounts. If the detector's scope is the client, its
     state is kept across the sessions of an account, and a blocked account stays blocked. If a blocked account opens
     another session, its first query there is refused, so that the client can detect the block. After that the client
-    can continue only with another account, or under a new client identity; otherwise it is stopped.
+    can continue only with another account, or under a new client identity; otherwise it is stopped. A client that
+    revisits the server is never stopped: each of its later sessions is refused at its first query.
 
     Parameters
     ----------
@@ -69,13 +70,14 @@ class ClientSession:
     closed_loop : bool
         Whether the client may continue after a refusal, leave a session, or use several accounts.
     budget : int
-        Maximum number of queries over all sessions of all accounts.
+        Maximum number of queries over all sessions of all accounts; of a client that revisits the server, maximum
+        number of queries of each session.
     name : str
         ``client_id@filter``, the first part of its session ids.
     scope : {"session", "client"}
         Scope of the detector.
     new_detector : callable
-        Returns a new detector.
+        Returns the detector of a session, given that of the account's session before, or None.
     open_session : callable
         Returns a new session with the detector given.
     new_row : callable
@@ -84,6 +86,8 @@ class ClientSession:
         Returns an empty `Snapshots` for attackers, None for users.
     on_query : callable
         See `OnQuery`.
+    revisits : bool
+        See `Client.revisits`.
 
     Attributes
     ----------
@@ -99,11 +103,12 @@ class ClientSession:
     budget: int
     name: str
     scope: Scope
-    new_detector: Callable[[], Detector]
+    new_detector: Callable[[Detector | None], Detector]
     open_session: Callable[[Detector], Session]
     new_row: Callable[[SessionRow], int]
     new_snapshots: Callable[[], Snapshots | None]
     on_query: OnQuery
+    revisits: bool = False
     query: Query = field(init=False)
     spent: int = field(default=0, init=False)
     _opened: int = field(default=0, init=False)
@@ -137,7 +142,10 @@ class ClientSession:
         if before is None:
             self._identities += 1
         client_number = self._identities if before is None else before.client_number
-        detector = self.new_detector() if before is None or self.scope == "session" else before.detector
+        if before is not None and self.scope == "client":
+            detector = before.detector
+        else:
+            detector = self.new_detector(None if before is None else before.detector)
         suffix = "" if self._opened == 1 else f"#{self._opened}"
         row = SessionRow(self.name + suffix, self.spec, client_number, snapshots=self.new_snapshots())
         return _Account(client_number, detector, row, self.new_row(row), self.open_session(detector))
@@ -184,7 +192,7 @@ class ClientSession:
     def _submit(self) -> Image | None:
         """Submit `query`, and the queries that follow as long as none reaches the model."""
         while True:
-            if self.spent == self.budget:
+            if self.spent == self.budget and not self.revisits:
                 self.generator.close()
                 self._end_all("exhausted")
                 return None
@@ -192,6 +200,11 @@ class ClientSession:
                 self.generator.close()
                 self._end_all("finished")
                 return None
+            if self.revisits and self.session.queries == self.budget:
+                self._end(self._current, "exhausted")
+                if not self._continues():
+                    return None
+                continue
             self.spent += 1
             self.row.last_query = self.spent
             was_blocked = self._current.detector.blocked
@@ -218,9 +231,10 @@ class ClientSession:
         account = self._accounts.get(query.account)
         leaves = query.new_session or query.new_client
         if account is None or account.ended or (leaves and account.session.queries):
-            if account is not None and account.refused_again and not query.new_client:
+            if account is not None and account.refused_again and not query.new_client and not self.revisits:
                 return False
-            if not self.closed_loop:
+            revisit = self.revisits and account is not None and query.new_session and not query.new_client
+            if not self.closed_loop and not revisit:
                 done = "used another account" if account is None else "left its session"
                 raise RuntimeError(f"the client {done} without being closed_loop: replay would be wrong")
             if account is not None and not account.ended:
@@ -233,7 +247,7 @@ class ClientSession:
         return True
 
     def _continues(self) -> bool:
-        """Send the refusal; return whether the client continues in another session (only if it is closed-loop)."""
+        """End the client's session; return whether it continues in another one (if it is closed-loop, or revisits)."""
         try:
             self.query = self.generator.send(Refusal(self.query.account))
         except StopIteration as done:
@@ -242,7 +256,7 @@ class ClientSession:
                 self._keep(done.value)
             self._end_all("finished")
             return False
-        if not self.closed_loop:
+        if not (self.closed_loop or (self.revisits and self.query.new_session)):
             raise RuntimeError("the client continued after a refusal without being closed_loop: replay would be wrong")
         return True
 

@@ -91,8 +91,9 @@ class Environment:
         self._populations = list(self.study.populations)
         self._weights = [expected_queries(population) for population in self._populations]
         # A log's images are resized to the data set's shape once, and then read from the cache.
+        preprocessing = self.study.data.preprocessing(self.data.shape)
         self._logs = {
-            number: log.pools(self.data.shape)
+            number: log.pools(preprocessing)
             for number, population in enumerate(self._populations)
             if isinstance(population, Users) and (log := population.log()) is not None
         }
@@ -113,11 +114,13 @@ class Environment:
         role = population.client.role
         subset: Subset = "auxiliary" if role == "attacker" else "users"
         pool: ImagePool = self.data.subset(subset)
+        starts: tuple[int, ...] = (0,)
         if spec.population in self._logs:
-            pool = self._logs[spec.population][spec.trial]
+            logged = self._logs[spec.population][spec.trial]
+            pool, starts = logged, logged.starts
         elif role == "user" and self._users_pools:
             pool = self._users_pools[self._split(spec)]
-        world = World(self.data.shape, len(self.data.class_names), pool, spec.target)
+        world = World(self.data.shape, len(self.data.class_names), pool, spec.target, starts)
 
         def new_row(row: SessionRow) -> int:
             rows.append(row)
@@ -132,10 +135,11 @@ class Environment:
             spec=spec,
             generator=population.run(world, client_rng(self.study.seed, spec.client_id)),
             closed_loop=population.closed_loop,
+            revisits=population.client.revisits,
             budget=population.budget_queries,
             name=f"{spec.client_id}@{self.study.filters[spec.filter].name}",
             scope=self.scope(spec),
-            new_detector=lambda: self.detector(spec),
+            new_detector=lambda before: self.detector(spec, before),
             open_session=lambda detector: Session(detector, self.study.transport, self.data.shape),
             new_row=new_row,
             new_snapshots=new_snapshots,
@@ -157,10 +161,17 @@ class Environment:
         """Return the expected number of queries of the client of a spec."""
         return self._weights[spec.population]
 
-    def detector(self, spec: ClientSpec) -> Detector:
-        """Return a new detector for one session or client, or a recorder if the run records."""
+    def detector(self, spec: ClientSpec, before: Detector | None = None) -> Detector:
+        """Return a new detector for one session or client, or a recorder if the run records.
+
+        Parameters
+        ----------
+        spec : ClientSpec
+        before : Detector or None
+            That of the client's session before; a recorder continues what it records of the client.
+        """
         if self.recording is not None:
-            return SessionRecorder(self.recording)
+            return SessionRecorder(self.recording, before if isinstance(before, SessionRecorder) else None)
         return self.study.filters[spec.filter].config.detector()
 
     def scope(self, spec: ClientSpec) -> Scope:

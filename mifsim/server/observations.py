@@ -70,6 +70,8 @@ class SessionRecorder:
     ----------
     specs : sequence of RecordingSpec
         If empty, only the validity of queries is recorded.
+    before : SessionRecorder or None
+        That of the client's session before, whose recorders of scope ``"client"`` continue.
 
     Attributes
     ----------
@@ -83,9 +85,12 @@ class SessionRecorder:
     limit = math.inf
     blocked = False
 
-    def __init__(self, specs: Sequence[RecordingSpec]) -> None:
+    def __init__(self, specs: Sequence[RecordingSpec], before: SessionRecorder | None = None) -> None:
         self.specs = tuple(specs)
-        self._recorders: tuple[Recorder, ...] = tuple(recorder_of(spec) for spec in specs) or (NoDefense(),)
+        self._recorders: tuple[Recorder, ...] = tuple(
+            before._recorders[number] if before is not None and spec.scope == "client" else recorder_of(spec)
+            for number, spec in enumerate(specs)
+        ) or (NoDefense(),)
         self.last_rows: list[Mapping[str, Any]] = [dict.fromkeys(columns_of(spec)) for spec in specs]
 
     def check(self, image: object) -> Verdict:

@@ -14,7 +14,7 @@ from mifsim.clients import ATTACKS, EVASIONS, USERS, client_class, evasion_class
 from mifsim.clients.evasion import Evasion, Start
 from mifsim.clients.protocol import Client, ClientGenerator, World
 from mifsim.clients.users.log import Log
-from mifsim.data.query_log import QueryLog
+from mifsim.data.logs import LogSessions
 from mifsim.errors import UserError
 from mifsim.study.messages import explain
 from mifsim.study.sections import Name, Section
@@ -140,9 +140,14 @@ class Users(Population):
     """Honest users of one kind (a workload)."""
 
     sessions: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
-        100, description='number of users; "all": one for every client of a log'
+        100, description='number of users; for a log, of its clients, each with all its sessions; "all": every client'
     )
     budget_queries: int = Field(100_000, ge=1, description="maximum number of queries of one session")
+    repeat_images: bool = Field(
+        False,
+        description="whether a session that needs more different images than there are may send its images again, in "
+        "the same order; otherwise such a study is refused",
+    )
 
     ROLE: ClassVar[str] = "user"
     KIND_KEY: ClassVar[str] = "user"
@@ -157,7 +162,7 @@ class Users(Population):
             raise ValueError("sessions = 'all' requires user = 'log' (accepted here: a whole number of at least 1)")
         return self
 
-    def log(self) -> QueryLog | None:
+    def log(self) -> LogSessions | None:
         """Return the log that these users replay; None if they draw their images from the data set.
 
         Raises

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -14,8 +15,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from mifsim.cache import atomic_write, digest
 from mifsim.clients.protocol import Knowledge
+from mifsim.clients.users.log import Log
 from mifsim.data import DataConfig
+from mifsim.data.config import source_of
 from mifsim.defense import DetectorConfig, NoDefenseConfig
+from mifsim.defense.config_file import toml_text
 from mifsim.defense.fit import registered_fits, restore_fits
 from mifsim.defense.fitted import load_fit
 from mifsim.errors import ConfigError, StudyError, UserError
@@ -31,6 +35,8 @@ from mifsim.study.tuning import Tuning
 from mifsim.study.wire import ResponsePolicy, Transport
 from mifsim.tables.storage import Folder, RemotePath
 from mifsim.victims import VictimConfig
+
+logger = logging.getLogger(__name__)
 
 FITS = "fits"
 """Folder beside a study file that contains the fits of its detectors."""
@@ -211,7 +217,7 @@ class Study(Section):
         """
         path = source if isinstance(source, RemotePath) else find_study(source)
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = tomllib.loads(toml_text(path.read_bytes()))
         except (OSError, UnicodeDecodeError) as error:
             raise StudyError(f"{path}: cannot be read: {error}") from None
         except tomllib.TOMLDecodeError as error:
@@ -224,7 +230,24 @@ class Study(Section):
                 load_fit(config, path.parent / FITS)
         except ConfigError as error:
             raise StudyError(f"{path}: {error}") from None
+        for key in study.without_effect():
+            logger.warning(
+                "%s: data.%s has no effect: the data set %r does not read it, and no users replay a log",
+                path,
+                key,
+                study.data.set,
+            )
         return study
+
+    def without_effect(self) -> list[str]:
+        """Return the keys of ``[data]`` that preprocess image files, if they are set and the study reads no such file.
+
+        This is no error: the study may be a part of one with a log, such as its attacks.
+        """
+        reads = source_of(self.data.set).reads
+        logs = any(isinstance(users.client, Log) for users in (*self.users, *self.bench.unseen))
+        given = {"fit": self.data.fit != "cut", "background": self.data.background is not None}
+        return [key for key, is_set in given.items() if is_set and key not in reads and not logs]
 
     @classmethod
     def parse(cls, table: Mapping[str, Any], origin: str = "study", base: Path | None = None) -> Study:

@@ -14,7 +14,9 @@ from mifsim.data.image_files import through_jpeg
 from mifsim.defense.images import admit
 
 TRANSPORTS = '"float32", "uint8" or "jpeg-Q" with Q from 1 to 100'
-RESPONSES = '"label", "top-K", "rounded-D" (D decimals) or "confidence"'
+MOST_DECIMALS = 30
+"""Most decimals of ``rounded-D``: numpy multiplies float32 values by 10^D, which overflows at 39."""
+RESPONSES = f'"label", "top-K", "rounded-D" (D decimals, 1 to {MOST_DECIMALS}) or "confidence"'
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class ResponsePolicy:
         if text == "confidence":
             return cls("confidence")
         match = re.fullmatch(r"(top|rounded)-(\d{1,3})", text)
-        if match and int(match[2]) >= 1:
+        if match and 1 <= int(match[2]) <= (999 if match[1] == "top" else MOST_DECIMALS):
             return cls("top" if match[1] == "top" else "rounded", int(match[2]))
         raise ValueError(f"{text!r} is not a response policy (accepted: {RESPONSES})")
 

@@ -263,7 +263,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("client_id", pa.string(), "as in sessions"),
         ("population", CATEGORY, "name of the study's [[users]] table"),
         ("log_client", pa.string(), "the client's id in the log"),
-        ("images", pa.int64(), "number of usable images of the client in the log"),
+        ("sessions", pa.int64(), "number of sessions of the client that are replayed"),
+        ("images", pa.int64(), "number of images of these sessions"),
     ),
     "bad_rows": schema_of(
         ("population", CATEGORY, "name of the study's [[users]] table"),

@@ -46,8 +46,13 @@ class Recipe:
     shift: int = 0
 
     def epochs(self, images: int) -> int:
-        """Return the number of epochs for a training set with this number of images."""
-        return max(self.least_epochs, math.ceil(self.images_seen / images))
+        """Return the number of epochs for a training set with this number of images.
+
+        A set that is smaller than a batch gets as many steps as a large set, not as many images: otherwise, the
+        evaluator would be trained for 1,500 epochs on 14 images.
+        """
+        steps = math.ceil(self.images_seen / self.batch_size)
+        return max(self.least_epochs, min(steps, math.ceil(self.images_seen / images)))
 
 
 RECIPES = {

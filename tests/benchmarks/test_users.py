@@ -20,7 +20,10 @@ import pytest
 
 from mifsim.clients import Answer, Client, ImagePool, Query, World, client_class, names
 from mifsim.clients.users.log import Log
-from mifsim.data import DataConfig, load_data, query_log
+from mifsim.data import DataConfig, load_data
+from mifsim.data.logs import query_log
+from mifsim.data.logs.sessions import arrange
+from mifsim.data.preprocessing import Preprocessing
 from mifsim.server.backend import Job
 from mifsim.server.client_specs import client_rng, shards
 from mifsim.study import Study
@@ -78,7 +81,7 @@ def test_rate_of_generated_images(kind: str, world: World, tmp_path: Path, ratio
         client = write_log(world.pool, tmp_path)
         log = client.log()
         assert log is not None
-        worlds = [World(world.shape, world.classes, pool) for pool in log.pools(world.shape)]
+        worlds = [World(world.shape, world.classes, pool) for pool in log.pools(Preprocessing(world.shape))]
     stream = queries(client, worlds)
     size = "x".join(map(str, world.shape))
     ratio(
@@ -98,9 +101,10 @@ def test_time_to_read_a_log(
     def read() -> None:
         monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / f"cache-{next(numbers)}"))
         query_log._opened.cache_clear()
+        arrange.cache_clear()
         log = client.log()
         assert log is not None
-        log.pools(world.shape)
+        log.pools(Preprocessing(world.shape))
 
     size = "x".join(map(str, world.shape))
     ratio(f"reading a log of PNG ({size}) once, against 5,000 a second", at_target_rate(20 * len(world.pool)), read)

@@ -133,7 +133,7 @@ def test_a_study_is_checked_before_anything_is_sent(
     (tmp_path / "images" / "class 1" / "3.png").write_bytes(b"no image")
     data = {"set": "folder", "folder": "images", "size": [8, 8], "color": "gray"}
     damaged = write_study(tmp_path, data=data, attacks=[], victim={})
-    assert "3.png: neither PNG, JPEG nor PGM" in error_message(capsys, damaged, "--command", "simulate")
+    assert "3.png: neither PNG, JPEG, WebP nor PGM" in error_message(capsys, damaged, "--command", "simulate")
 
 
 def test_a_model_with_code_in_it_is_not_sent(

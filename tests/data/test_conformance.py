@@ -31,7 +31,7 @@ CASES = {
     },
     "folder": lambda tmp_path: {"set": "folder", "folder": write_pets(tmp_path / "pets")},
     "folder, grey": lambda tmp_path: {
-        "set": "folder", "folder": write_pets(tmp_path / "pets"), "size": (10, 8), "color": "gray",
+        "set": "folder", "folder": write_pets(tmp_path / "pets"), "size": (10, 8), "colour": "grey",
     },
     "faces": lambda tmp_path: {"set": "faces", "images_per_class": 12},
 }  # fmt: skip

@@ -28,7 +28,7 @@ def test_a_sub_folder_is_a_class(folder):
 
 
 def test_the_study_sets_size_and_colour(folder):
-    data = load(folder, size=(10, 8), color="gray")
+    data = load(folder, size=(10, 8), colour="grey")
     assert data.shape == (10, 8)
     assert load(folder, size=9).shape == (9, 9, 3)
 
@@ -75,7 +75,7 @@ def test_too_few_classes_or_images_are_refused(folder, tmp_path):
     with pytest.raises(DataError, match="empty: 0 images; a class needs at least 10"):
         load(folder)
     (tmp_path / "bare").mkdir()
-    with pytest.raises(DataError, match="0 sub-folders; expected at least 2"):
+    with pytest.raises(DataError, match="no sub-folder; expected at least 2"):
         load(tmp_path / "bare")
     with pytest.raises(DataError, match=r"data\.folder = .*nowhere: no such folder"):
         load(tmp_path / "nowhere")

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mifsim.data.image_files import decode, fit, header_size, read_image
+from mifsim.data.image_files import decode, read_image
+from mifsim.data.image_headers import read_header
+from mifsim.data.preprocessing import fit
 from mifsim.errors import DataError
 
 COLOR = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
@@ -23,7 +25,7 @@ def encode(ending, image=COLOR):
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".pgm"])
 def test_the_header_gives_the_size(ending):
-    assert header_size(encode(ending, COLOR if ending != ".pgm" else COLOR[..., 0])) == (30, 40)
+    assert read_header(encode(ending, COLOR if ending != ".pgm" else COLOR[..., 0])).shown == (30, 40)
 
 
 def test_colours_come_back_in_the_order_red_green_blue():
@@ -35,13 +37,13 @@ def test_colours_come_back_in_the_order_red_green_blue():
 
 def test_grey_is_read_as_grey_and_spread_over_three_channels_for_rgb():
     grey = COLOR[..., 0]
-    np.testing.assert_array_equal(decode(encode(".pgm", grey), "gray"), grey)
+    np.testing.assert_array_equal(decode(encode(".pgm", grey), "grey"), grey)
     np.testing.assert_array_equal(decode(encode(".pgm", grey), "rgb"), np.stack([grey] * 3, axis=-1))
 
 
 def test_a_plain_text_pgm_with_comments_is_read():
     text = b"P2\n# made by hand\n3 2\n# and more\n255\n0 10 20\n30 40 50\n"
-    assert decode(text, "gray").tolist() == [[0, 10, 20], [30, 40, 50]]
+    assert decode(text, "grey").tolist() == [[0, 10, 20], [30, 40, 50]]
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".pgm"])

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mifsim import progress
-from mifsim.data import query_log
+from mifsim.data import image_files
 from mifsim.errors import DataError, RunError, StudyError
 from mifsim.run import simulate as simulation
 from mifsim.run.folder import RunFolder, read_facts
@@ -66,7 +66,7 @@ def test_a_run_records_the_bad_rows_of_its_log(run: Path, log: Path) -> None:
     assert bad[["population", "file"]].drop_duplicates().values.tolist() == [["log", str(log)]]
     assert bad["row"].tolist() == [88, 89]
     assert bad["log_client"].fillna("").tolist() == ["", "only bad"]
-    assert bad["problem"].tolist() == ["no client", "neither PNG, JPEG nor PGM"]
+    assert bad["problem"].tolist() == ["no client", "neither PNG, JPEG, WebP nor PGM"]
     facts = read_facts(run)["logs"]["log"]
     assert {key: facts[key] for key in ("rows", "clients", "images", "bad_rows")} == {
         "rows": 91, "clients": 14, "images": 89, "bad_rows": 2,
@@ -114,6 +114,10 @@ def test_relative_paths_are_resolved_against_the_folder_of_the_study(tmp_path: P
         ({"user": "log", "path": "x", "sessions": 0}, r"users\.0\.sessions = 0: .*greater than or equal to 1"),
         ({"user": "log", "path": "x", "sessions": "each"}, r"users\.0\.sessions = 'each'"),
         ({"user": "log", "pth": "x"}, r"unknown key 'pth'; did you mean 'path'\?"),
+        ({"user": "log", "path": "x", "session_gap": "half an hour"}, r"session_gap.*'half an hour' is not a duration"),
+        ({"user": "log", "path": "x", "session_gap": True}, r"session_gap = True: true is not a duration"),
+        ({"user": "log", "path": "x", "session_gap": 60, "session_column": "s"}, "only one of them may be set"),
+        ({"user": "log", "path": "x", "image_encoding": "base32"}, r"image_encoding = 'base32'.*'base64'"),
     ],
 )
 def test_invalid_log_users_in_a_study_are_refused(users: dict[str, Any], message: str) -> None:
@@ -123,7 +127,10 @@ def test_invalid_log_users_in_a_study_are_refused(users: dict[str, Any], message
 
 def test_more_sessions_than_clients_are_refused_before_anything_is_written(log: Path, tmp_path: Path) -> None:
     study = log_study(log, sessions=15)
-    with pytest.raises(StudyError, match=r"users\.0\.sessions = 15: .* has 14 clients .*accepted: 1 to 14, or 'all'"):
+    with pytest.raises(
+        StudyError,
+        match=r"users\.0\.sessions = 15: .* has 14 clients with a usable session .*accepted: 1 to 14, or 'all'",
+    ):
         simulation.simulate(study, tmp_path / "run", backend="in-process")
     with pytest.raises(DataError, match="no such file or folder"):
         simulation.simulate(log_study(tmp_path / "none.parquet"), tmp_path / "run", backend="in-process")
@@ -165,8 +172,8 @@ def test_session_hosts_on_ray_read_the_log_and_give_the_same_rows(
 def test_a_log_is_decoded_once_for_all_filters_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_log(tmp_path / "log.parquet", [("a", 0, digit_png(60)), ("b", 0, digit_png(61))])
     decoded: list[bytes] = []
-    original = query_log.decode
-    monkeypatch.setattr(query_log, "decode", lambda data, color: decoded.append(data) or original(data, color))
+    original = image_files._decode
+    monkeypatch.setattr(image_files, "_decode", lambda data, mode: decoded.append(data) or original(data, mode))
     monkeypatch.setattr(progress.console, "quiet", True)
     for number in range(2):
         simulation.simulate(log_study(path), tmp_path / f"run-{number}", backend="in-process")

@@ -11,6 +11,7 @@ from mifsim.clients import Answer, Query, Refusal
 from mifsim.clients.protocol import ClientGenerator
 from mifsim.defense import Detector, FilterConfig, ModelAnswer, QueryFilter
 from mifsim.defense.config import Scope
+from mifsim.defense.quota import QuotaConfig
 from mifsim.leakage import Snapshots
 from mifsim.run.leakage import decode
 from mifsim.server.client_session import ClientSession, SessionRow
@@ -39,6 +40,7 @@ def run_client(
     budget: int = 100,
     scope: Scope = "session",
     new_detector: Callable[[], Detector] = strict_filter,
+    revisits: bool = False,
     on_query: Callable[[int, str, int, float], None] = lambda number, verdict, query, count: None,
 ) -> list[SessionRow]:
     """Run one client until it ends, with the same answer to every query; return the rows of its sessions."""
@@ -50,11 +52,12 @@ def run_client(
         budget=budget,
         name="a/0/0@f",
         scope=scope,
-        new_detector=new_detector,
+        new_detector=lambda before: new_detector(),
         open_session=lambda detector: Session(detector, Transport("float32"), SHAPE),
         new_row=lambda row: rows.append(row) or len(rows) - 1,
         new_snapshots=lambda: Snapshots(np.array([0, 1, 2, 3])),
         on_query=on_query,
+        revisits=revisits,
     )
     answer = None
     while session.advance(answer) is not None:
@@ -225,6 +228,65 @@ def test_an_open_loop_client_may_not_change_its_identity() -> None:
     (row,) = run_client(sender(0.1, "new", 0.3)(), closed_loop=False, scope="client")
     assert row.outcome == "failed"
     assert "left its session without being closed_loop" in str(row.error)
+
+
+# Clients of a log return, whatever the detector answered.
+
+
+def visitor(*sessions: list[float], refused: list[int] | None = None) -> ClientGenerator:
+    """Send the images of each session; leave a session when refused, and note at which of its queries."""
+    for number, values in enumerate(sessions):
+        for place, value in enumerate(values):
+            if isinstance((yield Query(image(value), new_session=place == 0 and number > 0)), Refusal):
+                if refused is not None:
+                    refused.append(place + 1)
+                break
+    return None
+
+
+def quota_of_three() -> Detector:
+    return QuotaConfig(3).new_detector()
+
+
+def test_each_visit_is_a_session_with_a_new_detector() -> None:
+    rows = run_client(
+        visitor([0.1] * 5, [0.2] * 2, [0.3] * 4), closed_loop=False, revisits=True, new_detector=quota_of_three
+    )
+    assert summary(rows) == [
+        ("a/0/0@f", "blocked", 4, 4),
+        ("a/0/0@f#2", "finished", 2, None),
+        ("a/0/0@f#3", "blocked", 4, 4),
+    ]
+    assert [row.client_number for row in rows] == [1, 1, 1]
+
+
+def test_a_blocked_client_is_refused_at_the_first_query_of_every_later_visit() -> None:
+    refused: list[int] = []
+    rows = run_client(
+        visitor([0.1] * 2, [0.2] * 4, [0.3] * 4, [0.4] * 2, refused=refused),
+        closed_loop=False, revisits=True, scope="client", new_detector=quota_of_three,
+    )  # fmt: skip
+    assert [(row.outcome, row.queries, row.queries_to_block) for row in rows] == [
+        ("finished", 2, None), ("blocked", 2, 2), ("blocked", 1, 1), ("blocked", 1, 1),
+    ]  # fmt: skip
+    assert refused == [2, 1, 1]
+
+
+def test_the_budget_of_a_returning_client_is_that_of_each_session() -> None:
+    rows = run_client(visitor([0.1] * 5, [0.2] * 2, [0.3] * 3), closed_loop=False, revisits=True, budget=3,
+                      new_detector=QuotaConfig(100).new_detector)  # fmt: skip
+    assert [(row.outcome, row.queries) for row in rows] == [("exhausted", 3), ("finished", 2), ("finished", 3)]
+
+
+def test_a_returning_client_may_not_go_on_in_a_blocked_session() -> None:
+    def client() -> ClientGenerator:
+        for _ in range(9):
+            yield Query(image(0.1))
+        return None
+
+    (row,) = run_client(client(), closed_loop=False, revisits=True, new_detector=quota_of_three)
+    assert row.outcome == "failed"
+    assert "continued after a refusal without being closed_loop" in str(row.error)
 
 
 # Detectors may be plug-ins: a detector that fails ends only its own session.

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mifsim.clients import names
-from mifsim.defense import FilterConfig, NoDefenseConfig, View
-from mifsim.errors import StudyError
+from mifsim.defense import FilterConfig, NoDefenseConfig, View, load_config
+from mifsim.errors import ConfigError, StudyError
 from mifsim.study import Filter, Study, shipped_studies
 from mifsim.study.populations import client_name
 from tests.registering import add_entry
@@ -255,6 +255,31 @@ def test_a_filter_of_any_kind_can_be_read_from_a_file(tmp_path: Path) -> None:
     assert Filter.model_validate({"name": "a", "file": str(tmp_path / "filter.toml")}).undefended
 
 
+def test_a_byte_order_mark_and_windows_line_ends_do_not_change_a_file(tmp_path: Path) -> None:
+    study, config = tmp_path / "study.toml", tmp_path / "filter.toml"
+    plain = Study.load(write(tmp_path, SMALL))
+    study.write_bytes(b"\xef\xbb\xbf" + SMALL.replace("\n", "\r\n").encode())
+    assert Study.load(study) == plain
+    expected = FilterConfig(0.9, 0.1, 2, 3)
+    expected.save(config)
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+    study.write_text(
+        f"name = 'x'\n[[users]]\nuser = 'retries'\n[[filters]]\nname = 'a'\nfile = '{config}'\n", encoding="utf-8-sig"
+    )
+    assert Study.load(study).filters[0].config == expected
+    assert load_config(config) == expected
+
+
+def test_a_study_or_filter_in_utf_16_is_named_as_such(tmp_path: Path) -> None:
+    for suffix in ("le", "be"):
+        mark = "\ufeff".encode(f"utf-16-{suffix}")
+        (tmp_path / "study.toml").write_bytes(mark + SMALL.encode(f"utf-16-{suffix}"))
+        with pytest.raises(StudyError, match=r"study\.toml: .*the file is UTF-16; save it as UTF-8"):
+            Study.load(tmp_path / "study.toml")
+        with pytest.raises(ConfigError, match=r"study\.toml: .*the file is UTF-16; save it as UTF-8"):
+            load_config(tmp_path / "study.toml")
+
+
 def test_a_study_may_calibrate_any_kind_that_has_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add_entry(monkeypatch, "detectors", "faulty", "tests.odd_detectors:FaultyConfig")
     text = SMALL + "[tuning]\nkind = 'quota'\nscope = 'client'\nview = {colour = 'grey'}\n"
@@ -412,3 +437,18 @@ def test_undefended_refuses_a_study_without_attacks() -> None:
     plain = {"name": "honest", "users": [{"user": "independent"}]}
     with pytest.raises(StudyError, match="attacks: missing"):
         Study.parse(plain).undefended()
+
+
+@pytest.mark.parametrize("line", ['fit = "pad"', "background = 255"])
+def test_preprocessing_that_has_no_effect_is_told(line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The embedded digits are no files; a folder and a log are."""
+    key, users = line.split()[0], '[[users]]\nuser = "independent"'
+    log = f'[[users]]\nuser = "log"\npath = "{tmp_path}"\nsessions = 1'
+    for number, (data, clients, expected) in enumerate(
+        [("", users, [key]), ("", log, []), (f'set = "folder"\nfolder = "{tmp_path}"', users, [])]
+    ):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(f'name = "x"\n[data]\n{line}\n{data}\n{clients}\n')
+        caplog.clear()
+        assert Study.load(path).without_effect() == expected
+        assert (f"data.{key} has no effect: the data set 'mnist-5k' does not read it" in caplog.text) == bool(expected)

@@ -83,7 +83,7 @@ def test_an_unknown_transport_is_refused(text: str) -> None:
         Transport.parse(text)
 
 
-@pytest.mark.parametrize("text", ["", "top-0", "rounded", "labels", "top--1"])
+@pytest.mark.parametrize("text", ["", "top-0", "rounded", "labels", "top--1", "rounded-0", "rounded-31", "rounded-40"])
 def test_an_unknown_response_policy_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="accepted"):
         ResponsePolicy.parse(text)

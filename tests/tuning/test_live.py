@@ -145,7 +145,7 @@ def test_a_calibration_runs_closed_loop_attackers_live(
         ),
         (
             {"tuning": REACHABLE, "attacks": [{**PLAIN, "trials": 1, "evasions": [{"rotate": {}}]}]},
-            "'plain': none of its 2 clients is in the search split; increase its trials",
+            "'plain' has no client for each class under attack in the search split; accepted: 3 or more",
         ),
     ],
 )

@@ -32,9 +32,9 @@ N_B_MAX = 16
 
 UNDEFENDED = "undefended"
 
-WORKLOADS = (
+WORKLOADS: tuple[dict[str, Any], ...] = (
     {"user": "independent", "name": "distinct images"},
-    {"user": "one-class", "name": "images of one class"},
+    {"user": "one-class", "name": "images of one class", "repeat_images": True},
     {"user": "retries", "name": "retries"},
     {"user": "bursts", "name": "bursts of one subject"},
 )

@@ -30,7 +30,7 @@ class _RecordingEnvironment(Environment):
     n_b: int = 10
     recorders: list[MultiVariantRecorder] = field(default_factory=list)
 
-    def detector(self, spec: ClientSpec) -> Detector:
+    def detector(self, spec: ClientSpec, before: Detector | None = None) -> Detector:
         """Return a new recorder, and keep it in `recorders`."""
         self.recorders.append(MultiVariantRecorder(self.n_b))
         return self.recorders[-1]

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from mifsim.clients.protocol import Image, World
+from mifsim.clients.protocol import Image, ImageNeed, World
 from mifsim.clients.users.camera import as_jpeg, coarsened, resized
 from mifsim.clients.users.span import Share, Span
 from mifsim.clients.users.stream import ImageStream, shuffled
@@ -36,6 +36,11 @@ class Augmentation(ImageStream):
     scales: tuple[Annotated[float, Field(ge=0.01, le=1)], ...] = Field(
         (0.75, 0.5), description="sizes, one copy each: shrunk to this share and enlarged again"
     )
+
+    def needs_for(self, queries: int) -> tuple[ImageNeed, ...]:
+        """See `ImageStream.needs_for`."""
+        versions = 1 + self.flip + self.crops + len(self.qualities) + len(self.scales)
+        return (ImageNeed(-(-queries // versions)),)
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield the versions of one image after the other, the images in random order."""

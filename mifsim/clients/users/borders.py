@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from mifsim.clients.protocol import Image, World
+from mifsim.clients.protocol import Image, ImageNeed, World
 from mifsim.clients.users.camera import resized
 from mifsim.clients.users.span import Span, within
 from mifsim.clients.users.stream import ImageStream, shuffled
@@ -37,6 +37,10 @@ class Borders(ImageStream):
         description="grey value of the border (pixels: 0 to 1): a number, or {min, max}",
     )
     detail: float = Field(0.1, ge=0, allow_inf_nan=False, description="contrast of the blocks on the border (sd)")
+
+    def needs_for(self, queries: int) -> tuple[ImageNeed, ...]:
+        """See `ImageStream.needs_for`."""
+        return (ImageNeed(queries),)
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield the pool's images in random order, each inside the session's border."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from pydantic import Field
 
-from mifsim.clients.protocol import Image, World
+from mifsim.clients.protocol import Image, ImageNeed, World
 from mifsim.clients.users.camera import exposed, moved
 from mifsim.clients.users.length import Length, Uniform
 from mifsim.clients.users.stream import ImageStream, shuffled
@@ -30,6 +30,10 @@ class Bursts(ImageStream):
     gain: float = Field(0.03, ge=0, allow_inf_nan=False, description="relative change of the light (sd)")
     offset: float = Field(0.01, ge=0, allow_inf_nan=False, description="added light (sd; pixels: 0 to 1)")
     noise: float = Field(0.01, ge=0, allow_inf_nan=False, description="sensor noise of each pixel (sd; pixels: 0 to 1)")
+
+    def needs_for(self, queries: int) -> tuple[ImageNeed, ...]:
+        """See `ImageStream.needs_for`."""
+        return (ImageNeed(self.shots.draws_for(queries)),)
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield shots of one subject after the other, the subjects in random order."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mifsim.clients.protocol import Image, World
+from mifsim.clients.protocol import Image, ImageNeed, World
 from mifsim.clients.users.stream import ImageStream, shuffled
 
 
@@ -15,6 +15,10 @@ class Independent(ImageStream):
 
     A session longer than the pool goes through it again in the same order.
     """
+
+    def needs_for(self, queries: int) -> tuple[ImageNeed, ...]:
+        """See `ImageStream.needs_for`."""
+        return (ImageNeed(queries),)
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield the pool's images in random order."""

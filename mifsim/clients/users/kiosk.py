@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from mifsim.clients.protocol import Image, World
+from mifsim.clients.protocol import Image, ImageNeed, World
 from mifsim.clients.users.camera import add_noise, clipped, moved
 from mifsim.clients.users.length import Length, Uniform
 from mifsim.clients.users.stream import ImageStream, shuffled
@@ -46,6 +46,10 @@ class Kiosk(ImageStream):
     )
     response: float = Field(0.01, ge=0, allow_inf_nan=False, description="relative sensitivity of each pixel (sd)")
     noise: float = Field(0.01, ge=0, allow_inf_nan=False, description="sensor noise of each pixel (sd; pixels: 0 to 1)")
+
+    def needs_for(self, queries: int) -> tuple[ImageNeed, ...]:
+        """See `ImageStream.needs_for`."""
+        return (ImageNeed(self.shots.draws_for(queries)),)
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield shots of one subject after the other, the subjects in random order."""

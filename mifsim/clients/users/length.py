@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,6 +16,15 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+
+RARELY = 0.001
+"""Probability that a stated upper limit of a random count is exceeded."""
+_RARE_DEVIATIONS = 3.09  # standard deviations that a normal distribution exceeds with this probability
+
+
+def upper(mean: float, variance: float, most: int) -> int:
+    """Return a limit that an approximately normal count with the maximum `most` exceeds with probability `RARELY`."""
+    return min(most, math.ceil(mean + _RARE_DEVIATIONS * math.sqrt(variance)))
 
 
 class Uniform(BaseModel):
@@ -79,6 +89,47 @@ class Length(RootModel[Annotated[int, Field(ge=1, strict=True)] | Uniform | Geom
                 return mean
             case fixed:
                 return float(fixed)
+
+    @property
+    def variance(self) -> float:
+        """Variance of `draw`."""
+        match self.root:
+            case Uniform(min=low, max=high):
+                return ((high - low + 1) ** 2 - 1) / 12
+            case Geometric(mean=mean):
+                return mean * (mean - 1)
+            case _:
+                return 0.0
+
+    @property
+    def least(self) -> int:
+        """Smallest value of `draw`."""
+        match self.root:
+            case Uniform(min=low):
+                return low
+            case Geometric():
+                return 1
+            case fixed:
+                return fixed
+
+    @property
+    def most(self) -> int:
+        """Greatest value of `draw`; of a geometric distribution, the one that a draw in a thousand exceeds."""
+        match self.root:
+            case Uniform(max=high):
+                return high
+            case Geometric(mean=mean):
+                return 1 if mean == 1 else math.ceil(math.log(RARELY) / math.log1p(-1 / mean))
+            case fixed:
+                return fixed
+
+    def draws_for(self, total: int) -> int:
+        """Return the number of draws whose sum reaches `total`; at most one time in a thousand, more are needed.
+
+        By the central limit theorem for renewals, the number has the mean total / mean and the variance
+        total · variance / mean³.
+        """
+        return upper(total / self.mean, total * self.variance / self.mean**3, math.ceil(total / self.least))
 
     def draw(self, rng: np.random.Generator) -> int:
         """Return the fixed number, or one drawn from `rng`."""

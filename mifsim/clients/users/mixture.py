@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mifsim.clients.protocol import Image, World
-from mifsim.clients.users.length import Length
+from mifsim.clients.protocol import Image, ImageNeed, World
+from mifsim.clients.users.length import Length, upper
 from mifsim.clients.users.stream import ImageStream
 from mifsim.errors import UserError
 
@@ -90,6 +90,18 @@ class Mixture(ImageStream):
         Length(1),
         description="images of one turn: a number, {min, max} (each equally likely) or {mean} (geometric)",
     )
+
+    def needs_for(self, queries: int) -> tuple[ImageNeed, ...]:
+        """See `ImageStream.needs_for`."""
+        total = sum(ingredient.weight for ingredient in self.of)
+        found: list[ImageNeed] = []
+        for ingredient in self.of:
+            share = ingredient.weight / total
+            # A turn is long or short, and somebody else's or not: images come in runs of this size on average.
+            run = self.turn.mean + self.turn.variance / self.turn.mean
+            most = upper(queries * share, queries * share * (1 - share) * run, queries)
+            found += ingredient.stream.needs_for(most)
+        return tuple(found)
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield the users' images, in turns."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mifsim.clients.protocol import Image, World
+from mifsim.clients.protocol import Image, ImageNeed, World
 from mifsim.clients.users.stream import ImageStream, shuffled
 
 
@@ -16,6 +16,10 @@ class OneClass(ImageStream):
     Images of one class resemble each other, as an attacker's do. A session longer than the class goes through
     it again in the same order.
     """
+
+    def needs_for(self, queries: int) -> tuple[ImageNeed, ...]:
+        """See `ImageStream.needs_for`."""
+        return (ImageNeed(queries, one_class=True),)
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield the images of one class in random order."""

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from pydantic import Field
 
-from mifsim.clients.protocol import Image, World
+from mifsim.clients.protocol import Image, ImageNeed, World
+from mifsim.clients.users.length import upper
 from mifsim.clients.users.stream import ImageStream, shuffled
 
 
@@ -23,6 +24,11 @@ class Retries(ImageStream):
     window: int = Field(
         1, ge=1, description="number of most recent distinct images among which a retry is drawn, each equally likely"
     )
+
+    def needs_for(self, queries: int) -> tuple[ImageNeed, ...]:
+        """See `ImageStream.needs_for`."""
+        others = (queries - 1) * (1 - self.probability)
+        return (ImageNeed(upper(1 + others, others * self.probability, queries)),)
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield the pool's images in random order, and copies of recent ones between them."""

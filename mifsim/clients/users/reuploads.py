@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 from pydantic import Field
 
-from mifsim.clients.protocol import Image, World
+from mifsim.clients.protocol import Image, ImageNeed, World
 from mifsim.clients.users.camera import as_jpeg, coarsened
+from mifsim.clients.users.length import upper
 from mifsim.clients.users.span import Quality, Share, Span
 from mifsim.clients.users.stream import ImageStream, shuffled
 
@@ -37,6 +38,11 @@ class ReUploads(ImageStream):
         Span.model_validate({"min": 50, "max": 95}),
         description="JPEG quality of the copy, 1 to 100: a number, or {min, max} (each whole number equally likely)",
     )
+
+    def needs_for(self, queries: int) -> tuple[ImageNeed, ...]:
+        """See `ImageStream.needs_for`."""
+        others = (queries - 1) * (1 - self.probability)
+        return (ImageNeed(upper(1 + others, others * self.probability, queries)),)
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield the pool's images in random order, and copies of earlier ones between them."""

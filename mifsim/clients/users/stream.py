@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from mifsim.clients.protocol import ClientGenerator, Image, Query, Refusal, User, World
+from mifsim.clients.protocol import ClientGenerator, Image, ImageNeed, Query, Refusal, User, World
 from mifsim.clients.users.length import Length
 
 
@@ -29,6 +29,14 @@ class ImageStream(User):
     def expected_queries(self) -> float | None:
         """The mean length of a session that is not refused."""
         return self.length.mean
+
+    def image_needs(self) -> tuple[ImageNeed, ...]:
+        """Return the numbers of different images that the longest session can need; see `User.image_needs`."""
+        return self.needs_for(self.length.most)
+
+    def needs_for(self, queries: int) -> tuple[ImageNeed, ...]:
+        """Return the numbers of different images that this number of queries can need; empty if they are not known."""
+        return ()
 
     @abstractmethod
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from pydantic import Field
 
-from mifsim.clients.protocol import Image, World
+from mifsim.clients.protocol import Image, ImageNeed, World
 from mifsim.clients.users.camera import exposed, moved
 from mifsim.clients.users.length import Geometric, Length
 from mifsim.clients.users.stream import ImageStream, shuffled
@@ -36,6 +36,10 @@ class Video(ImageStream):
     zoom: float = Field(0.03, ge=0, le=1, description="relative change of size (sd; of its logarithm)")
     gain: float = Field(0.05, ge=0, allow_inf_nan=False, description="relative change of the light (sd)")
     noise: float = Field(0.01, ge=0, allow_inf_nan=False, description="sensor noise of each pixel (sd; pixels: 0 to 1)")
+
+    def needs_for(self, queries: int) -> tuple[ImageNeed, ...]:
+        """See `ImageStream.needs_for`."""
+        return (ImageNeed(self.scene.draws_for(queries)),)
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield the frames of one scene after the other, their subjects in random order."""

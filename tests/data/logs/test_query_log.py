@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mifsim.data import log_rows as reading
-from mifsim.data.log_rows import Columns
-from mifsim.data.query_log import QueryLog, open_log
+from mifsim.data.logs import LogFormat, QueryLog, SessionPolicy, arrange, index, open_log, query_log
+from mifsim.data.logs import rows as rows_of_logs
+from mifsim.data.logs.reading import log_rows
+from mifsim.data.preprocessing import Preprocessing
 from mifsim.errors import DataError
 
 SHAPE = (8, 8)
@@ -45,7 +46,7 @@ def decompression_bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
-def write_log(path: Path, rows: list[tuple[Any, Any, Any]], columns: Columns = Columns(), **options: Any) -> Path:  # noqa: B008
+def write_log(path: Path, rows: list[tuple[Any, Any, Any]], columns: LogFormat = LogFormat(), **options: Any) -> Path:  # noqa: B008
     client, time, image = zip(*rows, strict=True)
     table = pa.table({columns.client: list(client), columns.time: list(time), columns.image: list(image)})
     pq.write_table(table, path, **options)
@@ -54,12 +55,19 @@ def write_log(path: Path, rows: list[tuple[Any, Any, Any]], columns: Columns = C
 
 def streams(log: QueryLog, shape: tuple[int, ...] = SHAPE) -> dict[str, list[int]]:
     """Return the levels of each client's images, in the order in which they would be sent."""
-    pools = log.pools(shape)
-    assert len(pools) == len(log)
+    found = arrange(log, SessionPolicy(incomplete="keep"))
+    pools = found.pools(Preprocessing(shape))
+    assert len(pools) == len(found)
     return {
         client: [round(float(pool.image(i).mean()) * 255) for i in range(len(pool))]
-        for client, pool in zip(log.clients, pools, strict=True)
+        for client, pool in zip(found.clients, pools, strict=True)
     }
+
+
+def pool_of(log: QueryLog, shape: tuple[int, ...]) -> Any:
+    """Return the images of the only client."""
+    (pool,) = arrange(log, SessionPolicy(incomplete="keep")).pools(Preprocessing(shape))
+    return pool
 
 
 ROWS = [("b", 30, 3), ("a", 10, 1), ("b", 20, 2), ("a", 40, 4), ("a", 40, 5), ("c", 5, 6)]
@@ -102,7 +110,7 @@ class TestOrder:
         assert streams(open_log(tmp_path / "categories.parquet")) == EXPECTED
 
     def test_columns_may_have_other_names_and_further_columns_are_ignored(self, tmp_path: Path) -> None:
-        names = Columns("api_key", "received", "body")
+        names = LogFormat("api_key", "received", "body")
         path = write_log(tmp_path / "log.parquet", with_images(ROWS), names)
         table = pq.read_table(path).append_column("agent", [["curl"] * 6])
         pq.write_table(table, path)
@@ -132,8 +140,8 @@ class TestOrder:
 
     def test_the_order_of_clients_depends_on_their_ids_alone(self, tmp_path: Path) -> None:
         many = [(f"client-{i:03}", i, png(picture(i % 200))) for i in range(200)]
-        forward = open_log(write_log(tmp_path / "forward.parquet", many)).clients
-        backward = open_log(write_log(tmp_path / "backward.parquet", many[::-1])).clients
+        forward = open_log(write_log(tmp_path / "forward.parquet", many)).index.clients
+        backward = open_log(write_log(tmp_path / "backward.parquet", many[::-1])).index.clients
         assert forward == backward
         early = sum(int(client[-3:]) < 100 for client in forward[:100])
         assert 35 <= early <= 65
@@ -143,7 +151,7 @@ class TestShape:
     def test_a_centred_crop_with_the_right_aspect_ratio_is_resized(self, tmp_path: Path) -> None:
         wide = np.zeros((8, 24), np.uint8)
         wide[:, 8:16] = 100  # a centred square of 8 x 8 pixels
-        (pool,) = open_log(write_log(tmp_path / "log.parquet", [("a", 0, png(wide))])).pools((4, 4))
+        pool = pool_of(open_log(write_log(tmp_path / "log.parquet", [("a", 0, png(wide))])), (4, 4))
         np.testing.assert_allclose(pool.image(0), 100 / 255, atol=1e-6)
 
     def test_colour_becomes_grey_and_grey_becomes_colour(self, tmp_path: Path) -> None:
@@ -151,10 +159,10 @@ class TestShape:
         red[..., 0] = 200
         rows = [("a", 0, png(red)), ("a", 1, png(picture(50)))]
         log = open_log(write_log(tmp_path / "log.parquet", rows))
-        (grey,) = log.pools((8, 8))
+        grey = pool_of(log, (8, 8))
         assert grey.image(0).shape == (8, 8)
         np.testing.assert_allclose(grey.image(0), 0.299 * 200 / 255, atol=1 / 255)  # ITU-R BT.601
-        (colour,) = log.pools((8, 8, 3))
+        colour = pool_of(log, (8, 8, 3))
         np.testing.assert_allclose(colour.image(0), np.tile(np.array([200, 0, 0]) / 255, (8, 8, 1)), atol=1e-6)
         np.testing.assert_allclose(colour.image(1), 50 / 255, atol=1e-6)
 
@@ -164,14 +172,15 @@ class TestBadRows:
         good = png(picture(9))
         bad = [
             (None, 1, good, "no client"),
+            ("", 1, good, "no client"),
             ("x" * 5000, 1, good, "a client's id of 5,000 characters"),
             ("a", None, good, "no time"),
             ("a", float("nan"), good, "no time"),
             ("a", 1, None, "no image"),
-            ("a", 1, b"", "neither PNG, JPEG nor PGM"),
-            ("a", 1, b"cat.png", "neither PNG, JPEG nor PGM"),
+            ("a", 1, b"", "neither PNG, JPEG, WebP nor PGM"),
+            ("a", 1, b"cat.png", "neither PNG, JPEG, WebP nor PGM"),
             ("a", 1, good[:40], "truncated PNG"),
-            ("a", 1, good[:20] + b"\xff" * 20 + good[40:], "pixels; accepted: at most"),
+            ("a", 1, good[:20] + b"\xff" * 20 + good[40:], "damaged PNG: the checksum of its chunk"),
             ("a", 1, decompression_bomb(100_000, 100_000), "100000 x 100000 pixels; accepted: at most 67,108,864"),
             ("only bad", 1, b"cat.png", "neither PNG"),
         ]
@@ -179,7 +188,7 @@ class TestBadRows:
         path = write_log(tmp_path / "log.parquet", rows, row_group_size=5)
         log = open_log(path)
         assert streams(log) == {"a": [9], "b": [9]}
-        assert log.rows == len(rows)
+        assert log.index.rows == len(rows)
         assert [(row.file, row.row) for row in log.bad] == [(str(path), number) for number in range(1, len(bad) + 1)]
         for row, (client, _, _, expected) in zip(log.bad, bad, strict=True):
             assert expected in row.problem
@@ -213,7 +222,7 @@ class TestBadRows:
             assert expected in row.problem
 
     def test_an_image_of_too_many_bytes_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(reading, "MAX_IMAGE_BYTES", 2000)
+        monkeypatch.setattr(rows_of_logs, "MAX_IMAGE_BYTES", 2000)
         large = png(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8))
         (tmp_path / "large.png").write_bytes(large)
         (tmp_path / "small.png").write_bytes(png(picture(1)))
@@ -275,8 +284,7 @@ class TestBadRows:
         log = open_log(path)
         assert [row.row for row in log.bad] == list(range(10, 20))
         assert all("the file is damaged" in row.problem for row in log.bad)
-        assert len(log.order) == 20
-        assert len(log.pools(SHAPE)[0]) == 20
+        assert len(pool_of(log, SHAPE)) == 20
 
 
 class TestErrors:
@@ -300,25 +308,28 @@ class TestErrors:
         with pytest.raises(
             DataError, match=r"client_column = 'user': must name exactly one of the columns client, time, image"
         ):
-            open_log(path, Columns(client="user"))
-        with pytest.raises(DataError, match=r"time_column = 'client': has type string \(accepted: timestamps"):
-            open_log(path, Columns(time="client"))
-        with pytest.raises(DataError, match=r"image_column = 'time': has type int64 \(accepted: bytes or paths"):
-            open_log(path, Columns(image="time"))
+            open_log(path, LogFormat(client="user"))
+        with pytest.raises(DataError, match=r"time_column = 'image': has type binary \(accepted: timestamps"):
+            open_log(path, LogFormat(time="image"))
+        with pytest.raises(DataError, match=r"image_column = 'time': has type int64 \(accepted: bytes, lists"):
+            open_log(path, LogFormat(image="time"))
 
-    def test_files_of_one_log_must_agree(self, tmp_path: Path) -> None:
+    def test_the_times_of_all_files_must_have_one_order(self, tmp_path: Path) -> None:
         write_log(tmp_path / "1.parquet", with_images(ROWS))
-        write_log(tmp_path / "2.parquet", [("a", 0.5, png(picture(1)))])
-        with pytest.raises(DataError, match=r"2\.parquet: columns of type string, double, binary; 1\.parquet has"):
+        write_log(tmp_path / "2.parquet", [("a", START, png(picture(1)))])
+        with pytest.raises(
+            DataError,
+            match=r"the times of 1 of 7 rows are times without a zone beside numbers, such as 2026-01-01T00:00",
+        ):
             open_log(tmp_path)
 
 
 class TestContent:
     def test_the_digest_depends_on_the_queries_and_not_on_the_path(self, tmp_path: Path) -> None:
-        base = open_log(write_log(tmp_path / "log.parquet", with_images(ROWS))).content
+        base = open_log(write_log(tmp_path / "log.parquet", with_images(ROWS))).index.content
         (tmp_path / "else").mkdir()
         assert (
-            open_log(write_log(tmp_path / "else" / "other.parquet", with_images(ROWS), row_group_size=2)).content
+            open_log(write_log(tmp_path / "else" / "other.parquet", with_images(ROWS), row_group_size=2)).index.content
             == base
         )
         for name, rows in {
@@ -327,7 +338,7 @@ class TestContent:
             "time": [*ROWS[:-1], ("c", 50, 6)],
             "fewer": ROWS[:-1],
         }.items():
-            assert open_log(write_log(tmp_path / f"{name}.parquet", with_images(rows))).content != base
+            assert open_log(write_log(tmp_path / f"{name}.parquet", with_images(rows))).index.content != base
 
     def test_a_changed_log_is_read_again(self, tmp_path: Path) -> None:
         path = write_log(tmp_path / "log.parquet", with_images(ROWS))
@@ -351,23 +362,21 @@ class TestContent:
     def test_the_index_is_cached_and_a_damaged_copy_replaced(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from mifsim.data import query_log
-
         monkeypatch.setenv("MIFSIM_CACHE_DIR", str(tmp_path / "cache"))
         path = write_log(tmp_path / "log.parquet", [*with_images(ROWS), ("a", 99, b"cat.png")])
         first = open_log(path)
         query_log._opened.cache_clear()
         with monkeypatch.context() as patch:
-            patch.setattr(query_log, "log_rows", None)  # would fail if the log were read
+            patch.setattr(index, "log_rows", None)  # would fail if the log were read
             from_cache = open_log(path)
-        assert from_cache.clients == first.clients
+        assert from_cache.index.clients == first.index.clients
         assert from_cache.bad == first.bad
-        assert (from_cache.rows, from_cache.content) == (first.rows, first.content)
-        np.testing.assert_array_equal(from_cache.order, first.order)
+        assert (from_cache.index.rows, from_cache.index.content) == (first.index.rows, first.index.content)
+        np.testing.assert_array_equal(from_cache.index.times, first.index.times)
         (kept,) = (tmp_path / "cache" / "logs").glob("*.npz")
         kept.write_bytes(kept.read_bytes()[:-30])
         query_log._opened.cache_clear()
-        assert open_log(path).content == first.content
+        assert open_log(path).index.content == first.index.content
 
 
 def test_only_some_rows_are_in_memory_at_a_time(tmp_path: Path) -> None:
@@ -380,6 +389,6 @@ def test_only_some_rows_are_in_memory_at_a_time(tmp_path: Path) -> None:
         writer.write_table(table, row_group_size=2000)
     del table
     before = pa.total_allocated_bytes()
-    most = max(pa.total_allocated_bytes() for _ in reading.log_rows(tmp_path / "log.parquet", Columns()))
+    most = max(pa.total_allocated_bytes() for _ in log_rows(tmp_path / "log.parquet", LogFormat()))
     assert size > 75e6
     assert most - before < 0.8 * size

@@ -1,0 +1,245 @@
+"""Parquet files of a log: one file, or a folder of them, possibly partitioned into sub-folders named ``key=value``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
+
+from mifsim.data.image_files import SUFFIXES
+from mifsim.data.logs.cells import ACCEPTED_IMAGES, Problem, image_cells, is_image, path_texts, stored_arrays
+from mifsim.data.logs.format import (
+    BATCH_ROWS,
+    MAX_ID_CHARACTERS,
+    PARQUET_SUFFIXES,
+    READ_BYTES,
+    LogFormat,
+    excerpt,
+    is_parquet,
+    one_line,
+    plain_name,
+)
+from mifsim.data.logs.ids import ACCEPTED_IDS, id_cells, is_id
+from mifsim.data.logs.rows import Exact, Row, inside, measured, read_file
+from mifsim.data.logs.times import ACCEPTED_TIMES, Time, is_time, time_cells
+from mifsim.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+"""Value in the name of a partition's folder that stands for null."""
+
+_ANY = "any type"
+_ACCEPTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "client": (ACCEPTED_IDS, is_id),
+    "session": (ACCEPTED_IDS, is_id),
+    "time": (ACCEPTED_TIMES, is_time),
+    "image": (ACCEPTED_IMAGES, is_image),
+    "dtype": (_ANY, lambda kind: True),
+    "shape": (_ANY, lambda kind: True),
+}
+
+
+class Part(NamedTuple):
+    """One Parquet file of a log.
+
+    Attributes
+    ----------
+    file : Path
+    folder : Path
+        The log's folder, to which the paths of images are relative.
+    values : mapping of str to (str or None)
+        The columns that the names of its folders state, such as ``day`` in ``day=2026-10-01``.
+    """
+
+    file: Path
+    folder: Path
+    values: dict[str, str | None]
+
+
+def parquet_parts(path: Path) -> list[Part] | None:
+    """Return the Parquet files of a log in the order of their names; None if it is a folder of images.
+
+    Raises
+    ------
+    DataError
+        If there is no such file or folder.
+    """
+    if path.is_file():
+        return [Part(path, path.parent, {})]
+    if not path.is_dir():
+        raise DataError(f"log {path}: no such file or folder")
+    if not holds_parquet(path):
+        return None
+    at_the_top = any(is_parquet(entry.name) for entry in path.iterdir() if entry.is_file())
+    return [Part(file, path, values) for file, values in _files(path, {}, only_partitions=at_the_top)]
+
+
+def holds_parquet(folder: Path) -> bool:
+    """Return whether a folder is a log of Parquet files: whether the first file by name that counts is one of them."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
+        for name in sorted(files):
+            suffix = os.path.splitext(name)[1].lower()
+            if not name.startswith((".", "_")) and suffix in (*PARQUET_SUFFIXES, *SUFFIXES):
+                # Images beside Parquet files at the top are those that its rows name.
+                return suffix in PARQUET_SUFFIXES or (place == str(folder) and any(map(is_parquet, files)))
+    return False
+
+
+def _files(
+    folder: Path, values: dict[str, str | None], only_partitions: bool
+) -> Iterator[tuple[Path, dict[str, str | None]]]:
+    for entry in sorted(folder.iterdir()):
+        if entry.is_file() and is_parquet(entry.name):
+            yield entry, values
+        elif entry.is_dir() and not entry.is_symlink() and not entry.name.startswith((".", "_")):
+            key, equals, text = entry.name.partition("=")
+            if equals:
+                named = None if text == NO_VALUE else unquote(text)
+                yield from _files(entry, {**values, plain_name(unquote(key)): named}, only_partitions)
+            elif not only_partitions:
+                yield from _files(entry, values, only_partitions)
+
+
+def open_part(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file.
+
+    Raises
+    ------
+    DataError
+        If it is none.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"log {path}: not a Parquet file: {one_line(error)}") from None
+
+
+def check_columns(part: Part, schema: pa.Schema, form: LogFormat) -> None:
+    """Raise an error if a column is missing, occurs twice, or has a type that is not accepted."""
+    available = [*schema.names, *(key for key in part.values if key not in schema.names)]
+    for role, name in form.columns.items():
+        if available.count(name) != 1:
+            raise DataError(
+                f"log {part.file}: {role}_column = {name!r}: must name exactly one of the columns "
+                f"{', '.join(available)}"
+            )
+        if name in schema.names:
+            kind = schema.field(name).type
+            words, fits = _ACCEPTED[role]
+            if not fits(kind):
+                raise DataError(f"log {part.file}: {role}_column = {name!r}: has type {kind} (accepted: {words})")
+
+
+def part_rows(part: Part, form: LogFormat) -> Iterator[Row]:
+    """Yield the rows of one Parquet file.
+
+    Raises
+    ------
+    DataError
+        If the file is not a Parquet file, lacks a column or has a column of another type.
+    """
+    import pyarrow as pa
+
+    name, at = plain_name(part.file), 0
+    with open_part(part.file) as file:
+        check_columns(part, file.schema_arrow, form)
+        stored = [column for column in form.columns.values() if column in file.schema_arrow.names]
+        for group in range(file.num_row_groups):
+            end = at + file.metadata.row_group(group).num_rows
+            try:
+                for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=stored, use_threads=False):
+                    for row in _batch_rows(part, name, at, batch, form):
+                        yield row
+                        at += 1
+            except (pa.ArrowException, OSError) as error:
+                for lost in range(at, end):
+                    yield Row(name, lost, problem=f"the file is damaged: {one_line(error)}")
+            at = end
+
+
+def _batch_rows(part: Part, name: str, at: int, batch: pa.RecordBatch, form: LogFormat) -> Iterator[Row]:
+    import pyarrow as pa
+
+    count = batch.num_rows
+
+    def column(role: str) -> pa.Array:
+        wanted = form.columns[role]
+        if wanted in batch.schema.names:
+            return batch.column(wanted)
+        return pa.array([part.values[wanted]] * count, pa.string())
+
+    clients = id_cells(column("client"))
+    sessions = id_cells(column("session")) if form.session is not None else [None] * count
+    times = time_cells(column("time"))
+    images = image_cells(column("image"), form.encoding)
+    arrays: list[Exact | Problem | None] = [None] * count
+    if form.encoding == "raw":
+        arrays = stored_arrays(column("dtype").to_pylist(), column("shape").to_pylist())
+    cells = zip(clients, sessions, times, images, arrays, strict=True)
+    for number, (client, session, time, image, exact) in enumerate(cells):
+        yield _row(Row(name, at + number), client, session, time, image, exact, part.folder, form)
+
+
+def _row(
+    row: Row,
+    client: str | Problem | None,
+    session: str | Problem | None,
+    time: Time | Problem | None,
+    image: bytes | str | Problem | None,
+    exact: Exact | Problem | None,
+    folder: Path,
+    form: LogFormat,
+) -> Row:
+    """Return a row with its cells, or with the first problem among them and what is known beside it."""
+    if not client or isinstance(client, Problem) or len(client) > MAX_ID_CHARACTERS:
+        return row._replace(problem=_id_problem("client", client))
+    row = row._replace(client=client)
+    if isinstance(time, Time):
+        row = row._replace(kind=time.kind, time=time.value)
+    if form.session is not None:
+        if not session or isinstance(session, Problem) or len(session) > MAX_ID_CHARACTERS:
+            return row._replace(problem=_id_problem("session", session))
+        row = row._replace(session=session)
+    if not isinstance(time, Time):
+        return row._replace(problem="no time" if time is None else time.text)
+    if image is None:
+        return row._replace(problem="no image")
+    for cell in (image, exact):
+        if isinstance(cell, Problem):
+            return row._replace(problem=cell.text)
+    if isinstance(image, bytes):
+        assert not isinstance(exact, Problem)
+        return measured(row._replace(image=image, exact=exact))
+    assert isinstance(image, str)
+    found = inside(folder, image)
+    if found is None:
+        return row._replace(problem=f"{excerpt(image)}: outside the log's folder")
+    return read_file(row, found)
+
+
+def _id_problem(role: str, cell: str | Problem | None) -> str:
+    if isinstance(cell, Problem):
+        return f"{role}: {cell.text}"
+    if not cell:  # empty text stands for no id: all such rows would be those of one client
+        return f"no {role}"
+    return f"a {role}'s id of {len(cell):,} characters; accepted: at most {MAX_ID_CHARACTERS}"
+
+
+def named_files(part: Part, form: LogFormat) -> Iterator[Path]:
+    """Yield the image files in the log's folder that the rows of a Parquet file name."""
+    with open_part(part.file) as file:
+        check_columns(part, file.schema_arrow, form)
+        if form.encoding != "file" or form.image not in file.schema_arrow.names:
+            return
+        for text in path_texts(file, form.image):
+            if (found := inside(part.folder, text)) is not None:
+                yield found

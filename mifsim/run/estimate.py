@@ -1,0 +1,100 @@
+"""A rough estimate of a run's time and memory before it starts, for runs that take more than a minute."""
+
+from __future__ import annotations
+
+import logging
+import tracemalloc
+from collections.abc import Sequence
+
+import numpy as np
+
+from mifsim.data.base import DataSet
+from mifsim.defense import DetectorConfig, Verdict
+from mifsim.progress import duration
+from mifsim.server.client_specs import expected_queries
+from mifsim.study import Study, Users
+
+logger = logging.getLogger(__name__)
+
+QUERIES_PER_SECOND = (1_000, 10_000)
+"""Range of the rate of a run: what the shipped studies reach with their small models on two CPUs."""
+
+LEAST_SECONDS = 60
+LEAST_BYTES = 2**30
+_MEASURED_QUERIES = 100
+
+
+def queries_of(study: Study, classes: int, filters: int) -> int:
+    """Return the expected number of queries of all clients under a number of filters.
+
+    An attacker counts with its budget, which it does not use up if it is blocked or stops.
+
+    Parameters
+    ----------
+    study : Study
+    classes : int
+        Number of classes of the data.
+    filters : int
+        Number of filters under which each client runs.
+    """
+    total = 0.0
+    for population in study.populations:
+        if isinstance(population, Users):
+            clients = population.count
+        else:
+            clients = population.trials * (classes if population.labels == "all" else len(population.labels))
+        total += clients * expected_queries(population)
+    return round(total * filters)
+
+
+def bytes_of_session(config: DetectorConfig, data: DataSet) -> int:
+    """Return the memory of one detector after `_MEASURED_QUERIES` different images of honest users, in bytes."""
+    pool = data.subset("users")
+    images = [pool.image(index) for index in np.linspace(0, len(pool) - 1, _MEASURED_QUERIES).astype(int)]
+    config.detector().check(images[0])  # imports and compiles what the first detector needs
+    tracemalloc.start()
+    try:
+        detector = config.detector()
+        for image in images:
+            if detector.check(image) is Verdict.UNSAFE:
+                break
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+def report_estimate(study: Study, data: DataSet, configs: Sequence[DetectorConfig], runs: int = 1) -> None:
+    """Log the expected number of queries and the memory of the detectors, if the run may take more than a minute.
+
+    Parameters
+    ----------
+    study : Study
+    data : DataSet
+    configs : sequence of DetectorConfig
+        The detectors that run at the same time; their greatest memory is measured.
+    runs : int
+        Number of times that each client runs: once for each filter or, in a calibration, for each recording.
+    """
+    queries = queries_of(study, len(data.class_names), runs)
+    slow, fast = (queries / rate for rate in QUERIES_PER_SECOND)
+    if slow < LEAST_SECONDS:
+        return
+    logger.info(
+        "about %s queries, if attackers use up their budgets: %s to %s at %s to %s queries a second, the rates of "
+        "small models on two CPUs; large models and fitted detectors are slower",
+        f"{queries:,}",
+        duration(fast),
+        duration(slow),
+        f"{QUERIES_PER_SECOND[0]:,}",
+        f"{QUERIES_PER_SECOND[1]:,}",
+    )
+    sessions = study.server.sessions_per_host
+    memory = sessions * max((bytes_of_session(config, data) for config in configs), default=0)
+    if memory > LEAST_BYTES:
+        logger.info(
+            "the detectors need up to %.1f GiB in each session host: %d queries, as measured, in each of %s sessions "
+            "at a time; a smaller server.sessions_per_host needs less",
+            memory / 2**30,
+            _MEASURED_QUERIES,
+            f"{sessions:,}",
+        )
