@@ -49,12 +49,12 @@ def submit(cluster: Cluster, *arguments: str | Path, **env: str) -> subprocess.C
 
 def study_with_files(folder: Path) -> Path:
     """Write a study of local images and a local model, which must be uploaded; nothing is trained."""
-    write_images(folder / "images", images=12)
+    write_images(folder / "images", images=60)
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
     model.save(folder / "model.keras")
     table = {
         **SMALL,
-        "data": {"set": "folder", "folder": "images", "size": [8, 8], "color": "gray"},
+        "data": {"set": "folder", "folder": "images", "size": [8, 8], "colour": "grey"},
         "victim": {"file": "model.keras"},
         "leakage": {"enabled": False},
         "filters": [{"name": "strict", "t_ssim": 0.3, "t_hash": 0.1, "n_b": 5, "l_sp": 6}],

@@ -131,7 +131,7 @@ def test_a_study_is_checked_before_anything_is_sent(
     assert "sessions" in error_message(capsys, write_study(tmp_path))
     write_images(tmp_path / "images", images=12)
     (tmp_path / "images" / "class 1" / "3.png").write_bytes(b"no image")
-    data = {"set": "folder", "folder": "images", "size": [8, 8], "color": "gray"}
+    data = {"set": "folder", "folder": "images", "size": [8, 8], "colour": "grey"}
     damaged = write_study(tmp_path, data=data, attacks=[], victim={})
     assert "3.png: neither PNG, JPEG, WebP nor PGM" in error_message(capsys, damaged, "--command", "simulate")
 
@@ -204,8 +204,8 @@ def test_a_run_at_a_url_has_its_inputs_in_a_temporary_folder_of_the_driver() -> 
 
 
 def test_a_study_that_names_files_is_refused_with_a_url(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    write_images(tmp_path / "images", images=12)
-    data = {"set": "folder", "folder": "images", "size": [8, 8], "color": "gray"}
+    write_images(tmp_path / "images", images=20)
+    data = {"set": "folder", "folder": "images", "size": [8, 8], "colour": "grey"}
     study = write_study(tmp_path, data=data, attacks=[], victim={})
     message = error_message(capsys, study, "--command", "simulate", "--storage", "mock://bucket/mifsim")
     assert "--storage mock://bucket/mifsim: data.folder = " in message
