@@ -58,7 +58,7 @@ class Preprocessing:
     >>> import cv2
     >>> file = cv2.imencode(".png", np.full((8, 24), 200, np.uint8))[1].tobytes()
     >>> Preprocessing((8, 8), fit="pad").read(file)[:, 4]
-    array([  0,   0,   0, 200, 200,   0,   0,   0], dtype=uint8)
+    array([  0,   0, 200, 200, 200,   0,   0,   0], dtype=uint8)
     >>> Preprocessing((8, 8)).prepare(file).cut_away
     0.6666666666666667
     """
