@@ -42,6 +42,12 @@ class GreyModel:
         assert (shape, classes, batch_size) == ((4, 4), 4, 16)
         return self
 
+    def __enter__(self) -> GreyModel:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Do nothing: the model holds nothing that must be released."""
+
     def predict(
         self, images: npt.NDArray[np.float32], gradient_of: npt.NDArray[np.int32]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
