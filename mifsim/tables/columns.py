@@ -48,7 +48,7 @@ def with_columns(table: str, fields: Mapping[str, tuple[pa.DataType, str]], afte
     Examples
     --------
     >>> with_columns("log_clients", {"days": (pa.int64(), "of the log")}, after="client_id").names
-    ['client_id', 'days', 'population', 'log_client', 'images']
+    ['client_id', 'days', 'population', 'log_client', 'sessions', 'images']
     """
     declared = list(SCHEMAS[table])
     position = len(declared) if after is None else SCHEMAS[table].names.index(after) + 1

@@ -45,8 +45,8 @@ class Reading:
     >>> image = np.array([[[[0.0, 0.5, 1.0]]]], np.float32)
     >>> Reading(scale=(2.0,), offset=(-1.0,), reverse=True).inputs(image).tolist()
     [[[[1.0, 0.0, -1.0]]]]
-    >>> Reading(order=(2, 0, 1)).by_class(np.array([[0.5, 0.3, 0.2]], np.float32)).round(1).tolist()
-    [[0.3, 0.2, 0.5]]
+    >>> Reading(order=(2, 0, 1)).by_class(np.array([[0.5, 0.25, 0.125]], np.float32)).tolist()
+    [[0.25, 0.125, 0.5]]
     """
 
     scale: tuple[float, ...] = ()

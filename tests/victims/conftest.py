@@ -28,6 +28,9 @@ def blobs(shape, per_class=60, seed=0):
     )
 
 
+collect_ignore = ["predictors.py"]  # registers predictors when it is imported
+
+
 @pytest.fixture(scope="session")
 def cache_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
