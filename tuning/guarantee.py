@@ -84,7 +84,7 @@ def save_filter(
     path : Path or RemotePath
         The file.
     study : Study
-        The study, whose transport is recorded.
+        The study, whose transport and response policy are recorded.
     certificate : Certificate
         A certificate with a chosen candidate.
     images : mapping of str to int
@@ -127,6 +127,7 @@ def save_filter(
             "shape": data["shape"],
             "fingerprint": data["fingerprint"],
             "transport": study.server.transport,
+            "response": study.server.response,
         },
         "versions": {**versions, "mifsim": __version__},
     }

@@ -239,8 +239,8 @@ class DetectorConfig(Serializable, ABC):
         detector = self.detector()
         if not isinstance(detector, DurableDetector):
             raise ConfigError(
-                f"kind = {self.kind!r}: its detector cannot continue from its counts (expected the methods durable_counts, "
-                "resume_counts and savepoint; a subclass of CountingDetector has them)"
+                f"kind = {self.kind!r}: its detector cannot continue from its counts (expected the methods "
+                "durable_counts, resume_counts and savepoint; a subclass of CountingDetector has them)"
             )
         detector.resume_counts(counts)
         return detector

@@ -115,6 +115,7 @@ def test_a_calibration_leaves_a_certified_confirmed_configuration(finished_run: 
     assert f"{longest[0]} for independent, 8 for retries" in found["guarantee"]
     assert document["guarantee"]["p_value"] <= 1 - 0.8
     assert document["data"]["transport"] == "float32"
+    assert document["data"]["response"] == "confidence"
 
     for table, file in (("pareto", "pareto"), ("certification", "certification"), ("trials", "trials/trials")):
         schema = pq.read_schema(run / f"{file}.parquet")
