@@ -1,0 +1,145 @@
+"""What the detector and the model both see: from the bytes or numbers of a request to pixels, and back.
+
+An image is decoded once. The model server receives the pixels that the detector judged, so that two decoders cannot
+disagree about an image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from mifsim.defense.images import Pixels, admit
+from mifsim.errors import InvalidImage
+from mifsim.guard.refusals import Refused
+from mifsim.study.wire import Transport
+
+PNG, JPEG, WEBP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF"
+_FASTEST = 1  # of PNG's compression levels, 0 to 9
+
+Numbers = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """The way from a request to pixels, and back.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape of the images that the model takes, (H, W) or (H, W, C).
+    transport : Transport
+        Applied to every image, as in the simulation.
+    white : {1, 255}
+        Value of a white pixel in arrays of other types than uint8.
+    layout : {"channels-last", "channels-first"}
+        Order of the dimensions of arrays.
+    original : bool
+        Whether the model server receives the client's bytes.
+    """
+
+    shape: tuple[int, ...]
+    transport: Transport
+    white: int = 1
+    layout: Literal["channels-last", "channels-first"] = "channels-last"
+    original: bool = False
+
+    @property
+    def array_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of arrays that are accepted for one image; the first one is used for new arrays."""
+        height, width, channels = (*self.shape, 1)[:3]
+        full = (height, width, channels) if self.layout == "channels-last" else (channels, height, width)
+        return (full, (height, width)) if channels == 1 else (full,)
+
+    def from_file(self, data: bytes) -> Pixels:
+        """Return the pixels of a PNG, JPEG or WebP file, brought to the model's shape.
+
+        Raises
+        ------
+        Refused
+            If the data is not such a file, or is damaged.
+        """
+        from mifsim.data.image_files import decode, fit
+
+        if not (data.startswith((PNG, JPEG)) or (data.startswith(WEBP) and data[8:12] == b"WEBP")):
+            raise Refused("wrong-type", "the image is neither PNG, JPEG nor WebP")
+        try:
+            image = decode(data, "gray" if len(self.shape) == 2 or self.shape[2] == 1 else "rgb")
+            return self._arrived(fit(image, self.shape[0], self.shape[1]).reshape(self.shape))
+        except ValueError as error:  # InvalidImage is one
+            raise Refused("no-image", f"the image cannot be read: {error}") from None
+
+    def from_array(self, values: Numbers) -> Pixels:
+        """Return the pixels of an array of one of the shapes in `array_shapes`.
+
+        Raises
+        ------
+        Refused
+            If its shape, type or values are not accepted.
+        """
+        if values.shape not in self.array_shapes:
+            accepted = " or ".join(str(shape) for shape in self.array_shapes)
+            raise Refused("no-image", f"got an image of shape {values.shape}; accepted: {accepted}")
+        if self.layout == "channels-first" and values.ndim == 3:
+            values = np.moveaxis(values, 0, -1)
+        values = values.reshape(self.shape)
+        if values.dtype.kind in "iu" and values.dtype != np.uint8:
+            values = values.astype(np.float64)
+        if values.dtype != np.uint8 and self.white == 255:
+            if values.dtype.kind != "f":
+                raise Refused("no-image", f"got values of type {values.dtype}; accepted: numbers")
+            values = (values.astype(np.float64) / 255.0).astype(np.float32)
+        try:
+            return self._arrived(values)
+        except InvalidImage as error:
+            hint = "" if self.white == 255 else " (this server takes values from 0 to 1)"
+            raise Refused("no-image", f"{error}{hint}") from None
+
+    def _arrived(self, image: Numbers) -> Pixels:
+        # Validated before any session is looked up: a refused request must not change one.
+        return self.transport.arrive(admit(image))
+
+    def to_file(self, pixels: Pixels) -> bytes:
+        """Return a PNG file of pixels with 8 bits, which all pixels from files have."""
+        import cv2
+
+        image = np.rint(pixels * np.float32(255)).astype(np.uint8)
+        if image.ndim == 3 and image.shape[2] == 3:
+            image = image[..., ::-1]  # OpenCV stores blue first
+        done, encoded = cv2.imencode(".png", np.ascontiguousarray(image), [cv2.IMWRITE_PNG_COMPRESSION, _FASTEST])
+        if not done:
+            raise RuntimeError(f"OpenCV could not encode an image of shape {image.shape} as PNG")
+        return bytes(encoded)
+
+    def to_array(self, pixels: Pixels, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Numbers:
+        """Return pixels in the shape and type in which the client sent them; integers become float32.
+
+        Parameters
+        ----------
+        pixels : ndarray of float32
+        shape : tuple of int
+            One of `array_shapes`.
+        dtype : dtype
+            The client's type.
+        """
+        values: Numbers = pixels
+        if dtype == np.uint8:
+            values = np.rint(pixels * np.float32(255)).astype(np.uint8)
+        elif self.white == 255:
+            values = _times_255(pixels)
+        if self.layout == "channels-first" and len(self.shape) == 3 and len(shape) == 3:
+            values = np.moveaxis(values, -1, 0)
+        values = np.ascontiguousarray(values).reshape(shape)
+        return values.astype(dtype) if dtype.kind == "f" else values
+
+
+def _times_255(pixels: Pixels) -> Pixels:
+    """Return pixels from 0 to 255; those that came from whole numbers are whole numbers again."""
+    scaled = pixels.astype(np.float64) * 255.0
+    whole = np.rint(scaled)
+    exact = (whole / 255.0).astype(np.float32) == pixels
+    values: Pixels = np.where(exact, whole, scaled).astype(np.float32)
+    return values

@@ -1,0 +1,338 @@
+"""The guard: Algorithm 1 of the paper before a real model server.
+
+For each request: identify the client, read the images, judge them, write the counts durably, ask the model, and undo
+the queries if there is no answer. The queries of one client follow each other; those of different clients do not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import logging
+import math
+import secrets
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from mifsim.defense import read_config
+from mifsim.defense.fitted import load_fit
+from mifsim.errors import GuardError, UserError
+from mifsim.guard.active import Active
+from mifsim.guard.clock import Clock
+from mifsim.guard.config import GuardConfig
+from mifsim.guard.identity import KEY_BYTES, Identifier, read_key
+from mifsim.guard.judging import THREAD_PIXELS, warm_up
+from mifsim.guard.keeper import Counted, Keeper
+from mifsim.guard.ledger import Ledger, LedgerError, open_ledger
+from mifsim.guard.message import Headers, Reply, Request
+from mifsim.guard.metrics import Metrics
+from mifsim.guard.refusals import SESSION_HEADER, Refused
+from mifsim.guard.sessions import idempotency_key, request_digest
+from mifsim.guard.upstream import Upstream
+from mifsim.guard.wire.base import AnswerError, Confidences, Submission, Wire
+
+logger = logging.getLogger(__name__)
+
+OPEN_HEADER = "mifsim-guard"
+"""Header of answers to queries that could not be counted durably, with the value ``open``."""
+
+
+class Guard:
+    """A calibrated detector before a model server.
+
+    Parameters
+    ----------
+    settings : GuardConfig
+    upstream : Upstream or None
+        None: the guard only gives verdicts (`check`).
+    ledger : Ledger or None
+        None: that of the settings.
+    clock : Clock or None
+
+    Attributes
+    ----------
+    draining : bool
+        Whether the server is shutting down.
+
+    Raises
+    ------
+    GuardError, ConfigError
+        If the settings are not valid, or contradict what the filter was certified for.
+    """
+
+    def __init__(
+        self, settings: GuardConfig, upstream: Upstream | None, ledger: Ledger | None = None, clock: Clock | None = None
+    ) -> None:
+        self.metrics = Metrics()
+        self.draining = False
+        self._upstream = upstream
+        self._clock = clock or Clock()
+        self._ledger = open_ledger(settings.ledger) if ledger is None else ledger
+        self._running: set[asyncio.Task[Reply]] = set()
+        self._warm = False
+        active = Active.of(settings, alone=upstream is None)
+        self._keeper = Keeper(self._ledger, self.metrics, self._clock, active)
+        self._identifier = Identifier(settings.identity, _key_of(settings))
+
+    @property
+    def active(self) -> Active:
+        """The settings in use."""
+        return self._keeper.active
+
+    async def start(self) -> None:
+        """Open the ledger and the upstream.
+
+        Raises
+        ------
+        GuardError
+            If the ledger cannot be opened, or was written with another key.
+        """
+        settings, check = self.active.settings, self._identifier.key_check
+        try:
+            await self._ledger.open()
+            if await self._ledger.meta("key", check) != check:
+                raise GuardError(
+                    f"{settings.ledger.url}: was written with another key or another identity.source, so that no "
+                    "client would be recognised (expected the same, or another ledger)"
+                )
+            await self._use(self.active)
+            scopes = {config.scope for config in self._keeper.configs.values()}
+            if not math.isinf(self.active.policy.period) and scopes == {"session"}:
+                await self._ledger.prune(self._clock.now() - self.active.policy.period)
+            self.metrics.sessions.labels("blocked").set(await self._ledger.blocked())
+        except LedgerError as error:
+            raise GuardError(f"ledger: {error}") from None
+        if self._upstream is not None:
+            await self._upstream.open()
+
+    async def warm_up(self) -> None:
+        """Compile the detector's kernels; until then, `problem` says that the guard is not ready."""
+        deployment = self.active.deployment
+        await asyncio.to_thread(warm_up, deployment.detector, deployment.arrival.shape)
+        self._warm = True
+        self.metrics.ready.set(1)
+
+    async def _use(self, active: Active) -> None:
+        """Use settings, and make all configurations available that sessions in the ledger have."""
+        keeper, deployment = self._keeper, active.deployment
+        await self._ledger.add_config(deployment.digest, deployment.detector.to_dict())
+        keeper.configs[deployment.digest] = deployment.detector
+        for digest, plain in (await self._ledger.configs()).items():
+            if digest in keeper.configs:
+                continue
+            try:
+                config = read_config(plain)
+                load_fit(config, Path(active.settings.filter).parent)
+                keeper.configs[digest] = config
+            except UserError as error:
+                logger.warning("sessions of the configuration %s get 503 until they end: %s", digest, error)
+        keeper.active = active
+        active.warn()
+        self.metrics.deployed(deployment)
+
+    async def reload(self, settings: GuardConfig) -> None:
+        """Use other settings. Open sessions keep their detector; ledger, identity, limits and listen do not change.
+
+        Raises
+        ------
+        GuardError, ConfigError
+            If the settings are not valid. The guard then continues with the present ones.
+        """
+        kept = {name: getattr(self.active.settings, name) for name in ("ledger", "identity", "limits", "listen")}
+        active = Active.of(settings.model_copy(update=kept), alone=self._upstream is None)
+        await asyncio.to_thread(warm_up, active.deployment.detector, active.deployment.arrival.shape)
+        try:
+            await self._use(active)
+        except LedgerError as error:
+            raise GuardError(f"ledger: {error}") from None
+        logger.info("reloaded: %s, configuration %s", settings.filter, active.deployment.digest)
+
+    async def stop(self) -> None:
+        """Wait for the requests that are judged, and close everything."""
+        self.draining = True
+        self.metrics.ready.set(0)
+        if self._running:
+            await asyncio.wait(self._running, timeout=self.active.settings.listen.grace)
+        if self._upstream is not None:
+            await self._upstream.close()
+        await self._ledger.close()
+
+    async def problem(self) -> str:
+        """Return why the guard is not ready; an empty string if it is."""
+        if not self._warm:
+            return "the detector is being compiled"
+        if self.draining:
+            return "the server is shutting down"
+        try:
+            await self._ledger.probe()
+        except LedgerError:
+            return "the ledger cannot be written"
+        return ""
+
+    async def handle(self, request: Request) -> Reply:
+        """Return the answer to a request for the model server.
+
+        Raises
+        ------
+        Refused
+            If it is not passed on, or has no answer.
+        """
+        assert self._upstream is not None
+        active = self.active
+        for wire in active.wires:
+            if wire.claims(request):
+                return await self._in_task(request, wire, alone=False)
+        name = f"{request.method} {request.path}"
+        patterns = active.settings.upstream.unjudged
+        if any(wire.describes(request) for wire in active.wires) or any(
+            fnmatch.fnmatchcase(name, pattern) for pattern in patterns
+        ):
+            self.metrics.unjudged.inc()
+            return await self._upstream.ask(request)
+        raise Refused("not-judged")
+
+    async def check(self, request: Request) -> Reply:
+        """Return the verdict on a request that somebody else passes on: 200.
+
+        Raises
+        ------
+        Refused
+            If it must not be passed on.
+        """
+        for wire in self.active.wires:
+            if wire.claims(request):
+                return await self._in_task(request, wire, alone=True)
+        raise Refused("not-judged")
+
+    async def _in_task(self, request: Request, wire: Wire, alone: bool) -> Reply:
+        """Judge a request in a task of its own, which a client that hangs up does not cancel."""
+        client = self._identifier.client(request)
+        if len(self._running) >= self.active.settings.limits.concurrent or not self._warm:
+            raise Refused("overloaded")
+        encoding = request.headers.get("content-encoding")
+        if encoding and encoding.lower() != "identity":
+            raise Refused("wrong-type", "compressed bodies are not accepted")
+        task = asyncio.create_task(self._respond(client, request, wire, alone))
+        self._running.add(task)
+        task.add_done_callback(self._finished)
+        return await asyncio.shield(task)
+
+    def _finished(self, task: asyncio.Task[Reply]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if not isinstance(error, Refused):
+                logger.error("a request failed", exc_info=error)
+            elif error.reason == "no-image":
+                self.metrics.queries.labels("invalid").inc()
+
+    async def _respond(self, client: bytes, request: Request, wire: Wire, alone: bool) -> Reply:
+        active = self.active
+        key = idempotency_key(request)
+        digest = b"" if key is None else request_digest(request)
+        # A body of many bytes may take milliseconds to decode.
+        large = len(request.body) > THREAD_PIXELS
+        submission = await asyncio.to_thread(wire.read, request) if large else wire.read(request)
+        images = submission.images
+        if active.deployment.detector.uses_answers() and len(images) > 1:
+            raise Refused("no-image", "this server takes one image in a request")
+        session = self._keeper.table.get(client)
+        if session.waiting >= active.settings.limits.waiting:
+            raise Refused("overloaded")
+        session.waiting += 1  # no await since `get`, so the session is still in the table
+        try:
+            async with session.lock:
+                if key is not None:
+                    await self._keeper.enter(client, session)  # a blocked client gets no kept answer
+                    if (kept := session.repeated(key, digest)) is not None:
+                        return kept
+                counted = await self._keeper.count(client, session, images)
+                if self._in_order(active):
+                    reply = await self._answer(active, counted, submission, alone)
+                    session.keep(key, digest, reply, active.settings.limits.idempotency_keys)
+            if not self._in_order(active):
+                reply = await self._answer(active, counted, submission, alone)
+                session.keep(key, digest, reply, active.settings.limits.idempotency_keys)
+            self._keeper.settle(session)
+            return reply
+        finally:
+            session.waiting -= 1
+
+    @staticmethod
+    def _in_order(active: Active) -> bool:
+        """Return whether a query waits for the answer to the one before it.
+
+        Otherwise a query could not be undone when the next one is judged already, or answers would be observed late.
+        """
+        return not active.settings.sessions.count_unanswered or active.deployment.detector.uses_answers()
+
+    async def _answer(self, active: Active, counted: Counted, submission: Submission, alone: bool) -> Reply:
+        """Ask the model; undo the queries if there is no answer."""
+        if alone:
+            self.metrics.queries.labels("safe").inc(counted.queries)
+            return Reply(200, Headers([(SESSION_HEADER, "open")]))
+        try:
+            reply, confidence = await self._asked(active, submission)
+        except BaseException:
+            await self._unanswered(active, counted)
+            raise
+        if not reply.answered:
+            await self._unanswered(active, counted)
+            return reply
+        self.metrics.queries.labels("safe").inc(counted.queries)
+        if confidence is not None:
+            labels = [int(label) for label in confidence.argmax(axis=1)]
+            if active.deployment.detector.uses_answers():
+                await self._keeper.observe(counted.session, labels, confidence)
+            if active.deployment.policy.kind != "confidence":
+                reply = submission.restricted(reply, labels, active.deployment.policy.shown(confidence))
+        if not counted.durable:
+            reply = replace(reply, headers=reply.headers.with_(**{OPEN_HEADER: "open"}))
+        return reply
+
+    async def _unanswered(self, active: Active, counted: Counted) -> None:
+        if active.settings.sessions.count_unanswered:
+            self.metrics.queries.labels("safe").inc(counted.queries)
+            return
+        self.metrics.queries.labels("unanswered").inc(counted.queries)
+        await self._keeper.undo(counted)
+
+    async def _asked(self, active: Active, submission: Submission) -> tuple[Reply, Confidences | None]:
+        """Return the model's answer in the client's wire, and its confidences if they are needed."""
+        assert self._upstream is not None
+        asked = submission if active.other_wire is None else _translated(submission, active)
+        start = time.perf_counter()
+        try:
+            reply = await self._upstream.ask(asked.forwarded())
+        finally:
+            self.metrics.upstream_seconds.observe(time.perf_counter() - start)
+        if not reply.answered or (asked is submission and not active.needs_answers):
+            return reply, None
+        try:
+            confidence = asked.confidences(reply)
+        except AnswerError as error:
+            logger.error("the model server's answer cannot be read: %s", error)
+            raise Refused("upstream-failed", "the model server's answer cannot be read") from None
+        return reply if asked is submission else submission.answered(confidence), confidence
+
+
+def _translated(submission: Submission, active: Active) -> Submission:
+    """Return a submission with the same images in the wire of the model server."""
+    wire = active.other_wire
+    assert wire is not None
+    if wire.name == "raw" and len(submission.images) > 1:
+        raise Refused("no-image", "this server takes one image in a request")
+    request = wire.compose(submission.images, active.settings.upstream.path)
+    kept = submission.request.headers.without("content-type", "inference-header-content-length")
+    return wire.read(replace(request, headers=Headers([*kept, *request.headers])))
+
+
+def _key_of(settings: GuardConfig) -> bytes:
+    """Return the key of the settings' key file, or of the one beside the ledger."""
+    if settings.identity.key_file:
+        return read_key(Path(settings.identity.key_file))
+    kind, _, path = settings.ledger.url.partition(":")
+    if kind == "memory":
+        return secrets.token_bytes(KEY_BYTES)  # the hashes end with the process
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return read_key(Path(path + ".key"))
