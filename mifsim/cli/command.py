@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from mifsim._version import __version__
 from mifsim.cli.attacks import add_attacks
 from mifsim.cli.bench import add_bench
-from mifsim.cli.guard import add_guard
+from mifsim.cli.deploy import add_guard
 from mifsim.cli.paper import add_paper
 from mifsim.cli.report import add_report
 from mifsim.cli.run import add_matrix, add_run

@@ -11,7 +11,7 @@ import secrets
 from dataclasses import replace
 from urllib.parse import quote
 
-from mifsim.guard.core import Guard
+from mifsim.guard.core import GuardService
 from mifsim.guard.message import Headers, Reply, Request
 from mifsim.guard.refusals import Refused
 from mifsim.guard.upstream import Message, Receive, Scope, Send
@@ -31,14 +31,20 @@ class GuardApp:
 
     Parameters
     ----------
-    guard : Guard
+    guard : GuardService
     alone : bool
         Whether it only gives verdicts, and there is no model server.
+
+    Attributes
+    ----------
+    failure : str
+        Why the guard could not start; empty if it could.
     """
 
-    def __init__(self, guard: Guard, alone: bool = False) -> None:
+    def __init__(self, guard: GuardService, alone: bool = False) -> None:
         self.guard = guard
         self._alone = alone
+        self.failure = ""
         self._warming: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,7 +81,8 @@ class GuardApp:
         try:
             await self.startup()
         except Exception as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            self.failure = str(error)
+            await send({"type": "lifespan.startup.failed", "message": ""})
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -100,8 +107,8 @@ class GuardApp:
         await send({"type": "http.response.body", "body": body})
 
     async def _reply(self, request: Request, receive: Receive) -> Reply:
-        if (own := await self._own(request)) is not None:
-            return own
+        if (status := await self._about_itself(request)) is not None:
+            return status
         if self.guard.draining and not self._alone and self.guard.active.settings.listen.drain == 0:
             raise Refused("draining")
         limits = self.guard.active.settings.limits
@@ -117,7 +124,7 @@ class GuardApp:
             raise Refused("not-judged")
         return await self.guard.handle(request)
 
-    async def _own(self, request: Request) -> Reply | None:
+    async def _about_itself(self, request: Request) -> Reply | None:
         """Return the answer to a request about the guard itself; None if it is another one."""
         if request.method not in ("GET", "HEAD"):
             return None

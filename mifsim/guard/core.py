@@ -38,7 +38,7 @@ OPEN_HEADER = "mifsim-guard"
 """Header of answers to queries that could not be counted durably, with the value ``open``."""
 
 
-class Guard:
+class GuardService:
     """A calibrated detector before a model server.
 
     Parameters

@@ -7,7 +7,7 @@ from typing import Any
 
 from mifsim.guard.app import GuardApp
 from mifsim.guard.config import GuardConfig
-from mifsim.guard.core import Guard
+from mifsim.guard.core import GuardService
 from mifsim.guard.ledger import Ledger
 from mifsim.guard.upstream import AsgiApp, AsgiUpstream, Message, Receive, Scope, Send
 
@@ -40,10 +40,10 @@ class GuardMiddleware:
 
     def __init__(self, app: AsgiApp, config: GuardConfig, ledger: Ledger | None = None) -> None:
         self._app = app
-        self._served = GuardApp(Guard(config, AsgiUpstream(app, config.upstream.timeout), ledger))
+        self._served = GuardApp(GuardService(config, AsgiUpstream(app, config.upstream.timeout), ledger))
 
     @property
-    def guard(self) -> Guard:
+    def guard(self) -> GuardService:
         """The guard."""
         return self._served.guard
 

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from mifsim.errors import GuardError, UserError
 from mifsim.guard.app import GuardApp
 from mifsim.guard.config import GuardConfig
-from mifsim.guard.core import Guard
+from mifsim.guard.core import GuardService
 from mifsim.guard.upstream import HttpUpstream
 
 logger = logging.getLogger(__name__)
@@ -41,10 +41,10 @@ def serve(settings: GuardConfig, alone: bool, read_again: Callable[[], GuardConf
     """
     if not alone and not settings.upstream.url:
         raise GuardError("upstream.url: missing (expected the URL of the model server, such as http://127.0.0.1:8501)")
-    guard = Guard(settings, None if alone else HttpUpstream(settings.upstream))
+    app = GuardApp(GuardService(settings, None if alone else HttpUpstream(settings.upstream)), alone)
     listen = settings.listen
     config = uvicorn.Config(
-        GuardApp(guard, alone),
+        app,
         host=listen.host,
         port=listen.port,
         http=_Protocol,
@@ -62,15 +62,16 @@ def serve(settings: GuardConfig, alone: bool, read_again: Callable[[], GuardConf
         ssl_ca_certs=listen.client_authority or None,
         ssl_cert_reqs=ssl.CERT_REQUIRED if listen.client_authority else ssl.CERT_NONE,
     )
-    asyncio.run(_run(_Server(config, guard), guard, read_again))
+    asyncio.run(_run(_Server(config, app), app, read_again))
 
 
-async def _run(server: _Server, guard: Guard, read_again: Callable[[], GuardConfig]) -> None:
-    loop, reloads = asyncio.get_running_loop(), set()
+async def _run(server: _Server, app: GuardApp, read_again: Callable[[], GuardConfig]) -> None:
+    loop = asyncio.get_running_loop()
+    reloads: set[asyncio.Task[None]] = set()
 
     async def reload() -> None:
         try:
-            await guard.reload(read_again())
+            await app.guard.reload(read_again())
         except UserError as error:
             logger.error("not reloaded: %s", error)
 
@@ -83,27 +84,25 @@ async def _run(server: _Server, guard: Guard, read_again: Callable[[], GuardConf
         loop.add_signal_handler(signal.SIGHUP, begin)
     try:
         await server.serve()
-    except SystemExit as error:
-        raise GuardError(f"the server cannot start on {server.config.host}:{server.config.port}") from error
-    if server.failed:
-        raise GuardError(server.failed)
+    except SystemExit:
+        if app.failure:
+            raise GuardError(app.failure) from None
+        raise GuardError(f"listen: {server.config.host}:{server.config.port}: this address cannot be used") from None
+    if app.failure:
+        raise GuardError(app.failure)
 
 
 class _Server(uvicorn.Server):
     """A server whose guard knows that it shuts down, and which says where it listens."""
 
-    def __init__(self, config: uvicorn.Config, guard: Guard) -> None:
+    def __init__(self, config: uvicorn.Config, app: GuardApp) -> None:
         super().__init__(config)
-        self._guard = guard
-        self.failed = ""
+        self._guard = app.guard
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
         """Start, and write the address."""
         await super().startup(sockets)
-        if self.should_exit:
-            self.failed = "the guard could not start; see the messages above"
-            return
-        for listener in self.servers:
+        for listener in [] if self.should_exit else self.servers:
             for socket in listener.sockets:
                 host, port = socket.getsockname()[:2]
                 scheme = "https" if self.config.ssl_certfile else "http"

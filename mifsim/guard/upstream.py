@@ -76,10 +76,15 @@ class HttpUpstream:
     async def ask(self, request: Request) -> Reply:
         """See `Upstream`. Redirects are not followed; they are no answers."""
         try:
-            return await self._once(request)
-        except aiohttp.ServerDisconnectedError:
-            # The server closed an idle connection while the request was on its way. Asking twice does no harm.
-            return await self._once(request)
+            try:
+                return await self._once(request)
+            except aiohttp.ServerDisconnectedError:
+                # The server closed an idle connection while the request was on its way. Asking twice does no harm.
+                return await self._once(request)
+        except TimeoutError:
+            raise Refused("upstream-slow") from None
+        except (aiohttp.ClientError, ValueError, OSError):
+            raise Refused("upstream-failed") from None
 
     async def _once(self, request: Request) -> Reply:
         assert self._session is not None
@@ -87,23 +92,16 @@ class HttpUpstream:
         url = URL(self._settings.url + request.target, encoded=True)
         kept = request.headers.end_to_end().without("host", "expect")
         headers = list(kept.with_(accept_encoding="identity"))  # the answer must be readable
-        try:
-            async with self._session.request(
-                request.method, url, data=request.body or None, headers=headers, allow_redirects=False
-            ) as response:
-                body = bytearray()
-                async for part in response.content.iter_chunked(_PART):
-                    body += part
-                    if len(body) > most:
-                        raise Refused("upstream-failed", f"the model server's answer has more than {most:,} bytes")
-                fields = Headers.from_asgi(response.raw_headers)
-                return Reply(response.status, fields.end_to_end(), bytes(body))
-        except aiohttp.ServerDisconnectedError:
-            raise
-        except TimeoutError:
-            raise Refused("upstream-slow") from None
-        except (aiohttp.ClientError, ValueError, OSError):
-            raise Refused("upstream-failed") from None
+        async with self._session.request(
+            request.method, url, data=request.body or None, headers=headers, allow_redirects=False
+        ) as response:
+            body = bytearray()
+            async for part in response.content.iter_chunked(_PART):
+                body += part
+                if len(body) > most:
+                    raise Refused("upstream-failed", f"the model server's answer has more than {most:,} bytes")
+            fields = Headers.from_asgi(response.raw_headers)
+            return Reply(response.status, fields.end_to_end(), bytes(body))
 
 
 class AsgiUpstream:

@@ -13,7 +13,7 @@ from mifsim.defense import DetectorConfig, FilterConfig
 from mifsim.defense.images import Pixels
 from mifsim.guard.app import GuardApp
 from mifsim.guard.config import GuardConfig
-from mifsim.guard.core import Guard
+from mifsim.guard.core import GuardService
 from mifsim.guard.ledger import Ledger
 from mifsim.guard.message import Headers, Reply, Request
 from mifsim.guard.refusals import Refused
@@ -94,9 +94,9 @@ def answer(submission: Submission) -> Reply:
     return submission.answered(np.stack([means, 1 - means, np.full_like(means, 0.5)], axis=1).astype(np.float32))
 
 
-async def started(config: GuardConfig, model: Any, **options: Any) -> Guard:
+async def started(config: GuardConfig, model: Any, **options: Any) -> GuardService:
     """Return a guard that has started."""
-    guard = Guard(config, model, **options)
+    guard = GuardService(config, model, **options)
     await guard.start()
     await guard.warm_up()
     return guard
@@ -114,7 +114,7 @@ def request_for(images: list[Pixels] | Pixels, user: str = "ann", **headers: str
     return Request("POST", PATH, headers=Headers(fields.items()), body=body, id="0")
 
 
-async def statuses(guard: Guard, images: list[Pixels], user: str = "ann") -> list[int]:
+async def statuses(guard: GuardService, images: list[Pixels], user: str = "ann") -> list[int]:
     """Send images one after the other, and return the statuses."""
     found = []
     for image in images:
@@ -148,11 +148,11 @@ async def send(app: Any, request: Request, chunks: int = 1) -> Reply:
     return Reply(sent[0]["status"], Headers.from_asgi(sent[0]["headers"]), sent[1]["body"])
 
 
-def app_of(guard: Guard) -> GuardApp:
+def app_of(guard: GuardService) -> GuardApp:
     """Return the application of a guard."""
     return GuardApp(guard)
 
 
-async def entry_of(ledger: Ledger, guard: Guard, user: str = "ann") -> Any:
+async def entry_of(ledger: Ledger, guard: GuardService, user: str = "ann") -> Any:
     """Return the stored entry of a client."""
     return await ledger.take(guard._identifier.client(request_for(np.zeros(SHAPE, np.float32), user)))

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mifsim.defense.quota import QuotaConfig
 from mifsim.guard.app import GuardApp
-from mifsim.guard.core import Guard
+from mifsim.guard.core import GuardService
 from mifsim.guard.message import Headers, Reply, Request
 from mifsim.guard.middleware import GuardMiddleware
 from mifsim.testing.streams import image_pool
@@ -29,7 +29,7 @@ def get(path: str) -> Request:
 
 def test_a_guard_is_ready_once_its_detector_is_compiled(tmp_path: Path) -> None:
     async def check() -> None:
-        guard = Guard(settings(tmp_path), Model())
+        guard = GuardService(settings(tmp_path), Model())
         app = app_of(guard)
         await guard.start()
         assert [(await send(app, get(path))).status for path in ("/livez", "/v2/health/live")] == [200, 200]
@@ -191,7 +191,7 @@ def test_check_answers_envoy_and_traefik(tmp_path: Path) -> None:
     """Envoy puts the original path after its prefix, Traefik in a header; both pass on body and headers."""
 
     async def check() -> None:
-        guard = Guard(settings(tmp_path, QuotaConfig(queries=3)), None)
+        guard = GuardService(settings(tmp_path, QuotaConfig(queries=3)), None)
         app = GuardApp(guard, alone=True)
         await guard.start()
         await guard.warm_up()

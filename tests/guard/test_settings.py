@@ -20,7 +20,7 @@ from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import GuardError
 from mifsim.guard.certified import deploy
 from mifsim.guard.config import GuardConfig
-from mifsim.guard.core import Guard
+from mifsim.guard.core import GuardService
 from mifsim.guard.identity import Identifier, read_key
 from mifsim.guard.init_file import settings_text
 from mifsim.guard.ledger.memory import MemoryLedger
@@ -120,7 +120,7 @@ def test_settings_must_not_contradict_the_certificate(
         deploy(settings(tmp_path, **tables))
     allowed = deploy(settings(tmp_path, uncertified=True, **tables))
     assert any(re.search(message, line) for line in allowed.contradictions)
-    guard = Guard(settings(tmp_path, uncertified=True, **tables), Model())
+    guard = GuardService(settings(tmp_path, uncertified=True, **tables), Model())
     asyncio.run(guard.start())
     assert guard.metrics.registry.get_sample_value("mifsim_guard_uncertified") == len(allowed.contradictions)
 

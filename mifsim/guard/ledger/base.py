@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mifsim.guard.config import LedgerSettings
-
 
 class LedgerError(Exception):
     """A ledger cannot be read or written."""
@@ -125,15 +123,3 @@ class Ledger(ABC):
     @abstractmethod
     async def prune(self, before: float) -> int:
         """Delete clients that are not blocked and whose session started before a time; return their number."""
-
-
-def open_ledger(settings: LedgerSettings) -> Ledger:
-    """Return the ledger of a URL; it is not opened yet."""
-    kind, _, path = settings.url.partition(":")
-    if kind == "sqlite":
-        from mifsim.guard.ledger.sqlite import SqliteLedger
-
-        return SqliteLedger(path, settings.synchronous)
-    from mifsim.guard.ledger.memory import MemoryLedger
-
-    return MemoryLedger()
