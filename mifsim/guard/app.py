@@ -117,7 +117,7 @@ class GuardApp:
                 body = await _read_body(request, receive, limits.body_bytes)
         except TimeoutError:
             raise Refused("slow-body") from None
-        request = replace(request, body=body)
+        request = request.with_body(body)
         if request.path == CHECK or request.path.startswith(f"{CHECK}/"):
             return await self.guard.check(original_of(request))
         if self._alone:

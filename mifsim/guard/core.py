@@ -100,7 +100,7 @@ class GuardService:
             scopes = {config.scope for config in self._keeper.configs.values()}
             if not math.isinf(self.active.policy.period) and scopes == {"session"}:
                 await self._ledger.prune(self._clock.now() - self.active.policy.period)
-            self.metrics.sessions.labels("blocked").set(await self._ledger.blocked())
+            self.metrics.blocked_clients.set(await self._ledger.blocked())
         except LedgerError as error:
             raise GuardError(f"ledger: {error}") from None
         if self._upstream is not None:
@@ -224,7 +224,7 @@ class GuardService:
             if not isinstance(error, Refused):
                 logger.error("a request failed", exc_info=error)
             elif error.reason == "no-image":
-                self.metrics.queries.labels("invalid").inc()
+                self.metrics.invalid.inc()
 
     async def _respond(self, client: bytes, request: Request, wire: Wire, alone: bool) -> Reply:
         active = self.active
@@ -269,7 +269,7 @@ class GuardService:
     async def _answer(self, active: Active, counted: Counted, submission: Submission, alone: bool) -> Reply:
         """Ask the model; undo the queries if there is no answer."""
         if alone:
-            self.metrics.queries.labels("safe").inc(counted.queries)
+            self.metrics.safe.inc(counted.queries)
             return Reply(200, Headers([(SESSION_HEADER, "open")]))
         try:
             reply, confidence = await self._asked(active, submission)
@@ -279,7 +279,7 @@ class GuardService:
         if not reply.answered:
             await self._unanswered(active, counted)
             return reply
-        self.metrics.queries.labels("safe").inc(counted.queries)
+        self.metrics.safe.inc(counted.queries)
         if confidence is not None:
             labels = [int(label) for label in confidence.argmax(axis=1)]
             if active.deployment.detector.uses_answers():
@@ -292,9 +292,9 @@ class GuardService:
 
     async def _unanswered(self, active: Active, counted: Counted) -> None:
         if active.settings.sessions.count_unanswered:
-            self.metrics.queries.labels("safe").inc(counted.queries)
+            self.metrics.safe.inc(counted.queries)
             return
-        self.metrics.queries.labels("unanswered").inc(counted.queries)
+        self.metrics.unanswered.inc(counted.queries)
         await self._keeper.undo(counted)
 
     async def _asked(self, active: Active, submission: Submission) -> tuple[Reply, Confidences | None]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import orjson
 
 from mifsim.defense import DetectorConfig, DurableDetector, InvalidImage, ModelAnswer, Verdict
 from mifsim.defense.images import Pixels
@@ -72,13 +72,13 @@ def judge(detector: DurableDetector, images: Sequence[Pixels]) -> Judgement:
 
 def counts_of(detector: DurableDetector) -> str:
     """Return the detector's counts as a ledger stores them."""
-    return json.dumps(detector.durable_counts(), separators=(",", ":"))
+    return orjson.dumps(detector.durable_counts()).decode()
 
 
 def detector_from(config: DetectorConfig, counts: str) -> DurableDetector:
     """Return a detector that continues from counts, or a new one if there are none."""
     if counts:
-        return config.resume(json.loads(counts))
+        return config.resume(orjson.loads(counts))
     detector = config.detector()
     assert isinstance(detector, DurableDetector)
     return detector

@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from mifsim.defense import DetectorConfig, ModelAnswer
 from mifsim.defense.images import Pixels
@@ -93,7 +92,7 @@ class Keeper:
         current = self.active.policy.current(entry, self._clock.now(), deployment.digest, keeps_counts)
         if current is not entry:
             if entry.blocked:
-                self._metrics.sessions.labels("blocked").dec()
+                self._metrics.blocked_clients.dec()
             elif entry.queries:
                 self._observe_ratio(session)
             if not keeps_counts:
@@ -128,8 +127,7 @@ class Keeper:
             If the ledger cannot be written, and the guard fails closed. The queries are then undone.
         """
         assert session.detector is not None
-        entry = replace(
-            before,
+        entry = before._replace(
             last=now,
             queries=before.queries + judgement.queries,
             counts=counts_of(session.detector),
@@ -151,9 +149,9 @@ class Keeper:
         return True
 
     def _block(self, session: Session) -> Refused:
-        self._metrics.queries.labels("unsafe").inc()
+        self._metrics.unsafe.inc()
         self._metrics.blocked.inc()
-        self._metrics.sessions.labels("blocked").inc()
+        self._metrics.blocked_clients.inc()
         self._observe_ratio(session)
         session.replies.clear()
         assert session.entry is not None
@@ -179,7 +177,7 @@ class Keeper:
         assert session.entry is not None
         for label, row in zip(labels, confidence, strict=True):
             session.detector.observe(ModelAnswer(label, row))
-        entry = replace(session.entry, counts=counts_of(session.detector))
+        entry = session.entry._replace(counts=counts_of(session.detector))
         if entry == session.entry:
             return
         try:
@@ -205,7 +203,7 @@ class Keeper:
         """Update the memory of sessions after a request, and forget the images of idle ones if there is too much."""
         forgotten = self.table.measure(session, session.entry.queries if session.entry else 0)
         self._metrics.forgotten.inc(forgotten)
-        self._metrics.sessions.labels("open").set(len(self.table))
+        self._metrics.open_sessions.set(len(self.table))
         self._metrics.state_bytes.set(self.table.nbytes)
 
 

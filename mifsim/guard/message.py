@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 HOP_BY_HOP = frozenset(
     {
@@ -12,6 +12,8 @@ HOP_BY_HOP = frozenset(
     }
 )  # fmt: skip
 """Headers of one connection (RFC 9110, Section 7.6.1), which are not passed on."""
+
+_DROPPED = HOP_BY_HOP | {"content-length"}
 
 
 class Headers:
@@ -31,12 +33,19 @@ class Headers:
     __slots__ = ("_pairs",)
 
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
-        self._pairs = tuple((name.lower(), value) for name, value in pairs)
+        self._pairs = [(name.lower(), value) for name, value in pairs]
+
+    @classmethod
+    def _of(cls, pairs: list[tuple[str, str]]) -> Headers:
+        """Return header fields whose names are in lower case already."""
+        headers = cls.__new__(cls)
+        headers._pairs = pairs
+        return headers
 
     @classmethod
     def from_asgi(cls, raw: Iterable[tuple[bytes, bytes]]) -> Headers:
         """Return the header fields of an ASGI scope or message."""
-        return cls((name.decode("latin-1"), value.decode("latin-1")) for name, value in raw)
+        return cls._of([(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw])
 
     def to_asgi(self) -> list[tuple[bytes, bytes]]:
         """Return the header fields for an ASGI scope or message."""
@@ -44,6 +53,12 @@ class Headers:
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._pairs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Headers) and self._pairs == other._pairs
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._pairs))
 
     def __repr__(self) -> str:
         return f"Headers({list(self._pairs)!r})"
@@ -67,20 +82,22 @@ class Headers:
 
     def without(self, *names: str) -> Headers:
         """Return the fields but those with these names."""
-        return Headers(pair for pair in self._pairs if pair[0] not in names)
+        return Headers._of([pair for pair in self._pairs if pair[0] not in names])
 
     def with_(self, **values: str) -> Headers:
         """Return the fields with others in place of those with their names; ``_`` in a name stands for ``-``."""
         given = {name.replace("_", "-"): value for name, value in values.items()}
-        return Headers([*self.without(*given), *given.items()])
+        return Headers._of([*(pair for pair in self._pairs if pair[0] not in given), *given.items()])
 
     def end_to_end(self) -> Headers:
         """Return the fields that are passed on: without those of one connection, and without the body's length."""
-        named = {name.strip().lower() for value in self.all("connection") for name in value.split(",")}
-        return self.without(*HOP_BY_HOP, *named, "content-length")
+        dropped = _DROPPED
+        if self.get("connection") is not None:
+            dropped = dropped | {name.strip().lower() for value in self.all("connection") for name in value.split(",")}
+        return Headers._of([pair for pair in self._pairs if pair[0] not in dropped])
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Request:
     """A request.
 
@@ -117,10 +134,11 @@ class Request:
 
     def with_body(self, body: bytes, headers: Headers | None = None) -> Request:
         """Return the request with another body, and possibly other headers."""
-        return replace(self, body=body, headers=self.headers if headers is None else headers)
+        kept = self.headers if headers is None else headers
+        return Request(self.method, self.path, self.query, kept, body, self.address, self.certificate, self.id)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Reply:
     """A response: status, header fields and body."""
 

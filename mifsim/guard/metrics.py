@@ -61,8 +61,9 @@ class Metrics:
             "mifsim_guard_uncertified", "Number of settings that contradict the certificate", registry=self.registry
         )
         self.filter = Info("mifsim_guard_filter", "The detector of new sessions", registry=self.registry)
-        for verdict in VERDICTS:
-            self.queries.labels(verdict)
+        # Looked up once: labels() takes a lock.
+        self.safe, self.unsafe, self.invalid, self.unanswered = (self.queries.labels(name) for name in VERDICTS)
+        self.open_sessions, self.blocked_clients = (self.sessions.labels(name) for name in ("open", "blocked"))
 
     def deployed(self, deployment: Deployment) -> None:
         """Describe the detector of new sessions."""

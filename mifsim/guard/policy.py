@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mifsim.guard.config import Sessions
 from mifsim.guard.durations import parse_duration
@@ -66,7 +66,7 @@ class SessionPolicy:
         elif now < self.end(entry):
             return entry
         if keeps_counts:
-            return replace(entry, started=now, last=now, queries=0)
+            return entry._replace(started=now, last=now, queries=0)
         return Entry(entry.client, now, now, config=config, epoch=entry.epoch)
 
     def check_length(self, entry: Entry, images: int, most: float, now: float) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,7 +40,7 @@ def test_an_entry_is_read_as_it_was_written(owners: Callable[[], Ledger]) -> Non
         assert await ledger.take(ANN) is None
         await ledger.put(ENTRY)
         assert await ledger.take(ANN) == ENTRY
-        changed = replace(ENTRY, queries=4, counts="{}", blocked=1_700_000_200.0, config="other")
+        changed = ENTRY._replace(queries=4, counts="{}", blocked=1_700_000_200.0, config="other")
         await ledger.put(changed)
         assert await ledger.take(ANN) == changed
         assert await ledger.take(BOB) is None
@@ -58,18 +57,18 @@ def test_only_the_owner_of_the_last_epoch_writes(owners: Callable[[], Ledger]) -
         one, two = await opened(owners), await opened(owners)
         await one.put(ENTRY)
         with pytest.raises(Superseded):  # it has never taken the client
-            await two.put(replace(ENTRY, queries=1))
+            await two.put(ENTRY._replace(queries=1))
         taken = await two.take(ANN)
-        assert taken == replace(ENTRY, epoch=1)
+        assert taken == ENTRY._replace(epoch=1)
         with pytest.raises(Superseded):
-            await one.put(replace(ENTRY, queries=9))
-        await two.put(replace(taken, queries=4))
+            await one.put(ENTRY._replace(queries=9))
+        await two.put(taken._replace(queries=4))
         again = await one.take(ANN)
-        assert again == replace(ENTRY, queries=4, epoch=2)
+        assert again == ENTRY._replace(queries=4, epoch=2)
         with pytest.raises(Superseded):
-            await two.put(replace(taken, queries=5))
-        await one.put(replace(again, queries=5))
-        assert (await one.take(ANN)) == replace(ENTRY, queries=5, epoch=2)
+            await two.put(taken._replace(queries=5))
+        await one.put(again._replace(queries=5))
+        assert (await one.take(ANN)) == ENTRY._replace(queries=5, epoch=2)
 
     asyncio.run(check())
 
@@ -77,9 +76,9 @@ def test_only_the_owner_of_the_last_epoch_writes(owners: Callable[[], Ledger]) -
 def test_blocked_clients_are_counted_and_not_pruned(owners: Callable[[], Ledger]) -> None:
     async def check() -> None:
         ledger = await opened(owners)
-        await ledger.put(replace(ENTRY, blocked=1.0))
-        await ledger.put(replace(ENTRY, client=BOB))
-        await ledger.put(replace(ENTRY, client=b"c" * 16, started=ENTRY.started + 10))
+        await ledger.put(ENTRY._replace(blocked=1.0))
+        await ledger.put(ENTRY._replace(client=BOB))
+        await ledger.put(ENTRY._replace(client=b"c" * 16, started=ENTRY.started + 10))
         assert await ledger.blocked() == 1
         assert await ledger.prune(ENTRY.started + 5) == 1
         assert await ledger.take(BOB) is None
@@ -108,7 +107,7 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
         written = 1
         while True:
             try:
-                await ledger.put(replace(ENTRY, client=written.to_bytes(16, "big")))
+                await ledger.put(ENTRY._replace(client=written.to_bytes(16, "big")))
             except LedgerError as error:
                 message = str(error)
                 break
@@ -117,8 +116,8 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
         other = sqlite3.connect(tmp_path / "ledger.db")
         assert other.execute("SELECT count(*) FROM clients").fetchone() == (written,)
         ledger._open.execute("PRAGMA max_page_count = 1000000")
-        await ledger.put(replace(ENTRY, queries=4))
-        assert (await ledger.take(ANN)) == replace(ENTRY, queries=4)
+        await ledger.put(ENTRY._replace(queries=4))
+        assert (await ledger.take(ANN)) == ENTRY._replace(queries=4)
 
     asyncio.run(check())
 
@@ -143,7 +142,7 @@ def test_an_idle_client_takes_less_than_two_hundred_bytes(tmp_path: Path) -> Non
         clients = 5_000
         for number in range(clients):
             client = (number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128).to_bytes(16, "big")  # in no order
-            await ledger.put(replace(ENTRY, client=client, counts='{"count":2.5,"blocked":false}'))
+            await ledger.put(ENTRY._replace(client=client, counts='{"count":2.5,"blocked":false}'))
         ledger._open.execute("COMMIT")
         await ledger.close()
         assert (tmp_path / "ledger.db").stat().st_size < 200 * clients

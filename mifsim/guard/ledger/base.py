@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class LedgerError(Exception):
@@ -16,8 +15,7 @@ class Superseded(LedgerError):
     """Another owner has taken the client since; what this one knows of it is out of date."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """The durable state of a client: its current session, and whether it is blocked.
 
     Attributes

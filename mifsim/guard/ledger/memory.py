@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from mifsim.guard.ledger.base import Entry, Ledger, Superseded
@@ -36,7 +35,7 @@ class MemoryLedger(Ledger):
             return None
         entry, owner = self._entries[client]
         if owner is not self._owner:
-            entry = replace(entry, epoch=entry.epoch + 1)
+            entry = entry._replace(epoch=entry.epoch + 1)
             self._entries[client] = entry, self._owner
         return entry
 
