@@ -111,6 +111,8 @@ class GuardApp:
             return status
         if self.guard.draining and not self._alone and self.guard.active.settings.listen.drain == 0:
             raise Refused("draining")
+        if not request.path.startswith("/"):  # after the base URL, "@host/" would name another server
+            raise Refused("not-judged")
         limits = self.guard.active.settings.limits
         try:
             async with asyncio.timeout(limits.body_seconds):

@@ -183,14 +183,13 @@ class GuardService:
         for wire in active.wires:
             if wire.claims(request):
                 return await self._in_task(request, wire, alone=False)
-        name = f"{request.method} {request.path}"
-        patterns = active.settings.upstream.unjudged
-        if any(wire.describes(request) for wire in active.wires) or any(
-            fnmatch.fnmatchcase(name, pattern) for pattern in patterns
-        ):
-            self.metrics.unjudged.inc()
-            return await self._upstream.ask(request)
-        raise Refused("not-judged")
+        name, patterns = f"{request.method} {request.path}", active.settings.upstream.unjudged
+        if any(wire.describes(request) for wire in active.wires):
+            request = request.with_body(b"")  # it asks for a description; a body could be an image
+        elif not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+            raise Refused("not-judged")
+        self.metrics.unjudged.inc()
+        return await self._upstream.ask(request)
 
     async def check(self, request: Request) -> Reply:
         """Return the verdict on a request that somebody else passes on: 200.

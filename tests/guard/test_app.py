@@ -73,6 +73,12 @@ def test_a_blocked_client_receives_a_problem_and_nothing_about_the_detector(tmp_
         (lambda request: replace(request, body=b" " * 5000), 413),
         (lambda request: replace(request, headers=request.headers.with_(content_encoding="gzip")), 415),
         (lambda request: replace(request, path="/v1/models/m:regress"), 404),
+        (
+            lambda request: replace(
+                request, path="@192.0.2.1/x", headers=request.headers.with_(content_type="application/x-npy")
+            ),
+            404,
+        ),
         (lambda request: replace(request, method="PUT"), 404),
         (lambda request: replace(request, path="/x", headers=request.headers.with_(content_type="image/gif")), 415),
         (lambda request: replace(request, path="/x", headers=request.headers.with_(content_type="text/plain")), 404),

@@ -104,16 +104,16 @@ def test_no_count_falls_when_the_guard_restarts(config: DetectorConfig, tmp_path
 
     async def check() -> None:
         url = {"url": f"sqlite:{tmp_path / 'guard.db'}"}
-        images = stream(5)
+        images = stream(5, 39)
         blocked = False
         counts = ""
-        for image in images:
+        for start in range(0, len(images), 3):
             guard = await started(settings(tmp_path, config, ledger=url), Model())
             entry = await entry_of(guard._ledger, guard)
             assert (entry.counts if entry else "") == counts
-            (status,) = await statuses(guard, [image])
-            assert not blocked or status == 403
-            blocked = status == 403
+            found = await statuses(guard, images[start : start + 3])
+            assert not blocked or found == [403] * 3
+            blocked = found[-1] == 403
             entry = await entry_of(guard._ledger, guard)
             assert bool(entry.blocked) == blocked
             counts = entry.counts
@@ -504,7 +504,8 @@ def test_requests_that_are_not_judged_are_refused_or_named(tmp_path: Path) -> No
         from mifsim.guard.message import Request
 
         for method, path in (("GET", "/v1/models/m"), ("GET", "/v2/models/m/config"), ("GET", "/docs/x")):
-            assert (await guard.handle(Request(method, path))).status == 200
+            assert (await guard.handle(Request(method, path, body=b"image"))).status == 200
+        assert [request.body for request in model.requests] == [b"", b"", b"image"]  # the last one was named
         for method, path in (("POST", "/v1/models/m:classify"), ("POST", "/docs/x"), ("GET", "/predict"), ("PUT", "/")):
             with pytest.raises(Refused) as caught:
                 await guard.handle(Request(method, path))

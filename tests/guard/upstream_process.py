@@ -18,11 +18,11 @@ from aiohttp import web
 
 from mifsim.guard.message import Headers, Request
 from mifsim.guard.wire import WIRES, wire_class
+from mifsim.guard.wire.base import Wire
 from tests.guard.guards import answer
 from tests.guard.test_wires import arrival_of
 
-SHAPE = tuple(json.loads(sys.argv[1]))
-WIRE_OBJECTS = [wire_class(name)(arrival_of(SHAPE)) for name in WIRES]
+WIRE_OBJECTS: list[Wire] = []
 FAULTS: list[str] = []
 SEEN: list[list[float]] = []
 WAITING: list[str] = []
@@ -66,7 +66,8 @@ async def metadata(request: web.Request) -> web.Response:
     return web.json_response({"path": request.path})
 
 
-async def start() -> Any:
+async def start(shape: tuple[int, ...]) -> Any:
+    WIRE_OBJECTS.extend(wire_class(name)(arrival_of(shape)) for name in WIRES)
     app = web.Application(client_max_size=2**26)
     app.router.add_get("/seen", seen)
     app.router.add_get("/waiting", waiting)
@@ -82,4 +83,4 @@ async def start() -> Any:
 
 
 if __name__ == "__main__":
-    asyncio.run(start())
+    asyncio.run(start(tuple(json.loads(sys.argv[1]))))
