@@ -50,11 +50,6 @@ class Active:
         )
 
     @property
-    def needs_answers(self) -> bool:
-        """Whether the confidences in the model's answers are needed."""
-        return self.deployment.policy.kind != "confidence" or self.deployment.detector.uses_answers()
-
-    @property
     def closed(self) -> bool:
         """Whether queries are refused that cannot be counted durably."""
         return self.settings.ledger.on_failure == "closed"

@@ -13,8 +13,9 @@ from typing import Any
 from mifsim.defense import DetectorConfig, DurableDetector, load_config
 from mifsim.errors import GuardError
 from mifsim.guard.arrival import Arrival
-from mifsim.guard.config import CERTIFIED, MAX_FILE_BYTES, GuardConfig
+from mifsim.guard.config import MAX_FILE_BYTES, GuardConfig
 from mifsim.guard.durations import parse_duration
+from mifsim.guard.tables import CERTIFIED
 from mifsim.limits import read_plain
 from mifsim.study.wire import ResponsePolicy, Transport
 

@@ -11,31 +11,27 @@ import fnmatch
 import logging
 import math
 import secrets
-import time
-from dataclasses import replace
 from pathlib import Path
 
 from mifsim.defense import read_config
 from mifsim.defense.fitted import load_fit
 from mifsim.errors import GuardError, UserError
 from mifsim.guard.active import Active
+from mifsim.guard.asking import Asker
 from mifsim.guard.clock import Clock
 from mifsim.guard.config import GuardConfig
 from mifsim.guard.identity import KEY_BYTES, Identifier, read_key
 from mifsim.guard.judging import THREAD_PIXELS, warm_up
-from mifsim.guard.keeper import Counted, Keeper
+from mifsim.guard.keeper import Keeper
 from mifsim.guard.ledger import Ledger, LedgerError, open_ledger
-from mifsim.guard.message import Headers, Reply, Request
+from mifsim.guard.message import Reply, Request
 from mifsim.guard.metrics import Metrics
-from mifsim.guard.refusals import SESSION_HEADER, Refused
+from mifsim.guard.refusals import Refused
 from mifsim.guard.sessions import idempotency_key, request_digest
 from mifsim.guard.upstream import Upstream
-from mifsim.guard.wire.base import AnswerError, Confidences, Submission, Wire
+from mifsim.guard.wire.base import Wire
 
 logger = logging.getLogger(__name__)
-
-OPEN_HEADER = "mifsim-guard"
-"""Header of answers to queries that could not be counted durably, with the value ``open``."""
 
 
 class GuardService:
@@ -73,6 +69,7 @@ class GuardService:
         self._warm = False
         active = Active.of(settings, alone=upstream is None)
         self._keeper = Keeper(self._ledger, self.metrics, self._clock, active)
+        self._asker = Asker(upstream, self.metrics, self._keeper)
         self._identifier = Identifier(settings.identity, _key_of(settings))
 
     @property
@@ -232,9 +229,6 @@ class GuardService:
         # A body of many bytes may take milliseconds to decode.
         large = len(request.body) > THREAD_PIXELS
         submission = await asyncio.to_thread(wire.read, request) if large else wire.read(request)
-        images = submission.images
-        if active.deployment.detector.uses_answers() and len(images) > 1:
-            raise Refused("no-image", "this server takes one image in a request")
         session = self._keeper.table.get(client)
         if session.waiting >= active.settings.limits.waiting:
             raise Refused("overloaded")
@@ -245,85 +239,19 @@ class GuardService:
                     await self._keeper.enter(client, session)  # a blocked client gets no kept answer
                     if (kept := session.repeated(key, digest)) is not None:
                         return kept
-                counted = await self._keeper.count(client, session, images)
-                if self._in_order(active):
-                    reply = await self._answer(active, counted, submission, alone)
-                    session.keep(key, digest, reply, active.settings.limits.idempotency_keys)
-            if not self._in_order(active):
-                reply = await self._answer(active, counted, submission, alone)
+                counted = await self._keeper.count(client, session, submission.images)
+                # The next query waits for the answer, if this one may be undone or its answer is observed.
+                in_order = counted.uses_answers or not active.settings.sessions.count_unanswered
+                if in_order:
+                    reply = await self._asker.answer(active, counted, submission, alone)
+            if not in_order:
+                reply = await self._asker.answer(active, counted, submission, alone)
+            if reply.answered:
                 session.keep(key, digest, reply, active.settings.limits.idempotency_keys)
             self._keeper.settle(session)
             return reply
         finally:
             session.waiting -= 1
-
-    @staticmethod
-    def _in_order(active: Active) -> bool:
-        """Return whether a query waits for the answer to the one before it.
-
-        Otherwise a query could not be undone when the next one is judged already, or answers would be observed late.
-        """
-        return not active.settings.sessions.count_unanswered or active.deployment.detector.uses_answers()
-
-    async def _answer(self, active: Active, counted: Counted, submission: Submission, alone: bool) -> Reply:
-        """Ask the model; undo the queries if there is no answer."""
-        if alone:
-            self.metrics.safe.inc(counted.queries)
-            return Reply(200, Headers([(SESSION_HEADER, "open")]))
-        try:
-            reply, confidence = await self._asked(active, submission)
-        except BaseException:
-            await self._unanswered(active, counted)
-            raise
-        if not reply.answered:
-            await self._unanswered(active, counted)
-            return reply
-        self.metrics.safe.inc(counted.queries)
-        if confidence is not None:
-            labels = [int(label) for label in confidence.argmax(axis=1)]
-            if active.deployment.detector.uses_answers():
-                await self._keeper.observe(counted.session, labels, confidence)
-            if active.deployment.policy.kind != "confidence":
-                reply = submission.restricted(reply, labels, active.deployment.policy.shown(confidence))
-        if not counted.durable:
-            reply = replace(reply, headers=reply.headers.with_(**{OPEN_HEADER: "open"}))
-        return reply
-
-    async def _unanswered(self, active: Active, counted: Counted) -> None:
-        if active.settings.sessions.count_unanswered:
-            self.metrics.safe.inc(counted.queries)
-            return
-        self.metrics.unanswered.inc(counted.queries)
-        await self._keeper.undo(counted)
-
-    async def _asked(self, active: Active, submission: Submission) -> tuple[Reply, Confidences | None]:
-        """Return the model's answer in the client's wire, and its confidences if they are needed."""
-        assert self._upstream is not None
-        asked = submission if active.other_wire is None else _translated(submission, active)
-        start = time.perf_counter()
-        try:
-            reply = await self._upstream.ask(asked.forwarded())
-        finally:
-            self.metrics.upstream_seconds.observe(time.perf_counter() - start)
-        if not reply.answered or (asked is submission and not active.needs_answers):
-            return reply, None
-        try:
-            confidence = asked.confidences(reply)
-        except AnswerError as error:
-            logger.error("the model server's answer cannot be read: %s", error)
-            raise Refused("upstream-failed", "the model server's answer cannot be read") from None
-        return reply if asked is submission else submission.answered(confidence), confidence
-
-
-def _translated(submission: Submission, active: Active) -> Submission:
-    """Return a submission with the same images in the wire of the model server."""
-    wire = active.other_wire
-    assert wire is not None
-    if wire.name == "raw" and len(submission.images) > 1:
-        raise Refused("no-image", "this server takes one image in a request")
-    request = wire.compose(submission.images, active.settings.upstream.path)
-    kept = submission.request.headers.without("content-type", "inference-header-content-length")
-    return wire.read(replace(request, headers=Headers([*kept, *request.headers])))
 
 
 def _key_of(settings: GuardConfig) -> bytes:

@@ -10,9 +10,9 @@ import secrets
 from pathlib import Path
 
 from mifsim.errors import GuardError
-from mifsim.guard.config import Identity
 from mifsim.guard.message import Request
 from mifsim.guard.refusals import Refused
+from mifsim.guard.tables import Identity
 
 CLIENT_BYTES = 16
 KEY_BYTES = 32

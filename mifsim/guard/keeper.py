@@ -55,6 +55,9 @@ class Keeper:
         """
         for _ in range(_TAKES):
             before = await self.enter(client, session)
+            uses_answers = self.configs[before.config].uses_answers()
+            if uses_answers and len(images) > 1:  # the answer to an image must be observed before the next is judged
+                raise Refused("no-image", "this server takes one image in a request")
             now = self._clock.now()
             self.active.policy.check_length(before, len(images), self.active.deployment.max_queries, now)
             judgement = await self._judged(session, images)
@@ -66,7 +69,7 @@ class Keeper:
                 continue
             if judgement.unsafe:
                 raise self._block(session)
-            return Counted(session, before, judgement, durable)
+            return Counted(session, before, judgement, durable, uses_answers)
         raise Refused("ledger-failed", "another server answers this client")
 
     async def enter(self, client: bytes, session: Session) -> Entry:
@@ -218,12 +221,17 @@ class Counted:
     judgement : Judgement
     durable : bool
         Whether the ledger has them; if not, the guard fails open.
+    uses_answers : bool
+        Whether the session's detector observes the model's answers.
     """
 
-    __slots__ = ("before", "durable", "judgement", "session")
+    __slots__ = ("before", "durable", "judgement", "session", "uses_answers")
 
-    def __init__(self, session: Session, before: Entry, judgement: Judgement, durable: bool) -> None:
-        self.session, self.before, self.judgement, self.durable = session, before, judgement, durable
+    def __init__(
+        self, session: Session, before: Entry, judgement: Judgement, durable: bool, uses_answers: bool
+    ) -> None:
+        self.session, self.before, self.judgement = session, before, judgement
+        self.durable, self.uses_answers = durable, uses_answers
 
     @property
     def queries(self) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mifsim.guard.config import Sessions
 from mifsim.guard.durations import parse_duration
 from mifsim.guard.ledger import Entry
 from mifsim.guard.refusals import Refused
+from mifsim.guard.tables import Sessions
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import aiohttp
 from yarl import URL
 
-from mifsim.guard.config import Upstream as Settings
 from mifsim.guard.message import Headers, Reply, Request
 from mifsim.guard.refusals import Refused
+from mifsim.guard.tables import Upstream as Settings
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

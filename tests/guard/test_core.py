@@ -409,6 +409,10 @@ def test_repeated_requests_with_a_key_are_answered_once(tmp_path: Path) -> None:
             await guard.handle(request_for(POOL[2], idempotency_key="unanswered"))
         model.fail = None
         assert (await guard.handle(request_for(POOL[2], idempotency_key="unanswered"))).status == 200
+        model.fail = _error
+        assert (await guard.handle(request_for(POOL[3], idempotency_key="error"))).status == 500
+        model.fail = None
+        assert (await guard.handle(request_for(POOL[3], idempotency_key="error"))).status == 200
 
     asyncio.run(check())
 
@@ -487,6 +491,27 @@ def test_open_sessions_keep_their_detector_after_a_reload_and_a_restart(tmp_path
         assert await statuses(guard, POOL[3:5]) == [403, 403]
         assert await statuses(guard, POOL[:1], "bob") == [403]
         await guard.stop()
+
+    asyncio.run(check())
+
+
+def test_an_open_session_gets_its_answers_after_a_reload(tmp_path: Path) -> None:
+    """The detector of an open session observes answers, although new sessions have one that does not."""
+
+    async def check() -> None:
+        config = PradaConfig(delta=0.999, limit=1, min_distances=3)
+        write_filter(tmp_path, config)
+        guard = await started(settings(tmp_path), Model())
+        images = stream(0)
+        expected = [200 if verdict == "SAFE" else 403 for verdict in _answered(config.detector(), images)]
+        assert 403 in expected[2:]
+        assert await statuses(guard, images[:2]) == expected[:2]
+        write_filter(tmp_path, QuotaConfig(queries=1000))
+        await guard.reload(settings(tmp_path))
+        with pytest.raises(Refused, match="one image"):
+            await guard.handle(request_for(images[2:4]))
+        assert await statuses(guard, images[2:]) == expected[2:]
+        assert (await guard.handle(request_for(images[2:4], "bob"))).status == 200
 
     asyncio.run(check())
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mifsim.guard.config import LedgerSettings
 from mifsim.guard.ledger.base import Ledger
+from mifsim.guard.tables import LedgerSettings
 
 
 def open_ledger(settings: LedgerSettings) -> Ledger:
