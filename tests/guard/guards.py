@@ -122,6 +122,8 @@ async def statuses(guard: GuardService, images: list[Pixels], user: str = "ann")
             found.append((await guard.handle(request_for(image, user))).status)
         except Refused as refused:
             found.append(refused.status)
+        except ZeroDivisionError:  # as the application answers bugs
+            found.append(500)
     return found
 
 
