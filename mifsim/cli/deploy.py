@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,8 @@ def _guard(options: argparse.Namespace) -> None:
     if options.init is not None:
         from mifsim.guard.init_file import write_settings
 
+        if options.filter is not None:  # paths in the file start at its folder
+            options.filter = os.path.relpath(options.filter, options.init.parent)
         write_settings(options.init, _settings(options))
         print(f"wrote {options.init}; start with: mifsim guard --config {options.init}")
         return

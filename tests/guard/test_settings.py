@@ -70,8 +70,9 @@ def test_the_written_settings_are_the_defaults_with_a_comment_each(tmp_path: Pat
 
 def test_the_command_line_writes_a_file_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "guard.toml"
-    main(["guard", "--init", str(path), "--upstream", "http://127.0.0.1:8501"])
+    main(["guard", str(tmp_path / "run" / "filter.toml"), "--init", str(path), "--upstream", "http://127.0.0.1:8501"])
     assert GuardConfig.load(path).upstream.url == "http://127.0.0.1:8501"
+    assert GuardConfig.load(path).filter == str(tmp_path / "run" / "filter.toml")
     with pytest.raises(SystemExit) as caught:
         main(["guard", "--init", str(path)])
     assert caught.value.code == 2
