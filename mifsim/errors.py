@@ -37,6 +37,10 @@ class ClusterError(RunError):
     """The Ray cluster failed during a run; the run can be resumed."""
 
 
+class GuardError(UserError):
+    """The settings of a guard are not valid, or contradict what its filter was certified for."""
+
+
 class InvalidImage(ValueError):
     """A submitted array is not a valid image; the state of the session is unchanged.
 

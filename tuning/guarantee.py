@@ -117,7 +117,7 @@ def save_filter(
     path : Path or RemotePath
         The file.
     study : Study
-        The study, whose transport and preprocessing are recorded.
+        The study, whose transport, response policy and preprocessing are recorded.
     certificate : Certificate
         A certificate with a chosen candidate.
     images : mapping of str to int
@@ -164,6 +164,7 @@ def save_filter(
             "fingerprint": data["fingerprint"],
             "transport": study.server.transport,
             **{key: value for key, value in preprocessing.to_dict().items() if key != "shape"},
+            "response": study.server.response,
         },
         "victim": {key: victim[key] for key in VICTIM_KEYS if key in victim},
         **_logs(study),

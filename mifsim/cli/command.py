@@ -10,6 +10,7 @@ from mifsim._version import __version__
 from mifsim.addresses import allow_plain_http
 from mifsim.cli.attacks import add_attacks
 from mifsim.cli.bench import add_bench
+from mifsim.cli.deploy import add_guard
 from mifsim.cli.paper import add_paper
 from mifsim.cli.report import add_report
 from mifsim.cli.run import add_matrix, add_run
@@ -30,6 +31,8 @@ examples:
   mifsim compare runs/mine runs/other         compare runs
   mifsim attacks                              list the attacks and the model output that each needs
   mifsim tune mine.toml --plugin quota.py     use your own detector or attack
+  mifsim guard runs/mine/filter.toml --upstream http://127.0.0.1:8501
+                                              put the detector in front of a model server
   mifsim paper --small                        reproduce the paper's evaluation and compare with its results
   mifsim columns                              describe the columns of the Parquet tables
 """
@@ -89,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     add_report(commands)
     add_bench(commands)
     add_attacks(commands)
+    add_guard(commands)
     add_paper(commands)
     _add_studies(commands)
     _add_columns(commands)

@@ -105,6 +105,14 @@ class AnyOfConfig(DetectorConfig):
             for member in self.of
         )
 
+    def forgets_safely(self, queries: int) -> bool:
+        """Return whether it is true of all members."""
+        return all(member.forgets_safely(queries) for member in self.of)
+
+    def uses_answers(self) -> bool:
+        """Return whether a member uses the model's answers."""
+        return any(member.uses_answers() for member in self.of)
+
     def with_members(self, members: Sequence[DetectorConfig]) -> Self:
         """Return the configuration with other members."""
         changed: dict[str, Any] = {"of": tuple(members)}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from mifsim.defense.detector import Detector, ModelAnswer, Verdict
+from mifsim.defense.detector import Detector, DurableDetector, ModelAnswer, Verdict, expect_keys
 from mifsim.errors import DetectorError, InvalidImage
 
 if TYPE_CHECKING:
@@ -73,6 +73,34 @@ class AnyOfDetector:
         """Pass the model's answer to all members."""
         for member in self._members:
             member.observe(answer)
+
+    def durable_counts(self) -> dict[str, Any]:
+        """Return the counts of the members by name; see `DurableDetector`."""
+        return {name: member.durable_counts() for name, member in zip(self._names, self._durable(), strict=True)}
+
+    def resume_counts(self, counts: Mapping[str, Any]) -> None:
+        """Continue from saved counts; see `DurableDetector`."""
+        expect_keys(counts, *self._names)
+        for name, member in zip(self._names, self._durable(), strict=True):
+            member.resume_counts(counts[name])
+
+    def savepoint(self) -> Callable[[], None]:
+        """Return a function that undoes the next query; see `DurableDetector`."""
+        members, started = self._members, self._started
+        undo_members = [member.savepoint() for member in self._durable()]
+
+        def undo() -> None:
+            self._members, self._started = members, started
+            for undo_member in undo_members:
+                undo_member()
+
+        return undo
+
+    def _durable(self) -> list[DurableDetector]:
+        for name, member in zip(self._names, self._members, strict=True):
+            if not isinstance(member, DurableDetector):
+                raise DetectorError(f"{name} is no durable detector (expected a subclass of CountingDetector)")
+        return self._members  # type: ignore[return-value]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the members by name; see `Detector.state_dict`."""

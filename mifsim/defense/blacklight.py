@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -180,6 +180,10 @@ class Blacklight(CountingDetector):
     def memory(self) -> dict[str, Any]:
         """Return the remembered digests, the oldest first: uint64, shape (n, 50)."""
         return {"digests": self._digests.history.in_order()}
+
+    def memory_savepoint(self) -> Callable[[], None]:
+        """Return a function that undoes the next query."""
+        return self._digests.history.savepoint()
 
     def remember(self, memory: Mapping[str, Any]) -> None:
         """Restore the digests."""

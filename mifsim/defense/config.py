@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from mifsim.defense.detector import Detector, NoDefense
+from mifsim.defense.detector import Detector, DurableDetector, NoDefense
 from mifsim.defense.param import Choice, Param
 from mifsim.defense.recording import (
     Column,
@@ -220,6 +220,47 @@ class DetectorConfig(Serializable, ABC):
         viewed = self._viewed(restored(self, state["inner"]))
         assert isinstance(viewed, ViewedDetector)
         return viewed.restored(state)
+
+    def resume(self, counts: Mapping[str, Any]) -> DurableDetector:
+        """Return a detector that continues from the counts of another one, without its images.
+
+        Parameters
+        ----------
+        counts : mapping
+            Result of `DurableDetector.durable_counts`.
+
+        Raises
+        ------
+        ValueError
+            If the counts are incomplete or of another configuration.
+        ConfigError
+            If the kind's detector is no `DurableDetector`.
+        """
+        detector = self.detector()
+        if not isinstance(detector, DurableDetector):
+            raise ConfigError(
+                f"kind = {self.kind!r}: its detector cannot continue from its counts (expected the methods "
+                "durable_counts, resume_counts and savepoint; a subclass of CountingDetector has them)"
+            )
+        detector.resume_counts(counts)
+        return detector
+
+    def forgets_safely(self, queries: int) -> bool:
+        """Return whether a session whose images are forgotten has no larger count than one whose images are kept.
+
+        It is true of kinds that count the earlier queries to which a query is similar. If it is false, a server that
+        is restarted in the middle of a session may block an honest client that it would not have blocked otherwise.
+
+        Parameters
+        ----------
+        queries : int
+            Largest number of queries of a session.
+        """
+        return True
+
+    def uses_answers(self) -> bool:
+        """Return whether verdicts depend on the model's answers (`Detector.observe`); by default they do not."""
+        return False
 
     def _viewed(self, detector: Detector) -> Detector:
         return detector if self.view is None or self.views_itself else ViewedDetector(detector, self.view)

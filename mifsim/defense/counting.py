@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.defense.detector import ModelAnswer, Verdict
+from mifsim.defense.detector import ModelAnswer, Verdict, expect_keys
 
 if TYPE_CHECKING:
     from mifsim.defense.config import DetectorConfig
@@ -62,6 +63,16 @@ class CountingDetector(ABC):
     def remember(self, memory: Mapping[str, Any]) -> None:  # noqa: B027  # optional: most have no memory
         """Restore the state that `memory` returned."""
 
+    def memory_savepoint(self) -> Callable[[], None]:
+        """Return a function that undoes what the next query changes in the memory; see `DurableDetector.savepoint`.
+
+        By default it copies the whole memory. A subclass with a large one should copy only what a query overwrites.
+        """
+        memory = copy.deepcopy(self.memory())
+        if not memory:
+            return _nothing
+        return lambda: self.remember(memory)
+
     def check(self, image: object) -> Verdict:
         """Judge one image; see `Detector.check`."""
         if self.blocked:
@@ -74,6 +85,25 @@ class CountingDetector(ABC):
 
     def observe(self, answer: ModelAnswer) -> None:  # noqa: B027  # optional: most look at images alone
         """Ignore the model's answer; a subclass may use it."""
+
+    def durable_counts(self) -> dict[str, Any]:
+        """Return the count, and whether the client is blocked; see `DurableDetector`."""
+        return {"count": self.count, "blocked": self.blocked}
+
+    def resume_counts(self, counts: Mapping[str, Any]) -> None:
+        """Continue from saved counts; see `DurableDetector`."""
+        expect_keys(counts, "count", "blocked")
+        self.count, self.blocked = float(counts["count"]), bool(counts["blocked"])
+
+    def savepoint(self) -> Callable[[], None]:
+        """Return a function that undoes the next query; see `DurableDetector`."""
+        count, blocked, shape, undo_memory = self.count, self.blocked, self._shape, self.memory_savepoint()
+
+        def undo() -> None:
+            self.count, self.blocked, self._shape = count, blocked, shape
+            undo_memory()
+
+        return undo
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, with which another process can continue; see `Detector.state_dict`."""
@@ -105,3 +135,7 @@ class CountingDetector(ABC):
         restored._shape = tuple(state["shape"]) or None
         restored.remember(state["memory"])
         return restored
+
+
+def _nothing() -> None:
+    """Undo nothing: there is no memory."""

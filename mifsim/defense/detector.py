@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -71,6 +71,44 @@ class Detector(Protocol):
         """Return the state, with which `DetectorConfig.restore` continues in another process."""
 
 
+@runtime_checkable
+class DurableDetector(Detector, Protocol):
+    """A detector that a server can continue without its images, and whose last query it can undo.
+
+    All kinds that come with mifsim and all subclasses of `CountingDetector` are of this type. `DetectorConfig.resume`
+    creates a detector from its counts.
+    """
+
+    def durable_counts(self) -> dict[str, Any]:
+        """Return the part of the state that must never be lost, as plain JSON values: all counts, and no images.
+
+        A server writes it to a durable place before it asks the model. It is a few numbers, whatever the number and the
+        size of the images.
+        """
+
+    def resume_counts(self, counts: Mapping[str, Any]) -> None:
+        """Replace the counts of a detector in its initial state by those that `durable_counts` returned.
+
+        Raises
+        ------
+        ValueError
+            If they are incomplete or of another configuration.
+        """
+
+    def savepoint(self) -> Callable[[], None]:
+        """Return a function that undoes the next `check`, and what follows it, to the bit.
+
+        It costs a copy of what one image overwrites, not of the whole state. Several savepoints are undone in reverse
+        order.
+        """
+
+
+def expect_keys(counts: Mapping[str, Any], *names: str) -> None:
+    """Raise a ValueError if the keys of saved counts are not these names."""
+    if set(counts) != set(names):
+        raise ValueError(f"keys of the counts: {sorted(map(str, counts))}; expected {', '.join(names) or 'none'}")
+
+
 class NoDefense:
     """The null detector: every valid image is SAFE.
 
@@ -105,6 +143,23 @@ class NoDefense:
     def state_dict(self) -> dict[str, Any]:
         """Return the shape of the session's images, empty before the first one."""
         return {"shape": self._shape or ()}
+
+    def durable_counts(self) -> dict[str, Any]:
+        """Return an empty mapping: it counts nothing."""
+        return {}
+
+    def resume_counts(self, counts: Mapping[str, Any]) -> None:
+        """Check that the counts are empty."""
+        expect_keys(counts)
+
+    def savepoint(self) -> Callable[[], None]:
+        """Return a function that undoes the next check; see `DurableDetector`."""
+        shape = self._shape
+
+        def undo() -> None:
+            self._shape = shape
+
+        return undo
 
     @classmethod
     def from_state(cls, config: object, state: Mapping[str, Any]) -> NoDefense:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,18 @@ class History:
             self.size += 1
         else:
             self.start = (self.start + 1) % len(self.rows)
+
+    def savepoint(self) -> Callable[[], None]:
+        """Return a function that undoes the next `push`."""
+        rows, start, size = self.rows, self.start, self.size
+        overwritten = rows[start].copy() if size and size == self.capacity else None
+
+        def undo() -> None:
+            self.rows, self.start, self.size = rows, start, size
+            if overwritten is not None:
+                rows[start] = overwritten
+
+        return undo
 
     def in_order(self) -> npt.NDArray[Any]:
         """Return a copy of the rows, the oldest first; shape (0, 0) before the first row."""

@@ -15,7 +15,7 @@ the query if the mean is at most a threshold. This kind differs from it in four 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -81,6 +81,10 @@ class NearestDetector(CountingDetector):
     def memory(self) -> dict[str, Any]:
         """Return the coordinates of the earlier queries."""
         return {"queries": self._distances.memory.rows()}
+
+    def memory_savepoint(self) -> Callable[[], None]:
+        """Return a function that undoes the next query."""
+        return self._distances.memory.savepoint()
 
     def remember(self, memory: Mapping[str, Any]) -> None:
         """Restore the coordinates that `memory` returned."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -130,6 +130,10 @@ class OsdDetector(CountingDetector):
     def memory(self) -> dict[str, Any]:
         """Return the remembered images, the oldest first: float32, shape (n, pixels or coordinates)."""
         return {"images": self._neighbours.history.in_order()}
+
+    def memory_savepoint(self) -> Callable[[], None]:
+        """Return a function that undoes the next query."""
+        return self._neighbours.history.savepoint()
 
     def remember(self, memory: Mapping[str, Any]) -> None:
         """Restore the images."""

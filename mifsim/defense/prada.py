@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -100,6 +100,14 @@ class PradaConfig(DetectorConfig):
         for name, param in self.params.items():
             object.__setattr__(self, name, parameter(name, getattr(self, name), param))
 
+    def forgets_safely(self, queries: int) -> bool:
+        """Return False: the W statistic of fewer distances can be smaller than that of all of them."""
+        return False
+
+    def uses_answers(self) -> bool:
+        """Return True: the detector needs the predicted class."""
+        return True
+
     def new_detector(self) -> Prada:
         """Return a detector in its initial state."""
         return Prada(self)
@@ -167,6 +175,16 @@ class Prada(CountingDetector):
     def memory(self) -> dict[str, Any]:
         """Return the growing sets, and the image that waits for its answer, if there is one."""
         return {**self._sets.to_dict(), "pending": None if self._pending is None else self._pending.copy()}
+
+    def memory_savepoint(self) -> Callable[[], None]:
+        """Return a function that undoes the next query and its answer."""
+        pending, undo_sets = self._pending, self._sets.savepoint()
+
+        def undo() -> None:
+            undo_sets()
+            self._pending = pending
+
+        return undo
 
     def remember(self, memory: Mapping[str, Any]) -> None:
         """Restore the growing sets."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,6 +111,26 @@ class GrowingSets:
         from mifsim.defense.shapiro import shapiro_w
 
         return NormalityTest(shapiro_w(kept), len(kept))
+
+    def savepoint(self) -> Callable[[], None]:
+        """Return a function that undoes the next queries: sets only grow, so their sizes determine them."""
+        queries = self._queries
+        sizes = {
+            label: (found.images, found.size, found.threshold, len(found.distances))
+            for label, found in self._classes.items()
+        }
+
+        def undo() -> None:
+            self._queries = queries
+            for label in [label for label in self._classes if label not in sizes]:
+                del self._classes[label]
+            for label, (images, size, threshold, distances) in sizes.items():
+                found = self._classes[label]
+                found.images, found.size, found.threshold = images, size, threshold
+                del found.set_distances[size:]
+                del found.distances[distances:]
+
+        return undo
 
     def to_dict(self) -> dict[str, Any]:
         """Return a copy of the state as plain values and arrays."""

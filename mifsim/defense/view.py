@@ -5,7 +5,7 @@ This module imports OpenCV and numba only when a view is applied.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -170,6 +170,25 @@ class ViewedDetector:
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the inner detector and the shape of the original images."""
         return {"shape": self._shape or (), "inner": self._inner.state_dict()}
+
+    def durable_counts(self) -> dict[str, Any]:
+        """See `DurableDetector`."""
+        counts: dict[str, Any] = self._inner.durable_counts()  # type: ignore[attr-defined]
+        return counts
+
+    def resume_counts(self, counts: Mapping[str, Any]) -> None:
+        """See `DurableDetector`."""
+        self._inner.resume_counts(counts)  # type: ignore[attr-defined]
+
+    def savepoint(self) -> Callable[[], None]:
+        """See `DurableDetector`."""
+        shape, undo_inner = self._shape, self._inner.savepoint()  # type: ignore[attr-defined]
+
+        def undo() -> None:
+            undo_inner()
+            self._shape = shape
+
+        return undo
 
     def restored(self, state: Mapping[str, Any]) -> ViewedDetector:
         """Restore the shape from a state; the inner detector is restored already. Return this detector."""

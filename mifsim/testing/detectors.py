@@ -18,6 +18,7 @@ from mifsim.defense.fitted import FittedConfig
 from mifsim.defense.kinds import definition_problem, load_config, read_cells, read_config
 from mifsim.defense.recording import HonestSessions
 from mifsim.defense.space import SearchSpace
+from mifsim.testing.durable import DurableConformance
 from mifsim.testing.streams import (
     Images,
     answer_to,
@@ -33,7 +34,7 @@ from mifsim.testing.streams import (
 _HYPOTHESIS = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-class DetectorConformance:
+class DetectorConformance(DurableConformance):
     """Conformance suite of a kind of detector; supply the fixture `config`.
 
     The configuration should block some streams of the suite but not all, such as a quota of 5 queries. Override the

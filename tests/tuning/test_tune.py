@@ -117,6 +117,7 @@ def test_a_calibration_leaves_a_certified_confirmed_configuration(finished_run: 
     assert document["data"]["transport"] == "float32"
     assert document["data"]["fit"] == "cut"
     assert document["victim"] == {"fingerprint": "formula", "test_accuracy": 0.2, "accept_any_accuracy": True}
+    assert document["data"]["response"] == "confidence"
 
     for table, file in (("pareto", "pareto"), ("certification", "certification"), ("trials", "trials/trials")):
         schema = pq.read_schema(run / f"{file}.parquet")

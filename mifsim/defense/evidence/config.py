@@ -167,6 +167,15 @@ class EvidenceConfig(FittedConfig):
         variants = {flag.name: self.without(flag.name) for flag in self.enabled()}
         return {name: variant for name, variant in variants.items() if variant is not None}
 
+    def forgets_safely(self, queries: int) -> bool:
+        """Return whether no flag can be raised more often in a session whose earlier queries are forgotten.
+
+        ``neighbours`` can: an exact repeat does not raise it, but if the first of two equal queries is forgotten, the
+        second one is no repeat. So can ``repeats`` in a session of more queries than the memory holds: a repeat is not
+        stored again, so the memory of the whole session forgets it earlier.
+        """
+        return not self.neighbours_limit and (not self.repeats_limit or queries <= self.memory)
+
     def new_detector(self) -> EvidenceDetector:
         """Return a detector in its initial state."""
         from mifsim.defense.evidence.detector import EvidenceDetector

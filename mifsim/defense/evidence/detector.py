@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.defense.detector import ModelAnswer, Verdict
+from mifsim.defense.detector import ModelAnswer, Verdict, expect_keys
 from mifsim.defense.evidence.memory import Memory
 from mifsim.defense.fit import Fit
 from mifsim.defense.fitted import check_shape, required_fit
@@ -164,6 +164,30 @@ class EvidenceDetector:
 
     def observe(self, answer: ModelAnswer) -> None:
         """Ignore the model's answer."""
+
+    def durable_counts(self) -> dict[str, Any]:
+        """Return the leaky counts, their largest share, and whether the client is blocked; see `DurableDetector`."""
+        return {"counts": self.counts, "count": float(self.count), "blocked": bool(self.blocked)}
+
+    def resume_counts(self, counts: Mapping[str, Any]) -> None:
+        """Continue from saved counts; see `DurableDetector`."""
+        expect_keys(counts, "counts", "count", "blocked")
+        if sorted(counts["counts"]) != sorted(self._names):
+            raise ValueError(f"counts of the flags: {sorted(counts['counts'])}; expected {sorted(self._names)}")
+        self._counts[:] = [counts["counts"][name] for name in self._names]
+        self.count, self.blocked = float(counts["count"]), bool(counts["blocked"])
+
+    def savepoint(self) -> Callable[[], None]:
+        """Return a function that undoes the next query; see `DurableDetector`."""
+        counts, count, blocked, shape = self._counts.copy(), self.count, self.blocked, self._shape
+        undo_memory = self._memory.savepoint()
+
+        def undo() -> None:
+            undo_memory()
+            self._counts[:] = counts
+            self.count, self.blocked, self._shape = count, blocked, shape
+
+        return undo
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, with which another process can continue; see `Detector.state_dict`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -42,6 +44,17 @@ class Memory:
             grown = np.zeros((len(self.columns), min(self.capacity, 2 * self.size)), np.float32)
             grown[:, : self.size] = self.columns
             self.columns, self.squares = grown, np.empty(grown.shape[1], np.float32)
+
+    def savepoint(self) -> Callable[[], None]:
+        """Return a function that undoes the next query."""
+        columns, squares, size, place = self.columns, self.squares, self.size, self.place
+        overwritten = columns[:, place].copy()
+
+        def undo() -> None:
+            self.columns, self.squares, self.size, self.place = columns, squares, size, place
+            columns[:, place] = overwritten
+
+        return undo
 
     def rows(self) -> npt.NDArray[np.float32]:
         """Return the stored coordinates, one row for each query, the oldest first."""

@@ -5,7 +5,7 @@ This module imports numba and OpenCV, so import it only in functions that need i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -144,6 +144,25 @@ class Buffer:
         """Return the number of images from the newest equal stored image to one that `admit` returned; 0 if none."""
         lag: int = kernels.repeat_lag(planes, hash_, self._planes, self._hashes, self._start, self._size)
         return lag
+
+    def savepoint(self) -> Callable[[], None]:
+        """Return a function that undoes the next image: `admit`, and `judge` or `push`.
+
+        It copies the image that the next one overwrites, if the buffer is full.
+        """
+        shape, submitted, start, size = self.shape, self.submitted, self._start, self._size
+        planes, hashes, statistics = self._planes, self._hashes, self._statistics
+        arrays = [planes, hashes, *(array for group in statistics.values() for array in group)]
+        overwritten = [array[start].copy() for array in arrays] if size == self.capacity else []
+
+        def undo() -> None:
+            self.shape, self.submitted, self._start, self._size = shape, submitted, start, size
+            if shape is None:  # the first image allocated the arrays
+                self._planes, self._hashes, self._statistics = planes, hashes, {}
+            for array, values in zip(arrays, overwritten, strict=False):
+                array[start] = values
+
+        return undo
 
     def push(self, planes: Planes, hash_: float, compare: bool = True) -> dict[Form, npt.NDArray[np.float32]]:
         """Compare an image that `admit` returned with all stored images, in every form, and enqueue it.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mifsim.defense.detector import ModelAnswer, Verdict
+from mifsim.defense.detector import ModelAnswer, Verdict, expect_keys
 from mifsim.errors import InvalidImage
 
 if TYPE_CHECKING:
@@ -122,6 +122,37 @@ class QueryFilter:
     def observe(self, answer: ModelAnswer) -> None:
         """Ignore the model's answer: the filter uses only the images."""
 
+    def durable_counts(self) -> dict[str, Any]:
+        """Return the count of matches, and that of exact repeats if they are counted apart; see `DurableDetector`."""
+        repeats = {"repeats": self._repeat_count} if self._config.repeats else {}
+        return {"count": self._count, **repeats}
+
+    def resume_counts(self, counts: Mapping[str, Any]) -> None:
+        """Continue from saved counts; see `DurableDetector`."""
+        expect_keys(counts, "count", *(["repeats"] if self._config.repeats else []))
+        self._set_counts(counts["count"], counts.get("repeats", 0))
+
+    def _set_counts(self, count: Any, repeats: Any) -> None:
+        config = self._config
+        if not _is_count(count, config.l_sp, whole=not config.leak):
+            accepted = "number" if config.leak else "whole number"
+            raise ValueError(f"count = {count!r}: must be a {accepted} from 0 to l_sp = {config.l_sp}")
+        if not _is_count(repeats, config.repeats, whole=True):
+            raise ValueError(f"repeats = {repeats!r}: must be a whole number from 0 to {config.repeats}")
+        self._count = float(count) if config.leak else int(count)
+        self._repeat_count = int(repeats)
+        self._blocked = count >= config.l_sp or 0 < config.repeats <= repeats
+
+    def savepoint(self) -> Callable[[], None]:
+        """Return a function that undoes the next query; see `DurableDetector`."""
+        count, repeats, blocked, undo_buffer = self._count, self._repeat_count, self._blocked, self._buffer.savepoint()
+
+        def undo() -> None:
+            undo_buffer()
+            self._count, self._repeat_count, self._blocked = count, repeats, blocked
+
+        return undo
+
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state, with which `from_state` continues in another process.
 
@@ -163,12 +194,8 @@ class QueryFilter:
         if state["version"] != _STATE_VERSION:
             raise ValueError(f"version = {state['version']!r}: not supported (accepted: {_STATE_VERSION})")
         images = state["images"]
-        count, repeats = state["count"], state.get("repeats", 0)
-        if not _is_count(count, config.l_sp, whole=not config.leak):
-            accepted = "number" if config.leak else "whole number"
-            raise ValueError(f"count = {count!r}: must be a {accepted} from 0 to l_sp = {config.l_sp}")
-        if not _is_count(repeats, config.repeats, whole=True):
-            raise ValueError(f"repeats = {repeats!r}: must be a whole number from 0 to {config.repeats}")
+        restored = cls(config)
+        restored._set_counts(state["count"], state.get("repeats", 0))
         if not isinstance(images, np.ndarray) or images.dtype != np.float32 or images.ndim == 0:
             raise ValueError("images: must be a float32 array of shape (n, *shape)")
         shape = tuple(state["shape"])
@@ -177,10 +204,6 @@ class QueryFilter:
             raise ValueError(f"shape = {state['shape']!r}: not consistent with an array of images of {images.shape}")
         if len(images) > config.n_b:
             raise ValueError(f"images: {len(images)} images; accepted: at most n_b = {config.n_b}")
-        restored = cls(config)
-        restored._count = float(count) if config.leak else int(count)
-        restored._repeat_count = int(repeats)
-        restored._blocked = count >= config.l_sp or 0 < config.repeats <= repeats
         for number, image in enumerate(images):
             try:
                 planes, hash_ = restored._buffer.admit(image)

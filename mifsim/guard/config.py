@@ -1,0 +1,102 @@
+"""The settings of a guard: the file ``guard.toml``, all of whose keys are checked."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from mifsim.errors import GuardError
+from mifsim.guard.tables import Identity, Images, LedgerSettings, Limits, Listen, Sessions, Table, Upstream
+from mifsim.guard.wire import WIRES
+from mifsim.limits import read_plain
+from mifsim.study.messages import explain
+
+MAX_FILE_BYTES = 2**20
+
+
+class GuardConfig(Table):
+    """All settings of a guard.
+
+    Examples
+    --------
+    >>> config = GuardConfig.parse({"filter": "filter.toml", "sessions": {"period": "8h"}})
+    >>> config.sessions.period, config.identity.source
+    ('8h', 'bearer')
+    """
+
+    filter: str = Field("", description="the filter.toml of a calibration")
+    uncertified: bool = Field(
+        False, description="start although the settings contradict what the filter was certified for; shown in /metrics"
+    )
+    wires: list[str] = Field(default_factory=lambda: list(WIRES), description="formats of requests that are accepted")
+    upstream: Upstream = Upstream()
+    images: Images = Images()
+    identity: Identity = Identity()
+    sessions: Sessions = Sessions()
+    ledger: LedgerSettings = LedgerSettings()
+    limits: Limits = Limits()
+    listen: Listen = Listen()
+
+    @field_validator("wires")
+    @classmethod
+    def _wires(cls, value: list[str]) -> list[str]:
+        unknown = [name for name in value if name not in WIRES]
+        if unknown or not value:
+            raise ValueError(f"{unknown or value!r}: must be some of {', '.join(WIRES)}")
+        return value
+
+    @classmethod
+    def parse(cls, plain: Mapping[str, Any], name: object = "guard.toml") -> GuardConfig:
+        """Return the settings of a mapping.
+
+        Raises
+        ------
+        GuardError
+            If a key or value is not accepted. The message names `name`, key, value and what is accepted.
+        """
+        try:
+            return cls.model_validate(dict(plain))
+        except ValidationError as error:
+            raise GuardError(f"{name}: " + "; ".join(explain(error, cls))) from None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> GuardConfig:
+        """Read the settings from a file; relative paths in it start at its folder.
+
+        Raises
+        ------
+        GuardError
+            If the file cannot be read, or a key or value is not accepted.
+        """
+        try:
+            plain = tomllib.loads(read_plain(Path(path), MAX_FILE_BYTES).decode())
+        except OSError as error:
+            raise GuardError(f"{path}: cannot be read: {error.strerror or error}") from None
+        except (ValueError, UnicodeDecodeError) as error:
+            raise GuardError(f"{path}: not a TOML file: {error}") from None
+        return cls.parse(plain, path).beside(Path(path).parent)
+
+    def beside(self, folder: Path) -> GuardConfig:
+        """Return the settings with relative paths that start at a folder."""
+
+        def absolute(path: str) -> str:
+            return str(folder / path) if path else path
+
+        kind, _, path = self.ledger.url.partition(":")
+        ledger = f"sqlite:{absolute(path)}" if kind == "sqlite" else self.ledger.url
+        listen = {
+            name: absolute(getattr(self.listen, name)) for name in ("certificate", "private_key", "client_authority")
+        }
+        return self.model_copy(
+            update={
+                "filter": absolute(self.filter),
+                "ledger": self.ledger.model_copy(update={"url": ledger}),
+                "identity": self.identity.model_copy(update={"key_file": absolute(self.identity.key_file)}),
+                "listen": self.listen.model_copy(update=listen),
+            }
+        )

@@ -1,0 +1,265 @@
+"""The guard: Algorithm 1 of the paper before a real model server.
+
+For each request: identify the client, read the images, judge them, write the counts durably, ask the model, and undo
+the queries if there is no answer. The queries of one client follow each other; those of different clients do not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import logging
+import math
+import secrets
+from pathlib import Path
+
+from mifsim.defense import read_config
+from mifsim.defense.fitted import load_fit
+from mifsim.errors import GuardError, UserError
+from mifsim.guard.active import Active
+from mifsim.guard.asking import Asker
+from mifsim.guard.clock import Clock
+from mifsim.guard.config import GuardConfig
+from mifsim.guard.identity import KEY_BYTES, Identifier, read_key
+from mifsim.guard.judging import THREAD_PIXELS, warm_up
+from mifsim.guard.keeper import Keeper
+from mifsim.guard.ledger import Ledger, LedgerError, open_ledger
+from mifsim.guard.message import Reply, Request
+from mifsim.guard.metrics import Metrics
+from mifsim.guard.refusals import Refused
+from mifsim.guard.sessions import idempotency_key, request_digest
+from mifsim.guard.upstream import Upstream
+from mifsim.guard.wire.base import Wire
+
+logger = logging.getLogger(__name__)
+
+
+class GuardService:
+    """A calibrated detector before a model server.
+
+    Parameters
+    ----------
+    settings : GuardConfig
+    upstream : Upstream or None
+        None: the guard only gives verdicts (`check`).
+    ledger : Ledger or None
+        None: that of the settings.
+    clock : Clock or None
+
+    Attributes
+    ----------
+    draining : bool
+        Whether the server is shutting down.
+
+    Raises
+    ------
+    GuardError, ConfigError
+        If the settings are not valid, or contradict what the filter was certified for.
+    """
+
+    def __init__(
+        self, settings: GuardConfig, upstream: Upstream | None, ledger: Ledger | None = None, clock: Clock | None = None
+    ) -> None:
+        self.metrics = Metrics()
+        self.draining = False
+        self._upstream = upstream
+        self._clock = clock or Clock()
+        self._ledger = open_ledger(settings.ledger) if ledger is None else ledger
+        self._running: set[asyncio.Task[Reply]] = set()
+        self._warm = False
+        active = Active.of(settings, alone=upstream is None)
+        self._keeper = Keeper(self._ledger, self.metrics, self._clock, active)
+        self._asker = Asker(upstream, self.metrics, self._keeper)
+        self._identifier = Identifier(settings.identity, _key_of(settings))
+
+    @property
+    def active(self) -> Active:
+        """The settings in use."""
+        return self._keeper.active
+
+    async def start(self) -> None:
+        """Open the ledger and the upstream.
+
+        Raises
+        ------
+        GuardError
+            If the ledger cannot be opened, or was written with another key.
+        """
+        settings, check = self.active.settings, self._identifier.key_check
+        try:
+            await self._ledger.open()
+            if await self._ledger.meta("key", check) != check:
+                raise GuardError(
+                    f"{settings.ledger.url}: was written with another key or another identity.source, so that no "
+                    "client would be recognised (expected the same, or another ledger)"
+                )
+            await self._use(self.active)
+            scopes = {config.scope for config in self._keeper.configs.values()}
+            if not math.isinf(self.active.policy.period) and scopes == {"session"}:
+                await self._ledger.prune(self._clock.now() - self.active.policy.period)
+            self.metrics.blocked_clients.set(await self._ledger.blocked())
+        except LedgerError as error:
+            raise GuardError(f"ledger: {error}") from None
+        if self._upstream is not None:
+            await self._upstream.open()
+
+    async def warm_up(self) -> None:
+        """Compile the detector's kernels; until then, `problem` says that the guard is not ready."""
+        deployment = self.active.deployment
+        await asyncio.to_thread(warm_up, deployment.detector, deployment.arrival.shape)
+        self._warm = True
+        self.metrics.ready.set(1)
+
+    async def _use(self, active: Active) -> None:
+        """Use settings, and make all configurations available that sessions in the ledger have."""
+        keeper, deployment = self._keeper, active.deployment
+        await self._ledger.add_config(deployment.digest, deployment.detector.to_dict())
+        keeper.configs[deployment.digest] = deployment.detector
+        for digest, plain in (await self._ledger.configs()).items():
+            if digest in keeper.configs:
+                continue
+            try:
+                config = read_config(plain)
+                load_fit(config, Path(active.settings.filter).parent)
+                keeper.configs[digest] = config
+            except UserError as error:
+                logger.warning("sessions of the configuration %s get 503 until they end: %s", digest, error)
+        keeper.active = active
+        active.warn()
+        self.metrics.deployed(deployment)
+
+    async def reload(self, settings: GuardConfig) -> None:
+        """Use other settings. Open sessions keep their detector; ledger, identity, limits and listen do not change.
+
+        Raises
+        ------
+        GuardError, ConfigError
+            If the settings are not valid. The guard then continues with the present ones.
+        """
+        kept = {name: getattr(self.active.settings, name) for name in ("ledger", "identity", "limits", "listen")}
+        active = Active.of(settings.model_copy(update=kept), alone=self._upstream is None)
+        await asyncio.to_thread(warm_up, active.deployment.detector, active.deployment.arrival.shape)
+        try:
+            await self._use(active)
+        except LedgerError as error:
+            raise GuardError(f"ledger: {error}") from None
+        logger.info("reloaded: %s, configuration %s", settings.filter, active.deployment.digest)
+
+    async def stop(self) -> None:
+        """Wait for the requests that are judged, and close everything."""
+        self.draining = True
+        self.metrics.ready.set(0)
+        if self._running:
+            await asyncio.wait(self._running, timeout=self.active.settings.listen.grace)
+        if self._upstream is not None:
+            await self._upstream.close()
+        await self._ledger.close()
+
+    async def problem(self) -> str:
+        """Return why the guard is not ready; an empty string if it is."""
+        if not self._warm:
+            return "the detector is being compiled"
+        if self.draining:
+            return "the server is shutting down"
+        try:
+            await self._ledger.probe()
+        except LedgerError:
+            return "the ledger cannot be written"
+        return ""
+
+    async def handle(self, request: Request) -> Reply:
+        """Return the answer to a request for the model server.
+
+        Raises
+        ------
+        Refused
+            If it is not passed on, or has no answer.
+        """
+        assert self._upstream is not None
+        active = self.active
+        for wire in active.wires:
+            if wire.claims(request):
+                return await self._in_task(request, wire, alone=False)
+        name, patterns = f"{request.method} {request.path}", active.settings.upstream.unjudged
+        if any(wire.describes(request) for wire in active.wires):
+            request = request.with_body(b"")  # it asks for a description; a body could be an image
+        elif not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+            raise Refused("not-judged")
+        self.metrics.unjudged.inc()
+        return await self._upstream.ask(request)
+
+    async def check(self, request: Request) -> Reply:
+        """Return the verdict on a request that somebody else passes on: 200.
+
+        Raises
+        ------
+        Refused
+            If it must not be passed on.
+        """
+        for wire in self.active.wires:
+            if wire.claims(request):
+                return await self._in_task(request, wire, alone=True)
+        raise Refused("not-judged")
+
+    async def _in_task(self, request: Request, wire: Wire, alone: bool) -> Reply:
+        """Judge a request in a task of its own, which a client that hangs up does not cancel."""
+        client = self._identifier.client(request)
+        if len(self._running) >= self.active.settings.limits.concurrent or not self._warm:
+            raise Refused("overloaded")
+        encoding = request.headers.get("content-encoding")
+        if encoding and encoding.lower() != "identity":
+            raise Refused("wrong-type", "compressed bodies are not accepted")
+        task = asyncio.create_task(self._respond(client, request, wire, alone))
+        self._running.add(task)
+        task.add_done_callback(self._finished)
+        return await asyncio.shield(task)
+
+    def _finished(self, task: asyncio.Task[Reply]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if not isinstance(error, Refused):
+                logger.error("a request failed", exc_info=error)
+            elif error.reason == "no-image":
+                self.metrics.invalid.inc()
+
+    async def _respond(self, client: bytes, request: Request, wire: Wire, alone: bool) -> Reply:
+        active = self.active
+        key = idempotency_key(request)
+        digest = b"" if key is None else request_digest(request)
+        # A body of many bytes may take milliseconds to decode.
+        large = len(request.body) > THREAD_PIXELS
+        submission = await asyncio.to_thread(wire.read, request) if large else wire.read(request)
+        session = self._keeper.table.get(client)
+        if session.waiting >= active.settings.limits.waiting:
+            raise Refused("overloaded")
+        session.waiting += 1  # no await since `get`, so the session is still in the table
+        try:
+            async with session.lock:
+                if key is not None:
+                    await self._keeper.enter(client, session)  # a blocked client gets no kept answer
+                    if (kept := session.repeated(key, digest)) is not None:
+                        return kept
+                counted = await self._keeper.count(client, session, submission.images)
+                # The next query waits for the answer, if this one may be undone or its answer is observed.
+                in_order = counted.uses_answers or not active.settings.sessions.count_unanswered
+                if in_order:
+                    reply = await self._asker.answer(active, counted, submission, alone)
+            if not in_order:
+                reply = await self._asker.answer(active, counted, submission, alone)
+            if reply.answered:
+                session.keep(key, digest, reply, active.settings.limits.idempotency_keys)
+            self._keeper.settle(session)
+            return reply
+        finally:
+            session.waiting -= 1
+
+
+def _key_of(settings: GuardConfig) -> bytes:
+    """Return the key of the settings' key file, or of the one beside the ledger."""
+    if settings.identity.key_file:
+        return read_key(Path(settings.identity.key_file))
+    kind, _, path = settings.ledger.url.partition(":")
+    if kind == "memory":
+        return secrets.token_bytes(KEY_BYTES)  # the hashes end with the process
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return read_key(Path(path + ".key"))

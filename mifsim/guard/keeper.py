@@ -1,0 +1,239 @@
+"""The counts of clients: they are written to the ledger before the model is asked, and undone if it does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Sequence
+
+from mifsim.defense import DetectorConfig, ModelAnswer
+from mifsim.defense.images import Pixels
+from mifsim.guard.active import Active
+from mifsim.guard.clock import Clock
+from mifsim.guard.judging import THREAD_PIXELS, Judgement, counts_of, detector_from, judge
+from mifsim.guard.ledger import Entry, Ledger, LedgerError, Superseded
+from mifsim.guard.metrics import Metrics
+from mifsim.guard.refusals import Refused
+from mifsim.guard.sessions import Session, SessionTable
+from mifsim.guard.wire.base import Confidences
+
+logger = logging.getLogger(__name__)
+
+_TAKES = 5
+"""Number of times that a client is taken back from another owner before a request is refused."""
+
+
+class Keeper:
+    """Judges the queries of sessions, and keeps their counts.
+
+    Its methods change a session only while the caller holds the session's lock.
+
+    Parameters
+    ----------
+    ledger : Ledger
+    metrics : Metrics
+    clock : Clock
+    active : Active
+        The settings in use; replaced at a reload.
+    """
+
+    def __init__(self, ledger: Ledger, metrics: Metrics, clock: Clock, active: Active) -> None:
+        self.active = active
+        self.table = SessionTable(active.settings.limits.memory_mb * 2**20)
+        self.configs: dict[str, DetectorConfig] = {}
+        self._ledger, self._metrics, self._clock = ledger, metrics, clock
+
+    async def count(self, client: bytes, session: Session, images: Sequence[Pixels]) -> Counted:
+        """Judge the images of a request, and write the counts.
+
+        Raises
+        ------
+        Refused
+            If an image blocks the client, or the request cannot be judged or counted.
+        """
+        for _ in range(_TAKES):
+            before = await self.enter(client, session)
+            uses_answers = self.configs[before.config].uses_answers()
+            if uses_answers and len(images) > 1:  # the answer to an image must be observed before the next is judged
+                raise Refused("no-image", "this server takes one image in a request")
+            now = self._clock.now()
+            self.active.policy.check_length(before, len(images), self.active.deployment.max_queries, now)
+            judgement = await self._judged(session, images)
+            try:
+                durable = await self._write(session, before, judgement, now)
+            except Superseded:
+                self._metrics.forgotten.inc()
+                session.forget()
+                continue
+            if judgement.unsafe:
+                raise self._block(session)
+            return Counted(session, before, judgement, durable, uses_answers)
+        raise Refused("ledger-failed", "another server answers this client")
+
+    async def enter(self, client: bytes, session: Session) -> Entry:
+        """Return the entry of the session to which the next query belongs; open a new one if the last one has ended.
+
+        Raises
+        ------
+        Refused
+            If the client is blocked, or its entry cannot be read.
+        """
+        deployment = self.active.deployment
+        if session.entry is None:
+            try:
+                session.entry = await self._ledger.take(client)
+            except LedgerError:
+                if self.active.closed:
+                    raise Refused("ledger-failed") from None
+            if session.entry is None:
+                session.entry = Entry(client, config=deployment.digest)
+        entry = session.entry
+        config = self.configs.get(entry.config)
+        keeps_counts = config is not None and config.scope == "client"
+        current = self.active.policy.current(entry, self._clock.now(), deployment.digest, keeps_counts)
+        if current is not entry:
+            if entry.blocked:
+                self._metrics.blocked_clients.dec()
+            elif entry.queries:
+                self._observe_ratio(session)
+            if not keeps_counts:
+                session.detector = None
+            session.replies.clear()
+            session.entry = current
+        if session.detector is None:
+            config = self.configs.get(current.config)
+            if config is None:
+                raise Refused("ledger-failed", "the configuration of this session is not available")
+            session.detector = detector_from(config, current.counts)
+        return current
+
+    async def _judged(self, session: Session, images: Sequence[Pixels]) -> Judgement:
+        assert session.detector is not None
+        start = time.perf_counter()
+        if images[0].size * len(images) > THREAD_PIXELS:
+            judgement = await asyncio.to_thread(judge, session.detector, images)
+        else:
+            judgement = judge(session.detector, images)
+        self._metrics.check_seconds.observe(time.perf_counter() - start)
+        return judgement
+
+    async def _write(self, session: Session, before: Entry, judgement: Judgement, now: float) -> bool:
+        """Write the counts of judged queries; return whether they are durable.
+
+        Raises
+        ------
+        Superseded
+            If another owner has taken the client. The detector is then of no use.
+        Refused
+            If the ledger cannot be written, and the guard fails closed. The queries are then undone.
+        """
+        assert session.detector is not None
+        entry = before._replace(
+            last=now,
+            queries=before.queries + judgement.queries,
+            counts=counts_of(session.detector),
+            blocked=now if judgement.unsafe else 0.0,
+        )
+        try:
+            await self._ledger.put(entry)
+        except Superseded:
+            raise
+        except LedgerError as error:
+            logger.error("ledger: %s", error)
+            if self.active.closed:
+                judgement.undo()
+                raise Refused("ledger-failed") from None
+            self._metrics.fail_open.inc(judgement.queries)
+            session.entry = entry
+            return False
+        session.entry = entry
+        return True
+
+    def _block(self, session: Session) -> Refused:
+        self._metrics.unsafe.inc()
+        self._metrics.blocked.inc()
+        self._metrics.blocked_clients.inc()
+        self._observe_ratio(session)
+        session.replies.clear()
+        assert session.entry is not None
+        policy = self.active.policy
+        config = self.configs[session.entry.config]
+        ends = math.inf if policy.forever or config.scope == "client" else session.entry.started + policy.period
+        return Refused("blocked", retry_after=None if math.isinf(ends) else ends - self._clock.now())
+
+    def _observe_ratio(self, session: Session) -> None:
+        detector = session.detector
+        if detector is not None and 0 < float(detector.limit) < math.inf:
+            self._metrics.count_ratio.observe(min(1.0, float(detector.count) / float(detector.limit)))
+
+    async def observe(self, session: Session, labels: Sequence[int], confidence: Confidences) -> None:
+        """Pass an answer to the detector, and write its counts before the client receives the answer.
+
+        Raises
+        ------
+        Refused
+            If they cannot be written, and the guard fails closed.
+        """
+        assert session.detector is not None
+        assert session.entry is not None
+        for label, row in zip(labels, confidence, strict=True):
+            session.detector.observe(ModelAnswer(label, row))
+        entry = session.entry._replace(counts=counts_of(session.detector))
+        if entry == session.entry:
+            return
+        try:
+            await self._ledger.put(entry)
+            session.entry = entry
+        except LedgerError:
+            session.forget()
+            if self.active.closed:
+                raise Refused("ledger-failed") from None
+            self._metrics.fail_open.inc()
+
+    async def undo(self, counted: Counted) -> None:
+        """Return a session to its state before queries that have no answer."""
+        try:
+            await self._ledger.put(counted.before)
+        except LedgerError:  # the ledger keeps the higher counts, and the images are forgotten
+            counted.session.forget()
+            return
+        counted.judgement.undo()
+        counted.session.entry = counted.before
+
+    def settle(self, session: Session) -> None:
+        """Update the memory of sessions after a request, and forget the images of idle ones if there is too much."""
+        forgotten = self.table.measure(session, session.entry.queries if session.entry else 0)
+        self._metrics.forgotten.inc(forgotten)
+        self._metrics.open_sessions.set(len(self.table))
+        self._metrics.state_bytes.set(self.table.nbytes)
+
+
+class Counted:
+    """Queries that were judged and counted, and can be undone.
+
+    Attributes
+    ----------
+    session : Session
+    before : Entry
+        The session's entry before them.
+    judgement : Judgement
+    durable : bool
+        Whether the ledger has them; if not, the guard fails open.
+    uses_answers : bool
+        Whether the session's detector observes the model's answers.
+    """
+
+    __slots__ = ("before", "durable", "judgement", "session", "uses_answers")
+
+    def __init__(
+        self, session: Session, before: Entry, judgement: Judgement, durable: bool, uses_answers: bool
+    ) -> None:
+        self.session, self.before, self.judgement = session, before, judgement
+        self.durable, self.uses_answers = durable, uses_answers
+
+    @property
+    def queries(self) -> int:
+        """Number of queries."""
+        return self.judgement.queries

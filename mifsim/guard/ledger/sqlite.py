@@ -1,0 +1,168 @@
+"""The ledger ``sqlite:PATH``, the default: a file that several processes of one machine can share."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from mifsim.guard.ledger.base import Entry, Ledger, LedgerError, Superseded
+
+VERSION = 1
+_BUSY_SECONDS = 2.0
+
+# Times are whole microseconds, and configurations and owners are numbers, so that an idle client takes about 80 bytes.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS configs (number INTEGER PRIMARY KEY, digest TEXT UNIQUE NOT NULL, config TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS clients (
+    client BLOB PRIMARY KEY, started INTEGER NOT NULL, last INTEGER NOT NULL, queries INTEGER NOT NULL,
+    counts TEXT NOT NULL, blocked INTEGER NOT NULL, config INTEGER NOT NULL, owner INTEGER NOT NULL,
+    epoch INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+_INSERT = "INSERT INTO clients VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_UPDATE = (
+    "UPDATE clients SET started = ?, last = ?, queries = ?, counts = ?, blocked = ?, config = ? "
+    "WHERE client = ? AND owner = ? AND epoch = ?"
+)
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _translated(method: Method) -> Method:
+    """Raise errors of SQLite as `LedgerError`."""
+
+    @wraps(method)
+    async def translated(self: SqliteLedger, *arguments: Any) -> Any:
+        try:
+            return await method(self, *arguments)
+        except (sqlite3.Error, OSError, AttributeError) as error:
+            if isinstance(error, AttributeError) and self._database is not None:
+                raise
+            raise LedgerError(f"{self._path}: {error}") from error
+
+    return translated  # type: ignore[return-value]
+
+
+class SqliteLedger(Ledger):
+    """A ledger in an SQLite file with a write-ahead log.
+
+    Parameters
+    ----------
+    path : str
+        The file; it is private to its owner (mode 0600), and so are its log and its shared memory.
+    synchronous : {"normal", "full"}
+        ``"normal"`` survives the end of a process at any time, but not a power failure, which may lose the last
+        entries. ``"full"`` waits for the disk at each entry.
+    """
+
+    def __init__(self, path: str, synchronous: Literal["normal", "full"] = "normal") -> None:
+        self._path, self._synchronous = path, synchronous
+        self._owner = secrets.randbits(62)
+        self._database: sqlite3.Connection | None = None
+        self._numbers: dict[str, int] = {}
+        self._digests: dict[int, str] = {}
+
+    @property
+    def _open(self) -> sqlite3.Connection:
+        if self._database is None:
+            raise sqlite3.ProgrammingError("the ledger is not open")
+        return self._database
+
+    @_translated
+    async def open(self) -> None:
+        """See `Ledger`."""
+        Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        database = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        self._database = database
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute(f"PRAGMA synchronous = {self._synchronous.upper()}")
+        database.executescript(_SCHEMA)
+        if (found := await self.meta("version", str(VERSION))) != str(VERSION):
+            raise LedgerError(f"{self._path}: version {found}: not supported by this mifsim (accepted: {VERSION})")
+        await self.configs()
+
+    async def close(self) -> None:
+        """See `Ledger`."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    @_translated
+    async def take(self, client: bytes) -> Entry | None:
+        """See `Ledger`."""
+        row = self._open.execute("SELECT * FROM clients WHERE client = ?", (client,)).fetchone()
+        if row is None:
+            return None
+        if row[7] != self._owner:
+            row = self._open.execute(
+                "UPDATE clients SET owner = ?, epoch = epoch + 1 WHERE client = ? RETURNING *", (self._owner, client)
+            ).fetchone()
+            if row is None:
+                return None
+        if row[6] not in self._digests:  # another process has added it
+            await self.configs()
+        return Entry(
+            bytes(row[0]), row[1] / 1e6, row[2] / 1e6, row[3], row[4], row[5] / 1e6, self._digests[row[6]], row[8]
+        )
+
+    @_translated
+    async def put(self, entry: Entry) -> None:
+        """See `Ledger`."""
+        changed = (
+            round(entry.started * 1e6), round(entry.last * 1e6), entry.queries, entry.counts,
+            round(entry.blocked * 1e6), self._numbers[entry.config],
+        )  # fmt: skip
+        where = (entry.client, self._owner, entry.epoch)
+        if self._open.execute(_UPDATE, (*changed, *where)).rowcount == 1:
+            return
+        row = (entry.client, *changed, self._owner, entry.epoch)
+        if entry.epoch != 0 or self._open.execute(_INSERT, row).rowcount != 1:
+            raise Superseded("another owner has taken the client")
+
+    @_translated
+    async def meta(self, key: str, value: str) -> str:
+        """See `Ledger`."""
+        self._open.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT DO NOTHING", (key, value))
+        found: str = self._open.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0]
+        return found
+
+    @_translated
+    async def configs(self) -> Mapping[str, Mapping[str, Any]]:
+        """See `Ledger`."""
+        rows = self._open.execute("SELECT number, digest, config FROM configs").fetchall()
+        self._numbers = {digest: number for number, digest, _ in rows}
+        self._digests = {number: digest for number, digest, _ in rows}
+        return {digest: json.loads(config) for _, digest, config in rows}
+
+    @_translated
+    async def add_config(self, digest: str, config: Mapping[str, Any]) -> None:
+        """See `Ledger`."""
+        self._open.execute(
+            "INSERT INTO configs (digest, config) VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, json.dumps(config))
+        )
+        await self.configs()
+
+    @_translated
+    async def probe(self) -> None:
+        """See `Ledger`."""
+        self._open.execute("INSERT INTO meta VALUES ('probe', '1') ON CONFLICT (key) DO UPDATE SET value = 1 - value")
+
+    @_translated
+    async def blocked(self) -> int:
+        """See `Ledger`."""
+        found: int = self._open.execute("SELECT count(*) FROM clients WHERE blocked > 0").fetchone()[0]
+        return found
+
+    @_translated
+    async def prune(self, before: float) -> int:
+        """See `Ledger`."""
+        where = (round(before * 1e6),)
+        return self._open.execute("DELETE FROM clients WHERE blocked = 0 AND started < ?", where).rowcount

@@ -1,0 +1,84 @@
+"""Metrics in the form of Prometheus. None has the id of a client as a label."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
+
+from mifsim.guard.certified import Deployment
+from mifsim.guard.message import Headers, Reply
+
+_SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+VERDICTS = ("safe", "unsafe", "invalid", "unanswered")
+
+
+class Metrics:
+    """The metrics of one guard."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.queries = Counter(
+            "mifsim_guard_queries", "Queries by verdict; unanswered ones are safe, and were undone",
+            ["verdict"], registry=self.registry,
+        )  # fmt: skip
+        self.refused = Counter(
+            "mifsim_guard_refused", "Requests that were not passed on or not answered, by reason",
+            ["reason"], registry=self.registry,
+        )  # fmt: skip
+        self.sessions = Gauge(
+            "mifsim_guard_sessions", "Clients by state: blocked, or open with images in memory",
+            ["state"], registry=self.registry,
+        )  # fmt: skip
+        self.blocked = Counter("mifsim_guard_sessions_blocked", "Sessions that were blocked", registry=self.registry)
+        self.forgotten = Counter(
+            "mifsim_guard_sessions_forgotten", "Sessions whose images were forgotten; their counts were kept",
+            registry=self.registry,
+        )  # fmt: skip
+        self.check_seconds = Histogram(
+            "mifsim_guard_check_seconds", "Time of the verdicts of a request", buckets=_SECONDS, registry=self.registry
+        )
+        self.upstream_seconds = Histogram(
+            "mifsim_guard_upstream_seconds", "Time of the model server", buckets=_SECONDS, registry=self.registry
+        )
+        self.count_ratio = Histogram(
+            "mifsim_guard_count_ratio", "Count of a session at its end, by the count that blocks",
+            buckets=_RATIOS, registry=self.registry,
+        )  # fmt: skip
+        self.state_bytes = Gauge(
+            "mifsim_guard_state_bytes", "Memory of the images of sessions", registry=self.registry
+        )  # fmt: skip
+        self.fail_open = Counter(
+            "mifsim_guard_fail_open", "Queries that were passed on although they could not be counted durably",
+            registry=self.registry,
+        )  # fmt: skip
+        self.unjudged = Counter(
+            "mifsim_guard_unjudged", "Requests that were passed on without a verdict, as the settings say",
+            registry=self.registry,
+        )  # fmt: skip
+        self.ready = Gauge("mifsim_guard_ready", "Whether requests are taken", registry=self.registry)
+        self.uncertified = Gauge(
+            "mifsim_guard_uncertified", "Number of settings that contradict the certificate", registry=self.registry
+        )
+        self.filter = Info("mifsim_guard_filter", "The detector of new sessions", registry=self.registry)
+        # Looked up once: labels() takes a lock.
+        self.safe, self.unsafe, self.invalid, self.unanswered = (self.queries.labels(name) for name in VERDICTS)
+        self.open_sessions, self.blocked_clients = (self.sessions.labels(name) for name in ("open", "blocked"))
+
+    def deployed(self, deployment: Deployment) -> None:
+        """Describe the detector of new sessions."""
+        self.uncertified.set(len(deployment.contradictions))
+        values = deployment.detector.parameter_values()
+        labels = {name.replace(".", "_").replace("-", "_"): str(value) for name, value in values.items()}
+        self.filter.info(
+            {
+                **labels,
+                "digest": deployment.digest,
+                "kind": deployment.detector.kind,
+                "certified": str(not deployment.contradictions).lower(),
+            }
+        )
+
+    def reply(self) -> Reply:
+        """Return all values as text."""
+        return Reply(200, Headers([("content-type", CONTENT_TYPE_PLAIN_1_0_0)]), generate_latest(self.registry))

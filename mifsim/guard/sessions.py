@@ -1,0 +1,162 @@
+"""The sessions in memory: their detectors with the images, and the answers that are kept for repeated requests."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+
+from mifsim.defense import DurableDetector
+from mifsim.guard.ledger import Entry
+from mifsim.guard.message import Reply, Request
+from mifsim.guard.refusals import Refused
+
+_DEPTH = 5
+_OVERHEAD = 1024
+KEY_HEADER = "idempotency-key"
+_LONGEST_KEY = 255
+_LARGEST_KEPT = 64 * 1024
+"""Bytes; larger answers are not kept."""
+
+
+class Session:
+    """What one process knows of a client. The lock makes the queries of a client follow each other.
+
+    Attributes
+    ----------
+    entry : Entry or None
+        Equal to that of the ledger; None: not read yet, or out of date.
+    detector : DurableDetector or None
+        None: it is created from the counts at the next query.
+    """
+
+    __slots__ = ("detector", "entry", "lock", "nbytes", "replies", "waiting")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0
+        self.entry: Entry | None = None
+        self.detector: DurableDetector | None = None
+        self.nbytes = _OVERHEAD
+        self.replies: OrderedDict[str, tuple[bytes, Reply]] = OrderedDict()
+
+    def forget(self) -> None:
+        """Drop everything that is not in the ledger."""
+        self.entry = self.detector = None
+
+    def repeated(self, key: str | None, digest: bytes) -> Reply | None:
+        """Return the kept answer to a request with an idempotency key, or None.
+
+        Raises
+        ------
+        Refused
+            If the key was used with another request.
+        """
+        if key is None or key not in self.replies:
+            return None
+        known, reply = self.replies[key]
+        if known != digest:
+            raise Refused("key-reused")
+        return reply
+
+    def keep(self, key: str | None, digest: bytes, reply: Reply, most: int) -> None:
+        """Keep an answer; the oldest of too many is dropped."""
+        if key is None or not most or len(reply.body) > _LARGEST_KEPT:
+            return
+        self.replies[key] = digest, reply
+        while len(self.replies) > most:
+            self.replies.popitem(last=False)
+
+
+class SessionTable:
+    """The sessions in memory, the least recently used first.
+
+    Parameters
+    ----------
+    most_bytes : int
+        Memory of their detectors. Above it, the images of sessions without a query for the longest time are forgotten,
+        which changes no count.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self._sessions: OrderedDict[bytes, Session] = OrderedDict()
+        self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def get(self, client: bytes) -> Session:
+        """Return the session of a client."""
+        session = self._sessions.get(client)
+        if session is None:
+            session = self._sessions[client] = Session()
+            self.nbytes += session.nbytes
+        else:
+            self._sessions.move_to_end(client)
+        return session
+
+    def measure(self, session: Session, queries: int) -> int:
+        """Update the memory of a session, and return the number of others that were forgotten to make room.
+
+        Memory is measured at queries 1, 2, 4, 8, ..., because it grows by doubling arrays.
+        """
+        if queries & (queries - 1) == 0:
+            before = session.nbytes
+            kept = sum(len(reply.body) for _, reply in session.replies.values())
+            session.nbytes = _OVERHEAD + kept + array_bytes(session.detector)
+            self.nbytes += session.nbytes - before
+        forgotten = 0
+        while self.nbytes > self._most and len(self._sessions) > 1:
+            client = next(
+                (client for client, other in self._sessions.items() if not other.waiting and other is not session), None
+            )
+            if client is None:
+                break
+            self.nbytes -= self._sessions.pop(client).nbytes
+            forgotten += 1
+        return forgotten
+
+
+def array_bytes(holder: Any, depth: int = _DEPTH) -> int:
+    """Return the size of the arrays that an object holds. Read-only arrays do not count: sessions share them."""
+    if isinstance(holder, np.ndarray):
+        return holder.nbytes if holder.flags.writeable else 0
+    if depth == 0 or holder is None or isinstance(holder, (str, bytes, int, float, type)):
+        return 0
+    if isinstance(holder, (list, tuple)):
+        return sum(array_bytes(item, depth - 1) for item in holder)
+    if isinstance(holder, dict):
+        return sum(array_bytes(item, depth - 1) for item in holder.values())
+    names = [name for cls in type(holder).__mro__ for name in getattr(cls, "__slots__", ())]
+    values = [getattr(holder, name, None) for name in names] + list(getattr(holder, "__dict__", {}).values())
+    return sum(array_bytes(value, depth - 1) for value in values)
+
+
+def idempotency_key(request: Request) -> str | None:
+    """Return the value of ``Idempotency-Key``; None if the request has none.
+
+    Raises
+    ------
+    Refused
+        If it is too long, or there are two of them.
+    """
+    values = request.headers.all(KEY_HEADER)
+    if not values:
+        return None
+    if len(values) > 1 or not 1 <= len(values[0]) <= _LONGEST_KEY:
+        raise Refused("key-reused", f"Idempotency-Key must be one text of 1 to {_LONGEST_KEY} characters")
+    return values[0]
+
+
+def request_digest(request: Request) -> bytes:
+    """Return a digest of what a request asks: method, target, media type and body."""
+    sha = hashlib.sha256()
+    length = request.headers.get("inference-header-content-length") or ""
+    for part in (request.method, request.target, request.headers.get("content-type") or "", length):
+        sha.update(part.encode() + b"\0")
+    sha.update(request.body)
+    return sha.digest()

@@ -1,0 +1,150 @@
+"""Both ledgers behave alike, and the file keeps what it was told, whatever happens to the process."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mifsim.guard.ledger import Entry, Ledger, LedgerError, Superseded
+from mifsim.guard.ledger.memory import MemoryLedger
+from mifsim.guard.ledger.sqlite import SqliteLedger
+
+ANN, BOB = b"a" * 16, b"b" * 16
+ENTRY = Entry(ANN, 1_700_000_000.123456, 1_700_000_100.5, 3, '{"count":2.5}', 0.0, "digest", 0)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def owners(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Ledger]:
+    """Return a function that opens the same ledger as another owner."""
+    if request.param == "sqlite":
+        return lambda: SqliteLedger(str(tmp_path / "ledger.db"))
+    first = MemoryLedger()
+    return lambda: MemoryLedger(first)
+
+
+async def opened(owners: Callable[[], Ledger]) -> Ledger:
+    ledger = owners()
+    await ledger.open()
+    await ledger.add_config("digest", {"kind": "quota", "queries": 3})
+    await ledger.add_config("other", {"kind": "none"})
+    return ledger
+
+
+def test_an_entry_is_read_as_it_was_written(owners: Callable[[], Ledger]) -> None:
+    async def check() -> None:
+        ledger = await opened(owners)
+        assert await ledger.take(ANN) is None
+        await ledger.put(ENTRY)
+        assert await ledger.take(ANN) == ENTRY
+        changed = ENTRY._replace(queries=4, counts="{}", blocked=1_700_000_200.0, config="other")
+        await ledger.put(changed)
+        assert await ledger.take(ANN) == changed
+        assert await ledger.take(BOB) is None
+        assert await ledger.configs() == {"digest": {"kind": "quota", "queries": 3}, "other": {"kind": "none"}}
+        await ledger.probe()
+        await ledger.probe()
+        await ledger.close()
+
+    asyncio.run(check())
+
+
+def test_only_the_owner_of_the_last_epoch_writes(owners: Callable[[], Ledger]) -> None:
+    async def check() -> None:
+        one, two = await opened(owners), await opened(owners)
+        await one.put(ENTRY)
+        with pytest.raises(Superseded):  # it has never taken the client
+            await two.put(ENTRY._replace(queries=1))
+        taken = await two.take(ANN)
+        assert taken == ENTRY._replace(epoch=1)
+        with pytest.raises(Superseded):
+            await one.put(ENTRY._replace(queries=9))
+        await two.put(taken._replace(queries=4))
+        again = await one.take(ANN)
+        assert again == ENTRY._replace(queries=4, epoch=2)
+        with pytest.raises(Superseded):
+            await two.put(taken._replace(queries=5))
+        await one.put(again._replace(queries=5))
+        assert (await one.take(ANN)) == ENTRY._replace(queries=5, epoch=2)
+
+    asyncio.run(check())
+
+
+def test_blocked_clients_are_counted_and_not_pruned(owners: Callable[[], Ledger]) -> None:
+    async def check() -> None:
+        ledger = await opened(owners)
+        await ledger.put(ENTRY._replace(blocked=1.0))
+        await ledger.put(ENTRY._replace(client=BOB))
+        await ledger.put(ENTRY._replace(client=b"c" * 16, started=ENTRY.started + 10))
+        assert await ledger.blocked() == 1
+        assert await ledger.prune(ENTRY.started + 5) == 1
+        assert await ledger.take(BOB) is None
+        assert await ledger.take(ANN) is not None
+        assert await ledger.take(b"c" * 16) is not None
+
+    asyncio.run(check())
+
+
+def test_the_first_value_of_a_key_stays(owners: Callable[[], Ledger]) -> None:
+    async def check() -> None:
+        assert await (await opened(owners)).meta("key", "one") == "one"
+        assert await (await opened(owners)).meta("key", "two") == "one"
+
+    asyncio.run(check())
+
+
+def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
+    async def check() -> None:
+        ledger = SqliteLedger(str(tmp_path / "ledger.db"))
+        await ledger.open()
+        await ledger.add_config("digest", {})
+        await ledger.put(ENTRY)
+        pages = ledger._open.execute("PRAGMA page_count").fetchone()[0]
+        ledger._open.execute(f"PRAGMA max_page_count = {pages}")
+        written = 1
+        while True:
+            try:
+                await ledger.put(ENTRY._replace(client=written.to_bytes(16, "big")))
+            except LedgerError as error:
+                message = str(error)
+                break
+            written += 1
+        assert "full" in message
+        other = sqlite3.connect(tmp_path / "ledger.db")
+        assert other.execute("SELECT count(*) FROM clients").fetchone() == (written,)
+        ledger._open.execute("PRAGMA max_page_count = 1000000")
+        await ledger.put(ENTRY._replace(queries=4))
+        assert (await ledger.take(ANN)) == ENTRY._replace(queries=4)
+
+    asyncio.run(check())
+
+
+def test_a_ledger_that_is_not_open_or_no_ledger_is_an_error(tmp_path: Path) -> None:
+    async def check() -> None:
+        with pytest.raises(LedgerError, match="not open"):
+            await SqliteLedger(str(tmp_path / "x.db")).take(ANN)
+        (tmp_path / "text").write_text("no database, but a text of some length " * 50)
+        with pytest.raises(LedgerError, match="not a database"):
+            await SqliteLedger(str(tmp_path / "text")).open()
+
+    asyncio.run(check())
+
+
+def test_an_idle_client_takes_less_than_two_hundred_bytes(tmp_path: Path) -> None:
+    async def check() -> None:
+        ledger = SqliteLedger(str(tmp_path / "ledger.db"))
+        await ledger.open()
+        await ledger.add_config("digest", {})
+        ledger._open.execute("BEGIN")
+        clients = 5_000
+        for number in range(clients):
+            client = (number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128).to_bytes(16, "big")  # in no order
+            await ledger.put(ENTRY._replace(client=client, counts='{"count":2.5,"blocked":false}'))
+        ledger._open.execute("COMMIT")
+        await ledger.close()
+        assert (tmp_path / "ledger.db").stat().st_size < 200 * clients
+
+    asyncio.run(check())

@@ -1,0 +1,167 @@
+"""Settings, and contradictions with the certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mifsim.cli import main
+from mifsim.defense.quota import QuotaConfig
+from mifsim.errors import GuardError
+from mifsim.guard.certified import deploy
+from mifsim.guard.config import GuardConfig
+from mifsim.guard.core import GuardService
+from mifsim.guard.init_file import settings_text
+from mifsim.guard.message import Headers, Request
+from tests.guard.guards import SHAPE, Model, settings, write_filter
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        ({"sessions": {"perod": "1d"}}, "sessions.perod: unknown key; did you mean 'period'"),
+        ({"sessions": {"period": "1 day"}}, "sessions.period = '1 day': must be a whole number and a unit"),
+        ({"sessions": {"gap": "0s"}}, "sessions.gap = '0s': must be"),
+        ({"sessions": {"max_queries": 0}}, "sessions.max_queries = 0: must be a whole number of at least 1"),
+        ({"sessions": {"block": "week"}}, "sessions.block = 'week'"),
+        ({"identity": {"source": "cookie"}}, "identity.source = 'cookie': must be header:NAME"),
+        ({"ledger": {"url": "redis://x"}}, "ledger.url = 'redis://x': must be sqlite:PATH or memory:"),
+        ({"upstream": {"url": "localhost:80"}}, "upstream.url = 'localhost:80': must be a URL"),
+        ({"upstream": {"wire": "grpc"}}, "upstream.wire = 'grpc': must be one of same, tfserving"),
+        ({"upstream": {"unjudged": ["/docs"]}}, "must be a method and a path"),
+        ({"images": {"transport": "png"}}, "images.transport = 'png': 'png' is not a transport"),
+        ({"images": {"response": "all"}}, "images.response = 'all': 'all' is not a response policy"),
+        ({"images": {"shape": [28]}}, "images.shape: must be [height, width]"),
+        ({"images": {"white": 100}}, "images.white = 100"),
+        ({"wires": ["grpc"]}, "must be some of tfserving"),
+        ({"listen": {"port": 70000}}, "listen.port = 70000"),
+        ({"limits": {"batch": 0}}, "limits.batch = 0"),
+    ],
+)
+def test_every_key_is_checked(plain: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(GuardError, match=re.escape(message)) as caught:
+        GuardConfig.parse(plain, "guard.toml")
+    assert str(caught.value).startswith("guard.toml: ")
+
+
+def test_the_written_settings_are_the_defaults_with_a_comment_each(tmp_path: Path) -> None:
+    text = settings_text(GuardConfig())
+    assert GuardConfig.parse(tomllib.loads(text)) == GuardConfig()
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        assert len(line) <= 120
+        if re.match(r"\w+ = ", line):
+            assert lines[number - 1].startswith("# ")
+    keys = [line.partition(" = ")[0] for line in lines if re.match(r"\w+ = ", line)]
+    tables = [GuardConfig, *(type(getattr(GuardConfig(), name)) for name in GuardConfig.model_fields)]
+    names = [name for table in tables if hasattr(table, "model_fields") for name in table.model_fields]
+    assert sorted(keys) == sorted(
+        name for name in names if not hasattr(getattr(GuardConfig(), name, None), "model_fields")
+    )
+
+
+def test_the_command_line_writes_a_file_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "guard.toml"
+    main(["guard", str(tmp_path / "run" / "filter.toml"), "--init", str(path), "--upstream", "http://127.0.0.1:8501"])
+    assert GuardConfig.load(path).upstream.url == "http://127.0.0.1:8501"
+    assert GuardConfig.load(path).filter == str(tmp_path / "run" / "filter.toml")
+    with pytest.raises(SystemExit) as caught:
+        main(["guard", "--init", str(path)])
+    assert caught.value.code == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "guard.toml").write_text('filter = "f.toml"\n[ledger]\nurl = "sqlite:g.db"\n')
+    config = GuardConfig.load(tmp_path / "guard.toml")
+    assert config.filter == str(tmp_path / "f.toml")
+    assert config.ledger.url == f"sqlite:{tmp_path / 'g.db'}"
+
+
+@pytest.mark.parametrize(
+    ("filter_", "tables", "message"),
+    [
+        ({}, {"images": {"transport": "uint8"}}, "images.transport = 'uint8': certified for 'float32'"),
+        ({}, {"images": {"fit": "pad"}}, "images.fit = 'pad': certified for 'cut'"),
+        ({"fit": "pad"}, {"images": {"fit": "cut"}}, "images.fit = 'cut': certified for 'pad'"),
+        ({}, {"images": {"background": [255, 255, 255]}}, r"images.background = \[255, 255, 255\]: certified for none"),
+        (
+            {"background": [0, 0, 0]},
+            {"images": {"background": [1, 2, 3]}},
+            r"images.background = \[1, 2, 3\]: certified for \[0, 0, 0\]",
+        ),
+        ({"response": "label"}, {"images": {"response": "top-1"}}, "certified for 'label', which reveals less"),
+        ({"response": "top-2"}, {"images": {"response": "top-3"}}, "certified for 'top-2'"),
+        ({"response": "top-2"}, {"images": {"response": "rounded-1"}}, "certified for 'top-2'"),
+        ({}, {"images": {"shape": [28, 28]}}, r"images.shape = \[28, 28\]: certified for \[12, 12\]"),
+        ({}, {"sessions": {"max_queries": 101}}, "the longest session that was certified has 100"),
+        ({"longest": None}, {}, "does not state the longest session"),
+        ({"transport": "uint8"}, {"upstream": {"forward": "original"}}, "does not receive what the detector judges"),
+        ({"config": QuotaConfig(queries=3, scope="client")}, {}, "scope is the client"),
+        (
+            {"config": QuotaConfig(queries=3, scope="client")},
+            {"sessions": {"period": "forever", "block": "period"}},
+            "a block does not end",
+        ),
+    ],
+)
+def test_settings_must_not_contradict_the_certificate(
+    filter_: dict[str, Any], tables: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    write_filter(tmp_path, **filter_)
+    with pytest.raises(GuardError, match=message):
+        deploy(settings(tmp_path, **tables))
+    allowed = deploy(settings(tmp_path, uncertified=True, **tables))
+    assert any(re.search(message, line) for line in allowed.contradictions)
+    guard = GuardService(settings(tmp_path, uncertified=True, **tables), Model())
+    asyncio.run(guard.start())
+    assert guard.metrics.registry.get_sample_value("mifsim_guard_uncertified") == len(allowed.contradictions)
+
+
+def test_a_filter_without_a_guarantee_is_not_deployed(tmp_path: Path) -> None:
+    QuotaConfig(queries=2).save(tmp_path / "filter.toml", {"data": {"shape": [12, 12]}})
+    with pytest.raises(GuardError, match="never certified"):
+        deploy(settings(tmp_path))
+    assert deploy(settings(tmp_path, uncertified=True)).max_queries == math.inf
+
+
+@pytest.mark.parametrize(
+    ("certified", "response"),
+    [("confidence", "label"), ("top-3", "top-2"), ("rounded-2", "rounded-1"), ("top-3", "label")],
+)
+def test_clients_may_receive_less_than_certified(certified: str, response: str, tmp_path: Path) -> None:
+    write_filter(tmp_path, response=certified)
+    assert deploy(settings(tmp_path, images={"response": response})).contradictions == ()
+
+
+def test_the_settings_of_the_certificate_are_the_defaults(tmp_path: Path) -> None:
+    write_filter(tmp_path, transport="jpeg-70", response="top-2", longest=37)
+    deployment = deploy(settings(tmp_path))
+    assert (deployment.arrival.transport.kind, deployment.arrival.transport.quality) == ("jpeg", 70)
+    assert (deployment.policy.kind, deployment.policy.digits) == ("top", 2)
+    assert (deployment.arrival.shape, deployment.max_queries) == (SHAPE, 37)
+
+
+@pytest.mark.parametrize("data", [{}, {"fit": "squash"}, {"fit": "pad", "background": [200, 200, 200]}])
+def test_images_of_another_size_are_brought_to_the_shape_as_certified(data: dict[str, Any], tmp_path: Path) -> None:
+    """A file of any size is preprocessed once, before the detector and the model see it."""
+    from mifsim.data.preprocessing import fit
+    from mifsim.guard.wire import wire_class
+
+    write_filter(tmp_path, **data)
+    arrival = deploy(settings(tmp_path)).arrival
+    rng = np.random.default_rng(0)
+    large = rng.integers(0, 256, (40, 30)).astype(np.uint8)
+    file = replace(arrival, shape=(40, 30)).to_file(large.astype(np.float32) / np.float32(255))
+    request = Request("POST", "/x", headers=Headers([("content-type", "image/png")]), body=file)
+    (image,) = wire_class("raw")(arrival).read(request).images
+    expected = fit(large, 12, 12, data.get("fit", "cut"), tuple(data.get("background", (0, 0, 0))))
+    assert np.array_equal(image, expected.astype(np.float32) / np.float32(255))
