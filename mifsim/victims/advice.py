@@ -28,6 +28,8 @@ LARGE_PIXELS = 127.0
 """Scale above which pixels are those that a layer such as ``Rescaling(1 / 255)`` is made for."""
 SIMPLER = 0.05
 """Mean recall that a less simple reading must gain over a simpler one."""
+EQUAL, MOST_EQUAL = 0.01, 3
+"""Difference of the mean recall up to which readings are equally good, and how many of them are stated."""
 
 IMAGENET_SCALE = (1 / 0.229, 1 / 0.224, 1 / 0.225)
 IMAGENET_OFFSET = (-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225)
@@ -157,12 +159,27 @@ def better_readings(
 
 
 def _simplest(found: list[Advice], recalls: list[float]) -> list[Advice]:
-    """Return the best advice of each kind of change, of the kinds with fewest changes that are about the best."""
-    best: dict[frozenset[str], tuple[float, Advice]] = {}
+    """Return the best advice of each kind of change, of the kinds with fewest changes that are about the best.
+
+    Several of one kind that are equally good are all returned, at most `MOST_EQUAL`: labels alone do not tell which of
+    them is right.
+    """
+    by_kind: dict[frozenset[str], list[tuple[float, Advice]]] = {}
     for advice, recall in zip(found, recalls, strict=True):
-        if recall >= max(recalls) - SIMPLER and recall > best.get(advice.changes, (0.0, advice))[0]:
-            best[advice.changes] = recall, advice
-    return [advice for kind, (_, advice) in best.items() if not any(other < kind for other in best)]
+        if recall >= max(recalls) - SIMPLER:
+            by_kind.setdefault(advice.changes, []).append((recall, advice))
+    chosen = []
+    for kind, members in by_kind.items():
+        if not any(other < kind for other in by_kind):
+            best = max(recall for recall, _ in members)
+            chosen += [advice for recall, advice in members if recall >= best - EQUAL][:MOST_EQUAL]
+    return chosen
+
+
+def for_layer(found: list[Advice], layer: str | None) -> list[Advice]:
+    """Return the advice that fits a layer made for pixels from 0 to 255, if the model has one and there is such."""
+    fitting = [advice for advice in found if max(map(abs, advice.reading.factors)) > LARGE_PIXELS]
+    return fitting[:1] if layer is not None and fitting else found
 
 
 def _changes(given: Reading, reading: Reading) -> frozenset[str]:

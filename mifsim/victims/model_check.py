@@ -20,7 +20,7 @@ from mifsim.data.base import DataSet, ImagePool
 from mifsim.errors import VictimError
 from mifsim.networks import FixedBatch, Model, input_shape
 from mifsim.victims.accuracy import Accuracy, Labels, chosen_images
-from mifsim.victims.advice import LARGE_PIXELS, better_readings, keys_text, range_text
+from mifsim.victims.advice import LARGE_PIXELS, better_readings, for_layer, keys_text, range_text
 from mifsim.victims.config import VictimConfig
 from mifsim.victims.engine import Engine
 from mifsim.victims.outputs import Output, wrong_output
@@ -150,11 +150,12 @@ def check_model(engine: Engine, data: DataSet, origin: str, output: Output = "so
         return pool.images(chosen[indices]).reshape(-1, *engine.row)
 
     better, more = better_readings(given, ask, images, labels, answers, classes)
+    layer = engine.traits.large_pixels
     facts = {
         **accuracy.facts(),
         "asked_images": len(chosen) + more + (2 + len(raw)) * len(asked),
         "constant_outputs": bool(np.ptp(confidence, axis=0).max() <= CONSTANT) and len(chosen) > 1,
-        "advice": [advice.text(data.class_names, engine.traits.large_pixels) for advice in better],
+        "advice": [advice.text(data.class_names, layer) for advice in for_layer(better, layer)],
         "layer": None if accuracy.verdict == "better" or better else _layer_text(engine, data),
         "gives_gradients": engine.gives_gradients,
         **given.facts(data.class_names),

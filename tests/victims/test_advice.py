@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mifsim.victims.advice import TRIED_IMAGES, better_readings, keys_text, range_text, toml
+from mifsim.victims.advice import TRIED_IMAGES, better_readings, for_layer, keys_text, range_text, toml
 from mifsim.victims.reading import Reading
 
 NAMES = ("dark", "red", "green")
@@ -95,6 +95,27 @@ def test_two_kinds_of_readings_that_fit_equally_are_both_given():
         'victim.input = { channels = "bgr" }', 'victim.labels = ["red", "dark", "green"]',
     }  # fmt: skip
     assert {advice.after.value for advice in found} == {1.0}
+
+
+def test_ranges_that_fit_equally_are_all_given():
+    """The model tells bright from dark images in any range but the one that it gets."""
+
+    def ask(reading, images):
+        received = reading.inputs(images).mean(axis=(1, 2, 3))
+        if reading.factors == (1.0,) or reading.factors[0] < 0:
+            return np.zeros(len(images), np.int64)
+        return (received > (reading.factors[0] * 0.5 + reading.offset[0])).astype(np.int64)
+
+    labels = np.arange(60) % 2
+    images = np.full((60, 4, 4, 3), 0.2, np.float32) + 0.6 * labels[:, None, None, None].astype(np.float32)
+    found, _ = better_readings(
+        Reading(), ask, lambda chosen: images[chosen], labels, ask(Reading(), images), 2
+    )  # fmt: skip
+    ranges = [range_text(advice.reading) for advice in found if advice.changes == {"range"}]
+    assert ranges[:2] == ["from 0 to 255", "from -1 to 1"]
+    (alone,) = for_layer(found, "'rescaling' (Rescaling)")
+    assert range_text(alone.reading) == "from 0 to 255"
+    assert for_layer(found, None) == found
 
 
 def test_a_wrong_input_in_the_study_is_taken_back():
