@@ -20,6 +20,7 @@ from tuning.guarantee import certificate_facts, save_filter
 from tuning.outcome import found_front, write_certification
 from tuning.params import param_facts
 from tuning.replay import Replay
+from tuning.splits import with_own_images
 from tuning.tracedata import Floats, TraceSet
 from tuning.trials import Journal
 
@@ -114,7 +115,7 @@ def calibrate_compared(
     live = shared.run_live(configs)
     certificate = certify_candidates(study, shared.search, shared.held_out, configs, live, shared.replay)
     write_certification(folder, facts, space, certificate)
-    result |= certificate_facts(certificate, shared.images, study.tuning.separate_images)
+    result |= certificate_facts(certificate, shared.images, with_own_images(study))
     result["seconds"] = round(time.monotonic() - started, 3)
     if certificate.chosen is None:
         return None, result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mifsim._version import __version__
@@ -12,6 +12,7 @@ from mifsim.run.fits import save_fits
 from mifsim.study import Study
 from mifsim.tables.storage import Folder
 from tuning.certify import Certificate
+from tuning.splits import with_own_images
 
 VICTIM_KEYS = (
     "model", "fingerprint", "test_accuracy", "test_accuracy_interval", "test_images", "chance", "beats_chance",
@@ -20,7 +21,7 @@ VICTIM_KEYS = (
 """Facts about the victim that ``filter.toml`` repeats."""
 
 
-def guarantee(certificate: Certificate, images: Mapping[str, int], separate: bool) -> str:
+def guarantee(certificate: Certificate, images: Mapping[str, int], separate: Collection[str]) -> str:
     """Return a text that states the guarantee of the chosen configuration.
 
     Parameters
@@ -28,8 +29,8 @@ def guarantee(certificate: Certificate, images: Mapping[str, int], separate: boo
     certificate : Certificate
     images : mapping of str to int
         Number of different images from which the sessions of each workload were drawn in the calibration split.
-    separate : bool
-        Whether the search used none of these images; see `Tuning.separate_images`.
+    separate : collection of str
+        The workloads of whose images the search used none; see `tuning.splits.with_own_images`.
     """
     limits = ", ".join(
         f"{limit:.3g} for {name}" for name, limit in zip(certificate.workloads, certificate.limits, strict=True)
@@ -37,8 +38,14 @@ def guarantee(certificate: Certificate, images: Mapping[str, int], separate: boo
     sessions = ", ".join(
         f"{count} of {name}" for name, count in zip(certificate.workloads, certificate.sessions, strict=True)
     )
-    seen = "none of which the search used" if separate else "which the search used too"
-    drawn = ", ".join(f"{images[name]:,} for {name}" for name in certificate.workloads)
+    own = [f"{images[name]:,} for {name}" for name in certificate.workloads if name in separate]
+    shared = [f"{images[name]:,} for {name}" for name in certificate.workloads if name not in separate]
+    drawn = [f"{', '.join(own)}, none of which the search used"] if own else []
+    drawn += (
+        [f"{', '.join(shared)}, which the search can have used too (of a log: those of all its clients)"]
+        if shared
+        else []
+    )
     longest = ", ".join(
         f"{queries:,} for {name}" for name, queries in zip(certificate.workloads, certificate.longest, strict=True)
     )
@@ -52,7 +59,7 @@ def guarantee(certificate: Certificate, images: Mapping[str, int], separate: boo
         f"With {1 - certificate.delta:.3g} confidence, this configuration blocks at most this share of honest "
         f"sessions: {limits}. It was tested on sessions that the search did not use ({sessions}), by exact binomial "
         f"tests with {certificate.method.replace('_', '-')} control of the family-wise error (Learn then "
-        f"Test).{sampled} The sessions were drawn from this number of different images, {seen}: {drawn}. The "
+        f"Test).{sampled} The sessions were drawn from this number of different images: {'; '.join(drawn)}. The "
         f"longest sessions had this number of queries: {longest}. The guarantee applies to sessions like these, and no "
         "longer, for these data, this victim and this transport."
     )
@@ -68,7 +75,7 @@ def sessions_missing(certificate: Certificate) -> str:
     return "no configuration can be certified; sessions needed in the calibration split: " + "; ".join(lines)
 
 
-def certificate_facts(certificate: Certificate, images: Mapping[str, int], separate: bool) -> dict[str, Any]:
+def certificate_facts(certificate: Certificate, images: Mapping[str, int], separate: Collection[str]) -> dict[str, Any]:
     """Return the result of the certification as plain data for ``run.json``; see `guarantee`."""
     chosen = certificate.chosen
     return {
@@ -142,7 +149,7 @@ def save_filter(
     preprocessing = study.data.preprocessing(tuple(data["shape"]))
     document = {
         "guarantee": {
-            "text": guarantee(certificate, images, study.tuning.separate_images),
+            "text": guarantee(certificate, images, with_own_images(study)),
             "confidence": 1 - certificate.delta,
             "procedure": certificate.method,
             "p_value": float(certificate.p[chosen]),

@@ -145,6 +145,16 @@ def session_counts(traces: TraceSet) -> dict[str, dict[str, int]]:
     }
 
 
+def with_own_images(study: Study) -> frozenset[str]:
+    """Return the workloads whose sessions in one split show no image of another split.
+
+    Clients of a log may have sent the same images, in whichever split they are.
+    """
+    if not study.tuning.separate_images:
+        return frozenset()
+    return frozenset(users.name for users in study.users if users.log() is None)
+
+
 def calibration_images(study: Study, data: DataSet) -> dict[str, int]:
     """Return the number of different images from which each workload's sessions in the calibration split are drawn.
 

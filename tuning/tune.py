@@ -36,7 +36,7 @@ from tuning.outcome import figures, found_front, measure, write_certification, w
 from tuning.params import param_facts
 from tuning.reference_front import ParetoFront, has_reference, reference_front
 from tuning.replay import Replay, replay
-from tuning.splits import calibration_images, check_splits, session_counts, warn_of_repeats
+from tuning.splits import calibration_images, check_splits, session_counts, warn_of_repeats, with_own_images
 from tuning.study_check import CALIBRATED, check_calibration, check_images
 from tuning.tracedata import Floats, TraceSet
 from tuning.traces import load, record
@@ -270,7 +270,7 @@ class _Calibration:
         write_certification(self._run.path, self._facts, self._space, certificate)
         self._record_facts(
             certify_seconds=round(time.monotonic() - started, 3),
-            **certificate_facts(certificate, self._images, self._study.tuning.separate_images),
+            **certificate_facts(certificate, self._images, with_own_images(self._study)),
         )
         return certificate
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mifsim import FilterConfig
 from mifsim.clients.protocol import Answer, World
 from mifsim.data.base import SubsetPool
 from mifsim.errors import StudyError
@@ -17,9 +18,13 @@ from mifsim.server.client_specs import client_rng, client_specs
 from mifsim.server.environment import Environment
 from mifsim.study import Filter, Study
 from mifsim.study.splitting import SPLITS, split_clients, split_images
+from tests.logs import digit_log
+from tests.tuning.guarantee import draw
 from tests.tuning.sample_traces import trace_set
 from tests.tuning.studies import FormulaBackend, assert_live_matches_replay, digits, formula_victim, tiny_study
-from tuning.splits import calibration_images, warn_of_repeats
+from tuning.certify import certify
+from tuning.guarantee import guarantee
+from tuning.splits import calibration_images, warn_of_repeats, with_own_images
 from tuning.traces import load, record
 
 
@@ -118,3 +123,21 @@ def test_sessions_longer_than_the_number_of_images_are_named(caplog):
     caplog.clear()
     warn_of_repeats(traces, study, dict.fromkeys(names, 41))
     assert not caplog.messages
+
+
+def test_the_guarantee_says_which_images_the_search_can_have_used(tmp_path):
+    log = {"user": "log", "path": str(digit_log(tmp_path / "log.parquet", clients=3)), "name": "traffic"}
+    study = tiny_study(users=[log, {"user": "independent", "sessions": 12, "length": 3}])
+    own = with_own_images(study)
+    assert own == {"independent"}
+    tuning = study.tuning.model_dump() | {"separate_images": False}
+    assert not with_own_images(Study.parse(study.to_toml() | {"tuning": tuning}))
+    rng = np.random.default_rng(0)
+    strict = FilterConfig(t_ssim=0.999, t_hash=1e-6, n_b=1, l_sp=1)
+    certificate = certify(draw(rng, 60, 0), draw(rng, 60, 1), [strict], 0.5)
+    images = {"users": 7, "lookalikes": 1234}
+    text = guarantee(certificate, images, {"users"})
+    assert (
+        "different images: 7 for users, none of which the search used; 1,234 for lookalikes, which the search" in text
+    )
+    assert "none of which" not in guarantee(certificate, images, ())
