@@ -38,9 +38,9 @@ def guarantee(certificate: Certificate, images: Mapping[str, int], separate: Col
     sessions = ", ".join(
         f"{count} of {name}" for name, count in zip(certificate.workloads, certificate.sessions, strict=True)
     )
-    own = [f"{images[name]:,} for {name}" for name in certificate.workloads if name in separate]
+    unseen = [f"{images[name]:,} for {name}" for name in certificate.workloads if name in separate]
     shared = [f"{images[name]:,} for {name}" for name in certificate.workloads if name not in separate]
-    drawn = [f"{', '.join(own)}, none of which the search used"] if own else []
+    drawn = [f"{', '.join(unseen)}, none of which the search used"] if unseen else []
     drawn += (
         [f"{', '.join(shared)}, which the search can have used too (of a log: those of all its clients)"]
         if shared

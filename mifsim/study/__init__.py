@@ -6,7 +6,8 @@ the closest valid key or the accepted values. `Study.save` writes a study with a
 
 from mifsim.study.populations import Attacks, Population, Users, client_name
 from mifsim.study.sections import Filter, Leakage, Server
-from mifsim.study.study import Study, find_study, shipped_studies
+from mifsim.study.shipped import find_study, shipped_studies
+from mifsim.study.study import Study
 from mifsim.study.tuning import Tuning
 
 __all__ = [

@@ -1,20 +1,17 @@
-"""The class `Study`, which reads, checks and writes a whole study, and the shipped studies."""
+"""The class `Study`, which reads, checks and writes a whole study."""
 
 from __future__ import annotations
 
-import difflib
 import logging
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
 from mifsim.cache import atomic_write, digest
-from mifsim.clients.protocol import Knowledge
 from mifsim.clients.users.log import Log
 from mifsim.data import DataConfig
 from mifsim.data.config import source_of
@@ -25,12 +22,13 @@ from mifsim.defense.fitted import load_fit
 from mifsim.errors import ConfigError, StudyError, UserError
 from mifsim.plugins import loaded_plugins, restore
 from mifsim.study.bench import Bench, BenchDetector
+from mifsim.study.consistency import check_sections
 from mifsim.study.crossing import Matrix, cross, with_filters
-from mifsim.study.gradients import check_gradients
 from mifsim.study.messages import explain
 from mifsim.study.overrides import override, with_absolute_paths
 from mifsim.study.populations import Attacks, Users
 from mifsim.study.sections import Filter, Leakage, Name, Section, Server
+from mifsim.study.shipped import find_study
 from mifsim.study.tuning import Tuning
 from mifsim.study.wire import ResponsePolicy, Transport
 from mifsim.tables.storage import Folder, RemotePath
@@ -68,46 +66,7 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
-        if not self.attacks and not self.users:
-            raise ValueError("no clients: add at least one [[attacks]] or [[users]] table")
-        for tables, names in (
-            ("filters", [item.name for item in self.filters]),
-            ("attacks and users", [item.name for item in (*self.attacks, *self.users)]),
-        ):
-            if duplicates := {name for name in names if names.count(name) > 1}:
-                raise ValueError(
-                    f"{tables} must have different names; used more than once: {', '.join(sorted(duplicates))}"
-                )
-        limits, workloads = self.tuning.false_positive_limit, {users.name for users in self.users}
-        if isinstance(limits, dict) and set(limits) != workloads:
-            raise ValueError(
-                f"tuning.false_positive_limit has the keys {', '.join(sorted(limits))} "
-                f"(expected: every workload, which are {', '.join(sorted(workloads))})"
-            )
-        names = [*(item.name for item in self.bench.detectors), *(item.name for item in self.filters)]
-        if self.bench.detectors and (duplicates := {name for name in names if names.count(name) > 1}):
-            raise ValueError(
-                "bench.detectors and filters must have different names; used more than once: "
-                f"{', '.join(sorted(duplicates))}"
-            )
-        unseen = [users.name for users in self.bench.unseen]
-        if duplicates := {name for name in unseen if name in workloads or unseen.count(name) > 1}:
-            raise ValueError(
-                "bench.unseen and users must have different names; used more than once: "
-                f"{', '.join(sorted(duplicates))}"
-            )
-        for key, detectors in (("bench.detectors", self.bench.detectors), ("tuning.compare", self.tuning.compare)):
-            for detector in detectors:
-                self.tuning_of(detector, key)  # raises if its space is not valid
-        gives = self.policy.gives
-        for population in (*self.attacks, *self.users):
-            needs = type(population.client).needs
-            if needs > gives:
-                raise ValueError(
-                    f"{population.name!r} needs {_description(needs)}, but server.response = "
-                    f"{self.server.response!r} returns {_description(gives)}"
-                )
-        check_gradients(self.attacks, self.victim, gives)
+        check_sections(self)
         return self
 
     @cached_property
@@ -309,36 +268,3 @@ class Study(Section):
         for key in ("hosts", "model_replicas", "grow_seconds", "sessions_per_host"):
             plain["server"].pop(key, None)
         return digest(plain)
-
-
-def _description(knowledge: Knowledge) -> str:
-    return {
-        Knowledge.LABEL: "the label",
-        Knowledge.TOP_K: "top-k confidences",
-        Knowledge.CONFIDENCE: "the confidence vector",
-    }[knowledge]
-
-
-def shipped_studies() -> dict[str, Path]:
-    """Return the files of the shipped studies by name."""
-    folder = Path(str(resources.files("mifsim") / "studies"))
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def find_study(source: str | Path) -> Path:
-    """Return the path of a study, given as a file or as the name of a shipped study.
-
-    Raises
-    ------
-    StudyError
-        If there is neither; the message lists the shipped studies and the closest match.
-    """
-    path = Path(source)
-    if path.is_file():
-        return path
-    shipped = shipped_studies()
-    if str(source) in shipped:
-        return shipped[str(source)]
-    near = difflib.get_close_matches(str(source), shipped, 1, 0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise StudyError(f"{source}: neither a file nor a shipped study{hint} (shipped: {', '.join(shipped)})")

@@ -17,8 +17,7 @@ from mifsim.defense import FilterConfig
 from mifsim.defense.kinds import read_cells
 from mifsim.defense.space import SearchSpace
 from mifsim.errors import StudyError
-from mifsim.study import Study, Tuning
-from mifsim.study.study import shipped_studies
+from mifsim.study import Study, Tuning, shipped_studies
 from tests.tuning.sample_traces import random_traces, recording
 from tests.tuning.studies import tiny_study
 from tuning.certify import conservative

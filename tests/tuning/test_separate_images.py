@@ -128,8 +128,8 @@ def test_sessions_longer_than_the_number_of_images_are_named(caplog):
 def test_the_guarantee_says_which_images_the_search_can_have_used(tmp_path):
     log = {"user": "log", "path": str(digit_log(tmp_path / "log.parquet", clients=3)), "name": "traffic"}
     study = tiny_study(users=[log, {"user": "independent", "sessions": 12, "length": 3}])
-    own = with_own_images(study)
-    assert own == {"independent"}
+    found = with_own_images(study)
+    assert found == {"independent"}
     tuning = study.tuning.model_dump() | {"separate_images": False}
     assert not with_own_images(Study.parse(study.to_toml() | {"tuning": tuning}))
     rng = np.random.default_rng(0)
