@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.data.image_headers import PGM_HEADER, PNG, Header, png_chunks, read_header
+from mifsim.data.png_pixels import check_png_pixels
 from mifsim.errors import DataError
 from mifsim.limits import read_plain
 
@@ -79,6 +80,8 @@ def decode_noting_transparency(data: bytes, colour: Colour, background: tuple[in
     if data[:2] in (b"P2", b"P5"):
         grey = _read_pgm(data, header)
         return Decoded(grey if colour == "grey" else np.repeat(grey[..., None], 3, axis=2), False)
+    if data.startswith(PNG):
+        check_png_pixels(data)
     transparent = False
     if header.transparent:
         layers = _decode(data, cv2.IMREAD_UNCHANGED)
@@ -225,7 +228,8 @@ def _read_pgm(data: bytes, header: Header) -> Pixels:
     if text:
         if (written := data[stated.end() :]).translate(None, b"0123456789 \t\n\r\v\f"):
             raise ValueError("damaged PGM: a value is not a whole number")
-        values = np.fromstring(written, np.int64, count, sep=" ")
+        # With a count, numpy returns so many values even if the text has fewer: what is in the memory.
+        values = np.fromstring(written, np.int64, sep=" ")[:count]
         if len(values) < count:
             raise ValueError(f"truncated PGM: {len(values):,} of {count:,} values")
     else:
