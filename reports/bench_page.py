@@ -16,6 +16,7 @@ from mifsim.tables.storage import Folder
 from reports import bench_text
 from reports.bench import CALIBRATIONS, MEASURES, ablations, bench_table, scopes
 from reports.bench_matrix import Matrix, NotStopped, matrices, not_stopped
+from reports.model_input import model_input
 from reports.page import description, environment, load_template, study_text
 from reports.tables import facts
 from reports.wording import ABSENT, doubtful_accuracy, limit, missing, parameters, percent, queries, value
@@ -118,7 +119,12 @@ def write_bench_page(run: Folder) -> Folder:
 
 def render_bench(run: Folder) -> str:
     """Return the page of a comparison as HTML; see `write_bench_page`."""
-    return load_template("bench.html.j2").render(**bench_context(run))
+    return render_context(bench_context(run))
+
+
+def render_context(context: Mapping[str, Any]) -> str:
+    """Return the page as HTML, from the variables of `bench_context`."""
+    return load_template("bench.html.j2").render(**context)
 
 
 def bench_context(run: Folder) -> dict[str, Any]:
@@ -145,6 +151,7 @@ def bench_context(run: Folder) -> dict[str, Any]:
         "ablations": ablations(run).to_dict("records"),
         "evaluated": [row.name for row in rows if row.counts],
         "left_out": {row.name: found for row in rows if (found := bench_text.left_out(run, row.name))},
+        "model_input": model_input(run, known),
         "environment": environment(known),
         "study": study_text(run),
         "description": description(run),

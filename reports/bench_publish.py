@@ -1,6 +1,7 @@
 """Publication of a comparison of detectors: its tables, its page, and a summary in Markdown with a chart.
 
-Only these files are published. None of them contains an image of the data set or a reconstruction.
+Only these files are published. None of them contains an image of the data set or a reconstruction: the page is without
+the images that the model receives.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from mifsim.cache import atomic_write
 from mifsim.errors import UserError
 from mifsim.tables.storage import Folder
-from reports.bench_page import DetectorRow, bench_context, write_bench_page
+from reports.bench_page import DetectorRow, bench_context, render_context
 from reports.paper.drawing import GREY, INK, sheet
 from reports.paper.markdown import table
 from reports.styles import CHOSEN
@@ -54,13 +55,14 @@ def publish(run: Folder, out: Path) -> Path:
         raise UserError(f"--publish {out}: is a file (accepted: a folder, which is created if it does not exist)")
     if isinstance(run, Path) and out.resolve() == run.resolve():
         raise UserError(f"--publish {out}: is the run folder (accepted: another folder)")
-    context = bench_context(run)
-    page = write_bench_page(run)
+    context = {**bench_context(run), "model_input": None}
     out.mkdir(parents=True, exist_ok=True)
-    for source in (*(run / f"{name}.parquet" for name in TABLES), page):
+    for source in (run / f"{name}.parquet" for name in TABLES):
         with atomic_write(out / source.name) as temporary, temporary.open("wb") as target, source.open("rb") as file:
             shutil.copyfileobj(file, target)
     draw(context["detectors"], context["scopes"], out / CHART)
+    with atomic_write(out / "report.html") as temporary:
+        temporary.write_text(render_context(context), encoding="utf-8")
     summary = out / "README.md"
     with atomic_write(summary) as temporary:
         temporary.write_text(markdown(context, out), encoding="utf-8")

@@ -18,9 +18,10 @@ from mifsim.data.base import DataSet
 from mifsim.defense import DetectorConfig, NoDefenseConfig, load_config
 from mifsim.errors import RunError, StudyError
 from mifsim.run.folder import RunFolder, check_free, default_path
-from mifsim.run.inputs import data_facts, load_inputs
+from mifsim.run.inputs import check_victim, data_facts, load_inputs
 from mifsim.run.lifecycle import record_status, study_to_resume
 from mifsim.run.pools import pool_facts
+from mifsim.run.samples import write_model_input
 from mifsim.run.sessions import BackendName, make_backend
 from mifsim.run.simulate import resume_simulation, simulate
 from mifsim.study import Filter, Study
@@ -113,6 +114,7 @@ def bench(
         pools=pool_facts(study, data, study.tuning.separate_images),
         bench={},
     )
+    write_model_input(run, study, data)
     _Comparison(run, study, data, backend, address).run_all()
     return path
 
@@ -123,13 +125,14 @@ def resume_bench(path: Folder, *, backend: BackendName = "ray", address: str | N
     Raises
     ------
     RunError
-        If the folder is not that of an interrupted comparison.
+        If the folder is not that of an interrupted comparison, or the victim differs from the one that it started with.
     """
     run = RunFolder.open(path)
     if "bench" not in run.facts:
         raise RunError(f"--resume {path}: not a comparison of detectors (expected the run folder of mifsim bench)")
     study = study_to_resume(run)
-    study, data, _ = load_inputs(study)
+    study, data, victim = load_inputs(study)
+    check_victim(run, victim)
     run.update_facts(status="running")
     _Comparison(run, study, data, backend, address).run_all()
     return path

@@ -1,5 +1,6 @@
 """The published parts of a comparison of detectors: unseen users, parts of detectors, and files."""
 
+import base64
 import json
 
 import pandas as pd
@@ -64,6 +65,23 @@ def test_the_cells_that_are_lost_without_a_part_are_counted(tmp_path):
     ]
     publish(run, tmp_path / "out")
     assert "| fast | flag | know it | 2 | 1 | 0 |" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_page_shows_what_the_model_receives_and_the_published_page_shows_no_image(tmp_path):
+    run = write_comparison(tmp_path / "run", closed_loop=False)
+    facts = json.loads((run / "run.json").read_text())
+    facts["data"] = {**(facts.get("data") or {}), "shape": [28, 28]}
+    facts["model_input"] = [{"source": "the honest users' images of folder x", "images": 8, "classes": ["a", "b"]}]
+    (run / "run.json").write_text(json.dumps(facts))
+    (run / "model_input.png").write_bytes(b"bytes of a picture")
+    picture = base64.b64encode(b"bytes of a picture").decode()
+    page = render_bench(run)
+    assert picture in page
+    assert "8 images from the honest users&#39; images of folder x, of the classes a, b" in page
+    publish(run, tmp_path / "out")
+    published = (tmp_path / "out" / "report.html").read_text()
+    assert picture not in published
+    assert "What the model receives" not in published
 
 
 def test_only_the_small_files_are_published(run, tmp_path, capsys):

@@ -134,7 +134,14 @@ def test_an_interrupted_comparison_is_resumed_to_the_same_tables(backends, tmp_p
     with pytest.raises(KeyboardInterrupt):
         comparison.bench(bench_study(), tmp_path / "run")
     monkeypatch.setattr(comparison, "simulate", original)
+    recorded = json.loads((tmp_path / "run" / "run.json").read_text())
+    changed = {**recorded, "victim": {**recorded["victim"], "fingerprint": "another"}}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(changed))
+    with pytest.raises(RunError, match="the run started with another"):
+        comparison.resume_bench(tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text(json.dumps(recorded))
     run = comparison.resume_bench(tmp_path / "run")
+    assert (run / "model_input.png").read_bytes().startswith(b"\x89PNG")
     for folder in (whole, run):
         write_bench(folder)
     for name in ("cells", "workloads", "bench_outcomes"):
