@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from mifsim.data.base import DataSet
 from mifsim.defense import DetectorConfig, NoDefenseConfig, load_config
 from mifsim.errors import RunError, StudyError
+from mifsim.run.estimate import report_queries
 from mifsim.run.folder import RunFolder, check_free, default_path
 from mifsim.run.inputs import check_victim, data_facts, load_inputs
 from mifsim.run.lifecycle import record_status, study_to_resume
@@ -26,13 +26,13 @@ from mifsim.run.sessions import BackendName, make_backend
 from mifsim.run.simulate import resume_simulation, simulate
 from mifsim.study import Filter, Study
 from mifsim.study.bench import BenchDetector
-from mifsim.study.crossing import Matrix
 from mifsim.study.splitting import SPLITS
 from mifsim.tables.bench_schemas import BENCH_SCHEMAS
 from mifsim.tables.records import TableWriter
 from mifsim.tables.storage import Folder
 from tuning.bench_costs import measure_costs
 from tuning.bench_outcomes import attack_text, evasion_text, outcome_rows
+from tuning.bench_studies import crossed_studies, queries_of_comparison, with_all_recorders, with_filters
 from tuning.bench_workloads import UNSEEN, study_of_unseen, workload_rows
 from tuning.live import closed_loop, open_loop
 from tuning.splits import calibration_images
@@ -115,6 +115,11 @@ def bench(
         bench={},
     )
     write_model_input(run, study, data)
+    corners = [
+        corner for detector in study.bench.detectors for corner in study.tuning_of(detector).search_space.corners()
+    ]
+    queries = queries_of_comparison(study, len(data.class_names))
+    report_queries(queries, study, data, corners, "; the searches take further time")
     _Comparison(run, study, data, backend, address).run_all()
     return path
 
@@ -157,7 +162,7 @@ class _Comparison:
 
     def _record_once(self) -> TraceSet:
         """Record the sessions of the calibrations with what all detectors need, so that none of them records again."""
-        return self._traces(open_loop(self._with_all_recorders(self._study)))
+        return self._traces(open_loop(with_all_recorders(self._study)))
 
     def _traces(self, wanted: Study) -> TraceSet:
         study, data, victim = load_inputs(wanted)
@@ -165,15 +170,6 @@ class _Comparison:
             study, data, victim, make_backend(self._where["backend"], self._where["address"], study.server)
         )
         return load(recording.path, study)
-
-    def _with_all_recorders(self, study: Study) -> Study:
-        """Return the study with configurations of each detector as filters, so that a recording serves all searches."""
-        found = list(study.filters)
-        for detector in study.bench.detectors:
-            for number, corner in enumerate(study.tuning_of(detector).search_space.corners()):
-                if corner.replayable():
-                    found.append(Filter(name=f"{detector.name}.{number}", config=corner))
-        return _with_filters(study, found)
 
     def _calibrate(self, detector: BenchDetector) -> Compared:
         folder = self._run.path / CALIBRATIONS / detector.name
@@ -191,30 +187,17 @@ class _Comparison:
         file = folder / "filter.toml"
         return Compared(detector.name, load_config(file) if file.is_file() else None, True)
 
-    def _crossed(self) -> Iterator[tuple[bool, Study]]:
-        """Yield the crossed studies: with the rows of [matrix], then with those of attackers who know the detector."""
-        for knows, rows in ((False, self._study.matrix.evasions), (True, self._study.bench.knowing)):
-            if rows:
-                plain = self._study.to_toml()
-                plain.pop("bench", None)
-                plain["matrix"] = Matrix(evasions=rows).to_toml()
-                for attack in plain["attacks"]:
-                    attack["trials"] = self._study.bench.trials
-                # Other attackers than those of the search.
-                plain["seed"] = self._study.seed + 1
-                yield knows, Study.parse(plain, self._study.name).crossed()
-
     def _write_outcomes(self, compared: list[Compared]) -> None:
         """Write each open-loop attacker under each detector, and under each detector without each of its parts."""
         rows: list[dict[str, Any]] = []
         ablations: list[dict[str, Any]] = []
-        for knows, crossed in self._crossed():
+        for knows, crossed in crossed_studies(self._study):
             attacks = open_loop(crossed)
             if not attacks.attacks:
                 continue
             plain = attacks.to_toml()
             plain["users"] = []
-            traces = self._traces(_with_filters(Study.parse(plain, crossed.name), _filters(compared)))
+            traces = self._traces(with_filters(Study.parse(plain, crossed.name), _filters(compared)))
             texts = {attack.name: (attack_text(attack), evasion_text(attack)) for attack in attacks.attacks}
             for item in compared:
                 if item.config is not None and item.config.replayable():
@@ -230,7 +213,7 @@ class _Comparison:
         images = calibration_images(self._study, self._data)
         by_split = {split: traces.of_split(split) for split in ("calibration", "test")}
         if (unseen := study_of_unseen(self._study)) is not None:
-            found = self._traces(_with_filters(unseen, _filters(compared)))
+            found = self._traces(with_filters(unseen, _filters(compared)))
             by_split[UNSEEN] = found.subset(found.split != SPLITS.index("search"))
             images = {**images, **calibration_images(unseen, self._data)}
         rows: list[dict[str, Any]] = []
@@ -248,7 +231,7 @@ class _Comparison:
             for scope in self._study.bench.scopes
         ]
         filters.append(Filter(name="no filter", config=NoDefenseConfig()))
-        for knows, crossed in self._crossed():
+        for knows, crossed in crossed_studies(self._study):
             attackers = closed_loop(crossed)
             if not attackers.attacks:
                 continue
@@ -286,19 +269,6 @@ def _filters(compared: list[Compared]) -> list[Filter]:
         for item in compared
         if item.config is not None and item.config.replayable()
     ]
-
-
-def _with_filters(study: Study, filters: list[Filter]) -> Study:
-    """Return the study with other filters and a search that records nothing."""
-    plain = study.to_toml()
-    plain.pop("bench", None)
-    plain["filters"] = [item.to_toml() for item in filters]
-    # A quota needs no recorder: the filters name all that is needed.
-    kept = ("splits", "separate_images", "false_positive_limit")
-    plain["tuning"] = {"kind": "quota", **{key: plain["tuning"][key] for key in kept}}
-    if not study.users:
-        del plain["tuning"]["false_positive_limit"]
-    return Study.parse(plain, study.name)
 
 
 def _write_table(run: RunFolder, study: Study, name: str, rows: list[dict[str, Any]]) -> None:

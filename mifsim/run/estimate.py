@@ -75,18 +75,28 @@ def report_estimate(study: Study, data: DataSet, configs: Sequence[DetectorConfi
     runs : int
         Number of times that each client runs: once for each filter or, in a calibration, for each recording.
     """
-    queries = queries_of(study, len(data.class_names), runs)
+    report_queries(queries_of(study, len(data.class_names), runs), study, data, configs)
+
+
+def report_queries(
+    queries: int, study: Study, data: DataSet, configs: Sequence[DetectorConfig], further: str = ""
+) -> None:
+    """Log a number of expected queries and the memory of the detectors; see `report_estimate`.
+
+    `further` is added to the message on the queries.
+    """
     slow, fast = (queries / rate for rate in QUERIES_PER_SECOND)
     if slow < LEAST_SECONDS:
         return
     logger.info(
         "about %s queries, if attackers use up their budgets: %s to %s at %s to %s queries a second, the rates of "
-        "small models on two CPUs; large models and fitted detectors are slower",
+        "small models on two CPUs; large models and fitted detectors are slower%s",
         f"{queries:,}",
         duration(fast),
         duration(slow),
         f"{QUERIES_PER_SECOND[0]:,}",
         f"{QUERIES_PER_SECOND[1]:,}",
+        further,
     )
     sessions = study.server.sessions_per_host
     memory = sessions * max((bytes_of_session(config, data) for config in configs), default=0)

@@ -20,6 +20,7 @@ from tests.tuning.kind_studies import REACHABLE
 from tests.tuning.studies import FormulaBackend, digits, formula_victim, tiny_study
 from tuning import bench as comparison
 from tuning.bench_costs import bytes_of, measure_costs
+from tuning.bench_studies import queries_of_comparison
 
 BENCH = {
     "detectors": [
@@ -147,6 +148,18 @@ def test_an_interrupted_comparison_is_resumed_to_the_same_tables(backends, tmp_p
     for name in ("cells", "workloads", "bench_outcomes"):
         one, other = (pd.read_parquet(folder / f"{name}.parquet") for folder in (whole, run))
         pd.testing.assert_frame_equal(one, other)
+
+
+def test_a_comparison_is_estimated_by_its_recordings_and_its_live_runs():
+    """Six attackers of 25 queries; users: 12 sessions of 6 on average, 12 of 8, and 10 of 4 that are unseen.
+
+    Two decoys for each query triple the budget. The two closed-loop evasions run under four detectors in two scopes
+    and without a detector.
+    """
+    attackers, live_runs = 6 * 25, 4 * 2 + 1
+    open_loop = attackers + 3 * attackers + attackers + attackers
+    expected = open_loop + 2 * attackers * live_runs + 12 * 6 + 12 * 8 + 10 * 4
+    assert queries_of_comparison(bench_study(), 10) == expected == 3808
 
 
 @pytest.mark.usefixtures("backends")
