@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
 PredictFunction = Callable[[Images, Labels], tuple[Images, Images]]
-"""Function that answers a batch of queries; see `mifsim.victims.engine.Engine.predict`."""
+"""Function that answers a batch of queries; see `mifsim.victims.engines.base.Engine.predict`."""
 
 CONFIGS_AT_A_TIME = 32
 """Number of configurations that run concurrently and share batches; it bounds the memory."""

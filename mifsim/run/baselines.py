@@ -29,7 +29,7 @@ from mifsim.study.wire import Transport
 from mifsim.victims import Victim
 
 PredictFunction = Callable[[Images, npt.NDArray[np.int32]], tuple[Images, Images]]
-"""Function that answers a batch of queries; see `mifsim.victims.engine.Engine.predict`."""
+"""Function that answers a batch of queries; see `mifsim.victims.engines.base.Engine.predict`."""
 
 CHUNK_IMAGES = 1024
 """Number of auxiliary images in memory at a time."""

@@ -19,7 +19,7 @@ Ints = npt.NDArray[np.int32]
 
 
 class Engine(Protocol):
-    """The model's computation: `mifsim.victims.engine.Engine`, or a substitute in tests."""
+    """The model's computation: `mifsim.victims.engines.base.Engine`, or a substitute in tests."""
 
     batch_size: int
 

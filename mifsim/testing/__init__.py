@@ -18,7 +18,7 @@ class                    fixture to supply
 `EvasionConformance`     ``evasion``: a `mifsim.clients.Evasion`
 `DetectorConformance`    ``config``: a `mifsim.DetectorConfig`
 `DataSetConformance`     ``data``: a `mifsim.data.DataSet`
-`EngineConformance`      ``engine``: makes a `mifsim.victims.engine.Engine`
+`EngineConformance`      ``engine``: makes a `mifsim.victims.engines.base.Engine`
 =======================  =========================================================
 
 The docstring of each class describes optional fixtures, such as ``changes``, which enable further tests. The suites run

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mifsim.victims.engine import Engine
+from mifsim.victims.engines.base import Engine
 
 Images = npt.NDArray[np.float32]
 
 
 class EngineConformance:
-    """Conformance suite of engines (see `mifsim.victims.engine`); supply the fixture `engine`.
+    """Conformance suite of engines (see `mifsim.victims.engines.base`); supply the fixture `engine`.
 
     The fixture returns a function that makes a new engine, each time of the same model.
     """

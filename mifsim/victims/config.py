@@ -35,7 +35,7 @@ classes; it builds a keras model that ends with a softmax. The function of a plu
 PREDICTORS = Registry("predictors", "predictor", {})
 """Functions of plug-ins that return a model. Each is called with an image's shape (H, W, channels), the number of
 classes and the study's ``victim.arguments``. It returns a function from float32 images in [0, 1] of shape (n, H, W,
-channels) to outputs of shape (n, classes); see `mifsim.victims.plugin_engine`."""
+channels) to outputs of shape (n, classes); see `mifsim.victims.engines.plugin`."""
 
 SOURCES = ("model", "file", "url", "plugin")
 """Keys of which a study gives at most one: the model to train, or where an existing one is."""

@@ -22,7 +22,7 @@ from mifsim.networks import FixedBatch, Model, input_shape
 from mifsim.victims.accuracy import Accuracy, Labels, chosen_images
 from mifsim.victims.advice import LARGE_PIXELS, better_readings, for_layer, keys_text, range_text
 from mifsim.victims.config import VictimConfig
-from mifsim.victims.engine import Engine
+from mifsim.victims.engines.base import Engine
 from mifsim.victims.outputs import Output, wrong_output
 from mifsim.victims.reading import PIXEL_SCALE, Float32s, Reading
 
@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 CONSTANT = 1e-6
 """Largest difference of a confidence between images, up to which a model's outputs count as the same for all."""
 PROGRAMS = (
-    "accuracy", "advice", "black_box", "engine", "keras_engine", "layers", "layout", "loading", "model_check",
-    "onnx_engine", "order", "outputs", "reading",
+    "accuracy", "advice", "engines/base", "engines/black_box", "engines/keras", "engines/onnx", "layers", "layout",
+    "loading", "model_check", "order", "outputs", "reading",
 )  # fmt: skip
 """Modules of this package that determine what `check_model` returns."""
 BATCH_SIZE = 64

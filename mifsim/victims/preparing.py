@@ -23,7 +23,7 @@ from mifsim.victims.source import ModelSource
 from mifsim.victims.trained import package_versions, read_json, trained_network
 
 if TYPE_CHECKING:
-    from mifsim.victims.engine import Engine
+    from mifsim.victims.engines.base import Engine
     from mifsim.victims.evaluator import Evaluator
 
 logger = logging.getLogger(__name__)
@@ -250,7 +250,7 @@ def _engine_of_file(data: DataSet, path: Path, content: bytes, config: VictimCon
     classes = len(data.class_names)
     if config.kind == "onnx":
         return ModelSource(content, config, reading).engine(data.shape, classes, BATCH_SIZE)
-    from mifsim.victims.keras_engine import KerasEngine
+    from mifsim.victims.engines.keras import KerasEngine
 
     # From the path and not from the content, because messages name the file.
     return KerasEngine.from_file(path, data.shape, classes, config.output, BATCH_SIZE, reading)

@@ -7,7 +7,7 @@ from typing import Any
 
 from mifsim.plugins import loaded_plugins, restore
 from mifsim.victims.config import VictimConfig
-from mifsim.victims.engine import BATCH_SIZE, Engine
+from mifsim.victims.engines.base import BATCH_SIZE, Engine
 from mifsim.victims.reading import Reading
 
 
@@ -61,18 +61,18 @@ class ModelSource:
             If the model cannot be loaded, does not fit the data, or does not evaluate every image independently.
         """
         if self.config.kind == "onnx":
-            from mifsim.victims.onnx_engine import OnnxEngine
+            from mifsim.victims.engines.onnx import OnnxEngine
 
             return OnnxEngine(self.content, self.config, shape, classes, batch_size, self.reading)
         if self.config.kind == "url":
-            from mifsim.victims.url_engine import UrlEngine
+            from mifsim.victims.engines.url import UrlEngine
 
             return UrlEngine(self.config, self.token, self.plain_http, shape, classes, batch_size, self.reading)
         if self.config.kind == "plugin":
-            from mifsim.victims.plugin_engine import PluginEngine
+            from mifsim.victims.engines.plugin import PluginEngine
 
             return PluginEngine(self.config, shape, classes, batch_size, self.reading)
-        from mifsim.victims.keras_engine import KerasEngine
+        from mifsim.victims.engines.keras import KerasEngine
 
         return KerasEngine.from_bytes(self.content, shape, classes, self.config.output, batch_size, self.reading)
 

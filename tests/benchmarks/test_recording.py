@@ -13,7 +13,7 @@ from mifsim.defense import Form
 from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
 from mifsim.study import Study
 from mifsim.victims import prepare_victim
-from mifsim.victims.engine import GRADIENT_BATCH_SIZE
+from mifsim.victims.engines.base import GRADIENT_BATCH_SIZE
 
 BUFFERED = 64
 """Number of earlier queries to which each query is compared."""

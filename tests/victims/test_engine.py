@@ -11,7 +11,7 @@ from mifsim.errors import VictimError
 from mifsim.networks import input_shape
 from mifsim.victims import ModelSource, VictimConfig
 from mifsim.victims.architectures import builder_of
-from mifsim.victims.keras_engine import KerasEngine
+from mifsim.victims.engines.keras import KerasEngine
 
 CASES = [("lenet5", (28, 28), 10), ("cnn", (64, 64, 3), 4)]
 BATCH, GRADIENT_BATCH = 24, 16

@@ -5,7 +5,7 @@ import pytest
 
 from mifsim.errors import VictimError
 from mifsim.victims import VictimConfig, prepare_victim
-from mifsim.victims.keras_engine import KerasEngine
+from mifsim.victims.engines.keras import KerasEngine
 from mifsim.victims.model_check import study_reading
 from mifsim.victims.reading import Reading
 from tests.victims.tints import CLASSES, SHAPE, tint_model, tints

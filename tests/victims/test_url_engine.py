@@ -249,7 +249,7 @@ def test_unencrypted_requests_to_other_machines_need_the_option(monkeypatch):
     with pytest.raises(VictimError, match=r"cross the network unencrypted .*--plain-http"):
         described(config).engine(GREY, CLASSES)
     asked = []
-    monkeypatch.setattr("mifsim.victims.url_engine.HttpClient.get", lambda client, url: asked.append(url))
+    monkeypatch.setattr("mifsim.victims.engines.url.HttpClient.get", lambda client, url: asked.append(url))
     allow_plain_http()
     try:
         with pytest.raises(VictimError, match="has no model of this name"):

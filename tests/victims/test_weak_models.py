@@ -9,7 +9,7 @@ from mifsim.data.base import ArrayPool, assemble, split_by_class
 from mifsim.errors import VictimError
 from mifsim.victims import VictimConfig
 from mifsim.victims.accuracy import MOST_IMAGES
-from mifsim.victims.engine import Engine
+from mifsim.victims.engines.base import Engine
 from mifsim.victims.model_check import check_model, judge
 from tests.victims.conftest import SHARES
 

@@ -23,7 +23,7 @@ from mifsim.run.inputs import load_inputs
 from mifsim.study import Study
 from mifsim.tables.records import SCHEMA_VERSION, TableWriter, read_checked
 from mifsim.victims import Victim
-from mifsim.victims.engine import Engine
+from mifsim.victims.engines.base import Engine
 from tuning.paper.plan import TRIALS_PAPER, Plan, Variant, configs
 from tuning.paper.similarity_variants import SIMILARITY_VARIANTS, SimilarityVariant, VariantRecording, apply_variant
 from tuning.paper.variant_runs import engine_for, record_sessions

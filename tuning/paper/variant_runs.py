@@ -14,7 +14,7 @@ from mifsim.server.environment import Environment
 from mifsim.server.shard_run import NullSink, Reply, run_clients
 from mifsim.study import Filter, Study
 from mifsim.victims import Victim
-from mifsim.victims.engine import Engine
+from mifsim.victims.engines.base import Engine
 from tuning.paper.similarity_variants import MultiVariantRecorder
 
 

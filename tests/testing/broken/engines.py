@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.victims.engine import Engine, Float32s, Ints
+from mifsim.victims.engines.base import Engine, Float32s, Ints
 
 SHAPE, CLASSES = (6, 5), 3
 Factory = Callable[[], Engine]

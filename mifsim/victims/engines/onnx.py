@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.errors import VictimError
-from mifsim.victims.black_box import BlackBoxEngine, padded
 from mifsim.victims.config import VictimConfig
-from mifsim.victims.engine import Float32s
+from mifsim.victims.engines.base import Float32s
+from mifsim.victims.engines.black_box import BlackBoxEngine, padded
 from mifsim.victims.layout import arranged, find_layout
 from mifsim.victims.reading import Reading
 

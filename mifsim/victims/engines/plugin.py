@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from mifsim.errors import VictimError
 from mifsim.plugins import error_text
-from mifsim.victims.black_box import BlackBoxEngine, padded
 from mifsim.victims.config import PREDICTORS, VictimConfig
-from mifsim.victims.engine import Float32s
+from mifsim.victims.engines.base import Float32s
+from mifsim.victims.engines.black_box import BlackBoxEngine, padded
 from mifsim.victims.reading import Reading
 
 

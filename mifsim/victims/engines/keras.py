@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from mifsim.networks import FixedBatch, Model, import_tensorflow
-from mifsim.victims.engine import BATCH_SIZE, GRADIENT_BATCH_SIZE, Engine, Float32s, Ints
+from mifsim.victims.engines.base import BATCH_SIZE, GRADIENT_BATCH_SIZE, Engine, Float32s, Ints
 from mifsim.victims.layers import Traits
 from mifsim.victims.loading import open_victim
 from mifsim.victims.outputs import Output

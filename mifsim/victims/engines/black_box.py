@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mifsim.errors import VictimError
 from mifsim.victims.config import VictimConfig
-from mifsim.victims.engine import Engine, Float32s
+from mifsim.victims.engines.base import Engine, Float32s
 from mifsim.victims.outputs import confidences, wrong_output
 from mifsim.victims.reading import Reading
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.victims.http_client import Response
-from mifsim.victims.inference_protocol import (
+from mifsim.victims.engines.http_client import Response
+from mifsim.victims.engines.inference_protocol import (
     Protocol,
     ProtocolError,
     Signature,

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.victims.http_client import Response
+from mifsim.victims.engines.http_client import Response
 
 
 class ProtocolError(ValueError):

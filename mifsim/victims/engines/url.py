@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.errors import VictimError
-from mifsim.victims.black_box import BlackBoxEngine, padded
 from mifsim.victims.config import VictimConfig
-from mifsim.victims.engine import Float32s
-from mifsim.victims.http_client import HttpClient, check_encrypted
-from mifsim.victims.inference_protocol import Protocol, ProtocolError, Signature, Tensor
+from mifsim.victims.engines.base import Float32s
+from mifsim.victims.engines.black_box import BlackBoxEngine, padded
+from mifsim.victims.engines.http_client import HttpClient, check_encrypted
+from mifsim.victims.engines.inference_protocol import Protocol, ProtocolError, Signature, Tensor
+from mifsim.victims.engines.open_inference import OpenInference
+from mifsim.victims.engines.tensorflow_serving import TensorFlowServing
 from mifsim.victims.layout import arranged, find_layout
-from mifsim.victims.open_inference import OpenInference
 from mifsim.victims.reading import Reading
-from mifsim.victims.tensorflow_serving import TensorFlowServing
 
 PROTOCOLS: dict[str, Protocol] = {
     "oip-v2-json": OpenInference(binary=False),
