@@ -45,6 +45,19 @@ class Header(NamedTuple):
         return (self.columns, self.rows) if self.orientation >= 5 else (self.rows, self.columns)
 
 
+_OTHERS = (
+    (b"GIF8", "a GIF image"),
+    (b"BM", "a BMP image"),
+    (b"II*\0", "a TIFF image"),
+    (b"MM\0*", "a TIFF image"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"P6", "a PPM image"),
+    (b"\x1f\x8b", "compressed with gzip"),
+)
+"""First bytes of files of other kinds, and the names of these."""
+
+
 def read_header(data: bytes) -> Header:
     """Read the header of a PNG, JPEG, WebP or PGM file, and check that the file is not truncated.
 
@@ -62,7 +75,12 @@ def read_header(data: bytes) -> Header:
     elif data[:2] in (b"P2", b"P5"):
         header = _pgm(data)
     else:
-        raise ValueError("neither PNG, JPEG, WebP nor PGM")
+        found = next((name for start, name in _OTHERS if data.startswith(start)), "")
+        if data[4:8] == b"ftyp":
+            found = "an AVIF or HEIC image"
+        raise ValueError(
+            f"{found}, which is not read; convert it to PNG" if found else "neither PNG, JPEG, WebP nor PGM"
+        )
     if not header.rows or not header.columns:
         raise ValueError(f"{header.columns} x {header.rows} pixels; accepted: at least 1 x 1")
     return header

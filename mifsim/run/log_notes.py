@@ -61,6 +61,7 @@ def facts_of(log: LogSessions, preprocessing: Preprocessing | None) -> dict[str,
 def notes(log: LogSessions, facts: Mapping[str, Any], preprocessing: Preprocessing | None) -> Iterator[str]:
     """Yield a sentence for each thing that the user must know; see `facts_of`."""
     yield _sessions(log, facts)
+    yield from _similar_clients(log)
     yield from _pauses(log)
     yield from _repeats(log, facts)
     yield from _order(log, facts)
@@ -88,13 +89,30 @@ def notes(log: LogSessions, facts: Mapping[str, Any], preprocessing: Preprocessi
 
 def _sessions(log: LogSessions, facts: Mapping[str, Any]) -> str:
     lengths = facts["session_lengths"]
-    images = f"{lengths['longest']:,} images each"
+    images = f"{_count(lengths['longest'], 'image')} each"
     if lengths["shortest"] < lengths["longest"]:
         images = f"{lengths['shortest']:,} to {lengths['longest']:,} images (median {lengths['median']:g})"
-    text = f"{facts['sessions']:,} sessions of {facts['clients']:,} clients, with {images}; {log.policy.words}"
+    sessions = f"{_count(facts['sessions'], 'session')} of {_count(facts['clients'], 'client')}"
+    text = f"{sessions}, with {images}; {log.policy.words}"
     if log.most_sessions > 1:
         text += "; intervals count each client once, because its sessions are alike"
     return text
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _similar_clients(log: LogSessions) -> Iterator[str]:
+    """Yield a sentence if ids of clients differ by case or white space alone, as two programs may write them."""
+    clients = log.log.index.clients
+    similar = len(clients) - len({" ".join(client.split()).casefold() for client in clients})
+    if similar:
+        yield (
+            f"{_count(similar, 'client')} of {len(clients):,} have an id that differs from another one only by upper "
+            "and lower case or by white space, so that their queries are in sessions of their own; make the ids equal "
+            "if they are the same client"
+        )
 
 
 def _pauses(log: LogSessions) -> Iterator[str]:

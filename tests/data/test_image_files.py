@@ -1,5 +1,7 @@
 """Image files: size from the header, decoding, errors, and fitting to a size."""
 
+import gzip
+import io
 import struct
 import zlib
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from mifsim.data.image_files import decode, read_image
 from mifsim.data.image_headers import read_header
@@ -84,6 +87,26 @@ def test_a_file_that_is_not_an_image_is_refused(data, tmp_path):
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"picture\.png"):
         read_image(path, "rgb")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("GIF", "a GIF image"), ("BMP", "a BMP image"), ("TIFF", "a TIFF image"), ("PPM", "a PPM image"),
+     ("JPEG2000", "a JPEG 2000 image"), ("AVIF", "an AVIF or HEIC image")],
+)  # fmt: skip
+def test_images_of_other_kinds_are_named(kind, name):
+    file = io.BytesIO()
+    Image.fromarray(COLOR).save(file, kind)
+    with pytest.raises(ValueError, match=f"^{name}, which is not read; convert it to PNG$"):
+        decode(file.getvalue(), "rgb")
+
+
+def test_other_files_that_people_store_as_images_are_named():
+    array = io.BytesIO()
+    np.save(array, COLOR)
+    for data, name in ((array.getvalue(), "a NumPy array"), (gzip.compress(encode(".png")), "compressed with gzip")):
+        with pytest.raises(ValueError, match=f"^{name}, which is not read"):
+            decode(data, "rgb")
 
 
 def test_a_missing_file_is_named(tmp_path):

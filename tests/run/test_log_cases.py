@@ -235,3 +235,20 @@ def test_floats_of_a_transport_are_replayed_to_the_bit(tmp_path: Path) -> None:
     assert log is not None
     (pool,) = log.pools(study.data.preprocessing((28, 28)))
     assert [pool.image(number).tobytes() for number in range(5)] == [one.tobytes() for one in images]
+
+
+@pytest.mark.parametrize("other", [str.upper, "  {} ".format])
+def test_ids_that_differ_by_case_or_white_space_are_different_clients_and_told(
+    other: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = traffic()
+    table["client"] = [other(client) if number % 2 else client for number, client in enumerate(table["client"])]
+    path = tmp_path / "log.parquet"
+    table.to_parquet(path, index=False)
+    with caplog.at_level(logging.WARNING):
+        simulated(study_of(path), tmp_path / "run")
+    assert "6 clients of 12 have an id that differs from another one only by upper and lower case or by" in caplog.text
+    caplog.clear()
+    traffic().to_parquet(path, index=False)
+    simulated(study_of(path), tmp_path / "run 2")
+    assert "have an id that differs" not in caplog.text

@@ -106,6 +106,13 @@ def _files(
                 yield from _files(entry, values, only_partitions)
 
 
+_READERS = {
+    "csv": "read_csv", "tsv": "read_csv", "txt": "read_csv", "json": "read_json", "jsonl": "read_json",
+    "ndjson": "read_json", "feather": "read_feather", "arrow": "read_feather", "orc": "read_orc",
+}  # fmt: skip
+"""Functions of pandas that read other files, by the ends of their names."""
+
+
 def open_part(path: Path) -> pq.ParquetFile:
     """Open a Parquet file.
 
@@ -120,7 +127,9 @@ def open_part(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"log {path}: not a Parquet file: {one_line(error)}") from None
+        reader = _READERS.get(path.name.removesuffix(".gz").rpartition(".")[2].lower())
+        way = "" if reader is None else f"; convert it, for example with pandas.{reader}(...).to_parquet(...)"
+        raise DataError(f"log {path}: not a Parquet file: {one_line(error)}{way}") from None
 
 
 def check_columns(part: Part, schema: pa.Schema, form: LogFormat) -> None:

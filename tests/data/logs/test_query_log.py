@@ -291,9 +291,10 @@ class TestErrors:
     def test_a_path_that_is_not_a_log_is_reported(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"missing\.parquet: no such file or folder"):
             open_log(tmp_path / "missing.parquet")
-        (tmp_path / "log.csv").write_text("client,time,image\n")
-        with pytest.raises(DataError, match=r"log\.csv: not a Parquet file"):
-            open_log(tmp_path / "log.csv")
+        for name, reader in (("log.csv", "read_csv"), ("log.tsv.gz", "read_csv"), ("log.JSONL", "read_json")):
+            (tmp_path / name).write_text("client,time,image\n")
+            with pytest.raises(DataError, match=rf"{name}: not a Parquet file.*; convert it.*pandas\.{reader}\("):
+                open_log(tmp_path / name)
         (tmp_path / "empty").mkdir()
         with pytest.raises(DataError, match="empty: it has no rows"):
             open_log(tmp_path / "empty")
