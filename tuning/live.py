@@ -128,7 +128,7 @@ class LiveReplay:
     def __init__(self, study: Study, predict: PredictFunction, data: DataSet | None = None) -> None:
         self._study = _without_leakage(open_loop(study))
         self._predict = predict
-        self._data = load_data(study.data) if data is None else data
+        self._data = load_data(study.data, again=True) if data is None else data
         single = self._study.model_copy(update={"filters": [_ONE_FILTER]})
         self._specs = {spec.client_id: spec for spec in client_specs(single, len(self._data.class_names))}
         self._outcomes: dict[DetectorConfig, dict[str, list[tuple[int, float]]]] = {}
@@ -184,7 +184,7 @@ class LiveAttackers:
     def __init__(self, study: Study, predict: PredictFunction, data: DataSet | None = None) -> None:
         self._study = closed_loop(study)
         self._predict = predict
-        self._data = load_data(study.data) if data is None else data
+        self._data = load_data(study.data, again=True) if data is None else data
         self._specs = clients_of(study, "search", len(self._data.class_names))
         self._queries: dict[DetectorConfig, Floats] = {}
 

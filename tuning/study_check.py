@@ -74,7 +74,7 @@ def check_images(study: Study) -> None:
     StudyError
         If a class has fewer images than there are splits, or sessions can need more images than a split has.
     """
-    data = load_data(study.data)
+    data = load_data(study.data, again=True)
     check_labels(study, data)
     calibration_images(study, data)
     for users in (study, study_of_unseen(study)):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 
 from mifsim.data.base import SUBSETS, ArrayPool, DataSet, ImagePool, Subset, SubsetPool
 from mifsim.data.config import DATASETS, DataConfig, Source, source_of
 
 
-def load_data(config: DataConfig) -> DataSet:
+def load_data(config: DataConfig, *, again: bool = False) -> DataSet:
     """Load the data set that `config` names.
 
     Later calls are fast: prepared pixels are memory-mapped from the cache folder, and the images of CelebA are read one
     by one on demand.
+
+    Parameters
+    ----------
+    config : DataConfig
+    again : bool
+        Whether the run loads the data elsewhere, too. The warnings are then logged there alone.
 
     Raises
     ------
@@ -29,7 +36,14 @@ def load_data(config: DataConfig) -> DataSet:
     if isinstance(load, str):
         module, function = load.split(":")
         load = getattr(import_module(module), function)
-    data: DataSet = load(config)
+    logger = logging.getLogger(__name__)  # of all modules of this package
+    level = logger.level
+    if again:
+        logger.setLevel(logging.ERROR)
+    try:
+        data: DataSet = load(config)
+    finally:
+        logger.setLevel(level)
     return data
 
 

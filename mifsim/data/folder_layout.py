@@ -62,7 +62,8 @@ def check_sizes(classes: Mapping[str, int], files: Mapping[str, int], least: int
     for name, distinct in classes.items():
         if distinct < least:
             of = f" (in {files[name]:,} files; the others show the same)" if files[name] > distinct else ""
-            raise DataError(f"{folder / name}: {distinct} images{of}; a class needs at least {least}")
+            images = "1 image" if distinct == 1 else f"{distinct:,} images"
+            raise DataError(f"{folder / name}: {images}{of}; a class needs at least {least}")
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:

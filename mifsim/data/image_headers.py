@@ -66,6 +66,8 @@ def read_header(data: bytes) -> Header:
     ValueError
         If the data is none of them, is truncated or otherwise damaged, or has no pixel.
     """
+    if not data:
+        raise ValueError("empty")
     if data.startswith(PNG):
         header = _png(data)
     elif data.startswith(b"\xff\xd8"):

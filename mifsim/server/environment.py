@@ -85,7 +85,7 @@ class Environment:
         separate_images: bool = False,
     ) -> Environment:
         """Load the study's data and return the environment."""
-        return cls(study, run, facts, load_data(study.data), recording, separate_images)
+        return cls(study, run, facts, load_data(study.data, again=True), recording, separate_images)
 
     def __post_init__(self) -> None:
         self._populations = list(self.study.populations)

@@ -68,7 +68,11 @@ OWNERS = {
 
 
 def _numbers(value: Any) -> Any:
-    return (value,) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return (value,)
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("not a number (accepted: one number, or three: one for each channel)")
+    return value
 
 
 PerChannel = Annotated[

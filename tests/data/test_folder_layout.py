@@ -199,6 +199,11 @@ class TestCopies:
         assert data.facts["copies"] == {"left_out": 11, "exact": 6, "near": 5, "in_two_classes": 1}
         assert "11 of 51 images are left out: they are copies of others (6 exact, 5 nearly equal" in caplog.text
         assert "1 of them are copies of an image of another class" in caplog.text
+        caplog.clear()
+        load_data(DataConfig(set="folder", folder=folder), again=True)
+        assert caplog.text == ""
+        load(folder)
+        assert "11 of 51 images are left out" in caplog.text
         assert sum(len(data.subset(name)) for name in SUBSETS) == 40
         levels = [np.frombuffer(image, np.float32) for images in images_of(data).values() for image in images]
         apart = [np.abs(a - b).mean() for i, a in enumerate(levels) for b in levels[:i]]

@@ -15,6 +15,8 @@ from mifsim.victims import VictimConfig
         ({"file": "m.keras", "layout": "flat"}, "'layout' applies to an .onnx file"),
         ({"output": "logits"}, "'output' applies to an existing model; .* a model to train"),
         ({"file": "m.onnx", "layout": "channels"}, "channels-first"),
+        ({"file": "m.keras", "input": {"scale": "255"}}, "not a number .accepted: one number, or three"),
+        ({"file": "m.keras", "input": {"offset": [1, 2]}}, "2 numbers .accepted: one number, or three"),
     ],
 )
 def test_keys_that_cannot_be_combined_are_named(keys, message):

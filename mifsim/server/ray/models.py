@@ -98,7 +98,7 @@ def nearest_copy(names: Sequence[str], node_ids: Sequence[str] = ()) -> Any:
 
 def start_models(study: Study, model: ModelSource, placement: Placement) -> Models:
     """Start the replicas of the model, on GPUs if the cluster has any, without waiting until they are up."""
-    data = load_data(study.data)
+    data = load_data(study.data, again=True)
     pieces = [model.content[start : start + PIECE_BYTES] for start in range(0, len(model.content), PIECE_BYTES)]
     description = replace(model, content=b"")
     names = [f"model-{uuid.uuid4().hex}" for _ in range(placement.replicas)]
@@ -128,7 +128,7 @@ def drop_divergent_replicas(models: Models, study: Study, deterministic: bool = 
     """
     if not deterministic:
         return models
-    groups = group_by_answers(models.actors, load_data(study.data).shape, gradients)
+    groups = group_by_answers(models.actors, load_data(study.data, again=True).shape, gradients)
     if len(groups) <= 1:
         return models
     if study.server.model_replicas != "auto":

@@ -177,7 +177,7 @@ class TestBadRows:
             ("a", None, good, "no time"),
             ("a", float("nan"), good, "no time"),
             ("a", 1, None, "no image"),
-            ("a", 1, b"", "neither PNG, JPEG, WebP nor PGM"),
+            ("a", 1, b"", "empty"),
             ("a", 1, b"cat.png", "neither PNG, JPEG, WebP nor PGM"),
             ("a", 1, good[:40], "truncated PNG"),
             ("a", 1, good[:20] + b"\xff" * 20 + good[40:], "damaged PNG: the checksum of its chunk"),
