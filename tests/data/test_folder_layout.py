@@ -174,7 +174,7 @@ class TestFiles:
             load(folder, size=size)
         first, *lines = str(caught.value).splitlines()
         assert first.endswith("8 of 40 files are not valid images:")
-        assert lines[0].strip() == f"{folder / 'cats' / '005.png'}: neither PNG, JPEG, WebP nor PGM"
+        assert lines[0].strip() == f"{folder / 'cats' / '005.png'}: empty"
         assert lines[1].strip() == f"{folder / 'dogs' / '000.png'}: truncated PNG"
         assert "and 3 more, listed in" in lines[5]
         listed = Path(lines[5].split("listed in ")[1]).read_text().splitlines()
