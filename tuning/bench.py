@@ -37,8 +37,9 @@ from tuning.bench_workloads import UNSEEN, study_of_unseen, workload_rows
 from tuning.live import closed_loop, open_loop
 from tuning.splits import calibration_images
 from tuning.study_check import check_calibration, check_images
+from tuning.trace_loading import load
 from tuning.tracedata import TraceSet
-from tuning.traces import load, record, several_sessions
+from tuning.traces import record, several_sessions
 from tuning.tune import resume_tuning, tune
 
 logger = logging.getLogger(__name__)

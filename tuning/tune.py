@@ -38,8 +38,9 @@ from tuning.reference_front import ParetoFront, has_reference, reference_front
 from tuning.replay import Replay, replay
 from tuning.splits import calibration_images, check_splits, session_counts, warn_of_repeats, with_own_images
 from tuning.study_check import CALIBRATED, check_calibration, check_images
+from tuning.trace_loading import load
 from tuning.tracedata import Floats, TraceSet
-from tuning.traces import load, record
+from tuning.traces import record
 from tuning.trials import Journal, Trial
 
 __all__ = ["CALIBRATED", "check_calibration", "resume_tuning", "tune"]

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.cache import digest
-from mifsim.data.base import DataSet, Subset, assemble, split_by_class
+from mifsim.data.assembling import assemble, split_by_class
+from mifsim.data.base import DataSet, Subset
 from mifsim.data.config import DataConfig
 from mifsim.data.image_files import read_image
 from mifsim.data.preprocessing import fit

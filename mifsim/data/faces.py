@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.cache import digest
-from mifsim.data.base import DataSet, Subset, assemble, split_by_class
+from mifsim.data.assembling import assemble, split_by_class
+from mifsim.data.base import DataSet, Subset
 from mifsim.data.celeba import CLASSES, SIDE
 from mifsim.data.config import DataConfig
 from mifsim.data.prepared import Raw, prepare

@@ -12,7 +12,8 @@ from typing import TypeVar
 import numpy as np
 
 from mifsim.cache import atomic_write, cache_dir, digest
-from mifsim.data.base import DataSet, Subset, assemble, split_by_class
+from mifsim.data.assembling import assemble, split_by_class
+from mifsim.data.base import DataSet, Subset
 from mifsim.data.config import DataConfig
 from mifsim.data.duplicates import Copies
 from mifsim.data.folder_layout import check_sizes, class_files

@@ -27,7 +27,8 @@ from tuning.live import longest_budget, open_loop
 from tuning.objectives import NO_LIVE
 from tuning.replay import honest_sessions
 from tuning.space import distributions
-from tuning.traces import load, record
+from tuning.trace_loading import load
+from tuning.traces import record
 from tuning.trials import Journal, TrialEvaluator
 
 BATCH = 50

@@ -18,8 +18,9 @@ from tuning.objectives import attack_budget
 from tuning.proposals import Proposals
 from tuning.reference_front import reference_front
 from tuning.search import search
+from tuning.trace_loading import load
 from tuning.tracedata import TraceSet
-from tuning.traces import load, record
+from tuning.traces import record
 from tuning.trials import Journal, TrialEvaluator
 
 TRIALS = 300

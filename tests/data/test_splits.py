@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mifsim.data.base import ArrayPool, SubsetPool, assemble, reduce_classes, split_by_class
+from mifsim.data.assembling import assemble, reduce_classes, split_by_class
+from mifsim.data.base import ArrayPool, SubsetPool
 from mifsim.errors import DataError
 
 SHARES = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}

@@ -29,8 +29,9 @@ from mifsim.victims import prepare_victim
 from tuning.candidates import candidates, certify_candidates
 from tuning.leave_out import serial_trials
 from tuning.outcome import found_front
+from tuning.trace_loading import load
 from tuning.tracedata import TraceSet
-from tuning.traces import load, record
+from tuning.traces import record
 
 LIMIT, CONFIDENCE = 0.01, 0.95
 WORKLOADS = (

@@ -14,8 +14,9 @@ from mifsim.study import Study
 from tests.tuning.kinds import BrightConfig, TenthsConfig
 from tests.tuning.sample_traces import hashes_of, random_traces
 from tests.tuning.studies import FormulaBackend, digits, formula_victim, tiny_study
+from tuning.trace_loading import load
 from tuning.tracedata import TraceSet
-from tuning.traces import load, record
+from tuning.traces import record
 
 REACHABLE = {"false_positive_limit": 0.6, "confidence": 0.8, "false_positive_budget": 0.9}
 """Limits that a handful of sessions can certify."""

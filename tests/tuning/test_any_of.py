@@ -37,7 +37,8 @@ from tests.tuning.studies import (
 from tuning import bench as comparison
 from tuning.live import LiveReplay
 from tuning.replay import replay
-from tuning.traces import load, record, recording_specs
+from tuning.trace_loading import load
+from tuning.traces import record, recording_specs
 
 OF: list[dict[str, Any]] = [
     {"kind": "nearest", "space": {"memory": [10], "radius": {"min": 1.0, "max": 8.0}, "limit": {"max": 8}}},

@@ -20,7 +20,8 @@ from tests.tuning.studies import FormulaBackend, Prober, digits, formula_model, 
 from tuning.live import LiveAttackers, clients_of, open_loop
 from tuning.objectives import NO_LIVE, evaluate, objectives
 from tuning.replay import replay_swept
-from tuning.traces import load, record
+from tuning.trace_loading import load
+from tuning.traces import record
 
 STRICT = FilterConfig(0.3, 0.1, 5, 6, ssim="uniform")
 LENIENT = FilterConfig(0.9, 0.01, 5, 2)

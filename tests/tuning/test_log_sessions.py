@@ -32,8 +32,9 @@ from tuning.bench import bench
 from tuning.certify import certify
 from tuning.live import LiveReplay
 from tuning.replay import replay
+from tuning.trace_loading import load
 from tuning.tracedata import TraceSet
-from tuning.traces import load, record, recording_specs
+from tuning.traces import record, recording_specs
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 

@@ -11,7 +11,8 @@ import pytest
 from mifsim.defense.kinds import load_config
 from mifsim.study import Study
 from tests.tuning.studies import FormulaBackend, assert_live_matches_replay, digits, formula_victim, tiny_study
-from tuning.traces import load, record
+from tuning.trace_loading import load
+from tuning.traces import record
 
 REACHABLE = {"false_positive_limit": 0.6, "confidence": 0.8, "false_positive_budget": 0.9}
 """With a handful of sessions."""

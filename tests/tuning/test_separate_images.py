@@ -25,7 +25,8 @@ from tests.tuning.studies import FormulaBackend, assert_live_matches_replay, dig
 from tuning.certify import certify
 from tuning.guarantee import guarantee
 from tuning.splits import calibration_images, warn_of_repeats, with_own_images
-from tuning.traces import load, record
+from tuning.trace_loading import load
+from tuning.traces import record
 
 
 @given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=60), seed=st.integers(0, 2**63 - 1))

@@ -21,7 +21,8 @@ from tests.logs import digit_log, log_users
 from tests.tuning.sample_traces import hashes_of, recording, similarity_of
 from tests.tuning.studies import FormulaBackend, Prober, assert_live_matches_replay, digits, formula_victim, tiny_study
 from tuning.splits import check_splits
-from tuning.traces import _leak, load, record, recording_specs
+from tuning.trace_loading import _leak, load
+from tuning.traces import record, recording_specs
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mifsim.data.base import ArrayPool, assemble, split_by_class
+from mifsim.data.assembling import assemble, split_by_class
+from mifsim.data.base import ArrayPool
 
 SHARES = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "evaluator": 0.1}
 

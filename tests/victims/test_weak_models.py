@@ -5,7 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from mifsim.data.base import ArrayPool, assemble, split_by_class
+from mifsim.data.assembling import assemble, split_by_class
+from mifsim.data.base import ArrayPool
 from mifsim.errors import VictimError
 from mifsim.victims import VictimConfig
 from mifsim.victims.accuracy import MOST_IMAGES

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from mifsim.data.base import ArrayPool, assemble, split_by_class
+from mifsim.data.assembling import assemble, split_by_class
+from mifsim.data.base import ArrayPool
 from tests.victims.conftest import SHARES
 
 CLASSES = {"green": (1,), "red": (0,), "yellow": (0, 1)}

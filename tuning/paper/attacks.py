@@ -22,8 +22,9 @@ from mifsim.tables.records import SCHEMA_VERSION, read_table
 from mifsim.victims import Victim
 from tuning.paper.plan import TRIALS_PAPER, Plan, Variant, configs
 from tuning.replay import replay
+from tuning.trace_loading import load
 from tuning.tracedata import TraceSet
-from tuning.traces import load, record
+from tuning.traces import record
 
 Rows = list[dict[str, Any]]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mifsim.clients import Image
 from mifsim.data import ArrayPool, DataSet
-from mifsim.data.base import assemble, split_by_class
+from mifsim.data.assembling import assemble, split_by_class
 
 
 def sound_data(
