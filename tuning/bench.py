@@ -154,7 +154,7 @@ class _Comparison:
     def run_all(self) -> None:
         with record_status(self._run, f"mifsim bench --resume {shlex.quote(str(self._run.path))}"):
             traces = self._record_once()
-            compared = [self._calibrate(detector) for detector in self._study.bench.detectors]
+            compared = [self._calibrate(*item) for item in enumerate(self._study.bench.detectors, start=1)]
             compared += [Compared(item.name, item.config, False) for item in self._study.filters]
             self._write_workloads(compared, traces)
             self._write_outcomes(compared)
@@ -172,7 +172,7 @@ class _Comparison:
         )
         return load(recording.path, study)
 
-    def _calibrate(self, detector: BenchDetector) -> Compared:
+    def _calibrate(self, number: int, detector: BenchDetector) -> Compared:
         folder = self._run.path / CALIBRATIONS / detector.name
         assert isinstance(folder, Path)
         plain = self._study.to_toml()
@@ -181,7 +181,7 @@ class _Comparison:
         plain["filters"] = []
         plain["tuning"] = self._study.tuning_of(detector).model_dump(exclude_none=True)
         if not (folder / "run.json").is_file():
-            logger.info("calibrating %s", detector.name)
+            logger.info("calibrating %s (%d of %d)", detector.name, number, len(self._study.bench.detectors))
             tune(Study.parse(plain, detector.name), folder, **self._where)
         elif RunFolder.open(folder).facts["status"] != "complete":
             resume_tuning(folder, **self._where)

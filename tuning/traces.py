@@ -22,6 +22,7 @@ from mifsim.defense import NoDefenseConfig
 from mifsim.defense.kinds import covers, specs_for
 from mifsim.defense.recording import RecordingSpec
 from mifsim.errors import RunError, StudyError
+from mifsim.run.estimate import report_estimate
 from mifsim.run.folder import RunFolder, read_facts
 from mifsim.run.inputs import data_facts
 from mifsim.run.leakage import score_run
@@ -104,6 +105,7 @@ def record(study: Study, data: DataSet, victim: Victim, backend: Backend) -> Rec
             return Recording(found, True)
         path = recordings / digest([spec.to_dict() for spec in specs])
         run = _open(path, traced, specs, data, victim)
+        report_estimate(traced, data, [])
         _record(run, traced, specs, data, victim, backend)
     return Recording(path, False)
 

@@ -93,8 +93,8 @@ def tune(
         tuning={},
     )
     write_model_input(run, study, data)
-    live_trials = 0 if study.tuning.search_space.replayable else study.tuning.trials
-    report_estimate(study, data, [item.config for item in study.filters], 1 + live_trials)
+    if not study.tuning.search_space.replayable:  # each trial runs all sessions; otherwise they run once, see `record`
+        report_estimate(study, data, [item.config for item in study.filters], study.tuning.trials)
     _Calibration(run, study, data, victim, session_backend, address).run_all()
     return path
 
