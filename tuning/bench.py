@@ -116,11 +116,8 @@ def bench(
         bench={},
     )
     write_model_input(run, study, data)
-    corners = [
-        corner for detector in study.bench.detectors for corner in study.tuning_of(detector).search_space.corners()
-    ]
     queries = queries_of_comparison(study, len(data.class_names))
-    report_queries(queries, study, data, corners, "; the searches take further time")
+    report_queries(queries, study, data, (), "; the searches take further time")
     _Comparison(run, study, data, backend, address).run_all()
     return path
 

@@ -12,6 +12,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,6 +29,7 @@ from mifsim.run.inputs import data_facts
 from mifsim.run.leakage import score_run
 from mifsim.run.sessions import run_sessions
 from mifsim.server.backend import Backend, Job
+from mifsim.server.observations import SessionRecorder
 from mifsim.study import Filter, Study
 from mifsim.tables.records import SCHEMA_VERSION, read_table
 from mifsim.tables.storage import Folder, matching, remove
@@ -105,7 +107,7 @@ def record(study: Study, data: DataSet, victim: Victim, backend: Backend) -> Rec
             return Recording(found, True)
         path = recordings / digest([spec.to_dict() for spec in specs])
         run = _open(path, traced, specs, data, victim)
-        report_estimate(traced, data, [])
+        report_estimate(traced, data, [partial(SessionRecorder, specs)])
         _record(run, traced, specs, data, victim, backend)
     return Recording(path, False)
 

@@ -94,7 +94,7 @@ def tune(
     )
     write_model_input(run, study, data)
     if not study.tuning.search_space.replayable:  # each trial runs all sessions; otherwise they run once, see `record`
-        report_estimate(study, data, [item.config for item in study.filters], study.tuning.trials)
+        report_estimate(study, data, [item.config.detector for item in study.filters], study.tuning.trials)
     _Calibration(run, study, data, victim, session_backend, address).run_all()
     return path
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from mifsim.data.base import DataSet
-from mifsim.defense import DetectorConfig, Verdict
+from mifsim.defense import Detector, Verdict
 from mifsim.progress import duration
 from mifsim.server.client_specs import expected_queries
 from mifsim.study import Study, Users
@@ -22,6 +22,9 @@ QUERIES_PER_SECOND = (1_000, 10_000)
 LEAST_SECONDS = 60
 LEAST_BYTES = 2**30
 _MEASURED_QUERIES = 100
+
+MakeDetector = Callable[[], Detector]
+"""Returns the detector of a new session."""
 
 
 def queries_of(study: Study, classes: int, filters: int) -> int:
@@ -47,14 +50,14 @@ def queries_of(study: Study, classes: int, filters: int) -> int:
     return round(total * filters)
 
 
-def bytes_of_session(config: DetectorConfig, data: DataSet) -> int:
-    """Return the memory of one detector after `_MEASURED_QUERIES` different images of honest users, in bytes."""
+def bytes_of_session(make: MakeDetector, data: DataSet) -> int:
+    """Return the memory of a detector after `_MEASURED_QUERIES` different images of honest users, in bytes."""
     pool = data.subset("users")
     images = [pool.image(index) for index in np.linspace(0, len(pool) - 1, _MEASURED_QUERIES).astype(int)]
-    config.detector().check(images[0])  # imports and compiles what the first detector needs
+    make().check(images[0])  # imports and compiles what the first detector needs
     tracemalloc.start()
     try:
-        detector = config.detector()
+        detector = make()
         for image in images:
             if detector.check(image) is Verdict.UNSAFE:
                 break
@@ -63,23 +66,23 @@ def bytes_of_session(config: DetectorConfig, data: DataSet) -> int:
         tracemalloc.stop()
 
 
-def report_estimate(study: Study, data: DataSet, configs: Sequence[DetectorConfig], runs: int = 1) -> None:
+def report_estimate(study: Study, data: DataSet, makers: Sequence[MakeDetector], runs: int = 1) -> None:
     """Log the expected number of queries and the memory of the detectors, if the run may take more than a minute.
 
     Parameters
     ----------
     study : Study
     data : DataSet
-    configs : sequence of DetectorConfig
-        The detectors that run at the same time; their greatest memory is measured.
+    makers : sequence of callable
+        Each returns a detector, or the recorders, of one session; the greatest memory of one is measured.
     runs : int
         Number of times that each client runs: once for each filter or, in a calibration, for each recording.
     """
-    report_queries(queries_of(study, len(data.class_names), runs), study, data, configs)
+    report_queries(queries_of(study, len(data.class_names), runs), study, data, makers)
 
 
 def report_queries(
-    queries: int, study: Study, data: DataSet, configs: Sequence[DetectorConfig], further: str = ""
+    queries: int, study: Study, data: DataSet, makers: Sequence[MakeDetector], further: str = ""
 ) -> None:
     """Log a number of expected queries and the memory of the detectors; see `report_estimate`.
 
@@ -99,10 +102,10 @@ def report_queries(
         further,
     )
     sessions = study.server.sessions_per_host
-    memory = sessions * max((bytes_of_session(config, data) for config in configs), default=0)
+    memory = sessions * max((bytes_of_session(make, data) for make in makers), default=0)
     if memory > LEAST_BYTES:
         logger.info(
-            "the detectors need up to %.1f GiB in each session host: %d queries, as measured, in each of %s sessions "
+            "the sessions need up to %.1f GiB in each session host: %d queries, as measured, in each of %s sessions "
             "at a time; a smaller server.sessions_per_host needs less",
             memory / 2**30,
             _MEASURED_QUERIES,

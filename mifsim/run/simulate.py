@@ -60,7 +60,7 @@ def simulate(
         path, study, backend=backend, data=data_facts(data), victim=victim.facts, pools=pool_facts(study, data)
     )
     write_model_input(run, study, data)
-    report_estimate(study, data, [item.config for item in study.filters], len(study.filters))
+    report_estimate(study, data, [item.config.detector for item in study.filters], len(study.filters))
     _run(run, study, data, victim, chosen)
     return path
 

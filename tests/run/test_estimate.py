@@ -21,7 +21,7 @@ def test_the_queries_are_those_of_all_clients_under_every_filter():
 
 def test_the_memory_of_a_session_is_that_of_its_buffer():
     image = 28 * 28 * 4
-    small, large = (bytes_of_session(FilterConfig(0.999999, 1e-9, n_b, 90), DATA) for n_b in (5, 50))
+    small, large = (bytes_of_session(FilterConfig(0.999999, 1e-9, n_b, 90).detector, DATA) for n_b in (5, 50))
     assert 45 * image <= large - small <= 45 * image * 2.9
 
 
@@ -31,7 +31,9 @@ def test_a_long_run_is_estimated_and_a_short_one_is_not(caplog):
     assert caplog.text == ""
     users = [{"user": "independent", "sessions": 12_000, "length": 50}]
     config = FilterConfig(0.999999, 1e-9, 100, 90, ssim="gaussian")
-    report_estimate(small_study(attacks=[], users=users, server={"sessions_per_host": 3000}), DATA, [config], 1)
+    report_estimate(
+        small_study(attacks=[], users=users, server={"sessions_per_host": 3000}), DATA, [config.detector], 1
+    )
     assert "about 600,000 queries" in caplog.text
     assert "1 min 0 s to 10 min 0 s at 1,000 to 10,000 queries a second" in caplog.text
     assert "GiB in each session host: 100 queries, as measured, in each of 3,000 sessions" in caplog.text
