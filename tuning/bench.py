@@ -176,7 +176,8 @@ class _Comparison:
         plain.pop("bench", None)
         plain["name"] = f"{self._study.name} {detector.name}"[:60]
         plain["filters"] = []
-        plain["tuning"] = self._study.tuning_of(detector).model_dump(exclude_none=True)
+        # The search is the same without a reference front, which the page of a comparison does not show.
+        plain["tuning"] = {**self._study.tuning_of(detector).model_dump(exclude_none=True), "reference": False}
         if not (folder / "run.json").is_file():
             logger.info("calibrating %s (%d of %d)", detector.name, number, len(self._study.bench.detectors))
             tune(Study.parse(plain, detector.name), folder, **self._where)

@@ -236,7 +236,8 @@ class _Calibration:
         tuning, started = self._study.tuning, time.monotonic()
         found = found_front(trials, search.sessions, self._study)
         by_client = search.by_client(self._space)  # `replay_swept` sums over sessions
-        if self._live is not None or by_client or not has_reference(self._space):  # a fine grid live would take days
+        # A fine grid live would take days.
+        if self._live is not None or by_client or not (tuning.reference and has_reference(self._space)):
             self._record_facts(pareto_configs=len(found))
             return found, None
         # The size of the second grid is known only after the first; assume the same size.

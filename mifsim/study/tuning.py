@@ -92,6 +92,9 @@ class Tuning(Section):
         description="after the calibration, calibrate again with each workload left out in turn, and report how many "
         "of its sessions are blocked",
     )
+    reference: bool = Field(
+        True, description="whether to measure the search with an exhaustive one, for kinds that have one; see grid"
+    )
     compare: list[BenchDetector] = Field(
         default_factory=list,
         description="other detectors, calibrated to the same guarantee with the same sessions and shown beside",

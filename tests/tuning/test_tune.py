@@ -88,6 +88,14 @@ def trials_of(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "elapsed_seconds"} for row in rows]
 
 
+def test_without_a_reference_front_the_outcome_is_the_same(finished_run: Path, calibrate: Callable[..., Path]) -> None:
+    run = calibrate(tiny_study(tuning={**LENIENT, "reference": False}))
+    assert trials_of(run) == trials_of(finished_run)
+    assert (run / "filter.toml").read_bytes() == (finished_run / "filter.toml").read_bytes()
+    assert "reference_hypervolume" not in facts(run)["tuning"]
+    assert "reference" not in set(pq.read_table(run / "pareto.parquet").to_pandas()["source"])
+
+
 def test_a_calibration_leaves_a_certified_confirmed_configuration(finished_run: Path) -> None:
     run = finished_run
     known = facts(run)
