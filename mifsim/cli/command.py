@@ -15,6 +15,7 @@ from mifsim.cli.paper import add_paper
 from mifsim.cli.report import add_report
 from mifsim.cli.run import add_matrix, add_run
 from mifsim.cli.submit import add_submit
+from mifsim.cli.watch_traffic import add_watch
 from mifsim.errors import UserError
 from mifsim.plugins import load_plugin
 from mifsim.progress import configure_logging
@@ -33,6 +34,8 @@ examples:
   mifsim tune mine.toml --plugin quota.py     use your own detector or attack
   mifsim guard runs/mine/filter.toml --upstream http://127.0.0.1:8501
                                               put the detector in front of a model server
+  mifsim watch traffic --filter runs/mine/filter.toml
+                                              test whether its traffic keeps the promise of the calibration
   mifsim paper --small                        reproduce the paper's evaluation and compare with its results
   mifsim columns                              describe the columns of the Parquet tables
 """
@@ -93,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     add_bench(commands)
     add_attacks(commands)
     add_guard(commands)
+    add_watch(commands)
     add_paper(commands)
     _add_studies(commands)
     _add_columns(commands)
