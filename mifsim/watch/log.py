@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from mifsim.errors import DataError
 from mifsim.watch.coverage import Coverage, other_format, other_shape
+from mifsim.watch.log_rows import LogRows, read_rows, smallest
 from mifsim.watch.near_misses import nearness_bin
 from mifsim.watch.promise import Promise
 from mifsim.watch.sessions import Cut, WatchedSession
-
-_IS_TEXT: Callable[[pa.DataType], bool] = lambda kind: (  # noqa: E731
-    pa.types.is_string(kind)
-    or pa.types.is_large_string(kind)
-    or (pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type))
-)
-_COLUMNS: dict[str, tuple[Callable[[pa.DataType], bool], str]] = {
-    "client": (_IS_TEXT, "string"),
-    "session": (_IS_TEXT, "string"),
-    "query": (pa.types.is_integer, "int64"),
-    "time": (pa.types.is_timestamp, "timestamp"),
-    "content_type": (_IS_TEXT, "string"),
-    "shape": (_IS_TEXT, "string"),
-    "verdict": (_IS_TEXT, "string"),
-    "count": (pa.types.is_floating, "float64"),
-    "limit": (pa.types.is_floating, "float64"),
-    "answered": (pa.types.is_boolean, "bool"),
-    "filter": (_IS_TEXT, "string"),
-}
-_TEXTS = ("session", "content_type", "shape", "verdict", "filter")
-"""Columns whose values are replaced by numbers."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -113,19 +87,19 @@ def read_log(folder: Path, digest: str, promise: Promise, cut: Cut) -> WatchedLo
     the row that blocks it is there. So each session counts as blocked at most if it was, which keeps false alarms
     rare; lost rows can only hide a block.
     """
-    rows = _rows(folder)
+    rows = read_rows(folder)
     watched, kept = rows.kept(digest)
     last = int(rows.time.max())
     other = np.bincount(rows.filter[~watched], minlength=len(rows.texts["filter"]))
     number = len(rows.texts["session"])
-    first_query = _smallest(number, rows.session[watched], rows.query[watched])
+    first_query = smallest(number, rows.session[watched], rows.query[watched])
     session, query, time = rows.session[kept], rows.query[kept], rows.time[kept]
-    start = _smallest(number, session, time)
+    start = smallest(number, session, time)
     present = np.bincount(session, minlength=number) > 0
     has_start = present & (first_query == 1)
     unsafe = rows.unsafe[kept]
-    blocked_time = _smallest(number, session[unsafe], time[unsafe])
-    blocked_at = _smallest(number, session[unsafe], query[unsafe])
+    blocked_time = smallest(number, session[unsafe], time[unsafe])
+    blocked_at = smallest(number, session[unsafe], query[unsafe])
     queries = np.zeros(number, np.int64)
     np.maximum.at(queries, session, query)
     within = (time - start[session] <= cut.age * 1e6) & (query <= cut.queries)
@@ -164,7 +138,7 @@ def read_log(folder: Path, digest: str, promise: Promise, cut: Cut) -> WatchedLo
 
 
 def _covered(
-    rows: _Rows, kept: npt.NDArray[np.bool_], order: Ints, queries: Ints, promise: Promise
+    rows: LogRows, kept: npt.NDArray[np.bool_], order: Ints, queries: Ints, promise: Promise
 ) -> tuple[list[bool], Coverage]:
     """Return whether each session of an order is outside of the certificate, and the coverage of all of them."""
     number = len(rows.texts["session"])
@@ -193,107 +167,3 @@ def _covered(
         counts["shape"],
         counts["content_type"],
     )
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of a log without images; texts are numbers, whose meaning is in `texts`."""
-
-    session: Ints
-    content_type: Ints
-    shape: Ints
-    verdict: Ints
-    filter: Ints
-    query: Ints
-    time: Ints
-    count: npt.NDArray[np.float64]
-    limit: npt.NDArray[np.float64]
-    answered: npt.NDArray[np.bool_]
-    texts: dict[str, list[str]]
-
-    @property
-    def unsafe(self) -> npt.NDArray[np.bool_]:
-        return np.equal(self.verdict, _place(self.texts["verdict"], "unsafe"))
-
-    def kept(self, digest: str) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Return which rows are of a configuration, and which of them count: those that were not undone."""
-        watched = np.equal(self.filter, _place(self.texts["filter"], digest))
-        return watched, watched & (self.answered | self.unsafe)
-
-
-def _place(texts: list[str], text: str) -> int:
-    return texts.index(text) if text in texts else -1
-
-
-def _smallest(number: int, groups: Ints, values: Ints) -> Ints:
-    """Return the smallest value of each of `number` groups; the largest int64 for a group without one."""
-    found = np.full(number, np.iinfo(np.int64).max)
-    np.minimum.at(found, groups, values)
-    return found
-
-
-def log_files(folder: Path) -> list[Path]:
-    """Return the complete Parquet files of a log; hidden ones are incomplete.
-
-    Raises
-    ------
-    DataError
-        If there is none.
-    """
-    if folder.is_file():
-        return [folder]
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such log (expected the folder to which mifsim guard writes)")
-    files = sorted(path for path in folder.rglob("*.parquet") if not path.name.startswith("."))
-    if not files:
-        raise DataError(f"{folder}: contains no Parquet file (expected the folder to which mifsim guard writes)")
-    return files
-
-
-def _rows(folder: Path) -> _Rows:
-    numbers: dict[str, dict[str, int]] = {name: {} for name in _TEXTS}
-    parts: dict[str, list[Any]] = {name: [] for name in _COLUMNS if name != "client"}
-    for path in log_files(folder):
-        table = _table(path)
-        for name, part in parts.items():
-            part.append(_encoded(table[name], numbers[name]) if name in numbers else _plain(table[name]))
-    arrays = {name: np.concatenate(part) for name, part in parts.items()}
-    if not len(arrays["time"]):
-        raise DataError(f"{folder}: the log has no rows")
-    return _Rows(**arrays, texts={name: list(found) for name, found in numbers.items()})
-
-
-def _table(path: Path) -> pa.Table:
-    try:
-        schema = pq.read_schema(path)
-        for name, (accepts, expected) in _COLUMNS.items():
-            if name not in schema.names:
-                raise DataError(
-                    f"{path}: has no column {name!r} (expected a log of mifsim guard, with the columns "
-                    f"{', '.join(_COLUMNS)})"
-                )
-            if not accepts(schema.field(name).type):
-                raise DataError(f"{path}: column {name!r} is {schema.field(name).type} (expected {expected})")
-        table = pq.read_table(path, columns=[name for name in _COLUMNS if name != "client"], partitioning=None)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as a Parquet file: {error}") from None
-    for name in table.column_names:
-        if table[name].null_count:
-            raise DataError(f"{path}: column {name!r} has empty cells (expected a value in each row)")
-    return table
-
-
-def _encoded(column: pa.ChunkedArray, numbers: dict[str, int]) -> Ints:
-    """Return texts as numbers; new texts get the next ones."""
-    encoded = pc.dictionary_encode(column.cast(pa.string())).combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.chunk(0)
-    place = [numbers.setdefault(text, len(numbers)) for text in encoded.dictionary.to_pylist()]
-    found: Ints = np.array(place, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]
-    return found
-
-
-def _plain(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
-    return np.asarray(column.to_numpy())
