@@ -21,6 +21,8 @@ from reports.wording import percent
 
 _POINTS = 1500
 """Number of points of a curve, at most about."""
+_FORMS = 20
+"""Number of shapes, and of formats, that the table shows: the most frequent ones."""
 _LEAST = 1e-4
 """Smallest evidence shown, as a share of that of an alarm."""
 _LIMIT = {"color": "#d55e00", "width": 1.5, "dash": "4px,3px"}
@@ -54,7 +56,7 @@ def render_watch(findings: Findings, log: str, filter_name: str) -> str:
     forms = [
         (name or "not stated", f"{count:,}", coverage.share(count))
         for found in (coverage.shapes, coverage.formats)
-        for name, count in sorted(found.items(), key=lambda item: -item[1])
+        for name, count in sorted(found.items(), key=lambda item: -item[1])[:_FORMS]
     ]
     return load_template("watch.html.j2").render(
         findings=findings,

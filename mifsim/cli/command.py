@@ -12,6 +12,7 @@ from mifsim.cli.attacks import add_attacks
 from mifsim.cli.bench import add_bench
 from mifsim.cli.deploy import add_guard
 from mifsim.cli.paper import add_paper
+from mifsim.cli.recertify import add_recertify
 from mifsim.cli.report import add_report
 from mifsim.cli.run import add_matrix, add_run
 from mifsim.cli.submit import add_submit
@@ -36,6 +37,8 @@ examples:
                                               put the detector in front of a model server
   mifsim watch traffic --filter runs/mine/filter.toml
                                               test whether its traffic keeps the promise of the calibration
+  mifsim recertify runs/mine --log traffic --from 2026-11-01 --to 2026-12-01 --out runs/new
+                                              certify the configuration anew on a period of its log
   mifsim paper --small                        reproduce the paper's evaluation and compare with its results
   mifsim columns                              describe the columns of the Parquet tables
 """
@@ -97,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add_attacks(commands)
     add_guard(commands)
     add_watch(commands)
+    add_recertify(commands)
     add_paper(commands)
     _add_studies(commands)
     _add_columns(commands)

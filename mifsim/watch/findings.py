@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mifsim.watch.evidence import share_bounds
 from mifsim.watch.monitor import BLOCKED, CHANGE, COVERAGE, NEAR_MISSES, WATCHES, Levels, Monitor, Paths
 from mifsim.watch.promise import Promise
@@ -15,6 +17,8 @@ from mifsim.watch.sessions import Cut, WatchedSession
 
 if TYPE_CHECKING:  # the log needs pyarrow
     from mifsim.watch.log import WatchedLog
+
+_CHUNK = 50_000
 
 MEANINGS = {
     BLOCKED: "More sessions are blocked than promised. Either there are attackers, or the promise does not hold for "
@@ -75,7 +79,11 @@ class Findings:
     def of(cls, log: WatchedLog, promise: Promise, levels: Levels, cut: Cut) -> Findings:
         """Return what the sessions of a log tell."""
         monitor = Monitor(levels, cut, promise.baseline)
-        return cls(monitor, promise, log, monitor.add(log.sessions, log.outside))
+        parts = [  # some at a time, because of the memory
+            monitor.add(log.sessions[i : i + _CHUNK], log.outside[i : i + _CHUNK])
+            for i in range(0, max(1, len(log.sessions)), _CHUNK)
+        ]
+        return cls(monitor, promise, log, Paths(*(np.concatenate(path) for path in zip(*parts, strict=True))))
 
     @property
     def alarms(self) -> list[str]:

@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from mifsim.watch.coverage import Coverage, other_format, other_shape
-from mifsim.watch.log_rows import LogRows, read_rows, smallest
+from mifsim.watch.log_rows import Bools, Ints, LogRows, distinct, read_rows, smallest
 from mifsim.watch.near_misses import nearness_bin
 from mifsim.watch.promise import Promise
 from mifsim.watch.sessions import Cut, WatchedSession
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -105,8 +102,7 @@ def read_log(folder: Path, digest: str, promise: Promise, cut: Cut) -> WatchedLo
     within = (time - start[session] <= cut.age * 1e6) & (query <= cut.queries)
     nearness = np.zeros(number, np.int64)
     np.maximum.at(nearness, session[within], nearness_bin(rows.count, rows.limit)[kept][within])
-    known = np.unique(np.stack([session, query]), axis=1)[0]
-    missing = np.bincount(known, minlength=number) < queries
+    missing = distinct(number, session, query) < queries
     never = np.iinfo(np.int64).max
     found = [
         WatchedSession(
@@ -137,25 +133,21 @@ def read_log(folder: Path, digest: str, promise: Promise, cut: Cut) -> WatchedLo
     )
 
 
-def _covered(
-    rows: LogRows, kept: npt.NDArray[np.bool_], order: Ints, queries: Ints, promise: Promise
-) -> tuple[list[bool], Coverage]:
+def _covered(rows: LogRows, kept: Bools, order: Ints, queries: Ints, promise: Promise) -> tuple[list[bool], Coverage]:
     """Return whether each session of an order is outside of the certificate, and the coverage of all of them."""
     number = len(rows.texts["session"])
-    seen = {name: np.zeros(number, np.bool_) for name in ("shape", "content_type")}
-    counts: dict[str, dict[str, int]] = {name: {} for name in seen}
     decided = np.zeros(number, np.bool_)
     decided[order] = True
+    seen: dict[str, Bools] = {}
+    counts: dict[str, dict[str, int]] = {}
     for name, is_other in (("shape", other_shape), ("content_type", other_format)):
-        values = getattr(rows, name)
-        for i, text in enumerate(rows.texts[name]):
-            members = np.zeros(number, np.bool_)
-            members[rows.session[kept & (values == i)]] = True
-            members &= decided
-            if members.any():
-                counts[name][text] = int(members.sum())
-            if is_other(text, promise):
-                seen[name] |= members
+        texts = rows.texts[name]
+        pairs = np.unique(rows.session[kept] * len(texts) + getattr(rows, name)[kept])
+        members, values = pairs // len(texts), pairs % len(texts)
+        others = np.array([is_other(text, promise) for text in texts])[values] & decided[members]
+        seen[name] = np.bincount(members[others], minlength=number) > 0
+        found = np.bincount(values[decided[members]], minlength=len(texts)).tolist()
+        counts[name] = {text: count for text, count in zip(texts, found, strict=True) if count}
     longer = decided & (queries > promise.longest)
     outside = longer | seen["shape"] | seen["content_type"]
     return outside[order].tolist(), Coverage(

@@ -91,6 +91,12 @@ def smallest(number: int, groups: Ints, values: Ints) -> Ints:
     return found
 
 
+def distinct(number: int, groups: Ints, values: Ints) -> Ints:
+    """Return how many different values, from 0 on, each of `number` groups has."""
+    span = int(values.max(initial=0)) + 1
+    return np.bincount(np.unique(groups * span + values) // span, minlength=number)
+
+
 def log_files(folder: Path) -> list[Path]:
     """Return the complete Parquet files of a log; hidden ones are incomplete.
 
