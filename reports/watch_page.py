@@ -116,7 +116,7 @@ def evidence_figure(findings: Findings) -> Figure:
     layout = {
         "height": 340,
         "xaxis": {"type": "date", "title": {"text": "start of the session (UTC)"}},
-        "yaxis": {"type": "log", "title": {"text": "evidence / alarm (log scale)"}},
+        "yaxis": {"type": "log", "exponentformat": "power", "title": {"text": "evidence / alarm (log scale)"}},
         "showlegend": True,
         "shapes": [_line(1.0)],
     }
@@ -176,7 +176,7 @@ def nearness_figure(findings: Findings) -> Figure:
             "mode": "lines+markers",
             "name": name,
             "x": shares,
-            "y": _rounded(values[1:]),
+            "y": [value or None for value in _rounded(values[1:])],  # a logarithmic axis has no 0
             "line": {"color": style.colour, "dash": style.dash, "width": 2},
             "marker": {"symbol": style.symbol, "size": 8, "color": style.colour},
             "hovertemplate": f"{name}: %{{y:.2%}} reached %{{x}}<extra></extra>",
@@ -186,7 +186,7 @@ def nearness_figure(findings: Findings) -> Figure:
     layout = {
         "height": 300,
         "xaxis": {"type": "category", "title": {"text": "largest count of the session / count that blocks, at least"}},
-        "yaxis": {"tickformat": ".1%", "rangemode": "tozero", "title": {"text": "share of sessions"}},
+        "yaxis": {"type": "log", "tickformat": ".2~%", "dtick": 1, "title": {"text": "share of sessions (log scale)"}},
         "showlegend": True,
     }
     return {"data": data, "layout": layout}

@@ -44,7 +44,7 @@ class Row:
     evidence, threshold : str
         The present evidence, and that of an alarm.
     alarm : str
-        When it raised an alarm; empty if it did not.
+        The start of the session at which it raised an alarm; empty if it did not.
     meaning : str
         What an alarm means.
     """
@@ -105,10 +105,10 @@ class Findings:
         low, high = (float(bound) for bound in share_bounds(monitor.sessions, monitor.blocked, levels.delta))
         share = monitor.blocked / monitor.sessions if monitor.sessions else 0.0
         return (
-            f"{monitor.blocked:,} of {monitor.sessions:,} sessions ({share:.3g} of them) were blocked within "
-            f"{duration(monitor.cut.age)} of their start{self._queries()}; promised: at most {levels.limit:.3g}. "
-            f"The share is at least {low:.3g} with {1 - levels.delta:.3g} confidence, and at most {high:.3g} with the "
-            "same confidence, at all times"
+            f"{monitor.blocked:,} of {monitor.sessions:,} sessions ({percent(share)}) were blocked within "
+            f"{duration(monitor.cut.age)} of their start{self._queries()}; promised: at most {percent(levels.limit)}. "
+            f"The share is at least {percent(low)} with {percent(1 - levels.delta)} confidence, and at most "
+            f"{percent(high)} with the same confidence, at all times"
         )
 
     def _queries(self) -> str:
@@ -120,8 +120,8 @@ class Findings:
         monitor, levels = self.monitor, self.monitor.levels
         evidence, thresholds = monitor.evidence(), levels.thresholds()
         questions = {
-            BLOCKED: f"is the share of blocked sessions above {levels.limit:.3g}?",
-            CHANGE: f"has it been above {levels.limit:.3g} since some session?",
+            BLOCKED: f"is the share of blocked sessions above {percent(levels.limit)}?",
+            CHANGE: f"has it been above {percent(levels.limit)} since some session?",
             NEAR_MISSES: "do more sessions come near a block than in the calibration?",
             COVERAGE: "are sessions outside of what was certified?",
         }
@@ -134,9 +134,9 @@ class Findings:
                 Row(
                     name,
                     questions[name],
-                    f"{evidence[name]:.3g} of sessions" if share else number(evidence[name]),
-                    f"above {levels.limit:.3g}" if share else number(thresholds[name]),
-                    f"since the session of {moment(monitor.alarms[name])}" if name in monitor.alarms else "",
+                    f"{percent(evidence[name])} of sessions" if share else number(evidence[name]),
+                    f"above {percent(levels.limit)}" if share else number(thresholds[name]),
+                    f"since {moment(monitor.alarms[name])}" if name in monitor.alarms else "",
                     MEANINGS[name],
                 )
             )
@@ -185,19 +185,19 @@ class Findings:
             (coverage.other_format, f"have images in a lossy format, certified for {promise.transport!r}"),
         ):
             if count:
-                lines.append(f"{count:,} sessions ({coverage.share(count):.3g}) {text}")
+                lines.append(f"{count:,} sessions ({percent(coverage.share(count))}) {text}")
         return lines or ["all sessions are within what was certified: lengths, shapes and formats"]
 
     def assumptions(self) -> list[str]:
         """Return what the guarantees of the watch assume."""
         levels = self.monitor.levels
         lines = [
-            f"The promise: each session is blocked with probability at most {levels.limit:.3g}, whatever happened in "
-            "earlier ones. It follows from the guarantee of the filter if all sessions are honest, like those of the "
+            f"The promise: each session is blocked with probability at most {percent(levels.limit)}, whatever happened "
+            "in earlier ones. It follows from the guarantee of the filter if all sessions are honest, like those of the "
             "certified workloads in any mix, and different clients do not depend on each other. Every session of a "
             "client that returns counts.",
             f"If the promise holds, blocked and near-misses each ever raise an alarm with probability at most "
-            f"{levels.delta:.3g}, however often anybody looks. change raises a false alarm after "
+            f"{percent(levels.delta)}, however often anybody looks. change raises a false alarm after "
             f"{levels.run_length:,.0f} sessions on average, or later. The guarantee of the filter itself can be wrong, "
             "with the probability that it states.",
             "Sessions count in the order of their start, when their age has passed. A session counts as blocked only "
@@ -242,18 +242,30 @@ def duration(seconds: float) -> str:
     return f"{seconds:g}s"
 
 
+def percent(share: float) -> str:
+    """Return a share in percent.
+
+    Examples
+    --------
+    >>> percent(0.01), percent(0.01523)
+    ('1%', '1.52%')
+    """
+    return f"{100 * share:.3g}%"
+
+
 def number(logarithm: float) -> str:
     """Return a positive number, given by its logarithm, with three digits.
 
     Examples
     --------
-    >>> number(math.log(20)), number(2000.0), number(-math.inf)
-    ('20', '4e868', '0')
+    >>> number(math.log(20)), number(math.log(10_000)), number(2000.0), number(-math.inf)
+    ('20', '10,000', '4e868', '0')
     """
     if math.isinf(logarithm):
         return "0"
-    if abs(logarithm) < 23:
-        return f"{math.exp(logarithm):.3g}"
+    if abs(logarithm) < math.log(1e6):
+        value = math.exp(logarithm)
+        return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
     power = logarithm / math.log(10)
     return f"{10 ** (power - math.floor(power)):.0f}e{math.floor(power)}"
 

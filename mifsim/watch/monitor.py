@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from mifsim.watch.evidence import ODDS_RATIOS, Floats, change_statistics, log_change, log_evidence
 from mifsim.watch.near_misses import BINS, TESTED, Baseline, log_near_miss_evidence, near_misses
 from mifsim.watch.sessions import Cut, WatchedSession
+
+Ints = npt.NDArray[np.int64]
 
 BLOCKED: Final = "blocked"
 CHANGE: Final = "change"
@@ -78,7 +81,9 @@ class Monitor:
     histogram : list of int
         Number of decided sessions in each bin of nearness.
     alarms : dict of str to float
-        For each watch that raised an alarm, the start of the session at which it did. An alarm stays.
+        For each watch that raised an alarm, the start of the session at which it did. An alarm stays, except that of
+        coverage, which is a statement about all sessions so far: more than the limit are outside. It needs
+        ``1 / limit`` sessions, as one of them is more than the limit of fewer.
     first, last : float
         Start of the first and of the last decided session; NaN if there is none.
     """
@@ -133,12 +138,11 @@ class Monitor:
             log_change(statistics),
             log_near_miss_evidence(numbers, earlier.sum(axis=0) + np.cumsum(near_misses(bins), axis=0), self._bounds),
         )
-        covered = (self.outside + np.cumsum(np.array(outside, np.int64))) / numbers
         starts = [session.start for session in decided]
         thresholds = self.levels.thresholds()
         for name, path in zip((BLOCKED, CHANGE, NEAR_MISSES), paths, strict=True):
             self._raise_alarm(name, path >= thresholds[name], starts)
-        self._raise_alarm(COVERAGE, covered > self.levels.limit, starts)
+        self._judge_coverage(self.outside + np.cumsum(np.array(outside, np.int64)), numbers, starts)
         self._statistics = statistics[-1]
         self.sessions, self.blocked = int(numbers[-1]), self.blocked + int(hits.sum())
         self.outside += int(np.sum(outside))
@@ -149,6 +153,17 @@ class Monitor:
     def _raise_alarm(self, name: str, reached: Any, starts: Sequence[float]) -> None:
         if name not in self.alarms and reached.any():
             self.alarms[name] = starts[int(reached.argmax())]
+
+    def _judge_coverage(self, outside: Ints, numbers: Ints, starts: Sequence[float]) -> None:
+        """Raise or end the alarm of coverage; `outside` and `numbers` count the sessions so far."""
+        allowed = self.levels.limit * numbers
+        exceeded = (outside > allowed) & (allowed >= 1)
+        if not exceeded[-1]:
+            self.alarms.pop(COVERAGE, None)
+        elif not exceeded.all():
+            self.alarms[COVERAGE] = starts[int(np.flatnonzero(~exceeded)[-1]) + 1]
+        else:
+            self.alarms.setdefault(COVERAGE, starts[0])
 
     def evidence(self) -> dict[str, float]:
         """Return the present evidence of each watch, as a logarithm; for coverage, the share outside it."""
