@@ -123,6 +123,11 @@ def recertify(
     with tempfile.TemporaryDirectory(prefix="mifsim-period-") as folder:
         copy_drawn(log, period, Path(folder) / "log")
         study, data, victim = load_inputs(_study_of(study, Path(folder) / "log", configs, limit))
+        known = read_facts(run).get("victim", {}).get("fingerprint")
+        if known not in (None, victim.fingerprint):
+            raise RunError(
+                f"{run}: the victim has fingerprint {victim.fingerprint}, but the run's had {known} (expected the same)"
+            )
         recording = record(study, data, victim, backend)
         traces = load(recording.path, study)
         images = calibration_images(study, data)

@@ -193,8 +193,8 @@ class Findings:
         levels = self.monitor.levels
         lines = [
             f"The promise: each session is blocked with probability at most {percent(levels.limit)}, whatever happened "
-            "in earlier ones. It follows from the guarantee of the filter if all sessions are honest, like those of the "
-            "certified workloads in any mix, and different clients do not depend on each other. Every session of a "
+            "in earlier ones. It follows from the guarantee of the filter if all sessions are honest, like those of "
+            "the certified workloads in any mix, and different clients do not depend on each other. Every session of a "
             "client that returns counts.",
             f"If the promise holds, blocked and near-misses each ever raise an alarm with probability at most "
             f"{percent(levels.delta)}, however often anybody looks. change raises a false alarm after "

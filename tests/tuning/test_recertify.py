@@ -189,6 +189,10 @@ def test_runs_and_logs_that_do_not_fit_are_refused(run: Path, tmp_path: Path) ->
     write_filter(run, FilterConfig(t_ssim=0.9, t_hash=0.05, n_b=4, l_sp=4, scope="client"))
     with pytest.raises(RunError, match="scope = 'client'"):
         certified(run, log)
+    write_filter(run, DEPLOYED)
+    (run / "run.json").write_text(json.dumps({"run_id": "r", "tuning": {}, "victim": {"fingerprint": "another"}}))
+    with pytest.raises(RunError, match="the victim has fingerprint formula, but the run's had another"):
+        certified(run, log)
     DEPLOYED.save(run / "filter.toml")
     with pytest.raises(RunError, match=r"has no \[guarantee\]"):
         certified(run, log)
