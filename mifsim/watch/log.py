@@ -106,9 +106,9 @@ def read_log(folder: Path, digest: str, promise: Promise, cut: Cut) -> WatchedLo
     never = np.iinfo(np.int64).max
     found = [
         WatchedSession(
-            start[i] / 1e6,
+            float(start[i] / 1e6),
             rows.texts["session"][i],
-            float("inf") if blocked_time[i] == never else blocked_time[i] / 1e6,
+            float("inf") if blocked_time[i] == never else float(blocked_time[i] / 1e6),
             0 if blocked_at[i] == never else int(blocked_at[i]),
             int(queries[i]),
             int(nearness[i]),

@@ -112,7 +112,10 @@ def log_files(folder: Path) -> list[Path]:
     found = folder.rglob("*.parquet")
     files = sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
     if not files:
-        raise DataError(f"{folder}: contains no Parquet file (expected the folder to which mifsim guard writes)")
+        raise DataError(
+            f"{folder}: contains no complete Parquet file (expected the folder to which mifsim guard writes; its files "
+            "are hidden until they are complete)"
+        )
     return files
 
 

@@ -155,7 +155,7 @@ def test_a_missing_log_is_named(tmp_path: Path) -> None:
         read_log(tmp_path / "nowhere", DIGEST, promise, CUT)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / ".0.parquet").write_bytes(b"x")
-    with pytest.raises(DataError, match="contains no Parquet file"):
+    with pytest.raises(DataError, match="contains no complete Parquet file"):
         read_log(tmp_path / "empty", DIGEST, promise, CUT)
     (tmp_path / "empty" / "1.parquet").write_bytes(b"x")
     with pytest.raises(DataError, match=r"1.parquet: cannot be read as a Parquet file"):
