@@ -35,7 +35,7 @@ from tuning.tracedata import Bools, Floats, Ints, TraceSet
 
 Method = Literal["fixed_sequence", "holm"]
 
-_STEPS = (1.1, 1.25, 1.5, 2.0, 3.0)
+STEPS = (1.1, 1.25, 1.5, 2.0, 3.0)
 """Factors by which thresholds are moved, to make conservative candidates and to measure a candidate's margin."""
 
 
@@ -208,7 +208,7 @@ def conservative(configs: Sequence[DetectorConfig]) -> tuple[DetectorConfig, ...
     The configurations of a Pareto front are selected on the search split, so their false-positive rates on new sessions
     are often higher. Copies that block less are only slightly slower, and more likely to pass the test.
     """
-    copies = [copy for config in configs for copy in config.conservative(_STEPS)]
+    copies = [copy for config in configs for copy in config.conservative(STEPS)]
     return tuple(dict.fromkeys([*configs, *copies]))
 
 
@@ -264,7 +264,7 @@ def order_of_testing(
         not_blocked = ~search.is_attack & (outcome.blocked_at == 0)
         nearest_miss = float(outcome.nearness[not_blocked].max(initial=0.0))
         excess = []
-        for step in _STEPS if configs[j].replayable() else ():  # running each copy live would take too long
+        for step in STEPS if configs[j].replayable() else ():  # running each copy live would take too long
             blocked = _blocked(search, configs[j].stricter(step), replay)[groups]
             excess.append(float((blocked / np.maximum(sessions, 1) / bounds).max()))
         p = float(p_values(evaluations[j].totals.blocked[groups], sessions, bounds))

@@ -116,6 +116,7 @@ def save_filter(
     data: Mapping[str, Any],
     victim: Mapping[str, Any],
     versions: Mapping[str, str],
+    text: str | None = None,
 ) -> None:
     """Write ``filter.toml``: the chosen configuration with its guarantee, its data and the versions of the programs.
 
@@ -135,6 +136,8 @@ def save_filter(
         Facts about the victim in ``run.json``, of which its accuracy is recorded.
     versions : mapping of str to str
         Versions of the programs, by name.
+    text : str or None
+        The guarantee in words; None: that of `guarantee`.
     """
     chosen = certificate.chosen
     assert chosen is not None
@@ -149,7 +152,7 @@ def save_filter(
     preprocessing = study.data.preprocessing(tuple(data["shape"]))
     document = {
         "guarantee": {
-            "text": guarantee(certificate, images, with_own_images(study)),
+            "text": guarantee(certificate, images, with_own_images(study)) if text is None else text,
             "confidence": 1 - certificate.delta,
             "procedure": certificate.method,
             "p_value": float(certificate.p[chosen]),

@@ -32,6 +32,7 @@ from tuning.confirm import Confirmation
 from tuning.guarantee import certificate_facts, save_filter
 from tuning.leave_out_run import leave_out, left_out_facts
 from tuning.live import LiveAttackers, LiveReplay, model_here, open_loop, runs_live
+from tuning.near_misses import add_near_misses, baseline_of
 from tuning.outcome import figures, found_front, measure, write_certification, write_pareto
 from tuning.params import param_facts
 from tuning.reference_front import ParetoFront, has_reference, reference_front
@@ -324,6 +325,12 @@ class _Calibration:
                 self._victim.facts,
                 versions(),
             )
+            self._add_near_misses(run.path / "filter.toml", test, filters[0])
+        for item in others:
+            self._add_near_misses(run.path / COMPARED / item.name / "filter.toml", test, item)
+
+    def _add_near_misses(self, path: Folder, test: TraceSet, item: Filter) -> None:
+        add_near_misses(path, baseline_of(self._run.path, test, item.name, item.config))
 
     def _leave_out(self, traces: TraceSet) -> None:
         from tuning.leave_out_actors import calibrate_all  # imported here because it imports Ray

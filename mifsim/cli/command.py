@@ -12,9 +12,11 @@ from mifsim.cli.attacks import add_attacks
 from mifsim.cli.bench import add_bench
 from mifsim.cli.deploy import add_guard
 from mifsim.cli.paper import add_paper
+from mifsim.cli.recertify import add_recertify
 from mifsim.cli.report import add_report
 from mifsim.cli.run import add_matrix, add_run
 from mifsim.cli.submit import add_submit
+from mifsim.cli.watch_traffic import add_watch
 from mifsim.errors import UserError
 from mifsim.plugins import load_plugin
 from mifsim.progress import configure_logging
@@ -33,6 +35,10 @@ examples:
   mifsim tune mine.toml --plugin quota.py     use your own detector or attack
   mifsim guard runs/mine/filter.toml --upstream http://127.0.0.1:8501
                                               put the detector in front of a model server
+  mifsim watch traffic --filter runs/mine/filter.toml
+                                              test whether its traffic keeps the promise of the calibration
+  mifsim recertify runs/mine --log traffic --from 2026-11-01 --to 2026-12-01 --out runs/new
+                                              certify the configuration anew on a period of its log
   mifsim paper --small                        reproduce the paper's evaluation and compare with its results
   mifsim columns                              describe the columns of the Parquet tables
 """
@@ -93,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     add_bench(commands)
     add_attacks(commands)
     add_guard(commands)
+    add_watch(commands)
+    add_recertify(commands)
     add_paper(commands)
     _add_studies(commands)
     _add_columns(commands)

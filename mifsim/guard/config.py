@@ -11,7 +11,17 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from mifsim.errors import GuardError
-from mifsim.guard.tables import Identity, Images, LedgerSettings, Limits, Listen, Sessions, Table, Upstream
+from mifsim.guard.tables import (
+    Identity,
+    Images,
+    LedgerSettings,
+    Limits,
+    Listen,
+    Sessions,
+    Table,
+    Upstream,
+    WatchSettings,
+)
 from mifsim.guard.wire import WIRES
 from mifsim.limits import read_plain
 from mifsim.study.messages import explain
@@ -39,6 +49,7 @@ class GuardConfig(Table):
     identity: Identity = Identity()
     sessions: Sessions = Sessions()
     ledger: LedgerSettings = LedgerSettings()
+    watch: WatchSettings = WatchSettings()
     limits: Limits = Limits()
     listen: Listen = Listen()
 

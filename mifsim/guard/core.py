@@ -29,6 +29,7 @@ from mifsim.guard.metrics import Metrics
 from mifsim.guard.refusals import Refused
 from mifsim.guard.sessions import idempotency_key, request_digest
 from mifsim.guard.upstream import Upstream
+from mifsim.guard.watch_task import WatchTask
 from mifsim.guard.wire.base import Wire
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class GuardService:
         self._warm = False
         active = Active.of(settings, alone=upstream is None)
         self._keeper = Keeper(self._ledger, self.metrics, self._clock, active)
+        self._watch = WatchTask(self._ledger, self.metrics, self._clock)
+        self._keeper.on_replaced = self._watch.replaced
         self._asker = Asker(upstream, self.metrics, self._keeper)
         self._identifier = Identifier(settings.identity, _key_of(settings))
 
@@ -94,10 +97,12 @@ class GuardService:
                     "client would be recognised (expected the same, or another ledger)"
                 )
             await self._use(self.active)
+            await self._watch.tick()  # before the entries of ended sessions are deleted
             scopes = {config.scope for config in self._keeper.configs.values()}
             if not math.isinf(self.active.policy.period) and scopes == {"session"}:
                 await self._ledger.prune(self._clock.now() - self.active.policy.period)
             self.metrics.blocked_clients.set(await self._ledger.blocked())
+            self._watch.start()
         except LedgerError as error:
             raise GuardError(f"ledger: {error}") from None
         if self._upstream is not None:
@@ -124,6 +129,7 @@ class GuardService:
                 keeper.configs[digest] = config
             except UserError as error:
                 logger.warning("sessions of the configuration %s get 503 until they end: %s", digest, error)
+        await self._watch.use(active)
         keeper.active = active
         active.warn()
         self.metrics.deployed(deployment)
@@ -153,6 +159,7 @@ class GuardService:
             await asyncio.wait(self._running, timeout=self.active.settings.listen.grace)
         if self._upstream is not None:
             await self._upstream.close()
+        await self._watch.stop()
         await self._ledger.close()
 
     async def problem(self) -> str:

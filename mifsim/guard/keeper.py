@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mifsim.defense import DetectorConfig, ModelAnswer
 from mifsim.defense.images import Pixels
@@ -37,12 +37,18 @@ class Keeper:
     clock : Clock
     active : Active
         The settings in use; replaced at a reload.
+
+    Attributes
+    ----------
+    on_replaced : callable
+        Called with the entry of a session that has ended, before that of the client's next one replaces it.
     """
 
     def __init__(self, ledger: Ledger, metrics: Metrics, clock: Clock, active: Active) -> None:
         self.active = active
         self.table = SessionTable(active.settings.limits.memory_mb * 2**20)
         self.configs: dict[str, DetectorConfig] = {}
+        self.on_replaced: Callable[[Entry], None] = _nothing
         self._ledger, self._metrics, self._clock = ledger, metrics, clock
 
     async def count(self, client: bytes, session: Session, images: Sequence[Pixels]) -> Counted:
@@ -94,6 +100,7 @@ class Keeper:
         keeps_counts = config is not None and config.scope == "client"
         current = self.active.policy.current(entry, self._clock.now(), deployment.digest, keeps_counts)
         if current is not entry:
+            self.on_replaced(entry)
             if entry.blocked:
                 self._metrics.blocked_clients.dec()
             elif entry.queries:
@@ -208,6 +215,10 @@ class Keeper:
         self._metrics.forgotten.inc(forgotten)
         self._metrics.open_sessions.set(len(self.table))
         self._metrics.state_bytes.set(self.table.nbytes)
+
+
+def _nothing(entry: Entry) -> None:
+    """Ignore an entry."""
 
 
 class Counted:

@@ -56,6 +56,18 @@ class Metrics:
             "mifsim_guard_unjudged", "Requests that were passed on without a verdict, as the settings say",
             registry=self.registry,
         )  # fmt: skip
+        self.alarm = Gauge(
+            "mifsim_guard_alarm", "Whether a watch has raised an alarm; it stays", ["watch"], registry=self.registry
+        )
+        self.evidence = Gauge(
+            "mifsim_guard_evidence",
+            "Evidence of a watch that the promise of the filter is broken; of coverage, the share of sessions outside",
+            ["watch"], registry=self.registry,
+        )  # fmt: skip
+        self.watched = Gauge(
+            "mifsim_guard_watched_sessions", "Sessions that the watch has decided, by outcome: blocked or open",
+            ["outcome"], registry=self.registry,
+        )  # fmt: skip
         self.ready = Gauge("mifsim_guard_ready", "Whether requests are taken", registry=self.registry)
         self.uncertified = Gauge(
             "mifsim_guard_uncertified", "Number of settings that contradict the certificate", registry=self.registry
@@ -63,6 +75,7 @@ class Metrics:
         self.filter = Info("mifsim_guard_filter", "The detector of new sessions", registry=self.registry)
         # Looked up once: labels() takes a lock.
         self.safe, self.unsafe, self.invalid, self.unanswered = (self.queries.labels(name) for name in VERDICTS)
+        self.watched_blocked, self.watched_open = (self.watched.labels(name) for name in ("blocked", "open"))
         self.open_sessions, self.blocked_clients = (self.sessions.labels(name) for name in ("open", "blocked"))
 
     def deployed(self, deployment: Deployment) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from mifsim.guard.durations import parse_duration
+from mifsim.guard.durations import ACCEPTED, parse_duration
 from mifsim.guard.wire import WIRES
 from mifsim.study.wire import ResponsePolicy, Transport
 
@@ -202,6 +202,34 @@ class LedgerSettings(Table):
     def _url(cls, value: str) -> str:
         if value != "memory:" and not re.fullmatch(r"sqlite:.+", value):
             raise ValueError("must be sqlite:PATH or memory:")
+        return value
+
+
+class WatchSettings(Table):
+    """The ``[watch]`` table: tests whether the traffic keeps the promise of the filter. Alarms change no verdict."""
+
+    on: bool = Field(
+        True, description="watch the share of blocked sessions, near misses and lengths; see `mifsim watch`"
+    )
+    age: str = Field(
+        "1h",
+        description="a session is decided when it is as old as this; it counts as blocked if it was blocked by then",
+    )
+    delta: float = Field(0.05, gt=0, lt=1, description="probability of a false alarm ever, of each test")
+    run_length: float = Field(
+        10_000, gt=1, description="least mean number of sessions until a false alarm of the test for late changes"
+    )
+    restart: int = Field(
+        0, ge=0, description="another number starts the watch anew, such as after the cause of an alarm was removed"
+    )
+
+    @field_validator("age")
+    @classmethod
+    def _age(cls, value: str) -> str:
+        try:
+            parse_duration(value, "no end")
+        except ValueError:
+            raise ValueError(f"must be {ACCEPTED}") from None
         return value
 
 

@@ -73,6 +73,31 @@ def test_only_the_owner_of_the_last_epoch_writes(owners: Callable[[], Ledger]) -
     asyncio.run(check())
 
 
+def test_sessions_are_listed_by_their_start_without_a_new_owner(owners: Callable[[], Ledger]) -> None:
+    async def check() -> None:
+        one, two = await opened(owners), await opened(owners)
+        later = ENTRY._replace(client=BOB, started=ENTRY.started + 0.000001, config="other", blocked=1_700_000_200.0)
+        await one.put(ENTRY)
+        await one.put(later)
+        assert sorted(await two.started(ENTRY.started - 1, later.started)) == [ENTRY, later]
+        assert await two.started(ENTRY.started - 1, ENTRY.started) == [ENTRY]
+        assert await two.started(ENTRY.started, later.started) == [later]
+        assert await two.started(later.started, later.started + 1) == []
+        await one.put(ENTRY._replace(queries=4))  # it is still the owner
+
+    asyncio.run(check())
+
+
+def test_a_value_is_kept_in_place_of_the_last_one(owners: Callable[[], Ledger]) -> None:
+    async def check() -> None:
+        ledger = await opened(owners)
+        await ledger.keep("state", "one")
+        await ledger.keep("state", "two")
+        assert await (await opened(owners)).meta("state", "three") == "two"
+
+    asyncio.run(check())
+
+
 def test_blocked_clients_are_counted_and_not_pruned(owners: Callable[[], Ledger]) -> None:
     async def check() -> None:
         ledger = await opened(owners)

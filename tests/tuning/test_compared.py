@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,11 @@ def test_the_certified_ones_run_live_beside_the_study_s_filters(calibrate: Calla
     run = calibrate(study_with([QUOTA]))
     names = set(read_table(run, "sessions", ["filter"])["filter"].to_pylist())
     assert {"calibrated", "budget", "strict"} <= names
+    # Every honest session has five queries, which are its count; one more than the quota blocks.
+    path = run / "compared" / "budget" / "filter.toml"
+    (workload,) = tomllib.loads(path.read_text())["near_misses"]["workloads"]
+    quota = load_config(path).parameter_values()["queries"]
+    assert [bin_ for bin_, found in enumerate(workload["sessions"]) if found] == [10 * 5 // (quota + 1)]
     assert [item["group"] for item in facts_of(run)["test"]["budget"]] == ["mi-face", "short"]
 
 

@@ -164,6 +164,15 @@ def test_a_calibration_leaves_a_certified_confirmed_configuration(finished_run: 
     blocked = sessions[sessions["filter"] == "calibrated"].groupby("population", observed=True)["queries_to_block"]
     for row in found["test"]["calibrated"]:
         assert row["blocked"] == blocked.count()[row["group"]]
+    # A count without a leak never falls, so the largest one of a session is its last one.
+    near = document["near_misses"]
+    assert near["candidates"] == 1
+    assert [row["name"] for row in near["workloads"]] == ["independent", "retries"]
+    for row in near["workloads"]:
+        ended = sessions[(sessions["filter"] == "calibrated") & (sessions["population"] == row["name"])]
+        tenths = [int(10 * count) // chosen.l_sp for count in ended["suspicious_count"]]
+        assert row["sessions"] == [sum(min(tenth, 10) == bin_ for tenth in tenths) for bin_ in range(11)]
+        assert row["sessions"][10] == ended["queries_to_block"].count()
     for split in ("search", "calibration", "test"):
         assert sum(found["sessions"][split].values()) > 0
     assert sum(sum(counts.values()) for counts in found["sessions"].values()) == 30

@@ -97,6 +97,17 @@ class Ledger(ABC):
         """Return the stored value of a key; if there is none, store this one and return it."""
 
     @abstractmethod
+    async def keep(self, key: str, value: str) -> None:
+        """Store the value of a key, in place of an earlier one; `meta` returns it."""
+
+    @abstractmethod
+    async def started(self, after: float, until: float) -> list[Entry]:
+        """Return the entries whose session started after a time, and not after another one, in any order.
+
+        The owners do not change. It may read all entries.
+        """
+
+    @abstractmethod
     async def configs(self) -> Mapping[str, Mapping[str, Any]]:
         """Return the stored configurations of detectors by digest."""
 

@@ -50,6 +50,14 @@ class MemoryLedger(Ledger):
         """See `Ledger`."""
         return self._meta.setdefault(key, value)
 
+    async def keep(self, key: str, value: str) -> None:
+        """See `Ledger`."""
+        self._meta[key] = value
+
+    async def started(self, after: float, until: float) -> list[Entry]:
+        """See `Ledger`."""
+        return [entry for entry, _ in self._entries.values() if after < entry.started <= until]
+
     async def configs(self) -> Mapping[str, Mapping[str, Any]]:
         """See `Ledger`."""
         return dict(self._configs)

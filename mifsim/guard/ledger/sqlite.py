@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -109,9 +111,12 @@ class SqliteLedger(Ledger):
                 return None
         if row[6] not in self._digests:  # another process has added it
             await self.configs()
-        return Entry(
-            bytes(row[0]), row[1] / 1e6, row[2] / 1e6, row[3], row[4], row[5] / 1e6, self._digests[row[6]], row[8]
-        )
+        return self._entry(row)
+
+    def _entry(self, row: tuple[Any, ...]) -> Entry:
+        # A configuration that another process has added, and this one does not know, has no digest.
+        digest = self._digests.get(row[6], "")
+        return Entry(bytes(row[0]), row[1] / 1e6, row[2] / 1e6, row[3], row[4], row[5] / 1e6, digest, row[8])
 
     @_translated
     async def put(self, entry: Entry) -> None:
@@ -133,6 +138,24 @@ class SqliteLedger(Ledger):
         self._open.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT DO NOTHING", (key, value))
         found: str = self._open.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0]
         return found
+
+    @_translated
+    async def keep(self, key: str, value: str) -> None:
+        """See `Ledger`."""
+        self._open.execute(
+            "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = ?", (key, value, value)
+        )
+
+    @_translated
+    async def started(self, after: float, until: float) -> list[Entry]:
+        """See `Ledger`."""
+        times = (round(after * 1e6), round(until * 1e6))
+        return [self._entry(row) for row in await asyncio.to_thread(self._rows_started, times)]
+
+    def _rows_started(self, times: tuple[int, int]) -> list[tuple[Any, ...]]:
+        # There is no index, which each query would have to update. Another connection does not stop the guard's own.
+        with contextlib.closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS)) as reader:
+            return reader.execute("SELECT * FROM clients WHERE started > ? AND started <= ?", times).fetchall()
 
     @_translated
     async def configs(self) -> Mapping[str, Mapping[str, Any]]:
