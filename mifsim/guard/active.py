@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mifsim.guard.certified import Deployment, deploy
 from mifsim.guard.config import GuardConfig
 from mifsim.guard.policy import SessionPolicy
 from mifsim.guard.wire import wire_class
 from mifsim.guard.wire.base import Wire
+from mifsim.study.wire import Transport
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +42,14 @@ class Active:
         """Read the filter of settings; see `mifsim.guard.certified.deploy`."""
         deployment = deploy(settings, alone)
         output, batch, other = settings.upstream.output, settings.limits.batch, settings.upstream.wire
+        # What is translated has passed the transport; a second JPEG compression would change the judged image.
+        judged = replace(deployment.arrival, transport=Transport("float32"))
         return cls(
             settings,
             deployment,
             SessionPolicy.of(settings.sessions),
             tuple(wire_class(name)(deployment.arrival, output, batch) for name in settings.wires),
-            None if other == "same" else wire_class(other)(deployment.arrival, output, batch),
+            None if other == "same" else wire_class(other)(judged, output, batch),
         )
 
     @property

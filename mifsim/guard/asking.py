@@ -111,4 +111,12 @@ def _translated(submission: Submission, active: Active) -> Submission:
         raise Refused("no-image", "this server takes one image in a request")
     request = wire.compose(submission.images, active.settings.upstream.path)
     kept = submission.request.headers.without("content-type", "inference-header-content-length")
-    return wire.read(replace(request, headers=Headers([*kept, *request.headers])))
+    asked = wire.read(replace(request, headers=Headers([*kept, *request.headers])))
+    if wire.name in ("raw", "multipart") and not _equal(asked, submission):
+        raise Refused("no-image", "the model server takes files, which have 8 bits; the pixels have more")
+    return asked
+
+
+def _equal(one: Submission, other: Submission) -> bool:
+    """Return whether the images of two submissions are equal to the bit."""
+    return all(a.tobytes() == b.tobytes() for a, b in zip(one.images, other.images, strict=True))

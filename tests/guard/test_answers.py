@@ -13,6 +13,7 @@ from mifsim.guard.config import GuardConfig
 from mifsim.guard.ledger.memory import MemoryLedger
 from mifsim.guard.message import Reply
 from mifsim.guard.refusals import Refused
+from mifsim.study.wire import Transport
 from mifsim.testing.streams import image_pool
 from tests.guard.guards import SHAPE, Model, entry_of, request_for, settings, started, statuses, write_filter
 
@@ -96,6 +97,29 @@ def test_a_model_server_may_use_another_wire(other: str, tmp_path: Path) -> None
         assert model.requests[0].path == upstream["path"]
         mean = rounded.mean(dtype=np.float32)
         np.testing.assert_allclose(json.loads(reply.body)["predictions"], [[mean, 1 - mean, 0.5]], rtol=1e-6)
+
+    asyncio.run(check())
+
+
+def test_translated_images_are_the_judged_ones(tmp_path: Path) -> None:
+    """A second JPEG compression, or rounding to the 8 bits of a file, would change what the detector judged."""
+
+    async def check() -> None:
+        for wire, path in (("oip", "/v2/models/m/infer"), ("npy", "/infer"), ("raw", "/infer")):
+            upstream, model = {"wire": wire, "path": path}, Model(wire)
+            jpeg = settings(tmp_path, images={"transport": "jpeg-60"}, uncertified=True, upstream=upstream)
+            await (await started(jpeg, model)).handle(request_for(POOL[0]))
+            assert model.received[0].tobytes() == Transport.parse("jpeg-60").arrive(POOL[0]).tobytes(), wire
+
+            model = Model(wire)
+            exact = await started(settings(tmp_path, upstream=upstream), model)
+            if wire != "raw":
+                await exact.handle(request_for(POOL[0]))
+                assert model.received[0].tobytes() == POOL[0].tobytes(), wire
+                continue
+            with pytest.raises(Refused, match="the pixels have more"):
+                await exact.handle(request_for(POOL[0]))
+            assert model.requests == []
 
     asyncio.run(check())
 
