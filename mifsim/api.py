@@ -65,7 +65,8 @@ def matrix(study: Study, filters: Sequence[Filter] = (), out: Folder | None = No
     filters : sequence of Filter
         Filters to add to those of the study. The kind ``none`` is always added.
     out, where
-        See `tune`.
+        See `tune`; with `through` (URL of a guard) and `identity`, the sessions query a running guard, as in
+        `mifsim.run.simulate.simulate`.
 
     Returns
     -------

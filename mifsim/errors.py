@@ -37,6 +37,10 @@ class ClusterError(RunError):
     """The Ray cluster failed during a run; the run can be resumed."""
 
 
+class RemoteGuardError(RunError):
+    """The guard to which a run sends its queries cannot be reached, refuses them or differs; the run can be resumed."""
+
+
 class GuardError(UserError):
     """The settings of a guard are not valid, or contradict what its filter was certified for."""
 

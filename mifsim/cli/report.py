@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from mifsim.cli.bench import add_publish, is_bench, write_results
@@ -29,11 +30,20 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="compare runs",
         description="Print the configurations, false-positive rates, queries to block, leakage and versions of runs. A "
         "calibration is represented by the configuration that it chose, another run by each of its filters.",
-        epilog="examples:\n  mifsim compare runs/first runs/second\n  mifsim compare runs/* --out runs.csv\n",
+        epilog="examples:\n"
+        "  mifsim compare runs/first runs/second\n"
+        "  mifsim compare runs/* --out runs.csv\n"
+        "  mifsim compare --sessions runs/guarded runs/simulated\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folders", type=folder_argument, nargs="+", metavar="RUN", help="run folders: paths or URLs")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the comparison, with all columns, as CSV")
+    parser.add_argument(
+        "--sessions",
+        action="store_true",
+        help="compare two runs of the same study session by session and answer by answer, such as one with --through "
+        "and one without; the exit code is 1 if a session of the first run differs",
+    )
     parser.set_defaults(run=_compare)
 
 
@@ -51,6 +61,9 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
+    if options.sessions:
+        _compare_sessions(options)
+        return
     from reports.compare import compare_runs, print_comparison, write_csv
 
     table = compare_runs(options.folders)
@@ -58,3 +71,20 @@ def _compare(options: argparse.Namespace) -> None:
     if options.out is not None:
         write_csv(table, options.out)
         print(f"comparison written to {options.out}")
+
+
+def _compare_sessions(options: argparse.Namespace) -> None:
+    from reports.sessions import compare_sessions, print_sessions
+
+    if len(options.folders) != 2:
+        raise UserError(f"--sessions: {len(options.folders)} runs (accepted: two)")
+    one, other = options.folders
+    table = compare_sessions(one, other)
+    print_sessions(table, (one.name, other.name) if one.name != other.name else (str(one), str(other)))
+    if options.out is not None:
+        from reports.compare import write_csv
+
+        write_csv(table, options.out)
+        print(f"comparison written to {options.out}")
+    if not table["same"].all():
+        sys.exit(1)

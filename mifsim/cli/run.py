@@ -27,10 +27,12 @@ def add_run(commands: Commands[argparse.ArgumentParser]) -> None:
         "  mifsim simulate digits\n"
         "  mifsim simulate mine.toml --out runs/mine --seed 7 --set server.hosts=4\n"
         "  mifsim simulate mine.toml --backend in-process --set attacks.0.trials=1\n"
-        "  mifsim simulate --resume runs/mine\n",
+        "  mifsim simulate --resume runs/mine\n"
+        "  mifsim simulate mine.toml --through http://127.0.0.1:8080/v1/models/mine:predict\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(simulate)
+    add_through(simulate)
     simulate.set_defaults(run=_simulate)
     tune = commands.add_parser(
         "tune",
@@ -66,11 +68,13 @@ def add_matrix(commands: Commands[argparse.ArgumentParser]) -> None:
         epilog="examples:\n"
         "  mifsim matrix matrix-digits --filter runs/calibrate-digits/filter.toml\n"
         "  mifsim matrix mine.toml --filter strict=a.toml --filter lax=b.toml --set attacks.0.trials=1\n"
-        "  mifsim matrix --resume runs/mine\n",
+        "  mifsim matrix --resume runs/mine\n"
+        "  mifsim matrix mine.toml --filter filter.toml --through http://127.0.0.1:8080/classify\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(matrix)
     add_filters(matrix)
+    add_through(matrix)
     matrix.set_defaults(run=_matrix)
 
 
@@ -81,6 +85,21 @@ def add_leave_out(parser: argparse.ArgumentParser, condition: str = "") -> None:
         action="store_true",
         help=f"{condition}calibrate again with each workload left out in turn, and report how many of its sessions are "
         "blocked; short for --set tuning.leave_out=true",
+    )
+
+
+def add_through(parser: argparse.ArgumentParser) -> None:
+    """Add ``--through`` and ``--identity``."""
+    parser.add_argument(
+        "--through",
+        metavar="URL",
+        help="send the queries of all sessions to a running `mifsim guard`, under the filter that it runs; the path is "
+        "the model server's: /v1/models/NAME:predict, /v2/models/NAME/infer, or one that takes PNG or npy files",
+    )
+    parser.add_argument(
+        "--identity",
+        metavar="SOURCE",
+        help="with --through: bearer or header:NAME, as in the guard's identity.source (default: bearer)",
     )
 
 
@@ -122,9 +141,7 @@ def add_options(parser: argparse.ArgumentParser, study: str = "study") -> None:
         help="run folder: a path or a URL (default: runs/<study>-<time>)",
     )
     parser.add_argument("--resume", type=folder_argument, metavar="RUN", help="resume an interrupted run")
-    parser.add_argument(
-        "--backend", choices=["ray", "in-process"], default="ray", help="where sessions run (default: ray)"
-    )
+    parser.add_argument("--backend", choices=["ray", "in-process"], help="where sessions run (default: ray)")
     parser.add_argument(
         "--address",
         help="address of a Ray cluster, such as auto or ray://host:10001 (default: start one on this machine)",
@@ -133,7 +150,7 @@ def add_options(parser: argparse.ArgumentParser, study: str = "study") -> None:
         "--plain-http",
         action="store_true",
         dest="plain_victim",
-        help="allow a victim.url on another machine without encryption",
+        help="allow a victim.url, or a guard, on another machine without encryption",
     )
     add_plugins(parser)
     add_changes(parser)
@@ -240,7 +257,7 @@ def run_study(
     """
     from mifsim.study import Study
 
-    where: dict[str, Any] = {"backend": options.backend, "address": options.address}
+    where = _where(options)
     if options.resume is not None:
         if options.study or options.out or options.overrides or options.seed is not None:
             raise UserError("--resume cannot be combined with STUDY, --out, --seed or --set: the run has its own study")
@@ -252,6 +269,18 @@ def run_study(
         path = start(Study.load(options.study, [*options.overrides, *seed]), options.out, **where)
     (finish or _print_and_write_page)(path)
     return path
+
+
+def _where(options: argparse.Namespace) -> dict[str, Any]:
+    """Return where the sessions of a run are run."""
+    through, identity = getattr(options, "through", None), getattr(options, "identity", None)
+    if through is None:
+        if identity is not None:
+            raise UserError(f"--identity {identity}: requires --through")
+        return {"backend": options.backend or "ray", "address": options.address}
+    if options.backend is not None or options.address is not None:
+        raise UserError("--through cannot be combined with --backend or --address: this process sends the queries")
+    return {"through": through, "identity": identity or "bearer"}
 
 
 def _print_and_write_page(path: Folder) -> None:

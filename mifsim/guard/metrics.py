@@ -73,6 +73,9 @@ class Metrics:
             "mifsim_guard_uncertified", "Number of settings that contradict the certificate", registry=self.registry
         )
         self.filter = Info("mifsim_guard_filter", "The detector of new sessions", registry=self.registry)
+        self.images = Info(
+            "mifsim_guard_images", "Images, answers and sessions, as the settings say", registry=self.registry
+        )  # fmt: skip
         # Looked up once: labels() takes a lock.
         self.safe, self.unsafe, self.invalid, self.unanswered = (self.queries.labels(name) for name in VERDICTS)
         self.watched_blocked, self.watched_open = (self.watched.labels(name) for name in ("blocked", "open"))
@@ -89,6 +92,17 @@ class Metrics:
                 "digest": deployment.digest,
                 "kind": deployment.detector.kind,
                 "certified": str(not deployment.contradictions).lower(),
+            }
+        )
+        arrival = deployment.arrival
+        self.images.info(
+            {
+                "shape": "x".join(map(str, arrival.shape)),
+                "transport": str(arrival.transport),
+                "response": str(deployment.policy),
+                "white": str(arrival.white),
+                "layout": arrival.layout,
+                "max_queries": f"{deployment.max_queries:g}",
             }
         )
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from mifsim.errors import ClusterError, RunError, UserError
+from mifsim.errors import ClusterError, RemoteGuardError, RunError, UserError
 from mifsim.plugins import plugin_facts
 from mifsim.run.folder import RunFolder
 from mifsim.run.logs import bad_row_messages, check_logs
@@ -42,11 +42,13 @@ def record_status(run: RunFolder, resume_command: str) -> Iterator[None]:
         run.finish("failed")
         logger.info(f"finished files are in {run.path}; resume with: {resume_command}")
         raise
-    except UserError:
+    except UserError as error:
         if run.new and not any(run.path.glob("*/*")):
             run.discard()  # the input is not valid, and no result was written
         else:
             run.finish("failed")
+            if isinstance(error, RemoteGuardError):
+                logger.info(f"finished files are in {run.path}; resume with: {resume_command}")
         raise
     except OSError:
         with contextlib.suppress(OSError):  # the disk may be full

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING, Any
 
 from mifsim.data.base import DataSet
 from mifsim.errors import RunError, StudyError
@@ -19,6 +20,9 @@ from mifsim.study import Study
 from mifsim.tables.storage import Folder
 from mifsim.victims import Victim, prepare_evaluator
 
+if TYPE_CHECKING:
+    from mifsim.run.through import Through
+
 
 def simulate(
     study: Study,
@@ -26,6 +30,8 @@ def simulate(
     *,
     backend: BackendName = "ray",
     address: str | None = None,
+    through: str | None = None,
+    identity: str = "bearer",
 ) -> Folder:
     """Run all sessions of a study and write a run folder.
 
@@ -38,6 +44,11 @@ def simulate(
         Where sessions run.
     address : str or None
         Address of a Ray cluster; None starts a local one.
+    through : str or None
+        URL of a running guard, to which this process sends the queries of all sessions. The rows are those of the
+        filter that the guard runs. `backend` and `address` then have no effect.
+    identity : str
+        How clients identify themselves to the guard: ``"bearer"`` or ``"header:NAME"``.
 
     Returns
     -------
@@ -53,20 +64,35 @@ def simulate(
     """
     path = default_path(study) if out is None else out
     check_free(path)
-    chosen = make_backend(backend, address, study.server)
+    chosen: Backend | None = make_backend(backend, address, study.server) if through is None else None
     require_filters(study)
-    study, data, victim = load_inputs(study)
+    guard = None if through is None else _guard(study, through, identity)
+    study, data, victim = load_inputs(study if guard is None else guard.study)
+    facts: dict[str, Any] = {"backend": backend}
+    if guard is not None:
+        chosen = guard.backend(data, victim)
+        facts = {"backend": "guard", "through": guard.facts()}
     run = RunFolder.create(
-        path, study, backend=backend, data=data_facts(data), victim=victim.facts, pools=pool_facts(study, data)
+        path, study, **facts, data=data_facts(data), victim=victim.facts, pools=pool_facts(study, data)
     )
     write_model_input(run, study, data)
     report_estimate(study, data, [item.config.detector for item in study.filters], len(study.filters))
-    _run(run, study, data, victim, chosen)
+    assert chosen is not None
+    _run(run, study, data, victim, chosen, "" if guard is None else f" {guard.options}")
     return path
 
 
-def resume_simulation(path: Folder, *, backend: BackendName = "ray", address: str | None = None) -> Folder:
+def resume_simulation(
+    path: Folder,
+    *,
+    backend: BackendName = "ray",
+    address: str | None = None,
+    through: str | None = None,
+    identity: str = "bearer",
+) -> Folder:
     """Resume an interrupted simulation: run its unfinished shards, from the same seeds.
+
+    Behind a guard, their clients have new identities. The parameters are those of `simulate`.
 
     Raises
     ------
@@ -77,13 +103,33 @@ def resume_simulation(path: Folder, *, backend: BackendName = "ray", address: st
     if "tuning" in run.facts:
         raise RunError(f"--resume {path}: the run is a calibration; resume it with: mifsim tune --resume {path}")
     study = study_to_resume(run)
-    chosen = make_backend(backend, address, study.server)
+    _check_same_way(run, through)
+    chosen: Backend | None = make_backend(backend, address, study.server) if through is None else None
     require_filters(study)
+    guard = None if through is None else _guard(study, through, identity)
     study, data, victim = load_inputs(study)
     check_victim(run, victim)
+    if guard is not None:
+        chosen = guard.backend(data, victim)
     run.update_facts(status="running")
-    _run(run, study, data, victim, chosen)
+    assert chosen is not None
+    _run(run, study, data, victim, chosen, "" if guard is None else f" {guard.options}")
     return path
+
+
+def _check_same_way(run: RunFolder, through: str | None) -> None:
+    """Raise a `RunError` if a run is resumed through a guard and did not start so, or the other way round."""
+    started = run.facts.get("through")
+    if (started is None) == (through is None):
+        return
+    expected = "without --through" if started is None else f"with --through {started['url']}"
+    raise RunError(f"--resume {run.path}: the run started {expected}; its rows cannot be combined with others")
+
+
+def _guard(study: Study, through: str, identity: str) -> Through:
+    from mifsim.run.through import Through
+
+    return Through.open(study, through, identity)
 
 
 def require_filters(study: Study) -> None:
@@ -92,8 +138,8 @@ def require_filters(study: Study) -> None:
         raise StudyError(f"{study.name}: filters: missing (a simulation needs at least one [[filters]] table)")
 
 
-def _run(run: RunFolder, study: Study, data: DataSet, victim: Victim, backend: Backend) -> None:
-    with record_status(run, f"mifsim simulate --resume {shlex.quote(str(run.path))}"):
+def _run(run: RunFolder, study: Study, data: DataSet, victim: Victim, backend: Backend, options: str) -> None:
+    with record_status(run, f"mifsim simulate --resume {shlex.quote(str(run.path))}{options}"):
         job = Job(study, run.path.resolve(), run.metadata(study))
         run_sessions("simulating", run, job, victim, backend, len(data.class_names))
         if study.leakage.enabled and study.attacks:

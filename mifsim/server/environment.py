@@ -140,7 +140,7 @@ class Environment:
             name=f"{spec.client_id}@{self.study.filters[spec.filter].name}",
             scope=self.scope(spec),
             new_detector=lambda before: self.detector(spec, before),
-            open_session=lambda detector: Session(detector, self.study.transport, self.data.shape),
+            open_session=self.session,
             new_row=new_row,
             new_snapshots=new_snapshots,
             on_query=on_query,
@@ -173,6 +173,10 @@ class Environment:
         if self.recording is not None:
             return SessionRecorder(self.recording, before if isinstance(before, SessionRecorder) else None)
         return self.study.filters[spec.filter].config.detector()
+
+    def session(self, detector: Detector) -> Session:
+        """Return a new session with a detector."""
+        return Session(detector, self.study.transport, self.data.shape)
 
     def scope(self, spec: ClientSpec) -> Scope:
         """Return the scope of the detector of a spec."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,11 @@ FLUSH_ROWS = 50_000
 """Number of query rows collected before they are written, which bounds the memory of a shard with long sessions."""
 
 _VERDICTS = ("safe", "unsafe", "invalid")
+
+
+def _with_nulls(values: npt.NDArray[Any]) -> pa.Array:
+    """Return numbers with null in place of NaN: what is not known."""
+    return pa.array(values, mask=np.isnan(values))
 
 
 @contextmanager
@@ -146,8 +152,8 @@ class ShardFiles:
                 joined["query"],
                 joined["count"],
                 pa.array(joined["label"]),
-                pa.array(joined["confidence"]),
-                pa.array(target, mask=np.isnan(target)),
+                _with_nulls(joined["confidence"]),
+                _with_nulls(target),
             )
         if self._unanswered:
             numbers, verdicts, queries, counts = zip(*self._unanswered, strict=True)
@@ -177,7 +183,7 @@ class ShardFiles:
                 "session_id": pa.DictionaryArray.from_arrays(pa.array(numbers), ids),
                 "query": queries,
                 "verdict": pa.DictionaryArray.from_arrays(pa.array(verdicts), list(_VERDICTS)),
-                "suspicious_count": counts,
+                "suspicious_count": _with_nulls(counts),
                 "label": labels,
                 "confidence": confidence,
                 "target_confidence": target_confidence,
@@ -208,7 +214,7 @@ class ShardFiles:
                 "answered_queries": row.answered,
                 "last_query": row.last_query,
                 "queries_to_block": row.queries_to_block,
-                "suspicious_count": row.count,
+                "suspicious_count": None if math.isnan(row.count) else row.count,
                 "target_confidence": row.target_confidence,
                 "error": row.error,
             }

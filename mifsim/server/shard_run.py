@@ -6,6 +6,7 @@ threads, so that a Ray host, a single process and a test run the same code.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,12 +44,16 @@ class Reply:
     Attributes
     ----------
     confidence : ndarray of float32, shape (n, classes)
+        NaN where it is not known, because a guard withheld it.
     gradients : ndarray of float32, shape (m, H, W) or (m, H, W, 3)
         The gradients of the m rows whose `gradient_of` is not negative, in their order.
+    labels : ndarray of int64, shape (n,), or None
+        The labels; None: those of the highest confidences.
     """
 
     confidence: npt.NDArray[np.float32]
     gradients: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64] | None = None
 
 
 class Stopped(Exception):
@@ -125,14 +130,15 @@ def run_clients(
             dtype=np.int32,
         )
         reply = yield Batch(images[: len(waiting)], gradient_of)
-        labels = reply.confidence.argmax(axis=1)
+        labels = reply.confidence.argmax(axis=1) if reply.labels is None else reply.labels
         for client, label, shares in zip(waiting, labels.tolist(), reply.confidence, strict=True):
             client.observe(ModelAnswer(label, shares))
         sink.answered(waiting, labels, reply.confidence)
         counters.queries += len(waiting)
         for client, shares in zip(waiting, reply.confidence, strict=True):
             if client.spec.target is not None:
-                client.row.target_confidence = float(shares[client.spec.target])
+                share = float(shares[client.spec.target])
+                client.row.target_confidence = None if math.isnan(share) else share
         shown = policy.shown(reply.confidence)
         gradients = iter(reply.gradients)
         answers: list[tuple[ClientSession, Answer | None]] = [

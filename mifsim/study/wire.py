@@ -52,6 +52,9 @@ class Transport:
             return cls("jpeg", int(match[1]))
         raise ValueError(f"{text!r} is not a transport (accepted: {TRANSPORTS})")
 
+    def __str__(self) -> str:
+        return f"jpeg-{self.quality}" if self.kind == "jpeg" else self.kind
+
     def arrive(self, image: Image) -> Image:
         """Return the image as the server receives it, float32 of the same shape.
 
@@ -106,6 +109,9 @@ class ResponsePolicy:
         if match and 1 <= int(match[2]) <= (999 if match[1] == "top" else MOST_DECIMALS):
             return cls("top" if match[1] == "top" else "rounded", int(match[2]))
         raise ValueError(f"{text!r} is not a response policy (accepted: {RESPONSES})")
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.digits}" if self.kind in ("top", "rounded") else self.kind
 
     @property
     def gives(self) -> Knowledge:

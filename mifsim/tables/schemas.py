@@ -56,7 +56,11 @@ SCHEMAS: dict[str, pa.Schema] = {
             pa.int64(),
             "number of the query with the verdict unsafe; null if the session was not blocked",
         ),
-        ("suspicious_count", pa.float64(), "the detector's count at the end of the session"),
+        (
+            "suspicious_count",
+            pa.float64(),
+            "the detector's count at the end of the session; null behind a guard, which does not state it",
+        ),
         (
             "target_confidence",
             pa.float32(),
@@ -68,12 +72,13 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("session_id", CATEGORY, "as in sessions"),
         ("query", pa.int64(), "number of the query within its session, from 1"),
         ("verdict", CATEGORY, "safe, unsafe (ends the session) or invalid (not a valid image; the session continues)"),
-        ("suspicious_count", pa.float64(), "the detector's count after the query"),
+        ("suspicious_count", pa.float64(), "the detector's count after the query; null behind a guard"),
         ("label", pa.int16(), "class predicted by the model; null if the query did not reach the model"),
         (
             "confidence",
             pa.float32(),
-            "the model's confidence (0 to 1) in that class; null if the query did not reach the model",
+            "the model's confidence (0 to 1) in that class; null if the query did not reach the model, or a guard "
+            "withheld it",
         ),
         (
             "target_confidence",
