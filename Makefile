@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow lint format types bench chaos cluster-test guarantee lock clean
+.PHONY: help setup demo guard-demo test test-slow lint format types bench chaos cluster-test guarantee lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ setup: $(STAMP)  ## create .venv with the pinned dependencies
 
 demo: setup  ## run the main job on real MNIST digits and say where the results are
 	$(BIN)/mifsim tune calibrate-digits
+
+guard-demo: setup  ## after `make demo`: its filter before a model server, attacked over HTTP, and calibrated from its log
+	$(BIN)/python examples/guard_demo.py
 
 # Tests of Ray clusters run alone: they start several nodes, which must not find those of other tests.
 CLUSTERS := tests/server/ray tests/cluster tests/chaos
