@@ -93,11 +93,17 @@ def ratio(request: pytest.FixtureRequest) -> Callable[..., float]:
 
 @pytest.fixture
 def measured(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Add a value to the table: ``measured(name, value, at_most=None, unit="")``."""
+    """Add a value to the table: ``measured(name, value, at_most=None, unit="", at_least=None)``."""
 
-    def record(name: str, value: float, at_most: float | None = None, unit: str = "") -> None:
-        target_text = "" if at_most is None else f"<= {_short(at_most)}"
-        row = Row(name, "", f"{_short(value)} {unit}".strip(), target_text, at_most is None or value <= at_most)
+    def record(
+        name: str, value: float, at_most: float | None = None, unit: str = "", at_least: float | None = None
+    ) -> None:
+        targets = (
+            "" if at_least is None else f">= {_short(at_least)}",
+            "" if at_most is None else f"<= {_short(at_most)}",
+        )
+        met = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
+        row = Row(name, "", f"{_short(value)} {unit}".strip(), " ".join(filter(None, targets)), met)
         request.config.stash[ROWS].append(row)
 
     return record
