@@ -145,9 +145,10 @@ def _columns(options: argparse.Namespace) -> None:
     from mifsim.tables.bench_schemas import BENCH_SCHEMAS
     from mifsim.tables.columns import describe
     from mifsim.tables.schemas import SCHEMAS
+    from mifsim.tables.traffic_schema import TRAFFIC_SCHEMAS
     from reports.paper.schemas import PAPER_SCHEMAS
 
-    schemas = {**SCHEMAS, **BENCH_SCHEMAS, **PAPER_SCHEMAS}
+    schemas = {**SCHEMAS, **BENCH_SCHEMAS, **TRAFFIC_SCHEMAS, **PAPER_SCHEMAS}
     if options.table is not None and options.table not in schemas:
         raise UserError(f"columns: {options.table!r} is not a table (accepted: {', '.join(schemas)})")
     table = None

@@ -16,6 +16,9 @@ PGM_HEADER = re.compile(rb"P([25])(?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d
 _ORIENTATION = 0x0112
 """The EXIF tag of the orientation."""
 
+PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+"""Number of channels by the colour type of a PNG file."""
+
 _FIRST_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """JPEG markers of a start-of-frame segment."""
 
@@ -32,12 +35,15 @@ class Header(NamedTuple):
         it is stored.
     transparent : bool
         Whether the file has an alpha channel or a transparent colour.
+    channels : int
+        Number of values of a stored pixel; those of a palette are colours, and have 3.
     """
 
     rows: int
     columns: int
     orientation: int = 1
     transparent: bool = False
+    channels: int = 1
 
     @property
     def shown(self) -> tuple[int, int]:
@@ -125,7 +131,8 @@ def _png(data: bytes) -> Header:
             transparent = True
         elif kind == b"eXIf":
             orientation = exif_orientation(content)
-    return Header(rows, columns, orientation, transparent or kind_of_colour in (4, 6))
+    channels = PNG_CHANNELS.get(kind_of_colour, 1)
+    return Header(rows, columns, orientation, transparent or kind_of_colour in (4, 6), channels)
 
 
 def _jpeg(data: bytes) -> Header:
@@ -142,7 +149,7 @@ def _jpeg(data: bytes) -> Header:
             if data.find(b"\xff\xd9", at) < 0:
                 raise ValueError("truncated JPEG")
             rows, columns = struct.unpack_from(">HH", data, at + 5)
-            return Header(rows, columns, orientation or 1)
+            return Header(rows, columns, orientation or 1, channels=data[at + 9] if at + 9 < len(data) else 1)
         if marker == 0xE1 and orientation is None and data.startswith(b"Exif\0\0", at + 4):
             orientation = exif_orientation(data[at + 10 : at + 2 + length])
         at += 2 + max(2, length)
@@ -173,7 +180,7 @@ def _webp(data: bytes) -> Header:
         elif kind == b"EXIF":
             orientation = exif_orientation(content)
         at += 8 + size + size % 2
-    return Header(rows, columns, orientation, transparent)
+    return Header(rows, columns, orientation, transparent, 4 if transparent else 3)
 
 
 def _pgm(data: bytes) -> Header:

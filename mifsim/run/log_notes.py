@@ -52,6 +52,7 @@ def facts_of(log: LogSessions, preprocessing: Preprocessing | None) -> dict[str,
         "tied_rows": index.tied,
         "rows_out_of_order": index.descents,
         "overlapping_sessions": log.overlapping,
+        "undone_queries": index.unanswered,
     }
     if preprocessing is not None:
         facts["preprocessing"] = dict(log.pools(preprocessing).losses)
@@ -65,13 +66,16 @@ def notes(log: LogSessions, facts: Mapping[str, Any], preprocessing: Preprocessi
     yield from _pauses(log)
     yield from _repeats(log, facts)
     yield from _order(log, facts)
+    if log.log.form.traffic:
+        yield from _traffic(log)
     if log.incomplete:
         what = "are left out; incomplete_sessions = 'keep' replays the rest of them"
         if log.most_sessions > 1:
             what = f"are left out (detectors of scope client do not see them){what.removeprefix('are left out')}"
         if log.policy.incomplete == "keep":
             what = "are replayed without these rows, so that too few of them may be blocked"
-        yield f"{log.incomplete:,} of {log.found:,} sessions have unusable rows and {what}"
+        rows = "unusable or missing rows" if log.log.form.traffic else "unusable rows"
+        yield f"{log.incomplete:,} of {log.found:,} sessions have {rows} and {what}"
     if facts["unplaced_rows"]:
         yield (
             f"{facts['unplaced_rows']:,} of {facts['rows']:,} rows lack a client, a time or a session id, so that it "
@@ -113,6 +117,15 @@ def _similar_clients(log: LogSessions) -> Iterator[str]:
             "and lower case or by white space, so that their queries are in sessions of their own; make the ids equal "
             "if they are the same client"
         )
+
+
+def _traffic(log: LogSessions) -> Iterator[str]:
+    yield (
+        "it is the traffic log of a guard: sessions that the guard blocked end where it stopped them, and attackers "
+        "are among the users"
+    )
+    if log.log.index.unanswered:
+        yield f"{log.log.index.unanswered:,} queries were undone, because the model did not answer; they are left out"
 
 
 def _pauses(log: LogSessions) -> Iterator[str]:

@@ -13,6 +13,7 @@ from mifsim.clients.protocol import ClientGenerator, Query, Refusal, User, World
 from mifsim.data.logs import LogFormat, LogSessions, SessionPolicy, arrange, open_log
 from mifsim.data.logs.format import ImageEncoding, TimeUnit
 from mifsim.data.logs.policy import duration
+from mifsim.data.logs.traffic import recognised
 
 
 class Log(User):
@@ -22,7 +23,8 @@ class Log(User):
     session that is blocked does not change the later ones: a user who is refused comes back. A study uses the first
     `sessions` clients of the log, in the order of a digest of their ids; with ``sessions = "all"``, it uses every
     client once. See `mifsim.data.logs.reading.log_rows` for the format of a log, and
-    `mifsim.data.logs.query_log.QueryLog.prepared` for the preprocessing of its images.
+    `mifsim.data.logs.query_log.QueryLog.prepared` for the preprocessing of its images. The traffic log of a guard needs
+    no configuration but its path; see `mifsim.data.logs.traffic`.
     """
 
     revisits: ClassVar[bool] = True
@@ -117,7 +119,9 @@ class Log(User):
         """
         if not self.path:
             return None
-        return arrange(open_log(Path(self.path), self.form), self.policy)
+        path = Path(self.path)
+        form, policy = recognised(path, self.form, self.policy)
+        return arrange(open_log(path, form), policy)
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one client; it uses no random numbers."""

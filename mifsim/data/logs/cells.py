@@ -1,4 +1,4 @@
-"""Image cells of a Parquet log: bytes, lists of bytes, structs, paths, encoded text, and the bytes of arrays."""
+"""Image cells of a Parquet log: bytes, lists of bytes, structs, paths, encoded text, npy files, and arrays' bytes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from mifsim.data.logs.format import MAX_IMAGE_BYTES, ImageEncoding, excerpt
 from mifsim.data.logs.rows import Exact
+from mifsim.data.npy import read_npy
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -198,6 +199,16 @@ def _from_hex(text: str) -> bytes | Problem:
 def stored_arrays(dtypes: list[Any], shapes: list[Any]) -> list[Exact | Problem | None]:
     """Return the dtype and shape of each row's array, of which the image column contains the bytes."""
     return [_stored_array(dtype, shape) for dtype, shape in zip(dtypes, shapes, strict=True)]
+
+
+def npy_array(data: bytes) -> tuple[bytes, Exact] | Problem:
+    """Return the bytes of the array in an npy file, with its dtype and shape."""
+    try:
+        array = read_npy(data)
+    except ValueError as error:
+        return Problem(" ".join(str(error).split())[:200])
+    exact = _stored_array(array.dtype.str.replace("|", "="), array.shape)
+    return exact if isinstance(exact, Problem) else (array.tobytes(), exact)
 
 
 def _stored_array(dtype: Any, shape: Any) -> Exact | Problem:

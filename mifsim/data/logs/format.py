@@ -45,6 +45,9 @@ class LogFormat:
         Columns of an array's dtype and shape; read only with the encoding ``"raw"``.
     time_unit : TimeUnit or None
         Unit of times that are numbers; None: derived from their size, if that is possible.
+    traffic : bool
+        Whether it is the traffic log of a guard, with a number for each query of a session, and with queries that were
+        undone.
     """
 
     client: str = "client"
@@ -55,6 +58,7 @@ class LogFormat:
     dtype: str = "dtype"
     shape: str = "shape"
     time_unit: TimeUnit | None = None
+    traffic: bool = False
 
     @property
     def columns(self) -> dict[str, str]:
@@ -64,6 +68,8 @@ class LogFormat:
             names["session"] = self.session
         if self.encoding == "raw":
             names |= {"dtype": self.dtype, "shape": self.shape}
+        if self.traffic:
+            names |= {"query": "query", "answered": "answered"}
         return names
 
 

@@ -71,6 +71,10 @@ class LogIndex:
         See `mifsim.data.logs.copies.Repeats`; `retry` has shape (0,) if it is not known.
     height, width : ndarray of int32, shape (N,)
         Size of the image in pixels; 0 for unusable rows.
+    query : ndarray of int64, shape (N,) or (0,)
+        Number of each query within its session, in the traffic log of a guard; shape (0,) for other logs.
+    unanswered : int
+        Number of rows of a guard's queries that were undone. They are not among the N rows.
     """
 
     rows: int
@@ -96,6 +100,8 @@ class LogIndex:
     retry: Bools = field(repr=False)
     height: npt.NDArray[np.int32] = field(repr=False)
     width: npt.NDArray[np.int32] = field(repr=False)
+    query: npt.NDArray[np.int64] = field(repr=False)
+    unanswered: int
 
     @property
     def seconds(self) -> npt.NDArray[np.float64] | None:
@@ -123,7 +129,7 @@ class _Entries:
     def __init__(self) -> None:
         self.number, self.client, self.session = array("q"), array("i"), array("Q")
         self.kind, self.whole, self.real = array("b"), array("q"), array("d")
-        self.usable, self.height, self.width = array("b"), array("i"), array("i")
+        self.usable, self.height, self.width, self.query = array("b"), array("i"), array("i"), array("q")
         self.stored, self.stored_rest, self.decoded = array("Q"), array("Q"), array("Q")
 
     def add(self, number: int, client: int, row: Row, seen: Seen | None) -> None:
@@ -140,6 +146,7 @@ class _Entries:
         self.stored.append(found.stored[0])
         self.stored_rest.append(found.stored[1])
         self.decoded.append(found.decoded)
+        self.query.append(row.query)
 
 
 NO_SESSION = 0
@@ -170,10 +177,13 @@ def build_index(path: Path, form: LogFormat, bad: BadRowWriter) -> LogIndex:
     sha = hashlib.sha256()
     clients: dict[str, int] = {}
     files: list[tuple[str, int]] = []  # name and number of the first row of each Parquet file
-    entries, number, without_client, floats = _Entries(), -1, 0, False
+    entries, number, without_client, unanswered, floats = _Entries(), -1, 0, 0, False
     for number, (row, found) in enumerate(in_threads(examined, log_rows(path, form))):
         if row.row == 0:
             files.append((row.file, number))
+        if row.unanswered:
+            unanswered += 1
+            continue
         seen = None if isinstance(found, str) else found
         if isinstance(found, str):
             bad.add(BadRow(row.file, row.row, row.client, found))
@@ -242,6 +252,8 @@ def build_index(path: Path, form: LogFormat, bad: BadRowWriter) -> LogIndex:
         retry=np.zeros(0, np.bool_) if repeats.retry is None else repeats.retry,
         height=np.array(entries.height, np.int32),
         width=np.array(entries.width, np.int32),
+        query=np.array(entries.query if form.traffic else [], np.int64),
+        unanswered=unanswered,
     )
 
 
@@ -269,8 +281,8 @@ def update_digest(row: Row, sha: Any) -> None:
 
 def examined(row: Row) -> Seen | str:
     """Decode the image of a row; return what is kept of it, or the reason why the row is unusable."""
-    if row.problem is not None:
-        return row.problem
+    if row.problem is not None or row.unanswered:
+        return row.problem or "the query was undone"
     try:
         pixels = grey_values(row.image, row.exact)
     except ValueError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 from mifsim.data.image_files import SUFFIXES
-from mifsim.data.logs.cells import ACCEPTED_IMAGES, Problem, image_cells, is_image, path_texts, stored_arrays
+from mifsim.data.logs.cells import ACCEPTED_IMAGES, Problem, image_cells, is_image, npy_array, path_texts, stored_arrays
 from mifsim.data.logs.format import (
     BATCH_ROWS,
     MAX_ID_CHARACTERS,
@@ -24,6 +24,7 @@ from mifsim.data.logs.format import (
 from mifsim.data.logs.ids import ACCEPTED_IDS, id_cells, is_id
 from mifsim.data.logs.rows import Exact, Row, inside, measured, read_file
 from mifsim.data.logs.times import ACCEPTED_TIMES, Time, is_time, time_cells
+from mifsim.data.npy import MAGIC
 from mifsim.errors import DataError
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ _ACCEPTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "image": (ACCEPTED_IMAGES, is_image),
     "dtype": (_ANY, lambda kind: True),
     "shape": (_ANY, lambda kind: True),
+    "query": ("64-bit whole numbers", lambda kind: str(kind) == "int64"),
+    "answered": ("true or false", lambda kind: str(kind) == "bool"),
 }
 
 
@@ -193,9 +196,15 @@ def _batch_rows(part: Part, name: str, at: int, batch: pa.RecordBatch, form: Log
     arrays: list[Exact | Problem | None] = [None] * count
     if form.encoding == "raw":
         arrays = stored_arrays(column("dtype").to_pylist(), column("shape").to_pylist())
+    queries: list[int | None] = column("query").to_pylist() if form.traffic else [0] * count
+    answered: list[bool | None] = column("answered").to_pylist() if form.traffic else [True] * count
     cells = zip(clients, sessions, times, images, arrays, strict=True)
     for number, (client, session, time, image, exact) in enumerate(cells):
-        yield _row(Row(name, at + number), client, session, time, image, exact, part.folder, form)
+        if not answered[number]:
+            yield Row(name, at + number, unanswered=True)
+            continue
+        row = Row(name, at + number, query=queries[number] or 0)
+        yield _row(row, client, session, time, image, exact, part.folder, form)
 
 
 def _row(
@@ -227,6 +236,11 @@ def _row(
             return row._replace(problem=cell.text)
     if isinstance(image, bytes):
         assert not isinstance(exact, Problem)
+        if exact is None and image.startswith(MAGIC):
+            array = npy_array(image)
+            if isinstance(array, Problem):
+                return row._replace(problem=array.text)
+            image, exact = array
         return measured(row._replace(image=image, exact=exact))
     assert isinstance(image, str)
     found = inside(folder, image)

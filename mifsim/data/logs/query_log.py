@@ -34,7 +34,7 @@ from mifsim.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # version of the index in the cache folder; part of its name
+FORMAT = 3  # version of the index in the cache folder; part of its name
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +104,7 @@ class QueryLog:
         following = next(wanted, None)
 
         def read(row: Row) -> Picture | None:
-            if row.problem is not None:
+            if row.problem is not None or row.unanswered:
                 return None
             try:
                 return preprocessed(row.image, row.exact, preprocessing)

@@ -52,6 +52,10 @@ class Row(NamedTuple):
         How the bytes form an array; None if they are those of an image file.
     problem : str or None
         The reason why the row is unusable; None if no problem is known.
+    query : int
+        Number of the query within its session, from 1, in the traffic log of a guard; 0 in other logs.
+    unanswered : bool
+        Whether a guard has undone the query, so that it is in no session.
     """
 
     file: str
@@ -63,6 +67,8 @@ class Row(NamedTuple):
     image: bytes = b""
     exact: Exact | None = None
     problem: str | None = None
+    query: int = 0
+    unanswered: bool = False
 
 
 def inside(folder: Path, text: str) -> Path | None:

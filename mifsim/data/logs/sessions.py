@@ -16,6 +16,7 @@ from mifsim.data.base import ArrayPool, SubsetPool
 from mifsim.data.logs.index import LogIndex
 from mifsim.data.logs.policy import SessionPolicy
 from mifsim.data.logs.query_log import QueryLog
+from mifsim.data.logs.traffic import missing_queries
 from mifsim.data.preprocessing import Preprocessing
 from mifsim.errors import DataError
 
@@ -60,7 +61,7 @@ class LogSessions:
     found : int
         Number of sessions, with those that are left out.
     incomplete : int
-        How many of these have unusable rows; sessions of which nothing is left count too.
+        How many of these have unusable or missing rows; sessions of which nothing is left count too.
     unplaced : int
         Number of unusable rows of clients with several sessions of which it is not known in which session they are
         missing, because they have no time (or no session id).
@@ -184,14 +185,17 @@ def arrange(log: QueryLog, policy: SessionPolicy) -> LogSessions:
     client = index.client[order][new]
     usable = pooled[order]
     holes = np.bincount(session, ~usable, count).astype(np.int64)
+    if policy.by_column and len(index.query):
+        holes += missing_queries(index.query[order], session, count)
     elsewhere, unplaced = _elsewhere(index, client, index.session[order][new], ~index.usable & ~placed, policy)
     holes += elsewhere
     left = np.bincount(session, usable, count) > 0
     kept = left & (holes == 0) if policy.incomplete == "leave-out" else left
     if not kept.any():
+        which = "missing rows" if index.first_bad is None else f"unusable rows, the first: {index.first_bad}"
         raise DataError(
-            f"log {log.path}: each of its {count:,} sessions has unusable rows, the first: {index.first_bad} "
-            "(accepted: a log with complete sessions, or incomplete_sessions = 'keep')"
+            f"log {log.path}: each of its {count:,} sessions has {which} (accepted: a log with complete sessions, or "
+            "incomplete_sessions = 'keep')"
         )
     chosen = usable & kept[session]
     place = np.cumsum(pooled) - 1
