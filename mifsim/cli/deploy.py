@@ -41,6 +41,9 @@ def add_guard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument("--ledger", metavar="URL", help="sqlite:PATH or memory: (default: sqlite:guard.db)")
     parser.add_argument(
+        "--log", metavar="DIR", help="folder of the traffic log, which a calibration reads (default: no log)"
+    )
+    parser.add_argument(
         "--uncertified",
         action="store_true",
         help="start although settings contradict what the filter was certified for",
@@ -87,6 +90,7 @@ def _settings(options: argparse.Namespace) -> GuardConfig:
         "listen": {"host": options.host, "port": options.port},
         "identity": {"source": options.identity},
         "ledger": {"url": options.ledger},
+        "log": {"folder": options.log},
     }
     plain: dict[str, Any] = {} if options.config is None else GuardConfig.load(options.config).model_dump()
     for table, values in given.items():

@@ -24,6 +24,9 @@ _BLOCK = 0xFFFF
 
 Numbers = npt.NDArray[Any]
 
+Sent = bytes | Numbers
+"""An image as a client sends it: the bytes of a file, or an array of one of the shapes in `Arrival.array_shapes`."""
+
 
 @dataclass(frozen=True)
 class Arrival:
@@ -87,6 +90,27 @@ class Arrival:
         Refused
             If its shape, type or values are not accepted.
         """
+        canonical = self._canonical(values)
+        try:
+            return self._arrived(canonical)
+        except InvalidImage as error:
+            hint = "" if self.white == 255 else " (this server takes values from 0 to 1)"
+            raise Refused("no-image", f"{error}{hint}") from None
+
+    def exact(self, values: Numbers) -> Numbers:
+        """Return an array that `from_array` accepts as it was before the transport.
+
+        Returns
+        -------
+        ndarray
+            Of the model's shape: uint8, or float32 from 0 to 1. A simulation with the same transport judges the same
+            pixels.
+        """
+        canonical = self._canonical(values)
+        return canonical if canonical.dtype == np.uint8 else admit(canonical)
+
+    def _canonical(self, values: Numbers) -> Numbers:
+        """Return an array in the model's shape: uint8, or floats of which 1 is white."""
         if values.shape not in self.array_shapes:
             accepted = " or ".join(str(shape) for shape in self.array_shapes)
             raise Refused("no-image", f"got an image of shape {values.shape}; accepted: {accepted}")
@@ -99,11 +123,7 @@ class Arrival:
             if values.dtype.kind != "f":
                 raise Refused("no-image", f"got values of type {values.dtype}; accepted: numbers")
             values = (values.astype(np.float64) / 255.0).astype(np.float32)
-        try:
-            return self._arrived(values)
-        except InvalidImage as error:
-            hint = "" if self.white == 255 else " (this server takes values from 0 to 1)"
-            raise Refused("no-image", f"{error}{hint}") from None
+        return values
 
     def _arrived(self, image: Numbers) -> Pixels:
         # Validated before any session is looked up: a refused request must not change one.

@@ -65,6 +65,7 @@ class Asker:
             await self._unanswered(active, counted)
             return reply
         self._metrics.safe.inc(counted.queries)
+        counted.confidence = confidence
         if confidence is not None:
             labels = [int(label) for label in confidence.argmax(axis=1)]
             if counted.uses_answers:

@@ -17,6 +17,7 @@ from mifsim.guard.tables import (
     LedgerSettings,
     Limits,
     Listen,
+    LogSettings,
     Sessions,
     Table,
     Upstream,
@@ -49,6 +50,7 @@ class GuardConfig(Table):
     identity: Identity = Identity()
     sessions: Sessions = Sessions()
     ledger: LedgerSettings = LedgerSettings()
+    log: LogSettings = LogSettings()
     watch: WatchSettings = WatchSettings()
     limits: Limits = Limits()
     listen: Listen = Listen()
@@ -107,6 +109,7 @@ class GuardConfig(Table):
             update={
                 "filter": absolute(self.filter),
                 "ledger": self.ledger.model_copy(update={"url": ledger}),
+                "log": self.log.model_copy(update={"folder": absolute(self.log.folder)}),
                 "identity": self.identity.model_copy(update={"key_file": absolute(self.identity.key_file)}),
                 "listen": self.listen.model_copy(update=listen),
             }

@@ -22,15 +22,16 @@ from mifsim.guard.clock import Clock
 from mifsim.guard.config import GuardConfig
 from mifsim.guard.identity import KEY_BYTES, Identifier, read_key
 from mifsim.guard.judging import THREAD_PIXELS, warm_up
-from mifsim.guard.keeper import Keeper
+from mifsim.guard.keeper import Counted, Keeper
 from mifsim.guard.ledger import Ledger, LedgerError, open_ledger
 from mifsim.guard.message import Reply, Request
 from mifsim.guard.metrics import Metrics
 from mifsim.guard.refusals import Refused
 from mifsim.guard.sessions import idempotency_key, request_digest
+from mifsim.guard.traffic.log import TrafficLog
 from mifsim.guard.upstream import Upstream
 from mifsim.guard.watch_task import WatchTask
-from mifsim.guard.wire.base import Wire
+from mifsim.guard.wire.base import Submission, Wire
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,9 @@ class GuardService:
         self._watch = WatchTask(self._ledger, self.metrics, self._clock)
         self._keeper.on_replaced = self._watch.replaced
         self._asker = Asker(upstream, self.metrics, self._keeper)
-        self._identifier = Identifier(settings.identity, _key_of(settings))
+        key = _key_of(settings)
+        self._identifier = Identifier(settings.identity, key)
+        self._log = TrafficLog(settings.log, key, self.metrics) if settings.log.folder else None
 
     @property
     def active(self) -> Active:
@@ -81,12 +84,12 @@ class GuardService:
         return self._keeper.active
 
     async def start(self) -> None:
-        """Open the ledger and the upstream.
+        """Open the ledger, the traffic log and the upstream.
 
         Raises
         ------
         GuardError
-            If the ledger cannot be opened, or was written with another key.
+            If the ledger cannot be opened, or was written with another key; or if the traffic log cannot be written.
         """
         settings, check = self.active.settings, self._identifier.key_check
         try:
@@ -105,6 +108,8 @@ class GuardService:
             self._watch.start()
         except LedgerError as error:
             raise GuardError(f"ledger: {error}") from None
+        if self._log is not None:
+            await asyncio.to_thread(self._log.open)
         if self._upstream is not None:
             await self._upstream.open()
 
@@ -135,7 +140,9 @@ class GuardService:
         self.metrics.deployed(deployment)
 
     async def reload(self, settings: GuardConfig) -> None:
-        """Use other settings. Open sessions keep their detector; ledger, identity, limits and listen do not change.
+        """Use other settings. Open sessions keep their detector.
+
+        Ledger, identity, limits, listen and the folder of the traffic log do not change. The log's segment is closed.
 
         Raises
         ------
@@ -149,6 +156,8 @@ class GuardService:
             await self._use(active)
         except LedgerError as error:
             raise GuardError(f"ledger: {error}") from None
+        if self._log is not None:
+            self._log.use(settings.log)
         logger.info("reloaded: %s, configuration %s", settings.filter, active.deployment.digest)
 
     async def stop(self) -> None:
@@ -160,6 +169,8 @@ class GuardService:
         if self._upstream is not None:
             await self._upstream.close()
         await self._watch.stop()
+        if self._log is not None:
+            await asyncio.to_thread(self._log.close)
         await self._ledger.close()
 
     async def problem(self) -> str:
@@ -172,7 +183,7 @@ class GuardService:
             await self._ledger.probe()
         except LedgerError:
             return "the ledger cannot be written"
-        return ""
+        return "the traffic log cannot be written" if self._log is not None and self._log.problem else ""
 
     async def handle(self, request: Request) -> Reply:
         """Return the answer to a request for the model server.
@@ -246,11 +257,21 @@ class GuardService:
                     await self._keeper.enter(client, session)  # a blocked client gets no kept answer
                     if (kept := session.repeated(key, digest)) is not None:
                         return kept
+                if self._log is not None and self._log.problem:
+                    raise Refused("log-failed")
                 counted = await self._keeper.count(client, session, submission.images)
                 # The next query waits for the answer, if this one may be undone or its answer is observed.
                 in_order = counted.uses_answers or not active.settings.sessions.count_unanswered
+                if counted.blocked is not None:
+                    self._add_to_log(active, counted, submission, wire)
+                    raise counted.blocked
                 if in_order:
-                    reply = await self._asker.answer(active, counted, submission, alone)
+                    try:
+                        reply = await self._asker.answer(active, counted, submission, alone)
+                    finally:
+                        self._add_to_log(active, counted, submission, wire)
+                else:  # it is counted in any case, and the answers of a session may overtake each other
+                    self._add_to_log(active, counted, submission, wire)
             if not in_order:
                 reply = await self._asker.answer(active, counted, submission, alone)
             if reply.answered:
@@ -259,6 +280,10 @@ class GuardService:
             return reply
         finally:
             session.waiting -= 1
+
+    def _add_to_log(self, active: Active, counted: Counted, submission: Submission, wire: Wire) -> None:
+        if self._log is not None:
+            self._log.add(active, counted, submission, wire.arrival, self._keeper.configs)
 
 
 def _key_of(settings: GuardConfig) -> bytes:

@@ -26,10 +26,13 @@ class Judgement:
         Number of images that were judged: all of them, or those up to the one that blocks.
     unsafe : bool
         Whether the last one is UNSAFE.
+    counts : list of (float, float)
+        The detector's count and limit after each of them.
     """
 
     queries: int = 0
     unsafe: bool = False
+    counts: list[tuple[float, float]] = field(default_factory=list)
     _undo: list[Callable[[], None]] = field(default_factory=list)
 
     def undo(self) -> None:
@@ -56,6 +59,7 @@ def judge(detector: DurableDetector, images: Sequence[Pixels]) -> Judgement:
             judgement.add(detector.savepoint())
             verdict = detector.check(image)
             judgement.queries += 1
+            judgement.counts.append((float(detector.count), float(detector.limit)))
             if verdict is Verdict.UNSAFE:
                 judgement.unsafe = True
                 break

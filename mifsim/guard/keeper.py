@@ -54,10 +54,12 @@ class Keeper:
     async def count(self, client: bytes, session: Session, images: Sequence[Pixels]) -> Counted:
         """Judge the images of a request, and write the counts.
 
+        An image that blocks the client is counted; see `Counted.blocked`.
+
         Raises
         ------
         Refused
-            If an image blocks the client, or the request cannot be judged or counted.
+            If the client is blocked already, or the request cannot be judged or counted.
         """
         for _ in range(_TAKES):
             before = await self.enter(client, session)
@@ -67,15 +69,15 @@ class Keeper:
             now = self._clock.now()
             self.active.policy.check_length(before, len(images), self.active.deployment.max_queries, now)
             judgement = await self._judged(session, images)
+            first = session.times(now, before, judgement.queries)
             try:
                 durable = await self._write(session, before, judgement, now)
             except Superseded:
                 self._metrics.forgotten.inc()
                 session.forget()
                 continue
-            if judgement.unsafe:
-                raise self._block(session)
-            return Counted(session, before, judgement, durable, uses_answers)
+            blocked = self._block(session) if judgement.unsafe else None
+            return Counted(session, before, first, judgement, durable, uses_answers, blocked)
         raise Refused("ledger-failed", "another server answers this client")
 
     async def enter(self, client: bytes, session: Session) -> Entry:
@@ -138,7 +140,8 @@ class Keeper:
         """
         assert session.detector is not None
         entry = before._replace(
-            last=now,
+            # The clock may have been set back while the guard did not run.
+            last=session.time / 1e6 if before.last > now else now,
             queries=before.queries + judgement.queries,
             counts=counts_of(session.detector),
             blocked=now if judgement.unsafe else 0.0,
@@ -208,6 +211,7 @@ class Keeper:
             return
         counted.judgement.undo()
         counted.session.entry = counted.before
+        counted.undone = True
 
     def settle(self, session: Session) -> None:
         """Update the memory of sessions after a request, and forget the images of idle ones if there is too much."""
@@ -229,20 +233,34 @@ class Counted:
     session : Session
     before : Entry
         The session's entry before them.
+    time : int
+        Time of the first one in microseconds since 1970; each further one has the next number. Within a session, the
+        times rise.
     judgement : Judgement
     durable : bool
         Whether the ledger has them; if not, the guard fails open.
     uses_answers : bool
         Whether the session's detector observes the model's answers.
+    blocked : Refused or None
+        The refusal, if the last of them blocks the client.
+    undone : bool
+        Whether they were undone, because the model did not answer.
+    confidence : ndarray of float32 or None
+        The model's confidences, if the guard has read them.
     """
 
-    __slots__ = ("before", "durable", "judgement", "session", "uses_answers")
+    __slots__ = (
+        "before", "blocked", "confidence", "durable", "judgement", "session", "time", "undone", "uses_answers"
+    )  # fmt: skip
 
     def __init__(
-        self, session: Session, before: Entry, judgement: Judgement, durable: bool, uses_answers: bool
-    ) -> None:
-        self.session, self.before, self.judgement = session, before, judgement
-        self.durable, self.uses_answers = durable, uses_answers
+        self, session: Session, before: Entry, time: int, judgement: Judgement, durable: bool, uses_answers: bool,
+        blocked: Refused | None,
+    ) -> None:  # fmt: skip
+        self.session, self.before, self.time, self.judgement = session, before, time, judgement
+        self.durable, self.uses_answers, self.blocked = durable, uses_answers, blocked
+        self.undone = False
+        self.confidence: Confidences | None = None
 
     @property
     def queries(self) -> int:

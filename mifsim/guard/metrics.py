@@ -68,6 +68,13 @@ class Metrics:
             "mifsim_guard_watched_sessions", "Sessions that the watch has decided, by outcome: blocked or open",
             ["outcome"], registry=self.registry,
         )  # fmt: skip
+        self.log_rows = Counter(
+            "mifsim_guard_log_rows", "Queries that were written to the traffic log", registry=self.registry
+        )
+        self.log_dropped = Counter(
+            "mifsim_guard_log_dropped", "Queries that are not in the traffic log, because it could not be written",
+            registry=self.registry,
+        )  # fmt: skip
         self.ready = Gauge("mifsim_guard_ready", "Whether requests are taken", registry=self.registry)
         self.uncertified = Gauge(
             "mifsim_guard_uncertified", "Number of settings that contradict the certificate", registry=self.registry

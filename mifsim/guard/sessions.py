@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,10 +16,31 @@ from mifsim.guard.refusals import Refused
 
 _DEPTH = 5
 _OVERHEAD = 1024
+_LATER = 1000
+"""Microseconds by which queries may have a later time than the last one in the ledger: each image of a request has its
+own."""
 KEY_HEADER = "idempotency-key"
 _LONGEST_KEY = 255
 _LARGEST_KEPT = 64 * 1024
 """Bytes; larger answers are not kept."""
+
+
+class LogName(NamedTuple):
+    """What the traffic log calls a client and its session.
+
+    Attributes
+    ----------
+    started : float
+        Start of the session; see `mifsim.guard.ledger.Entry`.
+    stored : tuple
+        The client's hash, the start in microseconds, and the digest of the configuration.
+    wanted : bool
+        Whether the session is in the sample that is logged.
+    """
+
+    started: float
+    stored: tuple[bytes, int, bytes]
+    wanted: bool
 
 
 class Session:
@@ -31,21 +52,53 @@ class Session:
         Equal to that of the ledger; None: not read yet, or out of date.
     detector : DurableDetector or None
         None: it is created from the counts at the next query.
+    time : int
+        Time of the last judged query in microseconds since 1970; 0 if this process has judged none.
+    log_name : LogName or None
+        None: not computed yet.
     """
 
-    __slots__ = ("detector", "entry", "lock", "nbytes", "replies", "waiting")
+    __slots__ = ("detector", "entry", "lock", "log_name", "nbytes", "replies", "time", "waiting")
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.waiting = 0
         self.entry: Entry | None = None
         self.detector: DurableDetector | None = None
+        self.time = 0
+        self.log_name: LogName | None = None
         self.nbytes = _OVERHEAD
         self.replies: OrderedDict[str, tuple[bytes, Reply]] = OrderedDict()
 
     def forget(self) -> None:
         """Drop everything that is not in the ledger."""
         self.entry = self.detector = None
+
+    def times(self, now: float, before: Entry, queries: int) -> int:
+        """Return the time of the first of some queries, and keep that of the last one.
+
+        Each query has a time of its own, later than those before it even if the clock was set back while the guard did
+        not run.
+
+        Parameters
+        ----------
+        now : float
+            Seconds since 1970.
+        before : Entry
+            The session's entry before them.
+        queries : int
+
+        Returns
+        -------
+        int
+            Microseconds since 1970.
+        """
+        earliest = self.time + 1
+        if self.time == 0 and before.queries:  # another process may have judged the queries before
+            earliest = round(before.last * 1e6) + _LATER
+        first = max(round(now * 1e6), earliest)
+        self.time = first + queries - 1
+        return first
 
     def repeated(self, key: str | None, digest: bytes) -> Reply | None:
         """Return the kept answer to a request with an idempotency key, or None.

@@ -233,6 +233,40 @@ class WatchSettings(Table):
         return value
 
 
+class LogSettings(Table):
+    """The ``[log]`` table: a log of the queries, which a calibration reads as it is. Images are personal data."""
+
+    folder: str = Field("", description="folder of the traffic log, private to its owner; empty: no log")
+    images: Literal["all", "none"] = Field(
+        "all", description='"none" leaves out the images: the log has counts and verdicts, and cannot be replayed'
+    )
+    sessions: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of sessions that are logged, chosen by a keyed digest of their id (of the client's, if the "
+        "filter's scope is the client)",
+    )
+    retention: str = Field("30d", description='older files are deleted ("forever": none is)')
+    rotate: str = Field("1h", description='a file is complete this long after its start ("never": only by size)')
+    rotate_mb: int = Field(64, ge=1, le=4096, description="a file is also complete at this size, in MiB")
+    required: bool = Field(
+        True, description="refuse queries (503) while the log cannot be written; if false, rows are dropped and counted"
+    )
+
+    @field_validator("retention")
+    @classmethod
+    def _retention(cls, value: str) -> str:
+        parse_duration(value, "forever")
+        return value
+
+    @field_validator("rotate")
+    @classmethod
+    def _rotate(cls, value: str) -> str:
+        parse_duration(value, "never")
+        return value
+
+
 class Limits(Table):
     """The ``[limits]`` table."""
 

@@ -21,6 +21,7 @@ from mifsim.guard.config import GuardConfig
 from mifsim.guard.core import GuardService
 from mifsim.guard.init_file import settings_text
 from mifsim.guard.message import Headers, Request
+from mifsim.guard.tables import Table
 from tests.guard.guards import SHAPE, Model, settings, write_filter
 
 
@@ -44,6 +45,13 @@ from tests.guard.guards import SHAPE, Model, settings, write_filter
         ({"wires": ["grpc"]}, "must be some of tfserving"),
         ({"listen": {"port": 70000}}, "listen.port = 70000"),
         ({"limits": {"batch": 0}}, "limits.batch = 0"),
+        ({"log": {"folders": "x"}}, "log.folders: unknown key; did you mean 'folder'"),
+        ({"log": {"images": "some"}}, "log.images = 'some'"),
+        ({"log": {"sessions": 0.0}}, "log.sessions = 0.0"),
+        ({"log": {"sessions": 1.5}}, "log.sessions = 1.5"),
+        ({"log": {"retention": "a month"}}, "log.retention = 'a month': must be a whole number and a unit"),
+        ({"log": {"rotate": "0h"}}, "log.rotate = '0h': must be"),
+        ({"log": {"rotate_mb": 0}}, "log.rotate_mb = 0"),
     ],
 )
 def test_every_key_is_checked(plain: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -61,10 +69,11 @@ def test_the_written_settings_are_the_defaults_with_a_comment_each(tmp_path: Pat
         if re.match(r"\w+ = ", line):
             assert lines[number - 1].startswith("# ")
     keys = [line.partition(" = ")[0] for line in lines if re.match(r"\w+ = ", line)]
-    tables = [GuardConfig, *(type(getattr(GuardConfig(), name)) for name in GuardConfig.model_fields)]
-    names = [name for table in tables if hasattr(table, "model_fields") for name in table.model_fields]
+    values = {name: getattr(GuardConfig(), name) for name in GuardConfig.model_fields}
+    tables = {name: value for name, value in values.items() if isinstance(value, Table)}
+    expected = [name for name in values if name not in tables]
     assert sorted(keys) == sorted(
-        name for name in names if not hasattr(getattr(GuardConfig(), name, None), "model_fields")
+        [*expected, *(name for table in tables.values() for name in type(table).model_fields)]
     )
 
 
@@ -80,10 +89,12 @@ def test_the_command_line_writes_a_file_once(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
-    (tmp_path / "guard.toml").write_text('filter = "f.toml"\n[ledger]\nurl = "sqlite:g.db"\n')
+    text = 'filter = "f.toml"\n[ledger]\nurl = "sqlite:g.db"\n[log]\nfolder = "traffic"\n'
+    (tmp_path / "guard.toml").write_text(text)
     config = GuardConfig.load(tmp_path / "guard.toml")
     assert config.filter == str(tmp_path / "f.toml")
     assert config.ledger.url == f"sqlite:{tmp_path / 'g.db'}"
+    assert config.log.folder == str(tmp_path / "traffic")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.defense.images import Pixels
-from mifsim.guard.arrival import Arrival
+from mifsim.guard.arrival import Arrival, Sent
 from mifsim.guard.message import Reply, Request
 
 Confidences = npt.NDArray[np.float32]
@@ -30,10 +30,12 @@ class Submission(ABC):
         As the client sent it.
     images : list of ndarray of float32
         The images as they arrive, each of which is a query; at least one.
+    sent : list of bytes or ndarray
+        The same images as the client sent them, files or arrays.
     """
 
-    def __init__(self, request: Request, images: list[Pixels]) -> None:
-        self.request, self.images = request, images
+    def __init__(self, request: Request, images: list[Pixels], sent: Sequence[Sent]) -> None:
+        self.request, self.images, self.sent = request, images, sent
 
     @abstractmethod
     def forwarded(self) -> Request:

@@ -114,7 +114,7 @@ class MultipartSubmission(JsonAnswers):
     """A form with one or more image files."""
 
     def __init__(self, request: Request, images: list[Pixels], wire: Wire, parts: list[Part]) -> None:
-        super().__init__(request, images, wire)
+        super().__init__(request, images, [part.content for part in parts if part.file_name is not None], wire)
         self._parts = parts
 
     def forwarded(self) -> Request:

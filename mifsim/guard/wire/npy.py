@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mifsim.data.npy import read_npy, write_npy
 from mifsim.defense.images import Pixels
 from mifsim.guard.message import Headers, Request
 from mifsim.guard.refusals import Refused
@@ -17,46 +16,30 @@ from mifsim.guard.wire.base import Submission, Wire
 from mifsim.guard.wire.raw import JsonAnswers
 
 TYPES = ("application/x-npy", "application/npy", "application/vnd.numpy")
-MAGIC = b"\x93NUMPY"
 
 
-def read_npy(data: bytes) -> npt.NDArray[Any]:
-    """Return the array of a file.
+def read_array(data: bytes) -> npt.NDArray[Any]:
+    """Return the array of a file; see `read_npy`.
 
     Raises
     ------
     Refused
-        If it is not such a file, or its header states another size than it has.
+        If it is not such a file.
     """
-    stream = io.BytesIO(data)
     try:
-        if data[:8] not in (MAGIC + b"\x01\x00", MAGIC + b"\x02\x00"):
-            raise ValueError("not an npy file of version 1 or 2")
-        np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if data[6] == 1 else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
-        # Before anything is allocated: a header of a few bytes can state any size.
-        if dtype.hasobject or dtype.kind not in "fu" or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
-            raise ValueError(f"an array of {dtype} and shape {shape} does not fit {len(data)} bytes")
-        flat = np.frombuffer(data, dtype, offset=stream.tell())
-        return flat.reshape(shape, order="F" if fortran else "C")
-    except Exception as error:  # numpy parses the header as a Python literal, which raises many kinds of errors
-        raise Refused("no-image", f"the array cannot be read: {error}") from None
-
-
-def write_npy(array: npt.NDArray[Any]) -> bytes:
-    """Return an array as a file."""
-    stream = io.BytesIO()
-    np.lib.format.write_array(stream, array, version=(1, 0), allow_pickle=False)
-    return stream.getvalue()
+        return read_npy(data)
+    except ValueError as error:
+        raise Refused("no-image", str(error)) from None
 
 
 class NpySubmission(JsonAnswers):
     """A request whose body is an array of one image or of several."""
 
-    def __init__(self, request: Request, images: list[Pixels], wire: Wire, shape: tuple[int, ...], array: Any) -> None:
-        super().__init__(request, images, wire)
-        self._shape, self._array = shape, array
+    def __init__(
+        self, request: Request, images: list[Pixels], sent: Sequence[npt.NDArray[Any]], wire: Wire, array: Any
+    ) -> None:
+        super().__init__(request, images, sent, wire)
+        self._shape, self._array = sent[0].shape, array
 
     def forwarded(self) -> Request:
         """Return the request with the judged images, in the type and shape in which they came."""
@@ -78,7 +61,7 @@ class Npy(Wire):
 
     def read(self, request: Request) -> Submission:
         """See `Wire`; an array with one more dimension than an image is a batch."""
-        array = read_npy(request.body)
+        array = read_array(request.body)
         shapes = self.arrival.array_shapes
         batch = array[None] if array.shape in shapes else array
         if batch.shape[1:] not in shapes or not 1 <= len(batch) <= self.batch:
@@ -87,7 +70,7 @@ class Npy(Wire):
                 "no-image", f"got an array of shape {array.shape}; accepted: {accepted}, n up to {self.batch}"
             )
         images = [self.arrival.from_array(image) for image in batch]
-        return NpySubmission(request, images, self, batch.shape[1:], array)
+        return NpySubmission(request, images, list(batch), self, array)
 
     def compose(self, images: Sequence[Pixels], path: str) -> Request:
         """See `Wire`."""

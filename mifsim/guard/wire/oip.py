@@ -58,11 +58,12 @@ class OpenInferenceSubmission(Submission):
     """An ``infer`` request with one input tensor."""
 
     def __init__(
-        self, request: Request, images: list[Pixels], wire: Wire, header: dict[str, Any], tensor: dict[str, Any],
-        shape: tuple[int, ...], binary: bool,
+        self, request: Request, images: list[Pixels], sent: Sequence[npt.NDArray[Any]], wire: Wire,
+        header: dict[str, Any], tensor: dict[str, Any], binary: bool,
     ) -> None:  # fmt: skip
-        super().__init__(request, images)
-        self._wire, self._header, self._tensor, self._shape, self._binary = wire, header, tensor, shape, binary
+        super().__init__(request, images, sent)
+        self._wire, self._header, self._tensor, self._binary = wire, header, tensor, binary
+        self._shape = sent[0].shape
 
     def forwarded(self) -> Request:
         """Return the request with the judged images, in the type and shape in which they came."""
@@ -166,7 +167,7 @@ class OpenInference(Wire):
         images = [self.arrival.from_array(image) for image in values]
         binary = "data" not in tensor
         tensor.pop("data", None)
-        return OpenInferenceSubmission(request, images, self, header, tensor, values.shape[1:], binary)
+        return OpenInferenceSubmission(request, images, list(values), self, header, tensor, binary)
 
     def compose(self, images: Sequence[Pixels], path: str) -> Request:
         """See `Wire`; the tensor follows the document as bytes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mifsim.defense.images import Pixels
+from mifsim.guard.arrival import Sent
 from mifsim.guard.message import Headers, Reply, Request
 from mifsim.guard.wire.base import AnswerError, Confidences, Submission, Wire, as_confidences, shown_values
 from mifsim.guard.wire.json_body import at_pointer, json_reply, new_reply, read_answer, under_pointer
@@ -16,8 +17,8 @@ DEFAULT_POINTER = "/predictions"
 class JsonAnswers(Submission):
     """A request whose answers are JSON documents of any form, in which ``upstream.output`` is a JSON pointer."""
 
-    def __init__(self, request: Request, images: list[Pixels], wire: Wire) -> None:
-        super().__init__(request, images)
+    def __init__(self, request: Request, images: list[Pixels], sent: Sequence[Sent], wire: Wire) -> None:
+        super().__init__(request, images, sent)
         self._wire = wire
 
     @property
@@ -65,7 +66,7 @@ class Raw(Wire):
 
     def read(self, request: Request) -> Submission:
         """See `Wire`. The file's content decides its type, not its media type."""
-        return RawSubmission(request, [self.arrival.from_file(request.body)], self)
+        return RawSubmission(request, [self.arrival.from_file(request.body)], [request.body], self)
 
     def compose(self, images: Sequence[Pixels], path: str) -> Request:
         """See `Wire`; the request has one image."""

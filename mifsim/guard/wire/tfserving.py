@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.defense.images import Pixels
+from mifsim.guard.arrival import Sent
 from mifsim.guard.message import Headers, Reply, Request
 from mifsim.guard.refusals import Refused
 from mifsim.guard.wire.base import AnswerError, Confidences, Submission, Wire, as_confidences, shown_values
@@ -31,16 +32,16 @@ _DESCRIBE = re.compile(_MODEL + r"(/metadata)?")
 
 
 class _Image:
-    """One image of a request: its pixels, and how the client wrote it."""
+    """One image of a request: its pixels, and what the client sent: a file in base64, or an array."""
 
-    def __init__(self, pixels: Pixels, shape: tuple[int, ...] | None) -> None:
-        self.pixels, self.shape = pixels, shape  # None: a file in base64
+    def __init__(self, pixels: Pixels, sent: Sent) -> None:
+        self.pixels, self.sent = pixels, sent
 
     def value(self, wire: Wire) -> Any:
         """Return the judged image as the client would write it."""
-        if self.shape is None:
+        if isinstance(self.sent, bytes):
             return {"b64": base64.b64encode(wire.arrival.to_file(self.pixels)).decode()}
-        return wire.arrival.to_array(self.pixels, self.shape, np.dtype(np.float32))
+        return wire.arrival.to_array(self.pixels, self.sent.shape, np.dtype(np.float32))
 
 
 class TensorFlowServingSubmission(Submission):
@@ -49,7 +50,7 @@ class TensorFlowServingSubmission(Submission):
     def __init__(
         self, request: Request, images: list[_Image], wire: Wire, rest: dict[str, Any], columns: bool, name: str | None
     ) -> None:
-        super().__init__(request, [image.pixels for image in images])
+        super().__init__(request, [image.pixels for image in images], [image.sent for image in images])
         self._read, self._wire, self._rest, self._columns, self._name = images, wire, rest, columns, name
 
     def forwarded(self) -> Request:
@@ -146,9 +147,9 @@ class TensorFlowServing(Wire):
                 data = base64.b64decode(value["b64"], validate=True)
             except (binascii.Error, ValueError):
                 raise Refused("no-image", "the value of b64 is not base64") from None
-            return _Image(self.arrival.from_file(data), None)
+            return _Image(self.arrival.from_file(data), data)
         array: npt.NDArray[Any] = numbers(value)
-        return _Image(self.arrival.from_array(array), array.shape)
+        return _Image(self.arrival.from_array(array), array)
 
     def compose(self, images: Sequence[Pixels], path: str) -> Request:
         """See `Wire`."""
