@@ -27,6 +27,7 @@ from mifsim.limits import read_plain
 from mifsim.study.messages import explain
 
 MAX_FILE_BYTES = 2**20
+_NOT_RELOADED = ("ledger", "identity", "limits", "listen")
 
 
 class GuardConfig(Table):
@@ -91,6 +92,10 @@ class GuardConfig(Table):
         except (ValueError, UnicodeDecodeError) as error:
             raise GuardError(f"{path}: not a TOML file: {error}") from None
         return cls.parse(plain, path).beside(Path(path).parent)
+
+    def reloaded(self, running: GuardConfig) -> GuardConfig:
+        """Return these settings with what a reload does not change, as in those of the running guard."""
+        return self.model_copy(update={name: getattr(running, name) for name in _NOT_RELOADED})
 
     def beside(self, folder: Path) -> GuardConfig:
         """Return the settings with relative paths that start at a folder."""

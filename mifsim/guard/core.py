@@ -28,11 +28,14 @@ from mifsim.guard.message import Reply, Request
 from mifsim.guard.metrics import Metrics
 from mifsim.guard.refusals import Refused
 from mifsim.guard.sessions import idempotency_key, request_digest
+from mifsim.guard.shards import Peers, Shard
 from mifsim.guard.upstream import Upstream
 from mifsim.guard.watch_task import WatchTask
 from mifsim.guard.wire.base import Wire
 
 logger = logging.getLogger(__name__)
+
+_ALL = Shard()
 
 
 class GuardService:
@@ -46,11 +49,17 @@ class GuardService:
     ledger : Ledger or None
         None: that of the settings.
     clock : Clock or None
+    shard : Shard
+        The clients that this process owns; by default all.
+    active : Active or None
+        What follows from the settings, if it is known already.
 
     Attributes
     ----------
     draining : bool
         Whether the server is shutting down.
+    peers : Peers or None
+        The processes that own the other clients; set before the first request.
 
     Raises
     ------
@@ -59,16 +68,20 @@ class GuardService:
     """
 
     def __init__(
-        self, settings: GuardConfig, upstream: Upstream | None, ledger: Ledger | None = None, clock: Clock | None = None
-    ) -> None:
+        self, settings: GuardConfig, upstream: Upstream | None, ledger: Ledger | None = None,
+        clock: Clock | None = None, shard: Shard = _ALL, active: Active | None = None,
+    ) -> None:  # fmt: skip
         self.metrics = Metrics()
         self.draining = False
+        self.shard = shard
+        self.peers: Peers | None = None
+        self._passed_on = 0
         self._upstream = upstream
         self._clock = clock or Clock()
         self._ledger = open_ledger(settings.ledger) if ledger is None else ledger
         self._running: set[asyncio.Task[Reply]] = set()
         self._warm = False
-        active = Active.of(settings, alone=upstream is None)
+        active = active or Active.of(settings, alone=upstream is None)
         self._keeper = Keeper(self._ledger, self.metrics, self._clock, active)
         self._watch = WatchTask(self._ledger, self.metrics, self._clock)
         self._keeper.on_replaced = self._watch.replaced
@@ -101,7 +114,7 @@ class GuardService:
             scopes = {config.scope for config in self._keeper.configs.values()}
             if not math.isinf(self.active.policy.period) and scopes == {"session"}:
                 await self._ledger.prune(self._clock.now() - self.active.policy.period)
-            self.metrics.blocked_clients.set(await self._ledger.blocked())
+            self.metrics.blocked_clients.set(await self._ledger.blocked(self.shard.owns))
             self._watch.start()
         except LedgerError as error:
             raise GuardError(f"ledger: {error}") from None
@@ -131,7 +144,8 @@ class GuardService:
                 logger.warning("sessions of the configuration %s get 503 until they end: %s", digest, error)
         await self._watch.use(active)
         keeper.active = active
-        active.warn()
+        if self.shard.worker == 0:
+            active.warn()
         self.metrics.deployed(deployment)
 
     async def reload(self, settings: GuardConfig) -> None:
@@ -142,8 +156,7 @@ class GuardService:
         GuardError, ConfigError
             If the settings are not valid. The guard then continues with the present ones.
         """
-        kept = {name: getattr(self.active.settings, name) for name in ("ledger", "identity", "limits", "listen")}
-        active = Active.of(settings.model_copy(update=kept), alone=self._upstream is None)
+        active = Active.of(settings.reloaded(self.active.settings), alone=self._upstream is None)
         await asyncio.to_thread(warm_up, active.deployment.detector, active.deployment.arrival.shape)
         try:
             await self._use(active)
@@ -155,8 +168,11 @@ class GuardService:
         """Wait for the requests that are judged, and close everything."""
         self.draining = True
         self.metrics.ready.set(0)
+        grace = self.active.settings.listen.grace
+        if self.peers is not None:  # their requests for clients of this process may be on their way
+            await self.peers.leave(grace)
         if self._running:
-            await asyncio.wait(self._running, timeout=self.active.settings.listen.grace)
+            await asyncio.wait(self._running, timeout=grace)
         if self._upstream is not None:
             await self._upstream.close()
         await self._watch.stop()
@@ -209,8 +225,50 @@ class GuardService:
         raise Refused("not-judged")
 
     async def _in_task(self, request: Request, wire: Wire, alone: bool) -> Reply:
-        """Judge a request in a task of its own, which a client that hangs up does not cancel."""
+        """Have a request judged, by a task that a client that hangs up does not cancel, or by the client's owner."""
         client = self._identifier.client(request)
+        if self.shard.owns(client):
+            return await asyncio.shield(self._begin(client, request, wire, alone))
+        assert self.peers is not None
+        if self._passed_on >= self.active.settings.limits.concurrent:
+            raise Refused("overloaded")
+        self._passed_on += 1
+        try:
+            return await self.peers.ask(self.shard.owner(client), request, alone)
+        finally:
+            self._passed_on -= 1
+
+    def begin_own(self, request: Request, alone: bool) -> asyncio.Task[Reply]:
+        """Begin with a request that another process has passed on, because this one owns its client.
+
+        Parameters
+        ----------
+        request : Request
+        alone : bool
+            Whether only the verdict is asked for.
+
+        Raises
+        ------
+        Refused
+            If it is not judged here.
+        """
+        client = self._identifier.client(request)
+        if not self.shard.owns(client):
+            raise Refused("owner-failed")
+        for wire in self.active.wires:
+            if wire.claims(request):
+                return self._begin(client, request, wire, alone)
+        raise Refused("not-judged")
+
+    def failed(self, request: Request, error: BaseException) -> Reply:
+        """Return the reply to a request that was refused or has failed, and count it."""
+        if not isinstance(error, Refused):
+            logger.error("request %s failed", request.id, exc_info=error)
+            error = Refused("filter-failed", "the request could not be processed")
+        self.metrics.refused.labels(error.reason).inc()
+        return error.reply()
+
+    def _begin(self, client: bytes, request: Request, wire: Wire, alone: bool) -> asyncio.Task[Reply]:
         if len(self._running) >= self.active.settings.limits.concurrent or not self._warm:
             raise Refused("overloaded")
         encoding = request.headers.get("content-encoding")
@@ -219,7 +277,7 @@ class GuardService:
         task = asyncio.create_task(self._respond(client, request, wire, alone))
         self._running.add(task)
         task.add_done_callback(self._finished)
-        return await asyncio.shield(task)
+        return task
 
     def _finished(self, task: asyncio.Task[Reply]) -> None:
         self._running.discard(task)

@@ -36,7 +36,9 @@ class Upstream(Table):
         "without one; empty: the only output",
     )
     timeout: float = Field(30.0, gt=0, le=3600, description="seconds to wait for an answer")
-    connections: int = Field(100, ge=1, le=10_000, description="largest number of connections to it")
+    connections: int = Field(
+        100, ge=1, le=10_000, description="largest number of connections to it, of each of listen.workers"
+    )
     answer_bytes: int = Field(64 * 2**20, ge=1024, description="largest size of an answer")
     unjudged: list[str] = Field(
         default_factory=list,
@@ -240,9 +242,12 @@ class Limits(Table):
     body_seconds: float = Field(30.0, gt=0, description="longest time in which a request must arrive")
     batch: int = Field(256, ge=1, description="largest number of images of a request; each is a query")
     waiting: int = Field(32, ge=1, description="largest number of requests of one client that wait for each other")
-    concurrent: int = Field(1024, ge=1, description="largest number of requests at a time")
+    concurrent: int = Field(1024, ge=1, description="largest number of requests at a time, in each of listen.workers")
     memory_mb: int = Field(
-        1024, ge=1, description="memory for the images of sessions; above it, those of idle sessions are forgotten"
+        1024,
+        ge=1,
+        description="memory for the images of sessions, of all listen.workers together; above it, those of idle "
+        "sessions are forgotten",
     )
     idempotency_keys: int = Field(64, ge=0, description="answers that are kept of each session, by Idempotency-Key")
 
@@ -252,7 +257,16 @@ class Listen(Table):
 
     host: str = Field("127.0.0.1", description="address")
     port: int = Field(8080, ge=0, le=65_535, description="port; 0: any free one")
-    metrics: bool = Field(True, description="serve /metrics; keep it from clients")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="server processes; each client belongs to one of them, which judges all its queries. Their "
+        "connections to each other are private",
+    )
+    metrics: bool = Field(
+        True, description="serve /metrics, of all workers; each value has a label worker. Keep it from clients"
+    )
     grace: float = Field(30.0, ge=0, description="seconds for open requests, after SIGTERM")
     drain: float = Field(
         0.0, ge=0, description="seconds after SIGTERM in which /readyz is false and requests are taken"

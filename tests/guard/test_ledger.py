@@ -104,7 +104,8 @@ def test_blocked_clients_are_counted_and_not_pruned(owners: Callable[[], Ledger]
         await ledger.put(ENTRY._replace(blocked=1.0))
         await ledger.put(ENTRY._replace(client=BOB))
         await ledger.put(ENTRY._replace(client=b"c" * 16, started=ENTRY.started + 10))
-        assert await ledger.blocked() == 1
+        assert await ledger.blocked(lambda client: True) == 1
+        assert await ledger.blocked(lambda client: client != ANN) == 0
         assert await ledger.prune(ENTRY.started + 5) == 1
         assert await ledger.take(BOB) is None
         assert await ledger.take(ANN) is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 
@@ -126,8 +126,8 @@ class Ledger(ABC):
         """
 
     @abstractmethod
-    async def blocked(self) -> int:
-        """Return the number of blocked clients."""
+    async def blocked(self, counts: Callable[[bytes], bool]) -> int:
+        """Return the number of blocked clients, of those for which a function is true."""
 
     @abstractmethod
     async def prune(self, before: float) -> int:
