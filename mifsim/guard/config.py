@@ -105,13 +105,14 @@ class GuardConfig(Table):
 
         kind, _, path = self.ledger.url.partition(":")
         ledger = f"sqlite:{absolute(path)}" if kind == "sqlite" else self.ledger.url
+        files = {name: absolute(getattr(self.ledger, name)) for name in ("password_file", "authority")}
         listen = {
             name: absolute(getattr(self.listen, name)) for name in ("certificate", "private_key", "client_authority")
         }
         return self.model_copy(
             update={
                 "filter": absolute(self.filter),
-                "ledger": self.ledger.model_copy(update={"url": ledger}),
+                "ledger": self.ledger.model_copy(update={"url": ledger, **files}),
                 "identity": self.identity.model_copy(update={"key_file": absolute(self.identity.key_file)}),
                 "listen": self.listen.model_copy(update=listen),
             }

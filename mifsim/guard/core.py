@@ -234,15 +234,17 @@ class GuardService:
             raise Refused("overloaded")
         self._passed_on += 1
         try:
-            return await self.peers.ask(self.shard.owner(client), request, alone)
+            return await self.peers.ask(client, request, alone)
         finally:
             self._passed_on -= 1
 
-    def begin_own(self, request: Request, alone: bool) -> asyncio.Task[Reply]:
+    def begin_own(self, client: bytes, request: Request, alone: bool) -> asyncio.Task[Reply]:
         """Begin with a request that another process has passed on, because this one owns its client.
 
         Parameters
         ----------
+        client : bytes
+            Hash of its identity.
         request : Request
         alone : bool
             Whether only the verdict is asked for.
@@ -252,7 +254,6 @@ class GuardService:
         Refused
             If it is not judged here.
         """
-        client = self._identifier.client(request)
         if not self.shard.owns(client):
             raise Refused("owner-failed")
         for wire in self.active.wires:
@@ -324,6 +325,10 @@ def _key_of(settings: GuardConfig) -> bytes:
     if settings.identity.key_file:
         return read_key(Path(settings.identity.key_file))
     kind, _, path = settings.ledger.url.partition(":")
+    if kind in ("redis", "rediss"):
+        raise GuardError(
+            f"identity.key_file: missing (expected a file; all guards that use {settings.ledger.url} need the same key)"
+        )
     if kind == "memory":
         return secrets.token_bytes(KEY_BYTES)  # the hashes end with the process
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -47,12 +47,13 @@ class Shard:
 class Peers(Protocol):
     """The other workers, as a guard sees them."""
 
-    async def ask(self, owner: int, request: Request, alone: bool) -> Reply:
-        """Return the answer of the worker that owns the client of a request.
+    async def ask(self, client: bytes, request: Request, alone: bool) -> Reply:
+        """Return the answer of the worker that owns a client to its request.
 
         Parameters
         ----------
-        owner : int
+        client : bytes
+            Hash of its identity.
         request : Request
         alone : bool
             Whether only the verdict is asked for.

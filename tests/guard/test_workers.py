@@ -219,10 +219,12 @@ def test_a_request_for_another_owner_is_not_judged(tmp_path: Path) -> None:
     async def check() -> None:
         async with workers(tmp_path, 2, Model()) as guards:
             user = next(users_of(guards[0], 1))
+            request = request_for(POOL[0], user)
+            client = guards[0]._identifier.client(request)
             with pytest.raises(Refused) as refused:
-                guards[0].begin_own(request_for(POOL[0], user), alone=False)
+                guards[0].begin_own(client, request, alone=False)
             assert refused.value.status == 503
-            assert guards[0].begin_own(request_for(POOL[0], next(users_of(guards[0], 0))), alone=True).get_name()
+            assert (await guards[1].begin_own(client, request, alone=True)).status == 200
 
     asyncio.run(check())
 
@@ -285,6 +287,7 @@ def test_frames_can_be_cut_anywhere(sent: list[tuple[int, int, bytes]], cuts: li
 def test_requests_and_replies_pass_unchanged(body: bytes, value: str, alone: bool) -> None:
     headers = Headers([("x-user", value), ("x-user", "b"), ("accept", "")])
     request = Request("POST", "/a%20b", "q=1", headers, body, "::1", "CN=ü", "id")
-    assert read_request(b"".join(request_parts(request, alone, 1.5))) == (request, alone, 1.5)
+    client = bytes(range(16))
+    assert read_request(b"".join(request_parts(client, request, alone, 1.5))) == (client, request, alone, 1.5)
     reply = Reply(403, headers, body)
     assert read_reply(b"".join(reply_parts(reply))) == reply

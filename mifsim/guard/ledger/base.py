@@ -53,7 +53,8 @@ class Ledger(ABC):
     `put`s an entry after each query. When another owner takes the client, the epoch rises, and the first owner's next
     `put` fails: it must take the client again, and forget its images, which are out of date.
 
-    All methods are coroutines, because a ledger may be on another machine. Those of a local ledger do not wait.
+    All methods are coroutines, because a ledger may be on another machine. Those of a local ledger wait
+    only while another process writes.
     """
 
     @abstractmethod

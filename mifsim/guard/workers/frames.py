@@ -53,11 +53,13 @@ class Frames:
         del buffer[:start]
 
 
-def request_parts(request: Request, alone: bool, sent: float) -> Parts:
+def request_parts(client: bytes, request: Request, alone: bool, sent: float) -> Parts:
     """Return a client's request as the payload of a frame.
 
     Parameters
     ----------
+    client : bytes
+        Hash of its identity.
     request : Request
     alone : bool
         Whether only the verdict is asked for.
@@ -67,17 +69,18 @@ def request_parts(request: Request, alone: bool, sent: float) -> Parts:
     head = orjson.dumps(
         [
             request.method, request.path, request.query, list(request.headers), request.address, request.certificate,
-            request.id, alone, sent,
+            request.id, alone, sent, client.hex(),
         ]
     )  # fmt: skip
     return [_HEAD.pack(len(head)), head, request.body]
 
 
-def read_request(payload: bytes) -> tuple[Request, bool, float]:
-    """Return request, `alone` and `sent` of a payload; see `request_parts`."""
+def read_request(payload: bytes) -> tuple[bytes, Request, bool, float]:
+    """Return client, request, `alone` and `sent` of a payload; see `request_parts`."""
     head, body = _split(payload)
-    method, path, query, headers, address, certificate, request_id, alone, sent = orjson.loads(head)
-    return Request(method, path, query, _headers(headers), body, address, certificate, request_id), alone, sent
+    method, path, query, headers, address, certificate, request_id, alone, sent, client = orjson.loads(head)
+    request = Request(method, path, query, _headers(headers), body, address, certificate, request_id)
+    return bytes.fromhex(client), request, alone, sent
 
 
 def reply_parts(reply: Reply) -> Parts:

@@ -90,9 +90,9 @@ class Link(asyncio.Protocol):
             elif kind == LEAVE:
                 self.left.set()
 
-    async def ask(self, request: Request, alone: bool) -> Reply:
+    async def ask(self, client: bytes, request: Request, alone: bool) -> Reply:
         """Return the other worker's reply to the request of one of its clients; see `Peers.ask`."""
-        reply = await self._asked(REQUEST, *request_parts(request, alone, time.monotonic()))
+        reply = await self._asked(REQUEST, *request_parts(client, request, alone, time.monotonic()))
         assert isinstance(reply, Reply)
         return reply
 
@@ -158,11 +158,11 @@ class Link(asyncio.Protocol):
 
     def _serve(self, number: int, payload: bytes) -> None:
         """Begin with the request of a client of this worker."""
-        request, alone, sent = read_request(payload)
+        client, request, alone, sent = read_request(payload)
         if time.monotonic() - sent > BEAT_SECONDS * MISSED_BEATS:
             return  # the other worker has refused it meanwhile, so the client may have sent it again
         try:
-            task = self._guard.begin_own(request, alone)
+            task = self._guard.begin_own(client, request, alone)
         except Exception as error:
             self._reply(number, self._guard.failed(request, error))
         else:

@@ -46,12 +46,12 @@ class Links:
         if old is not None:
             old.close()
 
-    async def ask(self, owner: int, request: Request, alone: bool) -> Reply:
+    async def ask(self, client: bytes, request: Request, alone: bool) -> Reply:
         """See `Peers`."""
-        link = self._links.get(owner)
+        link = self._links.get(self._guard.shard.owner(client))
         if link is None:
             raise Refused("owner-failed")
-        return await link.ask(request, alone)
+        return await link.ask(client, request, alone)
 
     async def problem(self) -> str:
         """See `Peers`."""

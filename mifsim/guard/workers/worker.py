@@ -133,7 +133,7 @@ class _WorkerServer(GuardServer):
         if self.should_exit:
             return
         loop = asyncio.get_running_loop()
-        protocol_class: Callable[..., asyncio.Protocol] = self.config.http_protocol_class  # type: ignore[assignment]
+        protocol_class: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
         protocol = functools.partial(
             protocol_class, config=self.config, server_state=self.server_state, app_state=self.lifespan.state,
             _loop=loop,
