@@ -39,7 +39,9 @@ def add_guard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "--identity", metavar="SOURCE", help="header:NAME, bearer, certificate or address (default: bearer)"
     )
-    parser.add_argument("--ledger", metavar="URL", help="sqlite:PATH, redis://HOST, rediss://HOST or memory: (default: sqlite:guard.db)")
+    parser.add_argument(
+        "--ledger", metavar="URL", help="sqlite:PATH, redis://HOST, rediss://HOST or memory: (default: sqlite:guard.db)"
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="server processes (default: 1)")
     parser.add_argument(
         "--uncertified",
