@@ -23,7 +23,7 @@ from mifsim.guard.config import GuardConfig
 from mifsim.guard.identity import KEY_BYTES, Identifier, read_key
 from mifsim.guard.judging import THREAD_PIXELS, warm_up
 from mifsim.guard.keeper import Keeper
-from mifsim.guard.ledger import Ledger, LedgerError, open_ledger
+from mifsim.guard.ledger import Entry, Ledger, LedgerError, open_ledger
 from mifsim.guard.message import Reply, Request
 from mifsim.guard.metrics import Metrics
 from mifsim.guard.refusals import Refused
@@ -84,7 +84,7 @@ class GuardService:
         active = active or Active.of(settings, alone=upstream is None)
         self._keeper = Keeper(self._ledger, self.metrics, self._clock, active)
         self._watch = WatchTask(self._ledger, self.metrics, self._clock)
-        self._keeper.on_replaced = self._watch.replaced
+        self._keeper.on_replaced = self.session_replaced
         self._asker = Asker(upstream, self.metrics, self._keeper)
         self._identifier = Identifier(settings.identity, _key_of(settings))
 
@@ -115,7 +115,8 @@ class GuardService:
             if not math.isinf(self.active.policy.period) and scopes == {"session"}:
                 await self._ledger.prune(self._clock.now() - self.active.policy.period)
             self.metrics.blocked_clients.set(await self._ledger.blocked(self.shard.owns))
-            self._watch.start()
+            if self.shard.worker == 0:  # it watches the sessions of all workers, which are in the ledger
+                self._watch.start()
         except LedgerError as error:
             raise GuardError(f"ledger: {error}") from None
         if self._upstream is not None:
@@ -142,11 +143,18 @@ class GuardService:
                 keeper.configs[digest] = config
             except UserError as error:
                 logger.warning("sessions of the configuration %s get 503 until they end: %s", digest, error)
-        await self._watch.use(active)
-        keeper.active = active
         if self.shard.worker == 0:
+            await self._watch.use(active)
             active.warn()
+        keeper.active = active
         self.metrics.deployed(deployment)
+
+    def session_replaced(self, entry: Entry) -> None:
+        """Have the watch keep a session that has ended, whose client has a new one, in this worker or another one."""
+        if self.shard.worker == 0:
+            self._watch.replaced(entry)
+        elif self.peers is not None:
+            self.peers.replaced(entry)
 
     async def reload(self, settings: GuardConfig) -> None:
         """Use other settings. Open sessions keep their detector; ledger, identity, limits and listen do not change.

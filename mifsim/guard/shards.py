@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mifsim.guard.ledger import Entry
 from mifsim.guard.message import Reply, Request
 
 Samples = list[Any]
@@ -69,6 +70,9 @@ class Peers(Protocol):
 
     async def samples(self) -> dict[int, Samples]:
         """Return the metrics of those that answer."""
+
+    def replaced(self, entry: Entry) -> None:
+        """Tell the first one, which watches all sessions, of one that its client has replaced by a new one."""
 
     async def leave(self, seconds: float) -> None:
         """Tell them that this worker asks nothing any more, and wait until this is so for all of them."""

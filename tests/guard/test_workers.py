@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +20,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from mifsim.defense import DetectorConfig
 from mifsim.defense.quota import QuotaConfig
 from mifsim.guard.core import GuardService
-from mifsim.guard.message import Headers, Reply, Request
+from mifsim.guard.message import Reply, Request
 from mifsim.guard.refusals import Refused
 from mifsim.guard.shards import Shard
 from mifsim.guard.workers import link
-from mifsim.guard.workers.frames import Frames, frame, read_reply, read_request, reply_parts, request_parts
 from mifsim.guard.workers.links import Links
 from mifsim.testing.streams import image_pool
 from tests.guard.guards import FILTER, SHAPE, Model, app_of, entry_of, request_for, send, settings, started, statuses
@@ -32,10 +33,10 @@ POOL = image_pool(SHAPE)
 
 @contextlib.asynccontextmanager
 async def workers(
-    folder: Path, count: int, model: Model, config: DetectorConfig = FILTER
+    folder: Path, count: int, model: Model, config: DetectorConfig = FILTER, **tables: Any
 ) -> AsyncIterator[list[GuardService]]:
     """Start workers that share a ledger, connected as those of ``mifsim guard --workers``."""
-    plain = settings(folder, config, ledger={"url": f"sqlite:{folder / 'guard.db'}"})
+    plain = settings(folder, config, ledger={"url": f"sqlite:{folder / 'guard.db'}"}, **tables)
     guards = [await started(plain, model, shard=Shard(number, count)) for number in range(count)]
     for guard in guards:
         guard.peers = Links(guard)
@@ -88,17 +89,17 @@ def test_sessions_are_judged_as_by_one_worker(tmp_path: Path) -> None:
     """Each query enters at another worker; every verdict is that of a guard with one process."""
 
     async def check() -> None:
-        rng = random.Random(0)
-        queries = [(f"user {rng.randrange(8)}", rng.randrange(6)) for _ in range(150)]
-        alone = await started(settings(tmp_path), Model())
-        expected = [await statuses(alone, [POOL[image]], user) for user, image in queries]
-        assert 20 < expected.count([403]) < 130
-        model = Model()
+        rng, model = random.Random(0), Model()
         async with workers(tmp_path, 3, model) as guards:
+            users = [user for number in range(3) for user in itertools.islice(users_of(guards[0], number), 3)]
+            queries = [(rng.choice(users), rng.randrange(6)) for _ in range(150)]
+            alone = await started(settings(tmp_path), Model())
+            expected = [await statuses(alone, [POOL[image]], user) for user, image in queries]
+            assert 20 < expected.count([403]) < 130
             found = [await statuses(rng.choice(guards), [POOL[image]], user) for user, image in queries]
             assert found == expected
             assert len(model.received) == expected.count([200])
-            assert all(len(guard._keeper.table) > 0 for guard in guards)
+            assert [len(guard._keeper.table) for guard in guards] == [3, 3, 3]
 
     asyncio.run(check())
 
@@ -255,6 +256,31 @@ def test_metrics_of_all_workers_are_in_one_document(tmp_path: Path) -> None:
     asyncio.run(check())
 
 
+def test_one_worker_watches_the_sessions_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those in the ledger, and those whose clients have replaced them by new ones in other workers."""
+    now = [1_000_000.0]
+    monkeypatch.setattr("mifsim.guard.clock.Clock.now", lambda self: now[0])
+
+    async def check() -> None:
+        tables = {"sessions": {"period": "10m"}, "watch": {"age": "1h"}}
+        async with workers(tmp_path, 3, Model(), QuotaConfig(queries=2), **tables) as guards:
+            users = [next(users_of(guards[0], worker)) for worker in range(3)]
+            for minutes in (1, 20, 40):
+                now[0] = 1_000_000.0 + 60 * minutes
+                for user in users:
+                    assert await statuses(guards[0], POOL[:2], user) == [200, 200]
+            assert await statuses(guards[1], POOL[:1], users[2]) == [403]
+            await asyncio.sleep(0.05)
+            now[0] += 7200
+            await guards[0]._watch.tick()
+            monitor = guards[0]._watch.monitor
+            assert monitor is not None
+            assert (monitor.sessions, monitor.blocked) == (9, 1)
+            assert [guard._watch.monitor is None for guard in guards] == [False, True, True]
+
+    asyncio.run(check())
+
+
 def test_a_worker_waits_for_the_requests_of_the_others_before_it_stops(tmp_path: Path) -> None:
     async def check() -> None:
         async with workers(tmp_path, 2, Model(), QuotaConfig(queries=9)) as guards:
@@ -267,27 +293,3 @@ def test_a_worker_waits_for_the_requests_of_the_others_before_it_stops(tmp_path:
             assert await statuses(guards[0], POOL[:1], user) == [503]
 
     asyncio.run(check())
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2**32 - 1), st.binary(max_size=300)), max_size=8),
-    st.lists(st.integers(1, 50), min_size=1),
-)
-def test_frames_can_be_cut_anywhere(sent: list[tuple[int, int, bytes]], cuts: list[int]) -> None:
-    stream = b"".join(part for kind, number, payload in sent for part in frame(kind, number, payload))
-    frames, found, start = Frames(), [], 0
-    for size in [*cuts, len(stream)]:
-        found += list(frames.feed(stream[start : start + size]))
-        start += size
-    found += list(frames.feed(stream[start:]))
-    assert found == sent
-
-
-@given(st.binary(max_size=64), st.text("aü\xff \t", max_size=20), st.booleans())
-def test_requests_and_replies_pass_unchanged(body: bytes, value: str, alone: bool) -> None:
-    headers = Headers([("x-user", value), ("x-user", "b"), ("accept", "")])
-    request = Request("POST", "/a%20b", "q=1", headers, body, "::1", "CN=ü", "id")
-    client = bytes(range(16))
-    assert read_request(b"".join(request_parts(client, request, alone, 1.5))) == (client, request, alone, 1.5)
-    reply = Reply(403, headers, body)
-    assert read_reply(b"".join(reply_parts(reply))) == reply

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import orjson
 
+from mifsim.guard.ledger import Entry
 from mifsim.guard.message import Headers, Reply, Request
 
-REQUEST, REPLY, QUESTION, ANSWER, LEAVE = range(5)
-"""Kinds of frames: a client's request and its reply, a question about the worker and its answer, and the last one."""
+REQUEST, REPLY, QUESTION, ANSWER, REPLACED, LEAVE = range(6)
+"""Kinds of frames: a client's request and its reply; a question about the worker and its answer; the entry of a session
+that has ended; and the last one."""
 
 _HEADER = struct.Struct(">QIB")
 _HEAD = struct.Struct(">I")
@@ -94,6 +96,17 @@ def read_reply(payload: bytes) -> Reply:
     head, body = _split(payload)
     status, headers = orjson.loads(head)
     return Reply(status, _headers(headers), body)
+
+
+def entry_part(entry: Entry) -> bytes:
+    """Return an entry as the payload of a frame."""
+    return orjson.dumps([entry.client.hex(), *entry[1:]])
+
+
+def read_entry(payload: bytes) -> Entry:
+    """Return the entry of a payload."""
+    client, *rest = orjson.loads(payload)
+    return Entry(bytes.fromhex(client), *rest)
 
 
 def _split(payload: bytes) -> tuple[bytes, bytes]:

@@ -12,16 +12,20 @@ from typing import Any, cast
 import orjson
 
 from mifsim.guard.core import GuardService
+from mifsim.guard.ledger import Entry
 from mifsim.guard.message import Reply, Request
 from mifsim.guard.refusals import Refused
 from mifsim.guard.workers.frames import (
     ANSWER,
     LEAVE,
     QUESTION,
+    REPLACED,
     REPLY,
     REQUEST,
     Frames,
+    entry_part,
     frame,
+    read_entry,
     read_reply,
     read_request,
     reply_parts,
@@ -87,6 +91,8 @@ class Link(asyncio.Protocol):
                 task = asyncio.get_running_loop().create_task(self._tell(number, payload))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+            elif kind == REPLACED:
+                self._guard.session_replaced(read_entry(payload))
             elif kind == LEAVE:
                 self.left.set()
 
@@ -111,6 +117,10 @@ class Link(asyncio.Protocol):
             raise Refused("owner-failed") from None
         assert isinstance(answer, bytes)
         return answer
+
+    def replaced(self, entry: Entry) -> None:
+        """Tell the other worker of a session that has ended."""
+        self._send(frame(REPLACED, 0, entry_part(entry)))
 
     def leave(self) -> None:
         """Tell the other worker that this one asks nothing any more."""

@@ -9,6 +9,7 @@ import socket
 import orjson
 
 from mifsim.guard.core import GuardService
+from mifsim.guard.ledger import Entry
 from mifsim.guard.message import Reply, Request
 from mifsim.guard.refusals import Refused
 from mifsim.guard.shards import Samples
@@ -76,6 +77,11 @@ class Links:
             with contextlib.suppress(Refused):
                 found[worker] = orjson.loads(await link.question(SAMPLES))
         return found
+
+    def replaced(self, entry: Entry) -> None:
+        """See `Peers`."""
+        if (link := self._links.get(0)) is not None:
+            link.replaced(entry)
 
     async def leave(self, seconds: float) -> None:
         """See `Peers`."""
