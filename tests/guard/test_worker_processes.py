@@ -166,14 +166,14 @@ def test_connections_do_not_split_a_session_and_nothing_else_listens(running: Ru
             with contextlib.suppress(OSError):
                 sockets.add(os.readlink(link))
 
-    def ours(table: str, inode: int) -> list[list[str]]:
+    def of_guard(table: str, inode: int) -> list[list[str]]:
         rows = [line.split() for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
         return [row for row in rows if f"socket:[{row[inode]}]" in sockets]
 
-    listening = [row[1] for table in ("tcp", "tcp6") for row in ours(table, 9) if row[3] == "0A"]
+    listening = [row[1] for table in ("tcp", "tcp6") for row in of_guard(table, 9) if row[3] == "0A"]
     assert listening == [f"0100007F:{running.port:04X}"]
-    assert not ours("udp", 9)
-    links = ours("unix", 6)
+    assert not of_guard("udp", 9)
+    links = of_guard("unix", 6)
     assert len(links) >= COUNT * (COUNT - 1)
     accepting = [row for row in links if int(row[3], 16) & 0x10000]
     named = [row[7] for row in links if len(row) > 7]

@@ -156,8 +156,8 @@ def test_clients_of_a_dead_worker_get_503_until_it_is_back_with_its_counts(tmp_p
     async def check() -> None:
         model = Model()
         async with workers(tmp_path, 2, model, QuotaConfig(queries=4)) as guards:
-            here, there = (next(users_of(guards[0], worker)) for worker in (0, 1))
-            for user in (here, there):
+            local, distant = (next(users_of(guards[0], worker)) for worker in (0, 1))
+            for user in (local, distant):
                 assert await statuses(guards[0], POOL[:2], user) == [200, 200]
 
             go = asyncio.Event()
@@ -167,18 +167,18 @@ def test_clients_of_a_dead_worker_get_503_until_it_is_back_with_its_counts(tmp_p
                 return None
 
             model.fail = slow
-            open_request = asyncio.create_task(statuses(guards[0], POOL[:1], there))
+            open_request = asyncio.create_task(statuses(guards[0], POOL[:1], distant))
             while not guards[1]._running:
                 await asyncio.sleep(0)
             await links_of(guards[1]).close()
             assert await open_request == [503]
             model.fail = None
             go.set()
-            reply = await send(app_of(guards[0]), request_for(POOL[0], there))
+            reply = await send(app_of(guards[0]), request_for(POOL[0], distant))
             assert (reply.status, reply.headers.get("retry-after")) == (503, "1")
             ready = await send(app_of(guards[0]), Request("GET", "/readyz"))
             assert (ready.status, b"process" in ready.body) == (503, True)
-            assert await statuses(guards[0], POOL[:1], here) == [200]
+            assert await statuses(guards[0], POOL[:1], local) == [200]
 
             await guards[1].stop()
             again = await started(guards[1].active.settings, model, shard=guards[1].shard)
@@ -186,8 +186,8 @@ def test_clients_of_a_dead_worker_get_503_until_it_is_back_with_its_counts(tmp_p
             links_of(again)._guard = guards[1] = again
             await connect(guards[0], again)
             # Three were counted: the last one without its client, which was not told.
-            assert await statuses(guards[0], POOL[:2], there) == [200, 403]
-            assert await statuses(again, POOL[:2], here) == [200, 403]
+            assert await statuses(guards[0], POOL[:2], distant) == [200, 403]
+            assert await statuses(again, POOL[:2], local) == [200, 403]
             assert (await send(app_of(again), Request("GET", "/readyz"))).status == 200
 
     asyncio.run(check())
