@@ -28,7 +28,7 @@ def add_guard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         epilog="examples:\n"
         "  mifsim guard runs/mine/filter.toml --upstream http://127.0.0.1:8501 --identity header:x-api-key\n"
         f"  mifsim guard --init                        # write {FILE} with all settings and their meaning\n"
-        f"  mifsim guard --config {FILE}\n"
+        f"  mifsim guard --config {FILE} --workers 4\n"
         "  mifsim guard runs/mine/filter.toml --check # only POST /check, for Envoy and Traefik\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -39,7 +39,10 @@ def add_guard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "--identity", metavar="SOURCE", help="header:NAME, bearer, certificate or address (default: bearer)"
     )
-    parser.add_argument("--ledger", metavar="URL", help="sqlite:PATH or memory: (default: sqlite:guard.db)")
+    parser.add_argument(
+        "--ledger", metavar="URL", help="sqlite:PATH, redis://HOST, rediss://HOST or memory: (default: sqlite:guard.db)"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="server processes (default: 1)")
     parser.add_argument(
         "--log", metavar="DIR", help="folder of the traffic log, which a calibration reads (default: no log)"
     )
@@ -87,7 +90,7 @@ def _settings(options: argparse.Namespace) -> GuardConfig:
 
     given = {
         "upstream": {"url": options.upstream},
-        "listen": {"host": options.host, "port": options.port},
+        "listen": {"host": options.host, "port": options.port, "workers": options.workers},
         "identity": {"source": options.identity},
         "ledger": {"url": options.ledger},
         "log": {"folder": options.log},

@@ -11,6 +11,7 @@ from mifsim.guard.policy import SessionPolicy
 from mifsim.guard.wire import wire_class
 from mifsim.guard.wire.base import Wire
 from mifsim.study.wire import Transport
+from mifsim.watch.promise import Promise
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,9 @@ class Active:
         Those of clients, in the order in which they are asked.
     other_wire : Wire or None
         That of the model server, if it differs from the client's.
+    promise : Promise
+        What the filter promises about traffic. Read with the filter, so that a worker which is started again does not
+        depend on what the file contains by then.
     """
 
     settings: GuardConfig
@@ -36,6 +40,7 @@ class Active:
     policy: SessionPolicy
     wires: tuple[Wire, ...]
     other_wire: Wire | None
+    promise: Promise
 
     @classmethod
     def of(cls, settings: GuardConfig, alone: bool) -> Active:
@@ -50,6 +55,7 @@ class Active:
             SessionPolicy.of(settings.sessions),
             tuple(wire_class(name)(deployment.arrival, output, batch) for name in settings.wires),
             None if other == "same" else wire_class(other)(judged, output, batch),
+            Promise.read(settings.filter),
         )
 
     @property

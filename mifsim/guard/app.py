@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from mifsim.guard.core import GuardService
 from mifsim.guard.message import Headers, Reply, Request
+from mifsim.guard.metrics import reply_of
 from mifsim.guard.refusals import Refused
 from mifsim.guard.upstream import Message, Receive, Scope, Send
 
@@ -94,12 +95,8 @@ class GuardApp:
         request = request_of(scope)
         try:
             reply = await self._reply(request, receive)
-        except Refused as refused:
-            self.guard.metrics.refused.labels(refused.reason).inc()
-            reply = refused.reply()
-        except Exception:
-            logger.exception("request %s failed", request.id)
-            reply = Refused("filter-failed", "the request could not be processed").reply()
+        except Exception as error:
+            reply = self.guard.failed(request, error)
         headers = reply.headers.without(ID_HEADER, "content-length")
         body = b"" if request.method == "HEAD" else reply.body
         fields = [*headers.to_asgi(), (ID_HEADER.encode(), request.id.encode()), (b"content-length", b"%d" % len(body))]
@@ -134,10 +131,18 @@ class GuardApp:
             return _status(200, "live")
         if request.path in ("/readyz", "/v2/health/ready"):
             problem = await self.guard.problem()
+            if not problem and self.guard.peers is not None:
+                problem = await self.guard.peers.problem()
             return _status(503, problem) if problem else _status(200, "ready")
         if request.path == "/metrics" and self.guard.active.settings.listen.metrics:
-            return self.guard.metrics.reply()
+            return await self._metrics()
         return None
+
+    async def _metrics(self) -> Reply:
+        if self.guard.peers is None:
+            return self.guard.metrics.reply()
+        samples = {**await self.guard.peers.samples(), self.guard.shard.worker: self.guard.metrics.samples()}
+        return reply_of(samples)
 
 
 def request_of(scope: Scope) -> Request:

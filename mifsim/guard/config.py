@@ -28,6 +28,7 @@ from mifsim.limits import read_plain
 from mifsim.study.messages import explain
 
 MAX_FILE_BYTES = 2**20
+_NOT_RELOADED = ("ledger", "identity", "limits", "listen")
 
 
 class GuardConfig(Table):
@@ -94,6 +95,10 @@ class GuardConfig(Table):
             raise GuardError(f"{path}: not a TOML file: {error}") from None
         return cls.parse(plain, path).beside(Path(path).parent)
 
+    def reloaded(self, running: GuardConfig) -> GuardConfig:
+        """Return these settings with what a reload does not change, as in those of the running guard."""
+        return self.model_copy(update={name: getattr(running, name) for name in _NOT_RELOADED})
+
     def beside(self, folder: Path) -> GuardConfig:
         """Return the settings with relative paths that start at a folder."""
 
@@ -102,13 +107,14 @@ class GuardConfig(Table):
 
         kind, _, path = self.ledger.url.partition(":")
         ledger = f"sqlite:{absolute(path)}" if kind == "sqlite" else self.ledger.url
+        files = {name: absolute(getattr(self.ledger, name)) for name in ("password_file", "authority")}
         listen = {
             name: absolute(getattr(self.listen, name)) for name in ("certificate", "private_key", "client_authority")
         }
         return self.model_copy(
             update={
                 "filter": absolute(self.filter),
-                "ledger": self.ledger.model_copy(update={"url": ledger}),
+                "ledger": self.ledger.model_copy(update={"url": ledger, **files}),
                 "log": self.log.model_copy(update={"folder": absolute(self.log.folder)}),
                 "identity": self.identity.model_copy(update={"key_file": absolute(self.identity.key_file)}),
                 "listen": self.listen.model_copy(update=listen),

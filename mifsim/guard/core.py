@@ -10,7 +10,6 @@ import asyncio
 import fnmatch
 import logging
 import math
-import secrets
 from pathlib import Path
 
 from mifsim.defense import read_config
@@ -20,20 +19,23 @@ from mifsim.guard.active import Active
 from mifsim.guard.asking import Asker
 from mifsim.guard.clock import Clock
 from mifsim.guard.config import GuardConfig
-from mifsim.guard.identity import KEY_BYTES, Identifier, read_key
+from mifsim.guard.identity import Identifier, key_of
 from mifsim.guard.judging import THREAD_PIXELS, warm_up
 from mifsim.guard.keeper import Counted, Keeper
-from mifsim.guard.ledger import Ledger, LedgerError, open_ledger
+from mifsim.guard.ledger import Entry, Ledger, LedgerError, open_ledger
 from mifsim.guard.message import Reply, Request
 from mifsim.guard.metrics import Metrics
 from mifsim.guard.refusals import Refused
 from mifsim.guard.sessions import idempotency_key, request_digest
+from mifsim.guard.shards import Peers, Shard
 from mifsim.guard.traffic.log import TrafficLog
 from mifsim.guard.upstream import Upstream
 from mifsim.guard.watch_task import WatchTask
 from mifsim.guard.wire.base import Submission, Wire
 
 logger = logging.getLogger(__name__)
+
+_ALL = Shard()
 
 
 class GuardService:
@@ -47,11 +49,17 @@ class GuardService:
     ledger : Ledger or None
         None: that of the settings.
     clock : Clock or None
+    shard : Shard
+        The clients that this process owns; by default all.
+    active : Active or None
+        What follows from the settings, if it is known already.
 
     Attributes
     ----------
     draining : bool
         Whether the server is shutting down.
+    peers : Peers or None
+        The processes that own the other clients; set before the first request.
 
     Raises
     ------
@@ -60,21 +68,25 @@ class GuardService:
     """
 
     def __init__(
-        self, settings: GuardConfig, upstream: Upstream | None, ledger: Ledger | None = None, clock: Clock | None = None
-    ) -> None:
+        self, settings: GuardConfig, upstream: Upstream | None, ledger: Ledger | None = None,
+        clock: Clock | None = None, shard: Shard = _ALL, active: Active | None = None,
+    ) -> None:  # fmt: skip
         self.metrics = Metrics()
         self.draining = False
+        self.shard = shard
+        self.peers: Peers | None = None
+        self._passed_on = 0
         self._upstream = upstream
         self._clock = clock or Clock()
         self._ledger = open_ledger(settings.ledger) if ledger is None else ledger
         self._running: set[asyncio.Task[Reply]] = set()
         self._warm = False
-        active = Active.of(settings, alone=upstream is None)
+        active = active or Active.of(settings, alone=upstream is None)
         self._keeper = Keeper(self._ledger, self.metrics, self._clock, active)
         self._watch = WatchTask(self._ledger, self.metrics, self._clock)
-        self._keeper.on_replaced = self._watch.replaced
+        self._keeper.on_replaced = self.session_replaced
         self._asker = Asker(upstream, self.metrics, self._keeper)
-        key = _key_of(settings)
+        key = key_of(settings.identity, settings.ledger.url)
         self._identifier = Identifier(settings.identity, key)
         self._log = TrafficLog(settings.log, key, self.metrics) if settings.log.folder else None
 
@@ -104,8 +116,9 @@ class GuardService:
             scopes = {config.scope for config in self._keeper.configs.values()}
             if not math.isinf(self.active.policy.period) and scopes == {"session"}:
                 await self._ledger.prune(self._clock.now() - self.active.policy.period)
-            self.metrics.blocked_clients.set(await self._ledger.blocked())
-            self._watch.start()
+            self.metrics.blocked_clients.set(await self._ledger.blocked(self.shard.owns))
+            if self.shard.worker == 0:  # it watches the sessions of all workers, which are in the ledger
+                self._watch.start()
         except LedgerError as error:
             raise GuardError(f"ledger: {error}") from None
         if self._log is not None:
@@ -134,10 +147,18 @@ class GuardService:
                 keeper.configs[digest] = config
             except UserError as error:
                 logger.warning("sessions of the configuration %s get 503 until they end: %s", digest, error)
-        await self._watch.use(active)
+        if self.shard.worker == 0:
+            await self._watch.use(active)
+            active.warn()
         keeper.active = active
-        active.warn()
         self.metrics.deployed(deployment)
+
+    def session_replaced(self, entry: Entry) -> None:
+        """Have the watch keep a session that has ended, whose client has a new one, in this worker or another one."""
+        if self.shard.worker == 0:
+            self._watch.replaced(entry)
+        elif self.peers is not None:
+            self.peers.replaced(entry)
 
     async def reload(self, settings: GuardConfig) -> None:
         """Use other settings. Open sessions keep their detector.
@@ -149,8 +170,7 @@ class GuardService:
         GuardError, ConfigError
             If the settings are not valid. The guard then continues with the present ones.
         """
-        kept = {name: getattr(self.active.settings, name) for name in ("ledger", "identity", "limits", "listen")}
-        active = Active.of(settings.model_copy(update=kept), alone=self._upstream is None)
+        active = Active.of(settings.reloaded(self.active.settings), alone=self._upstream is None)
         await asyncio.to_thread(warm_up, active.deployment.detector, active.deployment.arrival.shape)
         try:
             await self._use(active)
@@ -164,8 +184,11 @@ class GuardService:
         """Wait for the requests that are judged, and close everything."""
         self.draining = True
         self.metrics.ready.set(0)
+        grace = self.active.settings.listen.grace
+        if self.peers is not None:  # their requests for clients of this process may be on their way
+            await self.peers.leave(grace)
         if self._running:
-            await asyncio.wait(self._running, timeout=self.active.settings.listen.grace)
+            await asyncio.wait(self._running, timeout=grace)
         if self._upstream is not None:
             await self._upstream.close()
         await self._watch.stop()
@@ -220,8 +243,51 @@ class GuardService:
         raise Refused("not-judged")
 
     async def _in_task(self, request: Request, wire: Wire, alone: bool) -> Reply:
-        """Judge a request in a task of its own, which a client that hangs up does not cancel."""
+        """Have a request judged, by a task that a client that hangs up does not cancel, or by the client's owner."""
         client = self._identifier.client(request)
+        if self.shard.owns(client):
+            return await asyncio.shield(self._begin(client, request, wire, alone))
+        assert self.peers is not None
+        if self._passed_on >= self.active.settings.limits.concurrent:
+            raise Refused("overloaded")
+        self._passed_on += 1
+        try:
+            return await self.peers.ask(client, request, alone)
+        finally:
+            self._passed_on -= 1
+
+    def begin_own(self, client: bytes, request: Request, alone: bool) -> asyncio.Task[Reply]:
+        """Begin with a request that another process has passed on, because this one owns its client.
+
+        Parameters
+        ----------
+        client : bytes
+            Hash of its identity.
+        request : Request
+        alone : bool
+            Whether only the verdict is asked for.
+
+        Raises
+        ------
+        Refused
+            If it is not judged here.
+        """
+        if not self.shard.owns(client):
+            raise Refused("owner-failed")
+        for wire in self.active.wires:
+            if wire.claims(request):
+                return self._begin(client, request, wire, alone)
+        raise Refused("not-judged")
+
+    def failed(self, request: Request, error: BaseException) -> Reply:
+        """Return the reply to a request that was refused or has failed, and count it."""
+        if not isinstance(error, Refused):
+            logger.error("request %s failed", request.id, exc_info=error)
+            error = Refused("filter-failed", "the request could not be processed")
+        self.metrics.refused.labels(error.reason).inc()
+        return error.reply()
+
+    def _begin(self, client: bytes, request: Request, wire: Wire, alone: bool) -> asyncio.Task[Reply]:
         if len(self._running) >= self.active.settings.limits.concurrent or not self._warm:
             raise Refused("overloaded")
         encoding = request.headers.get("content-encoding")
@@ -230,7 +296,7 @@ class GuardService:
         task = asyncio.create_task(self._respond(client, request, wire, alone))
         self._running.add(task)
         task.add_done_callback(self._finished)
-        return await asyncio.shield(task)
+        return task
 
     def _finished(self, task: asyncio.Task[Reply]) -> None:
         self._running.discard(task)
@@ -284,14 +350,3 @@ class GuardService:
     def _add_to_log(self, active: Active, counted: Counted, submission: Submission, wire: Wire) -> None:
         if self._log is not None:
             self._log.add(active, counted, submission, wire.arrival, self._keeper.configs)
-
-
-def _key_of(settings: GuardConfig) -> bytes:
-    """Return the key of the settings' key file, or of the one beside the ledger."""
-    if settings.identity.key_file:
-        return read_key(Path(settings.identity.key_file))
-    kind, _, path = settings.ledger.url.partition(":")
-    if kind == "memory":
-        return secrets.token_bytes(KEY_BYTES)  # the hashes end with the process
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return read_key(Path(path + ".key"))

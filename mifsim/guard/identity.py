@@ -114,3 +114,30 @@ def read_key(path: Path) -> bytes:
     if len(key) < KEY_BYTES:
         raise GuardError(f"{path}: contains no key (expected at least {2 * KEY_BYTES} hexadecimal digits)")
     return key
+
+
+def key_of(settings: Identity, ledger: str) -> bytes:
+    """Return the key of the settings' key file, or of the one beside the ledger.
+
+    Parameters
+    ----------
+    settings : Identity
+    ledger : str
+        URL of the ledger.
+
+    Raises
+    ------
+    GuardError
+        If the key cannot be read or made, or several machines would not have the same.
+    """
+    if settings.key_file:
+        return read_key(Path(settings.key_file))
+    kind, _, path = ledger.partition(":")
+    if kind in ("redis", "rediss"):
+        raise GuardError(
+            f"identity.key_file: missing (expected a file; all guards that use {ledger} need the same key)"
+        )
+    if kind == "memory":
+        return secrets.token_bytes(KEY_BYTES)  # the hashes end with the process
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return read_key(Path(path + ".key"))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
 
 from mifsim.guard.certified import Deployment
 from mifsim.guard.message import Headers, Reply
+from mifsim.guard.shards import Samples
 
 _SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -116,3 +120,38 @@ class Metrics:
     def reply(self) -> Reply:
         """Return all values as text."""
         return Reply(200, Headers([("content-type", CONTENT_TYPE_PLAIN_1_0_0)]), generate_latest(self.registry))
+
+    def samples(self) -> Samples:
+        """Return all values as lists, for another process: name, text, type, unit and samples of each metric."""
+        return [
+            [metric.name, metric.documentation, metric.type, metric.unit,
+             [[sample.name, sample.labels, sample.value] for sample in metric.samples]]
+            for metric in self.registry.collect()
+        ]  # fmt: skip
+
+
+def reply_of(workers: Mapping[int, Samples]) -> Reply:
+    """Return the values of several workers as text, each with the label ``worker``.
+
+    They are not added up: when one worker restarts, the sum of its counters and those of the others would fall, which
+    Prometheus takes for a restart of all, so that it counts the others' events again.
+    """
+    return Reply(200, Headers([("content-type", CONTENT_TYPE_PLAIN_1_0_0)]), generate_latest(_Labelled(workers)))
+
+
+class _Labelled(CollectorRegistry):
+    """The metrics of several workers, by name."""
+
+    def __init__(self, workers: Mapping[int, Samples]) -> None:
+        super().__init__()
+        self._workers = workers
+
+    def collect(self) -> Iterator[Any]:
+        """See `CollectorRegistry`."""
+        found: dict[str, Metric] = {}
+        for worker, samples in sorted(self._workers.items()):
+            for name, text, kind, unit, rows in samples:
+                metric = found.setdefault(name, Metric(name, text, kind, unit))
+                for sample, labels, value in rows:
+                    metric.add_sample(sample, {**labels, "worker": str(worker)}, value)
+        yield from found.values()

@@ -15,7 +15,9 @@ from mifsim.guard.upstream import AsgiApp, AsgiUpstream, Message, Receive, Scope
 class GuardMiddleware:
     """ASGI middleware that puts a calibrated detector before an application.
 
-    The application receives requests whose images were judged, and those that ``upstream.unjudged`` names.
+    The application receives requests whose images were judged, and those that ``upstream.unjudged`` names. It must run
+    in one process: in several of them, a client that reaches one after the other makes them forget its images (though
+    not its counts). ``mifsim guard --workers`` gives each client one process.
 
     Parameters
     ----------

@@ -9,8 +9,8 @@ from mifsim.guard.message import Headers, Reply
 
 Reason = Literal[
     "blocked", "session-full", "no-image", "no-identity", "not-judged", "slow-body", "key-reused", "too-large",
-    "wrong-type", "filter-failed", "overloaded", "ledger-failed", "log-failed", "draining", "upstream-failed",
-    "upstream-slow",
+    "wrong-type", "filter-failed", "overloaded", "ledger-failed", "log-failed", "owner-failed", "draining",
+    "upstream-failed", "upstream-slow",
 ]  # fmt: skip
 
 STATUSES: dict[Reason, tuple[int, str]] = {
@@ -27,6 +27,7 @@ STATUSES: dict[Reason, tuple[int, str]] = {
     "overloaded": (503, "Too many requests are waiting"),
     "ledger-failed": (503, "The ledger cannot be written"),
     "log-failed": (503, "The traffic log cannot be written"),
+    "owner-failed": (503, "The process that serves this client does not answer"),
     "draining": (503, "The server is shutting down"),
     "upstream-failed": (502, "The model server did not answer"),
     "upstream-slow": (504, "The model server did not answer in time"),

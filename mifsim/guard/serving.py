@@ -1,29 +1,18 @@
-"""The server process of ``mifsim guard``: uvicorn, its signals, and TLS."""
+"""The server of ``mifsim guard``: one process, or several."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
-import signal
-import ssl
-from collections.abc import Callable
-from types import FrameType
-from typing import Any
 
-import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-from mifsim.errors import GuardError, UserError
+from mifsim.errors import GuardError
 from mifsim.guard.app import GuardApp
 from mifsim.guard.config import GuardConfig
 from mifsim.guard.core import GuardService
+from mifsim.guard.http_server import GuardServer, ReadAgain, reload_on_hangup, run, server_config
 from mifsim.guard.upstream import HttpUpstream
 
-logger = logging.getLogger(__name__)
 
-
-def serve(settings: GuardConfig, alone: bool, read_again: Callable[[], GuardConfig]) -> None:
+def serve(settings: GuardConfig, alone: bool, read_again: ReadAgain) -> None:
     """Run a guard until SIGTERM or SIGINT. SIGHUP reads the settings and the filter again.
 
     Parameters
@@ -41,94 +30,17 @@ def serve(settings: GuardConfig, alone: bool, read_again: Callable[[], GuardConf
     """
     if not alone and not settings.upstream.url:
         raise GuardError("upstream.url: missing (expected the URL of the model server, such as http://127.0.0.1:8501)")
+    if settings.listen.workers > 1:
+        from mifsim.guard.workers.supervisor import supervise
+
+        supervise(settings, alone, read_again)
+        return
     app = GuardApp(GuardService(settings, None if alone else HttpUpstream(settings.upstream)), alone)
-    listen = settings.listen
-    config = uvicorn.Config(
-        app,
-        host=listen.host,
-        port=listen.port,
-        http=_Protocol,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=bool(settings.identity.trusted_proxies),
-        forwarded_allow_ips=settings.identity.trusted_proxies,
-        timeout_graceful_shutdown=max(1, int(listen.grace)),
-        ssl_certfile=listen.certificate or None,
-        ssl_keyfile=listen.private_key or None,
-        ssl_ca_certs=listen.client_authority or None,
-        ssl_cert_reqs=ssl.CERT_REQUIRED if listen.client_authority else ssl.CERT_NONE,
-    )
-    asyncio.run(_run(_Server(config, app), app, read_again))
+    config = server_config(app, settings)
+    run(config, _run(GuardServer(config, app), app, read_again))
 
 
-async def _run(server: _Server, app: GuardApp, read_again: Callable[[], GuardConfig]) -> None:
-    loop = asyncio.get_running_loop()
-    reloads: set[asyncio.Task[None]] = set()
-
-    async def reload() -> None:
-        try:
-            await app.guard.reload(read_again())
-        except UserError as error:
-            logger.error("not reloaded: %s", error)
-
-    def begin() -> None:
-        task = loop.create_task(reload())
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
-    with contextlib.suppress(NotImplementedError):  # Windows has no SIGHUP
-        loop.add_signal_handler(signal.SIGHUP, begin)
-    try:
-        await server.serve()
-    except SystemExit:
-        if app.failure:
-            raise GuardError(app.failure) from None
-        raise GuardError(f"listen: {server.config.host}:{server.config.port}: this address cannot be used") from None
-    if app.failure:
-        raise GuardError(app.failure)
-
-
-class _Server(uvicorn.Server):
-    """A server whose guard knows that it shuts down, and which says where it listens."""
-
-    def __init__(self, config: uvicorn.Config, app: GuardApp) -> None:
-        super().__init__(config)
-        self._guard = app.guard
-
-    async def startup(self, sockets: list[Any] | None = None) -> None:
-        """Start, and write the address."""
-        await super().startup(sockets)
-        for listener in [] if self.should_exit else self.servers:
-            for socket in listener.sockets:
-                host, port = socket.getsockname()[:2]
-                scheme = "https" if self.config.ssl_certfile else "http"
-                logger.info("listening on %s://%s:%d", scheme, host, port)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop being ready; take requests for `Listen.drain` seconds more, then finish the open ones and exit."""
-        drain = self._guard.active.settings.listen.drain
-        if not self._guard.draining and drain > 0:
-            self._guard.draining = True
-            asyncio.get_running_loop().call_later(drain, self._exit)
-            return
-        self._guard.draining = True
-        self._exit()
-
-    def _exit(self) -> None:
-        self.should_exit = True
-
-
-class _Protocol(HttpToolsProtocol):
-    """HTTP whose requests state the subject of the client's TLS certificate, as the TLS extension of ASGI defines."""
-
-    def on_message_begin(self) -> None:
-        """Add the subject to the scope."""
-        super().on_message_begin()
-        certificate = self.transport.get_extra_info("peercert")
-        if certificate:
-            names = [f"{key}={value}" for group in certificate.get("subject", ()) for key, value in group]
-            self.scope["extensions"] = {"tls": {"client_cert_name": ",".join(names)}}
+async def _run(server: GuardServer, app: GuardApp, read_again: ReadAgain) -> None:
+    with contextlib.suppress(NotImplementedError, AttributeError):  # Windows has no SIGHUP
+        reload_on_hangup(app, read_again)
+    await server.serve_or_fail()

@@ -5,14 +5,22 @@ from __future__ import annotations
 import re
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mifsim.addresses import is_loopback
 from mifsim.guard.durations import ACCEPTED, parse_duration
 from mifsim.guard.wire import WIRES
 from mifsim.study.wire import ResponsePolicy, Transport
 
 CERTIFIED: Final = "certified"
 """Value of a setting that is that of the certified filter."""
+
+
+REDIS_URL: Final = re.compile(
+    r"(?P<scheme>rediss?)://((?P<user>[^\s/?#:@]+)@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)"
+    r"(:(?P<port>[0-9]{1,5}))?(/(?P<db>[0-9]{1,4})?)?"
+)
+"""URLs of a Redis server, without a password."""
 
 
 class Table(BaseModel):
@@ -36,7 +44,9 @@ class Upstream(Table):
         "without one; empty: the only output",
     )
     timeout: float = Field(30.0, gt=0, le=3600, description="seconds to wait for an answer")
-    connections: int = Field(100, ge=1, le=10_000, description="largest number of connections to it")
+    connections: int = Field(
+        100, ge=1, le=10_000, description="largest number of connections to it, of each of listen.workers"
+    )
     answer_bytes: int = Field(64 * 2**20, ge=1024, description="largest size of an answer")
     unjudged: list[str] = Field(
         default_factory=list,
@@ -187,22 +197,56 @@ class Sessions(Table):
 class LedgerSettings(Table):
     """The ``[ledger]`` table: where counts are kept. A count is written before the model is asked."""
 
-    url: str = Field("sqlite:guard.db", description='"sqlite:PATH", or "memory:" (counts end with the process)')
+    url: str = Field(
+        "sqlite:guard.db",
+        description='"sqlite:PATH"; "redis://HOST:PORT/DB" or, over TLS, "rediss://USER@HOST:PORT/DB" for guards on '
+        'several machines, which needs the extra redis; "memory:" (counts end with the process)',
+    )
     on_failure: Literal["closed", "open"] = Field(
         "closed",
         description='if it cannot be written: "closed" refuses queries (503), "open" passes them on, and counts and '
         "marks each one",
     )
     synchronous: Literal["normal", "full"] = Field(
-        "normal", description='"normal" survives the end of the process; "full" also a power failure, but is slow'
+        "normal",
+        description='"normal" survives the end of the process; "full" also a power failure, but is slow; with Redis, '
+        "it requires appendfsync always",
     )
+    password_env: str = Field("", description="environment variable with the password of Redis")
+    password_file: str = Field("", description="file with the password of Redis, in place of password_env")
+    authority: str = Field(
+        "", description="file of the authority that signs the certificate of Redis (PEM); empty: those of the system"
+    )
+    plain: bool = Field(False, description="accept redis://, which is not encrypted, to another machine")
+    timeout: float = Field(2.0, gt=0, le=60, description="seconds to wait for Redis")
 
     @field_validator("url")
     @classmethod
     def _url(cls, value: str) -> str:
+        if "redis" in value.partition(":")[0]:
+            return value  # see `_redis`, whose messages do not show a password
         if value != "memory:" and not re.fullmatch(r"sqlite:.+", value):
-            raise ValueError("must be sqlite:PATH or memory:")
+            raise ValueError("must be sqlite:PATH, redis://HOST, rediss://HOST or memory:")
         return value
+
+    @model_validator(mode="after")
+    def _redis(self) -> LedgerSettings:
+        if self.url.startswith(("sqlite:", "memory:")):
+            return self
+        match = REDIS_URL.fullmatch(self.url)
+        if match is None:
+            raise ValueError(
+                ".url: must be redis://HOST:PORT/DB or rediss://USER@HOST:PORT/DB; the password is in the file "
+                "ledger.password_file or in the environment variable ledger.password_env"
+            )
+        if match["scheme"] == "redis" and not self.plain and not is_loopback(match["host"].strip("[]")):
+            raise ValueError(
+                f".url = {self.url!r}: is not encrypted (expected rediss://, a server on this machine, or "
+                "ledger.plain = true)"
+            )
+        if self.password_env and self.password_file:
+            raise ValueError(".password_file: must not be given together with ledger.password_env")
+        return self
 
 
 class WatchSettings(Table):
@@ -274,9 +318,12 @@ class Limits(Table):
     body_seconds: float = Field(30.0, gt=0, description="longest time in which a request must arrive")
     batch: int = Field(256, ge=1, description="largest number of images of a request; each is a query")
     waiting: int = Field(32, ge=1, description="largest number of requests of one client that wait for each other")
-    concurrent: int = Field(1024, ge=1, description="largest number of requests at a time")
+    concurrent: int = Field(1024, ge=1, description="largest number of requests at a time, in each of listen.workers")
     memory_mb: int = Field(
-        1024, ge=1, description="memory for the images of sessions; above it, those of idle sessions are forgotten"
+        1024,
+        ge=1,
+        description="memory for the images of sessions, of all listen.workers together; above it, those of idle "
+        "sessions are forgotten",
     )
     idempotency_keys: int = Field(64, ge=0, description="answers that are kept of each session, by Idempotency-Key")
 
@@ -286,7 +333,16 @@ class Listen(Table):
 
     host: str = Field("127.0.0.1", description="address")
     port: int = Field(8080, ge=0, le=65_535, description="port; 0: any free one")
-    metrics: bool = Field(True, description="serve /metrics; keep it from clients")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="server processes; each client belongs to one of them, which judges all its queries. Their "
+        "connections to each other are private",
+    )
+    metrics: bool = Field(
+        True, description="serve /metrics, of all workers; each value has a label worker. Keep it from clients"
+    )
     grace: float = Field(30.0, ge=0, description="seconds for open requests, after SIGTERM")
     drain: float = Field(
         0.0, ge=0, description="seconds after SIGTERM in which /readyz is false and requests are taken"

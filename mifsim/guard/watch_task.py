@@ -69,7 +69,7 @@ class WatchTask:
             If the ledger cannot be read.
         """
         settings, deployment = active.settings.watch, active.deployment
-        promise = Promise.read(active.settings.filter)
+        promise = active.promise
         self._config, self._digest = deployment.detector, deployment.digest
         if not settings.on or promise.limit is None:
             if settings.on:

@@ -1,29 +1,53 @@
-"""Both ledgers behave alike, and the file keeps what it was told, whatever happens to the process."""
+"""All ledgers behave alike, and the file keeps what it was told, whatever happens to the process."""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from mifsim.guard.ledger import Entry, Ledger, LedgerError, Superseded
 from mifsim.guard.ledger.memory import MemoryLedger
+from mifsim.guard.ledger.redis import RedisLedger
 from mifsim.guard.ledger.sqlite import SqliteLedger
+from mifsim.guard.tables import LedgerSettings
+from tests.guard import redis_servers
 
 ANN, BOB = b"a" * 16, b"b" * 16
 ENTRY = Entry(ANN, 1_700_000_000.123456, 1_700_000_100.5, 3, '{"count":2.5}', 0.0, "digest", 0)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def owners(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Ledger]:
+@pytest.fixture(scope="module")
+def imitated_redis() -> Iterator[str]:
+    with redis_servers.imitated() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def real_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if redis_servers.INSTALLED is None:
+        pytest.skip("redis-server is not installed")
+    with redis_servers.real(tmp_path_factory.mktemp("redis")) as (url, _):
+        yield url
+
+
+@pytest.fixture(params=["memory", "sqlite", "imitated_redis", "real_redis"])
+def owners(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Ledger]]:
     """Return a function that opens the same ledger as another owner."""
     if request.param == "sqlite":
-        return lambda: SqliteLedger(str(tmp_path / "ledger.db"))
-    first = MemoryLedger()
-    return lambda: MemoryLedger(first)
+        yield lambda: SqliteLedger(str(tmp_path / "ledger.db"))
+    elif request.param == "memory":
+        first = MemoryLedger()
+        yield lambda: MemoryLedger(first)
+    else:
+        url = request.getfixturevalue(request.param)
+        yield lambda: RedisLedger(LedgerSettings(url=url))
+        with Redis.from_url(url) as redis:
+            redis.flushdb()
 
 
 async def opened(owners: Callable[[], Ledger]) -> Ledger:
@@ -104,7 +128,8 @@ def test_blocked_clients_are_counted_and_not_pruned(owners: Callable[[], Ledger]
         await ledger.put(ENTRY._replace(blocked=1.0))
         await ledger.put(ENTRY._replace(client=BOB))
         await ledger.put(ENTRY._replace(client=b"c" * 16, started=ENTRY.started + 10))
-        assert await ledger.blocked() == 1
+        assert await ledger.blocked(lambda client: True) == 1
+        assert await ledger.blocked(lambda client: client != ANN) == 0
         assert await ledger.prune(ENTRY.started + 5) == 1
         assert await ledger.take(BOB) is None
         assert await ledger.take(ANN) is not None
@@ -117,6 +142,24 @@ def test_the_first_value_of_a_key_stays(owners: Callable[[], Ledger]) -> None:
     async def check() -> None:
         assert await (await opened(owners)).meta("key", "one") == "one"
         assert await (await opened(owners)).meta("key", "two") == "one"
+
+    asyncio.run(check())
+
+
+def test_an_entry_waits_for_another_process_and_nothing_else_does(tmp_path: Path) -> None:
+    async def check() -> None:
+        ledger = SqliteLedger(str(tmp_path / "ledger.db"))
+        await ledger.open()
+        await ledger.add_config("digest", {})
+        other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        writing = asyncio.create_task(ledger.put(ENTRY))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not writing.done()
+        other.execute("COMMIT")
+        await writing
+        assert await ledger.take(ANN) == ENTRY
 
     asyncio.run(check())
 

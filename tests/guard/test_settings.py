@@ -34,7 +34,10 @@ from tests.guard.guards import SHAPE, Model, settings, write_filter
         ({"sessions": {"max_queries": 0}}, "sessions.max_queries = 0: must be a whole number of at least 1"),
         ({"sessions": {"block": "week"}}, "sessions.block = 'week'"),
         ({"identity": {"source": "cookie"}}, "identity.source = 'cookie': must be header:NAME"),
-        ({"ledger": {"url": "redis://x"}}, "ledger.url = 'redis://x': must be sqlite:PATH or memory:"),
+        (
+            {"ledger": {"url": "mysql://x"}},
+            "ledger.url = 'mysql://x': must be sqlite:PATH, redis://HOST, rediss://HOST or memory:",
+        ),
         ({"upstream": {"url": "localhost:80"}}, "upstream.url = 'localhost:80': must be a URL"),
         ({"upstream": {"wire": "grpc"}}, "upstream.wire = 'grpc': must be one of same, tfserving"),
         ({"upstream": {"unjudged": ["/docs"]}}, "must be a method and a path"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 
@@ -53,7 +53,8 @@ class Ledger(ABC):
     `put`s an entry after each query. When another owner takes the client, the epoch rises, and the first owner's next
     `put` fails: it must take the client again, and forget its images, which are out of date.
 
-    All methods are coroutines, because a ledger may be on another machine. Those of a local ledger do not wait.
+    All methods are coroutines, because a ledger may be on another machine. Those of a local ledger wait
+    only while another process writes.
     """
 
     @abstractmethod
@@ -126,8 +127,8 @@ class Ledger(ABC):
         """
 
     @abstractmethod
-    async def blocked(self) -> int:
-        """Return the number of blocked clients."""
+    async def blocked(self, counts: Callable[[bytes], bool]) -> int:
+        """Return the number of blocked clients, of those for which a function is true."""
 
     @abstractmethod
     async def prune(self, before: float) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mifsim.guard.ledger.base import Entry, Ledger, Superseded
@@ -69,9 +69,9 @@ class MemoryLedger(Ledger):
     async def probe(self) -> None:
         """Do nothing: memory can be written."""
 
-    async def blocked(self) -> int:
+    async def blocked(self, counts: Callable[[bytes], bool]) -> int:
         """See `Ledger`."""
-        return sum(entry.blocked > 0 for entry, _ in self._entries.values())
+        return sum(entry.blocked > 0 and counts(client) for client, (entry, _) in self._entries.items())
 
     async def prune(self, before: float) -> int:
         """See `Ledger`."""

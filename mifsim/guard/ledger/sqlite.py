@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import sqlite3
+import time
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -17,6 +18,9 @@ from mifsim.guard.ledger.base import Entry, Ledger, LedgerError, Superseded
 
 VERSION = 1
 _BUSY_SECONDS = 2.0
+_PAUSES = (*(0.0 for _ in range(50)), *(0.001 * 2**power for power in range(11)), None)
+"""Seconds between attempts while another process writes. An entry takes some 30 microseconds, but SQLite's own waiting
+takes at least a millisecond, in which the event loop would stand still."""
 
 # Times are whole microseconds, and configurations and owners are numbers, so that an idle client takes about 80 bytes.
 _SCHEMA = """
@@ -38,16 +42,24 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def _translated(method: Method) -> Method:
-    """Raise errors of SQLite as `LedgerError`."""
+    """Raise errors of SQLite as `LedgerError`, and repeat what meets another process's lock."""
 
     @wraps(method)
     async def translated(self: SqliteLedger, *arguments: Any) -> Any:
-        try:
-            return await method(self, *arguments)
-        except (sqlite3.Error, OSError, AttributeError) as error:
-            if isinstance(error, AttributeError) and self._database is not None:
-                raise
-            raise LedgerError(f"{self._path}: {error}") from error
+        for pause in _PAUSES:
+            try:
+                return await method(self, *arguments)
+            except (sqlite3.Error, OSError, AttributeError) as error:
+                if isinstance(error, AttributeError) and self._database is not None:
+                    raise
+                locked = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+                if not locked or pause is None:
+                    raise LedgerError(f"{self._path}: {error}") from error
+            if pause:
+                await asyncio.sleep(pause)
+            else:
+                time.sleep(0)
+        raise AssertionError
 
     return translated  # type: ignore[return-value]
 
@@ -90,6 +102,7 @@ class SqliteLedger(Ledger):
         if (found := await self.meta("version", str(VERSION))) != str(VERSION):
             raise LedgerError(f"{self._path}: version {found}: not supported by this mifsim (accepted: {VERSION})")
         await self.configs()
+        database.execute("PRAGMA busy_timeout = 0")  # see `_PAUSES`
 
     async def close(self) -> None:
         """See `Ledger`."""
@@ -179,10 +192,10 @@ class SqliteLedger(Ledger):
         self._open.execute("INSERT INTO meta VALUES ('probe', '1') ON CONFLICT (key) DO UPDATE SET value = 1 - value")
 
     @_translated
-    async def blocked(self) -> int:
+    async def blocked(self, counts: Callable[[bytes], bool]) -> int:
         """See `Ledger`."""
-        found: int = self._open.execute("SELECT count(*) FROM clients WHERE blocked > 0").fetchone()[0]
-        return found
+        rows = self._open.execute("SELECT client FROM clients WHERE blocked > 0")
+        return sum(counts(client) for (client,) in rows)
 
     @_translated
     async def prune(self, before: float) -> int:
