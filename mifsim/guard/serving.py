@@ -12,12 +12,12 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mifsim.errors import GuardError, UserError
 from mifsim.guard.app import GuardApp
 from mifsim.guard.config import GuardConfig
 from mifsim.guard.core import GuardService
+from mifsim.guard.http_protocol import GuardProtocol
 from mifsim.guard.upstream import HttpUpstream
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def serve(settings: GuardConfig, alone: bool, read_again: Callable[[], GuardConf
         app,
         host=listen.host,
         port=listen.port,
-        http=_Protocol,
+        http=GuardProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -120,15 +120,3 @@ class _Server(uvicorn.Server):
 
     def _exit(self) -> None:
         self.should_exit = True
-
-
-class _Protocol(HttpToolsProtocol):
-    """HTTP whose requests state the subject of the client's TLS certificate, as the TLS extension of ASGI defines."""
-
-    def on_message_begin(self) -> None:
-        """Add the subject to the scope."""
-        super().on_message_begin()
-        certificate = self.transport.get_extra_info("peercert")
-        if certificate:
-            names = [f"{key}={value}" for group in certificate.get("subject", ()) for key, value in group]
-            self.scope["extensions"] = {"tls": {"client_cert_name": ",".join(names)}}
