@@ -56,12 +56,12 @@ def test_new_identities_fill_the_ledger_and_not_the_memory(tmp_path: Path) -> No
         ledger = SqliteLedger(str(tmp_path / "guard.db"))
         config = settings(tmp_path, QuotaConfig(queries=2), limits={"memory_mb": MEMORY_MB})
         guard = await started(config, Silent(), ledger=ledger)
-        await new_identities(guard, 0, 4000)
+        await new_identities(guard, 0, 8000)
         gc.collect()
         tracemalloc.start()
         try:
             before = tracemalloc.get_traced_memory()[0]
-            await new_identities(guard, 4000, 10_000)
+            await new_identities(guard, 8000, 10_000)
             gc.collect()
             grown = tracemalloc.get_traced_memory()[0] - before
         finally:

@@ -1,8 +1,8 @@
 """Rounds of faults with real processes: `mifsim guard` with its ledger in a file, killed while clients use it.
 
-``python -m tests.guard.chaos.processes --rounds 5`` kills the guard twice in each round. With ``--workers 2`` it kills
-one worker at a time, which the guard must replace. A client sends a request again until it is answered. The properties are
-those of `tests.guard.chaos.rounds`, as far as they can be seen from outside.
+``python -m tests.guard.chaos.processes --rounds 5`` kills the guard twice in each round. With ``--workers 2`` it
+kills one worker at a time, which the guard must replace. A client sends a request again until it is answered.
+The properties are those of `tests.guard.chaos.rounds`, as far as they can be seen from outside.
 """
 
 from __future__ import annotations
