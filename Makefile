@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo guard-demo test test-slow lint format types bench chaos cluster-test guarantee lock clean
+.PHONY: help setup demo guard-demo test test-slow lint format types bench chaos guard-chaos guard-fuzz cluster-test guarantee lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,14 @@ types: setup  ## check types (mypy, strict)
 
 chaos: setup  ## 50 runs, each with a fault at a random moment (ROUNDS, SEED; root for a full disk): the same rows
 	$(BIN)/python -m tests.chaos.rounds --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),0)
+
+guard-chaos: setup  ## 1,000 rounds of faults of the guard (ROUNDS, SEED): counts and blocks survive, no honest client is blocked
+	$(BIN)/python -m tests.guard.chaos.rounds --rounds $(or $(ROUNDS),1000) --seed $(or $(SEED),0)
+	$(BIN)/python -m tests.guard.chaos.processes --rounds 5 --seed $(or $(SEED),0)
+
+guard-fuzz: setup  ## 1,000,000 altered requests (BODIES, SEED) for each wire of the guard: each is read or refused
+	$(BIN)/python -m tests.guard.fuzz --bodies $(or $(BODIES),1000000) --seed $(or $(SEED),0)
+	$(BIN)/python -m tests.guard.fuzz --bodies $$(( $(or $(BODIES),1000000) / 10 )) --seed $(or $(SEED),0) --guard
 
 cluster-test: setup  ## the demo's study on a cluster of network namespaces, a worker killed: the same rows (root, iproute2)
 	$(BIN)/python -m tests.cluster.namespaces

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 OPEN_HEADER = "mifsim-guard"
 """Header of answers to queries that could not be counted durably, with the value ``open``."""
+_CONDITIONAL = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range", "range")
+"""Headers with which a client can ask whether it knows the answer. The reply has another status, and is no answer."""
 
 
 class Asker:
@@ -64,14 +66,18 @@ class Asker:
         if not reply.answered:
             await self._unanswered(active, counted)
             return reply
-        self._metrics.safe.inc(counted.queries)
         counted.confidence = confidence
         if confidence is not None:
             labels = [int(label) for label in confidence.argmax(axis=1)]
             if counted.uses_answers:
-                await self._keeper.observe(counted.session, labels, confidence)
+                try:
+                    await self._keeper.observe(counted.session, labels, confidence)
+                except Refused:  # the client does not receive the answer
+                    await self._unanswered(active, counted)
+                    raise
             if active.deployment.policy.kind != "confidence":
                 reply = submission.restricted(reply, labels, active.deployment.policy.shown(confidence))
+        self._metrics.safe.inc(counted.queries)
         if not counted.durable:
             reply = replace(reply, headers=reply.headers.with_(**{OPEN_HEADER: "open"}))
         return reply
@@ -91,7 +97,8 @@ class Asker:
         asked = submission if active.other_wire is None else _translated(submission, active)
         start = time.perf_counter()
         try:
-            reply = await self._upstream.ask(asked.forwarded())
+            request = asked.forwarded()
+            reply = await self._upstream.ask(replace(request, headers=request.headers.without(*_CONDITIONAL)))
         finally:
             self._metrics.upstream_seconds.observe(time.perf_counter() - start)
         if not reply.answered or (asked is submission and not needs_answers):

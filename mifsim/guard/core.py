@@ -10,6 +10,7 @@ import asyncio
 import fnmatch
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from mifsim.defense import read_config
@@ -25,6 +26,7 @@ from mifsim.guard.keeper import Counted, Keeper
 from mifsim.guard.ledger import Entry, Ledger, LedgerError, open_ledger
 from mifsim.guard.message import Reply, Request
 from mifsim.guard.metrics import Metrics
+from mifsim.guard.paths import is_plain
 from mifsim.guard.refusals import Refused
 from mifsim.guard.sessions import idempotency_key, request_digest
 from mifsim.guard.shards import Peers, Shard
@@ -222,8 +224,11 @@ class GuardService:
             if wire.claims(request):
                 return await self._in_task(request, wire, alone=False)
         name, patterns = f"{request.method} {request.path}", active.settings.upstream.unjudged
+        if not is_plain(request.path):  # the model server could read it as a path that is judged
+            raise Refused("not-judged")
         if any(wire.describes(request) for wire in active.wires):
-            request = request.with_body(b"")  # it asks for a description; a body could be an image
+            # It asks for a description; a body or a query could be an image.
+            request = replace(request, query="", body=b"")
         elif not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
             raise Refused("not-judged")
         self.metrics.unjudged.inc()
@@ -290,9 +295,10 @@ class GuardService:
     def _begin(self, client: bytes, request: Request, wire: Wire, alone: bool) -> asyncio.Task[Reply]:
         if len(self._running) >= self.active.settings.limits.concurrent or not self._warm:
             raise Refused("overloaded")
-        encoding = request.headers.get("content-encoding")
-        if encoding and encoding.lower() != "identity":
+        if any(value.lower() != "identity" for value in request.headers.all("content-encoding") if value):
             raise Refused("wrong-type", "compressed bodies are not accepted")
+        if len(request.headers.all("content-type")) > 1:  # the model server could read the body by the other one
+            raise Refused("wrong-type", "the request has two content types")
         task = asyncio.create_task(self._respond(client, request, wire, alone))
         self._running.add(task)
         task.add_done_callback(self._finished)
@@ -327,7 +333,9 @@ class GuardService:
                     raise Refused("log-failed")
                 counted = await self._keeper.count(client, session, submission.images)
                 # The next query waits for the answer, if this one may be undone or its answer is observed.
-                in_order = counted.uses_answers or not active.settings.sessions.count_unanswered
+                # One with a key waits, too: its repetition must find the kept answer.
+                undoes = not active.settings.sessions.count_unanswered
+                in_order = counted.uses_answers or undoes or key is not None
                 if counted.blocked is not None:
                     self._add_to_log(active, counted, submission, wire)
                     raise counted.blocked
@@ -342,9 +350,9 @@ class GuardService:
                 reply = await self._asker.answer(active, counted, submission, alone)
             if reply.answered:
                 session.keep(key, digest, reply, active.settings.limits.idempotency_keys)
-            self._keeper.settle(session)
             return reply
         finally:
+            self._keeper.settle(session)  # also after a refusal: new clients must not fill the memory
             session.waiting -= 1
 
     def _add_to_log(self, active: Active, counted: Counted, submission: Submission, wire: Wire) -> None:

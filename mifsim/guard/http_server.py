@@ -11,11 +11,11 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mifsim.errors import GuardError, UserError
 from mifsim.guard.app import GuardApp
 from mifsim.guard.config import GuardConfig
+from mifsim.guard.http_protocol import GuardProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def server_config(app: GuardApp, settings: GuardConfig) -> uvicorn.Config:
         app,
         host=listen.host,
         port=listen.port,
-        http=_Protocol,
+        http=GuardProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -127,15 +127,3 @@ def log_address(socket: Any, tls: bool) -> None:
     """Write the address of a listening socket to the log."""
     host, port = socket.getsockname()[:2]
     logger.info("listening on %s://%s:%d", "https" if tls else "http", host, port)
-
-
-class _Protocol(HttpToolsProtocol):
-    """HTTP whose requests state the subject of the client's TLS certificate, as the TLS extension of ASGI defines."""
-
-    def on_message_begin(self) -> None:
-        """Add the subject to the scope."""
-        super().on_message_begin()
-        certificate = self.transport.get_extra_info("peercert")
-        if certificate:
-            names = [f"{key}={value}" for group in certificate.get("subject", ()) for key, value in group]
-            self.scope["extensions"] = {"tls": {"client_cert_name": ",".join(names)}}

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _TAKES = 5
 """Number of times that a client is taken back from another owner before a request is refused."""
+_UNREAD = -1
+"""Epoch of an entry that the ledger did not tell, while the guard fails open: no ledger accepts it."""
 
 
 class Keeper:
@@ -89,15 +91,7 @@ class Keeper:
             If the client is blocked, or its entry cannot be read.
         """
         deployment = self.active.deployment
-        if session.entry is None:
-            try:
-                session.entry = await self._ledger.take(client)
-            except LedgerError:
-                if self.active.closed:
-                    raise Refused("ledger-failed") from None
-            if session.entry is None:
-                session.entry = Entry(client, config=deployment.digest)
-        entry = session.entry
+        entry = await self._read(client, session)
         config = self.configs.get(entry.config)
         keeps_counts = config is not None and config.scope == "client"
         current = self.active.policy.current(entry, self._clock.now(), deployment.digest, keeps_counts)
@@ -117,6 +111,31 @@ class Keeper:
                 raise Refused("ledger-failed", "the configuration of this session is not available")
             session.detector = detector_from(config, current.counts)
         return current
+
+    async def _read(self, client: bytes, session: Session) -> Entry:
+        """Return the entry of a client, and take it from the ledger if it is not known.
+
+        Raises
+        ------
+        Refused
+            If the ledger cannot be read, and the guard fails closed.
+        """
+        if session.entry is not None and session.entry.epoch != _UNREAD:
+            return session.entry
+        digest = self.active.deployment.digest
+        try:
+            taken = await self._ledger.take(client)
+        except LedgerError:
+            if self.active.closed:
+                raise Refused("ledger-failed") from None
+            # The ledger may have higher counts, which an entry with a valid epoch would replace.
+            session.entry = session.entry or Entry(client, config=digest, epoch=_UNREAD)
+            return session.entry
+        if taken is not None:
+            session.learn(taken)
+            return taken
+        session.entry = (session.entry or Entry(client, config=digest))._replace(epoch=0)
+        return session.entry
 
     async def _judged(self, session: Session, images: Sequence[Pixels]) -> Judgement:
         assert session.detector is not None
@@ -154,6 +173,7 @@ class Keeper:
             logger.error("ledger: %s", error)
             if self.active.closed:
                 judgement.undo()
+                session.doubt(before)  # an error may come after the write
                 raise Refused("ledger-failed") from None
             self._metrics.fail_open.inc(judgement.queries)
             session.entry = entry

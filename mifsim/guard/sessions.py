@@ -56,9 +56,11 @@ class Session:
         Time of the last judged query in microseconds since 1970; 0 if this process has judged none.
     log_name : LogName or None
         None: not computed yet.
+    doubted : Entry or None
+        The entry to which the detector belongs, if the ledger may have another one, because a write has failed.
     """
 
-    __slots__ = ("detector", "entry", "lock", "log_name", "nbytes", "replies", "time", "waiting")
+    __slots__ = ("detector", "doubted", "entry", "level", "lock", "log_name", "nbytes", "replies", "time", "waiting")
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -67,12 +69,24 @@ class Session:
         self.detector: DurableDetector | None = None
         self.time = 0
         self.log_name: LogName | None = None
+        self.doubted: Entry | None = None
+        self.level = 0
         self.nbytes = _OVERHEAD
         self.replies: OrderedDict[str, tuple[bytes, Reply]] = OrderedDict()
 
     def forget(self) -> None:
         """Drop everything that is not in the ledger."""
-        self.entry = self.detector = None
+        self.entry = self.detector = self.doubted = None
+
+    def doubt(self, entry: Entry) -> None:
+        """Read the entry again before the next query; the detector is kept if the ledger still has this one."""
+        self.entry, self.doubted = None, entry
+
+    def learn(self, entry: Entry) -> None:
+        """Use the entry that the ledger has."""
+        if entry != self.doubted:
+            self.detector = None
+        self.entry, self.doubted = entry, None
 
     def times(self, now: float, before: Entry, queries: int) -> int:
         """Return the time of the first of some queries, and keep that of the last one.
@@ -155,10 +169,11 @@ class SessionTable:
     def measure(self, session: Session, queries: int) -> int:
         """Update the memory of a session, and return the number of others that were forgotten to make room.
 
-        Memory is measured at queries 1, 2, 4, 8, ..., because it grows by doubling arrays.
+        Memory is measured when the number of queries has reached another power of two, because it grows by doubling
+        arrays. A batch may pass over a power of two.
         """
-        if queries & (queries - 1) == 0:
-            before = session.nbytes
+        if queries < 2 or queries.bit_length() != session.level:
+            before, session.level = session.nbytes, queries.bit_length()
             kept = sum(len(reply.body) for _, reply in session.replies.values())
             session.nbytes = _OVERHEAD + kept + array_bytes(session.detector)
             self.nbytes += session.nbytes - before

@@ -42,7 +42,8 @@ class MemoryLedger(Ledger):
     async def put(self, entry: Entry) -> None:
         """See `Ledger`."""
         stored = self._entries.get(entry.client)
-        if stored is not None and (stored[1] is not self._owner or stored[0].epoch != entry.epoch):
+        known = entry.epoch == 0 if stored is None else stored[1] is self._owner and stored[0].epoch == entry.epoch
+        if not known:
             raise Superseded("another owner has taken the client")
         self._entries[entry.client] = entry, self._owner
 

@@ -13,7 +13,6 @@ from mifsim.guard.refusals import Refused
 from mifsim.guard.wire.base import AnswerError
 
 JSON = "application/json"
-DEPTH = 64
 
 
 def read_json(body: bytes) -> Any:
@@ -50,6 +49,14 @@ def read_answer(reply: Reply) -> Any:
         return orjson.loads(reply.body)
     except orjson.JSONDecodeError as error:
         raise AnswerError(f"its body is not JSON: {error}") from None
+
+
+def check_passed_on(document: Any) -> None:
+    """Raise `Refused` if the other members of a request cannot be written again: they may be nested too deeply."""
+    try:
+        orjson.dumps(document)
+    except orjson.JSONEncodeError as error:
+        raise Refused("no-image", f"the request cannot be passed on: {error}") from None
 
 
 def write_json(document: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,6 +18,9 @@ from mifsim.guard.wire.raw import JsonAnswers
 
 TYPE = "multipart/form-data"
 MOST_PARTS = 1024
+
+# It writes a line for each wrong byte of a form, with which a client could fill the guard's own log.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 class Part(NamedTuple):

@@ -15,7 +15,7 @@ from mifsim.defense.images import Pixels
 from mifsim.guard.message import Headers, Reply, Request
 from mifsim.guard.refusals import Refused
 from mifsim.guard.wire.base import AnswerError, Confidences, Submission, Wire, as_confidences
-from mifsim.guard.wire.json_body import JSON, numbers, read_object, write_json
+from mifsim.guard.wire.json_body import JSON, check_passed_on, numbers, read_object, write_json
 
 _MODEL = r"/v2/models/[^/]+(/versions/[^/]+)?"
 _INFER = re.compile(_MODEL + "/infer")
@@ -167,6 +167,7 @@ class OpenInference(Wire):
         images = [self.arrival.from_array(image) for image in values]
         binary = "data" not in tensor
         tensor.pop("data", None)
+        check_passed_on({**header, "inputs": [tensor]})
         return OpenInferenceSubmission(request, images, list(values), self, header, tensor, binary)
 
     def compose(self, images: Sequence[Pixels], path: str) -> Request:
