@@ -169,7 +169,7 @@ class FaultyLedger(Ledger):
 
 
 class _FullDisk:
-    """The disk is full during one operation: SQLite gets no further page, and no room in its write-ahead log."""
+    """SQLite refuses to write during one operation, as on a full disk; `test_ledger` limits its size."""
 
     def __init__(self, ledger: Ledger, faults: Faults) -> None:
         self._database = ledger._database if isinstance(ledger, SqliteLedger) else None
