@@ -54,7 +54,7 @@ def calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
     monkeypatch.setattr(calibration, "load_inputs", inputs)
     monkeypatch.setattr(calibration, "make_backend", lambda *where: FormulaBackend())
-    monkeypatch.setattr(calibration, "model_here", formula_model)
+    monkeypatch.setattr("tuning.calibration.model_here", formula_model)
     monkeypatch.setattr("tuning.search.search", serial_search)
     monkeypatch.setattr("tuning.leave_out_actors.calibrate_all", serial_calibrations)
 
