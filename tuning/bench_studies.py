@@ -11,6 +11,9 @@ from mifsim.study.crossing import Matrix
 from tuning.bench_workloads import study_of_unseen
 from tuning.live import open_loop
 
+ATTACKERS_PER_HOST = 96
+"""Largest number of crossed attackers that a host runs at the same time."""
+
 
 def with_all_recorders(study: Study) -> Study:
     """Return the study with configurations of each detector as filters, so that a recording serves all searches."""
@@ -33,6 +36,8 @@ def crossed_studies(study: Study) -> Iterator[tuple[bool, Study]]:
                 attack["trials"] = study.bench.trials
             # Other attackers than those of the search.
             plain["seed"] = study.seed + 1
+            # These are few and take long: small shards lose less if the run is interrupted, and occupy all hosts.
+            plain["server"]["sessions_per_host"] = min(study.server.sessions_per_host, ATTACKERS_PER_HOST)
             yield knows, Study.parse(plain, study.name).crossed()
 
 

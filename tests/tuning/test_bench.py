@@ -14,13 +14,14 @@ from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import RunError, StudyError
 from mifsim.run import simulate as simulation
 from mifsim.run.fits import fit_detectors
+from mifsim.server.client_specs import shards
 from mifsim.study import Study
 from reports.bench import summary, write_bench
 from tests.tuning.kind_studies import REACHABLE
 from tests.tuning.studies import FormulaBackend, digits, formula_victim, tiny_study
 from tuning import bench as comparison
 from tuning.bench_costs import bytes_of, measure_costs
-from tuning.bench_studies import queries_of_comparison
+from tuning.bench_studies import crossed_studies, queries_of_comparison
 
 BENCH = {
     "detectors": [
@@ -160,6 +161,15 @@ def test_a_comparison_is_estimated_by_its_recordings_and_its_live_runs():
     open_loop = attackers + 3 * attackers + attackers + attackers
     expected = open_loop + 2 * attackers * live_runs + 12 * 6 + 12 * 8 + 10 * 4
     assert queries_of_comparison(bench_study(), 10) == expected == 3808
+
+
+def test_crossed_attackers_run_in_small_shards():
+    """A shard has at most 96 / 3 clients, so that an interrupted run loses little, and every host has work."""
+    study = bench_study(server={"sessions_per_host": 5000}, bench={**BENCH, "trials": 40})
+    sizes = [[len(shard.specs) for shard in shards(crossed, 10)] for _, crossed in crossed_studies(study)]
+    filters, users = 2, 24
+    assert [sum(found) for found in sizes] == [filters * (3 * 2 * 40 + users), filters * (2 * 2 * 40 + users)]
+    assert max(map(max, sizes)) == 32
 
 
 @pytest.mark.usefixtures("backends")
