@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -97,3 +98,31 @@ def padded(rows: npt.NDArray[np.generic], size: int) -> npt.NDArray[np.generic]:
     if len(rows) == size:
         return rows
     return np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
+
+
+def named_output(where: str, name: str | None, outputs: Sequence[str]) -> str:
+    """Return the name of the output with the classes.
+
+    Parameters
+    ----------
+    where : str
+        The model, for messages.
+    name : str or None
+        What ``victim.output_name`` says; None: the only output.
+    outputs : sequence of str
+        Names of the model's outputs.
+
+    Raises
+    ------
+    VictimError
+        If the model has no such output, or several and none is named.
+    """
+    listed = ", ".join(map(repr, outputs))
+    if name is not None and name not in outputs:
+        raise VictimError(f"{where}: has no output {name!r}, as victim.output_name says (accepted: {listed})")
+    if name is None and len(outputs) != 1:
+        raise VictimError(
+            f"{where}: has {len(outputs)} outputs, {listed}; name the one with the classes, as in "
+            f"victim.output_name = {outputs[0] if outputs else ''!r}"
+        )
+    return name or outputs[0]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from mifsim.errors import VictimError
 from mifsim.victims.config import VictimConfig
 from mifsim.victims.engines.base import Float32s
-from mifsim.victims.engines.black_box import BlackBoxEngine, padded
+from mifsim.victims.engines.black_box import BlackBoxEngine, named_output, padded
 from mifsim.victims.layout import arranged, find_layout
 from mifsim.victims.reading import Reading
 
@@ -119,18 +119,7 @@ class OnnxEngine(BlackBoxEngine):
         return inputs[0]
 
     def _output_called(self, name: str | None) -> str:
-        outputs = [str(item.name) for item in self._session.get_outputs()]
-        if name is not None and name not in outputs:
-            raise VictimError(
-                f"{self.where}: has no output {name!r}, as victim.output_name says (accepted: "
-                f"{', '.join(map(repr, outputs))})"
-            )
-        if name is None and len(outputs) != 1:
-            raise VictimError(
-                f"{self.where}: has {len(outputs)} outputs, {', '.join(map(repr, outputs))}; name the one with the "
-                "classes, as in victim.output_name = " + repr(outputs[0])
-            )
-        return name or outputs[0]
+        return named_output(self.where, name, [str(item.name) for item in self._session.get_outputs()])
 
     def _outputs(self, rows: Float32s) -> npt.NDArray[np.generic]:
         images = arranged(rows, self._layout).astype(self._dtype, copy=False)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mifsim.errors import VictimError
 from mifsim.victims.config import VictimConfig
 from mifsim.victims.engines.base import Float32s
-from mifsim.victims.engines.black_box import BlackBoxEngine, padded
+from mifsim.victims.engines.black_box import BlackBoxEngine, named_output, padded
 from mifsim.victims.engines.http_client import HttpClient, check_encrypted
 from mifsim.victims.engines.inference_protocol import Protocol, ProtocolError, Signature, Tensor
 from mifsim.victims.engines.open_inference import OpenInference
@@ -143,18 +143,7 @@ class UrlEngine(BlackBoxEngine):
         name = self._config.output_name
         if signature is None:
             return name
-        outputs = [item.name for item in signature.outputs]
-        if name is not None and name not in outputs:
-            raise VictimError(
-                f"{self.where}: has no output {name!r}, as victim.output_name says (accepted: "
-                f"{', '.join(map(repr, outputs))})"
-            )
-        if name is None and len(outputs) != 1:
-            raise VictimError(
-                f"{self.where}: has {len(outputs)} outputs, {', '.join(map(repr, outputs))}; name the one with the "
-                "classes, as in victim.output_name = " + repr(outputs[0] if outputs else "")
-            )
-        return name or outputs[0]
+        return named_output(self.where, name, [item.name for item in signature.outputs])
 
     def _outputs(self, rows: Float32s) -> npt.NDArray[Any]:
         images = arranged(rows, self._layout).astype(self._dtype, copy=False)
