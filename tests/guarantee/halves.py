@@ -3,7 +3,7 @@
 ``python -m tests.guarantee.halves --data DIR`` (``make guarantee DATA=DIR``) calibrates a detector with several seeds.
 The sessions of all splits show images of the first half. Each certified configuration then judges the same fresh
 sessions of every workload, which show images of the second half. At a confidence of 95%, at most 5% of the calibrations
-may exceed a limit.
+may exceed a limit. The table has all finished calibrations, so that the same command goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
+from mifsim.cache import atomic_write
 from mifsim.data import load_data
 from mifsim.defense import DetectorConfig
 from mifsim.plugins import load_plugin
@@ -38,6 +39,7 @@ WORKLOADS = (
     "independent", "one-class", "retries", "re-uploads", "bursts", "video", "augmentation", "kiosk", "borders",
     "mixture",
 )  # fmt: skip
+WORKLOAD_COUNT = len(WORKLOADS) + 1
 LENGTH = {"min": 20, "max": 100}
 ATTACKS: list[dict[str, Any]] = [
     {
@@ -119,6 +121,17 @@ def repeat(
             }
 
 
+def finished(out: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of an earlier run with the same settings; end the program if `out` was made with others."""
+    if not out.exists():
+        return []
+    rows = pd.read_parquet(out)
+    for name, value in settings.items():
+        if name not in rows or not (rows[name] == value).all():
+            raise SystemExit(f"{out}: was made with another {name} than {value} (accepted: --out with a new file)")
+    return cast("list[dict[str, Any]]", rows.to_dict("records"))
+
+
 def summary(rows: pd.DataFrame) -> str:
     """Return the result in words."""
     certified = rows[rows["certified"]]
@@ -147,12 +160,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/guarantee.parquet"), help="table to write")
     options = parser.parse_args()
     load_plugin(Path(__file__).with_name("sets.py"))
-    rows: list[dict[str, Any]] = []
+    settings = {"kind": options.kind, "searched": options.sessions, "fresh": options.fresh, "trials": options.trials}
+    rows = finished(options.out, settings)
+    done = {row["seed"] for row in rows}
+    if done:
+        print(f"{options.out} has {len(done)} calibrations with these settings, which are not repeated")
+    seeds = [seed for seed in range(options.seeds) if seed not in done]
     data = str(Path(options.data).resolve())
-    for row in repeat(data, options.kind, range(options.seeds), options.sessions, options.fresh, options.trials):
-        rows.append(row)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(rows).to_parquet(options.out)
+    for row in repeat(data, options.kind, seeds, options.sessions, options.fresh, options.trials):
+        rows.append({**row, **settings})
+        if len(rows) % WORKLOAD_COUNT == 0:  # a calibration is judged on all workloads
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(options.out) as temporary:
+                pd.DataFrame(rows).to_parquet(temporary)
     frame = pd.DataFrame(rows)
     frame["rate"] = np.round(frame["blocked"] / frame["sessions"], 5)
     print(frame.pivot_table(index="workload", values="rate", aggfunc=["mean", "max"]).to_string())

@@ -1,11 +1,14 @@
-"""The result of the experiment, in words."""
+"""The experiment on the guarantee: its result in words, and what a second run of it repeats."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
+import pytest
 from scipy.stats import binomtest
 
-from tests.guarantee.halves import summary
+from tests.guarantee.halves import finished, summary
 
 
 def test_the_summary_counts_the_calibrations_that_exceed_a_limit() -> None:
@@ -30,3 +33,14 @@ def test_the_summary_counts_the_calibrations_that_exceed_a_limit() -> None:
         f"{interval.low:.1%} to {interval.high:.1%}; at most 5% may. Mean of the worst workloads: 0.67%; highest rate "
         "1.02% (bursts, seed 1)."
     )
+
+
+def test_finished_calibrations_are_not_repeated_and_others_are_not_replaced(tmp_path: Path) -> None:
+    settings = {"kind": "quota", "trials": 7}
+    out = tmp_path / "rows.parquet"
+    assert finished(out, settings) == []
+    rows = [{"seed": 0, "blocked": 3, **settings}, {"seed": 1, "blocked": 0, **settings}]
+    pd.DataFrame(rows).to_parquet(out)
+    assert finished(out, settings) == rows
+    with pytest.raises(SystemExit, match="another trials than 8"):
+        finished(out, {**settings, "trials": 8})
