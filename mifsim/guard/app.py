@@ -104,7 +104,7 @@ class GuardApp:
         await send({"type": "http.response.body", "body": body})
 
     async def _reply(self, request: Request, receive: Receive) -> Reply:
-        if (status := await self._about_itself(request)) is not None:
+        if request.method in ("GET", "HEAD") and (status := await self._about_itself(request)) is not None:
             return status
         if self.guard.draining and not self._alone and self.guard.active.settings.listen.drain == 0:
             raise Refused("draining")
@@ -124,9 +124,7 @@ class GuardApp:
         return await self.guard.handle(request)
 
     async def _about_itself(self, request: Request) -> Reply | None:
-        """Return the answer to a request about the guard itself; None if it is another one."""
-        if request.method not in ("GET", "HEAD"):
-            return None
+        """Return the answer to a GET or HEAD request about the guard itself; None if it is another one."""
         if request.path in ("/livez", "/v2/health/live"):
             return _status(200, "live")
         if request.path in ("/readyz", "/v2/health/ready"):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from mifsim.defense.images import Pixels, admit
 from mifsim.errors import InvalidImage
 from mifsim.guard.refusals import Refused
 from mifsim.study.wire import Transport
+
+if TYPE_CHECKING:
+    from mifsim.data.preprocessing import Preprocessing
 
 PNG, JPEG, WEBP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF"
 _BLOCK = 0xFFFF
@@ -63,6 +67,13 @@ class Arrival:
         full = (height, width, channels) if self.layout == "channels-last" else (channels, height, width)
         return (full, (height, width)) if channels == 1 else (full,)
 
+    @cached_property
+    def _preprocessing(self) -> Preprocessing:
+        from mifsim.data.preprocessing import Preprocessing
+
+        shape = self.shape if self.shape[2:] == (3,) else self.shape[:2]
+        return Preprocessing(shape, self.fit, self.background)
+
     def from_file(self, data: bytes) -> Pixels:
         """Return the pixels of a PNG, JPEG or WebP file, brought to the model's shape.
 
@@ -71,14 +82,10 @@ class Arrival:
         Refused
             If the data is not such a file, or is damaged.
         """
-        from mifsim.data.preprocessing import Preprocessing
-
         if not (data.startswith((PNG, JPEG)) or (data.startswith(WEBP) and data[8:12] == b"WEBP")):
             raise Refused("wrong-type", "the image is neither PNG, JPEG nor WebP")
         try:
-            shape = self.shape if self.shape[2:] == (3,) else self.shape[:2]
-            image = Preprocessing(shape, self.fit, self.background).read(data)
-            return self._arrived(image.reshape(self.shape))
+            return self._arrived(self._preprocessing.read(data).reshape(self.shape))
         except ValueError as error:  # InvalidImage is one
             raise Refused("no-image", f"the image cannot be read: {error}") from None
 

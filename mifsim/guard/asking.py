@@ -98,7 +98,7 @@ class Asker:
         start = time.perf_counter()
         try:
             request = asked.forwarded()
-            reply = await self._upstream.ask(replace(request, headers=request.headers.without(*_CONDITIONAL)))
+            reply = await self._upstream.ask(request.with_body(request.body, request.headers.without(*_CONDITIONAL)))
         finally:
             self._metrics.upstream_seconds.observe(time.perf_counter() - start)
         if not reply.answered or (asked is submission and not needs_answers):

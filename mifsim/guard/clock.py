@@ -12,8 +12,8 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self._offset = time.time() - time.monotonic()
+        self._offset = time.time_ns() - time.monotonic_ns()
 
     def now(self) -> float:
         """Return the time, in whole microseconds, as a ledger stores it."""
-        return round(self._offset + time.monotonic(), 6)
+        return (self._offset + time.monotonic_ns()) // 1000 / 1e6

@@ -55,7 +55,7 @@ class Identifier:
             kind, name = "address", _network(request.address)
         if not name:
             raise Refused("no-identity", f"the request has no identity (expected: {self._expected()})")
-        return hmac.new(self._key, f"{kind}\0{name}".encode(), hashlib.sha256).digest()[:CLIENT_BYTES]
+        return hmac.digest(self._key, f"{kind}\0{name}".encode(), "sha256")[:CLIENT_BYTES]
 
     def _identity(self, request: Request) -> str:
         if self._source == "address":

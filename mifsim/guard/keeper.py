@@ -52,6 +52,8 @@ class Keeper:
         self.configs: dict[str, DetectorConfig] = {}
         self.on_replaced: Callable[[Entry], None] = _nothing
         self._ledger, self._metrics, self._clock = ledger, metrics, clock
+        metrics.open_sessions.set_function(lambda: len(self.table))
+        metrics.state_bytes.set_function(lambda: self.table.nbytes)
 
     async def count(self, client: bytes, session: Session, images: Sequence[Pixels]) -> Counted:
         """Judge the images of a request, and write the counts.
@@ -235,10 +237,8 @@ class Keeper:
 
     def settle(self, session: Session) -> None:
         """Update the memory of sessions after a request, and forget the images of idle ones if there is too much."""
-        forgotten = self.table.measure(session, session.entry.queries if session.entry else 0)
-        self._metrics.forgotten.inc(forgotten)
-        self._metrics.open_sessions.set(len(self.table))
-        self._metrics.state_bytes.set(self.table.nbytes)
+        if forgotten := self.table.measure(session, session.entry.queries if session.entry else 0):
+            self._metrics.forgotten.inc(forgotten)
 
 
 def _nothing(entry: Entry) -> None:

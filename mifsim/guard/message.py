@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 HOP_BY_HOP = frozenset(
@@ -30,16 +30,17 @@ class Headers:
     (['image/png', 'image/jpeg'], None)
     """
 
-    __slots__ = ("_pairs",)
+    __slots__ = ("_known", "_pairs")
 
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
         self._pairs = [(name.lower(), value) for name, value in pairs]
+        self._known: dict[str, list[str]] | None = None  # by name; made when a value is looked up
 
     @classmethod
     def _of(cls, pairs: list[tuple[str, str]]) -> Headers:
         """Return header fields whose names are in lower case already."""
         headers = cls.__new__(cls)
-        headers._pairs = pairs
+        headers._pairs, headers._known = pairs, None
         return headers
 
     @classmethod
@@ -65,16 +66,19 @@ class Headers:
 
     def all(self, name: str) -> list[str]:
         """Return all values of a field."""
-        name = name.lower()
-        return [value for known, value in self._pairs if known == name]
+        return list(self._values(name))
 
     def get(self, name: str) -> str | None:
         """Return the first value of a field, or None."""
-        name = name.lower()
-        for known, value in self._pairs:
-            if known == name:
-                return value
-        return None
+        values = self._values(name)
+        return values[0] if values else None
+
+    def _values(self, name: str) -> Sequence[str]:
+        if self._known is None:
+            self._known = {}
+            for known, value in self._pairs:
+                self._known.setdefault(known, []).append(value)
+        return self._known.get(name.lower(), ())
 
     def media_type(self) -> str:
         """Return the media type of ``Content-Type`` in lower case, without parameters; empty if there is none."""
@@ -92,7 +96,7 @@ class Headers:
     def end_to_end(self) -> Headers:
         """Return the fields that are passed on: without those of one connection, and without the body's length."""
         dropped = _DROPPED
-        if self.get("connection") is not None:
+        if any(name == "connection" for name, _ in self._pairs):
             dropped = dropped | {name.strip().lower() for value in self.all("connection") for name in value.split(",")}
         return Headers._of([pair for pair in self._pairs if pair[0] not in dropped])
 

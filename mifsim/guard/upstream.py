@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import aiohttp
 from yarl import URL
@@ -178,6 +179,4 @@ class _Exchange:
 
 
 def _unquoted(path: str) -> str:
-    from urllib.parse import unquote
-
-    return unquote(path)
+    return unquote(path) if "%" in path else path

@@ -97,6 +97,26 @@ def test_only_the_owner_of_the_last_epoch_writes(owners: Callable[[], Ledger]) -
     asyncio.run(check())
 
 
+def test_of_entries_at_once_only_that_of_a_lost_client_is_refused(owners: Callable[[], Ledger]) -> None:
+    async def check() -> None:
+        one, two = await opened(owners), await opened(owners)
+        await one.put(ENTRY)
+        taken = await two.take(ANN)
+        assert taken is not None
+        clients = [bytes([number]) * 16 for number in range(20)]
+        entries = [ENTRY._replace(client=client, queries=number) for number, client in enumerate(clients)]
+        lost = ENTRY._replace(queries=9)
+        outcomes = await asyncio.gather(
+            *(one.put(entry) for entry in [*entries[:10], lost, *entries[10:]]), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in outcomes] == [type(None)] * 10 + [Superseded] + [type(None)] * 10
+        third = await opened(owners)
+        assert await third.take(ANN) == taken._replace(epoch=2)
+        assert [await third.take(client) for client in clients] == [entry._replace(epoch=1) for entry in entries]
+
+    asyncio.run(check())
+
+
 def test_sessions_are_listed_by_their_start_without_a_new_owner(owners: Callable[[], Ledger]) -> None:
     async def check() -> None:
         one, two = await opened(owners), await opened(owners)
@@ -186,6 +206,27 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
         ledger._open.execute("PRAGMA max_page_count = 1000000")
         await ledger.put(ENTRY._replace(queries=4))
         assert (await ledger.take(ANN)) == ENTRY._replace(queries=4)
+
+    asyncio.run(check())
+
+
+def test_entries_at_once_are_all_refused_if_they_cannot_be_committed(tmp_path: Path) -> None:
+    async def check() -> None:
+        ledger = SqliteLedger(str(tmp_path / "ledger.db"))
+        await ledger.open()
+        await ledger.add_config("digest", {})
+        await ledger.put(ENTRY)
+        pages = ledger._open.execute("PRAGMA page_count").fetchone()[0]
+        ledger._open.execute(f"PRAGMA max_page_count = {pages}")
+        entries = [ENTRY._replace(client=number.to_bytes(16, "big")) for number in range(200)]
+        entries.insert(100, ENTRY._replace(queries=4))
+        outcomes = await asyncio.gather(*map(ledger.put, entries), return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {LedgerError}
+        other = sqlite3.connect(tmp_path / "ledger.db")
+        assert other.execute("SELECT client, queries FROM clients").fetchall() == [(ANN, 3)]
+        ledger._open.execute("PRAGMA max_page_count = 1000000")
+        await asyncio.gather(*map(ledger.put, entries))
+        assert other.execute("SELECT count(*), max(queries) FROM clients").fetchone() == (201, 4)
 
     asyncio.run(check())
 

@@ -9,7 +9,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -32,7 +32,10 @@ CREATE TABLE IF NOT EXISTS clients (
     epoch INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
-_INSERT = "INSERT INTO clients VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_INSERT = (
+    "INSERT INTO clients (started, last, queries, counts, blocked, config, client, owner, epoch) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
 _UPDATE = (
     "UPDATE clients SET started = ?, last = ?, queries = ?, counts = ?, blocked = ?, config = ? "
     "WHERE client = ? AND owner = ? AND epoch = ?"
@@ -80,6 +83,8 @@ class SqliteLedger(Ledger):
         self._path, self._synchronous = path, synchronous
         self._owner = secrets.randbits(62)
         self._database: sqlite3.Connection | None = None
+        self._pending: list[tuple[tuple[Any, ...], asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
         self._numbers: dict[str, int] = {}
         self._digests: dict[int, str] = {}
 
@@ -106,6 +111,8 @@ class SqliteLedger(Ledger):
 
     async def close(self) -> None:
         """See `Ledger`."""
+        if self._writing is not None:
+            await self._writing
         if self._database is not None:
             self._database.close()
             self._database = None
@@ -131,19 +138,50 @@ class SqliteLedger(Ledger):
         digest = self._digests.get(row[6], "")
         return Entry(bytes(row[0]), row[1] / 1e6, row[2] / 1e6, row[3], row[4], row[5] / 1e6, digest, row[8])
 
-    @_translated
     async def put(self, entry: Entry) -> None:
-        """See `Ledger`."""
-        changed = (
+        """See `Ledger`. The entries of requests at once share a transaction, which costs more than its statements."""
+        row = (
             round(entry.started * 1e6), round(entry.last * 1e6), entry.queries, entry.counts,
-            round(entry.blocked * 1e6), self._numbers[entry.config],
+            round(entry.blocked * 1e6), self._numbers[entry.config], entry.client, self._owner, entry.epoch,
         )  # fmt: skip
-        where = (entry.client, self._owner, entry.epoch)
-        if self._open.execute(_UPDATE, (*changed, *where)).rowcount == 1:
-            return
-        row = (entry.client, *changed, self._owner, entry.epoch)
-        if entry.epoch != 0 or self._open.execute(_INSERT, row).rowcount != 1:
-            raise Superseded("another owner has taken the client")
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending.append((row, written))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_pending())
+        await written
+
+    async def _write_pending(self) -> None:
+        """Write the entries that wait, those of one time all or none of them, and tell their requests."""
+        while self._pending:
+            pending, self._pending = self._pending, []
+            outcomes: Sequence[Exception | None]
+            try:
+                outcomes = await self._written([row for row, _ in pending])
+            except Exception as error:
+                outcomes = [error] * len(pending)
+            for (_, written), outcome in zip(pending, outcomes, strict=True):
+                if written.done():  # its request was cancelled
+                    continue
+                if outcome is None:
+                    written.set_result(None)
+                else:
+                    written.set_exception(outcome)
+        self._writing = None
+
+    @_translated
+    async def _written(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[Superseded | None]:
+        """Write entries, except those of clients that this process no longer owns, which are returned as errors."""
+        database = self._open
+        if len(rows) == 1:
+            return [_write(database, rows[0])]
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            outcomes = [_write(database, row) for row in rows]
+            database.execute("COMMIT")
+        finally:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+        return outcomes
 
     @_translated
     async def meta(self, key: str, value: str) -> str:
@@ -202,3 +240,10 @@ class SqliteLedger(Ledger):
         """See `Ledger`."""
         where = (round(before * 1e6),)
         return self._open.execute("DELETE FROM clients WHERE blocked = 0 AND started < ?", where).rowcount
+
+
+def _write(database: sqlite3.Connection, row: tuple[Any, ...]) -> Superseded | None:
+    """Write an entry; return an error if the process no longer owns the client."""
+    if database.execute(_UPDATE, row).rowcount == 1 or (row[-1] == 0 and database.execute(_INSERT, row).rowcount == 1):
+        return None
+    return Superseded("another owner has taken the client")
