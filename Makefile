@@ -69,7 +69,7 @@ bench: setup  ## measure speed and memory, as ratios against named baselines
 	$(BIN)/python -m pytest tests/benchmarks -m '' --override-ini addopts= -q
 
 lock: setup  ## pin and hash all dependencies anew (needs uv)
-	uv pip compile pyproject.toml --extra dev --extra cluster --extra guard --extra redis --extra onnx --universal --python-version 3.11 --generate-hashes \
+	uv pip compile pyproject.toml --extra dev --extra cluster --extra guard --extra redis --extra serve --extra onnx --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --quiet --output-file requirements/lock.txt
 
 clean:  ## remove the environment and all caches (runs/ stays)

@@ -29,7 +29,8 @@ def add_guard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "  mifsim guard runs/mine/filter.toml --upstream http://127.0.0.1:8501 --identity header:x-api-key\n"
         f"  mifsim guard --init                        # write {FILE} with all settings and their meaning\n"
         f"  mifsim guard --config {FILE} --workers 4\n"
-        "  mifsim guard runs/mine/filter.toml --check # only POST /check, for Envoy and Traefik\n",
+        "  mifsim guard runs/mine/filter.toml --check # only POST /check, for Envoy and Traefik\n"
+        f"  mifsim guard --config {FILE} --serve > serve.yaml   # for Ray Serve: serve deploy serve.yaml\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("filter", nargs="?", metavar="FILTER", help="the filter.toml of a calibration")
@@ -52,6 +53,11 @@ def add_guard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="start although settings contradict what the filter was certified for",
     )
     parser.add_argument("--check", action="store_true", help="give verdicts only (POST /check); another proxy forwards")
+    parser.add_argument(
+        "--serve",
+        action="store_true",
+        help="print the configuration of a guard on Ray Serve (extra 'serve'), and exit; needs a ledger in Redis",
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="file of settings; options take precedence")
     parser.add_argument(
         "--init",
@@ -73,6 +79,13 @@ def _guard(options: argparse.Namespace) -> None:
             options.filter = os.path.relpath(options.filter, options.init.parent)
         write_settings(options.init, _settings(options))
         print(f"wrote {options.init}; start with: mifsim guard --config {options.init}")
+        return
+    if options.serve:
+        from mifsim.guard.serve_config import serve_config
+
+        if options.plugins:  # replicas start in an environment of their own
+            raise GuardError(f"--plugin {options.plugins[0]}: not with --serve (install the plug-in on all nodes)")
+        print(serve_config(_settings(options).beside(Path.cwd()), options.check), end="")
         return
     try:
         from mifsim.guard.serving import serve

@@ -130,8 +130,8 @@ class Metrics:
         ]  # fmt: skip
 
 
-def reply_of(workers: Mapping[int, Samples]) -> Reply:
-    """Return the values of several workers as text, each with the label ``worker``.
+def reply_of(workers: Mapping[int, Samples] | Mapping[str, Samples]) -> Reply:
+    """Return the values of several workers as text, each with the label ``worker``: its number or name.
 
     They are not added up: when one worker restarts, the sum of its counters and those of the others would fall, which
     Prometheus takes for a restart of all, so that it counts the others' events again.
@@ -142,14 +142,14 @@ def reply_of(workers: Mapping[int, Samples]) -> Reply:
 class _Labelled(CollectorRegistry):
     """The metrics of several workers, by name."""
 
-    def __init__(self, workers: Mapping[int, Samples]) -> None:
+    def __init__(self, workers: Mapping[int, Samples] | Mapping[str, Samples]) -> None:
         super().__init__()
-        self._workers = workers
+        self._workers: list[tuple[int | str, Samples]] = sorted(workers.items())
 
     def collect(self) -> Iterator[Any]:
         """See `CollectorRegistry`."""
         found: dict[str, Metric] = {}
-        for worker, samples in sorted(self._workers.items()):
+        for worker, samples in self._workers:
             for name, text, kind, unit, rows in samples:
                 metric = found.setdefault(name, Metric(name, text, kind, unit))
                 for sample, labels, value in rows:

@@ -1,6 +1,6 @@
 """The parts of the KubeRay and Kubernetes schemas that the manifests use, written by hand; unknown fields are refused.
 
-Sources are the field references of ``ray.io/v1`` (KubeRay 1.5 to 1.7: RayCluster, RayJob, HeadGroupSpec,
+Sources are the field references of ``ray.io/v1`` (KubeRay 1.5 to 1.7: RayCluster, RayJob, RayService, HeadGroupSpec,
 WorkerGroupSpec, AutoscalerOptions, AuthOptions) and of Kubernetes 1.32 (PodTemplateSpec, PersistentVolumeClaim,
 NetworkPolicy): names, types, enumerations and required fields. KubeRay publishes no Python package of its definitions,
 so they are not available offline. A field that is missing here may be valid: look it up in these sources, and add it.
@@ -125,6 +125,7 @@ JOB = object_with(
     entrypointNumCpus={"type": "number"},
     rayClusterSpec=CLUSTER,
 )
+SERVICE = object_with(("serveConfigV2", "rayClusterConfig"), serveConfigV2=TEXT, rayClusterConfig=CLUSTER)
 CLAIM = object_with(
     ("accessModes", "resources"),
     accessModes=array(one_of("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")),
@@ -136,11 +137,17 @@ POLICY = object_with(
     ("podSelector",),
     podSelector=SELECTOR,
     policyTypes=array(one_of("Ingress", "Egress")),
-    ingress=array(object_with(**{"from": array(object_with(podSelector=SELECTOR, namespaceSelector=SELECTOR))})),
+    ingress=array(
+        object_with(
+            **{"from": array(object_with(podSelector=SELECTOR, namespaceSelector=SELECTOR))},
+            ports=array(object_with(protocol=one_of("TCP", "UDP", "SCTP"), port=COUNT)),
+        )
+    ),
 )
 KINDS = {
     ("ray.io/v1", "RayCluster"): CLUSTER,
     ("ray.io/v1", "RayJob"): JOB,
+    ("ray.io/v1", "RayService"): SERVICE,
     ("v1", "PersistentVolumeClaim"): CLAIM,
     ("networking.k8s.io/v1", "NetworkPolicy"): POLICY,
 }

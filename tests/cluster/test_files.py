@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -16,12 +17,14 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from mifsim import __version__
 from mifsim.cli.command import _parser
+from mifsim.guard.config import GuardConfig
+from mifsim.guard.serve_config import EDGE, GUARD, IMPORT_PATH, SHA256, WATCH, Arguments
 from tests.cluster.kuberay_schema import schema_of
 from tests.cluster.nodes import ROOT
 
 FOLDER = ROOT / "cluster"
 CLUSTER_CONFIGS = ("aws.yaml", "machines.yaml")
-MANIFESTS = ("raycluster.yaml", "rayjob.yaml", "storage.yaml")
+MANIFESTS = ("raycluster.yaml", "rayjob.yaml", "rayservice.yaml", "storage.yaml")
 
 
 def locked_version(name: str) -> str:
@@ -45,6 +48,18 @@ def clusters() -> Iterator[dict[str, Any]]:
     """Yield the cluster in each of KubeRay's manifests."""
     yield manifests("raycluster.yaml")[0]["spec"]
     yield manifests("rayjob.yaml")[0]["spec"]["rayClusterSpec"]
+
+
+def guard_cluster() -> dict[str, Any]:
+    """Return the cluster in the manifest of the guard."""
+    cluster: dict[str, Any] = manifests("rayservice.yaml")[0]["spec"]["rayClusterConfig"]
+    return cluster
+
+
+def serve_configs() -> Iterator[dict[str, Any]]:
+    """Yield the configurations for Ray Serve."""
+    yield yaml.safe_load((FOLDER / "serve.yaml").read_text())
+    yield yaml.safe_load(manifests("rayservice.yaml")[0]["spec"]["serveConfigV2"])
 
 
 def pods(cluster: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -95,7 +110,7 @@ def test_manifests_have_only_fields_that_kuberay_and_kubernetes_define(name: str
 
 
 def test_kuberay_clusters_require_the_token_and_restrict_their_pods() -> None:
-    for cluster in clusters():
+    for cluster in (*clusters(), guard_cluster()):
         assert cluster["authOptions"] == {"mode": "token"}
         assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
         for pod in pods(cluster):
@@ -124,7 +139,7 @@ def test_worker_groups_exist_for_cpus_and_gpus_and_scale_within_limits() -> None
 def test_all_pods_mount_the_volume_of_the_run_and_the_cache() -> None:
     claim = manifests("storage.yaml")[0]
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    for cluster in clusters():
+    for cluster in (*clusters(), guard_cluster()):
         for pod in pods(cluster):
             volume = next(v for v in pod["volumes"] if v["name"] == "shared")
             assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
@@ -145,12 +160,59 @@ def test_the_network_policy_admits_only_the_pods_of_the_cluster_and_the_operator
     assert all(selector["matchLabels"] for selector in allowed), "an empty selector lets every pod in"
 
 
+def test_the_network_policy_of_the_guard_admits_others_only_to_serves_proxies() -> None:
+    service, policy = manifests("rayservice.yaml")
+    labels = {"app": service["metadata"]["name"]}
+    assert policy["spec"]["podSelector"] == {"matchLabels": labels}
+    cluster = guard_cluster()
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert group["template"]["metadata"]["labels"] == labels
+    inside, clients = policy["spec"]["ingress"]
+    assert {"podSelector": {"matchLabels": labels}} in inside["from"]
+    assert all(source["podSelector"]["matchLabels"] for rule in (inside, clients) for source in rule["from"])
+    *_, config = serve_configs()
+    assert clients["ports"] == [{"protocol": "TCP", "port": config["http_options"]["port"]}]
+
+
+def test_the_configurations_of_serve_are_those_of_a_guard() -> None:
+    for config in serve_configs():
+        (application,) = config["applications"]
+        assert application["import_path"] == IMPORT_PATH
+        arguments = Arguments.parse(application["args"])
+        assert arguments.ledger.url.startswith("rediss://")
+        names = [deployment["name"] for deployment in application["deployments"]]
+        assert names == [EDGE, GUARD, WATCH]
+        (settings,) = {json.dumps(deployment["user_config"]) for deployment in application["deployments"]}
+        GuardConfig.parse({key: value for key, value in json.loads(settings).items() if key != SHA256})
+        assert "request_router_config" not in str(config), "the program sets it"
+    hosts = [config["http_options"]["host"] for config in serve_configs()]
+    assert hosts == ["127.0.0.1", "0.0.0.0"]  # in a pod, behind the network policy
+
+
+def test_ray_accepts_the_configurations_of_serve() -> None:
+    pytest.importorskip("ray.serve", reason="needs the extra serve", exc_type=ImportError)
+    from ray.serve.schema import DeploymentSchema, HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
+
+    for config in serve_configs():
+        ServeDeploySchema.model_validate(config)
+        (application,) = config["applications"]
+        # Ray ignores keys that it does not know.
+        assert set(config) <= set(ServeDeploySchema.model_fields)
+        assert set(config["http_options"]) <= set(HTTPOptionsSchema.model_fields)
+        assert set(application) <= set(ServeApplicationSchema.model_fields)
+        for deployment in application["deployments"]:
+            assert set(deployment) <= set(DeploymentSchema.model_fields)
+
+
 def test_versions_match_the_lock_file() -> None:
     ray = locked_version("ray")
     for cluster in clusters():
         assert cluster["rayVersion"] == ray
         images = {container["image"] for pod in pods(cluster) for container in pod["containers"]}
         assert images == {f"REPLACE-registry/mifsim:{__version__}", f"REPLACE-registry/mifsim:{__version__}-gpu"}
+    assert guard_cluster()["rayVersion"] == ray
+    images = {container["image"] for pod in pods(guard_cluster()) for container in pod["containers"]}
+    assert images == {f"REPLACE-registry/mifsim:{__version__}"}
     assert cluster_config("aws.yaml")["docker"]["image"] == f"REPLACE-registry/mifsim:{__version__}"
     assert f"Ray {ray} " in (FOLDER / "machines.yaml").read_text()
     # The lock file is resolved for the Python version in the Makefile; the image must have the same version.
@@ -171,7 +233,7 @@ def test_the_image_contains_every_package(tmp_path: Path) -> None:
 
 def test_the_commands_of_the_readme_are_accepted() -> None:
     text = (FOLDER / "README.md").read_text()
-    commands = re.findall(r"^\$ (mifsim [^#\n]*)", text, re.MULTILINE)
+    commands = re.findall(r"^\$ (mifsim [^#>\n]*)", text, re.MULTILINE)
     assert len(commands) >= 5
     for command in commands:
         _parser().parse_args(shlex.split(command)[1:])

@@ -9,6 +9,7 @@ import sys
 def test_the_guard_needs_neither_tensorflow_nor_ray_nor_pandas() -> None:
     code = (
         "import mifsim.guard.serving, mifsim.guard.workers.supervisor, mifsim.guard.middleware, mifsim.cli, sys\n"
+        "import mifsim.guard.serve_config\n"
         "from mifsim.guard.wire import WIRES, wire_class; [wire_class(name) for name in WIRES]\n"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
