@@ -138,7 +138,8 @@ def serve_config(settings: GuardConfig, alone: bool) -> str:
             }
         ],
     }
-    return _COMMENT + yaml.safe_dump(document, sort_keys=False, width=118)
+    text: str = yaml.safe_dump(document, sort_keys=False, width=118)
+    return _COMMENT + text
 
 
 def _check(arguments: Arguments) -> None:

@@ -36,7 +36,7 @@ def deploy(path: Path) -> None:
             return
         if time.monotonic() > end or (state is not None and state.status == "DEPLOY_FAILED"):
             raise RuntimeError(f"{state}")
-        time.sleep(0.1)
+        time.sleep(0.5)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,12 @@ CPUS = 0.1
 """Of each replica: more of them than the machine has processors must be able to start."""
 
 
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # on a busy machine, it is killed after 5 s, again and again
+}
+
+
 class ServedByRay:
     """A cluster with a guard.
 
@@ -69,7 +75,7 @@ class ServedByRay:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(folder / "driver.log").open("w"),
-            env={**env, "HOME": str(folder), "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"},
+            env={**env, "HOME": str(folder), "PYTHONPATH": str(ROOT), **_ENVIRONMENT},
             text=True,
         )
         self.deploy()
