@@ -7,66 +7,14 @@ a rounded body, and a camera's blur and noise are added.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import cv2
 import numpy as np
 
-from mifsim.data.celeba import CLASSES, SIDE
+from mifsim.data.celeba import SIDE
+from mifsim.data.face_traits import CANVAS, SCALE, Face, random_face, shade, vary
 from mifsim.data.pencil import Canvas, Color, Floats, Pencil, ellipse
 
-_SCALE = 3  # supersampling
-_CANVAS = SIDE * _SCALE
-
-_SKIN: tuple[Color, ...] = (
-    (246, 214, 190),
-    (234, 192, 162),
-    (222, 172, 136),
-    (196, 142, 104),
-    (158, 106, 74),
-    (116, 76, 54),
-    (82, 54, 40),
-)
-_HAIR: tuple[Color, ...] = (
-    (24, 20, 20),
-    (46, 32, 26),
-    (84, 56, 38),
-    (122, 84, 52),
-    (176, 136, 86),
-    (214, 186, 132),
-    (140, 64, 36),
-    (150, 148, 146),
-)
 _IRIS: tuple[Color, ...] = ((70, 46, 30), (96, 70, 40), (60, 90, 120), (80, 110, 80))
-
-
-@dataclass(frozen=True)
-class Face:
-    """The random attributes and the pose of one face.
-
-    Attributes
-    ----------
-    masculinity : float
-        0 to 1. It determines jaw, brows, lips, beard and length of hair. The distributions of the sexes overlap, as in
-        photographs.
-    bangs, eyeglasses : bool
-        Whether the face has bangs or eyeglasses.
-    yaw, pitch : float
-        Horizontal and vertical offset of the features from the middle of the face, in its coordinates.
-    skin, hair : tuple of float
-        Colours, RGB, 0 to 255.
-    pose : ndarray of float64, shape (2, 3)
-        The affine map from the face's coordinates to pixels.
-    """
-
-    masculinity: float
-    bangs: bool
-    eyeglasses: bool
-    yaw: float
-    pitch: float
-    skin: Color
-    hair: Color
-    pose: Floats = field(repr=False)
 
 
 def render(label: int, rng: np.random.Generator) -> Canvas:
@@ -85,7 +33,7 @@ def render(label: int, rng: np.random.Generator) -> Canvas:
     ndarray of uint8, shape (64, 64, 3)
         The image, RGB.
     """
-    face = _draw_lots(label, rng)
+    face = random_face(label, rng)
     pencil = Pencil(face.pose, _background(rng))
     _draw_body(pencil, face, rng)
     _draw_head(pencil, face, rng)
@@ -94,42 +42,6 @@ def render(label: int, rng: np.random.Generator) -> Canvas:
     if face.eyeglasses:
         _draw_glasses(pencil, face, rng)
     return _photograph(pencil.canvas, face, rng)
-
-
-def _draw_lots(label: int, rng: np.random.Generator) -> Face:
-    name = CLASSES[label]
-    male = name == "Male" if name in ("Male", "Female") else rng.random() < 0.5
-    angle, scale = rng.normal(0, 6), rng.uniform(0.92, 1.16)
-    x, y = rng.normal(0, 0.03, 2) * _CANVAS
-    unit = 0.30 * _CANVAS * scale
-    turn = np.deg2rad(angle)
-    across = unit * rng.uniform(0.92, 1.06)
-    pose = np.array(
-        [
-            [across * np.cos(turn), -unit * np.sin(turn), _CANVAS * 0.5 + x],
-            [across * np.sin(turn), unit * np.cos(turn), _CANVAS * 0.52 + y],
-        ]
-    )
-    return Face(
-        masculinity=float(rng.beta(9, 1.5) if male else rng.beta(1.5, 9)),
-        bangs=name == "Bangs" or (name == "Eyeglasses" and rng.random() < 0.2),
-        eyeglasses=name == "Eyeglasses",
-        yaw=float(rng.normal(0, 0.1)),
-        pitch=float(rng.normal(0, 0.05)),
-        skin=_vary(_SKIN[rng.integers(len(_SKIN))], 9, rng),
-        hair=_vary(_HAIR[rng.integers(len(_HAIR))], 9, rng),
-        pose=pose,
-    )
-
-
-def _vary(color: Color, spread: float, rng: np.random.Generator) -> Color:
-    r, g, b = np.clip(np.asarray(color) + rng.normal(0, 0.4 * spread, 3) + rng.normal(0, spread), 0, 255)
-    return float(r), float(g), float(b)
-
-
-def _tone(color: Color, factor: float) -> Color:
-    r, g, b = (min(255.0, part * factor) for part in color)
-    return r, g, b
 
 
 def _outline(jaw: float, chin: float) -> Floats:
@@ -152,7 +64,7 @@ def _background(rng: np.random.Generator) -> Canvas:
         background[:, left : left + width] = base + rng.normal(0, 40) + rng.normal(0, 14, 3)
         background = cv2.GaussianBlur(background, (0, 0), float(rng.uniform(0.5, 2.5)))
     canvas: Canvas = cv2.resize(
-        np.clip(background, 0, 255).astype(np.uint8), (_CANVAS, _CANVAS), interpolation=cv2.INTER_LINEAR
+        np.clip(background, 0, 255).astype(np.uint8), (CANVAS, CANVAS), interpolation=cv2.INTER_LINEAR
     )
     return canvas
 
@@ -169,10 +81,10 @@ def _draw_body(pencil: Pencil, face: Face, rng: np.random.Generator) -> None:
                 ellipse(0, length - 0.25, width, 0.35, 0, 180),
             ]
         )
-        pencil.fill(back, _tone(face.hair, 0.8))
+        pencil.fill(back, shade(face.hair, 0.8))
     clothes = tuple(float(value) for value in rng.uniform(20, 235, 3))
     neck = 0.36 + 0.16 * m
-    pencil.fill(np.array([[-neck, 0.5], [neck, 0.5], [neck + 0.06, 1.5], [-neck - 0.06, 1.5]]), _tone(face.skin, 0.82))
+    pencil.fill(np.array([[-neck, 0.5], [neck, 0.5], [neck + 0.06, 1.5], [-neck - 0.06, 1.5]]), shade(face.skin, 0.82))
     broad = 1.25 + 0.5 * m
     shoulders = np.array(
         [
@@ -190,23 +102,23 @@ def _draw_body(pencil: Pencil, face: Face, rng: np.random.Generator) -> None:
 def _draw_head(pencil: Pencil, face: Face, rng: np.random.Generator) -> None:
     m = face.masculinity
     for side in (-1, 1):
-        pencil.fill(ellipse(side * 0.79, 0.02, 0.1, 0.2), _tone(face.skin, 0.88))
+        pencil.fill(ellipse(side * 0.79, 0.02, 0.1, 0.2), shade(face.skin, 0.88))
     jaw, chin = 0.66 + 0.26 * m + rng.normal(0, 0.03), 1.0 + 0.12 * m + rng.normal(0, 0.03)
     outline = _outline(jaw, chin)
     pencil.fill(outline, face.skin)
     for side in (-1, 1):  # cheeks
-        blush = _vary((214, 120, 104), 10, rng)
+        blush = vary((214, 120, 104), 10, rng)
         pencil.fill(ellipse(side * 0.42 + face.yaw, 0.3, 0.2, 0.14), blush, 0.22 * (1 - m), 0.08)
     if rng.random() < 0.6 * (m - 0.35) / 0.65:  # beard, from stubble to full
         beard = outline[outline[:, 1] > 0.3]
         upper = ellipse(face.yaw, 0.36, 0.56, 0.16, 180, 0)
-        pencil.fill(np.concatenate([beard, upper]), _tone(face.hair, 0.9), float(rng.uniform(0.2, 0.85)), 0.03)
+        pencil.fill(np.concatenate([beard, upper]), shade(face.hair, 0.9), float(rng.uniform(0.2, 0.85)), 0.03)
 
 
 def _draw_features(pencil: Pencil, face: Face, rng: np.random.Generator) -> None:
     m, x0, y0 = face.masculinity, face.yaw * 1.5, face.pitch * 2
-    dark = _tone(face.skin, 0.62)
-    iris = _vary(_IRIS[rng.integers(len(_IRIS))], 8, rng)
+    dark = shade(face.skin, 0.62)
+    iris = vary(_IRIS[rng.integers(len(_IRIS))], 8, rng)
     gap, open_, wide = rng.normal(0.33, 0.015), rng.uniform(0.055, 0.1), rng.normal(0.155, 0.012)
     brow, lift = 0.04 + 0.07 * m + rng.normal(0, 0.01), rng.normal(0.02 * (1 - m), 0.02)
     look = rng.normal(0, 0.025)
@@ -217,20 +129,20 @@ def _draw_features(pencil: Pencil, face: Face, rng: np.random.Generator) -> None
         pencil.fill(ellipse(x, y, wide * near, open_), (238, 234, 230))
         pencil.fill(ellipse(x + look, y, open_ * 0.95, open_ * 0.95), iris)
         pencil.fill(ellipse(x + look, y, open_ * 0.45, open_ * 0.45), (12, 10, 10))
-        pencil.line(ellipse(x, y, wide * near, open_, 180, 360), _tone(face.skin, 0.3), 0.03 + 0.02 * (1 - m))
+        pencil.line(ellipse(x, y, wide * near, open_, 180, 360), shade(face.skin, 0.3), 0.03 + 0.02 * (1 - m))
         arch = ellipse(x, y - 0.15 - lift, wide * 1.25 * near, 0.07, 200, 340)
-        pencil.line(arch, _tone(face.hair, 0.75), max(0.025, brow), 0.85)
+        pencil.line(arch, shade(face.hair, 0.75), max(0.025, brow), 0.85)
     nose = np.array([[x0 * 0.9 + 0.03, y0 - 0.05], [x0 * 1.25 + 0.09, y0 + 0.3], [x0 * 1.25, y0 + 0.36]])
     pencil.fill(nose, dark, 0.5, 0.03)
     for side in (-1, 1):
-        pencil.fill(ellipse(x0 * 1.25 + side * 0.075, y0 + 0.32, 0.045, 0.028), _tone(face.skin, 0.42), 0.8)
+        pencil.fill(ellipse(x0 * 1.25 + side * 0.075, y0 + 0.32, 0.045, 0.028), shade(face.skin, 0.42), 0.8)
     _draw_mouth(pencil, face, x0 * 1.1, y0 + 0.6, rng)
 
 
 def _draw_mouth(pencil: Pencil, face: Face, x: float, y: float, rng: np.random.Generator) -> None:
     m = face.masculinity
     made_up = rng.random() < 0.7 * (1 - m)
-    lips = _vary((176, 44, 58), 14, rng) if made_up else _tone(_vary(face.skin, 5, rng), 0.72)
+    lips = vary((176, 44, 58), 14, rng) if made_up else shade(vary(face.skin, 5, rng), 0.72)
     wide, full, smile = rng.normal(0.27, 0.03), 0.09 - 0.05 * m, rng.uniform(-0.02, 0.09)
     t = np.linspace(-1, 1, 21)
     middle = y + smile * (1 - t**2) - smile / 2
@@ -243,7 +155,7 @@ def _draw_mouth(pencil: Pencil, face: Face, x: float, y: float, rng: np.random.G
         top, low = (np.stack([x + wide * 0.8 * t, middle + h * curve], axis=1) for h in (0.0, opening))
         pencil.fill(np.concatenate([top, low[::-1]]), (232, 226, 218))
     else:
-        pencil.line(np.stack([x + wide * t, middle], axis=1), _tone(lips, 0.55), 0.025)
+        pencil.line(np.stack([x + wide * t, middle], axis=1), shade(lips, 0.55), 0.025)
 
 
 def _draw_hair(pencil: Pencil, face: Face, rng: np.random.Generator) -> None:
@@ -274,7 +186,7 @@ def _draw_hair(pencil: Pencil, face: Face, rng: np.random.Generator) -> None:
     for _ in range(int(rng.integers(5, 12))):  # strands
         x = rng.uniform(-0.7, 0.7)
         strand = np.array([[part * 0.4 + 0.3 * x, -height * 0.93], [0.7 * x, -0.9], [x, line - 0.08]])
-        tone = _tone(hair, float(rng.uniform(0.7, 1.45)))
+        tone = shade(hair, float(rng.uniform(0.7, 1.45)))
         pencil.line(strand, tone, 0.035, 0.3)
 
 
@@ -283,7 +195,7 @@ def _draw_glasses(pencil: Pencil, face: Face, rng: np.random.Generator) -> None:
     rx, ry, power = rng.uniform(0.22, 0.29), rng.uniform(0.15, 0.24), rng.uniform(2, 5)
     thin = rng.random() < 0.25
     width = rng.uniform(0.02, 0.035) if thin else rng.uniform(0.04, 0.075)
-    frame = _vary((150, 140, 120) if thin else (40, 34, 34), 22, rng)
+    frame = vary((150, 140, 120) if thin else (40, 34, 34), 22, rng)
     strength = float(rng.uniform(0.55, 0.9)) if thin else 1.0
     tint = float(rng.uniform(0.55, 0.9)) if rng.random() < 0.12 else float(rng.uniform(0.0, 0.12))
     angle = np.linspace(0, 2 * np.pi, 49)
@@ -308,7 +220,7 @@ def _draw_glasses(pencil: Pencil, face: Face, rng: np.random.Generator) -> None:
 def _photograph(canvas: Canvas, face: Face, rng: np.random.Generator) -> Canvas:
     """Reduce a drawing by area averaging, shade the head as a rounded body, and add a camera's blur and noise."""
     image = cv2.resize(canvas, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    pixel = (np.arange(SIDE) + 0.5) * _SCALE
+    pixel = (np.arange(SIDE) + 0.5) * SCALE
     across, down = np.meshgrid(pixel, pixel)
     u, v = np.tensordot(
         np.linalg.inv(face.pose[:, :2]), np.stack([across - face.pose[0, 2], down - face.pose[1, 2]]), axes=1
@@ -316,7 +228,7 @@ def _photograph(canvas: Canvas, face: Face, rng: np.random.Generator) -> Canvas:
     bulge = np.clip(1 - (u / 1.05) ** 2 - (v / 1.3) ** 2, 0, 1) ** 0.5
     direction, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0.0, 0.45)
     body = 0.9 + bulge * (0.15 + slope * (np.cos(direction) * u + 0.7 * np.sin(direction) * v))
-    light = 1 + rng.normal(0, 0.12) * (across / _CANVAS - 0.5) + rng.normal(0, 0.12) * (down / _CANVAS - 0.5)
+    light = 1 + rng.normal(0, 0.12) * (across / CANVAS - 0.5) + rng.normal(0, 0.12) * (down / CANVAS - 0.5)
     warmth = 1 + rng.normal(0, 0.05) * np.array([1.0, 0.1, -1.0])
     lit = image * np.clip(body * light, 0.3, 1.6)[..., None] * warmth
     lit = np.clip(lit * rng.uniform(0.75, 1.15), 0, 1) ** rng.uniform(0.85, 1.2)

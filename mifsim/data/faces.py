@@ -21,13 +21,15 @@ IMAGES_PER_CLASS = 1000
 """Default number of rendered faces per class."""
 SEED = 2015
 """Seed of all faces: face number i of a class does not depend on the number of faces."""
+_PROGRAMS = ("face_traits", "face_rendering", "pencil")
+"""Modules of which the pixels of a face depend; their source identifies the faces in the cache."""
 
 
 def load(config: DataConfig) -> DataSet:
     """Render the faces, or read them from the cache, and split them class by class by `SHARES`."""
     count = config.images_per_class or IMAGES_PER_CLASS
     labels = np.repeat(np.arange(len(CLASSES)), count).astype(np.int64)
-    programs = [Path(__file__).with_name(name).read_bytes() for name in ("face_rendering.py", "pencil.py")]
+    programs = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in _PROGRAMS]
     prepared = prepare(
         "faces", digest(*programs, SEED, count), lambda: Raw(labels, (SIDE, SIDE, 3), _faces(labels, count))
     )

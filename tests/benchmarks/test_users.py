@@ -22,7 +22,7 @@ from mifsim.clients import Answer, Client, ImagePool, Query, World, client_class
 from mifsim.clients.users.log import Log
 from mifsim.data import DataConfig, load_data
 from mifsim.data.logs import query_log
-from mifsim.data.logs.sessions import arrange
+from mifsim.data.logs.arranging import arrange
 from mifsim.data.preprocessing import Preprocessing
 from mifsim.server.backend import Job
 from mifsim.server.client_specs import client_rng, shards

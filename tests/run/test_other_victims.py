@@ -16,7 +16,7 @@ from mifsim.run.inputs import load_inputs
 from mifsim.run.simulate import resume_simulation, simulate
 from mifsim.study import Study
 from tests.run.victims import assert_same_sessions, of_service, study_of
-from tests.victims.inference_server import Service, service
+from tests.victims.inference_service import Service, service
 from tests.victims.test_plugin_engine import PLUGIN
 
 STARTED = 12

@@ -13,7 +13,7 @@ from mifsim.study import Study
 from mifsim.tables.records import open_table
 from mifsim.victims import VictimConfig, prepare_victim
 from tests.small import small_study
-from tests.victims.inference_server import Service
+from tests.victims.inference_service import Service
 from tests.victims.onnx_models import lenet5
 
 DATA: dict[str, Any] = {"set": "mnist-5k", "images_per_class": 40}

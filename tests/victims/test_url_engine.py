@@ -8,14 +8,13 @@ import threading
 import numpy as np
 import pytest
 
-from mifsim.addresses import allow_plain_http
 from mifsim.errors import VictimError
 from mifsim.testing.engines import EngineConformance
 from mifsim.victims import VictimConfig, prepare_victim
 from mifsim.victims.preparing import described
-from tests.victims.inference_server import service
+from tests.victims.inference_service import service
+from tests.victims.url_victims import CLASSES, COLOUR, GREY, answers, closed_form, config_of, engine_of, noise
 
-GREY, COLOUR, CLASSES = (12, 14), (16, 16, 3), 3
 PROTOCOLS = ["oip-v2-json", "oip-v2-binary", "tf-serving"]
 
 
@@ -28,32 +27,6 @@ def steady():
 @pytest.fixture(autouse=True)
 def no_faults(steady):
     steady.faults()
-
-
-def config_of(found, protocol="oip-v2-binary", **keys):
-    return VictimConfig(url=found.url(protocol), protocol=protocol, accept_any_accuracy=True, **keys)
-
-
-def engine_of(found, protocol="oip-v2-binary", shape=GREY, classes=CLASSES, batch_size=16, **keys):
-    return described(config_of(found, protocol, **keys)).engine(shape, classes, batch_size)
-
-
-def answers(engine, images):
-    return engine.predict(images, np.full(len(images), -1, np.int32))[0]
-
-
-def noise(count, shape=GREY):
-    return np.random.default_rng(1).random((count, *shape), np.float32)
-
-
-def closed_form(images):
-    """Softmax of the linear classifier, in float64."""
-    rng = np.random.default_rng(0)
-    pixels = images[0].size
-    weights, bias = rng.normal(size=(pixels, CLASSES)) * 3 / np.sqrt(pixels), rng.normal(size=CLASSES)
-    logits = images.reshape(len(images), -1).astype(np.float64) @ weights + bias
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return raised / raised.sum(axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -225,46 +198,6 @@ def test_no_more_requests_are_sent_at_a_time_than_allowed():
                 found.faults()
                 np.testing.assert_allclose(answers(engine, noise(16)), closed_form(noise(16)), atol=1e-7)
                 assert found.counts() == {"requests": 8, "answered": 8, "images": 16, "most_at_a_time": most}
-
-
-def test_the_token_comes_from_the_environment_and_is_in_no_text(monkeypatch):
-    with service((*GREY, 1), CLASSES, token="secret-7") as found:
-        with pytest.raises(VictimError, match=r"answers HTTP 401: no valid token .*victim\.token_env"):
-            engine_of(found)
-        with pytest.raises(VictimError, match="MIFSIM_VICTIM_TOKEN: the environment variable is not set"):
-            engine_of(found, token_env="MIFSIM_VICTIM_TOKEN")
-        monkeypatch.setenv("MIFSIM_VICTIM_TOKEN", "secret-7")
-        config = config_of(found, token_env="MIFSIM_VICTIM_TOKEN")
-        source = described(config)
-        assert "secret-7" not in f"{source!r} {config!r} {config.model_dump()}"
-        with source.engine(GREY, CLASSES) as engine:
-            np.testing.assert_allclose(answers(engine, noise(2)), closed_form(noise(2)), atol=1e-7)
-        for name in ("AWS_SECRET_ACCESS_KEY", "mifsim_token"):
-            with pytest.raises(ValueError, match="pattern"):
-                config_of(found, token_env=name)
-
-
-def test_unencrypted_requests_to_other_machines_need_the_option(monkeypatch):
-    config = VictimConfig(url="http://192.0.2.1/v2/models/digits", protocol="oip-v2-json", retries=0)
-    with pytest.raises(VictimError, match=r"cross the network unencrypted .*--plain-http"):
-        described(config).engine(GREY, CLASSES)
-    asked = []
-    monkeypatch.setattr("mifsim.victims.engines.url.HttpClient.get", lambda client, url: asked.append(url))
-    allow_plain_http()
-    try:
-        with pytest.raises(VictimError, match="has no model of this name"):
-            described(config).engine(GREY, CLASSES)
-    finally:
-        allow_plain_http(False)
-    assert asked == ["http://192.0.2.1/v2/models/digits"]
-
-
-@pytest.mark.parametrize(
-    "url", ["ftp://host/m", "http:///m", "http://user:word@host/m", "http://host/m?key=1", "http://host:99999/m", "m"]
-)
-def test_an_address_with_a_secret_or_of_another_scheme_is_refused(url):
-    with pytest.raises(ValueError, match="not the address of a model"):
-        VictimConfig(url=url, protocol="tf-serving")
 
 
 def test_a_service_is_identified_by_its_answers(grey, steady):

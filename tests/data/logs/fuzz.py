@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from mifsim.data.logs import LogFormat, SessionPolicy, arrange, open_log
 from mifsim.data.preprocessing import Preprocessing
-from tests.data.logs.test_query_log import decompression_bomb
+from tests.data.logs.small_logs import decompression_bomb
 
 FILE_ROWS = 20_000
 START = 1_790_000_000  # seconds since 1970: September 2026

@@ -17,7 +17,7 @@ from mifsim.data.logs import LogFormat, LogSessions, SessionPolicy, arrange, ope
 from mifsim.data.logs.policy import duration, duration_text
 from mifsim.data.preprocessing import Preprocessing
 from mifsim.errors import DataError
-from tests.data.logs.test_query_log import picture, png
+from tests.data.logs.small_logs import picture, png
 
 START = dt.datetime(2026, 10, 1, 10)
 BAD = b"no image"

@@ -18,7 +18,7 @@ from mifsim.data.logs import LogFormat, QueryLog, SessionPolicy, arrange, open_l
 from mifsim.data.logs.rows import TimeKind
 from mifsim.data.logs.times import Problem, Time, parse
 from mifsim.errors import DataError
-from tests.data.logs.test_query_log import picture, png, streams
+from tests.data.logs.small_logs import picture, png, streams
 
 UTC = dt.UTC
 START = dt.datetime(2026, 10, 1, 10)

@@ -12,7 +12,7 @@ from mifsim.plugins import load_plugin, unload_plugins
 from mifsim.run.simulate import simulate
 from tests.run.test_other_victims import STARTED, requests_of_check
 from tests.run.victims import assert_same_sessions, of_service, study_of
-from tests.victims.inference_server import service
+from tests.victims.inference_service import service
 from tests.victims.test_plugin_engine import PLUGIN
 
 
