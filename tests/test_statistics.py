@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-import mifsim.statistics
-from mifsim.statistics import clopper_pearson, kaplan_meier, rate_interval, sessions_needed
+from mifsim.statistics import clopper_pearson, intervals, kaplan_meier, needed, rate_interval, sessions_needed, survival
 
 # Freireich et al. (1963), remission of leukaemia in weeks: the data set of every survival textbook.
 SIX_MP = [6, 6, 6, 6, 7, 9, 10, 10, 11, 13, 16, 17, 19, 20, 22, 23, 25, 32, 32, 34, 35]
@@ -223,8 +222,9 @@ def test_the_needed_sessions_pass_and_one_fewer_do_not(blocked, limit, delta):
     assert stats.binom.cdf(blocked, needed - 1, limit) > delta
 
 
-def test_examples_in_the_docstrings_run():
-    assert doctest.testmod(mifsim.statistics).failed == 0
+@pytest.mark.parametrize("module", [intervals, needed, survival])
+def test_examples_in_the_docstrings_run(module):
+    assert doctest.testmod(module).failed == 0
 
 
 @given(st.integers(1, 40), st.integers(1, 6), st.data())

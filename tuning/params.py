@@ -10,7 +10,7 @@ import pyarrow as pa
 from mifsim.defense import DetectorConfig
 from mifsim.defense.space import SearchSpace
 from mifsim.tables.columns import param_column, with_columns
-from mifsim.tables.schemas import CATEGORY
+from mifsim.tables.fields import CATEGORY
 
 
 def param_schema(table: str, space: SearchSpace) -> pa.Schema:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from mifsim.tables.schemas import CATEGORY, schema_of
+from mifsim.tables.fields import CATEGORY, schema_of
 
 _DETECTOR = ("detector", CATEGORY, "name of the [[bench.detectors]] or [[filters]] table")
 _SCOPE = ("scope", CATEGORY, "session or client: lifetime of the detector's state")

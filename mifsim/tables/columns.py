@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 
-from mifsim.tables.schemas import CATEGORY, SCHEMAS, schema_of
+from mifsim.tables.fields import CATEGORY, schema_of
+from mifsim.tables.schemas import SCHEMAS
 
 
 def describe(

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from mifsim.errors import RunError
 from mifsim.tables.columns import describe as describe
-from mifsim.tables.schemas import CATEGORY as CATEGORY
+from mifsim.tables.fields import CATEGORY as CATEGORY
 from mifsim.tables.schemas import SCHEMA_VERSION as SCHEMA_VERSION
 from mifsim.tables.schemas import SCHEMAS as SCHEMAS
 from mifsim.tables.storage import Folder, RemotePath, matching

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from mifsim.tables.schemas import schema_of
+from mifsim.tables.fields import schema_of
 
 TRAFFIC_VERSION = 1
 VERSION_KEY = b"mifsim_traffic_log"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from mifsim.tables.schemas import CATEGORY, schema_of
+from mifsim.tables.fields import CATEGORY, schema_of
 
 _DATASET = ("dataset", CATEGORY, "MNIST or CelebA: the half of the paper's evaluation that it reproduces")
 _CONFIG_FIELDS = ("config", CATEGORY, "config_1 to config_3 (Table 1 of the paper), or calibrated")

@@ -1,93 +1,17 @@
-"""Statistics that the search and the reports share; exact methods where they exist.
-
-The unit of observation is the session, because the queries of one session are not independent.
-"""
+"""Survival curves of sessions: the number of queries until a block, if observation may end before."""
 
 from __future__ import annotations
 
-import bisect
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+
+from mifsim.statistics.intervals import tail_of
 
 Floats = npt.NDArray[np.float64]
-
-_MAX_SESSIONS = 10_000_000
-"""Maximum number of sessions that `sessions_needed` considers at a constant rate."""
-
-
-def rate_interval(blocked: int, sessions: int, clients: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return a confidence interval of the share of blocked sessions, of which those of one client are alike.
-
-    Parameters
-    ----------
-    blocked, sessions : int
-        With ``0 <= blocked <= sessions``.
-    clients : int
-        Number of clients that have these sessions.
-    confidence : float
-        Confidence level, in (0, 1).
-
-    Returns
-    -------
-    tuple of float
-        The exact interval of `clopper_pearson` if each client has one session. Otherwise that of one session for each
-        client with the same share of blocked sessions, rounded outwards: dependent sessions tell no more than this.
-
-    Examples
-    --------
-    >>> rate_interval(0, 299, 299) == clopper_pearson(0, 299)
-    True
-    >>> rate_interval(30, 240, 6) == (clopper_pearson(0, 6)[0], clopper_pearson(1, 6)[1])
-    True
-    """
-    if clients >= sessions:
-        return clopper_pearson(blocked, sessions, confidence)
-    least, rest = divmod(blocked * clients, sessions)
-    return clopper_pearson(least, clients, confidence)[0], clopper_pearson(least + (rest > 0), clients, confidence)[1]
-
-
-def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the exact (Clopper-Pearson) two-sided confidence interval for a proportion.
-
-    Parameters
-    ----------
-    successes, trials : int
-        With ``0 <= successes <= trials``. With 0 trials the interval is (0, 1).
-    confidence : float
-        Confidence level, in (0, 1).
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper bound, in [0, 1].
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
-
-    References
-    ----------
-    Clopper and Pearson, Biometrika 26 (1934).
-
-    Examples
-    --------
-    >>> low, high = clopper_pearson(0, 299)
-    >>> low, round(high, 4)
-    (0.0, 0.0123)
-    """
-    if not 0 <= successes <= trials:
-        raise ValueError(f"need 0 <= successes <= trials, got {successes} of {trials}")
-    tail = _tail(confidence)
-    low = special.betaincinv(successes, trials - successes + 1, tail) if successes > 0 else 0.0
-    high = special.betainccinv(successes + 1, trials - successes, tail) if successes < trials else 1.0
-    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -174,7 +98,7 @@ def kaplan_meier(queries: npt.ArrayLike, blocked: npt.ArrayLike, confidence: flo
         raise ValueError("no sessions: a survival curve needs at least one")
     if not (np.isfinite(times) & (times >= 0)).all():
         raise ValueError("queries must be finite and at least 0")
-    tail = _tail(confidence)
+    tail = tail_of(confidence)
     curve = stats.ecdf(stats.CensoredData(uncensored=times[events], right=times[~events])).sf
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # at shares 0 and 1, whose band is set below
@@ -192,84 +116,6 @@ def kaplan_meier(queries: npt.ArrayLike, blocked: npt.ArrayLike, confidence: flo
         before = high[-2] if high.size > 1 else 1.0
         low[-1], high[-1] = 0.0, min(before, 1 - tail ** (1 / at_risk[-1]))
     return Survival(queries=steps, open=open_, low=low, high=high)
-
-
-def _tail(confidence: float) -> float:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    return (1 - confidence) / 2
-
-
-class SessionsNeeded(NamedTuple):
-    """Total number of sessions of a workload with which it would pass the test.
-
-    Attributes
-    ----------
-    same_count : int
-        The number if no further session is blocked.
-    same_rate : int or None
-        The number if the share of blocked sessions stays the same; None if that share is not below the limit, or so
-        close to it that ten million sessions would not suffice.
-    """
-
-    same_count: int
-    same_rate: int | None
-
-
-def sessions_needed(blocked: int, sessions: int, limit: float, delta: float) -> SessionsNeeded:
-    """Return the total number of sessions with which a workload would pass the binomial test at level `delta`.
-
-    Parameters
-    ----------
-    blocked, sessions : int
-        Observed numbers, with ``0 <= blocked <= sessions``.
-    limit : float
-        Limit on the false-positive rate, in (0, 1).
-    delta : float
-        Significance level, in (0, 1).
-
-    Returns
-    -------
-    SessionsNeeded
-        Total numbers of sessions, including the observed ones.
-
-    Raises
-    ------
-    ValueError
-        If `blocked` or `sessions` is out of range.
-
-    Examples
-    --------
-    >>> sessions_needed(0, 100, limit=0.01, delta=0.05)
-    SessionsNeeded(same_count=299, same_rate=299)
-    >>> sessions_needed(1, 200, limit=0.01, delta=0.05)
-    SessionsNeeded(same_count=473, same_rate=1182)
-    """
-    if not 0 <= blocked <= sessions:
-        raise ValueError(f"need 0 <= blocked <= sessions, got {blocked} of {sessions}")
-
-    def least(count: int, among: range) -> int:
-        # The binomial tail as a beta integral: scipy's binomial functions accept at most 2**31 trials.
-        def passes(n: int) -> bool:
-            return bool(special.betaincc(count + 1, n - count, limit) <= delta)
-
-        return among[bisect.bisect_left(among, True, key=passes)]
-
-    same_count = least(blocked, range(blocked, 2**40))
-    if blocked == 0:
-        return SessionsNeeded(same_count, same_count)
-    # At the same rate, rounded up, c sessions are blocked of more than (c - 1) * sessions / blocked and at most
-    # c * sessions / blocked sessions. Find the first c that passes with the largest of these numbers.
-    count = 1
-    while blocked < limit * sessions and count * sessions // blocked <= _MAX_SESSIONS:
-        counts = np.arange(count, 2 * count)
-        passed = special.bdtr(counts, counts * sessions // blocked, limit) <= delta
-        if passed.any():
-            first = int(counts[passed.argmax()])
-            among = range((first - 1) * sessions // blocked + 1, first * sessions // blocked + 1)
-            return SessionsNeeded(same_count, least(first, among))
-        count *= 2
-    return SessionsNeeded(same_count, None)
 
 
 def queries_until_stopped(sessions: Sequence[tuple[str, int]], budget: int) -> int | None:
