@@ -13,7 +13,8 @@ from mifsim.errors import RemoteGuardError
 from mifsim.guard.certified import digest_of
 from mifsim.server.through import GuardAddress, GuardConnection, GuardDescription, ThroughGuard, describe
 from mifsim.server.through.backend import SHARDS_AT_A_TIME
-from mifsim.server.through.formats import Pixels, format_for
+from mifsim.server.through.formats import Pixels
+from mifsim.server.through.paths import format_for
 from mifsim.study import Filter, Study
 from mifsim.victims import Victim
 

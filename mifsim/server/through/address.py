@@ -19,7 +19,7 @@ class GuardAddress:
     Attributes
     ----------
     url : str
-        Its path says in which format queries are sent; see `mifsim.server.through.formats`.
+        Its path says in which format queries are sent; see `mifsim.server.through.paths`.
     identity : str
         ``bearer`` or ``header:NAME``, as in the guard's ``identity.source``.
     """

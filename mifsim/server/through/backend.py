@@ -19,10 +19,11 @@ from mifsim.server.client_specs import ClientSpec, Shard
 from mifsim.server.environment import Counters, Environment
 from mifsim.server.session import Session
 from mifsim.server.shard_run import Batch, Reply, run_shard
+from mifsim.server.through.answers import GuardAnswer
 from mifsim.server.through.client import GuardedClient, Link, RunEnded, Turn
 from mifsim.server.through.connection import GuardConnection
 from mifsim.server.through.description import GuardDescription, describe
-from mifsim.server.through.formats import GuardAnswer, QueryFormat
+from mifsim.server.through.formats import QueryFormat
 from mifsim.study.wire import Transport
 from mifsim.victims import ModelSource
 from mifsim.victims.engines.base import Engine

@@ -15,8 +15,9 @@ from mifsim.clients.protocol import Image
 from mifsim.defense import ModelAnswer, Verdict
 from mifsim.defense.images import admit
 from mifsim.errors import RemoteGuardError
+from mifsim.server.through.answers import GuardAnswer, read_answer
 from mifsim.server.through.connection import GuardConnection
-from mifsim.server.through.formats import GuardAnswer, QueryFormat, read_answer
+from mifsim.server.through.formats import QueryFormat
 from mifsim.study.wire import ResponsePolicy
 from mifsim.victims.engines.inference_protocol import ProtocolError
 

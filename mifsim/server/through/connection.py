@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
 import urllib3
 
-from mifsim._version import __version__
 from mifsim.errors import DetectorError, RemoteGuardError
+from mifsim.http_requests import NoResponseError, UnacceptableError, send_request
 from mifsim.server.through.address import IDENTITIES, GuardAddress
 
 ATTEMPTS = 7
@@ -20,7 +19,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 """Seconds before a request is repeated: they double, unless the guard asks for more with ``Retry-After``."""
 SECONDS = 60.0
 """Time limit of a request."""
-MAX_RESPONSE_BYTES = 64 * 2**20
 REPEATED = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses after which a request is repeated: the guard has counted nothing, or undone it."""
 
@@ -50,10 +48,6 @@ class Response:
         except (ValueError, KeyError, TypeError, RecursionError):
             return "", ""
         return (kind[len(_PROBLEM) :], " ".join(text.split())[:200]) if kind.startswith(_PROBLEM) else ("", "")
-
-
-class _NoResponse(Exception):
-    """There was no response, or not a complete one."""
 
 
 class GuardConnection:
@@ -140,8 +134,10 @@ class GuardConnection:
         for left in reversed(range(ATTEMPTS)):
             wait = pause
             try:
-                response = self._once(method, url, body, headers)
-            except _NoResponse as failure:
+                response = Response(*send_request(self._pool, method, url, body, headers, SECONDS))
+            except UnacceptableError as error:
+                raise RemoteGuardError(f"{self.address}: {error}") from None
+            except NoResponseError as failure:
                 if not left or self._stopped.is_set():
                     raise RemoteGuardError(f"{self.address}: {failure}, after {ATTEMPTS - left} attempts") from None
             else:
@@ -154,41 +150,6 @@ class GuardConnection:
             pause = min(2 * pause, LONGEST_PAUSE)
         raise AssertionError("the last attempt returns or raises")
 
-    def _once(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Response:
-        deadline = time.monotonic() + SECONDS
-        try:
-            answer = self._pool.request(
-                method,
-                url,
-                body=body,
-                headers={"User-Agent": f"mifsim/{__version__}", **headers},
-                timeout=urllib3.Timeout(total=SECONDS),
-                redirect=False,
-                preload_content=False,
-            )
-            try:
-                content = self._content(answer, deadline)
-            except BaseException:
-                answer.close()  # a connection with an unread rest cannot be used again
-                raise
-            finally:
-                answer.release_conn()
-        except urllib3.exceptions.SSLError as error:
-            raise RemoteGuardError(f"{self.address}: no encrypted connection: {_innermost(error)}") from None
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise _NoResponse(f"no answer: {_innermost(error)}") from None
-        return Response(answer.status, answer.headers, content)
-
-    def _content(self, answer: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-        content = bytearray()
-        while part := answer.read1(2**16):
-            content += part
-            if len(content) > MAX_RESPONSE_BYTES:
-                raise RemoteGuardError(f"{self.address}: an answer has more than {MAX_RESPONSE_BYTES // 2**20} MiB")
-            if time.monotonic() > deadline:
-                raise _NoResponse(f"no complete answer within {SECONDS:g} s")
-        return bytes(content)
-
 
 def _stated(response: Response, reason: str, text: str) -> str:
     if reason:
@@ -198,11 +159,3 @@ def _stated(response: Response, reason: str, text: str) -> str:
         return f"answers HTTP {response.status}; redirections are not followed (it names {where})"
     shown = " ".join(response.body[:200].decode(errors="replace").split())
     return f"answers HTTP {response.status}, which is not from a guard: {shown or 'an empty body'}"
-
-
-def _innermost(error: BaseException) -> str:
-    """Return the innermost reason of an error, such as ``Connection refused``."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())

@@ -1,57 +1,26 @@
-"""The formats in which queries are sent to a guard, one for each kind of path, and what its answers contain.
-
-=====================================  =====================================================================
-path of ``--through``                  format of a query
-=====================================  =====================================================================
-``/v1/models/NAME:predict``            TensorFlow Serving's REST API: a row of numbers
-``/v2/models/NAME/infer``              Open Inference Protocol v2: a binary tensor
-any other, transport ``float32``       an npy file, which contains the exact numbers
-any other, other transports            a PNG file
-=====================================  =====================================================================
-
-The numbers are those of the simulation. For ``jpeg-Q``, the pixels are sent with 8 bits and without loss, and the guard
-compresses them: a second compression of a JPEG file would change them.
-"""
+"""The formats in which queries are sent to a guard, and how numbers are read from its answers."""
 
 from __future__ import annotations
 
 import io
-import json
-import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mifsim.clients.protocol import Image
-from mifsim.errors import RemoteGuardError, VictimError
 from mifsim.guard.arrival import write_png
-from mifsim.server.through.connection import GuardConnection, Response
-from mifsim.study.wire import ResponsePolicy, Transport
+from mifsim.server.through.connection import Response
+from mifsim.study.wire import Transport
 from mifsim.victims.engines.inference_protocol import ProtocolError, Tensor, list_of, parsed, to_json, value_of
-from mifsim.victims.engines.open_inference import HEADER_LENGTH, OpenInference
-from mifsim.victims.layout import LayoutName, arranged, find_layout
+from mifsim.victims.engines.open_inference import HEADER_LENGTH
+from mifsim.victims.layout import LayoutName, arranged
 
-_PREDICT = re.compile(r"/v1/models/[^/:]+(/(versions|labels)/[^/:]+)?:predict")
-_INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
 _BINARY = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "INT64": "<i8", "INT32": "<i4"}
-_INPUTS = {"FP32": "<f4", "FP64": "<f8", "UINT8": "u1"}
-
-
-class GuardAnswer(NamedTuple):
-    """The answer to one query, as far as the response policy shows it.
-
-    Attributes
-    ----------
-    label : int
-    confidence : ndarray of float32, shape (classes,), or None
-        NaN where a confidence is withheld; None: only the label is shown.
-    """
-
-    label: int
-    confidence: npt.NDArray[np.float32] | None
+INPUTS = {"FP32": "<f4", "FP64": "<f8", "UINT8": "u1"}
+"""Types of the Open Inference Protocol in which images are sent, and their dtypes."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +117,7 @@ class Arrays(Files):
     def query(self, image: Image) -> tuple[bytes, dict[str, str]]:
         """See `QueryFormat`."""
         stream = io.BytesIO()
-        np.save(stream, arranged(_row(self.pixels.array(image)), self._layout), allow_pickle=False)
+        np.save(stream, arranged(row_of(self.pixels.array(image)), self._layout), allow_pickle=False)
         return stream.getvalue(), {"Content-Type": "application/x-npy"}
 
 
@@ -161,7 +130,7 @@ class Serving(QueryFormat):
 
     def query(self, image: Image) -> tuple[bytes, dict[str, str]]:
         """See `QueryFormat`; JSON contains each float32 exactly."""
-        rows = arranged(_row(self.pixels.array(image)), self._layout)
+        rows = arranged(row_of(self.pixels.array(image)), self._layout)
         return to_json({"instances": rows.tolist()}), {"Content-Type": "application/json"}
 
     def values(self, response: Response) -> npt.NDArray[np.float64]:
@@ -188,12 +157,12 @@ class OpenInferenceV2(QueryFormat):
     def __init__(self, pixels: Pixels, output: str | None, image: Tensor, layout: LayoutName) -> None:
         super().__init__(pixels, output)
         self._image, self._layout = image, layout
-        self._dtype = np.dtype(_INPUTS[image.datatype])
+        self._dtype = np.dtype(INPUTS[image.datatype])
 
     def query(self, image: Image) -> tuple[bytes, dict[str, str]]:
         """See `QueryFormat`."""
         whole = self._dtype.kind == "u"
-        rows = arranged(_row(self.pixels.whole(image) if whole else self.pixels.array(image)), self._layout)
+        rows = arranged(row_of(self.pixels.whole(image) if whole else self.pixels.array(image)), self._layout)
         content = rows.astype(self._dtype).tobytes()
         tensor = {
             "name": self._image.name,
@@ -221,83 +190,7 @@ class OpenInferenceV2(QueryFormat):
         return _plain(self._named(found))
 
 
-def format_for(
-    connection: GuardConnection, pixels: Pixels, shape: tuple[int, ...], layout: str, output: str | None
-) -> QueryFormat:
-    """Return the format that the path of a guard's address stands for.
-
-    Parameters
-    ----------
-    connection : GuardConnection
-        Of it, the Open Inference Protocol is asked for the model's input.
-    pixels : Pixels
-    shape : tuple of int
-        Shape of the images, (H, W) or (H, W, 3).
-    layout : str
-        Order of the axes of arrays, as the guard states it; empty: channels last.
-    output : str or None
-        See `QueryFormat`.
-
-    Raises
-    ------
-    RemoteGuardError
-        If the numbers cannot be sent exactly, or the model does not take the images.
-    """
-    address, path = connection.address, connection.address.path
-    order: LayoutName = "channels-first" if layout == "channels-first" else "channels-last"
-    exact = pixels.transport.kind == "float32"
-    if exact and pixels.white == 255:
-        raise RemoteGuardError(
-            f"{address}: the guard takes pixels from 0 to 255 (images.white), in which float32 pixels cannot be sent "
-            'exactly (accepted: server.transport = "uint8" or "jpeg-Q")'
-        )
-    if _PREDICT.fullmatch(path):
-        return Serving(pixels, output, order)
-    if not _INFER.fullmatch(path):
-        return Arrays(pixels, output, order) if exact else Files(pixels, output)
-    protocol, model = OpenInference(binary=True), path.removesuffix("/infer")
-    stated = connection.get(model)
-    try:
-        if stated.status != 200:
-            raise ProtocolError(f"answers HTTP {stated.status}")
-        (image,) = protocol.read_signature(json.loads(stated.body)).inputs
-        _, *takes = image.shape or ()
-        found = find_layout(str(address), takes, _row(np.empty(shape, np.float32)).shape[1:], None)
-    except VictimError as error:
-        raise RemoteGuardError(str(error)) from None
-    except ValueError as error:  # a ProtocolError is one
-        raise RemoteGuardError(f"{address}: {model} does not state the model's input: {error}") from None
-    if image.datatype not in _INPUTS or (image.datatype == "UINT8" and exact):
-        accepted = [name for name in _INPUTS if not exact or name != "UINT8"]
-        raise RemoteGuardError(
-            f"{address}: the model takes {image.datatype} (accepted with server.transport = {pixels.transport}: "
-            f"{', '.join(accepted)})"
-        )
-    return OpenInferenceV2(pixels, output, image, found)
-
-
-def read_answer(values: npt.NDArray[np.float64], policy: ResponsePolicy, classes: int) -> GuardAnswer:
-    """Return the answer that consists of some numbers.
-
-    Raises
-    ------
-    ProtocolError
-        If the response policy shows something else.
-    """
-    if policy.kind == "label":
-        if len(values) != 1 or not 0 <= values[0] < classes or values[0] != int(values[0]):
-            raise ProtocolError(f"has {len(values)} numbers; expected a class from 0 to {classes - 1}")
-        return GuardAnswer(int(values[0]), None)
-    shown = min(policy.digits, classes) if policy.kind == "top" else classes
-    if len(values) != classes or np.count_nonzero(np.isfinite(values)) != shown:
-        raise ProtocolError(
-            f"has {np.count_nonzero(np.isfinite(values))} of {len(values)} confidences; expected {shown} of {classes}"
-        )
-    confidence = values.astype(np.float32)
-    return GuardAnswer(int(np.nanargmax(confidence)), confidence)
-
-
-def _row(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def row_of(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return an image as an array of shape (1, H, W, channels)."""
     return image.reshape(1, *image.shape[:2], -1)
 

@@ -17,13 +17,12 @@ from urllib.parse import urlsplit
 
 import urllib3
 
-from mifsim._version import __version__
 from mifsim.addresses import is_loopback
 from mifsim.errors import VictimError
+from mifsim.http_requests import NoResponseError, UnacceptableError, send_request
 
 logger = logging.getLogger(__name__)
 
-MAX_RESPONSE_BYTES = 64 * 2**20
 FIRST_PAUSE, LONGEST_PAUSE, LONGEST_REQUESTED_PAUSE = 0.2, 5.0, 60.0
 """Seconds before a request is repeated: they double up to the second value, unless the service asks for more."""
 REPORT_SECONDS = 15.0
@@ -141,42 +140,14 @@ class HttpClient:
             logger.info("%s: %s; the request is repeated", self._where, reason)
 
     def _once(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> Response | None:
-        deadline = time.monotonic() + self._timeout
-        sent = {"User-Agent": f"mifsim/{__version__}", **headers}
-        if self._token:
-            sent["Authorization"] = f"Bearer {self._token}"
+        sent = {**headers, "Authorization": f"Bearer {self._token}"} if self._token else headers
         try:
-            answer = self._pool.request(
-                method,
-                url,
-                body=body,
-                headers=sent,
-                timeout=urllib3.Timeout(total=self._timeout),
-                redirect=False,  # a redirection would send the token to another address
-                preload_content=False,
-            )
-            try:
-                content = self._read(answer, deadline)
-            except BaseException:
-                answer.close()  # a connection with an unread rest cannot be used again
-                raise
-            finally:
-                answer.release_conn()
-        except urllib3.exceptions.SSLError as error:
-            raise VictimError(f"{self._where}: no encrypted connection: {_reason(error)}") from None
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise _Repeat(_failure(error, self._timeout)) from None
-        return self._accepted(method, answer.status, answer.headers, content)
-
-    def _read(self, answer: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-        content = bytearray()
-        while part := answer.read1(2**16):
-            content += part
-            if len(content) > MAX_RESPONSE_BYTES:
-                raise VictimError(f"{self._where}: sends more than {MAX_RESPONSE_BYTES // 2**20} MiB for one request")
-            if time.monotonic() > deadline:
-                raise _Repeat(f"no complete answer within {self._timeout:g} s")
-        return bytes(content)
+            answer = send_request(self._pool, method, url, body, sent, self._timeout)
+        except UnacceptableError as error:
+            raise VictimError(f"{self._where}: {error}") from None
+        except NoResponseError as error:
+            raise _Repeat(str(error)) from None
+        return self._accepted(method, *answer)
 
     def _accepted(self, method: str, status: int, headers: Mapping[str, str], content: bytes) -> Response | None:
         if status == 200:
@@ -203,21 +174,3 @@ def _error_text(content: bytes) -> str:
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
     return " ".join(str(stated).split())[:200]
-
-
-def _failure(error: Exception, timeout: float) -> str:
-    refused = isinstance(error, urllib3.exceptions.NewConnectionError)  # for urllib3, this is a time-out, too
-    if isinstance(error, urllib3.exceptions.TimeoutError) and not refused:
-        return f"no answer within {timeout:g} s"
-    if isinstance(error, (urllib3.exceptions.IncompleteRead, urllib3.exceptions.ProtocolError)):
-        return "the connection was lost before the answer was complete"
-    return f"no answer: {_reason(error)}"
-
-
-def _reason(error: Exception) -> str:
-    """Return the innermost reason of an error, such as ``Connection refused``."""
-    cause: BaseException = error
-    while cause.__cause__ is not None or cause.__context__ is not None:
-        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
-    text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-    return " ".join(str(text).split())

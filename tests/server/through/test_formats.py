@@ -13,6 +13,7 @@ from mifsim.guard.arrival import Arrival
 from mifsim.guard.message import Headers, Request
 from mifsim.guard.wire import wire_class
 from mifsim.server.through import read_description
+from mifsim.server.through.answers import read_answer
 from mifsim.server.through.connection import Response
 from mifsim.server.through.formats import (
     Arrays,
@@ -21,7 +22,6 @@ from mifsim.server.through.formats import (
     Pixels,
     QueryFormat,
     Serving,
-    read_answer,
 )
 from mifsim.study.wire import ResponsePolicy, Transport
 from mifsim.victims.engines.inference_protocol import ProtocolError, Tensor

@@ -17,7 +17,8 @@ from mifsim.server.backend import InProcess, Job
 from mifsim.server.client_specs import shards
 from mifsim.server.model_server import ModelServer
 from mifsim.server.through import ThroughGuard
-from mifsim.server.through.formats import Pixels, format_for
+from mifsim.server.through.formats import Pixels
+from mifsim.server.through.paths import format_for
 from mifsim.study import Study
 from reports.sessions import compare_sessions
 from tests.run.victims import rows
