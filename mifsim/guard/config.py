@@ -96,7 +96,7 @@ class GuardConfig(Table):
         return cls.parse(plain, path).beside(Path(path).parent)
 
     def reloaded(self, running: GuardConfig) -> GuardConfig:
-        """Return these settings with what a reload does not change, as in those of the running guard."""
+        """Return these settings, but with the tables of the running guard that a reload does not change."""
         return self.model_copy(update={name: getattr(running, name) for name in _NOT_RELOADED})
 
     def beside(self, folder: Path) -> GuardConfig:

@@ -1,7 +1,7 @@
 """The guard: Algorithm 1 of the paper before a real model server.
 
-For each request: identify the client, read the images, judge them, write the counts durably, ask the model, and undo
-the queries if there is no answer. The queries of one client follow each other; those of different clients do not wait.
+For each request: find the wire, identify the client, and have its owner respond (`mifsim.guard.responding`). A request
+without images is refused or passed on as it is.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from mifsim.guard.asking import Asker
 from mifsim.guard.clock import Clock
 from mifsim.guard.config import GuardConfig
 from mifsim.guard.identity import Identifier, key_of
-from mifsim.guard.judging import THREAD_PIXELS, warm_up
-from mifsim.guard.keeper import Counted, Keeper
+from mifsim.guard.judging import warm_up
+from mifsim.guard.keeper import Keeper
 from mifsim.guard.ledger import Entry, Ledger, LedgerError, open_ledger
 from mifsim.guard.message import Reply, Request
 from mifsim.guard.metrics import Metrics
 from mifsim.guard.paths import is_plain
 from mifsim.guard.refusals import Refused
-from mifsim.guard.sessions import idempotency_key, request_digest
+from mifsim.guard.responding import Responder
 from mifsim.guard.shards import Peers, Shard
 from mifsim.guard.traffic.log import TrafficLog
 from mifsim.guard.upstream import Upstream
 from mifsim.guard.watch_task import WatchTask
-from mifsim.guard.wire.base import Submission, Wire
+from mifsim.guard.wire.base import Wire
 
 logger = logging.getLogger(__name__)
 
@@ -81,16 +81,15 @@ class GuardService:
         self._upstream = upstream
         self._clock = clock or Clock()
         self._ledger = open_ledger(settings.ledger) if ledger is None else ledger
-        self._running: set[asyncio.Task[Reply]] = set()
         self._warm = False
         active = active or Active.of(settings, alone=upstream is None)
         self._keeper = Keeper(self._ledger, self.metrics, self._clock, active)
         self._watch = WatchTask(self._ledger, self.metrics, self._clock)
         self._keeper.on_replaced = self.session_replaced
-        self._asker = Asker(upstream, self.metrics, self._keeper)
         key = key_of(settings.identity, settings.ledger.url)
         self._identifier = Identifier(settings.identity, key)
         self._log = TrafficLog(settings.log, key, self.metrics) if settings.log.folder else None
+        self._responder = Responder(self._keeper, Asker(upstream, self.metrics, self._keeper), self._log, self.metrics)
 
     @property
     def active(self) -> Active:
@@ -189,8 +188,7 @@ class GuardService:
         grace = self.active.settings.listen.grace
         if self.peers is not None:  # their requests for clients of this process may be on their way
             await self.peers.leave(grace)
-        if self._running:
-            await asyncio.wait(self._running, timeout=grace)
+        await self._responder.wait(grace)
         if self._upstream is not None:
             await self._upstream.close()
         await self._watch.stop()
@@ -266,11 +264,8 @@ class GuardService:
 
         Parameters
         ----------
-        client : bytes
-            Hash of its identity.
-        request : Request
-        alone : bool
-            Whether only the verdict is asked for.
+        client, request, alone
+            See `mifsim.guard.shards.Peers.ask`.
 
         Raises
         ------
@@ -293,68 +288,6 @@ class GuardService:
         return error.reply()
 
     def _begin(self, client: bytes, request: Request, wire: Wire, alone: bool) -> asyncio.Task[Reply]:
-        if len(self._running) >= self.active.settings.limits.concurrent or not self._warm:
+        if not self._warm:
             raise Refused("overloaded")
-        if any(value.lower() != "identity" for value in request.headers.all("content-encoding") if value):
-            raise Refused("wrong-type", "compressed bodies are not accepted")
-        if len(request.headers.all("content-type")) > 1:  # the model server could read the body by the other one
-            raise Refused("wrong-type", "the request has two content types")
-        task = asyncio.create_task(self._respond(client, request, wire, alone))
-        self._running.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[Reply]) -> None:
-        self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            if not isinstance(error, Refused):
-                logger.error("a request failed", exc_info=error)
-            elif error.reason == "no-image":
-                self.metrics.invalid.inc()
-
-    async def _respond(self, client: bytes, request: Request, wire: Wire, alone: bool) -> Reply:
-        active = self.active
-        key = idempotency_key(request)
-        digest = b"" if key is None else request_digest(request)
-        # A body of many bytes may take milliseconds to decode.
-        large = len(request.body) > THREAD_PIXELS
-        submission = await asyncio.to_thread(wire.read, request) if large else wire.read(request)
-        session = self._keeper.table.get(client)
-        if session.waiting >= active.settings.limits.waiting:
-            raise Refused("overloaded")
-        session.waiting += 1  # no await since `get`, so the session is still in the table
-        try:
-            async with session.lock:
-                if key is not None:
-                    await self._keeper.enter(client, session)  # a blocked client gets no kept answer
-                    if (kept := session.repeated(key, digest)) is not None:
-                        return kept
-                if self._log is not None and self._log.problem:
-                    raise Refused("log-failed")
-                counted = await self._keeper.count(client, session, submission.images)
-                # The next query waits for the answer, if this one may be undone or its answer is observed.
-                # One with a key waits, too: its repetition must find the kept answer.
-                undoes = not active.settings.sessions.count_unanswered
-                in_order = counted.uses_answers or undoes or key is not None
-                if counted.blocked is not None:
-                    self._add_to_log(active, counted, submission, wire)
-                    raise counted.blocked
-                if in_order:
-                    try:
-                        reply = await self._asker.answer(active, counted, submission, alone)
-                    finally:
-                        self._add_to_log(active, counted, submission, wire)
-                else:  # it is counted in any case, and the answers of a session may overtake each other
-                    self._add_to_log(active, counted, submission, wire)
-            if not in_order:
-                reply = await self._asker.answer(active, counted, submission, alone)
-            if reply.answered:
-                session.keep(key, digest, reply, active.settings.limits.idempotency_keys)
-            return reply
-        finally:
-            self._keeper.settle(session)  # also after a refusal: new clients must not fill the memory
-            session.waiting -= 1
-
-    def _add_to_log(self, active: Active, counted: Counted, submission: Submission, wire: Wire) -> None:
-        if self._log is not None:
-            self._log.add(active, counted, submission, wire.arrival, self._keeper.configs)
+        return self._responder.begin(client, request, wire, alone)

@@ -152,5 +152,5 @@ class Reply:
 
     @property
     def answered(self) -> bool:
-        """Whether it contains an answer of the model: its status is 2xx."""
+        """Whether the reply contains an answer of the model: its status is 2xx."""
         return 200 <= self.status < 300

@@ -66,13 +66,13 @@ class Peers(Protocol):
         """
 
     async def problem(self) -> str:
-        """Return why one of them is not ready; an empty string if all are."""
+        """Return why one of the other workers is not ready; an empty string if all are."""
 
     async def samples(self) -> dict[int, Samples]:
-        """Return the metrics of those that answer."""
+        """Return the metrics of the workers that answer, by their numbers."""
 
     def replaced(self, entry: Entry) -> None:
-        """Tell the first one, which watches all sessions, of one that its client has replaced by a new one."""
+        """Tell the first worker, which watches all sessions, of a session that its client has replaced by a new one."""
 
     async def leave(self, seconds: float) -> None:
-        """Tell them that this worker asks nothing any more, and wait until this is so for all of them."""
+        """Tell the other workers that this one asks nothing any more, and wait until none of them does."""

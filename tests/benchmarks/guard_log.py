@@ -23,26 +23,13 @@ import cv2
 import numpy as np
 
 from mifsim.defense import FilterConfig
+from tests.benchmarks.guard_servers import echo, reply
 
 SHAPE = (28, 28)
 CONFIG = FilterConfig(t_ssim=0.999, t_hash=1e-4, n_b=10, l_sp=100_000)
 CLIENTS, CONNECTIONS, IMAGES = 200, 16, 397
 ROUNDS, REQUESTS = 160, 100
 TARGET = 0.95
-
-
-async def answer(scope: Any, receive: Any, send: Any) -> None:
-    """Answer every request alike."""
-    while (await receive()).get("more_body"):
-        pass
-    await reply(send, b'{"predictions": [[0.1, 0.9]]}')
-
-
-async def reply(send: Any, body: bytes) -> None:
-    """Send a response."""
-    length = (b"content-length", b"%d" % len(body))
-    await send({"type": "http.response.start", "status": 200, "headers": [length]})
-    await send({"type": "http.response.body", "body": body})
 
 
 def serve(folder: Path) -> None:
@@ -58,7 +45,7 @@ def serve(folder: Path) -> None:
             "identity": {"source": "header:x-user"},
             "log": {"folder": log, "rotate_mb": 8},
         }
-        return GuardMiddleware(answer, GuardConfig.parse(plain))
+        return GuardMiddleware(echo, GuardConfig.parse(plain))
 
     guards = {"/off": guarded("off", ""), "/on": guarded("on", str(folder / "traffic"))}
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from tests.benchmarks.guard_servers import CONFIG, SHAPE, closed_loop, connections, requests, server
 from tests.chaos.processes import descendants
 from tests.guard import redis_servers
+from tests.guard.guard_processes import Running, ready
 from tests.guard.served_by_ray import ServedByRay, until
-from tests.guard.test_serving import Running, ready
 
 ROUNDS, REQUESTS = 5, 300
 _TICKS = os.sysconf("SC_CLK_TCK")

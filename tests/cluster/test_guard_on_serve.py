@@ -21,9 +21,9 @@ from mifsim.guard.serve_config import SHA256, _sha256
 from mifsim.testing.streams import image_pool, judged
 from tests.chaos.processes import kill
 from tests.guard import redis_servers
+from tests.guard.guard_processes import Running, model_server
 from tests.guard.guards import FILTER, SHAPE, request_for, write_filter
 from tests.guard.served_by_ray import ServedByRay, until
-from tests.guard.test_serving import Running, model_server
 
 pytestmark = [
     pytest.mark.slow,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from mifsim.defense import DetectorConfig, FilterConfig
 from mifsim.defense.images import Pixels
 from mifsim.guard.app import GuardApp
+from mifsim.guard.clock import Clock
 from mifsim.guard.config import GuardConfig
 from mifsim.guard.core import GuardService
 from mifsim.guard.ledger import Ledger
@@ -55,6 +57,16 @@ def settings(folder: Path, config: DetectorConfig = FILTER, **tables: Any) -> Gu
     return GuardConfig.parse(plain)
 
 
+class SetClock(Clock):
+    """A clock that a test sets."""
+
+    def __init__(self, time: float = 1_000_000.0) -> None:
+        self.time = time
+
+    def now(self) -> float:
+        return self.time
+
+
 class Model:
     """A model server in the same process: it answers by the mean of each image, and keeps what it received.
 
@@ -86,6 +98,25 @@ class Model:
         submission = self._wire.read(request)
         self.received += submission.images
         return answer(submission)
+
+
+class Slow:
+    """Makes a model slow, as its `fail`, and counts the requests that are at the model at the same time.
+
+    Attributes
+    ----------
+    most : int
+        The largest number of them.
+    """
+
+    def __init__(self) -> None:
+        self.active = self.most = 0
+
+    async def __call__(self) -> None:
+        self.active += 1
+        self.most = max(self.most, self.active)
+        await asyncio.sleep(0.001)
+        self.active -= 1
 
 
 def answer(submission: Submission) -> Reply:

@@ -16,8 +16,8 @@ import pytest
 
 from mifsim.defense import FilterConfig
 from mifsim.victims import ModelSource, VictimConfig
+from tests.guard.guard_processes import Running, guard
 from tests.guard.guards import write_filter
-from tests.guard.test_serving import Running, guard
 from tests.victims.onnx_models import linear
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs the signals of POSIX")

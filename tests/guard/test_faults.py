@@ -13,7 +13,7 @@ from mifsim.guard.ledger import LedgerError
 from mifsim.guard.ledger.memory import MemoryLedger
 from mifsim.guard.message import Reply
 from mifsim.testing.streams import image_pool
-from tests.guard.guards import SHAPE, Model, entry_of, request_for, settings, started, statuses
+from tests.guard.guards import SHAPE, Model, Slow, entry_of, request_for, settings, started, statuses
 
 POOL = image_pool(SHAPE)
 
@@ -100,20 +100,10 @@ def test_twelve_requests_at_once_are_judged_one_after_the_other(tmp_path: Path) 
     async def check() -> None:
         model = Model()
         guard = await started(settings(tmp_path, QuotaConfig(queries=5)), model)
-        active = most = 0
-
-        async def slow() -> Reply | None:
-            nonlocal active, most
-            active += 1
-            most = max(most, active)
-            await asyncio.sleep(0.001)
-            active -= 1
-            return None
-
-        model.fail = slow
+        model.fail = slow = Slow()
         found = await asyncio.gather(*(statuses(guard, [POOL[i % len(POOL)]]) for i in range(12)))
         assert sorted(status for (status,) in found) == [200] * 5 + [403] * 7
-        assert most == 1
+        assert slow.most == 1
         assert len(model.received) == 5
 
     asyncio.run(check())

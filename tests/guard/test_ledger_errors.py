@@ -177,7 +177,7 @@ def test_a_client_may_hang_up_at_any_await(case: str, step: int, tmp_path: Path)
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await asyncio.gather(*guard._running, return_exceptions=True)
+        await asyncio.gather(*guard._responder.running, return_exceptions=True)
         model.fail = None
         asked = len(model.requests)
         entry = await entry_of(ledger, guard)

@@ -11,28 +11,17 @@ from pathlib import Path
 import pytest
 
 from mifsim.defense.quota import QuotaConfig
-from mifsim.guard.clock import Clock
 from mifsim.guard.core import GuardService
 from mifsim.guard.ledger.sqlite import SqliteLedger
 from mifsim.guard.message import Reply, Request
 from mifsim.guard.refusals import Refused
 from mifsim.guard.wire import wire_class
 from mifsim.testing.streams import image_pool
-from tests.guard.guards import SHAPE, Model, request_for, settings, started, statuses
+from tests.guard.guards import SHAPE, Model, SetClock, request_for, settings, started, statuses
 from tests.guard.test_wires import arrival_of
 
 POOL = image_pool(SHAPE)
 MEMORY_MB = 1
-
-
-class SetClock(Clock):
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.time = 1_800_000_000.0
-
-    def now(self) -> float:
-        return self.time
 
 
 class Silent(Model):
@@ -128,7 +117,7 @@ def test_memory_is_measured_whatever_the_size_of_batches(tmp_path: Path) -> None
 def test_waiting_gives_the_stated_number_of_queries_a_period_and_no_more(tmp_path: Path) -> None:
     async def check() -> None:
         for block, expected in (("period", [2, 2, 2]), ("forever", [2, 0, 0])):
-            clock = SetClock()
+            clock = SetClock(1_800_000_000.0)
             config = settings(tmp_path, QuotaConfig(queries=2), sessions={"period": "1h", "block": block})
             guard = await started(config, Model(), clock=clock)
             answered = []
@@ -146,7 +135,7 @@ def test_waiting_gives_the_stated_number_of_queries_a_period_and_no_more(tmp_pat
 
 def test_waiting_ends_a_full_session_at_its_stated_time_only(tmp_path: Path) -> None:
     async def check() -> None:
-        clock = SetClock()
+        clock = SetClock(1_800_000_000.0)
         sessions = {"period": "1h", "gap": "40m", "max_queries": 3}
         guard = await started(settings(tmp_path, QuotaConfig(queries=100), sessions=sessions), Model(), clock=clock)
         assert await statuses(guard, POOL[:4]) == [200, 200, 200, 429]

@@ -12,19 +12,9 @@ from mifsim.defense.quota import QuotaConfig
 from mifsim.guard.ledger.memory import MemoryLedger
 from mifsim.guard.refusals import Refused
 from mifsim.testing.streams import image_pool
-from tests.guard.guards import SHAPE, Model, entry_of, request_for, settings, started, statuses, write_filter
+from tests.guard.guards import SHAPE, Model, SetClock, entry_of, request_for, settings, started, statuses, write_filter
 
 POOL = image_pool(SHAPE)
-
-
-class Hand:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.time = 1_000_000.0
-
-    def now(self) -> float:
-        return self.time
 
 
 @pytest.mark.parametrize(
@@ -45,7 +35,7 @@ def test_sessions_end_as_the_policy_says(
 ) -> None:
     async def check() -> None:
         write_filter(tmp_path, QuotaConfig(queries=2))
-        clock = Hand()
+        clock = SetClock()
         guard = await started(settings(tmp_path, sessions=sessions), Model(), clock=clock)
         found = []
         for wait in waits:
@@ -58,7 +48,7 @@ def test_sessions_end_as_the_policy_says(
 
 def test_a_full_session_says_when_it_ends(tmp_path: Path) -> None:
     async def check() -> None:
-        clock = Hand()
+        clock = SetClock()
         guard = await started(settings(tmp_path, sessions={"max_queries": 2}), Model(), clock=clock)
         await statuses(guard, POOL[:2])
         clock.time += 400
@@ -77,7 +67,7 @@ def test_an_unanswered_first_query_starts_no_session(tmp_path: Path) -> None:
         async def fail() -> Any:
             raise Refused("upstream-failed")
 
-        clock, model, ledger = Hand(), Model(), MemoryLedger()
+        clock, model, ledger = SetClock(), Model(), MemoryLedger()
         guard = await started(settings(tmp_path), model, clock=clock, ledger=ledger)
         model.fail = fail
         assert await statuses(guard, [POOL[0]]) == [502]
@@ -95,7 +85,7 @@ def test_counts_of_a_client_outlive_its_sessions(tmp_path: Path) -> None:
 
     async def check() -> None:
         write_filter(tmp_path, QuotaConfig(queries=3, scope="client"))
-        clock = Hand()
+        clock = SetClock()
         guard = await started(settings(tmp_path, uncertified=True), Model(), clock=clock)
         assert await statuses(guard, POOL[:2]) == [200, 200]
         clock.time += 86_400

@@ -15,8 +15,7 @@ from mifsim.watch.findings import Findings
 from mifsim.watch.log import read_log
 from mifsim.watch.near_misses import Baseline
 from mifsim.watch.promise import Promise, near_misses_table
-from tests.guard.guards import Model, settings, started, statuses
-from tests.guard.test_policy import Hand
+from tests.guard.guards import Model, SetClock, settings, started, statuses
 from tests.guard.test_watch_task import POOL, QUOTA, monitor_of, write
 
 RARE = Baseline(("users",), ((0, 0, 399, 0, 0, 0, 0, 1, 0, 0, 0),))
@@ -36,7 +35,7 @@ def test_the_log_gives_the_evidence_of_the_ledger(tmp_path: Path) -> None:
         raise Refused("upstream-failed")
 
     async def check() -> Findings:
-        clock, model, rng = Hand(), Model(), np.random.default_rng(0)
+        clock, model, rng = SetClock(), Model(), np.random.default_rng(0)
         guard = await started(config, model, clock=clock)
         for number in range(80):
             user = f"user {number % 30}"

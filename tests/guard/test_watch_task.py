@@ -22,8 +22,7 @@ from mifsim.watch.evidence import change_statistics, log_change, log_evidence
 from mifsim.watch.monitor import BLOCKED, CHANGE, NEAR_MISSES, Monitor
 from mifsim.watch.near_misses import Baseline
 from mifsim.watch.promise import near_misses_table
-from tests.guard.guards import SHAPE, Model, settings, started, statuses
-from tests.guard.test_policy import Hand
+from tests.guard.guards import SHAPE, Model, SetClock, settings, started, statuses
 
 POOL = image_pool(SHAPE)
 QUOTA = QuotaConfig(queries=3)
@@ -48,7 +47,7 @@ def metrics_of(guard: GuardService) -> dict[str, float]:
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
 
 
-async def send(guard: GuardService, clock: Hand, lengths: list[int], first: int = 0) -> None:
+async def send(guard: GuardService, clock: SetClock, lengths: list[int], first: int = 0) -> None:
     """Open a session each minute; four queries are blocked by the quota."""
     for number, length in enumerate(lengths, first):
         await statuses(guard, POOL[:length], f"user {number}")
@@ -60,7 +59,7 @@ def test_sessions_are_decided_at_the_age_in_the_order_of_their_start(
 ) -> None:
     async def check() -> None:
         write(tmp_path)
-        clock = Hand()
+        clock = SetClock()
         guard = await started(settings(tmp_path), Model(), clock=clock)
         lengths = [1, 4, 2, 4, 4, 1, 3, 3, 1, 1]
         outcomes = np.array([length == 4 for length in lengths])
@@ -97,7 +96,7 @@ def test_restarts_and_crashes_lose_no_session(tmp_path: Path) -> None:
     url = {"url": f"sqlite:{tmp_path / 'guard.db'}"}
 
     async def through() -> dict[str, Any]:
-        clock = Hand()
+        clock = SetClock()
         guard = await started(settings(tmp_path), Model(), clock=clock)
         await send(guard, clock, lengths)
         clock.time += HOUR
@@ -105,7 +104,7 @@ def test_restarts_and_crashes_lose_no_session(tmp_path: Path) -> None:
         return monitor_of(guard).to_dict()
 
     async def interrupted() -> dict[str, Any]:
-        clock = Hand()
+        clock = SetClock()
         for place in range(0, 40, 5):
             guard = await started(settings(tmp_path, ledger=url), Model(), clock=clock)
             await send(guard, clock, lengths[place : place + 5], place)
@@ -139,7 +138,7 @@ def test_sessions_that_are_replaced_before_they_are_decided_count(
 
     async def check() -> None:
         write(tmp_path)
-        clock = Hand()
+        clock = SetClock()
         guard = await started(settings(tmp_path, sessions={"gap": "10m"}), Model(), clock=clock)
         for _ in range(4):
             await statuses(guard, POOL[:2], "ann")
@@ -160,7 +159,7 @@ def test_sessions_that_are_replaced_before_they_are_decided_count(
 def test_queries_without_an_answer_are_no_session(tmp_path: Path) -> None:
     async def check() -> None:
         write(tmp_path)
-        clock, model = Hand(), Model()
+        clock, model = SetClock(), Model()
         guard = await started(settings(tmp_path), model, clock=clock)
 
         async def refuse() -> Reply | None:
@@ -183,7 +182,7 @@ def test_a_block_after_the_cut_does_not_count(tmp_path: Path) -> None:
 
     async def check() -> None:
         write(tmp_path, QUOTA, longest=3)
-        clock = Hand()
+        clock = SetClock()
         config = settings(tmp_path, sessions={"max_queries": 10}, uncertified=True)
         guard = await started(config, Model(), clock=clock)
         await statuses(guard, POOL[:4], "long")
@@ -200,7 +199,7 @@ def test_a_block_after_the_cut_does_not_count(tmp_path: Path) -> None:
 def test_another_filter_or_setting_starts_anew_and_an_earlier_one_continues(tmp_path: Path) -> None:
     async def check() -> None:
         write(tmp_path)
-        clock, ledger = Hand(), MemoryLedger()
+        clock, ledger = SetClock(), MemoryLedger()
         guard = await started(settings(tmp_path), Model(), clock=clock, ledger=ledger)
         await send(guard, clock, [1, 4])
         clock.time += HOUR
@@ -235,7 +234,7 @@ def test_near_misses_are_compared_with_the_calibration(tmp_path: Path) -> None:
     async def check() -> None:
         rare = Baseline(("users",), ((0, 0, 399, 0, 0, 0, 0, 1, 0, 0, 0),))
         write(tmp_path, near_misses=near_misses_table(rare))
-        clock = Hand()
+        clock = SetClock()
         guard = await started(settings(tmp_path), Model(), clock=clock)
         await send(guard, clock, [3] * 12)
         clock.time += HOUR
@@ -262,7 +261,7 @@ def test_a_ledger_that_fails_delays_the_watch(tmp_path: Path, caplog: pytest.Log
 
     async def check() -> None:
         write(tmp_path)
-        clock, ledger = Hand(), Failing()
+        clock, ledger = SetClock(), Failing()
         identity = {"source": "header:x-user", "key_file": str(tmp_path / "key")}
         guard = await started(settings(tmp_path, identity=identity), Model(), clock=clock, ledger=ledger)
         await send(guard, clock, [1, 4, 1])

@@ -23,8 +23,8 @@ from mifsim.guard.identity import Identifier, read_key
 from mifsim.guard.message import Request
 from mifsim.guard.shards import Shard
 from mifsim.guard.tables import Identity
+from tests.guard.guard_processes import POOL, SECONDS, Running, guard, image_request, model_server, statuses, wait_for
 from tests.guard.guards import request_for, write_filter
-from tests.guard.test_serving import POOL, SECONDS, Running, guard, image_request, model_server, statuses, wait_for
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, which only Linux has")
 

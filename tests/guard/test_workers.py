@@ -26,7 +26,19 @@ from mifsim.guard.shards import Shard
 from mifsim.guard.workers import link
 from mifsim.guard.workers.links import Links
 from mifsim.testing.streams import image_pool
-from tests.guard.guards import FILTER, SHAPE, Model, app_of, entry_of, request_for, send, settings, started, statuses
+from tests.guard.guards import (
+    FILTER,
+    SHAPE,
+    Model,
+    Slow,
+    app_of,
+    entry_of,
+    request_for,
+    send,
+    settings,
+    started,
+    statuses,
+)
 
 POOL = image_pool(SHAPE)
 
@@ -107,21 +119,11 @@ def test_sessions_are_judged_as_by_one_worker(tmp_path: Path) -> None:
 def test_twelve_requests_at_once_have_one_order(tmp_path: Path) -> None:
     async def check() -> None:
         model = Model()
-        active = most = 0
-
-        async def slow() -> Reply | None:
-            nonlocal active, most
-            active += 1
-            most = max(most, active)
-            await asyncio.sleep(0.001)
-            active -= 1
-            return None
-
-        model.fail = slow
+        model.fail = slow = Slow()
         async with workers(tmp_path, 3, model, QuotaConfig(queries=5)) as guards:
             found = await asyncio.gather(*(statuses(guards[i % 3], [POOL[i % len(POOL)]]) for i in range(12)))
             assert sorted(status for (status,) in found) == [200] * 5 + [403] * 7
-            assert (most, len(model.received)) == (1, 5)
+            assert (slow.most, len(model.received)) == (1, 5)
             assert sum(len(guard._keeper.table) for guard in guards) == 1
 
     asyncio.run(check())
@@ -168,7 +170,7 @@ def test_clients_of_a_dead_worker_get_503_until_it_is_back_with_its_counts(tmp_p
 
             model.fail = slow
             open_request = asyncio.create_task(statuses(guards[0], POOL[:1], distant))
-            while not guards[1]._running:
+            while not guards[1]._responder.running:
                 await asyncio.sleep(0)
             await links_of(guards[1]).close()
             assert await open_request == [503]

@@ -13,7 +13,7 @@ from mifsim.defense import FilterConfig
 from mifsim.run.simulate import simulate
 from mifsim.tables.records import read_table
 from tests.guard.guards import started, write_filter
-from tests.guard.test_traffic import AnyWire, logged, npy, png, sent, with_log
+from tests.guard.traffic_requests import AnyWire, logged, npy, png, sent, with_log
 from tests.small import SMALL, small_study
 
 FILTER = FilterConfig(t_ssim=0.3, t_hash=0.1, n_b=5, l_sp=6, ssim="uniform")

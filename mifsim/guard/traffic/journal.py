@@ -89,7 +89,7 @@ class Journal:
 
     @property
     def name(self) -> str:
-        """The name that its Parquet file gets, without a suffix."""
+        """Name of the Parquet file that the journal becomes, without a suffix."""
         return self.path.name.removeprefix(".").removesuffix(SUFFIX)
 
     def append(self, messages: Sequence[pa.Buffer], rows: int) -> None:

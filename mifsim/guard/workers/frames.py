@@ -60,11 +60,8 @@ def request_parts(client: bytes, request: Request, alone: bool, sent: float) -> 
 
     Parameters
     ----------
-    client : bytes
-        Hash of its identity.
-    request : Request
-    alone : bool
-        Whether only the verdict is asked for.
+    client, request, alone
+        See `mifsim.guard.shards.Peers.ask`.
     sent : float
         Time of the machine's monotonic clock.
     """

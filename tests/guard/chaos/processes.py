@@ -28,8 +28,8 @@ from mifsim.guard.message import Request
 from tests.chaos.processes import descendants
 from tests.guard.chaos.rounds import config_of
 from tests.guard.chaos.traffic import Client, most_answers, repeated, traffic
+from tests.guard.guard_processes import SECONDS, Running, guard, model_server, ready
 from tests.guard.guards import request_for, write_filter
-from tests.guard.test_serving import SECONDS, Running, guard, model_server, ready
 
 KILLS = 2
 RETRIED = (500, 502, 503, 504)

@@ -100,7 +100,7 @@ class World:
         with contextlib.suppress(asyncio.CancelledError):
             await trouble
         for process in self._processes:
-            await asyncio.gather(*process.guard._running, return_exceptions=True)
+            await asyncio.gather(*process.guard._responder.running, return_exceptions=True)
 
     async def _start(self) -> None:
         """Start a guard; the clock may have been set meanwhile, by hours, but not beyond the end of the period."""
