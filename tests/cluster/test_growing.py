@@ -21,7 +21,7 @@ from mifsim.server.ray import cluster as ray_cluster
 from mifsim.server.ray.placement import Node
 from mifsim.study.sections import Server
 from tests.chaos.processes import descendants, kill
-from tests.run.test_simulate import assert_same_rows
+from tests.run.comparing import assert_same_rows
 from tests.small import small_study
 
 CONFIG: dict[str, Any] = {

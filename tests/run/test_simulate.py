@@ -1,45 +1,31 @@
-"""Complete simulations in one process: the rows of the tables, interrupted runs, and invalid input."""
+"""Complete simulations in one process: the rows of the tables, and runs that are interrupted and resumed."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 
 from mifsim.defense import QueryFilter
 from mifsim.defense.quota import QuotaConfig
-from mifsim.errors import ClusterError, RunError, StudyError
+from mifsim.errors import ClusterError, RunError
 from mifsim.run import folder as run_folder
 from mifsim.run import sessions as run_sessions
 from mifsim.run import simulate as simulation
 from mifsim.run.folder import RunFolder
 from mifsim.run.leakage import decode
 from mifsim.server.backend import InProcess
-from mifsim.server.environment import Counters
 from mifsim.study import Study
 from mifsim.tables.records import SCHEMAS, read_table
 from tests.registering import add_entry
+from tests.run.comparing import TABLES, InterruptAfter, assert_same_rows, tables
 from tests.small import small_study
-
-TABLES = ("sessions", "queries", "snapshots", "leakage")
-
-
-def tables(run: Path) -> dict[str, pa.Table]:
-    return {name: read_table(run, name) for name in TABLES}
-
-
-def assert_same_rows(one: Path, other: Path) -> None:
-    expected, got = tables(one), tables(other)
-    for name in TABLES:
-        pd.testing.assert_frame_equal(got[name].to_pandas(), expected[name].to_pandas(), check_exact=True, obj=name)
 
 
 @pytest.fixture(scope="module")
@@ -142,27 +128,11 @@ def test_every_snapshot_has_a_leakage_score_for_the_same_session_and_query(in_pr
     assert scores["evaluator_confidence"].between(0, 1).all()
 
 
-class _InterruptAfter(InProcess):
-    """The in-process backend, interrupted after a number of batches."""
-
-    def __init__(self, batches: int) -> None:
-        self.remaining = batches
-
-    def run(self, job: object, model: object, shards: object, on_progress: Callable[[Counters], None]) -> None:
-        def stop(done: Counters) -> None:
-            self.remaining -= 1
-            if self.remaining == 0:
-                raise KeyboardInterrupt
-            on_progress(done)
-
-        super().run(job, model, shards, stop)
-
-
 def test_an_interrupted_run_has_complete_files_and_resumes_to_the_same_rows(
     in_process: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(run_sessions, "InProcess", lambda: _InterruptAfter(60))
+        patch.setattr(run_sessions, "InProcess", lambda: InterruptAfter(60))
         with pytest.raises(KeyboardInterrupt):
             simulation.simulate(small_study(), tmp_path / "run", backend="in-process")
     run = tmp_path / "run"
@@ -181,24 +151,6 @@ def test_resuming_a_complete_run_or_a_folder_without_a_run_is_refused(in_process
         simulation.resume_simulation(in_process, backend="in-process")
     with pytest.raises(RunError, match=r"no run\.json"):
         simulation.resume_simulation(tmp_path, backend="in-process")
-
-
-def test_a_client_that_raises_ends_only_its_own_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    add_entry(monkeypatch, "users", "crashing", "tests.odd_clients:Crashing")
-    add_entry(monkeypatch, "users", "odd-images", "tests.odd_clients:OddImages")
-    users = [
-        {"user": "crashing", "sessions": 2},
-        {"user": "odd-images", "sessions": 1},
-        {"user": "independent", "sessions": 2, "length": 4},
-    ]
-    run = simulation.simulate(small_study(users=users, attacks=[]), tmp_path / "run", backend="in-process")
-    sessions = read_table(run, "sessions").to_pandas()
-    crashed = sessions[sessions["client"] == "crashing"]
-    assert crashed["outcome"].eq("failed").all()
-    assert crashed["error"].eq("ZeroDivisionError: as it was told to").all()
-    assert crashed["queries"].eq(2).all()
-    assert sessions.loc[sessions["client"] == "independent", "outcome"].isin(["finished", "blocked"]).all()
-    assert RunFolder.open(run).facts["status"] == "complete"
 
 
 def test_detectors_of_any_kind_run_and_a_faulty_one_ends_only_its_own_sessions(
@@ -240,79 +192,6 @@ def test_detectors_of_any_kind_run_and_a_faulty_one_ends_only_its_own_sessions(
     long = sessions[(sessions["filter"] == "third") & (sessions["queries"] >= 4)]
     assert set(quota.loc[quota["outcome"] == "blocked", "client_id"]) >= set(long["client_id"])
     assert quota.loc[quota["outcome"] == "blocked", "queries_to_block"].eq(4).all()
-
-
-@pytest.mark.parametrize("scope", ["session", "client"])
-def test_the_scope_decides_whether_a_detector_outlives_a_session(scope: str, tmp_path: Path) -> None:
-    """The attacker leaves each session after two queries and has three identities; the quota is three queries."""
-    attack = {"attack": "nes", "space": "pca", "coordinates": 4, "labels": [0], "budget_queries": 30}
-    evasions = [{"rotate": {"every": 2, "clients": 3}}]
-    filters = [{"name": "quota", "kind": "quota", "queries": 3, "scope": scope}]
-    study = small_study(
-        attacks=[{**attack, "evasions": evasions}], users=[], filters=filters, leakage={"enabled": False}
-    )
-    run = simulation.simulate(study, tmp_path / "run", backend="in-process")
-    sessions = read_table(run, "sessions").to_pandas()
-    sessions = sessions.iloc[sessions["session_id"].str.split("#").str[1].fillna("1").astype(int).argsort()]
-    found = list(zip(sessions["client_number"], sessions["outcome"], sessions["queries"], strict=True))
-    if scope == "session":
-        assert found == [(1, "finished", 2)] * 14 + [(1, "exhausted", 2)]
-        return
-    # For each identity: a session that the attacker leaves, one blocked at the fourth query, one refused at once.
-    assert found == [
-        (number, outcome, queries)
-        for number in (1, 2, 3)
-        for outcome, queries in (("finished", 2), ("blocked", 2), ("blocked", 1))
-    ]
-
-
-def test_invalid_images_are_counted_and_refused_without_changing_the_detector(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    add_entry(monkeypatch, "users", "odd-images", "tests.odd_clients:OddImages")
-    users = [{"user": "odd-images", "sessions": 1}]
-    for transport in ("float32", "uint8", "jpeg-90"):
-        study = small_study(users=users, attacks=[], server={"transport": transport})
-        run = simulation.simulate(study, tmp_path / transport, backend="in-process")
-        rows = read_table(run, "queries").to_pandas()
-        third = rows[rows["session_id"] == "odd-images/0@third"]
-        # A valid image, eight invalid ones, then the valid one three times more: the fourth match blocks.
-        assert third["verdict"].tolist() == ["safe"] + ["invalid"] * 8 + ["safe", "safe", "unsafe"]
-        assert third["suspicious_count"].tolist() == [0] * 9 + [1, 3, 4]
-
-
-def test_invalid_input_leaves_no_partial_run(tmp_path: Path) -> None:
-    wrong_label = small_study(attacks=[{"attack": "mi-face", "labels": [10]}])
-    with pytest.raises(StudyError, match=r"labels: 10 is not a class.*0 to 9"):
-        simulation.simulate(wrong_label, tmp_path / "run", backend="in-process")
-    with pytest.raises(StudyError, match="filters: missing"):
-        simulation.simulate(small_study(filters=[]), tmp_path / "run", backend="in-process")
-    assert not (tmp_path / "run").exists()
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.tex").touch()
-    with pytest.raises(RunError, match="not empty"):
-        simulation.simulate(small_study(), tmp_path / "full", backend="in-process")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"filters": [{"none": True}, {"name": "q", "kind": "quota", "queries": 3, "view": {"size": 64}}]},
-            r"small: filters\.1: quota does not accept images of .*, of shape \(28, 28\): a view of 64 x 64 needs",
-        ),
-        (
-            {"filters": [{"none": True}], "tuning": {"view": {"size": [8, 64]}}},
-            r"small: tuning: ssim-hash does not accept images of .*, of shape \(28, 28\): a view of 8 x 64 needs",
-        ),
-    ],
-)
-def test_a_detector_that_does_not_accept_the_images_of_the_data_is_refused(
-    changes: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(StudyError, match=message):
-        simulation.simulate(small_study(**changes), tmp_path / "run", backend="in-process")
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_calibration_is_not_resumed_as_a_simulation(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from mifsim.study import Study
 from mifsim.tables.records import read_table
 from reports.tables import attack_table
 from tests.odd_detectors import FaultyConfig
-from tests.run.test_simulate import assert_same_rows
-from tests.server.test_client_session import image, run_client
+from tests.run.comparing import assert_same_rows
+from tests.server.client_sessions import image, run_client
 from tests.small import small_study
 
 SCOPES = pytest.mark.parametrize("scope", ["session", "client"])

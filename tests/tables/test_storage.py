@@ -33,7 +33,7 @@ from mifsim.tables.records import TableWriter, read_file, read_table
 from mifsim.tables.storage import RemotePath, folder, matching, remove
 from reports.compare import compare_runs
 from reports.page import render
-from tests.run.test_simulate import _InterruptAfter, assert_same_rows
+from tests.run.comparing import InterruptAfter, assert_same_rows
 from tests.small import small_study
 from tests.tuning.studies import FormulaBackend, digits, formula_victim, serial_search, tiny_study
 from tests.tuning.test_tune import LENIENT, trials_of
@@ -184,7 +184,7 @@ def test_an_interrupted_run_on_a_store_resumes_to_the_same_rows(
         small_study() if source == "small" else load(source, overrides)
     ))  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr(run_sessions, "InProcess", lambda: _InterruptAfter(60))
+        patch.setattr(run_sessions, "InProcess", lambda: InterruptAfter(60))
         with pytest.raises(SystemExit) as exit_:
             main(["simulate", "small", "--out", str(store), "--backend", "in-process"])
     assert exit_.value.code == 130

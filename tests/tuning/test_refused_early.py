@@ -8,6 +8,7 @@ from mifsim.study import Study
 from tests.tuning.studies import tiny_study
 from tuning import bench as comparison
 from tuning import tune as calibration
+from tuning.splits import check_reach
 
 PAIR = {"user": "independent", "sessions": 12, "length": 4}
 
@@ -84,3 +85,35 @@ def test_the_same_holds_for_the_detectors_and_the_unseen_users_of_a_comparison(t
 def test_more_decimals_than_float32_has():
     with pytest.raises(StudyError, match=r"server\.response = 'rounded-40'.*1 to 30"):
         tiny_study(server={"response": "rounded-40"})
+
+
+def test_limits_out_of_reach_are_refused_before_anything_is_written(tmp_path):
+    """0.95^59 is the first power below 5%: 59 sessions without a block certify 5%, 58 do not."""
+    for sessions, enough in ((146, True), (145, False)):  # the calibration split has clients 58 to 116, or 58 to 115
+        users = [{"user": "independent", "sessions": sessions}]
+        study = tiny_study(tuning={"false_positive_limit": 0.05, "confidence": 0.95}, users=users)
+        if enough:
+            check_reach(study)
+            continue
+        message = r"users\.0\.sessions = 145: 58 of them are in .* needs 59, .* accepted: 146 sessions of 'independent'"
+        with pytest.raises(StudyError, match=message):
+            calibration.tune(study, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"users": []}, r"users: missing; add at least one \[\[users\]\] table"),
+        ({"attacks": []}, r"attacks: missing; add at least one \[\[attacks\]\] table"),
+        ({"tuning": {"leakage": True}}, "tuning.leakage = true: requires leakage.enabled = true"),
+        (
+            {"filters": [{"name": "calibrated", "none": True}]},
+            "the name 'calibrated' is reserved for the chosen configuration",
+        ),
+    ],
+)
+def test_studies_that_cannot_be_calibrated_are_refused_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(StudyError, match=message):
+        calibration.tune(tiny_study(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

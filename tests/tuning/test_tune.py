@@ -17,7 +17,7 @@ from scipy.stats import binom
 from mifsim.cli import main
 from mifsim.defense import DetectorConfig, FilterConfig, load_config
 from mifsim.defense.kinds import read_cells
-from mifsim.errors import RunError, StudyError
+from mifsim.errors import RunError
 from mifsim.run.simulate import resume_simulation
 from mifsim.study import Study
 from mifsim.tables.records import SCHEMAS
@@ -26,7 +26,6 @@ from tuning import tune as calibration
 from tuning.confirm import compare, predicted
 from tuning.params import param_schema
 from tuning.replay import replay
-from tuning.splits import check_reach
 
 SPACE = {"n_b": {"max": 10}, "l_sp": {"min": 2, "max": 8}, "t_ssim": {"max": 0.9}, "t_hash": {"min": 0.003},
          "ssim": ["global", "uniform"]}  # fmt: skip
@@ -205,20 +204,6 @@ def test_no_configuration_is_chosen_when_none_is_certified(
     assert reason in output
 
 
-def test_limits_out_of_reach_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    """0.95^59 is the first power below 5%: 59 sessions without a block certify 5%, 58 do not."""
-    for sessions, enough in ((146, True), (145, False)):  # the calibration split has clients 58 to 116, or 58 to 115
-        users = [{"user": "independent", "sessions": sessions}]
-        study = tiny_study(tuning={"false_positive_limit": 0.05, "confidence": 0.95}, users=users)
-        if enough:
-            check_reach(study)
-            continue
-        message = r"users\.0\.sessions = 145: 58 of them are in .* needs 59, .* accepted: 146 sessions of 'independent'"
-        with pytest.raises(StudyError, match=message):
-            calibration.tune(study, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_calibration_that_fails_on_a_full_disk_is_resumed(
     use_backends: UseBackends,
     finished_run: Path,
@@ -297,26 +282,6 @@ def test_the_error_names_at_most_ten_differing_sessions(finished_run: Path) -> N
     lines = str(error.value).splitlines()
     assert len(lines) == 12
     assert lines[-1].strip() == f"and {live + 3 - 10} more"
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"users": []}, r"users: missing; add at least one \[\[users\]\] table"),
-        ({"attacks": []}, r"attacks: missing; add at least one \[\[attacks\]\] table"),
-        ({"tuning": {"leakage": True}}, "tuning.leakage = true: requires leakage.enabled = true"),
-        (
-            {"filters": [{"name": "calibrated", "none": True}]},
-            "the name 'calibrated' is reserved for the chosen configuration",
-        ),
-    ],
-)
-def test_studies_that_cannot_be_calibrated_are_refused_before_anything_is_written(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(StudyError, match=message):
-        calibration.tune(tiny_study(**changes), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_simulation_is_not_resumed_as_a_calibration(tmp_path: Path) -> None:
