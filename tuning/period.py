@@ -47,7 +47,7 @@ class PeriodSession:
 
     @property
     def cut(self) -> bool:
-        """Whether its end is not known, so that it counts as blocked under every configuration."""
+        """Whether the session's end is not known, so that it counts as blocked under every configuration."""
         return self.blocked or self.truncated
 
 

@@ -88,7 +88,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _level_too_many(folders: list[Path]) -> str | None:
-    """Return a message if the sub-folders hold folders of images, as above ``train`` and ``test``; otherwise None."""
+    """Return a message if all sub-folders hold folders of images, such as ``train`` and ``test``; otherwise None."""
     deeper = []
     for path in folders:
         inner, files = _entries(path)

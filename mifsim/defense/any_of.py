@@ -106,7 +106,7 @@ class AnyOfConfig(DetectorConfig):
         )
 
     def forgets_safely(self, queries: int) -> bool:
-        """Return whether it is true of all members."""
+        """Return whether all members forget safely; see `DetectorConfig.forgets_safely`."""
         return all(member.forgets_safely(queries) for member in self.of)
 
     def uses_answers(self) -> bool:

@@ -104,7 +104,7 @@ class OsdConfig(DetectorConfig):
 
 
 class OsdDetector(CountingDetector):
-    """Detector of both kinds; it counts flagged queries.
+    """Detector of the kinds ``osd-l2`` and ``osd-pca``; it counts flagged queries.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ class OsdDetector(CountingDetector):
 
 
 class OsdRecorder(PixelRecorder):
-    """Recorder of both kinds: mean distances to the nearest earlier queries.
+    """Recorder of the kinds ``osd-l2`` and ``osd-pca``: mean distances to the nearest earlier queries.
 
     Parameters
     ----------

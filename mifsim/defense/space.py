@@ -108,7 +108,7 @@ class SearchSpace:
 
     @property
     def config_params(self) -> Mapping[str, Param]:
-        """Parameters of its configurations: those of the search, or those of the kind if the space is `derived`."""
+        """Parameters of the configurations in the space: those of the search; those of the kind if `derived`."""
         if not self.derived:
             return self.params
         every = self.config_class.params
@@ -116,7 +116,7 @@ class SearchSpace:
 
     @property
     def config_choices(self) -> Mapping[str, Choice]:
-        """Choices of its configurations."""
+        """Choices of the configurations in the space."""
         return {name: self.config_class.choices[name] for name in self.choices}
 
     @property
@@ -137,7 +137,7 @@ class SearchSpace:
 
     @property
     def replayable(self) -> bool:
-        """Whether its configurations can be replayed."""
+        """Whether the configurations in the space can be replayed."""
         return self.corners()[0].replayable()
 
     @property

@@ -69,7 +69,7 @@ class Population(Section):
 
     @property
     def closed_loop(self) -> bool:
-        """Whether its clients react to a refusal, so that recordings of them cannot be replayed."""
+        """Whether the clients react to a refusal, so that recordings of them cannot be replayed."""
         return self.client.closed_loop
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:

@@ -132,7 +132,7 @@ class Filter(Section):
 
     @property
     def undefended(self) -> bool:
-        """Whether its kind is ``none``."""
+        """Whether the detector's kind is ``none``."""
         return self.config.kind == "none"
 
     @model_validator(mode="before")

@@ -65,7 +65,7 @@ class DetectorConformance(DurableConformance):
         assert definition_problem(config.kind, type(config)) == ""
 
     def test_a_configuration_survives_writing_and_reading(self, config: DetectorConfig, tmp_path: Path) -> None:
-        """It is equal after a round trip through a table, the cells of a Parquet row, and a file."""
+        """A configuration is equal after a round trip through a table, the cells of a Parquet row, and a file."""
         assert read_config(config.to_dict()) == config
         assert read_config(json.loads(json.dumps(config.to_dict()))) == config
         assert read_cells(**{k: config.to_cells()[k] for k in ("kind", "config")}) == config

@@ -69,7 +69,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """Name of its population: the noise, and every value that is not the default."""
+        """Name of the variant's population: the noise, and every value that is not the default."""
         default = Variant(self.noise)
         values = [self.noise_on, f"step {self.step:g}", self.process, self.transport]
         defaults = [default.noise_on, f"step {default.step:g}", default.process, default.transport]

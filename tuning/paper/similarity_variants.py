@@ -91,7 +91,7 @@ class MultiVariantRecorder:
         return Verdict.SAFE
 
     def observe(self, answer: ModelAnswer) -> None:
-        """Ignore it."""
+        """Ignore the model's answer."""
 
     def state_dict(self) -> dict[str, Any]:
         """Raise: a recorder stays where its session is."""
