@@ -28,6 +28,9 @@ examples:
   mifsim tune calibrate-digits                find, certify and confirm a configuration
   mifsim simulate digits                      run the sessions of a study on this machine
   mifsim simulate mine.toml --set server.transport=uint8
+  mifsim matrix matrix-digits --filter runs/mine/filter.toml
+                                              test it against every attack with every evasion
+  mifsim bench bench-digits                   compare several detectors with the same guarantee
   mifsim submit mine.toml                     run a study as a job on a Ray cluster
   mifsim report runs/mine                     rebuild a run's page from its files
   mifsim compare runs/mine runs/other         compare runs

@@ -12,7 +12,7 @@ from mifsim.errors import UserError
 
 
 def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add both subcommands."""
+    """Add the subcommands `report` and `compare`."""
     parser = commands.add_parser(
         "report",
         help="rebuild a run's page from its files",

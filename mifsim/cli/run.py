@@ -44,7 +44,7 @@ def add_run(commands: Commands[argparse.ArgumentParser]) -> None:
         "  mifsim tune calibrate-digits\n"
         "  mifsim tune mine.toml --out runs/mine --set tuning.trials=1000 --set tuning.sampler=nsga2\n"
         "  mifsim tune mine.toml --set tuning.false_positive_limit=0.02\n"
-        "  mifsim tune mine.toml --leave-out          # also measure what uncalibrated workloads suffer\n"
+        "  mifsim tune mine.toml --leave-out          # also calibrate without each workload in turn\n"
         "  mifsim tune mine.toml --plugin quota.py --set tuning.kind=example-quota\n"
         "  mifsim tune --resume runs/mine\n"
         "\n"
