@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from mifsim.data.logs import LogSessions, arrange
 from mifsim.data.logs.copies import RETRY_SECONDS
+from mifsim.data.logs.ordering import FAR_YEARS
 from mifsim.data.logs.policy import duration_text
 from mifsim.data.logs.sessions import SUGGESTED_GAP
 from mifsim.data.preprocessing import Preprocessing, loss_messages
@@ -51,6 +53,7 @@ def facts_of(log: LogSessions, preprocessing: Preprocessing | None) -> dict[str,
         "possible_retries": int(index.retry.sum()) if index.retry.size else None,
         "tied_rows": index.tied,
         "rows_out_of_order": index.descents,
+        "rows_years_away": index.far,
         "overlapping_sessions": log.overlapping,
         "undone_queries": index.unanswered,
     }
@@ -108,15 +111,19 @@ def _count(number: int, thing: str) -> str:
 
 
 def _similar_clients(log: LogSessions) -> Iterator[str]:
-    """Yield a sentence if ids of clients differ by case or white space alone, as two programs may write them."""
+    """Yield a sentence if ids of clients differ only in how two programs may write them: case, space, Unicode form."""
     clients = log.log.index.clients
-    similar = len(clients) - len({" ".join(client.split()).casefold() for client in clients})
+    similar = len(clients) - len({_written_alike(client) for client in clients})
     if similar:
         yield (
             f"{_count(similar, 'client')} of {len(clients):,} have an id that differs from another one only by upper "
-            "and lower case or by white space, so that their queries are in sessions of their own; make the ids equal "
-            "if they are the same client"
+            "and lower case, by white space or by the Unicode form of its letters, so that their queries are in "
+            "sessions of their own; make the ids equal if they are the same client"
         )
+
+
+def _written_alike(client: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", client).casefold().split())
 
 
 def _traffic(log: LogSessions) -> Iterator[str]:
@@ -174,6 +181,12 @@ def _order(log: LogSessions, facts: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"the order of {facts['tied_rows']:,} rows is not known, because {because}; they are sent in the order in "
             "which they are stored"
+        )
+    if facts["rows_years_away"]:
+        yield (
+            f"{facts['rows_years_away']:,} of {facts['rows']:,} rows have times that are more than {FAR_YEARS} years "
+            f"away from those of most rows, such as {log.log.index.first_far}; their place among the queries of their "
+            "clients follows from these times: correct them if a clock was not set"
         )
     if facts["overlapping_sessions"]:
         yield (

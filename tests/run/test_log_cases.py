@@ -237,7 +237,7 @@ def test_floats_of_a_transport_are_replayed_to_the_bit(tmp_path: Path) -> None:
     assert [pool.image(number).tobytes() for number in range(5)] == [one.tobytes() for one in images]
 
 
-@pytest.mark.parametrize("other", [str.upper, "  {} ".format])
+@pytest.mark.parametrize("other", [str.upper, "  {} ".format, lambda name: name.replace("c", "\uff43")])
 def test_ids_that_differ_by_case_or_white_space_are_different_clients_and_told(
     other: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -247,7 +247,9 @@ def test_ids_that_differ_by_case_or_white_space_are_different_clients_and_told(
     table.to_parquet(path, index=False)
     with caplog.at_level(logging.WARNING):
         simulated(study_of(path), tmp_path / "run")
-    assert "6 clients of 12 have an id that differs from another one only by upper and lower case or by" in caplog.text
+    assert (
+        "6 clients of 12 have an id that differs from another one only by upper and lower case, by" in caplog.text
+    )
     caplog.clear()
     traffic().to_parquet(path, index=False)
     simulated(study_of(path), tmp_path / "run 2")

@@ -53,6 +53,10 @@ class LogIndex:
         Whether the times tell only the day.
     tied, descents : int
         See `mifsim.data.logs.copies.Repeats`.
+    far : int
+        Number of rows whose times are years away from those of most rows.
+    first_far : str or None
+        The first of these times, as text.
     floats : bool
         Whether an image is an array of floats.
     first_bad : str or None
@@ -87,6 +91,8 @@ class LogIndex:
     days_only: bool
     tied: int
     descents: int
+    far: int
+    first_far: str | None
     floats: bool
     first_bad: str | None
     problems: dict[str, int] = field(repr=False)
@@ -239,6 +245,8 @@ def build_index(path: Path, form: LogFormat, bad: BadRowWriter) -> LogIndex:
         days_only=times.days_only,
         tied=repeats.tied,
         descents=repeats.descents,
+        far=times.far,
+        first_far=times.first_far,
         floats=floats,
         first_bad=None if bad.first is None else str(bad.first),
         problems=dict(bad.kinds.most_common()),

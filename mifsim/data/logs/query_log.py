@@ -34,7 +34,7 @@ from mifsim.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3  # version of the index in the cache folder; part of its name
+FORMAT = 4  # version of the index in the cache folder; part of its name
 
 
 @dataclass(frozen=True, eq=False)

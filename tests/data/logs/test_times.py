@@ -18,6 +18,7 @@ from mifsim.data.logs import LogFormat, QueryLog, SessionPolicy, arrange, open_l
 from mifsim.data.logs.rows import TimeKind
 from mifsim.data.logs.times import Problem, Time, parse
 from mifsim.errors import DataError
+from mifsim.run.log_notes import facts_of
 from tests.data.logs.small_logs import picture, png, streams
 
 UTC = dt.UTC
@@ -183,6 +184,16 @@ class TestWithoutACommonOrder:
         with pytest.raises(DataError, match="time_unit = 's', but the times seem to count milliseconds since 1970"):
             open_log(path, LogFormat(time_unit="s"))
 
+    @pytest.mark.parametrize(("odd", "problem"), [(0, "are no time since 1970"), (1_790_000_000_000, "milliseconds")])
+    def test_a_stated_unit_does_not_hide_times_that_do_not_fit_it(self, odd: int, problem: str, tmp_path: Path) -> None:
+        times = [1_790_000_000 + number for number in range(200)]
+        times[7] = odd
+        log = open_log(write(tmp_path / "log.parquet", times), LogFormat(time_unit="s"))
+        assert [row.row for row in log.bad] == [7]
+        assert problem in log.bad[0].problem
+        with pytest.raises(DataError, match=f"the times of 1 of 10 rows .*{problem}.*"):
+            open_log(write(tmp_path / "short.parquet", times[:10]), LogFormat(time_unit="s"))
+
     def test_times_out_of_range_are_bad_rows(self, tmp_path: Path) -> None:
         times = pa.array([2**62, 1_790_000_000, -(2**62)]).cast(pa.timestamp("us"))
         log = open_log(write(tmp_path / "log.parquet", times, times.type))
@@ -191,3 +202,47 @@ class TestWithoutACommonOrder:
         ]
         infinite = open_log(write(tmp_path / "real.parquet", [1.0, float("inf"), float("nan")]))
         assert [row.problem for row in infinite.bad] == ["the time is infinite", "no time"]
+
+
+class TestTimesYearsAway:
+    """Clocks that were not set, and the zeros of clocks that stand for a missing time."""
+
+    @pytest.mark.parametrize("unset", [dt.datetime(1970, 1, 1), dt.datetime(1900, 1, 1), dt.datetime(1899, 12, 30)])
+    def test_the_zero_of_a_clock_is_no_time(self, unset: dt.datetime, tmp_path: Path) -> None:
+        times = [START + dt.timedelta(seconds=number) for number in range(200)]
+        times[150] = unset
+        log = open_log(write(tmp_path / "log.parquet", times, pa.timestamp("us")))
+        assert [row.row for row in log.bad] == [150]
+        assert log.bad[0].problem == (
+            f"the time {unset.isoformat()}: stand for a missing time, and those of others are years later"
+        )
+        assert log.index.far == 0
+        text = [time.isoformat() + "Z" for time in times[145:155]]
+        with pytest.raises(
+            DataError,
+            match=rf"the times of 1 of 10 rows stand for a missing time, .*such as {unset.isoformat()}Z and 2026-10-01T"
+            r".*the order of the rows is not known; set the missing times",
+        ):
+            open_log(write(tmp_path / "text.parquet", text))
+
+    def test_a_log_that_counts_from_1970_is_accepted(self, tmp_path: Path) -> None:
+        times = [dt.datetime(1970, 1, 1) + dt.timedelta(seconds=number) for number in MINUTES]
+        log = open_log(write(tmp_path / "log.parquet", times, pa.timestamp("us")))
+        assert (order(log), log.index.bad, log.index.far) == (IN_ORDER, 0, 0)
+
+    def test_times_years_from_most_others_are_counted_and_told(self, tmp_path: Path) -> None:
+        times = [START + dt.timedelta(minutes=number) for number in range(10)]
+        times[3], times[6] = dt.datetime(2003, 1, 1, 0, 5), dt.datetime(2036, 1, 1)
+        log = open_log(write(tmp_path / "log.parquet", times, pa.timestamp("us")))
+        assert (log.index.bad, log.index.far, log.index.first_far) == (0, 2, "2003-01-01T00:05:00")
+        facts = facts_of(arrange(log, SessionPolicy()), None)
+        assert facts["rows_years_away"] == 2
+        (note,) = [note for note in facts["notes"] if "years away" in note]
+        assert note.startswith("2 of 10 rows have times that are more than 2 years away from those of most rows")
+        assert "such as 2003-01-01T00:05:00;" in note
+
+    def test_a_log_of_many_years_is_no_reason_to_report(self, tmp_path: Path) -> None:
+        times = [dt.datetime(2012 + year, 1, 1) for year in range(15)]
+        log = open_log(write(tmp_path / "log.parquet", times, pa.timestamp("us")))
+        assert log.index.far == 0
+        assert not any("years away" in note for note in facts_of(arrange(log, SessionPolicy()), None)["notes"])
