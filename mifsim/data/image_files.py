@@ -7,7 +7,9 @@ Pillow.
 
 from __future__ import annotations
 
+import contextlib
 import struct
+import threading
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,10 +25,14 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pgm")
 MAX_PIXELS = 64 * 2**20
 """Maximum number of pixels of an image: a file of a few kilobytes can state a size that takes gigabytes to decode."""
 
+LARGE_PIXELS = 8 * 2**20
+"""Images of more pixels are decoded one at a time in a process, because the largest ones take about a gigabyte."""
+
 MAX_FILE_BYTES = 256 * 2**20
 """Maximum size of one image file, in bytes."""
 
 _BLEND_PIXELS = 2**20
+_one_large = threading.Lock()
 
 Colour = Literal["grey", "rgb"]
 Pixels = npt.NDArray[np.uint8]
@@ -72,11 +78,17 @@ def decode_noting_transparency(data: bytes, colour: Colour, background: tuple[in
     ValueError
         If the data is damaged, is not an image, or states more than `MAX_PIXELS`.
     """
+    header = read_header(data)
+    count = header.rows * header.columns
+    if count > MAX_PIXELS:
+        raise ValueError(f"{header.columns} x {header.rows} pixels; accepted: at most {MAX_PIXELS:,} pixels")
+    with _one_large if count > LARGE_PIXELS else contextlib.nullcontext():
+        return _decoded(data, header, colour, background)
+
+
+def _decoded(data: bytes, header: Header, colour: Colour, background: tuple[int, int, int] | None) -> Decoded:
     import cv2
 
-    header = read_header(data)
-    if header.rows * header.columns > MAX_PIXELS:
-        raise ValueError(f"{header.columns} x {header.rows} pixels; accepted: at most {MAX_PIXELS:,} pixels")
     if data[:2] in (b"P2", b"P5"):
         grey = _read_pgm(data, header)
         return Decoded(grey if colour == "grey" else np.repeat(grey[..., None], 3, axis=2), False)

@@ -16,6 +16,9 @@ PGM_HEADER = re.compile(rb"P([25])(?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d
 _ORIENTATION = 0x0112
 """The EXIF tag of the orientation."""
 
+_WHOLE_NUMBERS = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I"}
+"""Types of EXIF values that Pillow reads as a whole number, with their struct formats; the standard has type 3."""
+
 PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 """Number of channels by the colour type of a PNG file."""
 
@@ -209,7 +212,10 @@ def exif_orientation(block: bytes) -> int:
         return 1
     (entries,) = struct.unpack_from(order + "H", block, start)
     for at in range(start + 2, min(start + 2 + 12 * entries, len(block) - 11), 12):
-        tag, kind, count, value = struct.unpack_from(order + "HHIH", block, at)
+        tag, kind, count = struct.unpack_from(order + "HHI", block, at)
         if tag == _ORIENTATION:
-            return value if (kind, count) == (3, 1) and 1 <= value <= 8 else 1
+            if count != 1 or kind not in _WHOLE_NUMBERS:
+                return 1
+            (value,) = struct.unpack_from(order + _WHOLE_NUMBERS[kind], block, at + 8)
+            return value if 1 <= value <= 8 else 1
     return 1

@@ -3,7 +3,9 @@
 import gzip
 import io
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -12,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from mifsim.data import image_files
 from mifsim.data.image_files import decode, read_image
-from mifsim.data.image_headers import read_header
+from mifsim.data.image_headers import exif_orientation, read_header
 from mifsim.data.preprocessing import fit
 from mifsim.errors import DataError
 
@@ -143,3 +146,42 @@ def test_fit_crops_around_the_centre_and_averages():
     wide[:, 2:4] = [[10, 20], [30, 40]]
     wide[:, :2] = wide[:, 4:] = 255
     assert fit(wide, 1, 1).tolist() == [[25]]
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch):
+    """The largest take a gigabyte while they are decoded, and readers have a thread for each CPU."""
+    running, most = [], []
+
+    def observed(data, mode):
+        running.append(mode)
+        time.sleep(0.005)  # long enough for the other threads to come here
+        most.append(len(running))
+        running.pop()
+        return original(data, mode)
+
+    original = image_files._decode
+    monkeypatch.setattr(image_files, "_decode", observed)
+    files = [encode(".png")] * 6
+    for limit in (COLOR[..., 0].size, COLOR[..., 0].size - 1):
+        monkeypatch.setattr(image_files, "LARGE_PIXELS", limit)
+        with ThreadPoolExecutor(3) as pool:
+            decoded = list(pool.map(lambda data: decode(data, "rgb"), files))
+        for pixels in decoded:
+            np.testing.assert_array_equal(pixels, COLOR)
+    assert max(most[:6]) > 1  # up to the limit, all threads decode
+    assert max(most[6:]) == 1
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", range(1, 14))
+def test_the_orientation_is_read_in_each_type_in_which_pillow_reads_it(order, kind):
+    """The standard has a short number; some writers store a long one."""
+    field = struct.pack(order + {1: "B", 2: "c", 3: "H", 6: "b", 8: "h"}.get(kind, "I"),
+                        b"6" if kind == 2 else 6)  # fmt: skip
+    entry = struct.pack(order + "HHI", 0x0112, kind, 1) + field.ljust(4, b"\0")
+    block = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, 1) + entry + bytes(4)
+    exif = Image.Exif()
+    exif.load(b"Exif\0\0" + block)
+    expected = exif.get(0x0112, 1)
+    assert exif_orientation(block) == (expected if isinstance(expected, int) and 1 <= expected <= 8 else 1)
+    assert exif_orientation(block) == (6 if kind in (3, 4, 6, 8, 9, 13) else 1)
