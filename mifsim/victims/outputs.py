@@ -21,6 +21,9 @@ MOST_TOLERANCE = 0.1
 """Upper bound of the tolerance, however coarse the outputs are."""
 HALF_ERROR, BFLOAT_ERROR = 2.0**-11, 2.0**-8
 """Relative rounding errors of float16 and bfloat16."""
+EQUAL_SUMS = 0.05
+"""Relative spread of the sums of outputs up to which they are confidences multiplied by a number: percentages, rounded
+to whole numbers, of ten classes add up to 95 to 105."""
 STEPS = (*(10.0**decimals for decimals in range(2, 7)), 255.0, 256.0)
 """Outputs may be multiples of 1 / a step: a service rounds them to decimals, or a quantised model has 8 bits."""
 
@@ -116,6 +119,12 @@ def wrong_output(values: Float32s, output: Output, activation: str | None = None
     sums = values.sum(axis=1)
     shown = f"values from {values.min():.3g} to {values.max():.3g}, sums from {sums.min():.4g} to {sums.max():.4g}"
     named = f" and its last activation is {activation}" if activation else ""
+    if found == "logits" and (total := _sum_of_multiples(values)) is not None:
+        return (
+            f"its outputs add up to about {total:.4g} for every image ({shown}){named}: these are multiples of "
+            "confidences, such as percentages or 8 bits, not logits (accepted: confidences that add up to 1; divide "
+            "them in the model or the service)"
+        )
     if output == "softmax":
         if found == "logits":
             return (
@@ -143,6 +152,14 @@ def wrong_output(values: Float32s, output: Output, activation: str | None = None
             "victim.output = 'sigmoid'"
         )
     return None
+
+
+def _sum_of_multiples(values: Float32s) -> float | None:
+    """Return to what the outputs add up if they are multiples of confidences; None if they are not."""
+    sums = values.astype(np.float64).sum(axis=1)
+    mean = float(sums.mean())
+    multiples = values.shape[1] > 1 and values.min() >= 0 and mean > 1 + MOST_TOLERANCE
+    return mean if multiples and np.ptp(sums) <= 2 * EQUAL_SUMS * mean and np.ptp(values) > 0 else None
 
 
 def _spread(values: Float32s) -> bool:

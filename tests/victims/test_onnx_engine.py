@@ -11,6 +11,7 @@ from onnx import TensorProto, numpy_helper
 from mifsim.errors import VictimError
 from mifsim.testing.engines import EngineConformance
 from mifsim.victims import ModelSource, VictimConfig, prepare_victim
+from mifsim.victims.engines.onnx import execution_providers
 from tests.victims.onnx_models import linear, linear_weights, node, save_graph
 
 GREY, COLOUR, CLASSES = (12, 14), (16, 16, 3), 3
@@ -233,3 +234,65 @@ def test_without_onnx_runtime_the_message_says_what_to_install(tmp_path, monkeyp
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(VictimError, match=r"pip install 'mifsim\[onnx\]'"):
         engine_of(path, GREY)
+
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    ("available", "visible", "expected"),
+    [
+        ([CPU], None, [CPU]),
+        ([CUDA, CPU], None, [CUDA, CPU]),
+        ([CUDA, CPU], "0", [CUDA, CPU]),
+        ([CUDA, CPU], "-1", [CPU]),
+        ([CUDA, CPU], "", [CPU]),  # Ray sets this in a process that it gives no GPU
+        (["TensorrtExecutionProvider", CUDA, CPU], "1,2", [CUDA, CPU]),  # TensorRT rounds differently in each build
+        (["CoreMLExecutionProvider", CPU], None, [CPU]),
+    ],
+)
+def test_the_cuda_provider_comes_first_where_the_process_may_use_a_gpu(monkeypatch, available, visible, expected):
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = execution_providers(available)
+    assert [name for name, _ in found] == expected
+    options = dict(found)
+    assert options[CPU] == {}
+    if CUDA in expected:  # no algorithm that is chosen by timing, and no TF32: two processes give the same answers
+        assert options[CUDA] == {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
+
+
+def test_the_engine_gives_these_providers_to_onnx_runtime_and_states_the_one_in_use(tmp_path, monkeypatch):
+    import onnxruntime
+
+    given = []
+    session = onnxruntime.InferenceSession
+
+    def observed(content, options, providers):
+        given.append(providers)
+        return session(content, options, providers=[CPU])
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", observed)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    engine = engine_of(linear(tmp_path / "m.onnx", ("n", *GREY), CLASSES, 168), GREY)
+    assert given == [execution_providers([CUDA, CPU])]
+    assert engine.facts()["provider"] == CPU  # what the session has, where the machine has no GPU
+
+
+def test_an_output_that_is_no_tensor_is_named_with_its_type(tmp_path):
+    """Exporters of scikit-learn models return the probabilities as a list of dicts, beside the labels."""
+    path = linear(tmp_path / "m.onnx", ("n", *GREY), CLASSES, 168)
+    model = onnx.load(path)
+    model.graph.node.append(node("SplitToSequence", "classes", "pieces", axis=0))
+    model.graph.output.append(onnx.helper.make_tensor_sequence_value_info("pieces", TensorProto.FLOAT, None))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(VictimError, match=r"has 2 outputs, 'classes', 'pieces'; name the one"):
+        engine_of(path, GREY)
+    with pytest.raises(
+        VictimError, match=r"its output 'pieces' is seq\(tensor\(float\)\) \(accepted: a tensor; .*zipmap"
+    ):
+        engine_of(path, GREY, output_name="pieces")
+    assert engine_of(path, GREY, output_name="classes").classes == CLASSES

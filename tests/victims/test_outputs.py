@@ -98,3 +98,20 @@ def test_logarithms_of_confidences_are_logits():
     assert wrong_output(values, "logits") is None
     np.testing.assert_allclose(confidences(values, "logits"), np.exp(values), rtol=1e-5)
     assert "set victim.output = 'logits'" in wrong_output(values, "softmax")
+
+
+@pytest.mark.parametrize("output", ["softmax", "logits", "sigmoid"])
+@pytest.mark.parametrize(("factor", "rounded"), [(100, False), (100, True), (255, True), (2, False)])
+def test_percentages_and_confidences_of_8_bits_are_not_taken_for_logits(factor, rounded, output):
+    """A softmax of them would give almost 1 to the first class, whatever the model's confidence."""
+    values = softmax(logits()) * np.float32(factor)
+    message = wrong_output(np.rint(values) if rounded else values, output)
+    assert f"add up to about {factor}" in message or rounded
+    assert "divide them" in message
+    assert "victim.output" not in message
+
+
+def test_logits_that_are_not_negative_are_logits():
+    """The logits of a model that ends with ReLU have sums that differ from image to image."""
+    assert wrong_output(np.maximum(logits(), 0), "logits") is None
+    assert wrong_output(logits() ** 2, "logits") is None

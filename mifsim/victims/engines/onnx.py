@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,8 @@ class OnnxEngine(BlackBoxEngine):
             # Without a folder, a file in the working folder could become a part of the model.
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
             try:
-                self._session = runtime.InferenceSession(content, options, providers=_providers(runtime))
+                providers = execution_providers(runtime.get_available_providers())
+                self._session = runtime.InferenceSession(content, options, providers=providers)
             except Exception as error:  # ONNX Runtime raises a class of its own for each status
                 raise VictimError(f"{self.where}: ONNX Runtime cannot load it: {_reason(error)}") from None
         self._input = self._only_input()
@@ -119,7 +121,14 @@ class OnnxEngine(BlackBoxEngine):
         return inputs[0]
 
     def _output_called(self, name: str | None) -> str:
-        return named_output(self.where, name, [str(item.name) for item in self._session.get_outputs()])
+        outputs = {str(item.name): str(item.type) for item in self._session.get_outputs()}
+        chosen = named_output(self.where, name, list(outputs))
+        if not outputs[chosen].startswith("tensor("):  # exporters of scikit-learn models return a list of dicts
+            raise VictimError(
+                f"{self.where}: its output {chosen!r} is {outputs[chosen]} (accepted: a tensor; skl2onnx returns one "
+                "with options={'zipmap': False})"
+            )
+        return chosen
 
     def _outputs(self, rows: Float32s) -> npt.NDArray[np.generic]:
         images = arranged(rows, self._layout).astype(self._dtype, copy=False)
@@ -140,10 +149,24 @@ class OnnxEngine(BlackBoxEngine):
         return answers[: len(images)]
 
 
-def _providers(runtime: Any) -> list[Any]:
-    """Return the execution providers to try, in this order; CUDA only where the process may use a GPU."""
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" in runtime.get_available_providers() and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+def execution_providers(available: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+    """Return the execution providers to try, in this order, with their options.
+
+    CUDA comes first where the process may use a GPU: an empty ``CUDA_VISIBLE_DEVICES``, as Ray sets it, or ``-1`` says
+    that it may not. On a machine without a GPU, ONNX Runtime goes on to the CPU.
+
+    Parameters
+    ----------
+    available : sequence of str
+        The providers of the installed package.
+
+    Examples
+    --------
+    >>> execution_providers(["CPUExecutionProvider"])
+    [('CPUExecutionProvider', {})]
+    """
+    providers: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
+    if "CUDAExecutionProvider" in available and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
         # The default algorithm and no TF32: the same image then gets the same answer in every process.
         providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}))
     return providers
