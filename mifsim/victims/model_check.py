@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 import logging
+import time
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from mifsim.networks import FixedBatch, Model, input_shape
 from mifsim.victims.accuracy import Accuracy, Labels, chosen_images
 from mifsim.victims.advice import LARGE_PIXELS, better_readings, for_layer, keys_text, range_text
 from mifsim.victims.config import VictimConfig
-from mifsim.victims.engines.base import Engine
+from mifsim.victims.engines.base import Engine, NotFinite
 from mifsim.victims.outputs import Output, wrong_output
 from mifsim.victims.reading import PIXEL_SCALE, Float32s, Reading
 
@@ -39,6 +41,8 @@ BATCH_SIZE = 64
 """Batch size of the engine that is checked."""
 PROBES = 32
 """Number of the users' images by which a model is asked twice."""
+LEAST_MEASURED = 0.1
+"""Seconds from which the time of the answers is recorded: a model that takes less does not determine a run's time."""
 PIECE = 256
 """Number of images in memory at a time."""
 
@@ -75,6 +79,10 @@ def _order(labels: tuple[str, ...] | None, data: DataSet) -> tuple[int, ...]:
     if labels is None:
         return ()
     classes = data.class_names
+    composed = [unicodedata.normalize("NFC", name) for name in classes]
+    if len(set(composed)) == len(classes):  # file systems may store an accented letter as two characters
+        classes = tuple(composed)
+        labels = tuple(unicodedata.normalize("NFC", name) for name in labels)
     if missing := [name for name in classes if name not in labels]:
         extra = [name for name in labels if name not in classes]
         near = {name: difflib.get_close_matches(name, missing, 1, 0.6) for name in extra}
@@ -132,10 +140,13 @@ def check_model(engine: Engine, data: DataSet, origin: str, output: Output = "so
     raw = [values for images in (asked, noise) if (values := engine.raw_outputs(images)) is not None]
     if raw and (wrong := wrong_output(np.concatenate(raw), output)):
         raise VictimError(f"{origin}: {wrong}")
-    engine.ask_twice(asked)
-    confidence = _in_pieces(lambda images: engine.confidences(images, given), pool, chosen)
-    if not np.all(np.isfinite(confidence)):
-        raise VictimError(f"{origin}: returns NaN or infinite values for images of the users")
+    try:
+        engine.ask_twice(asked)
+        started = time.perf_counter()
+        confidence = _in_pieces(lambda images: engine.confidences(images, given), pool, chosen)
+    except NotFinite:
+        raise VictimError(f"{origin}: returns NaN or infinite values for images of the users") from None
+    seconds = time.perf_counter() - started
     labels, answers = np.asarray(pool.labels)[chosen], confidence.argmax(axis=1)
     accuracy = Accuracy.of(labels, answers, classes)
 
@@ -144,7 +155,7 @@ def check_model(engine: Engine, data: DataSet, origin: str, output: Output = "so
             shown = engine.confidences(images.reshape(-1, *engine.image_shape), reading)
         except VictimError:  # such pixels are not valid for this model
             return np.zeros(len(images), np.int64)
-        return np.asarray(np.nan_to_num(shown, nan=-np.inf).argmax(axis=1), np.int64)
+        return np.asarray(shown.argmax(axis=1), np.int64)
 
     def images(indices: Labels) -> Float32s:
         return pool.images(chosen[indices]).reshape(-1, *engine.row)
@@ -153,6 +164,7 @@ def check_model(engine: Engine, data: DataSet, origin: str, output: Output = "so
     layer = engine.traits.large_pixels
     facts = {
         **accuracy.facts(),
+        "images_per_second": round(len(chosen) / seconds, 1) if seconds >= LEAST_MEASURED else None,
         "asked_images": len(chosen) + more + (2 + len(raw)) * len(asked),
         "constant_outputs": bool(np.ptp(confidence, axis=0).max() <= CONSTANT) and len(chosen) > 1,
         "advice": [advice.text(data.class_names, layer) for advice in for_layer(better, layer)],

@@ -207,3 +207,18 @@ def test_an_engine_is_loaded_from_the_content_of_a_file(keras, tmp_path):
     images = np.random.default_rng(6).random((3, 28, 28), np.float32)
     expected = model(images[..., None], training=False).numpy()
     np.testing.assert_allclose(engine.predict(images, no_gradients(3))[0], expected, atol=1e-6)
+
+
+def test_an_image_of_one_colour_for_which_the_model_returns_nan_is_an_error(keras):
+    """A model that divides by the brightest pixel is sound for photographs, and not for a black image."""
+    ops = keras.ops
+    inputs = keras.layers.Input((6, 6, 1))
+    shown = inputs / ops.max(inputs, axis=(1, 2, 3), keepdims=True)
+    outputs = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(shown))
+    engine = KerasEngine(keras.Model(inputs, outputs), (6, 6), 3, 4, 4)
+    images = np.random.default_rng(0).random((3, 6, 6), np.float32)
+    assert np.isfinite(engine.predict(images, no_gradients(3))[0]).all()
+    images[1] = 0
+    for wanted in (-1, 2):
+        with pytest.raises(VictimError, match="returns NaN or infinite confidences for an image"):
+            engine.predict(images, np.full(3, wanted, np.int32))

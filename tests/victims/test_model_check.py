@@ -1,5 +1,7 @@
 """Checks of models against the data: what is accepted, refused, advised and recorded."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -199,6 +201,16 @@ def test_labels_that_are_not_the_classes_are_refused_by_name(data, labels, messa
     with pytest.raises(VictimError, match=message) as caught:
         study_reading(VictimConfig(file="m.keras", labels=labels), data)
     assert "accepted: 'green', 'red', 'yellow'" in str(caught.value)
+
+
+def test_an_accented_name_is_the_same_in_both_of_its_unicode_forms(data):
+    """Some file systems store é as e and a combining accent; a study from an editor has one character."""
+    stored = ("caf\u0065\u0301", "na\u0069\u0308ve", "zoo")
+    typed = ("zoo", "na\u00efve", "caf\u00e9")
+    named = replace(data, class_names=stored)
+    assert study_reading(VictimConfig(file="m.keras", labels=typed), named).order == (2, 1, 0)
+    two = replace(data, class_names=("caf\u0065\u0301", "caf\u00e9", "zoo"))  # they are different folders
+    assert study_reading(VictimConfig(file="m.keras", labels=two.class_names[::-1]), two).order == (2, 1, 0)
 
 
 def test_an_input_that_does_not_fit_grey_images_is_refused(grey, data):

@@ -26,6 +26,10 @@ BATCH_SIZE = 256
 GRADIENT_BATCH_SIZE = 32
 
 
+class NotFinite(VictimError):
+    """A model returned NaN or infinite values, of which the label and the confidences would mean nothing."""
+
+
 class Engine(ABC):
     """A model that answers batches of images, with gradients for the rows that request one if it has gradients.
 
@@ -97,6 +101,8 @@ class Engine(ABC):
         ------
         ValueError
             For images of another shape, an invalid class, or a gradient of a model that has none.
+        NotFinite
+            If the model returns NaN or infinite values.
         """
         if images.shape[1:] != self.image_shape or gradient_of.shape != images.shape[:1]:
             raise ValueError(
@@ -108,7 +114,7 @@ class Engine(ABC):
         rows = self.reading.inputs(images.reshape(-1, *self.row))
         asking = np.flatnonzero(gradient_of >= 0)
         if not len(asking):
-            return self._by_class(rows), np.empty((0, *self.image_shape), np.float32)
+            return _finite(self._by_class(rows)), np.empty((0, *self.image_shape), np.float32)
         if not self.gives_gradients:
             raise ValueError("gradient_of must be -1: this model has no gradients")
         asked, gradients = self._with_gradient(rows[asking], self.reading.outputs_of(gradient_of[asking]))
@@ -117,7 +123,8 @@ class Engine(ABC):
             others = np.flatnonzero(gradient_of < 0)
             some, confidence = confidence, np.empty((len(rows), self.classes), np.float32)
             confidence[others], confidence[asking] = self._by_class(rows[others]), some
-        return confidence, self.reading.gradients(gradients).reshape(-1, *self.image_shape)
+        changed = self.reading.gradients(gradients).reshape(-1, *self.image_shape)
+        return _finite(confidence), _finite(changed, "gradients")
 
     def confidences(self, images: Float32s, reading: Reading) -> Float32s:
         """Return the confidences, shape (n, classes), that `predict` would return under another reading."""
@@ -217,3 +224,12 @@ class Engine(ABC):
                     RuntimeWarning,
                     stacklevel=4,
                 )
+
+
+def _finite(values: Float32s, what: str = "confidences") -> Float32s:
+    if not np.all(np.isfinite(values)):
+        raise NotFinite(
+            f"the victim returns NaN or infinite {what} for an image in [0, 1]; a model that divides by the deviation "
+            "or the maximum of an image does so for images of one colour"
+        )
+    return values
