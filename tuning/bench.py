@@ -30,6 +30,7 @@ from mifsim.study.splitting import SPLITS
 from mifsim.tables.bench_schemas import BENCH_SCHEMAS
 from mifsim.tables.records import TableWriter
 from mifsim.tables.storage import Folder
+from mifsim.victims import checked_once
 from tuning.bench_costs import measure_costs
 from tuning.bench_outcomes import attack_text, evasion_text, outcome_rows
 from tuning.bench_studies import crossed_studies, queries_of_comparison, with_all_recorders, with_filters
@@ -105,20 +106,21 @@ def bench(
     check_free(path)
     make_backend(backend, address, study.server)  # a wrong address must not leave a partial run
     check_images(study)
-    study, data, victim = load_inputs(study)
-    run = RunFolder.create(
-        path,
-        study,
-        backend=backend,
-        data=data_facts(data),
-        victim=victim.facts,
-        pools=pool_facts(study, data, study.tuning.separate_images),
-        bench={},
-    )
-    write_model_input(run, study, data)
-    queries = queries_of_comparison(study, len(data.class_names))
-    report_queries(queries, study, data, (), "; the searches take further time")
-    _Comparison(run, study, data, backend, address).run_all()
+    with checked_once():
+        study, data, victim = load_inputs(study)
+        run = RunFolder.create(
+            path,
+            study,
+            backend=backend,
+            data=data_facts(data),
+            victim=victim.facts,
+            pools=pool_facts(study, data, study.tuning.separate_images),
+            bench={},
+        )
+        write_model_input(run, study, data)
+        queries = queries_of_comparison(study, len(data.class_names))
+        report_queries(queries, study, data, (), victim, "; the searches take further time")
+        _Comparison(run, study, data, backend, address).run_all()
     return path
 
 
@@ -134,10 +136,11 @@ def resume_bench(path: Folder, *, backend: BackendName = "ray", address: str | N
     if "bench" not in run.facts:
         raise RunError(f"--resume {path}: not a comparison of detectors (expected the run folder of mifsim bench)")
     study = study_to_resume(run)
-    study, data, victim = load_inputs(study)
-    check_victim(run, victim)
-    run.update_facts(status="running")
-    _Comparison(run, study, data, backend, address).run_all()
+    with checked_once():
+        study, data, victim = load_inputs(study)
+        check_victim(run, victim)
+        run.update_facts(status="running")
+        _Comparison(run, study, data, backend, address).run_all()
     return path
 
 

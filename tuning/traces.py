@@ -107,7 +107,7 @@ def record(study: Study, data: DataSet, victim: Victim, backend: Backend) -> Rec
             return Recording(found, True)
         path = recordings / digest([spec.to_dict() for spec in specs])
         run = _open(path, traced, specs, data, victim)
-        report_estimate(traced, data, [partial(SessionRecorder, specs)])
+        report_estimate(traced, data, [partial(SessionRecorder, specs)], victim)
         _record(run, traced, specs, data, victim, backend)
     return Recording(path, False)
 

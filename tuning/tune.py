@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mifsim.errors import RunError
-from mifsim.run.estimate import report_estimate
 from mifsim.run.folder import RunFolder, check_free, default_path
 from mifsim.run.inputs import check_victim, data_facts, load_inputs
 from mifsim.run.lifecycle import study_to_resume
@@ -13,6 +12,7 @@ from mifsim.run.sessions import BackendName, make_backend
 from mifsim.study import Study
 from mifsim.tables.storage import Folder
 from tuning.calibration import Calibration
+from tuning.live_estimate import report_live
 from tuning.study_check import CALIBRATED, check_calibration, check_images
 
 __all__ = ["CALIBRATED", "check_calibration", "resume_tuning", "tune"]
@@ -63,8 +63,7 @@ def tune(
         tuning={},
     )
     write_model_input(run, study, data)
-    if not study.tuning.search_space.replayable:  # each trial runs all sessions; otherwise they run once, see `record`
-        report_estimate(study, data, [item.config.detector for item in study.filters], study.tuning.trials)
+    report_live(study, data, victim)  # what is recorded once is estimated by `record`
     Calibration(run, study, data, victim, session_backend, address).run_all()
     return path
 

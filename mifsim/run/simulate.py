@@ -76,7 +76,7 @@ def simulate(
         path, study, **facts, data=data_facts(data), victim=victim.facts, pools=pool_facts(study, data)
     )
     write_model_input(run, study, data)
-    report_estimate(study, data, [item.config.detector for item in study.filters], len(study.filters))
+    report_estimate(study, data, [item.config.detector for item in study.filters], victim, len(study.filters))
     assert chosen is not None
     _run(run, study, data, victim, chosen, "" if guard is None else f" {guard.options}")
     return path

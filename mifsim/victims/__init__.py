@@ -6,7 +6,9 @@ Importing this package does not import TensorFlow; neither does preparing a mode
 from __future__ import annotations
 
 from mifsim.victims.config import VictimConfig
-from mifsim.victims.preparing import PreparedEvaluator, Victim, prepare_evaluator, prepare_victim
+from mifsim.victims.preparing import PreparedEvaluator, Victim, checked_once, prepare_evaluator, prepare_victim
 from mifsim.victims.source import ModelSource
 
-__all__ = ["ModelSource", "PreparedEvaluator", "Victim", "VictimConfig", "prepare_evaluator", "prepare_victim"]
+__all__ = [
+    "ModelSource", "PreparedEvaluator", "Victim", "VictimConfig", "checked_once", "prepare_evaluator", "prepare_victim",
+]  # fmt: skip

@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 EVALUATOR_SEED = 0
 """Seed of every evaluator."""
+
+
+_checked: dict[str, Victim] | None = None
+"""The services and plug-ins' models that were checked in the context of `checked_once`; None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +204,21 @@ def _user_file(data: DataSet, path: Path, config: VictimConfig) -> Victim:
     return Victim(path, config, facts["test_accuracy"], fingerprint, cached, facts, reading)
 
 
+@contextmanager
+def checked_once() -> Iterator[None]:
+    """Check each service and each plug-in's model once within this context, not each time that it is prepared.
+
+    A run of several parts then asks it less, and all parts have the same identity of the model: one that answers
+    differently in its last bits from time to time would otherwise be another victim for each part.
+    """
+    global _checked
+    outer, _checked = _checked, {} if _checked is None else _checked
+    try:
+        yield
+    finally:
+        _checked = outer
+
+
 def described(config: VictimConfig) -> ModelSource:
     """Return the source of a victim without its content.
 
@@ -228,6 +248,9 @@ def _asked(data: DataSet, config: VictimConfig) -> Victim:
     identity.append(reading.facts(data.class_names))
     if config.plugin is not None:
         identity += [config.arguments, source_of_entry(PREDICTORS.load(config.plugin))]
+    key = digest(*identity, config.model_dump(mode="json"), data.fingerprint)
+    if _checked is not None and key in _checked:
+        return _checked[key]
     with source.engine(data.shape, len(data.class_names)) as engine:
         facts = judge(check_model(engine, data, where, config.output), config, where)
         fingerprint, identified_by = answers_digest(engine, data, identity)
@@ -241,7 +264,10 @@ def _asked(data: DataSet, config: VictimConfig) -> Victim:
     }
     if config.plugin is not None:
         facts |= {"plugin": config.plugin, "arguments": config.arguments}
-    return Victim(None, config, facts["test_accuracy"], fingerprint, False, facts, reading)
+    victim = Victim(None, config, facts["test_accuracy"], fingerprint, False, facts, reading)
+    if _checked is not None:
+        _checked[key] = victim
+    return victim
 
 
 def _engine_of_file(data: DataSet, path: Path, content: bytes, config: VictimConfig, reading: Reading) -> Engine:

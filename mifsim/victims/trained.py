@@ -40,12 +40,16 @@ def trained_network(
 
     pools = [data.subset(subset) for subset in subsets]
     images = sum(map(len, pools))
+    recipe = recipe_of(name)
+    passes, steps = epochs or recipe.epochs(images), max(1, images // recipe.batch_size)
     logger.info(
-        "training %s on %s images of %s (%d epochs)",
+        "training %s on %s images of %s: %s epochs of %s, with at most %d images in a step",
         name,
         f"{images:,}",
         data.name,
-        epochs or recipe_of(name).epochs(images),
+        f"{passes:,}",
+        f"{steps:,} step{'' if steps == 1 else 's'}",
+        recipe.batch_size,
     )
     classes = len(data.class_names)
     trained = train(name, pools, data.shape, classes, seed=seed, epochs=epochs)

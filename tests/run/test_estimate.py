@@ -5,7 +5,8 @@ import pytest
 
 from mifsim.data import DataConfig, load_data
 from mifsim.defense import FilterConfig
-from mifsim.run.estimate import bytes_of_session, queries_of, report_estimate
+from mifsim.run.estimate import bytes_of_session, queries_of, report_estimate, time_text
+from mifsim.victims import Victim, VictimConfig
 from mifsim.victims.training import RECIPES
 from tests.small import small_study
 
@@ -25,14 +26,39 @@ def test_the_memory_of_a_session_is_that_of_its_buffer():
     assert 45 * image <= large - small <= 45 * image * 2.9
 
 
+def victim(**facts):
+    return Victim(None, VictimConfig(), 1.0, "", False, facts)
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (None, None),  # 30,000 queries at 1,000 a second
+        (2_000.0, None),
+        (100.0, "5 min 0 s at 100 queries a second, as many as the model answered when it was checked"),
+        (0.5, "16 h 40 min at 0.5 queries a second, as many as the model answered when it was checked"),
+    ],
+)
+def test_a_model_that_was_slow_when_it_was_checked_makes_a_run_long(rate, text, caplog):
+    assert time_text(30_000, rate) == text
+    users = [{"user": "independent", "sessions": 600, "length": 50}]
+    caplog.set_level("INFO")
+    report_estimate(small_study(attacks=[], users=users), DATA, [], victim(images_per_second=rate))
+    assert (caplog.messages == []) if text is None else caplog.messages[0].endswith(f"budgets: {text}")
+
+
+def test_a_model_of_middling_speed_bounds_the_range_from_above():
+    assert time_text(600_000, 4_000.0).startswith("2 min 30 s to 10 min 0 s at 1,000 to 4,000 queries a second")
+
+
 def test_a_long_run_is_estimated_and_a_short_one_is_not(caplog):
     caplog.set_level("INFO")
-    report_estimate(small_study(), DATA, [], 3)
+    report_estimate(small_study(), DATA, [], victim(), 3)
     assert caplog.text == ""
     users = [{"user": "independent", "sessions": 12_000, "length": 50}]
     config = FilterConfig(0.999999, 1e-9, 100, 90, ssim="gaussian")
     report_estimate(
-        small_study(attacks=[], users=users, server={"sessions_per_host": 3000}), DATA, [config.detector], 1
+        small_study(attacks=[], users=users, server={"sessions_per_host": 3000}), DATA, [config.detector], victim()
     )
     assert "about 600,000 queries" in caplog.text
     assert "1 min 0 s to 10 min 0 s at 1,000 to 10,000 queries a second" in caplog.text

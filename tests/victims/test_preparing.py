@@ -23,7 +23,7 @@ def test_a_victim_is_trained_once_and_recorded(grey, keras, caplog):
     victim = prepare_victim(grey, VictimConfig(epochs=12))
     lines = list(caplog.messages)
     assert not victim.cached
-    assert "training lenet5 on 90 images of blobs (12 epochs)" in lines[0]
+    assert lines[0] == "training lenet5 on 90 images of blobs: 12 epochs of 2 steps, with at most 32 images in a step"
     assert f"accuracy {victim.test_accuracy:.1%}" in lines[-1]
     again = prepare_victim(grey, VictimConfig(epochs=12))
     assert again.cached

@@ -16,14 +16,15 @@ from mifsim.cache import digest
 from mifsim.data.base import DataSet
 from mifsim.defense import FilterConfig
 from mifsim.progress import duration
+from mifsim.run.estimate import queries_of, report_queries
 from mifsim.run.folder import machine, versions
 from mifsim.run.inputs import load_inputs
 from mifsim.run.sessions import BackendName
 from mifsim.tables.records import TableWriter
 from mifsim.victims import Victim
 from tuning.paper.attacks import attack_rows, main_study, picture_rows, record_main, run_live
-from tuning.paper.calibration import CalibratedConfig, calibrate, load_calibrated
-from tuning.paper.plan import CALIBRATED, CALIBRATION_SEED, IMAGES_PER_LABEL, Plan, configs
+from tuning.paper.calibration import CalibratedConfig, calibrate, calibration_study, load_calibrated
+from tuning.paper.plan import CALIBRATED, CALIBRATION_SEED, IMAGES_PER_LABEL, TRIALS_PAPER, Plan, configs
 from tuning.paper.sensitivity import curve_rows, heat_rows
 from tuning.paper.sweep import sweep
 from tuning.paper.users import user_rows
@@ -79,12 +80,33 @@ def reproduce(plans: list[Plan], out: Path, options: Given, schemas: Mapping[str
     return folder
 
 
+def queries_of_plan(plan: Plan, classes: int, calibrates: bool) -> int:
+    """Return the expected number of queries of a reproduction without any finished step in the cache.
+
+    Parameters
+    ----------
+    plan : Plan
+    classes : int
+        Number of classes of the data.
+    calibrates : bool
+        Whether a configuration is calibrated, and not read from a file.
+    """
+    paper_attackers = classes * TRIALS_PAPER
+    total = queries_of(main_study(plan), classes, 1)
+    total += len(plan.variants) * paper_attackers * plan.sweep_budget
+    # Live under the paper's configurations, the calibrated one, and none.
+    total += (len(configs(plan.half)) + 2) * paper_attackers * plan.budget
+    return total + (queries_of(calibration_study(plan), classes, 1) if calibrates else 0)
+
+
 def _reproduce_half(
     plan: Plan, loaded: CalibratedConfig | None, options: Given, schemas: Mapping[str, pa.Schema]
 ) -> dict[str, Rows]:
     started = time.monotonic()
     _, data, victim = load_inputs(main_study(plan))
     logger.info(f"{plan.half}: {data.name}, {len(data.subset('private')):,} private images")
+    queries = queries_of_plan(plan, len(data.class_names), loaded is None)
+    report_queries(queries, main_study(plan), data, (), victim, "; steps that are in the cache take no time")
     facts = {"plan": digest(repr(plan)), "mifsim_version": __version__}
     sweep_rows = sweep(plan, data, victim, facts, schemas["paper_sweep"])
     calibrated = loaded or calibrate(plan, data, victim, options.backend)
