@@ -247,9 +247,7 @@ def test_ids_that_differ_by_case_or_white_space_are_different_clients_and_told(
     table.to_parquet(path, index=False)
     with caplog.at_level(logging.WARNING):
         simulated(study_of(path), tmp_path / "run")
-    assert (
-        "6 clients of 12 have an id that differs from another one only by upper and lower case, by" in caplog.text
-    )
+    assert "6 clients of 12 have an id that differs from another one only by upper and lower case, by" in caplog.text
     caplog.clear()
     traffic().to_parquet(path, index=False)
     simulated(study_of(path), tmp_path / "run 2")
