@@ -43,7 +43,7 @@ class PixelRange(NamedTuple):
     text : str
         Their description in messages.
     scale, offset
-        See `Reading`.
+        See `Reading`; several values are those of red, green and blue.
     channels : int
         Number of channels of the images for which it is tried; 0 for any.
     """
@@ -53,6 +53,11 @@ class PixelRange(NamedTuple):
     offset: tuple[float, ...]
     channels: int = 0
 
+    def read_by(self, reading: Reading) -> Reading:
+        """Return a reading with this range, in the order of its channels."""
+        step = -1 if reading.reverse else 1
+        return replace(reading, scale=self.scale[::step], offset=self.offset[::step])
+
 
 RANGES = (
     PixelRange("in the range [0, 1]", (), (0.0,)),
@@ -60,6 +65,7 @@ RANGES = (
     PixelRange("from -1 to 1", (2.0,), (-1.0,)),
     PixelRange("from 1 (black) to 0 (white)", (-1.0,), (1.0,)),
     PixelRange("with the means and deviations of ImageNet removed", IMAGENET_SCALE, IMAGENET_OFFSET, 3),
+    PixelRange("from 0 to 255 with the means of ImageNet removed", (255.0,), (-123.68, -116.779, -103.939), 3),
 )
 WHOLE_RANGES = (
     PixelRange("from 0 to 255", (), (0.0,)),
@@ -199,7 +205,7 @@ def other_readings(given: Reading, channels: int) -> Iterator[Reading]:
         if same != given:
             yield same
         for option in ranges:
-            reading = replace(same, scale=option.scale, offset=option.offset)
+            reading = option.read_by(same)
             if (reading.factors, reading.offset) != (given.factors, given.offset):
                 yield reading
 
@@ -207,7 +213,8 @@ def other_readings(given: Reading, channels: int) -> Iterator[Reading]:
 def range_text(reading: Reading) -> str:
     """Return a description of the pixels that a model receives."""
     for option in WHOLE_RANGES if reading.whole else RANGES:
-        if (replace(reading, scale=option.scale).factors, option.offset) == (reading.factors, reading.offset):
+        same = option.read_by(reading)
+        if (same.factors, same.offset) == (reading.factors, reading.offset):
             return option.text
     return "scaled by victim.input"
 

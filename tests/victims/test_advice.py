@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mifsim.victims.advice import TRIED_IMAGES, better_readings, for_layer, keys_text, range_text, toml
+from mifsim.victims.advice import TRIED_IMAGES, better_readings, for_layer, keys_text, other_readings, range_text, toml
 from mifsim.victims.reading import Reading
 
 NAMES = ("dark", "red", "green")
@@ -60,6 +60,10 @@ def advise(ask, given=Reading(), count=60):  # noqa: B008 (frozen)
         (Reading(scale=(-1.0,), offset=(1.0,)), "victim.input = { scale = -1.0, offset = 1.0 }"),
         (Reading(reverse=True), 'victim.input = { channels = "bgr" }'),
         (Reading(scale=(255.0,), reverse=True), 'victim.input = { scale = 255.0, channels = "bgr" }'),
+        (
+            Reading(scale=(255.0,), offset=(-103.939, -116.779, -123.68), reverse=True),
+            'victim.input = { scale = 255.0, offset = [-103.939, -116.779, -123.68], channels = "bgr" }',
+        ),
     ],
 )
 def test_the_right_reading_is_found(right, keys):
@@ -68,7 +72,18 @@ def test_the_right_reading_is_found(right, keys):
     assert (advice.after.right, advice.after.images) == (60, 60)
     assert advice.before.value < 0.7
     assert f"with {keys}, it classifies 100.00% of 60 images correctly" in advice.text(NAMES)
-    assert 0 < asked <= 10 * TRIED_IMAGES
+    assert 0 < asked <= 11 * TRIED_IMAGES
+
+
+def test_values_of_the_channels_are_in_the_order_in_which_the_model_receives_them():
+    """The mean of ImageNet's red is 0.485, its deviation 0.229; of blue, they are 0.406 and 0.225."""
+    red, blue = (1 / 0.229, -0.485 / 0.229), (1 / 0.225, -0.406 / 0.225)
+    for reverse in (False, True):
+        found = [one for one in other_readings(Reading(), 3) if one.reverse == reverse and len(one.scale) == 3]
+        assert len(found) == 1
+        ends = [(found[0].scale[place], found[0].offset[place]) for place in (0, 2)]
+        assert ends == ([blue, red] if reverse else [red, blue])
+        assert range_text(found[0]) == "with the means and deviations of ImageNet removed"
 
 
 def test_an_order_of_outputs_is_found_alone_and_with_a_range():
