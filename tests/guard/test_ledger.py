@@ -231,6 +231,65 @@ def test_entries_at_once_are_all_refused_if_they_cannot_be_committed(tmp_path: P
     asyncio.run(check())
 
 
+def test_an_entry_that_is_cancelled_disturbs_no_other(tmp_path: Path) -> None:
+    """Neither those that wait with it, nor later ones of its client, nor those of another event loop."""
+    ledger = SqliteLedger(str(tmp_path / "ledger.db"))
+    other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+
+    async def cancelled() -> None:
+        await ledger.open()
+        await ledger.add_config("digest", {})
+        other.execute("BEGIN IMMEDIATE")
+        tasks = [asyncio.create_task(ledger.put(ENTRY._replace(client=client))) for client in (ANN, BOB)]
+        while not ledger._writing:
+            await asyncio.sleep(0)
+        tasks[0].cancel()
+        later = asyncio.create_task(ledger.put(ENTRY._replace(queries=4)))
+        await asyncio.sleep(0)
+        other.execute("COMMIT")
+        outcomes = await asyncio.gather(*tasks, later, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError, type(None), type(None)]
+        assert await ledger.take(ANN) == ENTRY._replace(queries=4)
+        assert await ledger.take(BOB) == ENTRY._replace(client=BOB)
+
+    async def interrupted() -> None:
+        other.execute("BEGIN IMMEDIATE")
+        task = asyncio.create_task(ledger.put(ENTRY._replace(queries=5)))
+        await asyncio.sleep(0)
+        assert not task.done()  # the loop ends, and with it the request and the task that writes
+
+    async def again() -> None:
+        task = asyncio.create_task(ledger.put(ENTRY._replace(queries=6)))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert task.done()
+        await ledger.close()
+
+    asyncio.run(cancelled())
+    asyncio.run(interrupted())
+    other.execute("COMMIT")
+    asyncio.run(again())
+    assert other.execute("SELECT queries FROM clients WHERE client = ?", (ANN,)).fetchone() == (6,)
+
+
+def test_entries_that_wait_are_written_before_the_ledger_is_closed(tmp_path: Path) -> None:
+    async def check() -> None:
+        ledger = SqliteLedger(str(tmp_path / "ledger.db"))
+        await ledger.open()
+        await ledger.add_config("digest", {})
+        task = asyncio.create_task(ledger.put(ENTRY))
+        await asyncio.sleep(0)
+        await ledger.close()
+        await task
+        with pytest.raises(LedgerError, match="not open"):
+            await ledger.put(ENTRY._replace(queries=4))
+        await ledger.open()
+        assert await ledger.take(ANN) == ENTRY
+        await ledger.close()
+
+    asyncio.run(check())
+
+
 def test_a_ledger_that_is_not_open_or_no_ledger_is_an_error(tmp_path: Path) -> None:
     async def check() -> None:
         with pytest.raises(LedgerError, match="not open"):

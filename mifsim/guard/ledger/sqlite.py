@@ -111,7 +111,7 @@ class SqliteLedger(Ledger):
 
     async def close(self) -> None:
         """See `Ledger`."""
-        if self._writing is not None:
+        if self._writing is not None and not self._writing.done():
             await self._writing
         if self._database is not None:
             self._database.close()
@@ -146,7 +146,7 @@ class SqliteLedger(Ledger):
         )  # fmt: skip
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.append((row, written))
-        if self._writing is None:
+        if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_pending())
         await written
 
@@ -166,7 +166,6 @@ class SqliteLedger(Ledger):
                     written.set_result(None)
                 else:
                     written.set_exception(outcome)
-        self._writing = None
 
     @_translated
     async def _written(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[Superseded | None]:
