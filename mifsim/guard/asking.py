@@ -20,6 +20,8 @@ OPEN_HEADER = "mifsim-guard"
 """Header of answers to queries that could not be counted durably, with the value ``open``."""
 _CONDITIONAL = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range", "range")
 """Headers with which a client can ask whether it knows the answer. The reply has another status, and is no answer."""
+_OF_WHOLE_ANSWER = ("etag", "content-md5", "digest", "content-digest", "repr-digest")
+"""Headers that depend on the whole answer. Those of a restricted one would be wrong, and tell something of the rest."""
 
 
 class Asker:
@@ -56,7 +58,7 @@ class Asker:
         """
         if alone:
             self._metrics.safe.inc(counted.queries)
-            return Reply(200, Headers([(SESSION_HEADER, "open")]))
+            return _marked(Reply(200, Headers([(SESSION_HEADER, "open")])), counted)
         needs_answers = counted.uses_answers or active.deployment.policy.kind != "confidence"
         try:
             reply, confidence = await self._asked(active, submission, needs_answers)
@@ -77,10 +79,9 @@ class Asker:
                     raise
             if active.deployment.policy.kind != "confidence":
                 reply = submission.restricted(reply, labels, active.deployment.policy.shown(confidence))
+                reply = replace(reply, headers=reply.headers.without(*_OF_WHOLE_ANSWER))
         self._metrics.safe.inc(counted.queries)
-        if not counted.durable:
-            reply = replace(reply, headers=reply.headers.with_(**{OPEN_HEADER: "open"}))
-        return reply
+        return _marked(reply, counted)
 
     async def _unanswered(self, active: Active, counted: Counted) -> None:
         if active.settings.sessions.count_unanswered:
@@ -109,6 +110,11 @@ class Asker:
             logger.error("the model server's answer cannot be read: %s", error)
             raise Refused("upstream-failed", "the model server's answer cannot be read") from None
         return reply if asked is submission else submission.answered(confidence), confidence
+
+
+def _marked(reply: Reply, counted: Counted) -> Reply:
+    """Return an answer that says whether its queries could not be counted durably."""
+    return reply if counted.durable else replace(reply, headers=reply.headers.with_(**{OPEN_HEADER: "open"}))
 
 
 def _translated(submission: Submission, active: Active) -> Submission:

@@ -105,7 +105,7 @@ class Keeper:
                 self._observe_ratio(session)
             if not keeps_counts:
                 session.detector = None
-            session.replies.clear()
+            session.replies = None
             session.entry = current
         if session.detector is None:
             config = self.configs.get(current.config)
@@ -188,7 +188,7 @@ class Keeper:
         self._metrics.blocked.inc()
         self._metrics.blocked_clients.inc()
         self._observe_ratio(session)
-        session.replies.clear()
+        session.replies = None
         assert session.entry is not None
         policy = self.active.policy
         config = self.configs[session.entry.config]
@@ -217,20 +217,25 @@ class Keeper:
             return
         try:
             await self._ledger.put(entry)
-            session.entry = entry
-        except LedgerError:
-            session.forget()
+        except LedgerError as error:
             if self.active.closed:
+                session.forget()
                 raise Refused("ledger-failed") from None
             self._metrics.fail_open.inc()
+            if isinstance(error, Superseded):
+                session.forget()
+                return
+        session.entry = entry
 
     async def undo(self, counted: Counted) -> None:
         """Return a session to its state before queries that have no answer."""
         try:
             await self._ledger.put(counted.before)
-        except LedgerError:  # the ledger keeps the higher counts, and the images are forgotten
-            counted.session.forget()
-            return
+        except LedgerError as error:
+            if counted.durable or isinstance(error, Superseded):  # the ledger keeps the higher counts
+                counted.session.forget()
+                return
+            # The guard fails open, and the counts of the outage are in memory only. They must not be forgotten.
         counted.judgement.undo()
         counted.session.entry = counted.before
         counted.undone = True

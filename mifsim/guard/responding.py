@@ -92,7 +92,7 @@ class Responder:
     async def _respond(self, client: bytes, request: Request, wire: Wire, alone: bool) -> Reply:
         active = self._keeper.active
         key = idempotency_key(request)
-        digest = b"" if key is None else request_digest(request)
+        digest = b"" if key is None else request_digest(request) + bytes([alone])
         # A body of many bytes may take milliseconds to decode.
         large = len(request.body) > THREAD_PIXELS
         submission = await asyncio.to_thread(wire.read, request) if large else wire.read(request)

@@ -72,7 +72,7 @@ class Session:
         self.doubted: Entry | None = None
         self.level = 0
         self.nbytes = _OVERHEAD
-        self.replies: OrderedDict[str, tuple[bytes, Reply]] = OrderedDict()
+        self.replies: OrderedDict[str, tuple[bytes, Reply]] | None = None  # most clients send no key
 
     def forget(self) -> None:
         """Drop everything that is not in the ledger."""
@@ -122,7 +122,7 @@ class Session:
         Refused
             If the key was used with another request.
         """
-        if key is None or key not in self.replies:
+        if key is None or self.replies is None or key not in self.replies:
             return None
         known, reply = self.replies[key]
         if known != digest:
@@ -133,6 +133,8 @@ class Session:
         """Keep an answer; the oldest of too many is dropped."""
         if key is None or not most or len(reply.body) > _LARGEST_KEPT:
             return
+        if self.replies is None:
+            self.replies = OrderedDict()
         self.replies[key] = digest, reply
         while len(self.replies) > most:
             self.replies.popitem(last=False)
@@ -174,7 +176,7 @@ class SessionTable:
         """
         if queries < 2 or queries.bit_length() != session.level:
             before, session.level = session.nbytes, queries.bit_length()
-            kept = sum(len(reply.body) for _, reply in session.replies.values())
+            kept = sum(len(reply.body) for _, reply in (session.replies or {}).values())
             session.nbytes = _OVERHEAD + kept + array_bytes(session.detector)
             self.nbytes += session.nbytes - before
         forgotten = 0

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mifsim.defense.prada import PradaConfig
@@ -98,6 +99,42 @@ def test_a_count_that_could_not_be_read_is_not_replaced_by_a_lower_one(tmp_path:
         assert await statuses(guard, POOL[3:4]) == [403]
 
     asyncio.run(check())
+
+
+def test_counts_of_an_outage_of_the_ledger_are_not_forgotten(tmp_path: Path) -> None:
+    """Fail open: a query that the model does not answer is undone in memory, and nothing else is."""
+
+    async def check() -> None:
+        ledger, model = Failing(), Model()
+        options = {"url": "memory:", "on_failure": "open"}
+        guard = await started(settings(tmp_path, QuotaConfig(queries=3), ledger=options), model, ledger=ledger)
+        ledger.fail = {"take": ["before"] * 99, "put": ["before"] * 99}
+        assert await statuses(guard, POOL[:2]) == [200, 200]
+        for _ in range(3):
+            model.fail = _fails
+            assert await statuses(guard, POOL[2:3]) == [502]
+        model.fail = None
+        assert await statuses(guard, POOL[2:5]) == [200, 403, 403]
+
+    asyncio.run(check())
+
+
+def test_answers_are_observed_during_an_outage_of_the_ledger(tmp_path: Path) -> None:
+    """Fail open: a detector that observes answers blocks as without the outage."""
+    config = PradaConfig(delta=0.999, limit=1, min_distances=3)
+    images = [POOL[i] for i in np.random.default_rng(0).integers(0, len(POOL), 40)]
+
+    async def check(outage: bool) -> list[int]:
+        ledger = Failing()
+        options = {"url": "memory:", "on_failure": "open"}
+        guard = await started(settings(tmp_path, config, ledger=options), Model(), ledger=ledger)
+        if outage:
+            ledger.fail = {"take": ["before"] * 999, "put": ["before"] * 999}
+        return await statuses(guard, images)
+
+    expected = asyncio.run(check(False))
+    assert 403 in expected[2:]
+    assert asyncio.run(check(True)) == expected
 
 
 def test_an_answer_that_could_not_be_observed_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
