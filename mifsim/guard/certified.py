@@ -172,6 +172,9 @@ def _contradictions(
     images = settings.images
     if not certified.guaranteed:
         yield "filter: it has no [guarantee]; it was never certified"
+    for name in ("shape", "transport", "response"):
+        if certified.guaranteed and getattr(certified, name) is None:
+            yield f"filter: it does not state the {name} that was certified (calibrate again)"
     if certified.shape is not None and shape != certified.shape:
         yield f"images.shape = {list(shape)}: certified for {list(certified.shape)}"
     if certified.transport is not None and transport != certified.transport:

@@ -115,8 +115,9 @@ class GuardService:
             await self._use(self.active)
             await self._watch.tick()  # before the entries of ended sessions are deleted
             scopes = {config.scope for config in self._keeper.configs.values()}
-            if not math.isinf(self.active.policy.period) and scopes == {"session"}:
-                await self._ledger.prune(self._clock.now() - self.active.policy.period)
+            period = self.active.policy.period
+            if not math.isinf(period) and scopes == {"session"} and self.shard.worker == 0:
+                await self._ledger.prune(min(self._clock.now() - period, self._watch.decided_to))
             self.metrics.blocked_clients.set(await self._ledger.blocked(self.shard.owns))
             if self.shard.worker == 0:  # it watches the sessions of all workers, which are in the ledger
                 self._watch.start()

@@ -60,6 +60,11 @@ class WatchTask:
         self._told: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def decided_to(self) -> float:
+        """Time up to whose start sessions are decided, so that their entries are not needed; may be infinite."""
+        return math.inf if self.monitor is None else self._decided_to
+
     async def use(self, active: Active) -> None:
         """Watch the filter of settings; continue from the state in the ledger if neither has changed.
 
@@ -99,8 +104,8 @@ class WatchTask:
         self._told.clear()
         if cut.age > min(active.policy.period, active.policy.gap):
             logger.warning(
-                "watch.age = %r is longer than sessions last: a crash loses open ones, and raises the share of blocked "
-                "sessions among the others",
+                "watch.age = %r is longer than sessions last: a restart loses those that their clients have replaced, "
+                "and raises the share of blocked sessions among the others",
                 settings.age,
             )
         if promise.baseline is None:

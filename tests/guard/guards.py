@@ -34,11 +34,12 @@ def write_filter(
     shape: tuple[int, ...] = SHAPE,
     **data: Any,
 ) -> Path:
-    """Write a ``filter.toml`` with a guarantee, as a calibration does."""
+    """Write a ``filter.toml`` with a guarantee, as a calibration does; facts that are None are left out."""
     workload = {"name": "users", "false_positive_limit": 0.01, "sessions": 640, "blocked": 0}
     if longest is not None:
         workload["longest_session"] = longest
     facts = {"shape": list(shape), "transport": "float32", "response": "confidence", **data}
+    facts = {name: value for name, value in facts.items() if value is not None}
     path = folder / "filter.toml"
     config.save(path, {"guarantee": {"text": "x", "workloads": [workload]}, "data": facts})
     return path

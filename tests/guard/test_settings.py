@@ -21,6 +21,7 @@ from mifsim.guard.config import GuardConfig
 from mifsim.guard.core import GuardService
 from mifsim.guard.init_file import settings_text
 from mifsim.guard.message import Headers, Request
+from mifsim.guard.middleware import GuardMiddleware
 from mifsim.guard.tables import Table
 from tests.guard.guards import SHAPE, Model, settings, write_filter
 
@@ -118,6 +119,8 @@ def test_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
         ({}, {"images": {"shape": [28, 28]}}, r"images.shape = \[28, 28\]: certified for \[12, 12\]"),
         ({}, {"sessions": {"max_queries": 101}}, "the longest session that was certified has 100"),
         ({"longest": None}, {}, "does not state the longest session"),
+        ({"transport": None}, {}, "does not state the transport"),
+        ({"response": None}, {"images": {"response": "label"}}, "does not state the response"),
         ({"transport": "uint8"}, {"upstream": {"forward": "original"}}, "does not receive what the detector judges"),
         ({"config": QuotaConfig(queries=3, scope="client")}, {}, "scope is the client"),
         (
@@ -138,6 +141,35 @@ def test_settings_must_not_contradict_the_certificate(
     guard = GuardService(settings(tmp_path, uncertified=True, **tables), Model())
     asyncio.run(guard.start())
     assert guard.metrics.registry.get_sample_value("mifsim_guard_uncertified") == len(allowed.contradictions)
+
+
+def test_contradictions_end_the_command_the_middleware_and_a_reload(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_filter(tmp_path, transport="uint8")
+    bad: dict[str, Any] = {"images": {"transport": "float32"}}
+    path, text = tmp_path / "guard.toml", 'filter = "filter.toml"\n[images]\ntransport = "float32"\n'
+    path.write_text(text)
+    with pytest.raises(SystemExit) as caught:
+        main(["guard", "--config", str(path), "--upstream", "http://127.0.0.1:1"])
+    assert caught.value.code == 2
+    assert "images.transport = 'float32': certified for 'uint8'" in capsys.readouterr().err
+    main(["guard", "--config", str(path), "--uncertified", "--init", str(tmp_path / "other.toml")])
+    assert GuardConfig.load(tmp_path / "other.toml").uncertified
+    with pytest.raises(GuardError, match="certified for 'uint8'"):
+        GuardMiddleware(Model(), settings(tmp_path, **bad))  # type: ignore[arg-type]
+
+    async def reloads() -> None:
+        guard = GuardService(settings(tmp_path), Model())
+        await guard.start()
+        with pytest.raises(GuardError, match="certified for 'uint8'"):
+            await guard.reload(settings(tmp_path, **bad))
+        assert str(guard.active.deployment.arrival.transport) == "uint8"
+        await guard.reload(settings(tmp_path, uncertified=True, **bad))
+        assert guard.metrics.registry.get_sample_value("mifsim_guard_uncertified") == 1
+        await guard.stop()
+
+    asyncio.run(reloads())
 
 
 def test_a_filter_without_a_guarantee_is_not_deployed(tmp_path: Path) -> None:

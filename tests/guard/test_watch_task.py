@@ -17,6 +17,7 @@ from mifsim.guard.ledger import Entry, LedgerError
 from mifsim.guard.ledger.memory import MemoryLedger
 from mifsim.guard.message import Reply
 from mifsim.guard.refusals import Refused
+from mifsim.guard.shards import Shard
 from mifsim.testing.streams import image_pool
 from mifsim.watch.evidence import change_statistics, log_change, log_evidence
 from mifsim.watch.monitor import BLOCKED, CHANGE, NEAR_MISSES, Monitor
@@ -129,6 +130,32 @@ def test_restarts_and_crashes_lose_no_session(tmp_path: Path) -> None:
     assert found.pop("statistics") == pytest.approx(expected.pop("statistics"))
     assert found.pop("last") > expected.pop("last")  # the guard was off for an hour
     assert found == expected
+
+
+@pytest.mark.parametrize("worker", [0, 1])
+def test_a_start_deletes_no_entry_that_is_not_decided(worker: int, tmp_path: Path) -> None:
+    """Sessions that have ended may not be decided yet; and one worker deletes those of all."""
+
+    async def check() -> None:
+        write(tmp_path)
+        clock, url = SetClock(), {"url": f"sqlite:{tmp_path / 'guard.db'}"}
+        config = settings(tmp_path, ledger=url, sessions={"period": "10m"})
+        guard = await started(config, Model(), clock=clock)
+        await send(guard, clock, [1, 4, 2, 4, 1])
+        await guard.stop()
+        clock.time += HOUR / 2
+        again = await started(config, Model(), clock=clock, shard=Shard(worker, 2))
+        await again.stop()
+        guard = await started(config, Model(), clock=clock)
+        clock.time += HOUR
+        await guard._watch.tick()
+        assert (monitor_of(guard).sessions, monitor_of(guard).blocked) == (5, 2)
+        await guard.stop()
+        guard = await started(config, Model(), clock=clock)  # they are decided, and those that are not blocked ended
+        assert len(await guard._ledger.started(0, clock.time)) == 2
+        await guard.stop()
+
+    asyncio.run(check())
 
 
 def test_sessions_that_are_replaced_before_they_are_decided_count(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -138,9 +139,12 @@ def expire(folder: Path, retention: float) -> int:
         return 0
     before, deleted = time.time() - retention, 0
     for path in folder.iterdir():
-        if _SEGMENT.fullmatch(path.name) and path.stat().st_mtime < before:
-            path.unlink(missing_ok=True)
-            deleted += 1
+        if not _SEGMENT.fullmatch(path.name):
+            continue
+        with contextlib.suppress(FileNotFoundError):  # another worker has deleted it
+            if path.stat().st_mtime < before:
+                path.unlink()
+                deleted += 1
     if deleted:
         logger.info("traffic log: deleted %d segments that are older than log.retention", deleted)
     return deleted
