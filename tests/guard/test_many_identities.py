@@ -6,10 +6,13 @@ import asyncio
 import gc
 import os
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mifsim.defense import DetectorConfig, FilterConfig
 from mifsim.defense.quota import QuotaConfig
 from mifsim.guard.core import GuardService
 from mifsim.guard.ledger.sqlite import SqliteLedger
@@ -17,7 +20,7 @@ from mifsim.guard.message import Reply, Request
 from mifsim.guard.refusals import Refused
 from mifsim.guard.wire import wire_class
 from mifsim.testing.streams import image_pool
-from tests.guard.guards import SHAPE, Model, SetClock, request_for, settings, started, statuses
+from tests.guard.guards import SHAPE, Model, SetClock, request_for, settings, started, statuses, write_filter
 from tests.guard.test_wires import arrival_of
 
 POOL = image_pool(SHAPE)
@@ -95,6 +98,47 @@ def test_refused_clients_do_not_stay_in_memory(tmp_path: Path) -> None:
             with pytest.raises(Refused):
                 await guard.handle(request_for(POOL[:2], f"user {number}"))
         assert len(guard._keeper.table) <= 1024  # 1 KiB each
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    "config", [FilterConfig(t_ssim=0.9999, t_hash=1e-6, n_b=10, l_sp=10_000), QuotaConfig(queries=100)]
+)
+def test_an_open_session_takes_hardly_more_than_the_arrays_of_its_detector(
+    config: DetectorConfig, tmp_path: Path
+) -> None:
+    """At 28 x 28 pixels and with ten images, at most 10% more, and 1 KiB; so without arrays, too."""
+    shape, sessions = (28, 28), 40
+    wire = wire_class("npy")(arrival_of(shape))
+    rng = np.random.default_rng(0)
+    requests = [wire.compose([rng.random(shape, dtype=np.float32)], "/x") for _ in range(3)]
+
+    async def check() -> None:
+        write_filter(tmp_path, config, shape=shape)
+        guard = await started(settings(tmp_path), Silent(), ledger=SqliteLedger(str(tmp_path / "guard.db")))
+
+        async def opened(name: str) -> None:
+            for request in requests:
+                plain = request.headers.without("x-user")
+                assert (await guard.handle(replace(request, headers=plain.with_(x_user=name)))).status == 200
+
+        await opened("first")
+        gc.collect()
+        tracemalloc.start()
+        try:
+            before, stated = tracemalloc.get_traced_memory()[0], guard._keeper.table.nbytes
+            for number in range(sessions):
+                await opened(f"user {number}")
+            gc.collect()
+            grown = (tracemalloc.get_traced_memory()[0] - before) / sessions
+        finally:
+            tracemalloc.stop()
+        stated = (guard._keeper.table.nbytes - stated) // sessions
+        arrays = stated - 1024
+        assert arrays >= (10 * 28 * 28 * 4 if isinstance(config, FilterConfig) else 0)
+        assert arrays <= grown <= 1.1 * arrays + 1024
+        await guard.stop()
 
     asyncio.run(check())
 
