@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tomllib
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from mifsim.guard.tables import (
 from mifsim.guard.wire import WIRES
 from mifsim.limits import read_plain
 from mifsim.study.messages import explain
+
+logger = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 2**20
 _NOT_RELOADED = ("ledger", "identity", "limits", "listen")
@@ -96,7 +99,18 @@ class GuardConfig(Table):
         return cls.parse(plain, path).beside(Path(path).parent)
 
     def reloaded(self, running: GuardConfig) -> GuardConfig:
-        """Return these settings, but with the tables of the running guard that a reload does not change."""
+        """Return these settings, but with the tables of the running guard that a reload does not change.
+
+        A warning names the tables that would have changed.
+        """
+        ignored = {"memory_mb"}  # each worker has its part of it
+        kept = [
+            name
+            for name in _NOT_RELOADED
+            if getattr(self, name).model_dump(exclude=ignored) != getattr(running, name).model_dump(exclude=ignored)
+        ]
+        if kept:
+            logger.warning("a reload does not change %s: restart the guard", ", ".join(f"[{name}]" for name in kept))
         return self.model_copy(update={name: getattr(running, name) for name in _NOT_RELOADED})
 
     def beside(self, folder: Path) -> GuardConfig:

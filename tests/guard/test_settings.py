@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mifsim.cli import main
+from mifsim.defense.prada import PradaConfig
 from mifsim.defense.quota import QuotaConfig
 from mifsim.errors import GuardError
 from mifsim.guard.certified import deploy
@@ -143,8 +144,24 @@ def test_settings_must_not_contradict_the_certificate(
     assert guard.metrics.registry.get_sample_value("mifsim_guard_uncertified") == len(allowed.contradictions)
 
 
+@pytest.mark.parametrize(
+    ("filter_", "message"),
+    [
+        ({"response": "label"}, "the response policy 'label' is not applied to answers that the guard does not see"),
+        ({"config": PradaConfig(delta=0.9, min_distances=3)}, "the kind 'prada' needs the model's answers"),
+    ],
+)
+def test_verdicts_alone_must_not_contradict_the_certificate(
+    filter_: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    write_filter(tmp_path, **filter_)
+    assert deploy(settings(tmp_path)).contradictions == ()
+    with pytest.raises(GuardError, match=message):
+        deploy(settings(tmp_path), alone=True)
+
+
 def test_contradictions_end_the_command_the_middleware_and_a_reload(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     write_filter(tmp_path, transport="uint8")
     bad: dict[str, Any] = {"images": {"transport": "float32"}}
@@ -167,6 +184,9 @@ def test_contradictions_end_the_command_the_middleware_and_a_reload(
         assert str(guard.active.deployment.arrival.transport) == "uint8"
         await guard.reload(settings(tmp_path, uncertified=True, **bad))
         assert guard.metrics.registry.get_sample_value("mifsim_guard_uncertified") == 1
+        assert "a reload does not change" not in caplog.text
+        await guard.reload(settings(tmp_path, limits={"batch": 1}, identity={"source": "bearer"}))
+        assert "a reload does not change [identity], [limits]: restart the guard" in caplog.text
         await guard.stop()
 
     asyncio.run(reloads())

@@ -19,7 +19,18 @@ from mifsim.guard.refusals import STATUSES, Reason, Refused
 from mifsim.guard.tables import Upstream
 from mifsim.guard.upstream import HttpUpstream
 from mifsim.testing.streams import image_pool
-from tests.guard.guards import SHAPE, Model, app_of, request_for, send, settings, started, statuses, write_filter
+from tests.guard.guards import (
+    SHAPE,
+    Model,
+    SetClock,
+    app_of,
+    request_for,
+    send,
+    settings,
+    started,
+    statuses,
+    write_filter,
+)
 from tests.guard.test_faults import BrokenLedger
 
 POOL = image_pool(SHAPE)
@@ -69,6 +80,28 @@ def test_blocked_clients_receive_the_same_whatever_blocked_them(tmp_path: Path) 
         assert len(found) == 1
 
     asyncio.run(check())
+
+
+def test_a_block_of_a_period_ends_with_it(tmp_path: Path) -> None:
+    """And not with the process. The client is told when; of a block forever, it is not."""
+
+    async def check(block: str) -> list[tuple[int, str | None]]:
+        clock, found = SetClock(), []
+        url = {"url": f"sqlite:{tmp_path / block}.db"}
+        config = settings(tmp_path, QuotaConfig(queries=1), ledger=url, sessions={"period": "1h", "block": block})
+        for seconds in (0, 100, 3400, 100):
+            clock.time += seconds
+            guard = await started(config, Model(), clock=clock)
+            for image in POOL[:2]:
+                reply = await send(app_of(guard), request_for(image))
+                found.append((reply.status, reply.headers.get("retry-after")))
+            await guard.stop()
+        return found
+
+    answered: tuple[int, str | None] = (200, None)
+    expected = [answered, (403, "3600"), *[(403, "3500")] * 2, *[(403, "100")] * 2, answered, (403, "3600")]
+    assert asyncio.run(check("period")) == expected
+    assert asyncio.run(check("forever")) == [answered, *[(403, None)] * 7]
 
 
 @pytest.mark.parametrize("name", ["etag", "Content-MD5", "Digest", "Content-Digest", "Repr-Digest"])
