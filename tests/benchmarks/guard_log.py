@@ -142,6 +142,14 @@ def main() -> None:
     if options.serve:
         serve(options.serve)
         return
+    off, answering, writing, files = measured_costs()
+    print(f"processor time of a request without the log: {off:.0f} us")
+    print(f"the log adds {answering:.1f} us to it and {writing:.1f} us in other threads ({files} files)")
+    print(f"speed with the log, as a share of that without: {off / (off + answering + writing):.3f} (target {TARGET})")
+
+
+def measured_costs() -> tuple[float, float, float, int]:
+    """Return what `measure` does, and the number of files of the log."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         workload = {"name": "u", "false_positive_limit": 0.01, "sessions": 640, "blocked": 0, "longest_session": 10**9}
@@ -154,12 +162,7 @@ def main() -> None:
                 off, answering, writing = asyncio.run(measure(int(server.stdout.readline())))
             finally:
                 server.terminate()
-        files = len(list((folder / "traffic").glob("*.parquet")))
-        print(f"processor time of a request without the log: {off:.0f} us")
-        print(f"the log adds {answering:.1f} us to it and {writing:.1f} us in other threads ({files} files)")
-        print(
-            f"speed with the log, as a share of that without: {off / (off + answering + writing):.3f} (target {TARGET})"
-        )
+        return off, answering, writing, len(list((folder / "traffic").glob("*.parquet")))
 
 
 if __name__ == "__main__":

@@ -104,6 +104,46 @@ def server(folder: Path, upstream: str = "") -> Iterator[int]:
             process.kill()
 
 
+@contextlib.contextmanager
+def guard_with_workers(folder: Path, url: str, workers: int) -> Iterator[tuple[int, list[int]]]:
+    """Run ``mifsim guard`` before a model server; the value is the port, and the processes that serve."""
+    CONFIG.save(folder / "filter.toml", {"data": {"shape": list(SHAPE)}})
+    command = [
+        sys.executable, "-m", "mifsim", "guard", str(folder / "filter.toml"), "--uncertified", "--upstream", url,
+        "--identity", "header:x-user", "--ledger", f"sqlite:{folder / 'guard.db'}", "--port", "0", "--workers",
+        str(workers),
+    ]  # fmt: skip
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *sys.path])}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=root, env=environment) as process:
+        try:
+            assert process.stderr is not None
+            address = next(line for line in process.stderr if "listening on" in line)
+            port = int(address.rpartition(":")[2].split()[0].rstrip("/"))
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            asyncio.run(_until_ready(port))
+            yield port, [int(child) for child in children] if workers > 1 else [process.pid]
+        finally:
+            process.terminate()
+
+
+async def _until_ready(port: int) -> None:
+    while True:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        text = await reader.read()
+        writer.close()
+        if b" 200 " in text[:16]:
+            return
+        await asyncio.sleep(0.1)
+
+
+def processor_time_of(process: int) -> float:
+    """Return the processor time that a process has used, in seconds; Linux only."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def requests(path: str, images: bool = True) -> list[bytes]:
     """Return requests with image files of several clients; their type says whether they are images."""
     rng = np.random.default_rng(0)

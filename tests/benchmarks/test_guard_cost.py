@@ -1,13 +1,26 @@
-"""The cost of a guard: processor and elapsed time of a request, and the latency that it adds at half load."""
+"""The cost of a guard: processor and elapsed time of a request, the latency that it adds at half load, log, workers."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
+import sys
 
 import numpy as np
+import pytest
 
-from tests.benchmarks.guard_servers import closed_loop, connections, open_loop, processor_time, requests, server
+from tests.benchmarks import guard_log
+from tests.benchmarks.guard_servers import (
+    closed_loop,
+    connections,
+    guard_with_workers,
+    open_loop,
+    processor_time,
+    processor_time_of,
+    requests,
+    server,
+)
 
 ROUNDS, REQUESTS = 21, 300
 SECONDS = 5.0
@@ -57,3 +70,43 @@ def test_proxy(measured, tmp_path):
     added = with_guard - without
     measured(f"latency that the proxy adds at half load ({rate:,.0f}/s): median", added[0], at_most=2, unit="ms")
     measured("  99th percentile", added[1], at_most=10, unit="ms")
+
+
+def test_log(measured):
+    off, answering, writing, files = guard_log.measured_costs()
+    assert files >= 2
+    value = off / (off + answering + writing)
+    measured("embedded guard with traffic log: rate against without, by processor time", value, at_least=0.95)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, which only Linux has")
+def test_workers(measured, tmp_path):
+    """Two workers on two free cores.
+
+    By processor time: what two cores can serve, if the busier worker has the whole of one. By elapsed time only if
+    there are cores for both workers, the model server and the sender.
+    """
+    for name in ("upstream", "one", "two"):
+        (tmp_path / name).mkdir()
+    costs = {1: ([], []), 2: ([], [])}
+    with server(tmp_path / "upstream") as upstream:
+        url = f"http://127.0.0.1:{upstream}"
+        with guard_with_workers(tmp_path / "one", url, 1) as one, guard_with_workers(tmp_path / "two", url, 2) as two:
+
+            async def measure():
+                sent = requests("/judged")
+                async with connections(one[0]) as first, connections(two[0]) as second:
+                    for number in range(ROUNDS + 1):
+                        for workers, opened, processes in ((1, first, one[1]), (2, second, two[1])):
+                            before = [processor_time_of(process) for process in processes]
+                            elapsed = await closed_loop(opened, sent, REQUESTS)
+                            if number:  # the first round warms up
+                                used = [processor_time_of(p) - b for p, b in zip(processes, before, strict=True)]
+                                costs[workers][0].append(max(used))
+                                costs[workers][1].append(elapsed)
+
+            asyncio.run(measure())
+    for place, kind in enumerate(("processor time of the busier worker", "elapsed time")):
+        if place == 0 or len(os.sched_getaffinity(0)) >= 4:
+            value = sum(costs[1][place]) / sum(costs[2][place])  # a clock tick is 10 ms, so that medians are coarse
+            measured(f"two workers: rate against one, by {kind}", value, at_least=1.7)
