@@ -74,7 +74,7 @@ def test_proxy(measured, tmp_path):
 
 def test_log(measured):
     off, answering, writing, files = guard_log.measured_costs()
-    assert files >= 2
+    assert files
     value = off / (off + answering + writing)
     measured("embedded guard with traffic log: rate against without, by processor time", value, at_least=0.95)
 
@@ -83,12 +83,12 @@ def test_log(measured):
 def test_workers(measured, tmp_path):
     """Two workers on two free cores.
 
-    By processor time: what two cores can serve, if the busier worker has the whole of one. By elapsed time only if
-    there are cores for both workers, the model server and the sender.
+    By processor time: what two cores can serve, as the busier worker limits it, and if both had the same work. By
+    elapsed time only if there are cores for both workers, the model server and the sender.
     """
     for name in ("upstream", "one", "two"):
         (tmp_path / name).mkdir()
-    costs = {1: ([], []), 2: ([], [])}
+    costs = {1: ([], [], []), 2: ([], [], [])}
     with server(tmp_path / "upstream") as upstream:
         url = f"http://127.0.0.1:{upstream}"
         with guard_with_workers(tmp_path / "one", url, 1) as one, guard_with_workers(tmp_path / "two", url, 2) as two:
@@ -103,10 +103,12 @@ def test_workers(measured, tmp_path):
                             if number:  # the first round warms up
                                 used = [processor_time_of(p) - b for p, b in zip(processes, before, strict=True)]
                                 costs[workers][0].append(max(used))
-                                costs[workers][1].append(elapsed)
+                                costs[workers][1].append(sum(used) / workers)
+                                costs[workers][2].append(elapsed)
 
             asyncio.run(measure())
-    for place, kind in enumerate(("processor time of the busier worker", "elapsed time")):
-        if place == 0 or len(os.sched_getaffinity(0)) >= 4:
+    kinds = ("processor time of the busier worker", "their mean processor time", "elapsed time")
+    for place, kind in enumerate(kinds):
+        if place < 2 or len(os.sched_getaffinity(0)) >= 4:
             value = sum(costs[1][place]) / sum(costs[2][place])  # a clock tick is 10 ms, so that medians are coarse
             measured(f"two workers: rate against one, by {kind}", value, at_least=1.7)
