@@ -257,8 +257,8 @@ def test_the_guarantee_counts_the_live_sessions_of_all_certified_detectors(tmp_p
         (run / "calibrations" / name).mkdir()
         (run / "calibrations" / name / "run.json").write_text(json.dumps({"tuning": found}))
     assert bench_text.guarantee(run).endswith(
-        "named workloads. Each ran live on the test split of its calibration. Confirmed: all 1,234 live sessions matched "
-        "the replay."
+        "named workloads. Each ran live on the test split of its calibration. Confirmed: all 1,234 live sessions "
+        "matched the replay."
     )
 
 
@@ -266,7 +266,7 @@ def test_without_a_certified_detector_none_is_recommended(tmp_path):
     run = write_comparison(tmp_path / "run", rows=outcomes(["paper 1"]), closed_loop=False)
     table = pd.read_parquet(run / "detectors.parquet")
     for name in ("fast", "slow"):
-        table.loc[table["detector"] == name, ["kind", "config"]] = None
+        table.loc[table["detector"] == name, ["kind", "configuration"]] = None
     from tests.reports.bench_runs import write
 
     write(run, "detectors", table.astype(object).where(table.notna(), None).to_dict("records"))

@@ -15,7 +15,7 @@ def rows() -> list[str]:
     cells, detectors = (pd.read_parquet(PUBLISHED / f"{name}.parquet") for name in ("cells", "detectors"))
     workloads = pd.read_parquet(PUBLISHED / "workloads.parquet")
     shown = []
-    for _, detector in detectors.iterrows():
+    for _, detector in detectors.drop_duplicates("detector").iterrows():
         of = cells[cells["detector"] == detector["detector"]]
         if of.empty:
             continue

@@ -107,7 +107,10 @@ def test_every_detector_meets_every_attack_and_workload(tmp_path: Path):
     of_two = workloads[workloads["detector"] == "two"]
     assert (of_two["blocked"] == of_two["sessions"]).all()  # all sessions have three queries or more
     assert not of_two["certified"].any()
-    detectors = pd.read_parquet(run / "detectors.parquet").set_index("detector")
+    detectors = pd.read_parquet(run / "detectors.parquet")
+    assert [json.loads(text)["scope"] for text in detectors["configuration"]] == detectors["scope"].tolist()
+    assert detectors["scope"].tolist() == ["session", "client"] * 4
+    detectors = detectors[detectors["scope"] == "client"].set_index("detector")
     assert detectors["calibrated"].to_dict() == {
         "evidence": True,
         "evidence+naturalness": True,
@@ -120,7 +123,7 @@ def test_every_detector_meets_every_attack_and_workload(tmp_path: Path):
     assert plain.fit != learned.fit
     quota = load_config(run / "calibrations" / "quota" / "filter.toml")
     assert isinstance(quota, QuotaConfig)
-    assert json.loads(detectors.loc["quota", "config"])["queries"] == quota.queries
+    assert json.loads(detectors.loc["quota", "configuration"])["queries"] == quota.queries
     found = summary(run).set_index("detector")
     assert found.loc["two", "cells_stopped_client"] == 3
     assert found.loc["two", "cells_stopped_knowing_client"] == 2
