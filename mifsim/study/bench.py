@@ -23,6 +23,9 @@ class BenchDetector(Section):
     space: dict[str, Any] = Field(default_factory=dict, description="as in [tuning]")
     of: list[MemberSpace] = Field(default_factory=list, description="as in [tuning]")
     trials: int | None = Field(None, ge=1, description="as in [tuning]; absent: that of [tuning]")
+    leave_out: bool | None = Field(
+        None, description="as in [tuning], for this detector; absent: that of [tuning]; not accepted in tuning.compare"
+    )
 
     def to_toml(self) -> dict[str, Any]:
         """Return the table; only the kind any-of has members."""

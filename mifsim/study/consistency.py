@@ -26,6 +26,10 @@ def check_sections(study: Study) -> None:
     for key, detectors in (("bench.detectors", study.bench.detectors), ("tuning.compare", study.tuning.compare)):
         for detector in detectors:
             study.tuning_of(detector, key)  # raises if its space is not valid
+    if named := next((detector.name for detector in study.tuning.compare if detector.leave_out is not None), None):
+        raise ValueError(
+            f"tuning.compare: {named!r}: leave_out: not accepted here (accepted in [tuning] and [[bench.detectors]])"
+        )
     gives = study.policy.gives
     for population in (*study.attacks, *study.users):
         needs = type(population.client).needs

@@ -124,8 +124,9 @@ class Study(Section):
             "fit": "",
             "compare": [],
         }
-        if detector.trials is not None:
-            changes["trials"] = detector.trials
+        for name in ("trials", "leave_out"):
+            if (value := getattr(detector, name)) is not None:
+                changes[name] = value
         try:
             return Tuning.model_validate({**self.tuning.model_dump(), **changes})
         except ValidationError as error:

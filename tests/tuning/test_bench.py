@@ -49,6 +49,13 @@ def bench_study(**changes) -> Study:
     )
 
 
+def test_a_single_detector_may_be_calibrated_without_each_workload():
+    detectors = [{"name": "all", "kind": "quota", "leave_out": True}, {"name": "none", "kind": "quota"}]
+    study = bench_study(bench={**BENCH, "detectors": detectors})
+    assert [study.tuning_of(detector).leave_out for detector in study.bench.detectors] == [True, False]
+    assert Study.parse(study.to_toml()).bench.detectors == study.bench.detectors
+
+
 @pytest.fixture
 def backends(calibrate, tmp_path, monkeypatch):
     """Replace victim, Ray and the search; return the backends that were made."""

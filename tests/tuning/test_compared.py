@@ -110,6 +110,11 @@ def test_names_must_be_different(compare: list[dict[str, Any]], message: str) ->
         check_calibration(study_with(compare))
 
 
+def test_a_compared_detector_is_not_calibrated_without_each_workload() -> None:
+    with pytest.raises(StudyError, match=r"tuning\.compare: 'budget': leave_out: not accepted here"):
+        study_with([{**QUOTA, "leave_out": True}])
+
+
 def test_the_space_of_a_compared_detector_is_checked_when_the_study_is_read() -> None:
     with pytest.raises(StudyError, match=r"tuning\.compare: 'budget'.*qeries"):
         study_with([{**QUOTA, "space": {"qeries": {"max": 3}}}])
