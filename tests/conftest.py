@@ -9,11 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Parallel test processes must not write to the same cache of machine code: numba numbers its files without a lock.
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    folder = Path(__file__).parent.parent / ".pytest_cache" / f"numba-{worker}"
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(folder))
-
 # No deadline: compiled functions take long at their first call, and these tests do not measure time.
 settings.register_profile("mifsim", deadline=None)
 settings.load_profile("mifsim")
