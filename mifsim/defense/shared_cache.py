@@ -59,7 +59,7 @@ def lock_cache(function: Any) -> None:
 
 @contextlib.contextmanager
 def _locked(path: str, exclusive: bool) -> Iterator[None]:
-    """Hold a lock on a file, which is created; without a lock if the folder is not writable or files cannot be locked."""
+    """Hold a lock on a file, which is created; hold none if the folder is not writable or files cannot be locked."""
     handle = -1
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
