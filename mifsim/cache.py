@@ -89,7 +89,8 @@ def atomic_write(path: Folder) -> Iterator[Path]:
 def exclusive(path: Path) -> Iterator[None]:
     """Let only one process of this machine compute a file of the cache; others wait, and should then look for it again.
 
-    The lock is a hidden file beside `path`; it ends with the process that holds it.
+    The lock is a hidden file beside `path`; it ends with the process that holds it. Where files cannot be locked, as on
+    some network file systems, several processes may compute the file; each then writes a complete one.
 
     Raises
     ------
@@ -98,5 +99,6 @@ def exclusive(path: Path) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
