@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -82,3 +83,22 @@ def atomic_write(path: Folder) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Let only one process of this machine compute a file of the cache; others wait, and should then look for it again.
+
+    The lock is a hidden file beside `path`; it ends with the process that holds it. Where files cannot be locked, as on
+    some network file systems, several processes may compute the file; each then writes a complete one.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -10,6 +10,8 @@ from typing import Any, TypeVar, cast
 
 import numba
 
+from mifsim.defense.shared_cache import lock_cache
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # No fast-math: it would allow the compiler to reorder sums by the machine's vector length. numpy's error model does not
@@ -47,15 +49,19 @@ def inner_named(name: str) -> Callable[[F], F]:
 def entry(function: F) -> F:
     """Compile a function that is called from Python, and cache the machine code on disk for later processes.
 
+    Several processes may write to the cache at the same time; see `shared_cache`.
+
     The cached code includes all functions that the entry calls, but numba invalidates it only when the entry's own
     file changes. Therefore the functions that it calls must be in the same file; see `entry_using` for other modules.
     """
     if "<locals>" in function.__qualname__:
         raise TypeError(f"{function.__qualname__}: an entry must not be in a function (see inner)")
     try:
-        return cast(F, numba.njit(cache=True, **_OPTIONS)(function))
+        compiled = numba.njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # neither the source's folder nor the user's cache is writable: compile in each process
         return inner(function)
+    lock_cache(compiled)
+    return cast(F, compiled)
 
 
 def entry_using(*modules: ModuleType) -> Callable[[F], F]:

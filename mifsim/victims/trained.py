@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mifsim.cache import atomic_write, cache_dir, digest
+from mifsim.cache import atomic_write, cache_dir, digest, exclusive
 from mifsim.data.base import DataSet, Subset
 from mifsim.errors import VictimError
 from mifsim.plugins import source_of_entry
@@ -34,7 +34,20 @@ def trained_network(
     path = cache_dir() / "models" / f"{name}-{key}.keras"
     if (facts := _read_facts(path)) is not None:
         return path, facts, True
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(path))
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        if (facts := _read_facts(path)) is not None:  # another process has trained it meanwhile
+            return path, facts, True
+        return path, _train_and_store(path, name, data, subsets, seed, epochs), False
 
+
+def _train_and_store(
+    path: Path, name: str, data: DataSet, subsets: tuple[Subset, ...], seed: int, epochs: int | None
+) -> dict[str, Any]:
+    """Train an architecture and write its two files; return its facts."""
     from mifsim.victims.model_check import network_accuracy
     from mifsim.victims.training import recipe_of, train
 
@@ -74,14 +87,18 @@ def trained_network(
         }
         _write_facts(path, facts, saved)
     except OSError as error:
-        raise VictimError(
-            f"cannot write the trained model to the cache folder {path.parent}: {error.strerror or error}; "
-            "set MIFSIM_CACHE_DIR to a writable folder"
-        ) from error
+        raise _unwritable(path, error) from error
     logger.info(
         "%s: accuracy %.1f%% on the users' images, trained in %.0f s", name, 100 * measured.value, trained.seconds
     )
-    return path, facts, False
+    return facts
+
+
+def _unwritable(path: Path, error: OSError) -> VictimError:
+    return VictimError(
+        f"cannot write the trained model to the cache folder {path.parent}: {error.strerror or error}; "
+        "set MIFSIM_CACHE_DIR to a writable folder"
+    )
 
 
 def package_versions(kind: str = "trained") -> dict[str, str]:

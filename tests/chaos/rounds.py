@@ -127,7 +127,8 @@ def run_with_fault(baseline: Baseline, fault: Fault, fraction: float, folder: Pa
     """
     folder.mkdir()
     cache, log = folder / "cache", folder / "log"
-    shutil.copytree(baseline.cache, cache, ignore=shutil.ignore_patterns("traces"))
+    # Other tests may write to the cache meanwhile, to files that start with a dot until they are complete.
+    shutil.copytree(baseline.cache, cache, ignore=shutil.ignore_patterns("traces", ".*"))
     with fault.setup(folder) as target:
         target.recordings = cache / "traces"
         arguments = [baseline.command, str(baseline.study), "--out", str(target.run), *target.arguments]

@@ -11,7 +11,6 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import keras
 import pandas as pd
 import pytest
 import tomli_w
@@ -49,6 +48,8 @@ def submit(cluster: Cluster, *arguments: str | Path, **env: str) -> subprocess.C
 
 def study_with_files(folder: Path) -> Path:
     """Write a study of local images and a local model, which must be uploaded; nothing is trained."""
+    import keras  # takes seconds, and only slow tests need it
+
     write_images(folder / "images", images=60)
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
     model.save(folder / "model.keras")

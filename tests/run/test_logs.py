@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,19 +147,8 @@ def test_a_run_whose_log_has_changed_is_not_resumed(tmp_path: Path) -> None:
         study_to_resume(run)
 
 
-@pytest.fixture
-def cluster() -> Iterator[None]:
-    import ray
-
-    from mifsim.server.ray.cluster import connect
-
-    connect(None)
-    yield
-    ray.shutdown()
-
-
 def test_session_hosts_on_ray_read_the_log_and_give_the_same_rows(
-    run: Path, log: Path, cluster: None, tmp_path: Path
+    run: Path, log: Path, local_ray: None, tmp_path: Path
 ) -> None:
     independent = {"user": "independent", "sessions": 3, "length": 4}
     on_ray = simulation.simulate(log_study(log, independent), tmp_path / "run")

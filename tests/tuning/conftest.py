@@ -1,4 +1,4 @@
-"""Fixtures of the calibration tests: a shared local Ray, a calibration without Ray, and more clients and detectors."""
+"""Fixtures of the calibration tests: a calibration without Ray, and more clients and detectors."""
 
 from __future__ import annotations
 
@@ -23,19 +23,6 @@ from tests.tuning.studies import (
     serial_calibrations,
     serial_search,
 )
-
-
-@pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """Start one local Ray for all tests; starting it takes longer than a test."""
-    import ray
-
-    from mifsim.server.ray.cluster import connect
-
-    started_here = connect(None)
-    yield
-    if started_here:
-        ray.shutdown()
 
 
 @pytest.fixture

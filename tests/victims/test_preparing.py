@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -39,6 +40,14 @@ def test_a_victim_is_trained_once_and_recorded(grey, keras, caplog):
         "test_images": 54,
     }.items():
         assert victim.facts[key] == value
+
+
+def test_two_runs_that_need_the_same_victim_at_the_same_time_train_it_once(grey):
+    config = VictimConfig(epochs=1, seed=5)
+    with ThreadPoolExecutor(2) as pool:  # the lock is per open file, so threads exclude each other as processes do
+        victims = list(pool.map(lambda _: prepare_victim(grey, config), range(2)))
+    assert sorted(victim.cached for victim in victims) == [False, True]
+    assert victims[0].facts == victims[1].facts
 
 
 def test_the_recorded_accuracy_is_that_of_the_file_on_the_users_subset(grey):

@@ -22,6 +22,7 @@ def test_each_replica_answers_the_hosts_that_are_assigned_to_it(tmp_path: Path) 
 
     study = small_study(server={"hosts": 4, "model_replicas": 2}, filters=[{"none": True}], leakage={"enabled": False})
     victim = prepare_victim(load_data(study.data), study.victim)
+    ray.shutdown()
     with cluster(num_cpus=4) as ray_cluster:
         ray_cluster.add_node(num_cpus=4)
         connect(ray_cluster.address)

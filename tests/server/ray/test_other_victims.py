@@ -33,6 +33,7 @@ def test_the_rows_are_those_of_one_process_and_the_model_actor_imports_no_tensor
 
     dispatch = backend.dispatch
     monkeypatch.setattr(backend, "dispatch", observed)
+    ray.shutdown()  # the actors of other tests must not be found
     connect(None)
     try:
         with service((28, 28, 1), 10) as found:

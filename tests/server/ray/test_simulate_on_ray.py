@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,20 +30,9 @@ def in_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return simulation.simulate(small_study(), tmp_path_factory.mktemp("runs") / "in-process", backend="in-process")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    import ray
-
-    from mifsim.server.ray.cluster import connect
-
-    connect(None)
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_the_rows_are_the_same_on_ray_with_any_number_of_hosts(
-    hosts: int, in_process: Path, cluster: None, tmp_path: Path
+    hosts: int, in_process: Path, local_ray: None, tmp_path: Path
 ) -> None:
     run = simulation.simulate(small_study(server={"hosts": hosts}), tmp_path / "run")
     assert_same_rows(in_process, run)
@@ -70,7 +59,7 @@ def spread_study(**server: Any) -> Study:
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_the_rows_of_attackers_that_know_the_detectors_are_the_same_with_any_number_of_hosts(
-    hosts: int, spread_in_process: Path, cluster: None, tmp_path: Path
+    hosts: int, spread_in_process: Path, local_ray: None, tmp_path: Path
 ) -> None:
     assert_same_rows(spread_in_process, simulation.simulate(spread_study(hosts=hosts), tmp_path / "run"))
 
@@ -110,18 +99,20 @@ def test_every_kind_of_detector_blocks_some_sessions(all_kinds_in_process: Path)
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_the_rows_of_every_kind_of_detector_are_the_same_with_any_number_of_hosts(
-    hosts: int, all_kinds_in_process: Path, cluster: None, tmp_path: Path
+    hosts: int, all_kinds_in_process: Path, local_ray: None, tmp_path: Path
 ) -> None:
     assert_same_rows(all_kinds_in_process, simulation.simulate(study_of_all_kinds(hosts=hosts), tmp_path / "run"))
 
 
-def test_the_rows_are_the_same_with_two_replicas_of_the_model(in_process: Path, cluster: None, tmp_path: Path) -> None:
+def test_the_rows_are_the_same_with_two_replicas_of_the_model(
+    in_process: Path, local_ray: None, tmp_path: Path
+) -> None:
     study = small_study(server={"hosts": 2, "model_replicas": 2})
     assert_same_rows(in_process, simulation.simulate(study, tmp_path / "run"))
 
 
 def test_replicas_that_differ_are_refused_or_the_minority_is_ended(
-    cluster: None, caplog: pytest.LogCaptureFixture
+    local_ray: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="mifsim")
     import ray
@@ -158,7 +149,7 @@ def test_replicas_that_differ_are_refused_or_the_minority_is_ended(
 
 
 def test_waiting_for_a_busy_cluster_is_logged_and_times_out(
-    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="mifsim")
     import ray
@@ -185,12 +176,12 @@ def test_waiting_for_a_busy_cluster_is_logged_and_times_out(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_rows_are_the_same_with_one_session_per_host(in_process: Path, cluster: None, tmp_path: Path) -> None:
+def test_the_rows_are_the_same_with_one_session_per_host(in_process: Path, local_ray: None, tmp_path: Path) -> None:
     study = small_study(server={"hosts": 2, "sessions_per_host": 1})
     assert_same_rows(in_process, simulation.simulate(study, tmp_path / "run"))
 
 
-def test_clients_with_several_sessions_give_the_same_rows_on_ray(cluster: None, tmp_path: Path) -> None:
+def test_clients_with_several_sessions_give_the_same_rows_on_ray(local_ray: None, tmp_path: Path) -> None:
     plain = {"attack": "mi-face", "noise": 0.002, "labels": [0, 3], "budget_queries": 30, "beta": 0, "gamma": 0.0}
     evasion_rows = [[{"rotate": 4}, {"decoys": 1}], [{"interleave": 3}, {"noise": 0.05}], [{"probe": 2}]]
     attacks = [{**plain, "evasions": evasions} for evasions in evasion_rows]
@@ -207,7 +198,7 @@ def test_clients_with_several_sessions_give_the_same_rows_on_ray(cluster: None, 
 
 
 @pytest.mark.slow
-def test_attackers_that_train_models_give_the_same_rows_on_ray(cluster: None, tmp_path: Path) -> None:
+def test_attackers_that_train_models_give_the_same_rows_on_ray(local_ray: None, tmp_path: Path) -> None:
     attacks: list[dict[str, Any]] = [
         {"attack": "mi-face-numeric", "space": "autoencoder"},
         {"attack": "nes", "space": "pca"},
@@ -227,7 +218,7 @@ def test_attackers_that_train_models_give_the_same_rows_on_ray(cluster: None, tm
 
 
 def test_the_rows_are_the_same_when_the_model_is_killed(
-    in_process: Path, cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_process: Path, local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
@@ -255,7 +246,7 @@ def test_the_rows_are_the_same_when_the_model_is_killed(
     assert killed
 
 
-def test_too_many_hosts_are_refused_before_anything_is_written(cluster: None, tmp_path: Path) -> None:
+def test_too_many_hosts_are_refused_before_anything_is_written(local_ray: None, tmp_path: Path) -> None:
     with pytest.raises(
         RunError, match=r"server\.hosts = 100000: the cluster has .* CPUs on 1 node; accepted on this cluster: 1 to"
     ):
@@ -264,7 +255,7 @@ def test_too_many_hosts_are_refused_before_anything_is_written(cluster: None, tm
 
 
 def test_a_folder_that_hosts_do_not_see_is_refused_before_anything_is_written(
-    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
@@ -286,7 +277,7 @@ def test_a_folder_that_hosts_do_not_see_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_session_hosts_start_without_tensorflow(cluster: None, tmp_path: Path) -> None:
+def test_session_hosts_start_without_tensorflow(local_ray: None, tmp_path: Path) -> None:
     import ray
 
     from mifsim.server.backend import Job
@@ -305,7 +296,7 @@ def test_session_hosts_start_without_tensorflow(cluster: None, tmp_path: Path) -
     assert not {"tensorflow", "keras"} & set(loaded)
 
 
-def test_a_host_answers_the_driver_while_a_client_trains_a_network(cluster: None, tmp_path: Path) -> None:
+def test_a_host_answers_the_driver_while_a_client_trains_a_network(local_ray: None, tmp_path: Path) -> None:
     import ray
 
     from mifsim.server.backend import Job
