@@ -18,6 +18,7 @@ from mifsim.tables.records import TableWriter
 from mifsim.tables.storage import Folder
 from reports.baselines import LABELLED, labelled_gap
 from reports.comparison import undefended
+from reports.leakage_metrics import NEEDS, metrics
 from reports.tables import attackers, facts, leakage, sessions
 from reports.tables import benchmark_table as read_benchmark
 from reports.wording import doubtful_accuracy, missing, percent
@@ -197,6 +198,7 @@ def print_benchmark(run: Folder, console: Console | None = None) -> None:
         "result is valid for this victim and this evaluator.",
         highlight=False,
     )
+    _print_metrics(run, out)
     if frame["population"].eq(_BASELINES[LABELLED]).any():
         out.print(
             f"{_BASELINES[LABELLED]}: auxiliary images that the model labels as the target, after one query for each "
@@ -208,3 +210,25 @@ def print_benchmark(run: Folder, console: Console | None = None) -> None:
     for note in doubtful_accuracy(facts(run).get("victim") or {}):
         out.print(note, highlight=False, markup=False)
     out.print(f"Table: {run / 'attack_benchmark.parquet'}", highlight=False)
+
+
+def _print_metrics(run: Folder, out: Console) -> None:
+    """Print the literature's metrics of the undefended attacks and the baselines, if the run has them."""
+    found = metrics(run, undefended(run))
+    if found is None:
+        return
+    table = Table(title="Undefended attacks by the metrics of the literature", title_justify="left")
+    table.add_column("attack")
+    table.add_column("n", justify="right")
+    table.add_column("evaluator's accuracy", justify="right")
+    for title, _ in found.columns:
+        table.add_column(title, justify="right")
+    for row in found.rows:
+        table.add_row(row.name, row.reconstructions, found.evaluator_share, *row.cells)
+    out.print(table)
+    meanings = " ".join(f"{title}: {meaning}." for title, meaning in found.columns)
+    out.print(
+        f"evaluator's accuracy: on the users' images, {found.evaluator}. {meanings} {found.neighbours}. {NEEDS}",
+        highlight=False,
+    )
+    out.print(f"Table: {run / 'leakage_sets.parquet'}", highlight=False)

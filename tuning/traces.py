@@ -121,7 +121,7 @@ def _record(run: RunFolder, traced: Study, specs: Specs, data: DataSet, victim: 
         if traced.leakage.enabled and traced.attacks:
             evaluator = prepare_evaluator(data)
             run.update_facts(evaluator=evaluator.facts)
-            score_run(run.path, traced, data, victim, evaluator, facts)
+            score_run(run.path, traced, data, victim, evaluator, facts, sets=False)
     except BaseException:
         run.finish("interrupted")
         raise

@@ -85,6 +85,8 @@ def write_simulation(
                 "kind": "attack",
                 "evaluator_confidence": row["query"] / 200,
                 "evaluator_hit": row["query"] == BUDGET,
+                "evaluator_rank": 1 if row["query"] == BUDGET else 2,
+                "nearest_class": 0,
                 "feature_distance": 20 - row["query"] / 10,
                 "ssim_nearest": 0.5,
                 "psnr_nearest_db": 10.0,

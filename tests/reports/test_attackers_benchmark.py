@@ -19,8 +19,8 @@ def scored(session_id, target, *, kind="attack", hit=False, distance=9.0, confid
     """Return a row of ``leakage``; reconstructions of a class with equal scores count as identical."""
     return {
         "kind": kind, "session_id": session_id, "target": target, "query": 5, "last": last,
-        "evaluator_confidence": confidence, "evaluator_hit": hit, "feature_distance": distance, "ssim_nearest": 0.5,
-        "psnr_nearest_db": 10.0,
+        "evaluator_confidence": confidence, "evaluator_hit": hit, "evaluator_rank": 1 if hit else 2,
+        "feature_distance": distance, "nearest_class": target, "ssim_nearest": 0.5, "psnr_nearest_db": 10.0,
     }  # fmt: skip
 
 
