@@ -61,6 +61,12 @@ def test_every_shipped_study_loads_and_survives_a_round_trip(name: str, tmp_path
     assert Study.load(tmp_path / "again.toml") == study
 
 
+def test_folders_in_a_shipped_study_are_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = Study.load("bench-faces", ['data={set="celeba", folder="photographs"}'])
+    assert study.data.folder == tmp_path.resolve() / "photographs"
+
+
 def test_overrides_reach_tables_and_lists(tmp_path: Path) -> None:
     path = write(tmp_path, SMALL)
     study = Study.load(path, ["server.transport=uint8", "attacks.0.noise=0.5", "seed=9", "server.batch_size=16"])
