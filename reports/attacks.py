@@ -224,7 +224,8 @@ def _print_metrics(run: Folder, out: Console) -> None:
     for title, _ in found.columns:
         table.add_column(title, justify="right")
     for row in found.rows:
-        table.add_row(row.name, row.reconstructions, found.evaluator_share, *row.cells)
+        cells = [cell.replace(" (", "\n(") for cell in row.cells]  # narrow columns
+        table.add_row(row.name, row.reconstructions, found.evaluator_share, *cells)
     out.print(table)
     meanings = " ".join(f"{title}: {meaning}." for title, meaning in found.columns)
     out.print(

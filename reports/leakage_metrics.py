@@ -120,6 +120,8 @@ def metrics(run: Folder, filters: Collection[str] | None = None) -> Metrics | No
 
 def _neighbours(found: Any) -> str:
     low, high = int(found.min()), int(found.max())
+    if not high:
+        return "undefined, because each class has one"
     return f"k = {low}" if low == high else f"k = {low} to {high}"
 
 
