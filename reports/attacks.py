@@ -220,7 +220,7 @@ def _print_metrics(run: Folder, out: Console) -> None:
     table = Table(title="Undefended attacks by the metrics of the literature", title_justify="left")
     table.add_column("attack")
     table.add_column("n", justify="right")
-    table.add_column("evaluator's accuracy", justify="right")
+    table.add_column("evaluator", justify="right")
     for title, _ in found.columns:
         table.add_column(title, justify="right")
     for row in found.rows:
@@ -229,7 +229,7 @@ def _print_metrics(run: Folder, out: Console) -> None:
     out.print(table)
     meanings = " ".join(f"{title}: {meaning}." for title, meaning in found.columns)
     out.print(
-        f"evaluator's accuracy: on the users' images, {found.evaluator}. {meanings} {found.neighbours}. {NEEDS}",
+        f"evaluator: its own accuracy on the users' images, {found.evaluator}. {meanings} {found.neighbours}. {NEEDS}",
         highlight=False,
     )
     out.print(f"Table: {run / 'leakage_sets.parquet'}", highlight=False)

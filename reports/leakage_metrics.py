@@ -14,7 +14,7 @@ from reports.wording import missing, percent
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("accuracy_at_1", "accuracy at 1", "reconstructions that the evaluator classifies as their target"),
     ("accuracy_at_5", "at 5", "the target is among the evaluator's first five classes; only with more than five"),
-    ("identified", "identified", "the nearest private image of all classes shows the target"),
+    ("identified", "nearest", "the nearest private image of all classes shows the target"),
     ("identified_by_ssim", "by SSIM", "the same for the private image with the largest SSIM, without the evaluator"),
     ("knn_distance", "KNN distance", "mean distance to the nearest private image of the class; smaller means leakage"),
     ("precision", "precision", "reconstructions within the k-th neighbour's distance of a private image of the class"),
