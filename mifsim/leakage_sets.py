@@ -186,8 +186,8 @@ class _Resamples:
     The private images are all of the victim's and the attacked classes are given, so neither is resampled: the
     reconstructions are, within each class. If a class has only one, the classes are resampled instead. A resample
     repeats reconstructions and so covers fewer private images than the set does. Therefore only the spread of the
-    resamples about their mean is used, widened by √(m / (m − 1)) for m resampled items. It is 0 if all are alike, such as
-    reconstructions of which none covers a private image.
+    resamples about their mean is used, widened by √(m / (m − 1)) for m resampled items. An interval has no width if all
+    resamples give the same value, such as a coverage of 0.
 
     Attributes
     ----------
