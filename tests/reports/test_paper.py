@@ -224,6 +224,8 @@ def test_the_plan_of_celeba_takes_what_there_is_of_a_class_and_shows_no_photogra
     plan, small = (plan_for("celeba", Path("faces"), small=small) for small in (False, True))
     assert (plan.data["at_most_per_class"], small.data["at_most_per_class"]) == (800, 200)
     assert "images_per_class" not in {*plan.data, *small.data}
+    assert (plan.victim, plan_for("faces", None).victim) == ({"model": "cnn-bn"}, {})
+    assert small.victim == {"model": "cnn-bn", "epochs": 40}
     assert not plan.shows_private
     assert plan_for("faces", None).shows_private
 
