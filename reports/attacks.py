@@ -107,6 +107,8 @@ def _row(name: str, group: pd.DataFrame, prior: pd.DataFrame, needs: Mapping[str
         "attackers": len(group),
         "reconstructions": count,
         "answered_queries": float(group["answered_queries"].median()),
+        "shared_queries": float(_shared(group).median()),
+        "target_queries": float((group["answered_queries"] - _shared(group)).median()),
         **_scores(distinct),
         "low": low,
         "high": high,
@@ -124,9 +126,16 @@ def _baseline(kind: str, group: pd.DataFrame) -> dict[str, Any]:
         "attackers": len(group),
         "reconstructions": len(group),
         "answered_queries": float(group["query"].median()) if kind == LABELLED else 0.0,
+        "shared_queries": float(group["query"].median()) if kind == LABELLED else 0.0,
+        "target_queries": 0.0,
         **_scores(group),
         **dict.fromkeys(not_applicable),
     }
+
+
+def _shared(group: pd.DataFrame) -> pd.Series:
+    """Return the shared queries of each attacker; null in runs of earlier versions, which have no such attack."""
+    return group["shared_queries"].fillna(0)
 
 
 def _scores(group: pd.DataFrame) -> dict[str, Any]:
@@ -168,7 +177,8 @@ def print_benchmark(run: Folder, console: Console | None = None) -> None:
     table = Table(title="Undefended attacks", title_justify="left")
     for title in ("attack", "needs"):
         table.add_column(title)
-    for title in ("queries", "evaluator hits", "95% interval", "confidence", "distance", "closer", "works"):
+    numbers = ("queries", "shared", "for one class", "evaluator hits", "95% interval", "confidence", "distance")
+    for title in (*numbers, "closer", "works"):
         table.add_column(title, justify="right")
     previous_is_baseline = None
     for row in frame.to_dict("records"):
@@ -180,6 +190,8 @@ def print_benchmark(run: Folder, console: Console | None = None) -> None:
             str(row["population"]),
             "" if missing(row["needs"]) else str(row["needs"]),
             f"{row['answered_queries']:,.0f}",
+            f"{row['shared_queries']:,.0f}",
+            f"{row['target_queries']:,.0f}",
             f"{percent(row['evaluator_hit_share'])} of {int(row['reconstructions'])}",
             "" if baseline else f"{percent(row['low'])} to {percent(row['high'])}",
             f"{row['evaluator_confidence']:.2f}",
@@ -189,12 +201,14 @@ def print_benchmark(run: Folder, console: Console | None = None) -> None:
         )
     out.print(table)
     out.print(
-        "needs: model output that the attack needs. queries: median number of answered queries per attacker. "
-        "evaluator hits: reconstructions that the evaluator classifies as their target. confidence: mean confidence "
-        "of the evaluator in the target. distance: median distance to the nearest private image of the target class, "
-        "in the evaluator's feature space. closer: reconstructions with a smaller distance than the median auxiliary "
-        "image of that class. works: more hits than the auxiliary images (Fisher's exact test) and more than half "
-        f"closer (exact sign test), each one-sided at level {LEVEL:.0%}. Identical reconstructions count once. The "
+        "needs: model output that the attack needs. queries: median number of answered queries per attacker. shared: "
+        "those of them that are the same for every class under attack, so that an attacker of several classes sends "
+        "them once. for one class: the others. evaluator hits: reconstructions that the evaluator classifies as their "
+        "target. confidence: mean confidence of the evaluator in the target. distance: median distance to the nearest "
+        "private image of the target class, in the evaluator's feature space. closer: reconstructions with a smaller "
+        "distance than the median auxiliary image of that class. works: more hits than the auxiliary images (Fisher's "
+        "exact test) and more than half closer (exact sign test), each one-sided at level "
+        f"{LEVEL:.0%}. Identical reconstructions count once. The "
         "result is valid for this victim and this evaluator.",
         highlight=False,
     )

@@ -42,6 +42,12 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("queries", pa.int64(), "queries that the server received in the session, invalid and unsafe ones included"),
         ("answered_queries", pa.int64(), "queries of the session that the model answered"),
         (
+            "shared_queries",
+            pa.int64(),
+            "those of them that are the same for every class under attack: an attacker of several classes sends them "
+            "once; 0 for users",
+        ),
+        (
             "last_query",
             pa.int64(),
             "number of the session's last query among all queries of its client, from 1; 0: no query",

@@ -196,6 +196,7 @@ def _attack_row(filter_, attack, number):
         "outcome": "exhausted" if blocked_at is None else "blocked",
         "queries": blocked_at or BUDGET,
         "answered_queries": BUDGET if blocked_at is None else blocked_at - 1,
+        "shared_queries": 0,
         "last_query": blocked_at or BUDGET,
         "queries_to_block": blocked_at,
         "suspicious_count": 0,
