@@ -202,7 +202,9 @@ def _blocked(row: Mapping[Any, Any], users: str) -> str:
 
 def _counts(row: Mapping[Any, Any], suffix: str, cells: pd.DataFrame) -> Counts:
     stopped_cells, labelled, quarter = (int(row[f"{measure}_{suffix}"]) for measure in MEASURES)
-    stopped = cells.groupby("attack", observed=True, sort=False)["stopped"].any() if len(cells) else pd.Series()
+    # Attackers of one attack can be several populations, such as mi-face+decoys.
+    attack = cells["attack"].astype(str).str.partition("+")[0] if len(cells) else pd.Series(dtype=str)
+    stopped = cells.groupby(attack, sort=False)["stopped"].any()
     lost = [str(name) for name, any_stopped in stopped.items() if not any_stopped]
     return Counts(
         int(row[f"cells_stopped_{suffix}"]),

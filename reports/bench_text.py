@@ -117,11 +117,14 @@ def not_covered(run: Folder) -> str:
         found = left_out(run, str(name))
         if found is not None:
             measured.append(f"{name}: {found}")
+    of_unseen = [row for row in table[table["certified"]].to_dict("records") if not missing(row["unseen_workload"])]
     unseen = [
         f"{row['detector']} blocks {percent(row['unseen_rate'])} of the sessions of {row['unseen_workload']}"
-        for row in table[table["certified"]].to_dict("records")
-        if not missing(row["unseen_workload"])
+        for row in of_unseen
+        if row["unseen_rate"] > 0
     ]
+    if spared := [str(row["detector"]) for row in of_unseen if row["unseen_rate"] == 0]:
+        unseen.append(f"{listed(spared)} {'blocks' if len(spared) == 1 else 'block'} none")
     if unseen:
         text += f" Of the users that no detector was calibrated for, {'; '.join(unseen)}."
     if measured:

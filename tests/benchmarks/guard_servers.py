@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uvloop
 
 from mifsim.defense import FilterConfig
 from mifsim.guard.arrival import write_png
@@ -241,4 +242,4 @@ async def processor_time(connection: Connection) -> float:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1]), sys.argv[2]))
+    uvloop.run(serve(Path(sys.argv[1]), sys.argv[2]))

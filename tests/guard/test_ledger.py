@@ -290,6 +290,25 @@ def test_entries_that_wait_are_written_before_the_ledger_is_closed(tmp_path: Pat
     asyncio.run(check())
 
 
+def test_the_log_is_copied_to_the_file_while_entries_are_written(tmp_path: Path) -> None:
+    async def check() -> None:
+        path = tmp_path / "ledger.db"
+        ledger = SqliteLedger(str(path))
+        await ledger.open()
+        await ledger.add_config("digest", {})
+        for number in range(3000):
+            await ledger.put(ENTRY._replace(client=number.to_bytes(16, "big")))
+            await asyncio.sleep(0)
+        await ledger._copying  # type: ignore[misc]
+        (tmp_path / "copy.db").write_bytes(path.read_bytes())  # without the log
+        copied = sqlite3.connect(tmp_path / "copy.db").execute("SELECT count(*) FROM clients").fetchone()[0]
+        assert 1000 <= copied <= 3000
+        await ledger.close()
+        assert sqlite3.connect(path).execute("SELECT count(*) FROM clients").fetchone() == (3000,)
+
+    asyncio.run(check())
+
+
 def test_a_ledger_that_is_not_open_or_no_ledger_is_an_error(tmp_path: Path) -> None:
     async def check() -> None:
         with pytest.raises(LedgerError, match="not open"):

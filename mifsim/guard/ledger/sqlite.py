@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import secrets
 import sqlite3
@@ -16,11 +17,19 @@ from typing import Any, Literal, TypeVar
 
 from mifsim.guard.ledger.base import Entry, Ledger, LedgerError, Superseded
 
+logger = logging.getLogger(__name__)
+
 VERSION = 1
 _BUSY_SECONDS = 2.0
 _PAUSES = (*(0.0 for _ in range(50)), *(0.001 * 2**power for power in range(11)), None)
 """Seconds between attempts while another process writes. An entry takes some 30 microseconds, but SQLite's own waiting
 takes at least a millisecond, in which the event loop would stand still."""
+
+_CHECKPOINT = 1000
+"""Entries after which the write-ahead log is copied to the file. That waits for the disk, some 50 ms, so a thread does
+it, while entries are written."""
+_MOST_PAGES = 16_000
+"""Pages of the log (64 MiB) at which an entry waits for the copy: there was no pause in which it was complete."""
 
 # Times are whole microseconds, and configurations and owners are numbers, so that an idle client takes about 80 bytes.
 _SCHEMA = """
@@ -85,6 +94,8 @@ class SqliteLedger(Ledger):
         self._database: sqlite3.Connection | None = None
         self._pending: list[tuple[tuple[Any, ...], asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
+        self._copying: asyncio.Task[None] | None = None
+        self._uncopied = 0
         self._numbers: dict[str, int] = {}
         self._digests: dict[int, str] = {}
 
@@ -107,12 +118,14 @@ class SqliteLedger(Ledger):
         if (found := await self.meta("version", str(VERSION))) != str(VERSION):
             raise LedgerError(f"{self._path}: version {found}: not supported by this mifsim (accepted: {VERSION})")
         await self.configs()
+        database.execute(f"PRAGMA wal_autocheckpoint = {_MOST_PAGES}")
         database.execute("PRAGMA busy_timeout = 0")  # see `_PAUSES`
 
     async def close(self) -> None:
         """See `Ledger`."""
-        if self._writing is not None and not self._writing.done():
-            await self._writing
+        for task in (self._writing, self._copying):
+            if task is not None and not task.done():
+                await task
         if self._database is not None:
             self._database.close()
             self._database = None
@@ -166,6 +179,18 @@ class SqliteLedger(Ledger):
                     written.set_result(None)
                 else:
                     written.set_exception(outcome)
+            self._uncopied += len(pending)
+            if self._uncopied >= _CHECKPOINT and (self._copying is None or self._copying.done()):
+                self._uncopied = 0
+                self._copying = asyncio.create_task(asyncio.to_thread(self._copy_log))
+
+    def _copy_log(self) -> None:
+        """Copy the write-ahead log to the file as far as possible without making anybody wait."""
+        try:
+            with contextlib.closing(sqlite3.connect(self._path, timeout=0)) as database:
+                database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.Error as error:  # such as a full disk: the log keeps what it has
+            logger.warning("%s: the write-ahead log cannot be copied to the file: %s", self._path, error)
 
     @_translated
     async def _written(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[Superseded | None]:

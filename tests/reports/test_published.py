@@ -1,0 +1,57 @@
+"""The README's table of detectors is that of the published comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = ROOT / "reports" / "bench-digits"
+
+
+def rows() -> list[str]:
+    """Return the rows of the README's table, from the published tables."""
+    cells, detectors = (pd.read_parquet(PUBLISHED / f"{name}.parquet") for name in ("cells", "detectors"))
+    workloads = pd.read_parquet(PUBLISHED / "workloads.parquet")
+    shown = []
+    for _, detector in detectors.iterrows():
+        of = cells[cells["detector"] == detector["detector"]]
+        if of.empty:
+            continue
+        client, session = (of[of["scope"] == scope] for scope in ("client", "session"))
+        mi_face = client[(client["attack"] == "mi-face") & ~client["knows_detector"]].set_index("evasion")
+        counts = [
+            int(part.loc[part["knows_detector"] == knows, "stopped"].sum())
+            for part, knows in ((client, False), (session, False), (client, True))
+        ]
+        of_detector = workloads[workloads["detector"] == detector["detector"]]
+        tested, unseen = (
+            float((part["blocked"] / part["sessions"]).max())
+            for part in (of_detector[of_detector["split"] == split] for split in ("test", "unseen"))
+        )
+        calibrated = bool(of_detector["certified"].any())
+        name = f"`{detector['detector']}`" + ("" if calibrated else ", not certified")
+        values = [
+            f"**{counts[0]}**",
+            f"{counts[1]}",
+            f"{counts[2]}",
+            _queries(mi_face.loc[""]),
+            _queries(mi_face.loc["decoys (between 10)"]),
+            f"{tested:.1%}",
+            f"{unseen:.0%}",
+            f"{detector['microseconds_a_query']:.0f}",
+            f"{detector['bytes_a_query']:,.0f}",
+        ]
+        shown.append((not calibrated, -counts[0], f"| {' | '.join([name, *values])} |"))
+    return [text for _, _, text in sorted(shown, key=lambda row: row[:2])]
+
+
+def _queries(cell: pd.Series) -> str:
+    return f"{cell['mean_queries']:.0f}" if cell["blocked"] == cell["attackers"] else "never"
+
+
+def test_the_table_of_detectors_is_the_published_one() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    _, _, rest = readme.partition("<!-- bench-digits:begin -->\n")
+    assert rest.partition("<!-- bench-digits:end -->")[0].splitlines() == rows()
