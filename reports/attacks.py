@@ -22,6 +22,7 @@ from reports.leakage_metrics import NEEDS, metrics
 from reports.tables import attackers, facts, leakage, sessions
 from reports.tables import benchmark_table as read_benchmark
 from reports.wording import doubtful_accuracy, missing, percent
+from reports.zero_query import sentences, verdicts
 
 LEVEL = 0.01
 """Significance level of each of the two one-sided tests in `benchmark`."""
@@ -246,4 +247,6 @@ def _print_metrics(run: Folder, out: Console) -> None:
         f"evaluator: its own accuracy on the users' images, {found.evaluator}. {meanings} {found.neighbours}. {NEEDS}",
         highlight=False,
     )
+    for sentence in sentences(verdicts(run)):
+        out.print(sentence, highlight=False, markup=False)
     out.print(f"Table: {run / 'leakage_sets.parquet'}", highlight=False)

@@ -29,11 +29,12 @@ NEEDS = (
     "Intervals at 95%: exact for shares of reconstructions, bootstrap with a fixed seed for KNN distance, recall, "
     "density and coverage. Identical reconstructions of a class count once."
 )
-_BASELINES = {
+BASELINES = {
     "prior": "auxiliary images (no query)",
     "random": "noise (no query)",
     LABELLED: "labelled auxiliary images",
 }
+"""The names of the baselines, by their kind."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,7 @@ def metrics(run: Folder, filters: Collection[str] | None = None) -> Metrics | No
     rows = [
         MetricRow(
             "" if missing(row["filter"]) else str(row["filter"]),
-            _BASELINES.get(str(row["kind"]), str(row["kind"]))
-            if missing(row["population"])
-            else str(row["population"]),
+            BASELINES.get(str(row["kind"]), str(row["kind"])) if missing(row["population"]) else str(row["population"]),
             f"{int(row['reconstructions']):,}",
             tuple(_cell(row, key) for key, _, _ in COLUMNS),
         )

@@ -34,6 +34,7 @@ from reports.tables import (
     sessions,
 )
 from reports.verdict import calibration_section, filter_file, guarantee_text, headline, shortfalls, worst_users
+from reports.zero_query import sentences, verdicts
 
 _SHOWN_SEPARATELY = frozenset(
     {"chosen", "guarantee", "why_none", "test", "parameters", "kind", "leave_out", "compared"}
@@ -129,6 +130,7 @@ def _context(run: Folder) -> dict[str, Any]:
         "attacks": attacks,
         "metrics": metrics(run),
         "metrics_need": NEEDS,
+        "metrics_verdicts": sentences(verdicts(run)),
         "tally": attacks.tally,
         "users": compare_users(run),
         "logs": known.get("logs") or {},
