@@ -16,9 +16,14 @@ CLASS = {(-1, -1): {1: 0, -1: 1}, (1, -1): {1: 2, -1: 2}, (-1, 1): {1: 3, -1: 3}
 """Class by (bangs, eyeglasses), then by male; worked by hand from "Eyeglasses before Bangs before Male/Female"."""
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return write_celeba(tmp_path_factory.mktemp("celeba") / "original")
+
+
 @pytest.fixture
-def tree(tmp_path):
-    return write_celeba(tmp_path / "celeba")
+def tree(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "celeba")
 
 
 def load(tree, **keys):
@@ -169,6 +174,19 @@ def replace(path, old, new):
     path.write_text(path.read_text().replace(old, new))
 
 
+def move_class(tree, label, before, after):
+    """List all images of a class in another set."""
+    path = tree / "list_eval_partition.txt"
+    for number in range(FACES):
+        found = attributes(number)
+        if CLASS[found["Bangs"], found["Eyeglasses"]][found["Male"]] == label:
+            replace(path, f"{face_file(number)} {before}", f"{face_file(number)} {after}")
+
+
+def write_identities(tree, names):
+    (tree / "identity_CelebA.txt").write_text("\n".join(f"{name} 1" for name in names))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -208,6 +226,18 @@ def replace(path, old, new):
         (
             lambda t: replace(t / "list_eval_partition.txt", " 1\n", " 0\n"),
             "it leaves the validation set with no image of class Male",
+        ),
+        (
+            lambda t: move_class(t, 3, 0, 2),
+            r"list_eval_partition\.txt: it leaves the private subset with no image of class Eyeglasses",
+        ),
+        (
+            lambda t: write_identities(t, map(face_file, range(1, FACES))),
+            r"identity_CelebA\.txt: has no line for 000001\.jpg, which list_eval_partition\.txt lists$",
+        ),
+        (
+            lambda t: write_identities(t, map(face_file, range(FACES + 2))),
+            r"list_eval_partition\.txt: has no line for 000121\.jpg, which identity_CelebA\.txt lists \(and 1 more\)",
         ),
         (lambda t: (t / "list_attr_celeba.txt").write_text("3\n"), "no column 'Male'"),
         (lambda t: (t / "list_attr_celeba.txt").write_bytes(b"\xff\xfe\x00"), "cannot be read as text"),

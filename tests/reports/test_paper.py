@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mifsim.cli import main
 from mifsim.data import load_data
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError
@@ -253,36 +252,3 @@ def test_the_accuracy_of_both_models_is_beside_every_leakage_score(out: Path) ->
     assert {(float(share), int(images)) for share, images, _ in sentences} == {
         (round(100 * victim.test_accuracy, 2), victim.facts["test_images"])
     }
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--dataset", "celeba"], "requires its folder: --dataset celeba=FOLDER"),
-        (["--dataset", "celeba="], "no folder after ="),
-        (["--dataset", "cifar=folder"], "accepted: mnist, mnist-5k, celeba, faces"),
-        (["--dataset", "faces=folder"], "--dataset faces does not read a folder"),
-        (["--dataset", "mnist=folder", "--data", "folder"], "must follow the --dataset"),
-        (["--dataset", "mnist-5k", "--dataset", "celeba=nowhere", "--small"], "nowhere: no folder img_align_celeba"),
-        (["--dataset", "mnist", "--dataset", "mnist-5k"], "both reproduce the same results"),
-        (["--dataset", "faces", "--data", "folder"], "does not read a folder"),
-        (["--trials", "2"], "accepted: 3 or more"),
-        (["--data", "folder"], "must follow the --dataset"),
-        (["--page-only"], "requires --out"),
-        (["--page-only", "--out", "nowhere"], "no such file"),
-        (["--dataset", "mnist", "--data", "nowhere", "--small"], "no such folder"),
-        (["--filter", "nowhere.toml"], "nowhere.toml"),
-    ],
-)
-def test_invalid_arguments_are_refused(
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    message: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as exit_:
-        main(["paper", *arguments])
-    assert exit_.value.code == 2
-    assert message in capsys.readouterr().err
