@@ -18,8 +18,8 @@ from tests.small import SMALL, small_study
 
 ATTACKS = [
     {
-        "attack": "surrogate-search", "labels": [0, 3], "space": "pca", "pool": 12, "epochs": 1, "turns": 1,
-        "queries": 5, "budget_queries": 20,
+        "attack": "surrogate-search", "labels": [0, 3], "space": "pca", "pool": 12, "networks": 1, "epochs": 1,
+        "turns": 1, "queries": 5, "budget_queries": 20,
     },
     {"attack": "brep", "labels": [0], "space": "gan", "generator": "g.onnx", "budget_queries": 6},
 ]  # fmt: skip
@@ -28,7 +28,8 @@ ATTACKS = [
 def study_in(folder: Path) -> Study:
     """Return a study with a generator, whose path is relative to the folder of the study's file."""
     write(folder / "g.onnx", ("n", 4), (28, 28))
-    return Study.parse({**SMALL, "attacks": ATTACKS, "filters": [{"none": True}], "users": []}, base=folder)
+    parts = {"attacks": ATTACKS, "filters": [{"none": True}], "users": [], "leakage": {"enabled": False}}
+    return Study.parse({**SMALL, **parts}, base=folder)
 
 
 def test_a_run_states_the_shared_queries_and_the_generators(tmp_path: Path) -> None:
