@@ -189,7 +189,8 @@ def summary(run: Folder) -> pd.DataFrame:
     DataFrame
         In the order of ``detectors``. Columns:
 
-        * ``detector``, ``calibrated``, ``kind``, ``config``, ``microseconds_a_query``, ``bytes_a_query``: as there
+        * ``detector``, ``calibrated``, ``kind``, ``configuration``, ``microseconds_a_query``, ``bytes_a_query``: as
+          there, the configuration in the first scope
         * for each scope, ``<m>_<scope>`` for each of `MEASURES` and ``mean_queries_<scope>``: the numbers of cells,
           and the mean over all attackers; ``<m>_knowing_<scope>`` is the same for attackers who know the detector, and
           ``cells_stopped_<scope>`` and ``cells_stopped_knowing_<scope>`` are the numbers of all cells
@@ -201,8 +202,8 @@ def summary(run: Folder) -> pd.DataFrame:
         * ``distinct_images``: different images behind the certification, for the workload with the fewest
     """
     table, workloads = bench_table(run, "cells"), bench_table(run, "workloads")
-    rows = []
-    for detector in bench_table(run, "detectors").to_dict("records"):
+    detectors, rows = bench_table(run, "detectors"), []
+    for detector in detectors[detectors["scope"] == scopes(run)[0]].drop(columns="scope").to_dict("records"):
         name = detector["detector"]
         of_detector, users = table[table["detector"] == name], workloads[workloads["detector"] == name]
         row: dict[str, Any] = {str(key): value for key, value in detector.items()}

@@ -187,7 +187,7 @@ def _detector_row(run: Folder, row: Mapping[Any, Any], cells: pd.DataFrame) -> D
         for knows, suffix in ((False, scope), (True, f"knowing_{scope}")):
             of_group = cells[(cells["scope"] == scope) & (cells["knows_detector"] == knows)]
             counts.append(_counts(row, suffix, of_group))
-    config = ", ".join(f"{key} {value(found)}" for key, found in parameters(str(row["config"])).items())
+    config = ", ".join(f"{key} {value(found)}" for key, found in parameters(str(row["configuration"])).items())
     return DetectorRow(
         name, str(row["kind"]), config, status, note, tuple(counts), worst, interval, unseen,
         ABSENT if missing(row["microseconds_a_query"]) else f"{row['microseconds_a_query']:.1f}",

@@ -10,9 +10,10 @@ from mifsim.statistics import clopper_pearson
 from mifsim.tables.storage import Folder
 from reports.bench import CALIBRATIONS, QUARTER, bench_table, scopes, summary
 from reports.left_out import warning
+from reports.matrix import MIN_LEAKAGE
 from reports.tables import facts, leave_out_table
 from reports.verdict import calibration_section
-from reports.wording import limit, listed, missing, percent
+from reports.wording import confirmation, limit, listed, missing, percent
 
 SCOPE_TEXT = {
     "client": "state kept for the client",
@@ -100,7 +101,22 @@ def guarantee(run: Folder) -> str:
     return (
         f"Each certified detector has the same guarantee: with {100 * confidence:.4g}% confidence, it blocks {share} "
         f"of the sessions of {'the one named workload' if names == 1 else f'each of the {names} named workloads'}."
+        f"{_confirmed(run, list(dict.fromkeys(of_certified['detector'].astype(str))))}"
     )
+
+
+def _confirmed(run: Folder, detectors: list[str]) -> str:
+    """Return what the live runs of the calibrations showed; empty if a calibration does not record it."""
+    matched = differing = 0
+    for name in detectors:
+        folder = run / CALIBRATIONS / name
+        found = (facts(folder).get("tuning") or {}) if (folder / "run.json").is_file() else {}
+        if "confirmed_sessions" not in found:
+            return ""
+        matched += int(found["confirmed_sessions"])
+        differing += int(found.get("differing_sessions", 0))
+    text = confirmation({"confirmed_sessions": matched, "differing_sessions": differing})
+    return f" Each ran live on the test split of its calibration. {text}."
 
 
 def not_covered(run: Folder) -> str:
@@ -174,6 +190,18 @@ def definitions(run: Folder) -> list[tuple[str, str]]:
     )
     if known[0].startswith("not"):
         rule += ". This run has no baseline, so only the blocks count"
+    labelled = (
+        "The same, measured from the best of three baselines. The third one is an auxiliary image that the model "
+        f"labels as the target, which an attacker obtains without reconstructing anything (confidence {known[1]})."
+    )
+    if values[1] == values[1]:
+        each = cells.drop_duplicates(["attack", "evasion"])
+        above = int((each["leakage_undefended"] - each[list(columns)].max(axis=1) >= MIN_LEAKAGE).sum())
+        if above < len(each):
+            labelled += (
+                f" Undefended, {above or 'none'} of {len(each)} cells {'exceeds' if above < 2 else 'exceed'} it by "
+                f"{MIN_LEAKAGE:g}; in {'the others' if above else 'all of them'}, only the blocks count."
+            )
     return [
         ("cell", "One attack with one row of evasions: the unit of the comparison."),
         (
@@ -181,11 +209,7 @@ def definitions(run: Folder) -> list[tuple[str, str]]:
             f"{rule}. The baseline is the better one of two that need no query, auxiliary images and random images "
             f"(confidence {known[0]}).",
         ),
-        (
-            "stopped, labelled baseline",
-            "The same, measured from the best of three baselines. The third one is an auxiliary image that the model "
-            f"labels as the target, which an attacker obtains without reconstructing anything (confidence {known[1]}).",
-        ),
+        ("stopped, labelled baseline", labelled),
         ("delayed", "Not stopped, and at least half of the attackers are blocked before half of the leakage."),
         ("lost", "Any other result: most attackers are not blocked, or at least half of the leakage is out."),
         (

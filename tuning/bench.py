@@ -247,20 +247,23 @@ class _Comparison:
                 resume_simulation(folder, **self._where)
 
     def _write_detectors(self, compared: list[Compared]) -> None:
-        """Write ``detectors.parquet``: the configuration and the costs of each detector."""
+        """Write ``detectors.parquet``: the configuration of each detector in each scope, and its costs."""
         rows = []
         for item in compared:
-            cells = {"kind": None, "config": None} if item.config is None else item.config.to_cells()
             costs = (None, None) if item.config is None else measure_costs(item.config, self._data.subset("users"))
-            rows.append(
-                {
-                    "detector": item.name,
-                    "calibrated": item.calibrated,
-                    **cells,
-                    "microseconds_a_query": costs[0],
-                    "bytes_a_query": costs[1],
-                }
-            )
+            for scope in self._study.bench.scopes:
+                cells = None if item.config is None else replace(item.config, scope=scope).to_cells()
+                rows.append(
+                    {
+                        "detector": item.name,
+                        "scope": scope,
+                        "calibrated": item.calibrated,
+                        "kind": cells and cells["kind"],
+                        "configuration": cells and cells["config"],
+                        "microseconds_a_query": costs[0],
+                        "bytes_a_query": costs[1],
+                    }
+                )
         _write_table(self._run, self._study, "detectors", rows)
 
 

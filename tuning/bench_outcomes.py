@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,10 +14,13 @@ from tuning.tracedata import TraceSet
 
 
 def attack_text(attack: Attacks) -> str:
-    """Return the name of an attack without the suffixes of its evasions."""
+    """Return the name of an attack without the suffixes of its evasions.
+
+    A suffix can contain arguments, as in ``mi-face+decoys 20``; see `mifsim.study.crossing.row_names`.
+    """
     name = attack.name
     for evasion in reversed(attack.evasions):
-        name = name.removesuffix(f"+{evasion_name(evasion)}")
+        name = re.sub(rf"\+{re.escape(evasion_name(evasion))}( [^+]*)?$", "", name)
     return name
 
 

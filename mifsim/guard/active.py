@@ -64,9 +64,11 @@ class Active:
         return self.settings.ledger.on_failure == "closed"
 
     def warn(self) -> None:
-        """Write log lines about what is not certified."""
+        """Write log lines about what is not certified, or cannot be compared with the certificate."""
         for line in self.deployment.contradictions:
             logger.warning("uncertified: %s", line)
+        for line in self.deployment.unchecked:
+            logger.warning("not checked: %s", line)
         most = int(min(self.deployment.max_queries, 2**31))
         if not self.deployment.detector.forgets_safely(most):
             logger.warning(

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mifsim.data.preprocessing import Fit
 from mifsim.defense import DetectorConfig, DurableDetector, load_config
@@ -20,6 +20,16 @@ from mifsim.guard.durations import parse_duration
 from mifsim.guard.tables import CERTIFIED
 from mifsim.limits import read_plain
 from mifsim.study.wire import ResponsePolicy, Transport
+
+
+class SessionsOfLog(NamedTuple):
+    """How sessions ended in a log that a filter was certified with."""
+
+    workload: str
+    gap: float
+    """Seconds without a query after which a session ended; 0: pauses did not matter."""
+    column: str
+    """The column that stated the sessions; empty: none did."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,8 @@ class Certified:
         Treatment of images of another aspect ratio.
     background : tuple of int or None
         Colour behind transparent pixels and of padding.
+    logs : tuple of SessionsOfLog
+        How sessions ended in the logs among the workloads.
     """
 
     guaranteed: bool = False
@@ -49,6 +61,7 @@ class Certified:
     longest: int | None = None
     fit: Fit = "cut"
     background: tuple[int, int, int] | None = None
+    logs: tuple[SessionsOfLog, ...] = ()
 
     @classmethod
     def read(cls, path: str) -> Certified:
@@ -76,6 +89,10 @@ class Certified:
             max(longest) if longest and None not in longest else None,
             data.get("fit", "cut"),
             _rgb(data["background"]) if "background" in data else None,
+            tuple(
+                SessionsOfLog(row["workload"], row.get("session_gap_seconds", 0.0), row.get("session_column", ""))
+                for row in document.get("logs", [])
+            ),
         )
 
 
@@ -94,6 +111,8 @@ class Deployment:
         Largest number of queries of a session; may be infinite.
     contradictions : tuple of str
         What contradicts the certificate; empty if nothing does.
+    unchecked : tuple of str
+        What cannot be compared with the certificate.
     """
 
     detector: DetectorConfig
@@ -102,6 +121,7 @@ class Deployment:
     policy: ResponsePolicy
     max_queries: float
     contradictions: tuple[str, ...]
+    unchecked: tuple[str, ...]
 
 
 def _rgb(values: Sequence[int]) -> tuple[int, int, int]:
@@ -159,8 +179,14 @@ def deploy(settings: GuardConfig, alone: bool = False) -> Deployment:
         certified.fit if images.fit == CERTIFIED else images.fit,
         certified.background if isinstance(images.background, str) else _rgb(images.background),
     )  # fmt: skip
+    unchecked = tuple(
+        f"sessions: the column {log.column!r} stated the sessions of the workload {log.workload!r}; whether they end "
+        "as those of the guard do is not checked"
+        for log in certified.logs
+        if log.column
+    )
     return Deployment(
-        detector, digest_of(detector), arrival, ResponsePolicy.parse(response), max_queries, tuple(found)
+        detector, digest_of(detector), arrival, ResponsePolicy.parse(response), max_queries, tuple(found), unchecked
     )  # fmt: skip
 
 
@@ -201,6 +227,14 @@ def _contradictions(
             "sessions.period: the filter's scope is the client, so its counts continue in the next session, and the "
             'client\'s queries can exceed the longest session that was certified (expected "forever", without a gap)'
         )
+    pause = min(parse_duration(settings.sessions.period, "forever"), parse_duration(settings.sessions.gap, "none"))
+    for log in certified.logs:
+        if detector.scope == "session" and 0 < log.gap < pause:
+            yield (
+                f"sessions.gap = {settings.sessions.gap!r}: sessions of the workload {log.workload!r} ended after "
+                f"{int(log.gap)} s without a query when the filter was certified; those of the guard would continue "
+                f'(expected at most "{int(log.gap)}s")'
+            )
     if detector.scope == "client" and settings.sessions.block == "period":
         yield 'sessions.block = "period": the filter\'s scope is the client, so a block does not end'
     if alone and detector.uses_answers():

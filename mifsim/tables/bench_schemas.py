@@ -75,10 +75,11 @@ BENCH_SCHEMAS: dict[str, pa.Schema] = {
     ),
     "detectors": schema_of(
         _DETECTOR,
+        _SCOPE,
         ("calibrated", pa.bool_(), "whether the configuration results from a calibration, not from [[filters]]"),
         ("kind", CATEGORY, "kind of detector; null: no configuration was certified"),
-        ("config", CATEGORY, "configuration, as JSON"),
-        ("microseconds_a_query", pa.float64(), "processor time of one query of an honest session of 300"),
+        ("configuration", CATEGORY, "configuration in this scope, as JSON"),
+        ("microseconds_a_query", pa.float64(), "time of one query of an honest session of 300, in any scope"),
         ("bytes_a_query", pa.float64(), "state after this session, per query"),
     ),
 }  # fmt: skip

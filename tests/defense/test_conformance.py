@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from mifsim.defense import DetectorConfig, FilterConfig, NoDefenseConfig, View
+from mifsim.defense import KINDS, DetectorConfig, FilterConfig, NoDefenseConfig, View
 from mifsim.defense.any_of import AnyOfConfig
 from mifsim.defense.blacklight import BlacklightConfig
 from mifsim.defense.evidence.config import EvidenceConfig
@@ -180,6 +180,12 @@ class TestAnyOf(DetectorConformance):
     @pytest.fixture(params=MEMBERS.values(), ids=MEMBERS.keys())
     def config(self, request: pytest.FixtureRequest, shape: tuple[int, ...]) -> DetectorConfig:
         return fitted(AnyOfConfig(of=request.param), shape)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if KINDS.origin_of(kind) is None])
+def test_every_kind_of_mifsim_passes_the_suite_here(kind: str) -> None:
+    name = "NoDefense" if kind == "none" else kind.replace("-", " ").title().replace(" ", "")
+    assert issubclass(globals()[f"Test{name}"], DetectorConformance)
 
 
 @pytest.mark.parametrize("queries", [0, -1, 1.5, True, "many"])

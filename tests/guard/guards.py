@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ def write_filter(
     config: DetectorConfig = FILTER,
     longest: int | None = 100,
     shape: tuple[int, ...] = SHAPE,
+    logs: Sequence[Mapping[str, Any]] = (),
     **data: Any,
 ) -> Path:
     """Write a ``filter.toml`` with a guarantee, as a calibration does; facts that are None are left out."""
@@ -41,7 +42,7 @@ def write_filter(
     facts = {"shape": list(shape), "transport": "float32", "response": "confidence", **data}
     facts = {name: value for name, value in facts.items() if value is not None}
     path = folder / "filter.toml"
-    config.save(path, {"guarantee": {"text": "x", "workloads": [workload]}, "data": facts})
+    config.save(path, {"guarantee": {"text": "x", "workloads": [workload]}, "data": facts, "logs": list(logs)})
     return path
 
 

@@ -26,6 +26,8 @@ from mifsim.guard.middleware import GuardMiddleware
 from mifsim.guard.tables import Table
 from tests.guard.guards import SHAPE, Model, settings, write_filter
 
+HALF_AN_HOUR = {"workload": "may", "session_gap_seconds": 1800.0, "session_column": ""}
+
 
 @pytest.mark.parametrize(
     ("plain", "message"),
@@ -129,6 +131,12 @@ def test_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
             {"sessions": {"period": "forever", "block": "period"}},
             "a block does not end",
         ),
+        (
+            {"logs": [HALF_AN_HOUR]},
+            {},
+            r"sessions.gap = 'none': sessions of the workload 'may' ended after 1800 s without a query",
+        ),
+        ({"logs": [HALF_AN_HOUR]}, {"sessions": {"gap": "31m"}}, 'expected at most "1800s"'),
     ],
 )
 def test_settings_must_not_contradict_the_certificate(
@@ -142,6 +150,22 @@ def test_settings_must_not_contradict_the_certificate(
     guard = GuardService(settings(tmp_path, uncertified=True, **tables), Model())
     asyncio.run(guard.start())
     assert guard.metrics.registry.get_sample_value("mifsim_guard_uncertified") == len(allowed.contradictions)
+
+
+@pytest.mark.parametrize("sessions", [{"gap": "30m"}, {"gap": "5m"}, {"period": "30m"}])
+def test_sessions_may_end_as_those_of_the_log_or_earlier(sessions: dict[str, str], tmp_path: Path) -> None:
+    write_filter(tmp_path, logs=[HALF_AN_HOUR])
+    assert deploy(settings(tmp_path, sessions=sessions)).contradictions == ()
+
+
+def test_sessions_that_a_column_states_are_not_compared_which_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_filter(tmp_path, logs=[{"workload": "may", "session_gap_seconds": 0.0, "session_column": "visit"}])
+    guard = GuardService(settings(tmp_path), Model())
+    asyncio.run(guard.start())
+    assert guard.active.deployment.contradictions == ()
+    assert "not checked: sessions: the column 'visit' stated the sessions of the workload 'may'" in caplog.text
 
 
 @pytest.mark.parametrize(

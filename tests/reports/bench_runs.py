@@ -96,15 +96,21 @@ def write_comparison(
     detectors = [
         {
             "detector": shown[name],
+            "scope": scope,
             "calibrated": name != "paper 1",
             "kind": "quota",
-            "config": '{"queries": 50, "scope": "session"}',
+            "configuration": json.dumps({"queries": 50, "scope": scope}),
             **COSTS,
         }
         for name in BLOCKED_AT
+        for scope in ("session", "client")
     ]
-    nothing = {"kind": None, "config": None, "microseconds_a_query": None, "bytes_a_query": None}
-    detectors += [{"detector": name, "calibrated": True, **nothing} for name in uncertified]
+    nothing = {"kind": None, "configuration": None, "microseconds_a_query": None, "bytes_a_query": None}
+    detectors += [
+        {"detector": name, "scope": scope, "calibrated": True, **nothing}
+        for name in uncertified
+        for scope in ("session", "client")
+    ]
     write(run, "detectors", detectors)
     honest = [
         {

@@ -1,5 +1,6 @@
 """The comparison of detectors: its tables, its page, and what is published."""
 
+import json
 import re
 
 import duckdb
@@ -233,11 +234,39 @@ def test_a_comparison_without_cells_says_so(tmp_path):
     assert "The run has no cells." in publish(run, tmp_path / "out").read_text()
 
 
+@pytest.mark.parametrize(
+    ("nes", "text"),
+    [
+        (0.34, "Undefended, 4 of 7 cells exceed it by 0.05; in the others, only the blocks count."),
+        (0.36, ""),
+    ],
+)
+def test_cells_whose_attacks_hardly_exceed_the_labelled_baseline_are_counted(tmp_path, nes, text):
+    """Three rows of NES are little above the confidence of 0.3; those of MI-Face, and its rotation, are far above."""
+    rows = [{**row, "leakage_undefended": nes if row["attack"] == "nes" else 0.9} for row in outcomes()]
+    definition = dict(bench_text.definitions(write_comparison(tmp_path / "run", rows=rows)))[
+        "stopped, labelled baseline"
+    ]
+    assert definition.endswith(f"(confidence 0.30). {text}".strip())
+
+
+def test_the_guarantee_counts_the_live_sessions_of_all_certified_detectors(tmp_path):
+    run = write_comparison(tmp_path / "run", closed_loop=False)
+    for name, found in {"fast": {"confirmed_sessions": 700}, "slow": {"confirmed_sessions": 534}}.items():
+        assert "live" not in bench_text.guarantee(run)  # not all of them state it
+        (run / "calibrations" / name).mkdir()
+        (run / "calibrations" / name / "run.json").write_text(json.dumps({"tuning": found}))
+    assert bench_text.guarantee(run).endswith(
+        "named workloads. Each ran live on the test split of its calibration. Confirmed: all 1,234 live sessions "
+        "matched the replay."
+    )
+
+
 def test_without_a_certified_detector_none_is_recommended(tmp_path):
     run = write_comparison(tmp_path / "run", rows=outcomes(["paper 1"]), closed_loop=False)
     table = pd.read_parquet(run / "detectors.parquet")
     for name in ("fast", "slow"):
-        table.loc[table["detector"] == name, ["kind", "config"]] = None
+        table.loc[table["detector"] == name, ["kind", "configuration"]] = None
     from tests.reports.bench_runs import write
 
     write(run, "detectors", table.astype(object).where(table.notna(), None).to_dict("records"))

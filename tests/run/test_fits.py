@@ -131,12 +131,15 @@ def test_a_run_stores_its_fit_and_can_be_resumed_without_a_cache(study, tmp_path
         Study.load(tmp_path / "run" / "study.toml")
 
 
-def test_a_fit_to_images_of_users_is_refused(study):
+@pytest.mark.parametrize("subset", ["users", "auxiliary"])
+def test_a_fit_to_images_of_users_or_attackers_is_refused(study, subset):
+    """A single image among the private ones is enough."""
     data = load_data(study.data)
-    users = data.subset("users")
-    images = users.images(range(len(users)))
-    wrong = EvidenceConfig(noisy_limit=2.0).fit_to(images, _hashes(users), {"data": "users"})
-    with pytest.raises(StudyError, match=r"filters\.0: fit = .*: \d+ of the images .* are\s+images of users"):
+    private, others = data.subset("private"), data.subset(subset)
+    images = np.concatenate([private.images(range(len(private))), others.images([3])])
+    hashes = np.concatenate([_hashes(private), _hashes(others)[3:4]])
+    wrong = EvidenceConfig(noisy_limit=2.0).fit_to(images, hashes, {"data": subset})
+    with pytest.raises(StudyError, match=r"filters\.0: fit = .*: 1 of the images .* are\s+images of users"):
         fit_detectors(study_with(fit=wrong.fit), data)
 
 

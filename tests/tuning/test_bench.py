@@ -21,6 +21,7 @@ from tests.tuning.kind_studies import REACHABLE
 from tests.tuning.studies import FormulaBackend, digits, formula_victim, tiny_study
 from tuning import bench as comparison
 from tuning.bench_costs import bytes_of, measure_costs
+from tuning.bench_outcomes import attack_text, evasion_text
 from tuning.bench_studies import crossed_studies, queries_of_comparison
 
 BENCH = {
@@ -106,7 +107,10 @@ def test_every_detector_meets_every_attack_and_workload(tmp_path: Path):
     of_two = workloads[workloads["detector"] == "two"]
     assert (of_two["blocked"] == of_two["sessions"]).all()  # all sessions have three queries or more
     assert not of_two["certified"].any()
-    detectors = pd.read_parquet(run / "detectors.parquet").set_index("detector")
+    detectors = pd.read_parquet(run / "detectors.parquet")
+    assert [json.loads(text)["scope"] for text in detectors["configuration"]] == detectors["scope"].tolist()
+    assert detectors["scope"].tolist() == ["session", "client"] * 4
+    detectors = detectors[detectors["scope"] == "client"].set_index("detector")
     assert detectors["calibrated"].to_dict() == {
         "evidence": True,
         "evidence+naturalness": True,
@@ -119,7 +123,7 @@ def test_every_detector_meets_every_attack_and_workload(tmp_path: Path):
     assert plain.fit != learned.fit
     quota = load_config(run / "calibrations" / "quota" / "filter.toml")
     assert isinstance(quota, QuotaConfig)
-    assert json.loads(detectors.loc["quota", "config"])["queries"] == quota.queries
+    assert json.loads(detectors.loc["quota", "configuration"])["queries"] == quota.queries
     found = summary(run).set_index("detector")
     assert found.loc["two", "cells_stopped_client"] == 3
     assert found.loc["two", "cells_stopped_knowing_client"] == 2
@@ -170,6 +174,17 @@ def test_crossed_attackers_run_in_small_shards():
     filters, users = 2, 24
     assert [sum(found) for found in sizes] == [filters * (3 * 2 * 40 + users), filters * (2 * 2 * 40 + users)]
     assert max(map(max, sizes)) == 32
+
+
+@pytest.mark.parametrize("name", ["bench-digits", "bench-faces"])
+def test_the_attack_of_each_cell_is_one_of_the_study(name: str):
+    """Also if rows differ only in the arguments of their evasions, such as 20 and 50 decoys."""
+    study = Study.load(name)
+    attacks = [attack.name for attack in study.attacks]
+    for _, crossed in crossed_studies(study):
+        found = [(attack_text(attack), evasion_text(attack)) for attack in crossed.attacks]
+        assert list(dict.fromkeys(attack for attack, _ in found)) == attacks
+        assert len(set(found)) == len(found)
 
 
 @pytest.mark.usefixtures("backends")

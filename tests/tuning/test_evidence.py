@@ -11,7 +11,7 @@ import pytest
 from mifsim.defense import RecordedSessions, load_config
 from mifsim.defense.evidence.config import EvidenceConfig
 from mifsim.defense.evidence.flags import FLAGS, LEARNED
-from mifsim.defense.evidence.search import limit_for, radius_at
+from mifsim.defense.evidence.search import config_at, limit_for, radius_at
 from mifsim.defense.kinds import read_cells
 from mifsim.defense.recording import HonestSessions
 from mifsim.defense.space import SearchSpace
@@ -64,6 +64,23 @@ def test_a_limit_holds_for_each_workload():
     sessions = honest([1] * 20, limits=(0.1, 0.1), workload=[0] * 10 + [1] * 10)
     counts = np.array([*range(1, 11), *range(101, 111)], dtype=np.float64)
     assert limit_for(counts, sessions, 1.0) == 109.5
+
+
+@pytest.mark.parametrize(
+    ("weights", "on", "limit"),
+    [
+        ({"noisy": 0.5, "queries": 0.3}, ["noisy", "queries"], 9.5),  # 3/8 of five sessions: one may be blocked
+        ({"queries": 0.5}, ["queries"], 5.5),  # all five
+        ({"queries": 0.09}, ["queries"], 5.5),  # one flag stays on
+    ],
+)
+def test_flags_with_small_weights_are_left_out_and_the_others_share_the_budget(weights, on, limit):
+    """Ten sessions have 1 to 10 queries, and half of them may be blocked."""
+    shares = {f"{flag}_share": weights.get(flag, 0.05) for flag in FLAGS}
+    values = {**shares, "noisy_rate": 0.1, "noisy_leak": 0.05, "budget": 1.0}
+    config = config_at(EvidenceConfig, values, {"k": 5, "memory": 50}, honest(range(1, 11), limits=(0.5,)), {})
+    assert [flag.name for flag in config.enabled()] == on
+    assert config.queries_limit == limit
 
 
 def test_the_calibration_derives_certifies_and_confirms_a_configuration(calibrate):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mifsim.clients import names
+from mifsim.defense import KINDS
 from mifsim.errors import RunError
 from mifsim.run import simulate as simulation
 from mifsim.server.environment import Counters
@@ -72,6 +73,46 @@ def test_the_rows_of_attackers_that_know_the_detectors_are_the_same_with_any_num
     hosts: int, spread_in_process: Path, cluster: None, tmp_path: Path
 ) -> None:
     assert_same_rows(spread_in_process, simulation.simulate(spread_study(hosts=hosts), tmp_path / "run"))
+
+
+def study_of_all_kinds(**server: Any) -> Study:
+    """Return a study with every kind of detector, each of which blocks some sessions."""
+    near = {"kind": "evidence", "k": 1, "neighbours_radius": 3.0, "neighbours_leak": 0.0, "neighbours_limit": 3.0}
+    filters: list[dict[str, Any]] = [
+        {"kind": "ssim-hash", "t_ssim": 0.3, "t_hash": 0.1, "n_b": 5, "l_sp": 6},
+        {**near, "scope": "client"},
+        {"kind": "nearest", "radius": 3.0, "limit": 3},
+        {"kind": "any-of", "of": [near, {"kind": "quota", "queries": 7}]},
+        {"kind": "quota", "queries": 4, "scope": "client"},
+        {"kind": "blacklight", "limit": 2, "scope": "client"},
+        {"kind": "osd-l2", "threshold": 3.0, "k": 1, "limit": 3},
+        {"kind": "osd-pca", "threshold": 3.0, "k": 1, "limit": 3},
+        {"kind": "prada", "delta": 0.999, "min_distances": 3},
+        {"kind": "none"},
+    ]
+    users = [{"user": name, "sessions": 3, "length": 16} for name in ("bursts", "retries")]
+    return small_study(filters=[{"name": item["kind"], **item} for item in filters], users=users, server=server)
+
+
+@pytest.fixture(scope="module")
+def all_kinds_in_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of `study_of_all_kinds` in this process."""
+    run = tmp_path_factory.mktemp("runs") / "kinds"
+    return simulation.simulate(study_of_all_kinds(), run, backend="in-process")
+
+
+def test_every_kind_of_detector_blocks_some_sessions(all_kinds_in_process: Path) -> None:
+    sessions = read_table(all_kinds_in_process, "sessions", ["filter", "outcome"]).to_pandas()
+    blocked = sessions["outcome"].eq("blocked").groupby(sessions["filter"].astype(str)).sum()
+    assert set(blocked.index) == {kind for kind in KINDS if KINDS.origin_of(kind) is None}
+    assert set(blocked.index[blocked == 0]) == {"none"}
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_the_rows_of_every_kind_of_detector_are_the_same_with_any_number_of_hosts(
+    hosts: int, all_kinds_in_process: Path, cluster: None, tmp_path: Path
+) -> None:
+    assert_same_rows(all_kinds_in_process, simulation.simulate(study_of_all_kinds(hosts=hosts), tmp_path / "run"))
 
 
 def test_the_rows_are_the_same_with_two_replicas_of_the_model(in_process: Path, cluster: None, tmp_path: Path) -> None:
