@@ -26,6 +26,7 @@ from mifsim.defense import load_config
 from mifsim.defense.fitted import FittedConfig
 from mifsim.errors import ClusterError, StudyError
 from mifsim.plugins import Plugin
+from mifsim.run.generators import generator_files
 from mifsim.study import Study
 from mifsim.study.study import FITS
 
@@ -57,6 +58,7 @@ def named_paths(study: Study) -> list[NamedPath]:
         paths.append(NamedPath("data.folder", study.data.folder))
     if study.victim.file is not None:
         paths.append(NamedPath("victim.file", study.victim.file))
+    paths += [NamedPath(f"attacks.{number}.generator", path) for number, _, path in generator_files(study)]
     for number, (users, table) in enumerate(zip(study.users, study.to_toml()["users"], strict=True)):
         if isinstance(users.client, Log):
             paths.append(NamedPath(f"users.{number}.path", Path(table["path"]), users.client.form))

@@ -24,7 +24,9 @@ from mifsim.tables.storage import Folder, folder
 if TYPE_CHECKING:
     import pandas as pd
 
-SINGLE_FILES = ("pareto", "certification", "leave_out", "matrix_attacks", "matrix_users", "attack_benchmark")
+SINGLE_FILES = (
+    "pareto", "certification", "leave_out", "matrix_attacks", "matrix_users", "attack_benchmark", "leakage_sets",
+)  # fmt: skip
 """Tables stored as one file in the run folder; every other table is a folder of files."""
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from mifsim.data.base import ImagePool
+from mifsim.pixel_similarity import Planes, nearest_distance
 
 Images = npt.NDArray[np.float32]
 """A batch of images, shape (n, H, W) or (n, H, W, 3), float32 in [0, 1]."""
@@ -142,20 +143,33 @@ class Scores:
         The evaluator's confidence in the target class, 0 to 1.
     evaluator_hit : ndarray of bool
         Whether the evaluator classifies the reconstruction as the target class.
+    evaluator_rank : ndarray of int64
+        Rank of the target class in the evaluator's answer, from 1; classes with the same confidence rank before it.
     feature_distance : ndarray of float64
         Euclidean distance in the evaluator's feature space to the nearest private image of the target class.
+    nearest_class : ndarray of int64
+        Class of the nearest private image of all classes, by the same distance.
     ssim_nearest : ndarray of float64
         The largest global SSIM (Eq. (1) of the paper, mean over channels) to a private image of the class.
     psnr_nearest_db : ndarray of float64
         The largest peak signal-to-noise ratio to a private image of the class, in dB, at most
         `PSNR_CEILING_DB`. The image may differ from that of `ssim_nearest`.
+    features : ndarray of float64, shape (m, features)
+        The evaluator's features of the reconstructions.
     """
 
     evaluator_confidence: npt.NDArray[np.float64]
     evaluator_hit: npt.NDArray[np.bool_]
+    evaluator_rank: npt.NDArray[np.int64]
     feature_distance: npt.NDArray[np.float64]
+    nearest_class: npt.NDArray[np.int64]
     ssim_nearest: npt.NDArray[np.float64]
     psnr_nearest_db: npt.NDArray[np.float64]
+    features: npt.NDArray[np.float64]
+
+    def rows(self, chosen: npt.NDArray[np.int64]) -> Scores:
+        """Return the scores of some of the reconstructions."""
+        return Scores(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 class LeakageScorer:
@@ -180,6 +194,7 @@ class LeakageScorer:
         self._evaluator = evaluator
         self._private = private_images
         self._labels = np.asarray(private_labels)
+        self._classes = np.unique(self._labels).astype(np.int64)
         self._features: dict[int, npt.NDArray[np.float64]] = {}
 
     def score(self, guesses: Images, targets: npt.NDArray[np.int64]) -> Scores:
@@ -206,18 +221,30 @@ class LeakageScorer:
             raise ValueError(f"{len(guesses)} guesses, but {len(targets)} targets")
         confidence = np.asarray(self._evaluator.confidence(guesses), np.float64)
         features = np.asarray(self._evaluator.features(guesses), np.float64)
-        distance, ssim, mse = (np.empty(len(guesses)) for _ in range(3))
+        ssim, mse = (np.empty(len(guesses)) for _ in range(2))
         for target in np.unique(targets):
             rows = np.flatnonzero(targets == target)
-            distance[rows] = _nearest_distance(features[rows], self._private_features(int(target)))
             ssim[rows], mse[rows] = self._nearest_pixels(guesses[rows], int(target))
+        of_target = confidence[np.arange(len(guesses)), targets]
+        distances = np.stack([nearest_distance(features, self.private_features(label)) for label in self._classes])
         return Scores(
-            evaluator_confidence=confidence[np.arange(len(guesses)), targets],
+            evaluator_confidence=of_target,
             evaluator_hit=confidence.argmax(axis=1) == targets,
-            feature_distance=distance,
+            evaluator_rank=(confidence >= of_target[:, None]).sum(axis=1),
+            feature_distance=distances[np.searchsorted(self._classes, targets), np.arange(len(guesses))],
+            nearest_class=self._classes[distances.argmin(axis=0)],
             ssim_nearest=ssim,
             psnr_nearest_db=-10 * np.log10(np.maximum(mse, 10 ** (-PSNR_CEILING_DB / 10))),
+            features=features,
         )
+
+    def most_similar_class(self, guesses: Images) -> npt.NDArray[np.int64]:
+        """Return the class of the private image with the largest SSIM to each reconstruction, of all classes, (m,).
+
+        It compares each reconstruction with every private image, unlike `score`.
+        """
+        ssim = np.stack([self._nearest_pixels(guesses, int(label))[0] for label in self._classes])
+        return np.asarray(self._classes[ssim.argmax(axis=0)])
 
     def _blocks(self, target: int, size: int) -> Iterator[Images]:
         members = np.flatnonzero(self._labels == target)
@@ -226,7 +253,8 @@ class LeakageScorer:
         for start in range(0, len(members), size):
             yield self._private.images(members[start : start + size])
 
-    def _private_features(self, target: int) -> npt.NDArray[np.float64]:
+    def private_features(self, target: int) -> npt.NDArray[np.float64]:
+        """Return the evaluator's features of the n private images of a class, shape (n, features)."""
         if target not in self._features:
             blocks = [np.asarray(self._evaluator.features(block)) for block in self._blocks(target, 1024)]
             self._features[target] = np.concatenate(blocks).astype(np.float64)
@@ -234,48 +262,14 @@ class LeakageScorer:
 
     def _nearest_pixels(self, guesses: Images, target: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return the largest SSIM and the smallest MSE to the private images of a class, shape (m,) each."""
-        queried = _Planes.of(guesses)
+        queried = Planes.of(guesses)
         ssim = np.full(len(guesses), -np.inf)
         mse = np.full(len(guesses), np.inf)
         for block in self._blocks(target, max(1, _BLOCK // max(guesses[0].size, len(guesses)))):
-            ssim_block, mse_block = queried.compare(_Planes.of(block))
+            ssim_block, mse_block = queried.compare(Planes.of(block))
             np.maximum(ssim, ssim_block.max(axis=1), out=ssim)
             np.minimum(mse, mse_block.min(axis=1), out=mse)
         return ssim, mse
-
-
-@dataclass(frozen=True)
-class _Planes:
-    """Images split by channel and centred, so that one matrix product per channel gives all covariances of two sets."""
-
-    centred: npt.NDArray[np.float64]  # (channels, n, pixels)
-    mean: npt.NDArray[np.float64]  # (channels, n)
-    variance: npt.NDArray[np.float64]  # (channels, n), population variance
-
-    @classmethod
-    def of(cls, images: Images) -> _Planes:
-        count, height, width = images.shape[:3]
-        planes = images.reshape(count, height * width, -1).transpose(2, 0, 1).astype(np.float64)
-        mean = planes.mean(axis=2)
-        planes -= mean[:, :, None]
-        return cls(planes, mean, np.einsum("cnp,cnp->cn", planes, planes) / planes.shape[2])
-
-    def compare(self, other: _Planes) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return the global SSIM (range 1, K1 = 0.01, K2 = 0.03) and the MSE of all pairs, (m, n) each."""
-        c1, c2 = 0.01**2, 0.03**2
-        mean, variance = self.mean[:, :, None], self.variance[:, :, None]
-        mean_, variance_ = other.mean[:, None, :], other.variance[:, None, :]
-        covariance = self.centred @ other.centred.transpose(0, 2, 1) / self.centred.shape[2]
-        ssim = (2 * mean * mean_ + c1) * (2 * covariance + c2)
-        ssim /= (mean**2 + mean_**2 + c1) * (variance + variance_ + c2)
-        mse = variance + variance_ - 2 * covariance + (mean - mean_) ** 2
-        return ssim.mean(axis=0), mse.mean(axis=0)
-
-
-def _nearest_distance(queried: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the Euclidean distance of each row of `queried` (m, d) to the nearest row of `others` (n, d)."""
-    squared = (queried**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * queried @ others.T
-    return np.asarray(np.sqrt(np.maximum(squared.min(axis=1), 0)))
 
 
 def random_images(shape: tuple[int, ...], n: int, rng: np.random.Generator) -> Images:

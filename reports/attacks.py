@@ -18,9 +18,11 @@ from mifsim.tables.records import TableWriter
 from mifsim.tables.storage import Folder
 from reports.baselines import LABELLED, labelled_gap
 from reports.comparison import undefended
+from reports.leakage_metrics import NEEDS, metrics
 from reports.tables import attackers, facts, leakage, sessions
 from reports.tables import benchmark_table as read_benchmark
 from reports.wording import doubtful_accuracy, missing, percent
+from reports.zero_query import sentences, verdicts
 
 LEVEL = 0.01
 """Significance level of each of the two one-sided tests in `benchmark`."""
@@ -106,6 +108,8 @@ def _row(name: str, group: pd.DataFrame, prior: pd.DataFrame, needs: Mapping[str
         "attackers": len(group),
         "reconstructions": count,
         "answered_queries": float(group["answered_queries"].median()),
+        "shared_queries": float(_shared(group).median()),
+        "target_queries": float((group["answered_queries"] - _shared(group)).median()),
         **_scores(distinct),
         "low": low,
         "high": high,
@@ -123,9 +127,16 @@ def _baseline(kind: str, group: pd.DataFrame) -> dict[str, Any]:
         "attackers": len(group),
         "reconstructions": len(group),
         "answered_queries": float(group["query"].median()) if kind == LABELLED else 0.0,
+        "shared_queries": float(group["query"].median()) if kind == LABELLED else 0.0,
+        "target_queries": 0.0,
         **_scores(group),
         **dict.fromkeys(not_applicable),
     }
+
+
+def _shared(group: pd.DataFrame) -> pd.Series:
+    """Return the shared queries of each attacker; null in runs of earlier versions, which have no such attack."""
+    return group["shared_queries"].fillna(0)
 
 
 def _scores(group: pd.DataFrame) -> dict[str, Any]:
@@ -167,7 +178,8 @@ def print_benchmark(run: Folder, console: Console | None = None) -> None:
     table = Table(title="Undefended attacks", title_justify="left")
     for title in ("attack", "needs"):
         table.add_column(title)
-    for title in ("queries", "evaluator hits", "95% interval", "confidence", "distance", "closer", "works"):
+    numbers = ("queries", "shared", "for one class", "evaluator hits", "95% interval", "confidence", "distance")
+    for title in (*numbers, "closer", "works"):
         table.add_column(title, justify="right")
     previous_is_baseline = None
     for row in frame.to_dict("records"):
@@ -179,6 +191,8 @@ def print_benchmark(run: Folder, console: Console | None = None) -> None:
             str(row["population"]),
             "" if missing(row["needs"]) else str(row["needs"]),
             f"{row['answered_queries']:,.0f}",
+            f"{row['shared_queries']:,.0f}",
+            f"{row['target_queries']:,.0f}",
             f"{percent(row['evaluator_hit_share'])} of {int(row['reconstructions'])}",
             "" if baseline else f"{percent(row['low'])} to {percent(row['high'])}",
             f"{row['evaluator_confidence']:.2f}",
@@ -188,15 +202,18 @@ def print_benchmark(run: Folder, console: Console | None = None) -> None:
         )
     out.print(table)
     out.print(
-        "needs: model output that the attack needs. queries: median number of answered queries per attacker. "
-        "evaluator hits: reconstructions that the evaluator classifies as their target. confidence: mean confidence "
-        "of the evaluator in the target. distance: median distance to the nearest private image of the target class, "
-        "in the evaluator's feature space. closer: reconstructions with a smaller distance than the median auxiliary "
-        "image of that class. works: more hits than the auxiliary images (Fisher's exact test) and more than half "
-        f"closer (exact sign test), each one-sided at level {LEVEL:.0%}. Identical reconstructions count once. The "
+        "needs: model output that the attack needs. queries: median number of answered queries per attacker. shared: "
+        "those of them that are the same for every class under attack, so that an attacker of several classes sends "
+        "them once. for one class: the others. evaluator hits: reconstructions that the evaluator classifies as their "
+        "target. confidence: mean confidence of the evaluator in the target. distance: median distance to the nearest "
+        "private image of the target class, in the evaluator's feature space. closer: reconstructions with a smaller "
+        "distance than the median auxiliary image of that class. works: more hits than the auxiliary images (Fisher's "
+        "exact test) and more than half closer (exact sign test), each one-sided at level "
+        f"{LEVEL:.0%}. Identical reconstructions count once. The "
         "result is valid for this victim and this evaluator.",
         highlight=False,
     )
+    _print_metrics(run, out)
     if frame["population"].eq(_BASELINES[LABELLED]).any():
         out.print(
             f"{_BASELINES[LABELLED]}: auxiliary images that the model labels as the target, after one query for each "
@@ -208,3 +225,28 @@ def print_benchmark(run: Folder, console: Console | None = None) -> None:
     for note in doubtful_accuracy(facts(run).get("victim") or {}):
         out.print(note, highlight=False, markup=False)
     out.print(f"Table: {run / 'attack_benchmark.parquet'}", highlight=False)
+
+
+def _print_metrics(run: Folder, out: Console) -> None:
+    """Print the literature's metrics of the undefended attacks and the baselines, if the run has them."""
+    found = metrics(run, undefended(run))
+    if found is None:
+        return
+    table = Table(title="Undefended attacks by the metrics of the literature", title_justify="left")
+    table.add_column("attack")
+    table.add_column("n", justify="right")
+    table.add_column("evaluator", justify="right")
+    for title, _ in found.columns:
+        table.add_column(title, justify="right")
+    for row in found.rows:
+        cells = [cell.replace(" (", "\n(") for cell in row.cells]  # narrow columns
+        table.add_row(row.name, row.reconstructions, found.evaluator_share, *cells)
+    out.print(table)
+    meanings = " ".join(f"{title}: {meaning}." for title, meaning in found.columns)
+    out.print(
+        f"evaluator: its own accuracy on the users' images, {found.evaluator}. {meanings} {found.neighbours}. {NEEDS}",
+        highlight=False,
+    )
+    for sentence in sentences(verdicts(run)):
+        out.print(sentence, highlight=False, markup=False)
+    out.print(f"Table: {run / 'leakage_sets.parquet'}", highlight=False)

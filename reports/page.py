@@ -19,6 +19,7 @@ from mifsim.tables.storage import Folder
 from reports import wording
 from reports.charts import false_positive_chart, limits, pareto_chart, progress_charts, survival_charts
 from reports.comparison import compare_attacks, compare_users, in_order, undefended
+from reports.leakage_metrics import NEEDS, metrics
 from reports.left_out import left_out_results
 from reports.matrix import matrix_page
 from reports.model_input import model_input, repeating
@@ -33,6 +34,7 @@ from reports.tables import (
     sessions,
 )
 from reports.verdict import calibration_section, filter_file, guarantee_text, headline, shortfalls, worst_users
+from reports.zero_query import sentences, verdicts
 
 _SHOWN_SEPARATELY = frozenset(
     {"chosen", "guarantee", "why_none", "test", "parameters", "kind", "leave_out", "compared"}
@@ -126,6 +128,9 @@ def _context(run: Folder) -> dict[str, Any]:
         "compared": (known.get("tuning") or {}).get("compared") or {},
         "matrix": matrix,
         "attacks": attacks,
+        "metrics": metrics(run),
+        "metrics_need": NEEDS,
+        "metrics_verdicts": sentences(verdicts(run)),
         "tally": attacks.tally,
         "users": compare_users(run),
         "logs": known.get("logs") or {},

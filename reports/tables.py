@@ -257,6 +257,11 @@ def benchmark_table(run: Folder) -> pd.DataFrame | None:
     return _single_file(run, "attack_benchmark")
 
 
+def leakage_sets_table(run: Folder) -> pd.DataFrame | None:
+    """Return the literature's metrics by filter and attack, and of the baselines; None if the run has none."""
+    return _single_file(run, "leakage_sets")
+
+
 def last_guesses(run: Folder) -> pd.DataFrame | None:
     """Return the reconstructions at the last answered query; None if the run has no snapshots.
 

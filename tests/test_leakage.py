@@ -98,7 +98,20 @@ def test_scores_equal_those_of_a_loop_with_scikit_image(shape: tuple[int, ...]) 
         confidence = evaluator.confidence(guess[None])[0]
         assert scores.evaluator_confidence[row] == pytest.approx(confidence[target])
         assert scores.evaluator_hit[row] == (confidence.argmax() == target)
+        assert scores.evaluator_rank[row] == 1 + sorted(confidence, reverse=True).index(confidence[target])
+        everything = evaluator.features(pool.images(np.arange(len(pool))))
+        assert scores.nearest_class[row] == pool.labels[np.linalg.norm(everything - measured, axis=1).argmin()]
     assert {True, False} == set(scores.evaluator_hit.tolist())  # both cases occurred
+
+
+def test_the_most_similar_class_is_that_of_the_largest_ssim_of_all_private_images() -> None:
+    pool = private_pool((15, 15))
+    guesses, _ = guesses_for(pool)
+    found = LeakageScorer(LinearEvaluator((15, 15)), pool, pool.labels).most_similar_class(guesses)
+    private = pool.images(np.arange(len(pool)))
+    expected = [pool.labels[np.argmax([whole_image_ssim(guess, image) for image in private])] for guess in guesses]
+    assert found.tolist() == expected
+    assert len(set(expected)) > 1
 
 
 def test_global_ssim_worked_by_hand() -> None:
@@ -152,15 +165,17 @@ def test_the_size_of_the_blocks_does_not_matter(monkeypatch: pytest.MonkeyPatch)
         np.testing.assert_allclose(getattr(in_fives, name), getattr(in_one_block, name), rtol=1e-9)
 
 
-def test_scoring_reads_only_the_target_classes_and_their_features_once() -> None:
+def test_scoring_compares_pixels_with_the_target_classes_and_computes_features_once() -> None:
     pool, evaluator = private_pool((15, 15)), LinearEvaluator((15, 15))
     guesses, _ = guesses_for(pool, 4)
     pool.__dict__.pop("read")
     scorer = LeakageScorer(evaluator, pool, pool.labels)
-    for _ in range(3):
+    scorer.score(guesses, np.array([1, 1, 1, 1]))
+    pool.__dict__.pop("read")
+    for _ in range(2):
         scorer.score(guesses, np.array([1, 1, 1, 1]))
     assert {int(pool.labels[i]) for indices in pool.__dict__["read"] for i in indices} == {1}
-    assert evaluator.features_computed == 12 + 3 * 4  # the class once, the guesses in each call
+    assert evaluator.features_computed == 36 + 3 * 4  # all private images once, the guesses in each call
 
 
 def test_invalid_targets_are_refused() -> None:

@@ -25,6 +25,7 @@ from mifsim.defense.recording import RecordingSpec
 from mifsim.errors import RunError, StudyError
 from mifsim.run.estimate import report_estimate
 from mifsim.run.folder import RunFolder, read_facts
+from mifsim.run.generators import generator_facts, generator_files
 from mifsim.run.inputs import data_facts
 from mifsim.run.leakage import score_run
 from mifsim.run.sessions import run_sessions
@@ -121,7 +122,7 @@ def _record(run: RunFolder, traced: Study, specs: Specs, data: DataSet, victim: 
         if traced.leakage.enabled and traced.attacks:
             evaluator = prepare_evaluator(data)
             run.update_facts(evaluator=evaluator.facts)
-            score_run(run.path, traced, data, victim, evaluator, facts)
+            score_run(run.path, traced, data, victim, evaluator, facts, sets=False)
     except BaseException:
         run.finish("interrupted")
         raise
@@ -139,6 +140,8 @@ def _content_digest(traced: Study, data: DataSet, victim: Victim) -> str:
     for table, users in zip(plain["users"], traced.users, strict=True):
         if (log := users.log()) is not None:
             table["path"] = log.content  # the content of the log determines the recording, not its path
+    for number, population, _ in generator_files(traced):
+        plain["attacks"][number]["generator"] = generator_facts(traced)[population.name]
     if traced.tuning.separate_images and traced.users:
         plain["images"] = {"splits": traced.tuning.splits.model_dump(), "parts": "equal"}
     return digest(plain, data.fingerprint, victim.fingerprint, source_digest(), SCHEMA_VERSION)

@@ -15,14 +15,22 @@ _WITH_FOLDER = {"mnist": "optional: keras downloads it if absent", "celeba": "re
 
 
 class _Datasets(argparse.Action):
-    """Collect --dataset and --data in the order given: a folder belongs to the data set before it."""
+    """Collect --dataset NAME, --dataset NAME=FOLDER and --data in the order given.
+
+    A folder of --data belongs to the data set before it.
+    """
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, option: str | None = None
     ) -> None:
         pairs: list[tuple[str, Path | None]] = list(namespace.datasets or ())
         if option == "--dataset":
-            pairs.append((value, None))
+            name, separator, folder = str(value).partition("=")
+            if name not in DATASETS:
+                parser.error(f"--dataset {value}: no data set of the paper (accepted: {', '.join(DATASETS)})")
+            if separator and not folder:
+                parser.error(f"--dataset {value}: no folder after = (accepted: {name}=FOLDER)")
+            pairs.append((name, Path(folder) if separator else None))
         elif not pairs or pairs[-1][1] is not None:
             parser.error("--data FOLDER must follow the --dataset to which it belongs")
         else:
@@ -40,23 +48,24 @@ def add_paper(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         epilog="examples:\n"
         "  mifsim paper                        5,000 embedded digits and rendered faces; no download\n"
         "  mifsim paper --small --out runs/p   takes minutes: fewer variants, three trials per label\n"
-        "  mifsim paper --dataset mnist --data DIR --dataset faces --out reports/paper\n"
-        "  mifsim paper --dataset celeba --data DIR --trials 50\n"
+        "  mifsim paper --dataset mnist=DIR --dataset celeba=DIR --out reports/paper\n"
+        "  mifsim paper --dataset celeba=DIR --trials 50\n"
         "  mifsim paper --filter runs/mine/filter.toml --dataset mnist-5k\n"
         "\n"
         "Finished steps are kept in the cache: after Ctrl-C, the same command continues with the next step.\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--dataset", action=_Datasets, dest="datasets", choices=DATASETS,
-        help="repeatable: one for the paper's MNIST results and one for its CelebA results (default: mnist-5k, faces)",
+        "--dataset", action=_Datasets, dest="datasets", metavar="NAME[=FOLDER]",
+        help=f"{', '.join(DATASETS)}; repeatable: one for the paper's MNIST results and one for its CelebA results "
+        "(default: mnist-5k and faces, which stand in for CelebA)",
     )  # fmt: skip
     parser.add_argument(
         "--data",
         action=_Datasets,
         dest="datasets",
         metavar="FOLDER",
-        help="folder with the files of the data set before it",
+        help="folder with the files of the data set before it; the same as --dataset NAME=FOLDER",
     )
     parser.add_argument("--trials", type=int, metavar="N", help="attackers per label (default: 30; the paper has 3)")
     parser.add_argument(
@@ -89,10 +98,12 @@ def _paper(options: argparse.Namespace) -> None:
     for name, folder in pairs:
         if folder is not None and name not in _WITH_FOLDER:
             raise UserError(
-                f"paper: --dataset {name} does not accept --data (data sets that do: {', '.join(_WITH_FOLDER)})"
+                f"paper: --dataset {name} does not read a folder (data sets that do: {', '.join(_WITH_FOLDER)})"
             )
         if name == "celeba" and folder is None:
-            raise UserError("paper: --dataset celeba requires --data FOLDER (or use --dataset faces)")
+            raise UserError(
+                "paper: --dataset celeba requires its folder: --dataset celeba=FOLDER (or use --dataset faces)"
+            )
     if options.trials is not None and options.trials < 3:
         raise UserError(f"paper: --trials {options.trials}: too few attackers per label (accepted: 3 or more)")
     from reports.paper.schemas import PAPER_SCHEMAS

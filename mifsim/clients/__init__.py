@@ -60,6 +60,8 @@ ATTACKS = Registry(
         "genetic": "mifsim.clients.attackers.genetic:Genetic",
         "inversion-network": "mifsim.clients.attackers.inversion_network:InversionNetwork",
         "error-rate": "mifsim.clients.attackers.error_rate:ErrorRate",
+        "surrogate-search": "mifsim.clients.attackers.surrogate_search:SurrogateSearch",
+        "label-surrogate": "mifsim.clients.attackers.label_surrogate:LabelSurrogate",
     },
     base="mifsim.clients.protocol:Attacker",
     check=lambda name, cls: "" if hasattr(cls, "sends") else f"{cls.__name__} lacks sends, which describes its queries",

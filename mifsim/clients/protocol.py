@@ -51,6 +51,16 @@ class Query(NamedTuple):
         The account that sends the query. An attacker can hold several accounts at once. Each has its own client
         identity and session, which stay open while other accounts send. `new_session` and `new_client` refer to this
         account. Only closed-loop clients can use a second account.
+    shared : bool
+        Whether the query is the same for every class under attack, so that an attacker of several classes sends it
+        once and uses the answer for all. Such queries are counted in the tables; the detector never sees the flag.
+
+    Notes
+    -----
+    A simulated attacker has one class. It sends the shared queries itself, in its own session, before the others. A
+    detector therefore sees what it sees of an attacker of one class, or of several classes until the first is done. An
+    attacker of k classes sends (shared) + k · (other) queries in all; its session of a later class consists of the
+    other queries only.
     """
 
     image: Image
@@ -59,6 +69,7 @@ class Query(NamedTuple):
     new_session: bool = False
     new_client: bool = False
     account: int = 0
+    shared: bool = False
 
     @property
     def reconstruction(self) -> Image:
@@ -165,6 +176,24 @@ class Client(BaseModel, ABC):
     def expected_queries(self) -> float | None:
         """Expected number of queries, for an ETA; None: as many as its budget allows."""
         return None
+
+    def prepare(self, pool: ImagePool, shape: tuple[int, ...]) -> None:
+        """Check and cache what all clients of this kind need, such as a generator; called before a run starts.
+
+        Clients must not rely on it: each process computes what it does not find in the cache.
+
+        Parameters
+        ----------
+        pool : ImagePool
+            The images of `World.pool`.
+        shape : tuple of int
+            Shape of one image: (H, W) or (H, W, 3).
+
+        Raises
+        ------
+        UserError
+            If an argument does not fit the data, such as a file that cannot be used.
+        """
 
     @abstractmethod
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:

@@ -58,6 +58,8 @@ def reduce_classes(
     images_per_class: int,
     seed: int,
     class_names: tuple[str, ...],
+    *,
+    keep_smaller: bool = False,
 ) -> dict[Subset, npt.NDArray[np.int64]]:
     """Keep exactly `images_per_class` images of each class over all subsets (paper, Section 4.5: 800 per label).
 
@@ -75,6 +77,8 @@ def reduce_classes(
         Seed of the choice.
     class_names : tuple of str
         Names of the classes, for messages.
+    keep_smaller : bool
+        Whether a class with fewer images keeps all of them; otherwise it is an error.
 
     Returns
     -------
@@ -84,25 +88,25 @@ def reduce_classes(
     Raises
     ------
     DataError
-        If a class has fewer images, or a subset would be left without a class.
+        If a class has fewer images and `keep_smaller` is false, or a subset would be left without a class.
     """
+    key = "at_most_per_class" if keep_smaller else "images_per_class"
     rng = np.random.default_rng(seed)
     kept: dict[Subset, list[npt.NDArray[np.int64]]] = {subset: [] for subset in subsets}
     for label, name in enumerate(class_names):
         members = {subset: indices[labels[indices] == label] for subset, indices in subsets.items()}
         total = sum(map(len, members.values()))
-        if total < images_per_class:
+        if total < images_per_class and not keep_smaller:
             raise DataError(
-                f"images_per_class = {images_per_class}, but class {name!r} has {total} images; "
-                f"accepted: at most {total}"
+                f"{key} = {images_per_class}, but class {name!r} has {total} images; accepted: at most {total}"
             )
         # Running totals are rounded, not the sizes of the subsets, so that the sizes add up exactly.
         running = np.cumsum([len(indices) for indices in members.values()])
-        ends = np.round(running * (images_per_class / total)).astype(int)
+        ends = np.round(running * (min(images_per_class, total) / total)).astype(int)
         for (subset, indices), size in zip(members.items(), np.diff(ends, prepend=0), strict=True):
             if size == 0:
                 raise DataError(
-                    f"images_per_class = {images_per_class} leaves the {subset} subset without an image of "
+                    f"{key} = {images_per_class} leaves the {subset} subset without an image of "
                     f"class {name!r}; accepted: a larger number, up to {total}"
                 )
             kept[subset].append(rng.permutation(indices)[:size])
@@ -119,6 +123,7 @@ def assemble(
     content: str,
     note: str,
     images_per_class: int | None = None,
+    at_most_per_class: int | None = None,
     seed: int = 0,
     facts: Mapping[str, object] | None = None,
 ) -> DataSet:
@@ -138,6 +143,8 @@ def assemble(
         See `DataSet`.
     images_per_class : int or None
         If not None, the subsets are reduced; see `reduce_classes`.
+    at_most_per_class : int or None
+        The same, but classes with fewer images keep all of them.
     seed : int
         Seed of the reduction.
     facts : mapping of str to object, optional
@@ -151,6 +158,12 @@ def assemble(
     if images_per_class is not None:
         subsets = reduce_classes(pool.labels, subsets, images_per_class, seed, class_names)
         note = f"{note} Reduced to {images_per_class} images per class over all subsets."
+    if at_most_per_class is not None:
+        subsets = reduce_classes(pool.labels, subsets, at_most_per_class, seed, class_names, keep_smaller=True)
+        sizes = np.bincount(np.concatenate([pool.labels[indices] for indices in subsets.values()]))
+        smaller = [f"{name} {size}" for name, size in zip(class_names, sizes, strict=True) if size < at_most_per_class]
+        fewer = f" Classes with fewer keep all images: {', '.join(smaller)}." if smaller else ""
+        note = f"{note} Reduced to at most {at_most_per_class} images per class over all subsets.{fewer}"
     split = {subset: digest(indices.tobytes()) for subset, indices in subsets.items()}
     return DataSet(
         name=name,

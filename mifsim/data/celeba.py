@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +11,9 @@ import numpy.typing as npt
 from mifsim.cache import digest
 from mifsim.data.assembling import assemble, split_by_class
 from mifsim.data.base import DataSet, Subset
+from mifsim.data.celeba_files import read_files
 from mifsim.data.config import DataConfig
-from mifsim.data.image_files import read_image
+from mifsim.data.image_files import Pixels, read_image
 from mifsim.data.preprocessing import fit
 from mifsim.errors import DataError
 
@@ -23,10 +23,9 @@ SIDE = 64
 CROP = 148
 """Side of the central square that is cropped from the 178×218 image, in pixels, as is usual for generative models."""
 
-_LAYOUT = (
-    "expected the published layout: img_align_celeba/*.jpg, list_attr_celeba.txt or .csv, "
-    "and list_eval_partition.txt or .csv"
-)
+
+KEPT_IMAGES = 5000
+"""Number of images of a pool that stay in memory, 61 MB: decoding an image takes a millisecond."""
 
 
 def class_of(male: bool, bangs: bool, eyeglasses: bool) -> int:
@@ -44,7 +43,7 @@ def class_of(male: bool, bangs: bool, eyeglasses: bool) -> int:
 
 @dataclass(frozen=True)
 class FilePool:
-    """Face images, read from disk on demand: 202,599 of them do not fit into memory.
+    """Face images, read from disk on demand: 202,599 of them do not fit into memory, only the first ones used do.
 
     Attributes
     ----------
@@ -59,6 +58,7 @@ class FilePool:
     folder: Path
     names: tuple[str, ...] = field(repr=False)
     labels: npt.NDArray[np.int64] = field(repr=False)
+    _kept: dict[int, Pixels] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -71,10 +71,14 @@ class FilePool:
         DataError
             If the file is missing or damaged.
         """
-        photo = read_image(self.folder / self.names[index], "rgb")
-        side = min(CROP, *photo.shape[:2])
-        top, left = (photo.shape[0] - side) // 2, (photo.shape[1] - side) // 2
-        face = fit(photo[top : top + side, left : left + side], SIDE, SIDE)
+        face = self._kept.get(index)
+        if face is None:
+            photo = read_image(self.folder / self.names[index], "rgb")
+            side = min(CROP, *photo.shape[:2])
+            top, left = (photo.shape[0] - side) // 2, (photo.shape[1] - side) // 2
+            face = fit(photo[top : top + side, left : left + side], SIDE, SIDE)
+            if len(self._kept) < KEPT_IMAGES:
+                self._kept[index] = face
         image: npt.NDArray[np.float32] = face.astype(np.float32) / np.float32(255)
         return image
 
@@ -87,111 +91,56 @@ class FilePool:
 
 
 def load(config: DataConfig) -> DataSet:
-    """Read the lists of CelebA and check that every image exists; the images themselves are read on demand.
+    """Read the lists of CelebA and check all files; the images themselves are read on demand.
 
     In the official partition, each person is in one set only, so attackers and evaluator get images of people who are
-    not in the victim's training images.
+    not in the victim's training images. The note of the data set says which partition the folder has.
 
     Raises
     ------
     DataError
-        If a file is missing or invalid, or a subset has no image of a class.
+        If a file is missing or invalid (see `mifsim.data.celeba_files.read_files`), or a subset has no image of a
+        class.
     """
     folder = config.folder
     assert folder is not None  # checked by DataConfig
-    images = folder / "img_align_celeba"
-    if (images / "img_align_celeba").is_dir():  # some archives contain a nested folder
-        images = images / "img_align_celeba"
-    if not images.is_dir():
-        raise DataError(f"data.folder = {folder}: no folder img_align_celeba in it; {_LAYOUT}")
-    attributes_file = _one_of(folder, "list_attr_celeba")
-    partition_file = _one_of(folder, "list_eval_partition")
-    attributes = _read_list(attributes_file, ("Male", "Bangs", "Eyeglasses"))
-    partition = _read_list(partition_file, ("partition",))
-    names = tuple(sorted(attributes))
-    _check(names, partition, partition_file, images)
-    labels = np.array([class_of(*(value == 1 for value in attributes[name])) for name in names], np.int64)
-    official = np.array([partition[name][0] for name in names], np.int64)
-    validation = np.flatnonzero(official == 1)
+    files = read_files(folder)
+    labels = np.array([class_of(*values) for values in files.attributes], np.int64)
+    sets = np.array(files.partition, np.int64)
+    validation = np.flatnonzero(sets == 1)
+    _every_class("validation set", labels[validation], files.partition_file, 2)
     halves = split_by_class(labels[validation], {"auxiliary": 0.5, "evaluator": 0.5}, config.split_seed)
     subsets: dict[Subset, npt.NDArray[np.int64]] = {
-        "private": np.flatnonzero(official == 0),
+        "private": np.flatnonzero(sets == 0),
         "auxiliary": validation[halves["auxiliary"]],
-        "users": np.flatnonzero(official == 2),
+        "users": np.flatnonzero(sets == 2),
         "evaluator": validation[halves["evaluator"]],
     }
     for subset, indices in subsets.items():
-        for label, name in enumerate(CLASSES):
-            if not np.any(labels[indices] == label):
-                raise DataError(f"{partition_file}: it leaves the {subset} subset without an image of class {name}")
+        _every_class(f"{subset} subset", labels[indices], files.partition_file, 1)
     return assemble(
         name="celeba",
         shape=(SIDE, SIDE, 3),
         class_names=CLASSES,
-        pool=FilePool(images, names, labels),
+        pool=FilePool(files.images, files.names, labels),
         subsets=subsets,
         # Without the pixels, as every start would read 1.4 GB; a modified image is therefore not detected.
-        content=digest(names, labels.tobytes(), CROP, SIDE),
+        content=digest(files.names, labels.tobytes(), CROP, SIDE),
         note=(
-            "CelebA's official partition: the training set is private, the validation set is half auxiliary and half "
-            "evaluator (class by class), and the test set is the users'. Classes by attribute: Eyeglasses before Bangs "
-            "before Male or Female. Central 148x148 square, reduced to 64x64 by area averaging."
+            f"{files.note} The training set is private, the validation set is half auxiliary and half evaluator (class "
+            "by class), and the test set is the users'. Classes by attribute: Eyeglasses before Bangs before Male or "
+            "Female. Central 148x148 square, reduced to 64x64 by area averaging."
         ),
         images_per_class=config.images_per_class,
+        at_most_per_class=config.at_most_per_class,
         seed=config.split_seed,
     )
 
 
-def _one_of(folder: Path, stem: str) -> Path:
-    for suffix in (".txt", ".csv"):
-        if (folder / (stem + suffix)).is_file():
-            return folder / (stem + suffix)
-    raise DataError(f"data.folder = {folder}: neither {stem}.txt nor {stem}.csv exists; {_LAYOUT}")
-
-
-def _read_list(path: Path, columns: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Return the named columns by file name, from the published text file or from a CSV file."""
-    try:
-        lines = path.read_text(encoding="ascii").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text: {error}") from error
-    separator = "," if path.suffix == ".csv" else None
-    rows = [(number, line.split(separator)) for number, line in enumerate(lines, start=1) if line.strip()]
-    places = [1]
-    if separator:  # the header of a CSV file also names the column of file names
-        rows, header = rows[1:], rows[0][1] if rows else []
-        places = _places(path, header, columns)
-    elif len(columns) > 1:  # a text file has a count, then a header without the column of file names
-        rows, header = rows[2:], rows[1][1] if len(rows) > 1 else []
-        places = [place + 1 for place in _places(path, header, columns)]
-    table = {}
-    for number, row in rows:
-        try:
-            table[row[0]] = tuple([int(row[place]) for place in places])
-        except (IndexError, ValueError) as error:
-            raise DataError(
-                f"{path}, line {number}: expected a file name and whole numbers, got {row!r:.80}"
-            ) from error
-    return table
-
-
-def _places(path: Path, header: list[str], columns: tuple[str, ...]) -> list[int]:
-    header = [name.strip() for name in header]
-    for column in columns:
-        if column not in header:
-            raise DataError(f"{path}: its header has no column {column!r}")
-    return [header.index(column) for column in columns]
-
-
-def _check(names: tuple[str, ...], partition: dict[str, tuple[int, ...]], partition_file: Path, images: Path) -> None:
-    """Check that every listed image exists and is in the partition; the folder is listed only once."""
-    present = set(os.listdir(images))
-    missing = [name for name in names if name not in present]
-    if missing:
-        raise DataError(
-            f"{images / missing[0]}: listed but missing"
-            + (f", and {len(missing) - 1:,} more" if len(missing) > 1 else "")
-        )
-    for name in names:
-        if partition.get(name, (None,))[0] not in (0, 1, 2):
-            raise DataError(f"{partition_file}: {name} must be in partition 0, 1 or 2, got {partition.get(name)}")
+def _every_class(part: str, labels: npt.NDArray[np.int64], partition_file: Path, least: int) -> None:
+    """Raise a `DataError` if a part of the set has fewer than `least` images of a class."""
+    for label, name in enumerate(CLASSES):
+        count = int(np.sum(labels == label))
+        if count < least:
+            few = "no image" if not count else "only 1 image"
+            raise DataError(f"{partition_file}: it leaves the {part} with {few} of class {name} (expected {least})")

@@ -107,6 +107,12 @@ class DataConfig(BaseModel):
         le=1_000_000,
         description="reduce to exactly this number of images per class (faces: render this number; default: 1000)",
     )
+    at_most_per_class: int | None = Field(
+        None,
+        ge=8,
+        le=1_000_000,
+        description="reduce classes with more images to this number; smaller ones keep all their images",
+    )
     split_seed: int = Field(0, ge=0, lt=2**32, description="seed of the random split into subsets")
 
     @field_validator("set")
@@ -139,6 +145,12 @@ class DataConfig(BaseModel):
             if value.get("colour") == "gray":
                 raise ValueError(".colour = 'gray': is now spelled 'grey' (accepted: 'grey' or 'rgb')")
         return value
+
+    @model_validator(mode="after")
+    def _one_reduction(self) -> DataConfig:
+        if self.images_per_class is not None and self.at_most_per_class is not None:
+            raise ValueError("images_per_class and at_most_per_class exclude each other (accepted: one of them)")
+        return self
 
     @model_validator(mode="after")
     def _only_what_is_read(self) -> DataConfig:

@@ -41,9 +41,11 @@ def load(config: DataConfig) -> DataSet:
         subsets=split_by_class(labels, SHARES, config.split_seed),
         content=prepared.content,
         note=(
-            f"Rendered faces, {count} per class, not photographs: a substitute for CelebA. Each class is split at "
+            f"Rendered faces, {count} per class, not photographs: a stand-in for CelebA. Each class is split at "
             "random: private 50%, auxiliary 10%, users 30%, evaluator 10%."
         ),
+        at_most_per_class=config.at_most_per_class,
+        seed=config.split_seed,
     )
 
 

@@ -93,6 +93,7 @@ def load(config: DataConfig) -> DataSet:
             f"users 30%, evaluator 10%. Images of one subject may be in several subsets.{left_out}"
         ),
         images_per_class=config.images_per_class,
+        at_most_per_class=config.at_most_per_class,
         seed=config.split_seed,
         facts={
             "files": len(paths),

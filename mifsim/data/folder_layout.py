@@ -73,13 +73,14 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     if not folder.is_dir():
         raise DataError(f"data.folder = {folder}: no such folder; expected one with a sub-folder for each class")
     try:
-        entries = sorted(path for path in folder.iterdir() if not _is_skipped(path))
+        entries = sorted(path for path in folder.iterdir() if not is_skipped(path))
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from error
     return [path for path in entries if path.is_dir()], [path for path in entries if not path.is_dir()]
 
 
-def _is_skipped(path: Path) -> bool:
+def is_skipped(path: Path) -> bool:
+    """Return whether a file or folder is hidden, or one that operating systems and archives add."""
     return path.name.startswith(".") or path.name.lower() in _OF_SYSTEMS
 
 

@@ -90,6 +90,7 @@ def load(config: DataConfig) -> DataSet:
             "the official test set is the users'."
         ),
         images_per_class=config.images_per_class,
+        at_most_per_class=config.at_most_per_class,
         seed=config.split_seed,
     )
 

@@ -41,6 +41,7 @@ def load(config: DataConfig) -> DataSet:
             "auxiliary 10%, users 30%, evaluator 10%."
         ),
         images_per_class=config.images_per_class,
+        at_most_per_class=config.at_most_per_class,
         seed=config.split_seed,
     )
 

@@ -1,4 +1,4 @@
-"""Common code of the networks of victims and attackers: TensorFlow's setup, input shapes, and fixed-size batches.
+"""Common code of the networks of victims and attackers: TensorFlow's setup, fixed-size batches, ONNX files.
 
 Importing this package does not import TensorFlow; calling `import_tensorflow` or creating a `FixedBatch` does.
 """
@@ -6,6 +6,7 @@ Importing this package does not import TensorFlow; calling `import_tensorflow` o
 from __future__ import annotations
 
 from mifsim.networks.fixed_batch import FixedBatch, input_shape
+from mifsim.networks.onnx import onnx_reason, open_onnx
 from mifsim.networks.tensorflow import Model, import_tensorflow
 
-__all__ = ["FixedBatch", "Model", "import_tensorflow", "input_shape"]
+__all__ = ["FixedBatch", "Model", "import_tensorflow", "input_shape", "onnx_reason", "open_onnx"]

@@ -20,6 +20,7 @@ from mifsim.cache import atomic_write
 from mifsim.errors import ClusterError, RunError
 from mifsim.plugins import plugin_facts
 from mifsim.run.fits import save_fits
+from mifsim.run.generators import generator_facts
 from mifsim.run.logs import log_facts, write_log_tables
 from mifsim.server.shared_storage import remove_sentinels
 from mifsim.study import Study
@@ -93,6 +94,7 @@ class RunFolder:
             git_revision=git_revision(),
             sessions_per_host=study.server.sessions_per_host,
             logs=log_facts(study, facts.get("data", {}).get("shape")),
+            generators=generator_facts(study),
             plugins=plugin_facts(),
             **facts,
         )

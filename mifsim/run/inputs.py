@@ -13,6 +13,7 @@ from mifsim.defense.fitted import FittedConfig
 from mifsim.errors import InvalidImage, RunError, StudyError
 from mifsim.run.fits import fit_detectors
 from mifsim.run.folder import RunFolder
+from mifsim.run.generators import prepare_attackers
 from mifsim.run.logs import load_logs
 from mifsim.run.pools import check_pools
 from mifsim.study import Study
@@ -21,7 +22,7 @@ from mifsim.victims import Victim, prepare_victim
 
 
 def load_inputs(study: Study) -> tuple[Study, DataSet, Victim]:
-    """Load a study's data and logs, fit its detectors, and load or train its victim.
+    """Load a study's data and logs, fit its detectors, load or train its victim, and prepare its attackers.
 
     Returns
     -------
@@ -45,6 +46,7 @@ def load_inputs(study: Study) -> tuple[Study, DataSet, Victim]:
     load_logs(study, data.shape)
     victim = prepare_victim(data, study.victim)
     check_model_gradients(study, victim)
+    prepare_attackers(study, data)  # last: a generator may be trained for hours
     return study, data, victim
 
 

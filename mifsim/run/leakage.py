@@ -7,12 +7,14 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.dataset as ds
 
 from mifsim.data.base import DataSet
 from mifsim.leakage import LeakageScorer, Scores
 from mifsim.progress import Bar
 from mifsim.run.baselines import baselines
+from mifsim.run.leakage_sets import ScoredSets
 from mifsim.study import Study
 from mifsim.tables.records import TableWriter, open_table
 from mifsim.tables.storage import Folder
@@ -22,7 +24,14 @@ CHUNK_ROWS = 512
 
 
 def score_run(
-    run: Folder, study: Study, data: DataSet, victim: Victim, evaluator: PreparedEvaluator, facts: Mapping[str, str]
+    run: Folder,
+    study: Study,
+    data: DataSet,
+    victim: Victim,
+    evaluator: PreparedEvaluator,
+    facts: Mapping[str, str],
+    *,
+    sets: bool = True,
 ) -> None:
     """Score ``snapshots/`` and write ``leakage/scores.parquet``, in chunks of `CHUNK_ROWS` rows.
 
@@ -36,14 +45,20 @@ def score_run(
     evaluator : PreparedEvaluator
     facts : mapping of str to str
         Metadata of the file.
+    sets : bool
+        Whether to write ``leakage_sets.parquet`` too, with the metrics of each attack under each filter.
     """
     snapshots = open_table(run, "snapshots")
     private = data.subset("private")
     scorer = LeakageScorer(evaluator.load(), private, private.labels)
+    scored = ScoredSets(scorer, evaluator) if sets else None
     with TableWriter(run / "leakage" / "scores.parquet", "leakage", facts) as writer:
         for baseline in baselines(study, data, victim):
             count = len(baseline.images)
             targets = np.full(count, baseline.target, dtype=np.int64)
+            scores = scorer.score(baseline.images, targets)
+            if scored is not None:
+                scored.add_baseline(baseline.kind, baseline.images, targets, scores)
             writer.write(
                 {
                     "kind": [baseline.kind] * count,
@@ -51,20 +66,29 @@ def score_run(
                     "target": targets.astype(np.int16),
                     "query": np.full(count, baseline.query, dtype=np.int64),
                     "last": [False] * count,
-                    **_columns(scorer.score(baseline.images, targets)),
+                    **_columns(scores),
                 }
             )
         with Bar("scoring leakage", snapshots.count_rows(), "reconstructions") as bar:
-            _score_snapshots(writer, snapshots, scorer, bar)
+            _score_snapshots(writer, snapshots, scorer, scored, bar)
+    if scored is not None:
+        scored.write(run, study, facts)
 
 
-def _score_snapshots(writer: TableWriter, snapshots: ds.Dataset, scorer: LeakageScorer, bar: Bar) -> None:
+def _score_snapshots(
+    writer: TableWriter, snapshots: ds.Dataset, scorer: LeakageScorer, scored: ScoredSets | None, bar: Bar
+) -> None:
     done = 0
     for batch in snapshots.to_batches(batch_size=CHUNK_ROWS):
         if not batch.num_rows:
             continue
         guesses = np.stack([decode(png) for png in batch["guess_png"].to_pylist()])
         targets = batch["target"].to_numpy().astype(np.int64)
+        scores = scorer.score(guesses, targets)
+        last = np.flatnonzero(batch["last"].to_pylist())
+        if scored is not None and len(last):
+            sessions = batch["session_id"].take(pa.array(last)).to_pylist()
+            scored.add_sessions(sessions, guesses[last], targets[last], scores.rows(last))
         writer.write(
             {
                 "kind": ["attack"] * len(targets),
@@ -72,7 +96,7 @@ def _score_snapshots(writer: TableWriter, snapshots: ds.Dataset, scorer: Leakage
                 "target": batch["target"],
                 "query": batch["query"],
                 "last": batch["last"],
-                **_columns(scorer.score(guesses, targets)),
+                **_columns(scores),
             }
         )
         done += batch.num_rows
@@ -83,7 +107,9 @@ def _columns(scores: Scores) -> dict[str, npt.NDArray[np.generic]]:
     return {
         "evaluator_confidence": scores.evaluator_confidence.astype(np.float32),
         "evaluator_hit": scores.evaluator_hit,
+        "evaluator_rank": scores.evaluator_rank.astype(np.int16),
         "feature_distance": scores.feature_distance.astype(np.float32),
+        "nearest_class": scores.nearest_class.astype(np.int16),
         "ssim_nearest": scores.ssim_nearest.astype(np.float32),
         "psnr_nearest_db": scores.psnr_nearest_db.astype(np.float32),
     }

@@ -14,6 +14,7 @@ from typing import Any
 from mifsim.errors import ClusterError, RemoteGuardError, RunError, UserError
 from mifsim.plugins import plugin_facts
 from mifsim.run.folder import RunFolder
+from mifsim.run.generators import check_generators
 from mifsim.run.logs import bad_row_messages, check_logs
 from mifsim.study import Study
 from mifsim.tables.storage import Folder
@@ -91,7 +92,7 @@ def study_to_resume(run: RunFolder) -> Study:
     Raises
     ------
     RunError
-        If the run is complete, or its study, logs or plug-ins have changed since it started.
+        If the run is complete, or its study, logs, generators or plug-ins have changed since it started.
     """
     facts = run.facts
     if facts["status"] == "complete":
@@ -99,6 +100,7 @@ def study_to_resume(run: RunFolder) -> Study:
     check_plugins(run.path, facts)
     study = Study.load(run.path / "study.toml")
     check_logs(run.path, facts, study)
+    check_generators(run.path, facts, study)
     recorded = facts.get("sessions_per_host", study.server.sessions_per_host)
     if study.server.sessions_per_host != recorded:
         raise RunError(

@@ -30,6 +30,7 @@ class SessionRow:
     outcome: SessionEnd = "finished"
     queries: int = 0
     answered: int = 0
+    shared: int = 0
     last_query: int = 0
     queries_to_block: int | None = None
     count: float = 0.0
@@ -215,6 +216,7 @@ class ClientSession:
                 self.query = self.generator.throw(error)
                 continue
             if arrived is not None:
+                self.row.shared += self.query.shared
                 return arrived
             self._current.refused_again = was_blocked
             self.on_query(self.number, "unsafe", self.session.queries, self.session.count)

@@ -212,6 +212,7 @@ class ShardFiles:
                 "outcome": row.outcome,
                 "queries": row.queries,
                 "answered_queries": row.answered,
+                "shared_queries": row.shared,
                 "last_query": row.last_query,
                 "queries_to_block": row.queries_to_block,
                 "suspicious_count": None if math.isnan(row.count) else row.count,

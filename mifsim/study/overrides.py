@@ -55,13 +55,14 @@ def with_absolute_paths(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
         content = resolved.get(section)
         if isinstance(content, dict) and isinstance(content.get(key), str):
             resolved[section] = {**content, key: _absolute(content[key], base)}
-    if isinstance(users := resolved.get("users"), list):
-        resolved["users"] = [
-            {**item, "path": _absolute(item["path"], base)}
-            if isinstance(item, dict) and item.get("path") and isinstance(item["path"], str)
-            else item
-            for item in users
-        ]
+    for section, key in (("users", "path"), ("attacks", "generator")):
+        if isinstance(tables := resolved.get(section), list):
+            resolved[section] = [
+                {**item, key: _absolute(item[key], base)}
+                if isinstance(item, Mapping) and isinstance(item.get(key), str) and item[key]
+                else item
+                for item in tables
+            ]
     return resolved
 
 

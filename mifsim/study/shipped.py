@@ -32,3 +32,11 @@ def find_study(source: str | Path) -> Path:
     near = difflib.get_close_matches(str(source), shipped, 1, 0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise StudyError(f"{source}: neither a file nor a shipped study{hint} (shipped: {', '.join(shipped)})")
+
+
+def base_of(path: Path) -> Path:
+    """Return the folder to which relative paths in a study refer: its own, or the current one for a shipped study.
+
+    A shipped study names a folder only as a place for the user's data, which are not in the package.
+    """
+    return Path.cwd() if path in shipped_studies().values() else path.parent

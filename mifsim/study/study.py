@@ -28,7 +28,7 @@ from mifsim.study.messages import explain
 from mifsim.study.overrides import override, with_absolute_paths
 from mifsim.study.populations import Attacks, Users
 from mifsim.study.sections import Filter, Leakage, Name, Section, Server
-from mifsim.study.shipped import find_study
+from mifsim.study.shipped import base_of, find_study
 from mifsim.study.tuning import Tuning
 from mifsim.study.wire import ResponsePolicy, Transport
 from mifsim.tables.storage import Folder, RemotePath
@@ -184,7 +184,7 @@ class Study(Section):
             raise StudyError(f"{path}: not valid TOML: {error}") from None
         for text in overrides:
             override(table, text)
-        study = cls.parse(table, str(path), base=path.parent if isinstance(path, Path) else None)
+        study = cls.parse(table, str(path), base=base_of(path) if isinstance(path, Path) else None)
         try:
             for config in study.configs:
                 load_fit(config, path.parent / FITS)

@@ -71,7 +71,14 @@ ATTACK_SCHEMAS: dict[str, pa.Schema] = {
             "number of attackers without failed ones; for baselines, of pairs of image and class",
         ),
         ("reconstructions", pa.int64(), "number of distinct reconstructions, the sample size of the tests"),
-        ("answered_queries", pa.float64(), "median number of answered queries of one attacker"),
+        ("answered_queries", pa.float64(), "median number of answered queries of one attacker, for one class"),
+        (
+            "shared_queries",
+            pa.float64(),
+            "median number of those that are the same for every class under attack: an attacker of several classes "
+            "sends them once",
+        ),
+        ("target_queries", pa.float64(), "median number of the others, which are sent for each class"),
         ("evaluator_hits", pa.int64(), "reconstructions that the evaluator classifies as their target"),
         ("evaluator_hit_share", pa.float64(), "share of such reconstructions (0 to 1)"),
         ("low", pa.float64(), "lower bound of its exact 95% interval; null for baselines"),

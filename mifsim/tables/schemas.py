@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from mifsim.tables.attack_schemas import ATTACK_SCHEMAS
 from mifsim.tables.fields import CATEGORY, schema_of
+from mifsim.tables.leakage_fields import LEAKAGE, LEAKAGE_SETS
 
 SCHEMA_VERSION = 2
 
@@ -40,6 +41,12 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("outcome", CATEGORY, "blocked, finished (by the client), exhausted (budget spent) or failed (see error)"),
         ("queries", pa.int64(), "queries that the server received in the session, invalid and unsafe ones included"),
         ("answered_queries", pa.int64(), "queries of the session that the model answered"),
+        (
+            "shared_queries",
+            pa.int64(),
+            "those of them that are the same for every class under attack: an attacker of several classes sends them "
+            "once; 0 for users",
+        ),
         (
             "last_query",
             pa.int64(),
@@ -193,30 +200,6 @@ SCHEMAS: dict[str, pa.Schema] = {
         ("log_client", pa.string(), "the client's id in the log; null if the row has none"),
         ("problem", pa.string(), "reason why the row is unusable"),
     ),
-    "leakage": schema_of(
-        (
-            "kind",
-            CATEGORY,
-            "attack, or a baseline: random (uniform noise) and prior (auxiliary images) need no query; labelled "
-            "(auxiliary images that the model labels as the target) needs only labels",
-        ),
-        ("session_id", pa.string(), "as in sessions; null for baselines"),
-        ("target", pa.int16(), "class under attack"),
-        (
-            "query",
-            pa.int64(),
-            "number of queries answered when this was the attacker's current reconstruction; 0 for random and prior, "
-            "the number of auxiliary images for labelled",
-        ),
-        ("last", pa.bool_(), "whether it is the last reconstruction of the session; false for baselines"),
-        ("evaluator_confidence", pa.float32(), "the evaluator's confidence (0 to 1) in the target"),
-        ("evaluator_hit", pa.bool_(), "whether the evaluator classifies the reconstruction as the target"),
-        (
-            "feature_distance",
-            pa.float32(),
-            "Euclidean distance in the evaluator's features to the nearest private image of the class",
-        ),
-        ("ssim_nearest", pa.float32(), "largest global SSIM (-1 to 1) to a private image of the class"),
-        ("psnr_nearest_db", pa.float32(), "largest PSNR to a private image of the class, in dB"),
-    ),
+    "leakage": schema_of(*LEAKAGE),
+    "leakage_sets": schema_of(*LEAKAGE_SETS),
 }

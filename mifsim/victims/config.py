@@ -26,7 +26,13 @@ from mifsim.victims.outputs import Output
 VICTIMS = Registry(
     "victims",
     "victim model",
-    {"lenet5": "mifsim.victims.architectures:lenet5", "cnn": "mifsim.victims.architectures:cnn"},
+    {
+        "lenet5": "mifsim.victims.architectures:lenet5",
+        "cnn": "mifsim.victims.architectures:cnn",
+        "cnn-bn": "mifsim.victims.architectures:cnn_bn",
+        "softmax": "mifsim.victims.architectures:softmax",
+        "mlp": "mifsim.victims.architectures:mlp",
+    },
 )
 """Models that can be trained as victims. Each is a function of an image's shape (H, W, channels) and the number of
 classes; it builds a keras model that ends with a softmax. The function of a plug-in may have an attribute ``recipe``

@@ -34,9 +34,9 @@ CONSTANT = 1e-6
 """Largest difference of a confidence between images, up to which a model's outputs count as the same for all."""
 PROGRAMS = (
     "accuracy", "advice", "engines/base", "engines/black_box", "engines/keras", "engines/onnx", "layers", "layout",
-    "loading", "model_check", "order", "outputs", "reading",
+    "loading", "model_check", "order", "outputs", "reading", "../networks/onnx",
 )  # fmt: skip
-"""Modules of this package that determine what `check_model` returns."""
+"""Modules, relative to this package, that determine what `check_model` returns."""
 BATCH_SIZE = 64
 """Batch size of the engine that is checked."""
 PROBES = 32

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ LINE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """Parameters of a training by Adam and cross-entropy, with a learning rate that decreases along a cosine to 0.
+    """Parameters of a training with cross-entropy and a learning rate that decreases along a cosine to 0.
 
     Attributes
     ----------
@@ -37,6 +38,10 @@ class Recipe:
         Initial learning rate.
     shift : int
         Maximum random shift of each image along each axis, in pixels; the edge is repeated.
+    mirror : bool
+        Whether a random half of the images is mirrored left to right.
+    optimizer : {"adam", "sgd"}
+        Adam, or plain stochastic gradient descent.
     """
 
     images_seen: int
@@ -44,6 +49,8 @@ class Recipe:
     batch_size: int
     learning_rate: float
     shift: int = 0
+    mirror: bool = False
+    optimizer: Literal["adam", "sgd"] = "adam"
 
     def epochs(self, images: int) -> int:
         """Return the number of epochs for a training set with this number of images.
@@ -58,6 +65,10 @@ class Recipe:
 RECIPES = {
     "lenet5": Recipe(images_seen=30_000, least_epochs=5, batch_size=32, learning_rate=2e-3),
     "cnn": Recipe(images_seen=40_000, least_epochs=5, batch_size=32, learning_rate=1.2e-3, shift=1),
+    "cnn-bn": Recipe(images_seen=80_000, least_epochs=5, batch_size=32, learning_rate=2e-3, shift=2, mirror=True),
+    # As in the publication. Adam scales each weight by itself, so that they no longer look like the training images.
+    "softmax": Recipe(images_seen=20_000, least_epochs=5, batch_size=20, learning_rate=1e-2, optimizer="sgd"),
+    "mlp": Recipe(images_seen=20_000, least_epochs=5, batch_size=20, learning_rate=1e-2, optimizer="sgd"),
     "evaluator": Recipe(images_seen=21_000, least_epochs=3, batch_size=64, learning_rate=4e-3, shift=1),
 }
 
@@ -139,7 +150,8 @@ def train(
     rng = np.random.default_rng(seed)
     model = build(input_shape(shape), classes)
     rate = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, decay_steps=epochs * steps)
-    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    optimizer = keras.optimizers.Adam if recipe.optimizer == "adam" else keras.optimizers.SGD
+    model.compile(optimizer(rate), "sparse_categorical_crossentropy")
     started = last_line = time.monotonic()
     loss = math.nan
     for epoch in range(1, epochs + 1):
@@ -147,7 +159,7 @@ def train(
         losses = []
         for step in range(steps):
             chosen = order[step * batch : (step + 1) * batch]
-            images = shifted(_read(pools, chosen), recipe.shift, rng)
+            images = mirrored(shifted(_read(pools, chosen), recipe.shift, rng), recipe.mirror, rng)
             losses.append(model.train_on_batch(images.reshape(batch, *input_shape(shape)), labels[chosen]))
             if time.monotonic() - last_line >= LINE_SECONDS:
                 last_line = time.monotonic()
@@ -172,6 +184,16 @@ def shifted(images: npt.NDArray[np.float32], most: int, rng: np.random.Generator
     places = np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
     moved: npt.NDArray[np.float32] = images[places]
     return moved
+
+
+def mirrored(images: npt.NDArray[np.float32], half: bool, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Mirror each image left to right with probability 1/2; without `half`, return the images as they are."""
+    if not half:
+        return images
+    chosen = rng.random(len(images)) < 0.5
+    turned = images.copy()
+    turned[chosen] = images[chosen, :, ::-1]
+    return turned
 
 
 def _read(pools: Sequence[ImagePool], indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

@@ -134,7 +134,10 @@ def _decades(axis: Any, which: str, values: Any) -> None:
 
 
 def pictures(results: Results, half: str, out: Path) -> str:
-    """Draw the final reconstruction of the first attacker on each label, by configuration, below a training image."""
+    """Draw the final reconstruction of the first attacker on each label, by configuration.
+
+    A training image of each label is above them, if the tables have one.
+    """
     selected = results.pictures[results.pictures["dataset"] == half]
     rows = [name for name in ("private", "undefended", *results.config_names(half)) if (selected["row"] == name).any()]
     labels = sorted(selected["label"].unique())
@@ -154,9 +157,9 @@ def pictures(results: Results, half: str, out: Path) -> str:
                 continue
             shown = pixels[..., ::-1] if pixels.ndim == 3 else pixels
             axis.imshow(shown, cmap=None if pixels.ndim == 3 else "gray", vmin=0, vmax=255, interpolation="nearest")
-            if row == "private":
+            if row == rows[0]:
                 axis.set_title(names[int(label)], fontsize=8)
-            else:
+            if row != "private":
                 queries = f"{int(picture['query']):,}{'' if picture['blocked'] else '+'}"
                 axis.set_xlabel(f"{queries} · {float(picture['evaluator_confidence']):.2f}", fontsize=6.5, labelpad=2)
         line[0].set_ylabel(title(row).replace("private", "training image"), fontsize=8, rotation=0, ha="right",

@@ -72,7 +72,7 @@ def _command(results: Results) -> str:
     parts = []
     for half in results.halves:
         facts = results.facts(half)
-        folder = " --data DIR" if facts["dataset"] in ("mnist", "celeba") else ""
+        folder = "=DIR" if facts["dataset"] in ("mnist", "celeba") else ""
         parts.append(f"--dataset {facts['dataset']}{folder}")
     facts = results.facts(results.halves[0])
     if facts["small"] == "True":
@@ -100,6 +100,9 @@ def _half_context(results: Results, half: str, out: Path) -> dict[str, Any]:
         "name": half,
         "numbers": NUMBERS[half],
         "facts": results.facts(half),
+        "accuracies": sections.accuracies(results.facts(half)),
+        "rendered": "rendered" in results.facts(half)["data"],
+        "private_shown": "private" in set(results.pictures.loc[results.pictures["dataset"] == half, "row"]),
         "classes": len(results.classes(half)),
         "chance": f"{1 / len(results.classes(half)):.2f}",
         "tables": tables,

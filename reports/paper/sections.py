@@ -21,6 +21,14 @@ TableOutput = tuple[str, pd.DataFrame]
 """A table as Markdown, and its unrounded numbers."""
 
 
+def accuracies(facts: dict[str, str]) -> str:
+    """Return a sentence on the accuracy of victim and evaluator, which limits what a leakage score can mean."""
+    text = f"Accuracy on unseen images: victim {facts['victim accuracy']}"
+    if "evaluator accuracy" in facts:  # tables of earlier versions lack it
+        text += f", evaluator {facts['evaluator accuracy']}"
+    return f"{text}."
+
+
 def configs_table(results: Results) -> TableOutput:
     """Return Table 1, followed by the calibrated configurations."""
     frame = results.configs.copy()

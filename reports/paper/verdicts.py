@@ -70,7 +70,7 @@ def findings(results: Results) -> list[Finding]:
 
 def not_run(half: str) -> Finding:
     """Return the row for the tables and figures of a half that was not run."""
-    flags = "--dataset celeba --data DIR` or `--dataset faces" if half == "CelebA" else "--dataset mnist --data DIR"
+    flags = "--dataset celeba=DIR` or `--dataset faces" if half == "CelebA" else "--dataset mnist=DIR"
     numbers = NUMBERS[half]
     items = f"{numbers['attacks']}, {numbers['users']}, {numbers['bars']}"
     return Finding(items, "not run", f"the {half} half of this page needs `{flags}`")

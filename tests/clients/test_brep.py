@@ -30,7 +30,7 @@ def point(image: np.ndarray) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def _latents_are_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = LatentSpace(SIZE, SHAPE, lambda z: z / SCALE + 0.5, lambda images: np.empty(0))
-    monkeypatch.setattr(brep, "fit_latent", lambda pool, shape, kind, size: plain)
+    monkeypatch.setattr(brep, "fit_latent", lambda pool, shape, kind, size, generator: plain)
 
 
 WORLD = World(SHAPE, 2, StrictPool.random(SHAPE, 2, each=10), target=1)
@@ -46,6 +46,21 @@ def walk(
         inside.append(in_class(point(sent[-1].image)))
         sent.append(running.send(Answer(int(inside[-1]))))
     return sent[:-1], inside
+
+
+def test_it_ends_after_the_given_number_of_iterations_at_one_radius() -> None:
+    # All points are of the class: the radius grows at once, and the attack never ends.
+    sent, _ = walk(BREP(iterations=3), lambda z: True, 500)
+    assert len(sent) == 500
+    # None but the first is: the radius never grows, and every iteration has 32 points and a centre.
+    running = BREP(iterations=3).run(WORLD, np.random.default_rng(0))
+    first = next(running)
+    running.send(Answer(1))
+    for _ in range(3 * 33 - 1):
+        running.send(Answer(0))
+    with pytest.raises(StopIteration) as stop:
+        running.send(Answer(0))
+    np.testing.assert_array_equal(stop.value.value, first.image)
 
 
 def centres(sent: list[Query], inside: list[bool]) -> list[np.ndarray]:
@@ -196,7 +211,7 @@ CHANGES = {"space": "pixel", "size": 5, "points": 3, "radius": 0.1, "growth": 2.
            "bound": 0.5}  # fmt: skip
 
 
-@pytest.mark.parametrize("field", sorted(set(BREP.model_fields) - {"size"}))
+@pytest.mark.parametrize("field", sorted(set(BREP.model_fields) - {"size", "generator", "iterations"}))
 def test_every_argument_has_an_effect(field: str) -> None:
     changed = BREP.model_validate({field: CHANGES[field]})
     streams = [[query.image.tobytes() for query in walk(client, ball, 300, 1)[0]] for client in (BREP(), changed)]
@@ -205,8 +220,8 @@ def test_every_argument_has_an_effect(field: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("space", "gan"), ("size", 0), ("points", 1), ("radius", 0), ("growth", 1.0), ("inside", 1.0), ("step", 0),
-     ("bound", float("inf"))],
+    [("space", "vae"), ("size", 0), ("points", 1), ("radius", 0), ("growth", 1.0), ("inside", 1.0), ("step", 0),
+     ("bound", float("inf")), ("iterations", 0)],
 )  # fmt: skip
 def test_invalid_arguments_are_refused(field: str, value: Any) -> None:
     with pytest.raises(ValidationError):

@@ -33,7 +33,7 @@ def confidence(z: np.ndarray) -> float:
 @pytest.fixture(autouse=True)
 def _latents_are_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = LatentSpace(SIZE, SHAPE, lambda z: z / SCALE + 0.5, lambda images: np.empty(0))
-    monkeypatch.setattr(genetic, "fit_latent", lambda pool, shape, kind, size: plain)
+    monkeypatch.setattr(genetic, "fit_latent", lambda pool, shape, kind, size, generator: plain)
 
 
 def breed(
@@ -124,6 +124,28 @@ def test_latents_stay_within_the_bound() -> None:
     assert max(np.abs(point(query.image)).max() for query in sent) == pytest.approx(0.7, abs=1e-5)
 
 
+def test_a_shared_pool_is_the_same_for_all_attackers_and_counts_as_shared() -> None:
+    client = Genetic(pool=30, population=10, generations=2, shared="pool")
+    streams = [breed(client, 10**4, seed)[0] for seed in (0, 1)]
+    images = [[query.image.tobytes() for query in sent] for sent in streams]
+    assert images[0][:30] == images[1][:30]
+    assert images[0][30:] != images[1][30:]
+    assert [query.shared for query in streams[0]] == [True] * 30 + [False] * 18
+    sent, _, _ = breed(Genetic(pool=30, population=10, generations=2), 10**4)
+    assert not any(query.shared for query in sent)
+
+
+def test_it_ends_at_the_first_confidence_that_is_enough_but_not_within_the_pool() -> None:
+    client = Genetic(pool=200, generations=40, spread=0.5, enough=0.4)
+    _, confidences, returned = breed(client, 10**5)
+    assert returned is not None
+    assert len(confidences) > 200
+    assert max(confidences[:-1]) < 0.4 <= confidences[-1]
+    np.testing.assert_allclose(confidence(point(returned)), confidences[-1], rtol=1e-3)
+    _, in_pool, _ = breed(client, 10**5, f=lambda z: 0.9)
+    assert len(in_pool) == 200
+
+
 def test_a_refusal_returns_the_best_image_so_far() -> None:
     running = Genetic(pool=5, population=3).run(WORLD, np.random.default_rng(0))
     first = next(running)
@@ -147,7 +169,8 @@ def test_every_argument_has_an_effect(field: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [("space", "pixels"), ("size", 0), ("pool", 1), ("population", 1), ("population", 201), ("mutation", 1.1),
-     ("spread", 0), ("bound", 0), ("generations", -1)],
+     ("spread", 0), ("bound", 0), ("generations", -1),
+     ("shared", "all"), ("enough", 0), ("enough", 1)],
 )  # fmt: skip
 def test_invalid_arguments_are_refused(field: str, value: Any) -> None:
     with pytest.raises(ValidationError):

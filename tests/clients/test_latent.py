@@ -83,7 +83,7 @@ class TestEverySpace:
         space, _ = self.fitted(kind, shape)
         z = space.sample(np.random.default_rng(2), 3)
         monkeypatch.setattr(latent, "_fitted", {})
-        monkeypatch.setattr(latent, "_last", None)
+        monkeypatch.setattr(latent, "_last", {})
         other = fit_latent(blobs(shape, 60, seed=9), shape, kind, 3)
         np.random.seed(5)  # noqa: NPY002 - the global generator must have no effect
         again, _ = self.fitted(kind, shape)

@@ -14,6 +14,7 @@ from mifsim.errors import UserError
 def test_names_are_split_by_role() -> None:
     assert set(names("attacker")) == {
         "mi-face", "mi-face-numeric", "nes", "spsa", "brep", "genetic", "inversion-network", "error-rate",
+        "surrogate-search", "label-surrogate",
     }  # fmt: skip
     assert set(names("user")) == {
         "independent", "one-class", "retries", "bursts", "re-uploads", "video", "augmentation", "kiosk", "borders",

@@ -35,6 +35,7 @@ def study_folder(tmp_path: Path) -> Path:
     study_folder = tmp_path / "study"
     write_images(study_folder / "images")
     (study_folder / "model.keras").write_bytes(b"not a real model: packing does not read it")
+    (study_folder / "generator.onnx").write_bytes(b"not a real generator either")
     write_images(study_folder / "log", classes=1)
     rows = {
         "client": ["a", "b"],
@@ -46,6 +47,7 @@ def study_folder(tmp_path: Path) -> Path:
         **SMALL,
         "data": {"set": "folder", "folder": "images", "size": [8, 8]},
         "victim": {"file": "model.keras"},
+        "attacks": [*SMALL["attacks"], {"attack": "nes", "space": "gan", "generator": "generator.onnx"}],
         "users": [{"user": "independent", "sessions": 3, "length": 4}, {"user": "log", "path": "log/log.parquet"}],
     }
     (study_folder / "study.toml").write_text(tomli_w.dumps(table))
@@ -68,6 +70,9 @@ def test_a_study_is_uploaded_with_all_the_files_that_it_names(study_folder: Path
     for file in (study_folder / "images").rglob("*.png"):
         assert (remote.data.folder / file.relative_to(study_folder / "images")).read_bytes() == file.read_bytes()
     assert remote.victim.file.read_bytes() == (study_folder / "model.keras").read_bytes()
+    generator = getattr(remote.attacks[1].client, "generator")  # noqa: B009 - not a field of all clients
+    assert generator.is_relative_to(tmp_path / "inputs")
+    assert generator.read_bytes() == (study_folder / "generator.onnx").read_bytes()
     logs = [users.log() for version in (study, remote) for users in version.users if users.name == "log"]
     assert logs[0] is not None
     assert logs[1] is not None
@@ -75,7 +80,12 @@ def test_a_study_is_uploaded_with_all_the_files_that_it_names(study_folder: Path
     assert len(list((tmp_path / "inputs").rglob("1.png"))) == 2, "only images that the log names are uploaded with it"
     tables = [study.to_toml(), remote.to_toml()]
     for table in tables:
-        del table["data"]["folder"], table["victim"]["file"], table["users"][1]["path"]
+        del (
+            table["data"]["folder"],
+            table["victim"]["file"],
+            table["users"][1]["path"],
+            table["attacks"][1]["generator"],
+        )
     assert tables[0] == tables[1]
 
 
@@ -96,11 +106,16 @@ def test_files_in_the_storage_are_not_uploaded(study_folder: Path, tmp_path: Pat
     assert pack(study, study_folder).content.count(b".png") == 0
 
 
-@pytest.mark.parametrize("missing", ["images", "model.keras", "log/log.parquet"])
+@pytest.mark.parametrize("missing", ["images", "model.keras", "log/log.parquet", "generator.onnx"])
 def test_a_missing_file_is_reported_with_its_key(missing: str, study_folder: Path) -> None:
     study = Study.load(study_folder / "study.toml")
     (study_folder / missing).rename(study_folder / "moved")
-    key = {"images": "data.folder", "model.keras": "victim.file", "log/log.parquet": "users.1.path"}[missing]
+    key = {
+        "images": "data.folder",
+        "model.keras": "victim.file",
+        "log/log.parquet": "users.1.path",
+        "generator.onnx": "attacks.1.generator",
+    }[missing]
     with pytest.raises(StudyError, match=rf"small: {key} = .*{missing}: does not exist on this machine"):
         pack(study)
     pack(study, storage=study_folder)

@@ -19,8 +19,8 @@ def scored(session_id, target, *, kind="attack", hit=False, distance=9.0, confid
     """Return a row of ``leakage``; reconstructions of a class with equal scores count as identical."""
     return {
         "kind": kind, "session_id": session_id, "target": target, "query": 5, "last": last,
-        "evaluator_confidence": confidence, "evaluator_hit": hit, "feature_distance": distance, "ssim_nearest": 0.5,
-        "psnr_nearest_db": 10.0,
+        "evaluator_confidence": confidence, "evaluator_hit": hit, "evaluator_rank": 1 if hit else 2,
+        "feature_distance": distance, "nearest_class": target, "ssim_nearest": 0.5, "psnr_nearest_db": 10.0,
     }  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def write_run(run, reconstructions):
             "session_id": f"nes/{number}@no filter", "client_id": f"nes/{number}", "role": "attacker",
             "population": "nes pca", "client": "nes", "target": target, "trial": number, "filter": "no filter",
             "kind": "none", "config": "{}", "client_number": 1, "budget_queries": 100, "outcome": "exhausted",
-            "queries": 100 + number, "answered_queries": 100 + number,
+            "queries": 100 + number, "answered_queries": 100 + number, "shared_queries": 2 * number,
             "suspicious_count": 0, "target_confidence": 0.9,
         }
         for number, (target, *_) in enumerate(reconstructions)
@@ -66,6 +66,7 @@ def test_an_attack_that_beats_the_prior_in_both_tests_works(tmp_path):
     row = nes_row(benchmark(run, NEEDS))
     assert (row["attack"], row["needs"], row["attackers"], row["answered_queries"]) == ("nes", "confidence", 10, 104.5)
     assert (row["evaluator_hits"], row["evaluator_hit_share"], row["closer"]) == (10, 1.0, 10)
+    assert (row["shared_queries"], row["target_queries"]) == (9.0, 95.5)  # medians of 2 n and 100 − n, n from 0 to 9
     assert row["evaluator_confidence"] == pytest.approx(0.545)
     assert row["feature_distance"] == 14.0
     assert row["low"] == pytest.approx(0.025**0.1)  # Clopper-Pearson for 10 hits in 10

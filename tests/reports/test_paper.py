@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mifsim.cli import main
 from mifsim.data import load_data
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError
 from mifsim.run.inputs import load_inputs
 from mifsim.tables.records import read_checked
+from reports.paper import figures_beyond
+from reports.paper.load import Results
 from reports.paper.page import write_page
 from reports.paper.schemas import PAPER_SCHEMAS
 from tuning.paper import attacks, sweep
@@ -218,29 +219,36 @@ def test_plans_of_both_halves() -> None:
     assert len(set(names)) == len(names), "variants with equal names would share their seeds"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--dataset", "celeba"], "requires --data"),
-        (["--dataset", "mnist", "--dataset", "mnist-5k"], "both reproduce the same results"),
-        (["--dataset", "faces", "--data", "folder"], "does not accept --data"),
-        (["--trials", "2"], "accepted: 3 or more"),
-        (["--data", "folder"], "must follow the --dataset"),
-        (["--page-only"], "requires --out"),
-        (["--page-only", "--out", "nowhere"], "no such file"),
-        (["--dataset", "mnist", "--data", "nowhere", "--small"], "no such folder"),
-        (["--filter", "nowhere.toml"], "nowhere.toml"),
-    ],
-)
-def test_invalid_arguments_are_refused(
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    message: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as exit_:
-        main(["paper", *arguments])
-    assert exit_.value.code == 2
-    assert message in capsys.readouterr().err
+def test_the_plan_of_celeba_takes_what_there_is_of_a_class_and_shows_no_photograph() -> None:
+    plan, small = (plan_for("celeba", Path("faces"), small=small) for small in (False, True))
+    assert (plan.data["at_most_per_class"], small.data["at_most_per_class"]) == (800, 200)
+    assert "images_per_class" not in {*plan.data, *small.data}
+    assert (plan.victim, plan_for("faces", None).victim) == ({"model": "cnn-bn"}, {})
+    assert small.victim == {"model": "cnn-bn", "epochs": 40}
+    assert not plan.shows_private
+    assert plan_for("faces", None).shows_private
+
+
+def test_no_training_image_is_in_the_tables_if_the_plan_forbids_it(out: Path, tmp_path: Path) -> None:
+    study = attacks.main_study(TINY)
+    data, victim = load_data(study.data), load_inputs(study)[2]
+    run = attacks.run_live(TINY, victim, data, STRICT, "in-process")
+    assert {row["row"] for row in attacks.picture_rows(TINY, data, run)} - {"private"} == {
+        row["row"] for row in attacks.picture_rows(replace(TINY, shows_private=False), data, run)
+    }
+    results = Results(out)
+    results.__dict__["pictures"] = results.pictures[results.pictures["row"] != "private"]
+    figure = figures_beyond.pictures(results, "MNIST", tmp_path)
+    assert (tmp_path / figure).read_bytes() != (out / figure).read_bytes()
+
+
+def test_the_accuracy_of_both_models_is_beside_every_leakage_score(out: Path) -> None:
+    """Beside the table with the confidence of the reconstructions, and beside their pictures."""
+    page = (out / "README.md").read_text()
+    sentences = re.findall(r"Accuracy on unseen images: victim ([\d.]+)% of (\d+) images \(95% interval .*?\), "
+                           r"evaluator ([\d.]+)% of", page)  # fmt: skip
+    assert len(sentences) == 2
+    victim = load_inputs(attacks.main_study(TINY))[2]
+    assert {(float(share), int(images)) for share, images, _ in sentences} == {
+        (round(100 * victim.test_accuracy, 2), victim.facts["test_images"])
+    }

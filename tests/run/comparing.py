@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mifsim.server.backend import InProcess
 from mifsim.server.environment import Counters
-from mifsim.tables.records import read_table
+from mifsim.tables.records import read_single, read_table
 
 TABLES = ("sessions", "queries", "snapshots", "leakage")
 
@@ -23,6 +23,8 @@ def assert_same_rows(one: Path, other: Path) -> None:
     expected, got = tables(one), tables(other)
     for name in TABLES:
         pd.testing.assert_frame_equal(got[name].to_pandas(), expected[name].to_pandas(), check_exact=True, obj=name)
+    sets = [read_single(run / "leakage_sets.parquet", "leakage_sets").to_pandas() for run in (one, other)]
+    pd.testing.assert_frame_equal(*sets, check_exact=True, obj="leakage_sets")
 
 
 class InterruptAfter(InProcess):

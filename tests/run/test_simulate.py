@@ -22,7 +22,7 @@ from mifsim.run.folder import RunFolder
 from mifsim.run.leakage import decode
 from mifsim.server.backend import InProcess
 from mifsim.study import Study
-from mifsim.tables.records import SCHEMAS, read_table
+from mifsim.tables.records import SCHEMAS, read_single, read_table
 from tests.registering import add_entry
 from tests.run.comparing import TABLES, InterruptAfter, assert_same_rows, tables
 from tests.small import small_study
@@ -126,6 +126,26 @@ def test_every_snapshot_has_a_leakage_score_for_the_same_session_and_query(in_pr
     assert attacks[keys].reset_index(drop=True).equals(snapshots[keys].reset_index(drop=True))
     assert scores.loc[scores["kind"] == "prior"].groupby("target").size().eq(2).all()
     assert scores["evaluator_confidence"].between(0, 1).all()
+
+
+def test_the_metrics_under_a_filter_are_those_of_the_last_reconstructions(in_process: Path) -> None:
+    metrics = read_single(in_process / "leakage_sets.parquet", "leakage_sets").to_pandas()
+    attacks = metrics[metrics["kind"] == "attack"]
+    assert attacks["filter"].tolist() == ["third", "strict", "none"]  # in the order of the study
+    assert metrics["kind"].tolist()[3:] == ["random", "prior", "labelled"]
+    scores = read_table(in_process, "leakage").to_pandas()
+    last = scores[scores["last"]].copy()
+    last["filter"] = last["session_id"].str.partition("@")[2]
+    for row in attacks.to_dict("records"):
+        of_filter = last[last["filter"] == row["filter"]]
+        assert row["reconstructions"] == len(of_filter) == row["classes"] == 2
+        assert row["accuracy_at_1"] == of_filter["evaluator_hit"].mean()
+        assert row["accuracy_at_5"] == (of_filter["evaluator_rank"] <= 5).mean()
+        assert row["identified"] == (of_filter["nearest_class"] == of_filter["target"]).mean()
+        assert row["knn_distance"] == pytest.approx(of_filter["feature_distance"].mean(), rel=1e-6)
+        assert row["evaluator_accuracy"] == run_folder.read_facts(in_process)["evaluator"]["test_accuracy"]
+    hits = scores[scores["kind"] == "random"]
+    assert metrics.set_index("kind").at["random", "knn_distance"] == pytest.approx(hits["feature_distance"].mean())
 
 
 def test_an_interrupted_run_has_complete_files_and_resumes_to_the_same_rows(

@@ -19,6 +19,19 @@ def test_after_a_refusal_the_next_query_opens_a_new_session() -> None:
     assert summary(rows) == [("a/0/0@f", "blocked", 3, 3), ("a/0/0@f#2", "finished", 2, None)]
 
 
+def test_answered_shared_queries_are_counted_for_each_session() -> None:
+    def client() -> ClientGenerator:
+        yield Query(image(0.1), shared=True)
+        yield Query(image(0.5), shared=True)
+        reply = yield Query(image(0.5), shared=True)
+        assert isinstance(reply, Refusal)
+        yield Query(image(0.3), shared=True)
+        yield Query(image(0.9))
+
+    rows = run_client(client())
+    assert [(row.queries, row.answered, row.shared) for row in rows] == [(3, 2, 2), (2, 2, 1)]
+
+
 def test_a_session_that_the_client_leaves_is_finished() -> None:
     rows = run_client(sender(0.1, 0.3, None, 0.1, 0.3, None, 0.1)())
     assert summary(rows) == [

@@ -243,6 +243,8 @@ def test_leak_is_the_last_score_so_far(tmp_path: Path) -> None:
                 "last": [False] * 3,
                 "evaluator_confidence": [row[3] for row in rows],
                 "evaluator_hit": [False] * 3,
+                "evaluator_rank": [2] * 3,
+                "nearest_class": [0] * 3,
                 "feature_distance": [0.0] * 3,
                 "ssim_nearest": [0.0] * 3,
                 "psnr_nearest_db": [0.0] * 3,

@@ -9,9 +9,9 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from mifsim.errors import VictimError
+from mifsim.networks.onnx import execution_providers
 from mifsim.testing.engines import EngineConformance
 from mifsim.victims import ModelSource, VictimConfig, prepare_victim
-from mifsim.victims.engines.onnx import execution_providers
 from tests.victims.onnx_models import linear, linear_weights, node, save_graph
 
 GREY, COLOUR, CLASSES = (12, 14), (16, 16, 3), 3

@@ -6,11 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mifsim.data.base import ArrayPool
+from mifsim.victims.architectures import builder_of
 from mifsim.victims.model_check import network_accuracy
-from mifsim.victims.training import Recipe, shifted, train
+from mifsim.victims.training import Recipe, mirrored, shifted, train
 
 
-@pytest.mark.parametrize(("name", "kind"), [("lenet5", "grey"), ("cnn", "colour"), ("evaluator", "grey")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("lenet5", "grey"), ("cnn", "colour"), ("cnn-bn", "colour"), ("evaluator", "grey")],
+)
 def test_every_architecture_learns(request, name, kind):
     data = request.getfixturevalue(kind)
     trained = train(name, [data.subset("private")], data.shape, 3, epochs=60)
@@ -66,3 +70,30 @@ def test_shifting_moves_whole_images_and_repeats_edges(most, seed, shape):
             padded[row : row + 7, column : column + 6] for row in range(2 * most + 1) for column in range(2 * most + 1)
         ]
         assert any(np.array_equal(after, candidate) for candidate in candidates)
+
+
+def test_about_half_of_the_images_is_mirrored_and_the_others_are_unchanged():
+    images = np.random.default_rng(0).random((400, 5, 4, 3)).astype(np.float32)
+    turned = mirrored(images, True, np.random.default_rng(1))
+    same = (turned == images).all(axis=(1, 2, 3))
+    np.testing.assert_array_equal(turned[~same], images[~same][:, :, ::-1])
+    assert 150 < same.sum() < 250  # 400 · 1/2, with a standard deviation of 10
+    assert mirrored(images, False, np.random.default_rng(1)) is images
+
+
+def test_softmax_regression_keeps_what_the_training_images_do_not_contain_out_of_its_weights():
+    """Every step adds multiples of training images to weights that start at zero; pixel (0, 0) is black in all."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (12, 4, 4), np.uint8)
+    pixels[:, 0, 0] = 0
+    model = train("softmax", [ArrayPool(pixels, np.arange(12) % 3)], (4, 4), 3, epochs=3).model
+    weights = model.get_weights()[0]
+    span = pixels.reshape(12, 16).astype(np.float64)
+    residual = weights - span.T @ np.linalg.lstsq(span.T, weights, rcond=None)[0]
+    assert np.abs(weights).max() > 1e-4
+    assert np.abs(residual).max() < 1e-6 * max(1, np.abs(weights).max())
+
+
+def test_the_multilayer_perceptron_has_3000_sigmoid_units():
+    hidden, output = builder_of("mlp")((4, 5, 1), 7).layers[1:]
+    assert (hidden.units, hidden.activation.__name__, output.units) == (3000, "sigmoid", 7)

@@ -158,12 +158,15 @@ def _reconstruction(traces: TraceSet, session: int, answered: int) -> float | No
 
 
 def picture_rows(plan: Plan, data: DataSet, run: Path) -> Rows:
-    """Return the rows of ``paper_pictures``: per class a training image and its first attacker's reconstructions."""
+    """Return the rows of ``paper_pictures``: the reconstructions of the first attacker on each class.
+
+    There is also a training image of each class, unless the plan forbids to show one.
+    """
     import cv2
 
     private = data.subset("private")
     rows: Rows = []
-    for label in range(len(data.class_names)):
+    for label in range(len(data.class_names) if plan.shows_private else 0):
         pixels = np.rint(private.image(int(np.flatnonzero(private.labels == label)[0])) * 255).astype(np.uint8)
         encoded, png = cv2.imencode(".png", pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
         assert encoded, "OpenCV encodes 8-bit images"

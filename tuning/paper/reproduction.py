@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from mifsim._version import __version__
 from mifsim.cache import digest
+from mifsim.data import load_data
 from mifsim.data.base import DataSet
 from mifsim.defense import FilterConfig
 from mifsim.progress import duration
@@ -21,7 +23,8 @@ from mifsim.run.folder import machine, versions
 from mifsim.run.inputs import load_inputs
 from mifsim.run.sessions import BackendName
 from mifsim.tables.records import TableWriter
-from mifsim.victims import Victim
+from mifsim.victims import Victim, prepare_evaluator
+from mifsim.victims.accuracy import Accuracy
 from tuning.paper.attacks import attack_rows, main_study, picture_rows, record_main, run_live
 from tuning.paper.calibration import CalibratedConfig, calibrate, calibration_study, load_calibrated
 from tuning.paper.plan import CALIBRATED, CALIBRATION_SEED, IMAGES_PER_LABEL, TRIALS_PAPER, Plan, configs
@@ -68,6 +71,8 @@ def reproduce(plans: list[Plan], out: Path, options: Given, schemas: Mapping[str
         The folder of the tables.
     """
     calibrated = None if options.filter is None else load_calibrated(options.filter)
+    for plan in plans:  # so that a bad folder is found before the first half has run
+        _report_images(plan, load_data(main_study(plan).data))
     tables: dict[str, Rows] = {}
     for plan in plans:
         for name, rows in _reproduce_half(plan, calibrated, options, schemas).items():
@@ -99,12 +104,32 @@ def queries_of_plan(plan: Plan, classes: int, calibrates: bool) -> int:
     return total + (queries_of(calibration_study(plan), classes, 1) if calibrates else 0)
 
 
+def _report_images(plan: Plan, data: DataSet) -> None:
+    logger.info(f"{plan.half}: {data.name}, {images_per_label(data)} images per label")
+    logger.info(f"{plan.half}: {data.note}")
+
+
+def images_per_label(data: DataSet) -> str:
+    """Return the number of images per label over all subsets; if the labels differ, the number of each.
+
+    Examples
+    --------
+    >>> from mifsim.data import DataConfig
+    >>> images_per_label(load_data(DataConfig(set="mnist-5k", images_per_class=40)))
+    '40'
+    """
+    labels = np.concatenate([pool.labels for pool in data.subsets.values()])
+    counts = np.bincount(labels, minlength=len(data.class_names)).tolist()
+    most = max(counts)
+    fewer = [f"{name} {count:,}" for name, count in zip(data.class_names, counts, strict=True) if count < most]
+    return f"{most:,}" + (f" ({', '.join(fewer)})" if fewer else "")
+
+
 def _reproduce_half(
     plan: Plan, loaded: CalibratedConfig | None, options: Given, schemas: Mapping[str, pa.Schema]
 ) -> dict[str, Rows]:
     started = time.monotonic()
     _, data, victim = load_inputs(main_study(plan))
-    logger.info(f"{plan.half}: {data.name}, {len(data.subset('private')):,} private images")
     queries = queries_of_plan(plan, len(data.class_names), loaded is None)
     report_queries(queries, main_study(plan), data, (), victim, "; steps that are in the cache take no time")
     facts = {"plan": digest(repr(plan)), "mifsim_version": __version__}
@@ -143,6 +168,11 @@ def _configs(plan: Plan, calibrated: CalibratedConfig) -> Rows:
     ]  # fmt: skip
 
 
+def _accuracy(facts: Mapping[str, Any]) -> str:
+    """Return the accuracy of a trained network on the users' images, with its exact interval, in words."""
+    return str(Accuracy.from_facts(facts))
+
+
 def _facts(
     plan: Plan, data: DataSet, victim: Victim, calibrated: CalibratedConfig, queries: int, seconds: float
 ) -> Rows:
@@ -152,10 +182,12 @@ def _facts(
         "dataset": plan.data["set"],
         "data note": data.note,
         "classes": ", ".join(data.class_names),
-        "images a label": sum(len(pool) for pool in data.subsets.values()) // len(data.class_names),
+        "images a label": images_per_label(data),
         "images a label in the paper": IMAGES_PER_LABEL,
         "victim": victim.facts.get("model", ""),
-        "victim accuracy": f"{victim.test_accuracy:.4f}",
+        "victim accuracy": _accuracy(victim.facts),
+        "evaluator accuracy": _accuracy(prepare_evaluator(data).facts),
+        "shows private images": plan.shows_private,
         "seed": plan.seed,
         "calibration seed": CALIBRATION_SEED,
         "calibrated configuration": calibrated.source,

@@ -1,7 +1,7 @@
 """BREP-MI: label-only inversion that moves away from the decision boundary of the target class.
 
 Kahla, Chen, Just and Jia, "Label-Only Model Inversion Attacks via Boundary Repulsion", CVPR 2022, Algorithm 1. The
-latent space is that of an autoencoder or of principal components; the paper uses that of a GAN.
+latent space is that of a GAN, as in the paper, of an autoencoder or of principal components.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import numpy.typing as npt
 from pydantic import Field
 
 from mifsim.clients.attackers.latent import fit_latent
-from mifsim.clients.protocol import Answer, Attacker, ClientGenerator, Image, Knowledge, Query, Refusal, World
+from mifsim.clients.attackers.spaces import SpaceAttacker
+from mifsim.clients.protocol import Answer, ClientGenerator, Image, Knowledge, Query, Refusal, World
 
 Point = npt.NDArray[np.float64]
 
 
-class BREP(Attacker):
+class BREP(SpaceAttacker):
     r"""Find a point of the target class, then move it so that larger and larger spheres around it are of that class.
 
     ::
@@ -37,6 +38,10 @@ class BREP(Attacker):
     centre. If all points are of the class, the centre does not move and is not queried. The model assigns every centre
     to the class.
 
+    The authors' program ends after 1,000 iterations at one radius (`iterations`): with 33 queries each, these are at
+    least 33,000 queries. It does not count iterations whose step is refused, and may therefore take more; here every
+    iteration counts. Without the limit, the attack continues until its budget is spent.
+
     In pixel space, the points of a random sphere are the centre with noise added, and a step is a mean of noise: with
     few points, it degrades the initial image. This space serves as a comparison.
     """
@@ -44,7 +49,7 @@ class BREP(Attacker):
     needs: ClassVar[Knowledge] = Knowledge.LABEL
     sends: ClassVar[str] = "points on a sphere around a latent centre, then the centre"
 
-    space: Literal["pca", "autoencoder", "pixel"] = Field(
+    space: Literal["pca", "autoencoder", "gan", "pixel"] = Field(
         "pca",
         description="search space: a latent space of the auxiliary images, or the pixels, starting from one of those "
         "images",
@@ -70,6 +75,12 @@ class BREP(Attacker):
     bound: float = Field(
         3.0, gt=0, allow_inf_nan=False, description="latent coordinates are kept between -bound and bound"
     )
+    iterations: int | None = Field(
+        None,
+        ge=1,
+        description="number of iterations at one radius after which the attack ends, 1000 in the authors' program; "
+        "absent: it does not end",
+    )
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one attack on the class ``world.target``; returns the image of the last centre."""
@@ -86,14 +97,16 @@ class BREP(Attacker):
                 break
         radius = self.radius
         points = self.points if self.points != "auto" else 64 if self.space == "pixel" else 32
-        while True:
+        at_radius = 0
+        while self.iterations is None or at_radius < self.iterations:
+            at_radius += 1
             away = rng.standard_normal((points, len(z)))
             away /= np.linalg.norm(away, axis=1, keepdims=True)
             outside = yield from _outside(space.images(z + radius * away), reconstruction, world.target)
             if outside is None:
                 return reconstruction
             if 1 - 2 * outside.mean() > self.inside:
-                radius *= self.growth
+                radius, at_radius = radius * self.growth, 0
             if not outside.any():
                 continue
             moved = space.kept(z - min(radius / 3, self.step) * away[outside].mean(axis=0))
@@ -103,6 +116,7 @@ class BREP(Attacker):
                 return reconstruction
             if reply.label == world.target:
                 z, reconstruction = moved, image
+        return reconstruction
 
     def _search_space(self, world: World) -> _Space:
         if self.space == "pixel":
@@ -114,7 +128,7 @@ class BREP(Attacker):
                 return z.astype(np.float32).reshape(-1, *world.shape)
 
             return _Space(draw, decode, 0.0, 1.0)
-        space = fit_latent(world.pool, world.shape, self.space, self.size)
+        space = fit_latent(world.pool, world.shape, self.space, self.size, generator=self.generator)
         return _Space(lambda rng: space.sample(rng, 1)[0], space.decode, -self.bound, self.bound)
 
 

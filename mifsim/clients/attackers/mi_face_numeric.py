@@ -19,18 +19,19 @@ from mifsim.clients.attackers.spaces import (
     COORDINATES_HELP,
     SPACE_HELP,
     SearchSpace,
+    SpaceAttacker,
     SpaceName,
     image_of,
     search_space,
     settled,
 )
-from mifsim.clients.protocol import Answer, Attacker, ClientGenerator, Image, Knowledge, Query, Refusal, World
+from mifsim.clients.protocol import Answer, ClientGenerator, Image, Knowledge, Query, Refusal, World
 
 _AT_A_TIME = 64
 """Number of differences whose images are computed together."""
 
 
-class MIFaceNumeric(Attacker):
+class MIFaceNumeric(SpaceAttacker):
     r"""Descend c(x) = 1 − f_target(x) along d coordinates with d + 1 queries per step; black-box.
 
     ::
@@ -73,7 +74,7 @@ class MIFaceNumeric(Attacker):
         """Start one attack on the class ``world.target``; returns the iterate of least cost."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
-        space = search_space(self.space, world.pool, world.shape, self.coordinates)
+        space = search_space(self.space, world.pool, world.shape, self.coordinates, self.generator)
         step = settled(self.step, self.space, usual=1.0, pixel=3.0)
         point = space.start
         best, least, steps_since = image_of(space, point), math.inf, 0

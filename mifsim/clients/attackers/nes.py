@@ -15,8 +15,16 @@ from pydantic import Field
 
 from mifsim.clients.attackers.gradients import antithetic, unit
 from mifsim.clients.attackers.scores import SCORE_HELP, Score, ask, score
-from mifsim.clients.attackers.spaces import COORDINATES_HELP, SPACE_HELP, SpaceName, image_of, search_space, settled
-from mifsim.clients.protocol import Attacker, ClientGenerator, Knowledge, World
+from mifsim.clients.attackers.spaces import (
+    COORDINATES_HELP,
+    SPACE_HELP,
+    SpaceAttacker,
+    SpaceName,
+    image_of,
+    search_space,
+    settled,
+)
+from mifsim.clients.protocol import ClientGenerator, Knowledge, World
 
 PRIOR_HELP = (
     "weight of the auxiliary images' Gaussian log density, which is added to the score and keeps the image similar to "
@@ -24,7 +32,7 @@ PRIOR_HELP = (
 )
 
 
-class NES(Attacker):
+class NES(SpaceAttacker):
     r"""Climb J(z) = E[log-odds of the target + w · log p(z + σ u)], u normal, with 2 n queries per step; black-box.
 
     ::
@@ -59,7 +67,7 @@ class NES(Attacker):
         """Start one attack on the class ``world.target``; it continues until it is refused or its budget is spent."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
-        space = search_space(self.space, world.pool, world.shape, self.coordinates)
+        space = search_space(self.space, world.pool, world.shape, self.coordinates, self.generator)
         prior = settled(self.prior, self.space, usual=0.2, pixel=0.02)
         point = space.start
         best, most = image_of(space, point), -math.inf

@@ -33,7 +33,7 @@ def halvings(shape: tuple[int, ...]) -> int:
 def encoder(shape: tuple[int, ...], size: int, seed: int) -> Model:
     """Build a network from images to `size` numbers: strided convolutions and a linear layer."""
     keras = import_tensorflow().keras
-    layers, draw = keras.layers, _initialisers(seed)
+    layers, draw = keras.layers, initialisers(seed)
     x = inputs = layers.Input(input_shape(shape))
     for width in WIDTHS[: halvings(shape)]:
         x = layers.Conv2D(width, 3, strides=2, padding="same", activation="relu", kernel_initializer=draw())(x)
@@ -43,7 +43,7 @@ def encoder(shape: tuple[int, ...], size: int, seed: int) -> Model:
 def decoder(shape: tuple[int, ...], size: int, seed: int) -> Model:
     """Build a network from `size` numbers to images in [0, 1]: a dense layer and transposed convolutions."""
     keras = import_tensorflow().keras
-    layers, draw = keras.layers, _initialisers(seed)
+    layers, draw = keras.layers, initialisers(seed)
     height, width, channels = input_shape(shape)
     widths = WIDTHS[: halvings(shape)]
     scale = 2 ** len(widths)
@@ -205,7 +205,7 @@ class Inverter:
         return self._decode(inputs)[0]
 
 
-def _initialisers(seed: int) -> Callable[[], Any]:
+def initialisers(seed: int) -> Callable[[], Any]:
     """Return a function that returns initialisers, each with another seed derived from `seed`."""
     keras = import_tensorflow().keras
     rng = np.random.default_rng(seed)

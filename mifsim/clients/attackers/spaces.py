@@ -7,23 +7,65 @@ images, so that step lengths, widths of finite differences and weights of the pr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, field_validator, model_validator
 
 from mifsim.clients.attackers.bases import Rows, block_basis, dct_basis
 from mifsim.clients.attackers.latent import LatentSpace, auxiliary_images, fit_latent
-from mifsim.clients.protocol import Image, ImagePool
+from mifsim.clients.protocol import Attacker, Image, ImagePool
 
 Floats = npt.NDArray[np.float64]
 Images = npt.NDArray[np.float32]
 
-SpaceName = Literal["dct", "block", "pixel", "pca", "autoencoder"]
+LATENT_COORDINATES = 20
+"""Default number of coordinates of a latent space."""
+SpaceName = Literal["dct", "block", "pixel", "pca", "autoencoder", "gan"]
 SPACE_HELP = "coordinates of a step: DCT or block patterns, single pixels, or a latent space of the auxiliary images"
 COORDINATES_HELP = (
-    "maximum number of coordinates; auto: 64 per channel (dct, block) or 20 (pca, autoencoder); pixel: always all"
+    "maximum number of coordinates; auto: 64 per channel (dct, block) or 20 (pca, autoencoder, gan); pixel: always all"
 )
+
+
+class SpaceAttacker(Attacker):
+    """An attacker that searches a space, which can be the latent space of a generator.
+
+    A subclass restricts `space` to the names that it accepts, and has the number of coordinates in a field ``size`` or
+    ``coordinates``.
+    """
+
+    space: str = Field(description=SPACE_HELP)
+    generator: Path | None = Field(
+        None,
+        description="an .onnx file with the generator for space = gan, which is otherwise trained on the auxiliary "
+        "images; it has its own number of coordinates",
+    )
+
+    @field_validator("generator")
+    @classmethod
+    def _is_onnx(cls, file: Path | None) -> Path | None:
+        if file is not None and file.suffix != ".onnx":
+            raise ValueError(f"{file}: not an .onnx file (accepted: a generator that maps points of N(0, I) to images)")
+        return file
+
+    @model_validator(mode="after")
+    def _generator_is_used(self) -> Self:
+        if self.generator is not None and self.space != "gan":
+            raise ValueError(f'generator = {self.generator}: has no effect with space = "{self.space}" (accepted: gan)')
+        return self
+
+    def prepare(self, pool: ImagePool, shape: tuple[int, ...]) -> None:
+        """Train the generator, or check its file."""
+        if self.space == "gan":
+            given: int | Literal["auto"] = getattr(self, "coordinates", getattr(self, "size", None)) or "auto"
+            fit_latent(pool, shape, "gan", _coordinates(given), generator=self.generator)
+
+
+def _coordinates(given: int | Literal["auto"]) -> int:
+    return LATENT_COORDINATES if given == "auto" else given
 
 
 def settled(given: float | Literal["auto"], space: SpaceName, usual: float, pixel: float) -> float:
@@ -58,13 +100,17 @@ class SearchSpace(Protocol):
 
 
 def search_space(
-    name: SpaceName, pool: ImagePool, shape: tuple[int, ...], coordinates: int | Literal["auto"]
+    name: SpaceName,
+    pool: ImagePool,
+    shape: tuple[int, ...],
+    coordinates: int | Literal["auto"],
+    generator: Path | None = None,
 ) -> SearchSpace:
     """Return a search space over images of one shape.
 
     Parameters
     ----------
-    name : {"dct", "block", "pixel", "pca", "autoencoder"}
+    name : {"dct", "block", "pixel", "pca", "autoencoder", "gan"}
         The coordinates; see `SPACE_HELP`.
     pool : ImagePool
         The attacker's auxiliary images.
@@ -72,14 +118,16 @@ def search_space(
         Shape of one image: (H, W) or (H, W, 3).
     coordinates : int or "auto"
         Maximum number of coordinates; see `COORDINATES_HELP`.
+    generator : Path, optional
+        File with the generator of the space ``"gan"``; see `fit_latent`.
 
     Returns
     -------
     SearchSpace
         The space, fitted to the auxiliary images.
     """
-    if name in ("pca", "autoencoder"):
-        return LatentSearch(fit_latent(pool, shape, name, 20 if coordinates == "auto" else coordinates))
+    if name in ("pca", "autoencoder", "gan"):
+        return LatentSearch(fit_latent(pool, shape, name, _coordinates(coordinates), generator=generator))
     channels = 1 if len(shape) == 2 else shape[2]
     most = 64 * channels if coordinates == "auto" else coordinates
     rows = {"dct": dct_basis, "block": block_basis}[name](shape, most) if name != "pixel" else None

@@ -16,15 +16,23 @@ from pydantic import Field
 from mifsim.clients.attackers.gradients import antithetic
 from mifsim.clients.attackers.nes import PRIOR_HELP
 from mifsim.clients.attackers.scores import SCORE_HELP, Score, ask, score
-from mifsim.clients.attackers.spaces import COORDINATES_HELP, SPACE_HELP, SpaceName, image_of, search_space, settled
-from mifsim.clients.protocol import Attacker, ClientGenerator, Knowledge, World
+from mifsim.clients.attackers.spaces import (
+    COORDINATES_HELP,
+    SPACE_HELP,
+    SpaceAttacker,
+    SpaceName,
+    image_of,
+    search_space,
+    settled,
+)
+from mifsim.clients.protocol import ClientGenerator, Knowledge, World
 
 ALPHA = 0.602
 GAMMA = 0.101
 """Exponents of the gains: the smallest that the theory allows, which Spall (1998) finds to work best."""
 
 
-class SPSA(Attacker):
+class SPSA(SpaceAttacker):
     r"""Climb J(z) = log-odds of the target + w · log p(z) with one random pair of queries per step; black-box.
 
     ::
@@ -60,7 +68,7 @@ class SPSA(Attacker):
         """Start one attack on the class ``world.target``; it continues until it is refused or its budget is spent."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
-        space = search_space(self.space, world.pool, world.shape, self.coordinates)
+        space = search_space(self.space, world.pool, world.shape, self.coordinates, self.generator)
         prior = settled(self.prior, self.space, usual=0.2, pixel=0.02)
         gain = settled(self.gain, self.space, usual=0.02, pixel=0.1)
         point = space.start

@@ -1,20 +1,14 @@
-"""The engine of ``.onnx`` files, evaluated by ONNX Runtime, on a GPU if its CUDA provider is installed.
-
-Files are untrusted: ONNX has no operator that runs a program, other operators are not registered, and tensors in other
-files are not read.
-"""
+"""The engine of ``.onnx`` files, evaluated by ONNX Runtime; see `mifsim.networks.onnx`."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mifsim.errors import VictimError
+from mifsim.networks import onnx_reason, open_onnx
 from mifsim.victims.config import VictimConfig
 from mifsim.victims.engines.base import Float32s
 from mifsim.victims.engines.black_box import BlackBoxEngine, named_output, padded
@@ -31,25 +25,6 @@ TYPES = {
     "tensor(int64)": np.int64,
 }
 """Accepted types of the input; whole numbers are pixels from 0 to 255."""
-
-
-def import_onnxruntime() -> Any:
-    """Import ONNX Runtime.
-
-    Raises
-    ------
-    VictimError
-        If it is not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise VictimError(
-            "an .onnx file needs ONNX Runtime, which is not installed: pip install 'mifsim[onnx]' (or "
-            "onnxruntime-gpu for the CUDA provider)"
-        ) from None
-    onnxruntime.set_default_logger_severity(4)  # errors become exceptions, and other lines would mix with the progress
-    return onnxruntime
 
 
 class OnnxEngine(BlackBoxEngine):
@@ -83,18 +58,10 @@ class OnnxEngine(BlackBoxEngine):
         reading: Reading | None = None,
     ) -> None:
         super().__init__(f"victim.file = {config.file}", config, image_shape, classes, batch_size, reading)
-        runtime = import_onnxruntime()
-        options = runtime.SessionOptions()
-        options.use_deterministic_compute = True
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # hosts need the CPUs between batches
-        with tempfile.TemporaryDirectory(prefix="mifsim-") as empty:
-            # Without a folder, a file in the working folder could become a part of the model.
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
-            try:
-                providers = execution_providers(runtime.get_available_providers())
-                self._session = runtime.InferenceSession(content, options, providers=providers)
-            except Exception as error:  # ONNX Runtime raises a class of its own for each status
-                raise VictimError(f"{self.where}: ONNX Runtime cannot load it: {_reason(error)}") from None
+        try:
+            self._session = open_onnx(content)
+        except ValueError as error:
+            raise VictimError(f"{self.where}: {error}") from None
         self._input = self._only_input()
         self._name = self._output_called(config.output_name)
         batch, *takes = (side if isinstance(side, int) else None for side in self._input.shape)
@@ -139,7 +106,7 @@ class OnnxEngine(BlackBoxEngine):
         try:
             (returned,) = self._session.run([self._name], {self._input.name: padded(images, self._rows)})
         except Exception as error:
-            raise VictimError(f"{self.where}: ONNX Runtime cannot evaluate it: {_reason(error)}") from None
+            raise VictimError(f"{self.where}: ONNX Runtime cannot evaluate it: {onnx_reason(error)}") from None
         answers = np.asarray(returned)
         if not answers.ndim or len(answers) != self._rows:
             raise VictimError(
@@ -147,32 +114,3 @@ class OnnxEngine(BlackBoxEngine):
                 "classes for each image)"
             )
         return answers[: len(images)]
-
-
-def execution_providers(available: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
-    """Return the execution providers to try, in this order, with their options.
-
-    CUDA comes first where the process may use a GPU: an empty ``CUDA_VISIBLE_DEVICES``, as Ray sets it, or ``-1`` says
-    that it may not. On a machine without a GPU, ONNX Runtime goes on to the CPU.
-
-    Parameters
-    ----------
-    available : sequence of str
-        The providers of the installed package.
-
-    Examples
-    --------
-    >>> execution_providers(["CPUExecutionProvider"])
-    [('CPUExecutionProvider', {})]
-    """
-    providers: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
-    if "CUDAExecutionProvider" in available and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
-        # The default algorithm and no TF32: the same image then gets the same answer in every process.
-        providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}))
-    return providers
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of an error of ONNX Runtime, without the number of its status."""
-    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return line.rpartition("[ONNXRuntimeError] : ")[2].strip()

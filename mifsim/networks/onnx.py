@@ -1,0 +1,90 @@
+"""Sessions of ONNX Runtime for untrusted ``.onnx`` files, on a GPU if its CUDA provider is installed.
+
+ONNX has no operator that runs a program, other operators are not registered, and tensors in other files are not read.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from mifsim.errors import VictimError
+
+
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime.
+
+    Raises
+    ------
+    VictimError
+        If it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise VictimError(
+            "an .onnx file needs ONNX Runtime, which is not installed: pip install 'mifsim[onnx]' (or "
+            "onnxruntime-gpu for the CUDA provider)"
+        ) from None
+    onnxruntime.set_default_logger_severity(4)  # errors become exceptions, and other lines would mix with the progress
+    return onnxruntime
+
+
+def open_onnx(content: bytes) -> Any:
+    """Return an inference session, with deterministic computation.
+
+    Parameters
+    ----------
+    content : bytes
+        Content of the file, with all its tensors.
+
+    Raises
+    ------
+    VictimError
+        If ONNX Runtime is not installed.
+    ValueError
+        If it cannot load the file; the message says why, without the file's name.
+    """
+    runtime = import_onnxruntime()
+    options = runtime.SessionOptions()
+    options.use_deterministic_compute = True
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # hosts need the CPUs between batches
+    with tempfile.TemporaryDirectory(prefix="mifsim-") as empty:
+        # Without a folder, a file in the working folder could become a part of the model.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
+        try:
+            providers = execution_providers(runtime.get_available_providers())
+            return runtime.InferenceSession(content, options, providers=providers)
+        except Exception as error:  # ONNX Runtime raises a class of its own for each status
+            raise ValueError(f"ONNX Runtime cannot load it: {onnx_reason(error)}") from None
+
+
+def onnx_reason(error: Exception) -> str:
+    """Return the first line of an error of ONNX Runtime, without the number of its status."""
+    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line.rpartition("[ONNXRuntimeError] : ")[2].strip()
+
+
+def execution_providers(available: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+    """Return the execution providers to try, in this order, with their options.
+
+    CUDA comes first where the process may use a GPU: an empty ``CUDA_VISIBLE_DEVICES``, as Ray sets it, or ``-1`` says
+    that it may not. On a machine without a GPU, ONNX Runtime goes on to the CPU.
+
+    Parameters
+    ----------
+    available : sequence of str
+        The providers of the installed package.
+
+    Examples
+    --------
+    >>> execution_providers(["CPUExecutionProvider"])
+    [('CPUExecutionProvider', {})]
+    """
+    providers: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
+    if "CUDAExecutionProvider" in available and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
+        # The default algorithm and no TF32: the same image then gets the same answer in every process.
+        providers.insert(0, ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}))
+    return providers
