@@ -44,3 +44,14 @@ def test_finished_calibrations_are_not_repeated_and_others_are_not_replaced(tmp_
     assert finished(out, settings) == rows
     with pytest.raises(SystemExit, match="another trials than 8"):
         finished(out, {**settings, "trials": 8})
+
+
+def test_the_published_result_follows_from_the_published_table() -> None:
+    published = Path(__file__).parents[2] / "reports" / "guarantee-mnist"
+    rows = pd.read_parquet(published / "evidence.parquet")
+    text = (published / "README.md").read_text(encoding="utf-8")
+    assert f"**{summary(rows)}**" in text
+    certified = rows[rows["certified"]]
+    for workload, of in certified.groupby("workload"):
+        highest = (of["blocked"] / of["sessions"]).max()
+        assert f"| {workload} | {of['blocked'].sum()} of {of['sessions'].sum():,} | {highest:.2%} |" in text
