@@ -29,7 +29,9 @@ def detector_tables() -> Iterator[KeyTable]:
         shared: list[Key] = []
         for item in dataclasses.fields(kind):
             described = kind.params.get(item.name) or kind.choices.get(item.name)
-            (parameters if described or "description" not in item.metadata else shared).append(_key(item, described, kind))
+            (parameters if described or "description" not in item.metadata else shared).append(
+                _key(item, described, kind)
+            )
         # Parameters that only the search has, in the place of some of the configuration's.
         of_search = [
             Key(key, _range(param), "not in filter.toml", param.description, _searched(param))
