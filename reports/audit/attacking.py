@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from reports.audit.evidence import Evidence
-from reports.wording import count, missing, number, queries
+from reports.wording import ABSENT, count, missing, queries
 
 
 def adapted(found: Evidence) -> pd.DataFrame:
@@ -35,15 +35,16 @@ def stopped_text(rows: pd.DataFrame) -> str:
 
 
 def block_text(found: Evidence) -> str:
-    """Return after how many queries attacks without evasions were blocked, the fastest and the slowest one."""
-    rows = found.attacks[found.attacks["evasion"].astype(str).eq("")]
-    rows = found.attacks if rows.empty else rows
+    """Return after how many queries the fastest and the slowest attack are blocked, without evasions if possible."""
+    bare = found.attacks[found.attacks["evasion"].astype(str).eq("")]
+    rows = found.attacks if bare.empty else bare
     ordered = rows.sort_values("mean_queries", kind="stable")
     first, last = ordered.iloc[0], ordered.iloc[-1]
+    slowest = f", and {last['attack']} after {_queries(last)}" if len(ordered) > 1 else ""
+    counted = count(len(ordered), "combination" if bare.empty else "attack")
     return (
-        f"Live, {first['attack']} is blocked after {_queries(first)} queries on average"
-        + (f", and {last['attack']} after {_queries(last)}" if len(ordered) > 1 else "")
-        + f" ({count(len(ordered), 'attack')} without evasions)."
+        f"{first['attack']} is blocked after {_queries(first)} queries on average{slowest} ({counted} "
+        f"{'with' if bare.empty else 'without'} evasions)."
     )
 
 
@@ -56,13 +57,15 @@ def leakage_text(found: Evidence) -> str:
     name = f"{worst['attack']}{' + ' + worst['evasion'] if worst['evasion'] else ''}"
     text = (
         f"A second classifier's mean confidence in the target, for the last reconstructions: at most "
-        f"{number(worst['leakage_at_block'], 2)} under the detector ({name})"
+        f"{_confidence(worst['leakage_at_block'])} under the detector ({name})"
     )
     if not missing(worst["leakage_undefended"]):
-        text += f", {number(worst['leakage_undefended'], 2)} for the same attack undefended"
-    text += f", {number(worst['leakage_without_queries'], 2)} for images that need no query"
+        text += f", {_confidence(worst['leakage_undefended'])} for the same attack undefended"
+    text += f", {_confidence(worst['leakage_without_queries'])} for images that need no query"
     if not missing(worst["leakage_labelled"]):
-        text += f", {number(worst['leakage_labelled'], 2)} for one auxiliary image that the model labels as the target"
+        text += (
+            f", {_confidence(worst['leakage_labelled'])} for one auxiliary image that the model labels as the target"
+        )
     return text + "."
 
 
@@ -74,10 +77,7 @@ def attack_rows(rows: pd.DataFrame) -> list[tuple[str, ...]]:
             str(row["evasion"]) or "none",
             f"{int(row['blocked'])} of {int(row['attackers'])}",
             _queries(row),
-            *(
-                "–" if missing(row[name]) else number(row[name], 2)
-                for name in ("leakage_at_block", "leakage_undefended", "leakage_without_queries")
-            ),
+            *(_confidence(row[name]) for name in ("leakage_at_block", "leakage_undefended", "leakage_without_queries")),
         )
         for row in rows.to_dict("records")
     ]
@@ -91,3 +91,7 @@ ATTACK_COLUMNS = (
 
 def _queries(row: pd.Series | Mapping[Hashable, Any]) -> str:
     return queries(float(row["mean_queries"]), at_least=bool(row["blocked"] < row["attackers"]))
+
+
+def _confidence(value: float) -> str:
+    return ABSENT if missing(value) else f"{value:.2f}"

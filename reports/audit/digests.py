@@ -32,9 +32,22 @@ class Digest:
     sha256: str
 
 
-def digests(run: Folder) -> list[Digest]:
-    """Return the digests of the files and folders in a run folder, except those of pages made from them."""
+def digests(run: Folder, certificate: str = "") -> list[Digest]:
+    """Return the digests of the files and folders in a run folder, except those of pages made from them.
+
+    Parameters
+    ----------
+    run : Path or RemotePath
+        The run folder.
+    certificate : str
+        Path of a file in a folder of the run that is also listed by itself, such as the filter.toml of one detector.
+    """
     found = []
+    if "/" in certificate:
+        file = run
+        for part in certificate.split("/"):
+            file = file / part
+        found.append(Digest(certificate, 1, *_of_file(file)))
     items: list[Folder] = sorted(run.iterdir(), key=lambda item: item.name)
     for item in items:
         if item.is_file():

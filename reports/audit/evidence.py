@@ -30,6 +30,8 @@ class Evidence:
         Its name in the run.
     certificate : dict
         Content of its ``filter.toml``; empty without one.
+    certificate_file : str
+        Path of this file in the run folder; empty without one.
     config : dict
         Its row of kind and configuration, as `reports.wording.describe` takes it.
     attacks : DataFrame
@@ -52,6 +54,7 @@ class Evidence:
 
     detector: str
     certificate: Mapping[str, Any]
+    certificate_file: str
     config: Mapping[str, Any]
     attacks: pd.DataFrame
     users: pd.DataFrame
@@ -138,6 +141,7 @@ def _of_sessions(run: Folder, known: Mapping[str, Any], detector: str | None) ->
     return Evidence(
         detector,
         calibrated if is_chosen else {},
+        "filter.toml" if is_chosen and calibrated else "",
         configs[detector],
         attacks.reset_index(drop=True),
         users.reset_index(drop=True),
@@ -163,6 +167,7 @@ def _of_comparison(run: Folder, known: Mapping[str, Any], detector: str | None) 
     return Evidence(
         detector,
         certificate,
+        f"{CALIBRATIONS}/{detector}/filter.toml" if certificate else "",
         _config(table[table["detector"] == detector].iloc[0]),
         cells.reset_index(drop=True),
         users.reset_index(drop=True),

@@ -76,6 +76,7 @@ def covered(found: Evidence) -> Iterator[str]:
 def not_covered(found: Evidence) -> Iterator[str]:
     """Yield what the guarantee does not state."""
     if not found.workloads:
+        yield "Any limit of the share of honest sessions that are blocked, and that any attack is stopped."
         return
     yield (
         "Attacks: it limits false positives only. That attackers are blocked is measured on the attackers of the run, "

@@ -72,7 +72,7 @@ def render_audit(run: Folder, detector: str | None = None) -> str:
         stopped=stopped_text(found.attacks) if len(found.attacks) else "",
         expiry=(EXPIRY_COLUMNS, list(expiry_rows(found))),
         expiry_notes=list(expiry_notes(found)),
-        digests=digests(run),
+        digests=digests(run, found.certificate_file),
         environment=environment(found.facts),
         study=study_text(run),
     )

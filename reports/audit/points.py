@@ -104,8 +104,13 @@ def _calibrated_missing(found: Evidence) -> Iterator[str]:
         )
     yield from doubtful_accuracy(victim)
     yield (
-        "That the deployed server runs this configuration. Compare the digest of its filter.toml with the one below; "
-        "mifsim guard refuses to start if its settings contradict the file."
+        "That the deployed server runs this configuration"
+        + (
+            ". Compare the digest of its filter.toml with the one below; mifsim guard refuses to start if its settings "
+            "contradict the file."
+            if found.certificate
+            else "."
+        )
     )
     yield "A limit of requests per unit of time: the detector counts the queries of a session or client, not the time."
 
@@ -132,7 +137,7 @@ def _false_positives_missing(found: Evidence) -> Iterator[str]:
     if not found.workloads:
         yield "A guarantee: the rates are measured on the sessions of this run only."
     logs = found.facts.get("logs") or {}
-    if not logs:
+    if len(found.users) and not logs:
         yield (
             "Real users: all workloads are simulated. A log of your own traffic can be a workload ([[users]] with "
             'user = "log").'

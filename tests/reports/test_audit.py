@@ -171,6 +171,13 @@ def test_a_comparison_shows_the_cells_and_workloads_of_one_detector(tmp_path):
     assert {str(split) for split in found.users["split"]} <= {"test", "unseen"}
     knowing = points(found)[2].shown
     assert any("who know the detectors" in line for line in knowing)
+    folder_of_slow = run / "calibrations" / "slow"
+    folder_of_slow.mkdir()
+    (folder_of_slow / "run.json").write_text('{"tuning": {}}')
+    CHOSEN.save(folder_of_slow / "filter.toml", CERTIFICATE)
+    listed = {item.name: item.sha256 for item in digests(run, evidence_of(run, "slow").certificate_file)}
+    content = (folder_of_slow / "filter.toml").read_bytes()
+    assert listed["calibrations/slow/filter.toml"] == hashlib.sha256(content).hexdigest()
     assert (write_audit(run, "slow")).name == "audit-slow.html"
 
 
