@@ -154,7 +154,8 @@ def _of_sessions(run: Folder, known: Mapping[str, Any], detector: str | None) ->
 
 def _of_comparison(run: Folder, known: Mapping[str, Any], detector: str | None) -> Evidence:
     table = bench_table(run, "detectors")
-    names = [str(name) for name in table.loc[table["calibrated"].eq(True) & table["kind"].notna(), "detector"]]
+    certified = table[table["calibrated"].eq(True) & table["kind"].notna()]
+    names = list(dict.fromkeys(map(str, certified["detector"])))
     detector = _named(run, detector, names)
     calibration = run / CALIBRATIONS / detector
     certificate = filter_file(calibration) or {}
@@ -163,23 +164,24 @@ def _of_comparison(run: Folder, known: Mapping[str, Any], detector: str | None) 
         found[found["detector"].eq(detector) & found["scope"].eq(scope)]
         for found in (bench_table(run, "cells"), bench_table(run, "workloads"))
     )
+    left_out = left_out_results(calibration) if certificate else None
     users = users[users["split"] != "calibration"].assign(unseen=lambda rows: rows["split"].eq("unseen"))
     return Evidence(
         detector,
         certificate,
         f"{CALIBRATIONS}/{detector}/filter.toml" if certificate else "",
-        _config(table[table["detector"] == detector].iloc[0]),
+        _config(table[table["detector"].eq(detector) & table["scope"].eq(scope)].iloc[0], "configuration"),
         cells.reset_index(drop=True),
         users.reset_index(drop=True),
-        "",
+        left_out.warning if left_out is not None else "",
         0,
         known,
         (facts(calibration).get("tuning") or {}) if certificate else {},
     )
 
 
-def _config(row: pd.Series) -> dict[str, Any]:
-    return {"kind": str(row["kind"]), "config": str(row["config"])}
+def _config(row: pd.Series, column: str = "config") -> dict[str, Any]:
+    return {"kind": str(row["kind"]), "config": str(row[column])}
 
 
 def _named(run: Folder, detector: str | None, names: list[str]) -> str:
