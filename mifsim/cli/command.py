@@ -1,4 +1,4 @@
-"""The entry point of the command line, and the subcommands `mifsim studies` and `mifsim columns`."""
+"""The entry point of the command line, and the subcommand `mifsim studies`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from mifsim._version import __version__
 from mifsim.addresses import allow_plain_http
 from mifsim.cli.attacks import add_attacks
 from mifsim.cli.bench import add_bench
+from mifsim.cli.completion import add_completion
 from mifsim.cli.deploy import add_guard
+from mifsim.cli.keys import add_keys
 from mifsim.cli.paper import add_paper
 from mifsim.cli.recertify import add_recertify
 from mifsim.cli.report import add_report
 from mifsim.cli.run import add_matrix, add_run
 from mifsim.cli.submit import add_submit
+from mifsim.cli.tables import add_columns
 from mifsim.cli.watch_traffic import add_watch
 from mifsim.errors import UserError
 from mifsim.plugins import load_plugin
@@ -43,7 +46,9 @@ examples:
   mifsim recertify runs/mine --log traffic --from 2026-11-01 --to 2026-12-01 --out runs/new
                                               certify the configuration anew on a period of its log
   mifsim paper --small                        reproduce the paper's evaluation and compare with its results
+  mifsim keys                                 describe the keys of a study
   mifsim columns                              describe the columns of the Parquet tables
+  mifsim completion bash                      print the completion of commands for a shell
 """
 
 
@@ -106,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     add_recertify(commands)
     add_paper(commands)
     _add_studies(commands)
-    _add_columns(commands)
+    add_keys(commands)
+    add_columns(commands)
+    add_completion(commands, parser)
     return parser
 
 
@@ -130,33 +137,3 @@ def _studies(options: argparse.Namespace) -> None:
         return
     for name in shipped_studies():
         print(f"{name:12} {Study.load(name).description}")
-
-
-def _add_columns(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "columns",
-        help="describe the columns of the Parquet tables",
-        description="Print the name, type and description of each column of the Parquet tables.",
-        epilog="examples:\n  mifsim columns\n  mifsim columns sessions\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("table", nargs="?", metavar="TABLE", help="the table to describe (default: all)")
-    parser.set_defaults(run=_columns)
-
-
-def _columns(options: argparse.Namespace) -> None:
-    from mifsim.tables.bench_schemas import BENCH_SCHEMAS
-    from mifsim.tables.columns import describe
-    from mifsim.tables.schemas import SCHEMAS
-    from mifsim.tables.traffic_schema import TRAFFIC_SCHEMAS
-    from reports.paper.schemas import PAPER_SCHEMAS
-
-    schemas = {**SCHEMAS, **BENCH_SCHEMAS, **TRAFFIC_SCHEMAS, **PAPER_SCHEMAS}
-    if options.table is not None and options.table not in schemas:
-        raise UserError(f"columns: {options.table!r} is not a table (accepted: {', '.join(schemas)})")
-    table = None
-    for name, column, kind, description in describe(options.table, schemas):
-        if name != table:
-            print(f"{'' if table is None else chr(10)}{name}/*.parquet")
-            table = name
-        print(f"  {column:22} {kind:8} {description}")

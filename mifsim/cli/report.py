@@ -19,11 +19,24 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Build report.html of a run folder from its Parquet and TOML files, and print its path.",
         epilog="examples:\n"
         "  mifsim report runs/calibrate-digits\n"
-        "  mifsim report runs/bench-digits --publish reports/bench-digits\n",
+        "  mifsim report runs/bench-digits --publish reports/bench-digits\n"
+        "  mifsim report --audit runs/calibrate-digits\n"
+        "  mifsim report --audit runs/bench-digits --detector evidence\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=folder_argument, metavar="RUN", help="run folder: a path or a URL")
     add_publish(parser, "for a run of mifsim bench: ")
+    parser.add_argument(
+        "--audit",
+        action="store_true",
+        help="write audit.html instead: what the run shows for OWASP AISVS 1.0, 11.4.2, 11.6.2 and 11.6.4, and for "
+        "MITRE ATLAS AML.T0024.001, and what is missing; it prints as a PDF",
+    )
+    parser.add_argument(
+        "--detector",
+        metavar="NAME",
+        help="with --audit: the detector, if the run has several (default: the calibrated one)",
+    )
     parser.set_defaults(run=_report)
     parser = commands.add_parser(
         "compare",
@@ -48,6 +61,15 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _report(options: argparse.Namespace) -> None:
+    if options.detector is not None and not options.audit:
+        raise UserError(f"--detector {options.detector}: requires --audit")
+    if options.audit:
+        if options.publish is not None:
+            raise UserError("--audit cannot be combined with --publish")
+        from reports.audit import write_audit
+
+        print(write_audit(options.folder, options.detector))
+        return
     if is_bench(options.folder):
         write_results(options.folder, options.publish)
         return

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -65,7 +65,12 @@ class AnyOfConfig(DetectorConfig):
     ['SAFE', 'UNSAFE']
     """
 
-    of: tuple[DetectorConfig, ...]
+    of: tuple[DetectorConfig, ...] = field(
+        metadata={
+            "accepted": "list of tables",
+            "description": "configurations of the members, at least two; each with its kind and parameters",
+        }
+    )
 
     kind: ClassVar[str] = "any-of"
     views_itself: ClassVar[bool] = True

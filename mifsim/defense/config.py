@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -48,8 +48,20 @@ class DetectorConfig(Serializable, ABC):
         Reduction of the images before they are compared; None for none.
     """
 
-    scope: Scope = "session"
-    view: View | None = None
+    scope: Scope = field(
+        default="session",
+        metadata={
+            "accepted": '"session" or "client"',
+            "description": "whether a detector's state belongs to one session, or to a client and all its sessions",
+        },
+    )
+    view: View | None = field(
+        default=None,
+        metadata={
+            "accepted": "table",
+            "description": 'reduction of images before detection, such as {size = 64, colour = "grey"}; absent: none',
+        },
+    )
 
     kind: ClassVar[str]
     params: ClassVar[Mapping[str, Param]] = {}

@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,7 +33,13 @@ class FittedConfig(DetectorConfig):
         See `DetectorConfig`.
     """
 
-    fit: str = ""
+    fit: str = field(
+        default="",
+        metadata={
+            "accepted": "16 hex digits",
+            "description": "digest of the arrays fitted to the private images; a run fills it in",
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -49,15 +49,17 @@ class GuardConfig(Table):
         False, description="start although the settings contradict what the filter was certified for; shown in /metrics"
     )
     wires: list[str] = Field(default_factory=lambda: list(WIRES), description="formats of requests that are accepted")
-    upstream: Upstream = Upstream()
-    images: Images = Images()
-    identity: Identity = Identity()
-    sessions: Sessions = Sessions()
-    ledger: LedgerSettings = LedgerSettings()
-    log: LogSettings = LogSettings()
-    watch: WatchSettings = WatchSettings()
-    limits: Limits = Limits()
-    listen: Listen = Listen()
+    upstream: Upstream = Field(Upstream(), description="the model server")
+    images: Images = Field(Images(), description="how images arrive, and what the model returns")
+    identity: Identity = Field(Identity(), description="who a client is")
+    sessions: Sessions = Field(Sessions(), description="where a session ends")
+    ledger: LedgerSettings = Field(LedgerSettings(), description="where counts are kept")
+    log: LogSettings = Field(LogSettings(), description="the log of the queries")
+    watch: WatchSettings = Field(
+        WatchSettings(), description="tests whether the traffic keeps the promise of the filter"
+    )
+    limits: Limits = Field(Limits(), description="limits of memory, and of requests at a time")
+    listen: Listen = Field(Listen(), description="where the guard listens")
 
     @field_validator("wires")
     @classmethod

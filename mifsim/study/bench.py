@@ -15,7 +15,7 @@ from mifsim.study.sections import MemberSpace, Name, Section
 
 
 class BenchDetector(Section):
-    """A ``[[bench.detectors]]`` table: a kind of detector to calibrate."""
+    """A ``[[bench.detectors]]`` or ``[[tuning.compare]]`` table: a kind of detector to calibrate."""
 
     name: Name = Field(description="name of the calibrated detector in the tables")
     kind: str = Field(DEFAULT_KIND, description="kind of the detector")

@@ -53,16 +53,19 @@ class Study(Section):
     name: Name = Field(description="name of the study")
     description: str = Field("", description="purpose of the study, in one line")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of all random numbers of the run")
-    data: DataConfig = DataConfig()
-    victim: VictimConfig = VictimConfig()
-    server: Server = Server()
-    leakage: Leakage = Leakage()
-    tuning: Tuning = Tuning()
-    matrix: Matrix = Matrix()
-    bench: Bench = Bench()
-    filters: list[Filter] = Field(default_factory=list)
-    attacks: list[Attacks] = Field(default_factory=list)
-    users: list[Users] = Field(default_factory=list)
+    data: DataConfig = Field(DataConfig(), description="the images")
+    victim: VictimConfig = Field(VictimConfig(), description="the model under attack")
+    server: Server = Field(Server(), description="transport, response policy, and distribution of the work")
+    leakage: Leakage = Field(Leakage(), description="which reconstructions are kept and scored")
+    tuning: Tuning = Field(Tuning(), description="how `mifsim tune` calibrates a detector")
+    matrix: Matrix = Field(Matrix(), description="the rows of evasions of `mifsim matrix`")
+    bench: Bench = Field(Bench(), description="what `mifsim bench` compares")
+    filters: list[Filter] = Field(
+        default_factory=list,
+        description="detectors under which the sessions run; `mifsim tune` shows them beside its own",
+    )
+    attacks: list[Attacks] = Field(default_factory=list, description="the attackers")
+    users: list[Users] = Field(default_factory=list, description="the honest users; each table is a workload")
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:

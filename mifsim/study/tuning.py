@@ -30,9 +30,9 @@ _FLAT_KEYS = (*(name for name, param in FilterConfig.params.items() if param.off
 class Splits(Section):
     """Shares of the clients of each population for search, calibration (certification) and test; they add up to 1."""
 
-    search: Share = 0.4
-    calibration: Share = 0.4
-    test: Share = 0.2
+    search: Share = Field(0.4, description="share on which configurations are searched")
+    calibration: Share = Field(0.4, description="share on which false-positive rates are certified")
+    test: Share = Field(0.2, description="share on which the chosen configuration runs live")
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> Splits:
@@ -81,7 +81,9 @@ class Tuning(Section):
     procedure: Literal["fixed_sequence", "holm"] = Field(
         "fixed_sequence", description="multiple-testing procedure of the certification"
     )
-    splits: Splits = Splits()
+    splits: Splits = Field(
+        Splits(), description="shares of the clients of each population for search, calibration and test"
+    )
     separate_images: bool = Field(
         True,
         description="whether the users of each split draw from images of their own, so that the guarantee is for "

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mifsim.clients.protocol import Image, ImageNeed, World
 from mifsim.clients.users.camera import resized
-from mifsim.clients.users.span import Span, within
+from mifsim.clients.users.span import Span, Within
 from mifsim.clients.users.stream import ImageStream, shuffled
 
 Style = Literal["frame", "letterbox", "pillarbox"]
@@ -28,11 +28,11 @@ class Borders(ImageStream):
     style: Style | Literal["any"] = Field(
         "any", description="position of the border: frame, letterbox or pillarbox; any: drawn for each session"
     )
-    border: Annotated[Span, within(0, 0.45)] = Field(
+    border: Annotated[Span, Within(0, 0.45)] = Field(
         Span.model_validate({"min": 0.1, "max": 0.25}),
         description="width of each bar, as a share of the side: a number, or {min, max}",
     )
-    level: Annotated[Span, within(0, 1)] = Field(
+    level: Annotated[Span, Within(0, 1)] = Field(
         Span.model_validate({"min": 0, "max": 1}),
         description="grey value of the border (pixels: 0 to 1): a number, or {min, max}",
     )

@@ -32,8 +32,8 @@ class Uniform(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min: int = Field(ge=1, strict=True)
-    max: int = Field(ge=1, strict=True)
+    min: int = Field(ge=1, strict=True, description="smallest number")
+    max: int = Field(ge=1, strict=True, description="greatest number; at least min")
 
     @model_validator(mode="after")
     def _in_order(self) -> Uniform:
@@ -47,7 +47,7 @@ class Geometric(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mean: float = Field(ge=1, allow_inf_nan=False)
+    mean: float = Field(ge=1, allow_inf_nan=False, description="mean of the numbers")
 
 
 class Length(RootModel[Annotated[int, Field(ge=1, strict=True)] | Uniform | Geometric]):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     ModelWrapValidatorHandler,
     RootModel,
     ValidationError,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_after_validator_function
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -25,8 +27,8 @@ class Ends(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min: Finite
-    max: Finite
+    min: Finite = Field(description="smallest number")
+    max: Finite = Field(description="greatest number; at least min")
 
     @model_validator(mode="after")
     def _in_order(self) -> Ends:
@@ -79,19 +81,32 @@ class Span(RootModel[Finite | Ends]):
         return round(low) if low == high else int(rng.integers(round(low), round(high), endpoint=True))
 
 
-def within(low: float, high: float) -> AfterValidator:
-    """Return a validator for fields of type `Span`, which requires both ends to lie in [`low`, `high`]."""
+@dataclass(frozen=True)
+class Within:
+    """The range of a span, for annotations of fields: both ends must lie in [`low`, `high`].
 
-    def check(span: Span) -> Span:
-        if not low <= span.ends[0] <= span.ends[1] <= high:
-            raise ValueError(f"must lie in {low:g} to {high:g}, got {span.ends[0]:g} to {span.ends[1]:g}")
+    Examples
+    --------
+    >>> from pydantic import TypeAdapter
+    >>> TypeAdapter(Annotated[Span, Within(1, 100)]).validate_python({"min": 50, "max": 95}).ends
+    (50.0, 95.0)
+    """
+
+    low: float
+    high: float
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return the schema that checks a span after it is read; called by pydantic."""
+        return no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, span: Span) -> Span:
+        if not self.low <= span.ends[0] <= span.ends[1] <= self.high:
+            raise ValueError(f"must lie in {self.low:g} to {self.high:g}, got {span.ends[0]:g} to {span.ends[1]:g}")
         return span
 
-    return AfterValidator(check)
 
-
-Quality = Annotated[Span, within(1, 100)]
+Quality = Annotated[Span, Within(1, 100)]
 """Quality of a JPEG file, on libjpeg's scale of 1 to 100."""
 
-Share = Annotated[Span, within(0.01, 1)]
+Share = Annotated[Span, Within(0.01, 1)]
 """A share of a length, 0.01 to 1."""
