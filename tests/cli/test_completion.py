@@ -39,7 +39,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ("words", "offered"),
     [
         (["tu"], ["tune"]),
-        (["tune", "calibrate-"], ["calibrate-digits", "calibrate-mixed"]),
+        (["tune", "calibrate-"], [name for name in shipped_studies() if name.startswith("calibrate-")]),
         (["simulate", "--set", "server.tr"], ["server.transport="]),
         (["tune", "digits", "--back"], ["--backend"]),
         (["tune", "--backend", ""], ["ray", "in-process"]),
