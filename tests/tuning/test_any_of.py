@@ -223,7 +223,7 @@ def test_the_comparison_calibrates_and_runs_it(
     assert set(cells["detector"]) == {"evidence+quota", "both"}
     both = cells[(cells["detector"] == "both") & (cells["scope"] == "client")]
     assert (both["blocked"] == 6).all()
-    detectors = pd.read_parquet(run / "detectors.parquet").set_index("detector")
+    detectors = pd.read_parquet(run / "detectors.parquet").set_index(["detector", "scope"])
     chosen = load_config(run / "calibrations" / "evidence+quota" / "filter.toml")
-    assert read_cells("any-of", detectors.loc["evidence+quota", "config"]) == chosen
+    assert read_cells("any-of", detectors.loc[("evidence+quota", chosen.scope), "configuration"]) == chosen
     assert (detectors["microseconds_a_query"] > 0).all()
