@@ -1,0 +1,29 @@
+"""Configuration of Sphinx; ``make docs`` builds the site, without a network and with warnings as errors."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+from mifsim import __version__
+
+project, author, copyright = "mifsim", "the mifsim authors", "the mifsim authors"  # noqa: A001 - Sphinx's name
+version = release = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc", "sphinx_design", "documents", "generated"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+autodoc_typehints = "none"  # numpydoc's sections state types with shapes, ranges and units
+autosummary_generate = True
+numpydoc_show_class_members = False
+html_theme = "pydata_sphinx_theme"
+html_title = f"mifsim {version}"
+html_static_path = ["_static"]
+html_theme_options = {
+    "show_prev_next": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "navigation_with_keys": False,
+    "logo": {"text": "mifsim"},
+}
