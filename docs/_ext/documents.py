@@ -1,15 +1,20 @@
-"""Pages from documents of the repository, whose links are those of the site."""
+"""Pages from documents of the repository, and links between these documents and the pages.
+
+Documents such as ``SECURITY.md`` stay where a repository has them. Their pages are written into ``docs/documents``
+before Sphinx reads the pages. A link of a document or page names a file of the repository, so that it also works where
+the file is read without the site; on the site, it leads to the file's page.
+"""
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "docs" / "documents"
+DOCS = ROOT / "docs"
+FOLDER = DOCS / "documents"
 PAGES = {
     "ARCHITECTURE.md": "architecture",
     "SECURITY.md": "security",
@@ -17,46 +22,99 @@ PAGES = {
     "CHANGELOG.md": "changelog",
     "cluster/README.md": "cluster",
     "reports/paper/README.md": "paper",
+    "reports/paper/published/SOURCE.md": "published_values",
     "reports/matrix-digits/README.md": "matrix_digits",
     "reports/bench-digits/README.md": "bench_digits",
     "reports/bench-faces/README.md": "bench_faces",
 }
 """Documents by path, with the names of their pages."""
+PARTS = {"README.md": ("results", "Which detector?", "which_detector")}
+"""Documents of which one part is a page: the name of its marks ``<!-- name:begin -->``, the title, the page's name."""
+
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
 def setup(app: Any) -> dict[str, Any]:
     """Connect the extension; see Sphinx."""
     app.connect("builder-inited", lambda _: write())
+    app.connect("source-read", _read)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
 def write() -> None:
-    """Write the pages and copy their pictures."""
+    """Write the pages; unchanged ones keep their time, so that Sphinx does not read them again."""
     FOLDER.mkdir(exist_ok=True)
+    for old in FOLDER.glob("*.md"):
+        if old.stem not in (*PAGES.values(), *(name for *_, name in PARTS.values())):
+            old.unlink()
     for path, name in PAGES.items():
         if (ROOT / path).exists():
-            (FOLDER / f"{name}.md").write_text("".join(page(path)), encoding="utf-8")
+            update(FOLDER / f"{name}.md", _with_title(with_links(_text(path), path, FOLDER), path))
+    for path, (mark, title, name) in PARTS.items():
+        update(FOLDER / f"{name}.md", f"# {title}\n\n{with_links(part(_text(path), mark), path, FOLDER)}")
 
 
-def page(path: str) -> Iterator[str]:
-    """Yield the parts of a document's page."""
-    text, folder = (ROOT / path).read_text(encoding="utf-8"), (ROOT / path).parent
+def update(path: Path, text: str) -> None:
+    """Write a text file, unless it has this text already."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def part(text: str, mark: str) -> str:
+    r"""Return the lines between ``<!-- mark:begin -->`` and ``<!-- mark:end -->``.
+
+    Examples
+    --------
+    >>> part("a\n<!-- x:begin -->\nb\n<!-- x:end -->\n", "x")
+    'b\n'
+    """
+    return text.partition(f"<!-- {mark}:begin -->\n")[2].partition(f"<!-- {mark}:end -->")[0]
+
+
+def with_links(text: str, path: str, page_folder: Path) -> str:
+    """Return the text of a file with the links of its page.
+
+    Parameters
+    ----------
+    text : str
+        Markdown.
+    path : str
+        Path of the file in the repository.
+    page_folder : Path
+        Folder of its page.
+    """
 
     def replaced(found: re.Match[str]) -> str:
         picture, label, target = found.groups()
         if "://" in target or target.startswith(("#", "mailto:")):
             return found[0]
-        file, _, place = target.partition("#")
-        source = (folder / file).resolve()
-        known = source.relative_to(ROOT).as_posix() if source.is_relative_to(ROOT) else ""
-        if picture:
-            copy = FOLDER / "pictures" / known.replace("/", "-")
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(source, copy)
-            return f"![{label}](pictures/{copy.name})"
+        name, _, place = target.partition("#")
+        source = (ROOT / path).parent.joinpath(name).resolve()
+        known = source.relative_to(ROOT).as_posix()
         if known in PAGES:
-            return f"[{label}]({PAGES[known]}.md{'#' + place if place else ''})"
-        return label  # a file of the repository that is no page
+            goal = FOLDER / f"{PAGES[known]}.md"
+        elif known in PARTS:
+            goal, place = FOLDER / f"{PARTS[known][2]}.md", ""
+        elif source.is_file():
+            goal = source  # a page, or a picture or file, which Sphinx copies to the site
+        else:
+            return label  # a folder of the repository
+        return f"{picture}[{label}]({os.path.relpath(goal, page_folder)}{'#' + place if place else ''})"
 
-    yield _LINK.sub(replaced, text)
+    return _LINK.sub(replaced, text)
+
+
+def _with_title(text: str, path: str) -> str:
+    """Return a page with a title, the path of the document if it has none."""
+    return text if text.startswith("# ") else f"# {path}\n\n{text}"
+
+
+def _text(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def _read(app: Any, page: str, source: list[str]) -> None:
+    """Replace the links of a page before it is parsed; those of generated pages already lead to pages."""
+    path = Path(app.env.doc2path(page))
+    if path.suffix == ".md" and not path.is_relative_to(FOLDER):
+        source[0] = with_links(source[0], path.relative_to(ROOT).as_posix(), path.parent)

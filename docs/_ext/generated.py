@@ -77,8 +77,8 @@ def detectors() -> Iterator[str]:
 
     yield from _title(
         "Detectors",
-        "Parameters of each kind of detector, in `filter.toml` and in `[[filters]]` tables. Bounds of the search can be "
-        "changed in `[tuning.space]`. All kinds also take `scope` and `view`.",
+        "Parameters of each kind of detector, in `filter.toml` and in `[[filters]]` tables. Bounds of the search can "
+        "be changed in `[tuning.space]`. All kinds also take `scope` and `view`.",
     )
     known = registry("detectors")
     for name in known:
@@ -90,7 +90,9 @@ def detectors() -> Iterator[str]:
             param, choice = kind.params.get(key), kind.choices.get(key)
             described = param or choice
             accepted = f"{shown(param.least)} to {shown(param.most)}" if param else choice.words if choice else "–"
-            searched = f"{shown(param.low)} to {shown(param.high)}" if param else shown(choice.default) if choice else "–"
+            searched = (
+                f"{shown(param.low)} to {shown(param.high)}" if param else shown(choice.default) if choice else "–"
+            )
             default = "required" if field.default is MISSING else shown(field.default)
             meaning = described.description if described else "see the class"
             rows.append((f"`{key}`", default, accepted, searched, meaning))
