@@ -64,9 +64,9 @@ def test_the_filter_example_prints_the_expected_verdicts(
 def test_the_studies_are_valid() -> None:
     for page in PAGES:
         for number, block in enumerate(blocks(page, "toml")):
+            if page.name == "first_study.md" and number > 0:
+                continue  # see the tests of its files
             table = tomllib.loads(block)
-            if table.get("name") == "own-attack":
-                continue  # see the test of this attack
             clients = {"users": [{"user": "independent"}]}  # for a part of a study that has no clients of its own
             part = {"name": f"part-{number}", **({} if {"attacks", "users"} & set(table) else clients)}
             Study.parse({**part, **table})
@@ -108,9 +108,10 @@ def first_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     unload_plugins()
 
 
-def test_the_study_of_the_attack_has_it_and_the_calibrated_filter(first_study: Path) -> None:
-    study = Study.parse(tomllib.loads(blocks(DOCS / "first_study.md", "toml")[1]))
-    assert study.attacks[0].name == "random-search"
+def test_the_study_with_the_attack_has_it_and_the_calibrated_filter(first_study: Path) -> None:
+    _, guarded, attack = blocks(DOCS / "first_study.md", "toml")
+    study = Study.parse(tomllib.loads(guarded + attack))
+    assert [population.name for population in study.attacks] == ["nes", "random-search"]
     assert study.filters[0].config.to_cells()["kind"] == "ssim-hash"
 
 
