@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 from mifsim import __version__
 
-project, author, copyright = "mifsim", "the mifsim authors", "the mifsim authors"
+project, author, copyright = "mifsim", "the mifsim maintainers", "the mifsim maintainers"
 version = release = __version__
 extensions = [
     "myst_parser",

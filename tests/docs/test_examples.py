@@ -31,7 +31,7 @@ def commands(program: str) -> Iterator[tuple[str, str]]:
     """Yield the name of the page and each command of a program, without comments and redirections."""
     for page in PAGES:
         for block in blocks(page, "console"):
-            for line in re.findall(rf"^\$ ({program} .*)", block, re.MULTILINE):
+            for line in re.findall(rf"^\$ ({program} .*)", block.replace("\\\n", ""), re.MULTILINE):
                 yield page.name, re.split(r"\s+[#>|&]", line)[0]
 
 
