@@ -31,6 +31,7 @@ myst_heading_anchors = 3
 copybutton_prompt_text = "$ "  # what is copied are the commands only
 autodoc_typehints = "none"  # numpydoc's sections state types with shapes, ranges and units
 autosummary_generate = True
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 html_theme = "pydata_sphinx_theme"
 html_title = f"mifsim {version}"

@@ -49,7 +49,7 @@ def write() -> None:
             old.unlink()
     for path, name in PAGES.items():
         if (ROOT / path).exists():
-            update(FOLDER / f"{name}.md", _with_title(with_links(_text(path), path, FOLDER), path))
+            update(FOLDER / f"{name}.md", _with_title(with_links(_text(path), path, FOLDER), name))
     for path, (mark, title, name) in PARTS.items():
         update(FOLDER / f"{name}.md", f"# {title}\n\n{with_links(part(_text(path), mark), path, FOLDER)}")
 
@@ -104,9 +104,9 @@ def with_links(text: str, path: str, page_folder: Path) -> str:
     return _LINK.sub(replaced, text)
 
 
-def _with_title(text: str, path: str) -> str:
-    """Return a page with a title, the path of the document if it has none."""
-    return text if text.startswith("# ") else f"# {path}\n\n{text}"
+def _with_title(text: str, name: str) -> str:
+    """Return a page with a title, from the name of the page if the document has none."""
+    return text if text.startswith("# ") else f"# {name.replace('_', ' ').capitalize()}\n\n{text}"
 
 
 def _text(path: str) -> str:
