@@ -77,5 +77,5 @@ lock: setup  ## pin and hash all dependencies anew (needs uv)
 	  --no-emit-index-url --no-header --quiet --output-file requirements/lock.txt
 
 clean:  ## remove the environment and all caches (runs/ stays)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis docs/_build docs/documents docs/reference/generated
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
