@@ -26,6 +26,7 @@ PAGES = {
     "reports/matrix-digits/README.md": "matrix_digits",
     "reports/bench-digits/README.md": "bench_digits",
     "reports/bench-faces/README.md": "bench_faces",
+    "reports/guarantee-mnist/README.md": "guarantee_mnist",
 }
 """Documents by path, with the names of their pages."""
 PARTS = {"README.md": ("results", "Which detector?", "which_detector")}
