@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo guard-demo test test-slow lint format types bench chaos guard-chaos guard-fuzz cluster-test guarantee lock clean
+.PHONY: help setup demo guard-demo test test-slow lint format types docs bench chaos guard-chaos guard-fuzz cluster-test guarantee lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,13 +63,17 @@ cluster-test: setup  ## the demo's study on a cluster of network namespaces, a w
 guarantee: setup  ## 20 calibrations on one half of MNIST, judged on the other half (DATA=folder of the IDX files; 1 h)
 	$(BIN)/python -m tests.guarantee.halves --data $(DATA)
 
+docs: setup  ## build the site, docs/_build/html, with warnings as errors (no network)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --jobs auto docs docs/_build/html
+	@echo "the site: docs/_build/html/index.html"
+
 bench: setup  ## measure speed and memory, as ratios against named baselines
 	$(BIN)/python -m pytest tests/benchmarks -m '' --override-ini addopts= -q
 
 lock: setup  ## pin and hash all dependencies anew (needs uv)
-	uv pip compile pyproject.toml --extra dev --extra cluster --extra guard --extra redis --extra serve --extra onnx --universal --python-version 3.11 --generate-hashes \
+	uv pip compile pyproject.toml --extra dev --extra docs --extra cluster --extra guard --extra redis --extra serve --extra onnx --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --quiet --output-file requirements/lock.txt
 
 clean:  ## remove the environment and all caches (runs/ stays)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis docs/_build docs/documents docs/reference/generated
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -130,7 +130,7 @@ class DetectorConfig(Serializable, ABC):
         Returns
         -------
         SweptSums
-            Arrays of shape (G, *most).
+            Arrays of shape ``(G, *most)``.
         """
         raise NotImplementedError(f"the kind {self.kind!r} defines no replay_swept")
 

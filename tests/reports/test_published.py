@@ -55,7 +55,7 @@ def _queries(cell: pd.Series) -> str:
 def test_the_table_of_detectors_is_the_published_one() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     _, _, rest = readme.partition("<!-- bench-digits:begin -->\n")
-    assert rest.partition("<!-- bench-digits:end -->")[0].splitlines() == rows()
+    assert rest.partition("<!-- bench-digits:end -->")[0].splitlines()[2:] == rows()  # below the head
 
 
 def test_the_counts_on_faces_are_the_published_ones() -> None:

@@ -160,7 +160,7 @@ class QueryFilter:
         -------
         dict
             ``version`` (int), ``count`` (int; float with a leak), ``shape`` (tuple of int: shape of the submitted
-            images, empty before the first one) and ``images`` (ndarray of float32, shape (n, *shape of the view), the
+            images, empty before the first one) and ``images`` (ndarray of float32, shape ``(n, *view)``, the
             oldest first); ``repeats`` (int) if exact repeats are counted apart.
         """
         repeats = {"repeats": self._repeat_count} if self._config.repeats else {}
