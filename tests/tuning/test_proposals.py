@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mifsim.defense import FilterConfig
+from mifsim.defense.osd_l2 import OsdL2Config
 from mifsim.study import Tuning
 from tests.tuning.search_samples import WIDE
 from tuning.proposals import POPULATION, STARTUP_TRIALS, Proposals
@@ -43,6 +44,29 @@ def test_proposals_do_not_depend_on_the_order_of_results(sampler: str) -> None:
     for seed in range(3):
         assert run_trials(Proposals(tuning, 3, 501), trials, np.random.default_rng(seed)) == straight
     assert run_trials(Proposals(tuning, 4, 501), trials) != straight
+
+
+def run_osd(seed: int, order: np.random.Generator | None = None) -> list[tuple[float, int]]:
+    """Run 120 trials of a kind without swept parameters; return their thresholds and limits."""
+    proposals, running, found = Proposals(Tuning(kind="osd-l2"), seed, 501), [], []
+    while len(found) < 120 or running:
+        while len(found) < 120 and (config := proposals.ask()) is not None:
+            assert isinstance(config, OsdL2Config)
+            running.append(len(found))
+            found.append((config.threshold, config.limit))
+        number = running.pop(0 if order is None else int(order.integers(len(running))))
+        threshold, limit = found[number]
+        miss = abs(math.log(threshold / 2.5)) + abs(math.log(limit / 7))  # the best one is at 2.5 and 7
+        proposals.tell(number, TrialResult(5 + 100 * miss, 0.0, None, 10))
+    return found
+
+
+def test_variations_do_not_depend_on_the_order_of_results_and_approach_the_best() -> None:
+    straight = run_osd(3)
+    assert run_osd(3, np.random.default_rng(0)) == straight
+    assert run_osd(4) != straight
+    varied = straight[STARTUP_TRIALS + 1 :: 2]
+    assert min(abs(math.log(threshold / 2.5)) + abs(math.log(limit / 7)) for threshold, limit in varied) < 0.1
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
