@@ -29,6 +29,8 @@ COMBINATIONS: list[EvasionRows] = [
     [{"accounts": 2}, {"rotate": {"sessions": 2}}],
     [{"rotate": {"every": 3, "clients": 2}}, {"accounts": {"order": "one-after-another"}}],
     [{"morph": 0.3}, {"sharpen": 1.0}],
+    [{"texture": 1.0}, {"penalty": 1.0}],
+    [{"rotate": {"sessions": 2}}, {"penalty": 1.0}],
 ]
 CHANGES: dict[str, Mapping[str, Any]] = {
     "noise": {"sd": 0.1},
@@ -40,6 +42,7 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "morph": {"share": 0.6},
     "texture": {"strength": 2.0, "sigma": 2.0},
     "mimic": {"share": 0.45},
+    "penalty": {"weight": 3.0, "share": 0.4, "k": 1, "most": 100.0, "skip": 0},
     "decoys": {"between": 1},
     "interleave": {"targets": 2},
     "rotate": {"every": 3, "sessions": 1, "clients": 2},
