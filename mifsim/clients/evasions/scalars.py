@@ -213,7 +213,7 @@ def _kth_distances(points: Floats, k: int) -> Floats:
     return np.asarray(np.sqrt(np.partition(squares, k, axis=1)[:, k]))  # number 0 is the point itself
 
 
-def noise_level(image: Image) -> float:
+def noise_level(image: npt.NDArray[np.floating]) -> float:
     """Return an estimate of the standard deviation of the noise, 0 for tiny images (Immerkaer, 1996; median)."""
     if min(image.shape[:2]) < 3:
         return 0.0
@@ -226,7 +226,7 @@ def noise_level(image: Image) -> float:
 def _noise_gradient(image: Image) -> Floats:
     """Return the derivative of the noise level along the fine structure of an image, as a gradient, shape (p,)."""
     pixels = image.astype(np.float64)
-    fine = pixels - smoothed(pixels, 1.0)
+    fine = pixels - smoothed(image, 1.0)
     squares = float((fine**2).sum())
     if not squares:
         return np.zeros(fine.size)
