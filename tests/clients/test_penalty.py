@@ -60,7 +60,7 @@ def unnatural(digits: Images) -> Images:
     return np.stack([0.9 * mean + 0.1 * digits[1], noisy, smooth]).astype(np.float32)
 
 
-def own(scalars: Scalars, image: Images) -> float:
+def image_penalty(scalars: Scalars, image: Images) -> float:
     return scalars.of_image(scalars.measure(image))
 
 
@@ -108,7 +108,7 @@ def test_the_penalty_is_the_distance_from_the_bounds_in_standard_deviations(digi
             max(0.0, scalars.bounds[2] - smooth) / scalars.spreads[2],
         )
         assert parts[number] > 0
-        assert own(scalars, image) == pytest.approx(sum(parts))
+        assert image_penalty(scalars, image) == pytest.approx(sum(parts))
     assert scalars.of_nearness(scalars.bounds[3] - 2 * scalars.spreads[3]) == pytest.approx(2)
     assert scalars.of_nearness(math.inf) == 0
 
@@ -116,7 +116,7 @@ def test_the_penalty_is_the_distance_from_the_bounds_in_standard_deviations(digi
 def test_identical_auxiliary_images_have_no_penalty() -> None:
     image = np.full((8, 8, 3), 0.5, np.float32)
     scalars = Scalars.among(np.stack([image] * 5), SHARE, K)
-    assert own(scalars, image) == 0
+    assert image_penalty(scalars, image) == 0
     assert not scalars.gradient(image, scalars.measure(image), SentQueries(K, 10)).any()
 
 
@@ -225,7 +225,7 @@ def test_an_image_with_a_larger_penalty_has_a_lower_score(digits, scalars, world
     received, sent = run_through(Penalty(weight=0.5, skip=0), world, images, reply)
     assert sent == [image.tobytes() for image in images]
     found = [float(answer.confidence[3]) for answer in received if answer.confidence is not None]
-    penalties = [own(scalars, image) for image in images]
+    penalties = [image_penalty(scalars, image) for image in images]
     assert penalties == sorted(penalties)
     assert penalties[-1] > penalties[0]
     assert found == sorted(found, reverse=True)
@@ -272,7 +272,7 @@ def test_attacks_send_images_that_are_closer_to_the_bounds(scalars, world, attac
         population = Attacks.model_validate({"attack": attack, **fields, "evasions": evasions})
         transcript = converse(population, world, np.random.default_rng(1), queries=60)
         assert len(transcript.queries) == 60
-        return float(np.mean([own(scalars, query.image) for query in transcript.queries]))
+        return float(np.mean([image_penalty(scalars, query.image) for query in transcript.queries]))
 
     assert mean_penalty([{"penalty": 1.0}]) < 0.5 * mean_penalty([])
 

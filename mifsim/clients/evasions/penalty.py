@@ -51,6 +51,7 @@ class Penalty(Evasion):
     """
 
     main: ClassVar[str | None] = "weight"
+    # The cost of one query for each of the attack is an upper bound: images that are not sent cost nothing.
 
     weight: float = Field(1.0, gt=0, le=1e4, description="log-odds that an image loses for each unit of the penalty")
     share: float = Field(
@@ -80,13 +81,13 @@ class Penalty(Evasion):
                 if query.new_client:
                     sent.pop(query.account, None)
                 earlier, measured = sent[query.account], scalars.measure(query.image)
-                own = scalars.of_image(measured)
-                penalty = own + scalars.of_nearness(earlier.nearest(measured.coordinates)[0])
+                image_penalty = scalars.of_image(measured)
+                penalty = image_penalty + scalars.of_nearness(earlier.nearest(measured.coordinates)[0])
                 slope = None
                 if query.gradient_of is not None:
                     slope = scalars.gradient(query.image, measured, earlier).reshape(world.shape)
                 opens = query.new_session or query.new_client
-                if unknown is not None and own > self.most and skipped < self.skip and not opens:
+                if unknown is not None and image_penalty > self.most and skipped < self.skip and not opens:
                     skipped += 1
                     reply: Answer | Refusal = unknown
                 else:
@@ -96,17 +97,17 @@ class Penalty(Evasion):
                         earlier.add(measured.coordinates)
                         unknown = unknown or uninformed(reply, world.target, world.classes)
                 if not isinstance(reply, Refusal):
-                    reply = self._altered(reply, query, world, own, penalty, slope)
+                    reply = self._altered(reply, query, world, image_penalty, penalty, slope)
                 query = running.send(reply)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
 
     def _altered(
-        self, answer: Answer, query: Query, world: World, own: float, penalty: float, slope: Floats | None
+        self, answer: Answer, query: Query, world: World, image_penalty: float, penalty: float, slope: Floats | None
     ) -> Answer:
         assert world.target is not None
         if answer.confidence is None:
-            hidden = own > self.most and answer.label == world.target
+            hidden = image_penalty > self.most and answer.label == world.target
             return answer._replace(label=(world.target + 1) % world.classes) if hidden else answer
         return lowered(answer, world.target, self.weight, penalty, query.gradient_of, slope)
 
