@@ -102,6 +102,7 @@ EVASIONS = Registry(
         "morph": "mifsim.clients.evasions.disguised:Morph",
         "texture": "mifsim.clients.evasions.disguised:Texture",
         "mimic": "mifsim.clients.evasions.mimic:Mimic",
+        "penalty": "mifsim.clients.evasions.penalty:Penalty",
         "decoys": "mifsim.clients.evasions.decoys:Decoys",
         "interleave": "mifsim.clients.evasions.interleave:Interleave",
         "deduplicate": "mifsim.clients.evasions.deduplicate:Deduplicate",

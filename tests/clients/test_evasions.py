@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mifsim.clients import EVASIONS, Answer, ClientGenerator, Evasion, Query, Refusal, World, evasion_class
+from mifsim.clients.evasions.penalty import Penalty
 from mifsim.errors import StudyError
 from mifsim.study import Study
 from mifsim.study.populations import Attacks, read_evasions
@@ -29,6 +30,8 @@ COMBINATIONS: list[EvasionRows] = [
     [{"accounts": 2}, {"rotate": {"sessions": 2}}],
     [{"rotate": {"every": 3, "clients": 2}}, {"accounts": {"order": "one-after-another"}}],
     [{"morph": 0.3}, {"sharpen": 1.0}],
+    [{"texture": 1.0}, {"penalty": 1.0}],
+    [{"rotate": {"sessions": 2}}, {"penalty": 1.0}],
 ]
 CHANGES: dict[str, Mapping[str, Any]] = {
     "noise": {"sd": 0.1},
@@ -40,6 +43,7 @@ CHANGES: dict[str, Mapping[str, Any]] = {
     "morph": {"share": 0.6},
     "texture": {"strength": 2.0, "sigma": 2.0},
     "mimic": {"share": 0.45},
+    "penalty": {"weight": 3.0, "share": 0.4, "k": 1, "most": 100.0, "skip": 0},
     "decoys": {"between": 1},
     "interleave": {"targets": 2},
     "rotate": {"every": 3, "sessions": 1, "clients": 2},
@@ -87,6 +91,11 @@ class TestEvasions(EvasionConformance):
                 for runner in (runs, attacks)
             )
             assert one == other
+
+    def test_costs_as_many_queries_as_stated(self, evasion: Evasion, world: World) -> None:
+        if isinstance(evasion, Penalty):  # it does not send the random images of this test, which are unnatural
+            evasion = evasion.model_copy(update={"skip": 0})
+        super().test_costs_as_many_queries_as_stated(evasion, world)
 
     def test_is_unchanged_by_writing_and_reading_a_study_file(self, rows: EvasionRows) -> None:
         attacks = wrapped(rows, noise=0.02)

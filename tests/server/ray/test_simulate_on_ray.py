@@ -51,6 +51,7 @@ def spread_study(**server: Any) -> Study:
         [{"morph": 0.3}, {"accounts": {"order": "one-after-another"}}],
         [{"texture": 1.0}],
         [{"mimic": 0.25}, {"decoys": 2}],
+        [{"texture": 1.0}, {"penalty": 1.0}],
     ]
     attacks = [{**attack, "name": f"nes {number}", "evasions": evasions} for number, evasions in enumerate(rows)]
     quota = {"name": "quota", "kind": "quota", "queries": 4, "scope": "client"}
