@@ -32,6 +32,7 @@ from tuning.outcome import figures, found_front, measure, write_certification, w
 from tuning.params import param_facts
 from tuning.reference_front import ParetoFront, has_reference, reference_front
 from tuning.replay import Replay, replay
+from tuning.search_estimate import report_searches
 from tuning.splits import calibration_images, check_splits, session_counts, warn_of_repeats, with_own_images
 from tuning.study_check import CALIBRATED
 from tuning.trace_loading import load
@@ -139,6 +140,8 @@ class Calibration:
         started = time.monotonic()
         model = self._model_for_trials(self._study)
         journal = Journal(self._run.path, self._facts, self._space)
+        if not journal.read():
+            report_searches(search, self._study, list(self._compared.values()))
         trials = run_search(search, self._study, journal, self._address, model)
         self._record_facts(search_seconds=round(time.monotonic() - started, 3), trials=len(trials))
         return trials
