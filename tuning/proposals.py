@@ -33,6 +33,9 @@ STARTUP_TRIALS = 24
 RANDOM_INTERVAL = 4
 """One trial in `RANDOM_INTERVAL` is random throughout the search, so that a sampler can leave a local optimum."""
 
+VARIATIONS = 20
+"""Number of variations of which one has to be new; otherwise the sampler proposes the trial."""
+
 
 class Proposals:
     """A multi-objective search with Optuna's ask-and-tell interface.
@@ -141,18 +144,18 @@ class Proposals:
         self._candidates = [candidate for candidate, keep in zip(self._candidates, kept, strict=True) if keep]
 
     def _next_to_best(self) -> dict[str, Any] | None:
-        """Return parameters that follow from the best trials so far."""
+        """Return parameters that follow from the best trials so far; None if there are no new ones."""
         if self._space.config_class.swept:
             return self._best_candidate()
-        limits = self._tuning.false_positive_limit
-        return variation(
-            [trial.params for trial in self._trials[: self._told]],
-            np.array(self._points),
-            self._distributions,
-            min(limits.values()) if isinstance(limits, dict) else limits,
-            self._tuning.false_positive_budget,
-            np.random.default_rng([self._seed, self.asked]),
-        )
+        limits, trials = self._tuning.false_positive_limit, [trial.params for trial in self._trials[: self._told]]
+        limit = min(limits.values()) if isinstance(limits, dict) else limits
+        points, budget = np.array(self._points), self._tuning.false_positive_budget
+        rng = np.random.default_rng([self._seed, self.asked])
+        for _ in range(VARIATIONS):
+            params = variation(trials, points, self._distributions, limit, budget, rng)
+            if self._space.config(params, self._honest) not in self._proposed:
+                return params
+        return None
 
     def _best_candidate(self) -> dict[str, Any] | None:
         """Return the candidate whose estimate adds most to the hypervolume; None if no candidate adds to it."""
