@@ -201,12 +201,21 @@ def error_text(error: Exception) -> str:
     return f"{place}{type(error).__name__}: {' '.join(str(error).split())}"
 
 
+def plugin_digests() -> list[str]:
+    """Return the digests of the plug-ins of this process, in order; they are part of the cache keys of recordings."""
+    return sorted(plugin.digest for plugin in _loaded.values())
+
+
+def plugin_of(entry: Any) -> Plugin | None:
+    """Return the plug-in that defines an entry; None if the package does."""
+    module = getattr(entry, "__module__", None)
+    return next((plugin for plugin in _loaded.values() if plugin.module == module), None)
+
+
 def source_of_entry(entry: Any) -> bytes:
     """Return the source of the module that defines an entry; it is part of the cache keys of results."""
-    for plugin in _loaded.values():
-        if plugin.module == getattr(entry, "__module__", None):
-            return plugin.source
-    return inspect.getsource(sys.modules[entry.__module__]).encode()
+    plugin = plugin_of(entry)
+    return inspect.getsource(sys.modules[entry.__module__]).encode() if plugin is None else plugin.source
 
 
 def unload_plugins() -> None:

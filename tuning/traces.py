@@ -23,6 +23,7 @@ from mifsim.defense import NoDefenseConfig
 from mifsim.defense.kinds import covers, specs_for
 from mifsim.defense.recording import RecordingSpec
 from mifsim.errors import RunError, StudyError
+from mifsim.plugins import plugin_digests
 from mifsim.run.estimate import report_estimate
 from mifsim.run.folder import RunFolder, read_facts
 from mifsim.run.generators import generator_facts, generator_files
@@ -144,7 +145,9 @@ def _content_digest(traced: Study, data: DataSet, victim: Victim) -> str:
         plain["attacks"][number]["generator"] = generator_facts(traced)[population.name]
     if traced.tuning.separate_images and traced.users:
         plain["images"] = {"splits": traced.tuning.splits.model_dump(), "parts": "equal"}
-    return digest(plain, data.fingerprint, victim.fingerprint, source_digest(), SCHEMA_VERSION)
+    # A plug-in is named in a study, but its program is not in it.
+    programs = (source_digest(), *plugin_digests())
+    return digest(plain, data.fingerprint, victim.fingerprint, *programs, SCHEMA_VERSION)
 
 
 def _find(recordings: Folder, wanted: Specs) -> Folder | None:

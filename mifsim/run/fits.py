@@ -17,6 +17,7 @@ from mifsim.defense.fit import FIT_VERSION, Fit, add_fit
 from mifsim.defense.fitted import FittedConfig, required_fit
 from mifsim.defense.server_images import MOST_IMAGES, image_hash
 from mifsim.errors import ConfigError, StudyError
+from mifsim.plugins import plugin_of
 from mifsim.study import Study
 from mifsim.tables.storage import Folder
 
@@ -87,7 +88,9 @@ def _fit(config: FittedConfig, data: DataSet, others: Hashes) -> FittedConfig:
     """
     view = None if config.view is None else config.view.to_dict()
     facts = {"data": data.name, "fingerprint": data.fingerprint}
-    options = [config.fit_options()] if config.fit_options() else []
+    options: list[Any] = [config.fit_options()] if config.fit_options() else []
+    if (plugin := plugin_of(type(config))) is not None:  # FIT_VERSION covers the kinds of the package only
+        options.append(plugin.digest)
     path = cache_dir() / "fits" / f"{digest(config.kind, FIT_VERSION, MOST_IMAGES, facts, view, *options)}.npz"
     if path.is_file():
         try:

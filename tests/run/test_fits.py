@@ -14,6 +14,7 @@ from mifsim.defense.evidence.config import EvidenceConfig
 from mifsim.defense.evidence.naturalness import NAMES, VERSION
 from mifsim.defense.fit import Fit, find_fit
 from mifsim.errors import ConfigError, RunError, StudyError
+from mifsim.plugins import Plugin
 from mifsim.run.fits import _hashes, fit_detectors, write_fits
 from mifsim.server.backend import Job
 from mifsim.study import Study
@@ -197,3 +198,15 @@ def test_a_pickled_job_takes_its_fits_from_the_run_folder(study, tmp_path, monke
     (tmp_path / "fits" / f"fit-{digest}.npz").write_bytes(b"altered")
     with pytest.raises(ConfigError, match=f"fit-{digest}.npz: not a file of fitted arrays"):
         pickle.loads(content)
+
+
+def test_a_fit_of_a_changed_plug_in_is_computed_again(study, monkeypatch):
+    data = load_data(study.data)
+    computed = []
+    fit_to = EvidenceConfig.fit_to
+    monkeypatch.setattr(EvidenceConfig, "fit_to", lambda *given: computed.append(1) or fit_to(*given))
+    for source in (b"first", b"second", b"first"):
+        plugin = Plugin("detectors.py", source)
+        monkeypatch.setattr("mifsim.run.fits.plugin_of", lambda entry, plugin=plugin: plugin)
+        fit_detectors(study, data)
+    assert len(computed) == 2

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mifsim.defense import read_config
 from mifsim.errors import RunError, StudyError
+from mifsim.plugins import load_plugin, unload_plugins
 from mifsim.server.client_specs import shards
 from mifsim.study import Filter
 from mifsim.study.splitting import SPLITS, split_clients
@@ -110,6 +111,40 @@ def test_a_recording_of_other_source_code_is_not_used(tmp_path: Path, monkeypatc
     changed = record_study(study, tmp_path)
     assert not changed.cached
     assert changed.path.parent != first.path.parent
+
+
+PLUGIN = """
+from mifsim import register
+from mifsim.clients import Query, User
+
+@register("users", "fixed")
+class Fixed(User):
+    def run(self, world, rng):
+        for _ in range(4):
+            yield Query(world.pool.image(NUMBER))
+"""
+
+
+def test_a_recording_with_another_plug_in_is_not_used(tmp_path: Path) -> None:
+    """A study names a plug-in's user; its program decides what the user sends."""
+    found = []
+    try:
+        for number in ("1", "2", "1"):
+            unload_plugins()
+            file = tmp_path / "users.py"
+            file.write_text(PLUGIN.replace("NUMBER", number))
+            load_plugin(file)
+            study = tiny_study(users=[{"user": "fixed", "sessions": 12}])
+            recorded = record_study(study, tmp_path)
+            traces = load(recorded.path, study)
+            of_users = ~np.repeat(traces.is_attack, np.diff(traces.offsets))
+            found.append((recorded.cached, hashes_of(traces)[of_users].tolist()))
+    finally:
+        unload_plugins()
+    first, changed, again = found
+    assert [first[0], changed[0], again[0]] == [False, False, True]
+    assert first[1] != changed[1]
+    assert first[1] == again[1]
 
 
 def test_only_data_that_the_study_uses_are_loaded(tmp_path: Path) -> None:

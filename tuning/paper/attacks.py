@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mifsim._version import __version__
-from mifsim.cache import cache_dir, digest
+from mifsim.cache import cache_dir, digest, source_digest
 from mifsim.data.base import DataSet
 from mifsim.defense import FilterConfig
 from mifsim.errors import RunError
@@ -96,7 +95,7 @@ def cached_run(
     resume_run: Callable[[Path], object],
 ) -> Path:
     """Return the folder of a study's run in the cache; start the run, or resume it if it is incomplete."""
-    key = digest(study.fingerprint, data.fingerprint, victim.fingerprint, __version__, SCHEMA_VERSION)
+    key = digest(study.fingerprint, data.fingerprint, victim.fingerprint, source_digest(), SCHEMA_VERSION)
     path = cache_dir() / "paper" / f"{kind}-{key}"
     if not (path / "run.json").is_file():
         start(path)

@@ -14,8 +14,7 @@ from typing import Any, get_args
 
 import pyarrow as pa
 
-from mifsim._version import __version__
-from mifsim.cache import cache_dir, digest
+from mifsim.cache import cache_dir, digest, source_digest
 from mifsim.data.base import DataSet
 from mifsim.defense import CountRule
 from mifsim.progress import Bar
@@ -172,7 +171,7 @@ def _file(plan: Plan, variant: Variant, data: DataSet, victim: Victim) -> Path:
         data.fingerprint,
         victim.fingerprint,
         [list(similarity_variant) for similarity_variant in SIMILARITY_VARIANTS],
-        __version__,
+        source_digest(),
         SCHEMA_VERSION,
     )
     return cache_dir() / "paper" / f"sweep-{key}.parquet"
