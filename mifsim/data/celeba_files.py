@@ -59,6 +59,7 @@ class Files(NamedTuple):
     partition: list[int]
     partition_file: Path
     note: str
+    lengths: list[int]
 
 
 def read_files(folder: Path) -> Files:
@@ -81,7 +82,7 @@ def read_files(folder: Path) -> Files:
     partition = _read_list(partition_file, ("partition",), (0, 1, 2))
     _same_names(attributes_file, attributes, partition_file, partition)
     names = tuple(sorted(attributes))
-    _check_images(images, names, attributes_file)
+    lengths = _check_images(images, names, attributes_file)
     sets = [partition[name][0] for name in names]
     people = folder / "identity_CelebA.txt"
     identities = _read_list(people, ("identity",), None) if people.is_file() else None
@@ -90,7 +91,7 @@ def read_files(folder: Path) -> Files:
         _same_names(partition_file, partition, people, identities)
         note += " " + _people_note(people.name, {name: identities[name][0] for name in names}, partition)
     values = [tuple(value == 1 for value in attributes[name]) for name in names]
-    return Files(images, names, values, sets, partition_file, note)
+    return Files(images, names, values, sets, partition_file, note, lengths)
 
 
 def partition_note(file: str, partition: Mapping[str, int]) -> str:
@@ -206,8 +207,10 @@ def _same_names(first: Path, one: Iterable[str], second: Path, other: Iterable[s
             raise DataError(f"{lacking}: has no line for {min(names)}, which {listed.name} lists{_more(names)}")
 
 
-def _check_images(images: Path, names: tuple[str, ...], listed_in: Path) -> None:
+def _check_images(images: Path, names: tuple[str, ...], listed_in: Path) -> list[int]:
     """Check that the listed images are those of the folder, and that each is complete and has the published size.
+
+    Returns the lengths of the files.
 
     The files are read once: the cache keeps a file for images with the same names, lengths and times.
     """
@@ -219,8 +222,9 @@ def _check_images(images: Path, names: tuple[str, ...], listed_in: Path) -> None
         raise DataError(f"{images / extra[0]}: not listed in {listed_in.name}{_more(extra)}")
     stamps = digest([(name, found[name].st_size, found[name].st_mtime_ns) for name in names], HEIGHT, WIDTH)
     checked = cache_dir() / "data" / f"celeba-sizes-{stamps}.txt"
+    lengths = [found[name].st_size for name in names]
     if checked.is_file():
-        return
+        return lengths
     logger.info("checking the sizes of %s images in %s", f"{len(names):,}", images)
     wrong = [(name, size) for name in names if (size := _size(images / name)) != (HEIGHT, WIDTH)]
     if wrong:
@@ -231,6 +235,7 @@ def _check_images(images: Path, names: tuple[str, ...], listed_in: Path) -> None
         )
     with atomic_write(checked) as temporary:
         temporary.write_text(f"{len(names)} images of {WIDTH} x {HEIGHT} pixels\n")
+    return lengths
 
 
 def _size(path: Path) -> tuple[int, int]:

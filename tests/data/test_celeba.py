@@ -80,6 +80,13 @@ def test_image_files_are_read_lazily(tree):
         data.subset("users").image(1)
 
 
+def test_the_fingerprint_changes_with_the_length_of_an_image(tree):
+    before = load(tree).fingerprint
+    face = tree / "img_align_celeba" / face_file(104)
+    cv2.imwrite(str(face), np.zeros((218, 178, 3), np.uint8))
+    assert load(tree).fingerprint != before
+
+
 def test_loading_names_a_missing_image(tree):
     (tree / "img_align_celeba" / face_file(7)).unlink()
     with pytest.raises(DataError, match=r"000008\.jpg: listed in list_attr_celeba\.txt, but missing$"):
