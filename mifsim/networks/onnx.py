@@ -1,6 +1,7 @@
 """Sessions of ONNX Runtime for untrusted ``.onnx`` files, on a GPU if its CUDA provider is installed.
 
-ONNX has no operator that runs a program, other operators are not registered, and tensors in other files are not read.
+ONNX has no operator that runs a program, other operators are not registered, and tensors in other files are not read:
+`mifsim.networks.onnx_files` does this before.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from mifsim.cache import atomic_write, cache_dir, digest
 from mifsim.data.base import DataSet
 from mifsim.errors import VictimError
 from mifsim.limits import MAX_ARCHIVE_BYTES, read_plain
+from mifsim.networks import read_onnx
 from mifsim.plugins import source_of_entry
 from mifsim.victims.config import PREDICTORS, VictimConfig
 from mifsim.victims.reading import Reading
@@ -79,7 +80,9 @@ class Victim:
 
     def source(self) -> ModelSource:
         """Return what is sent to the process that runs the model."""
-        content = b"" if self.path is None else self.path.read_bytes()
+        content = b""
+        if self.path is not None:
+            content = read_onnx(self.path) if self.config.kind == "onnx" else self.path.read_bytes()
         return replace(
             described(self.config),
             content=content,
@@ -173,7 +176,7 @@ def prepare_evaluator(data: DataSet) -> PreparedEvaluator:
 def _user_file(data: DataSet, path: Path, config: VictimConfig) -> Victim:
     """Check the user's file, unless the same content was already checked for the same data."""
     try:
-        content = read_plain(path, MAX_ARCHIVE_BYTES)
+        content = read_onnx(path) if config.kind == "onnx" else read_plain(path, MAX_ARCHIVE_BYTES)
     except OSError as error:
         raise VictimError(f"victim.file = {path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:

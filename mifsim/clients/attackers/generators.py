@@ -18,7 +18,7 @@ from mifsim.cache import atomic_write, cache_dir, digest
 from mifsim.clients.attackers.gan import Generator
 from mifsim.clients.attackers.onnx_generator import OnnxGenerator
 from mifsim.errors import StudyError
-from mifsim.limits import MAX_ARCHIVE_BYTES, read_plain
+from mifsim.networks import read_onnx
 from mifsim.progress import Bar
 
 Float32s = npt.NDArray[np.float32]
@@ -126,7 +126,7 @@ def generator_content(path: Path) -> bytes:
         If it cannot be read, is not a regular file, or is too large.
     """
     try:
-        return read_plain(path, MAX_ARCHIVE_BYTES)
+        return read_onnx(path)
     except OSError as error:
         raise StudyError(f"generator = {path}: {error.strerror} (accepted: an .onnx file)") from None
     except ValueError as error:
