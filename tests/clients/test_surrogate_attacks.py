@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mifsim.clients import Answer, Attacker, Query, Refusal, World
-from mifsim.clients.attackers import label_surrogate, surrogate_search
+from mifsim.clients.attackers import surrogate_attacker
 from mifsim.clients.attackers.label_surrogate import LabelSurrogate
 from mifsim.clients.attackers.latent import LatentSpace
 from mifsim.clients.attackers.surrogate_search import SurrogateSearch
@@ -52,9 +52,8 @@ def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray, np.nda
         calls.append((z, answers))
         return Perfect()
 
-    for module in (surrogate_search, label_surrogate):
-        monkeypatch.setattr(module, "fit_latent", lambda *given, generator: SPACE)
-        monkeypatch.setattr(module, "trained_surrogate", train)
+    monkeypatch.setattr(surrogate_attacker, "fit_latent", lambda *given, generator: SPACE)
+    monkeypatch.setattr(surrogate_attacker, "trained_surrogate", train)
     return calls
 
 

@@ -6,18 +6,17 @@ NeurIPS 2023, Section 4; the number of labelled images is that of its published 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from mifsim.clients.attackers.latent import fit_latent
-from mifsim.clients.attackers.spaces import LATENT_COORDINATES, SpaceAttacker
-from mifsim.clients.attackers.surrogate import best_point, distribution, fittest, trained_surrogate
+from mifsim.clients.attackers.surrogate import distribution, fittest
+from mifsim.clients.attackers.surrogate_attacker import SurrogateAttacker
 from mifsim.clients.protocol import Answer, ClientGenerator, Image, Knowledge, Query, Refusal, World
 
 
-class LabelSurrogate(SpaceAttacker):
+class LabelSurrogate(SurrogateAttacker):
     r"""Query the labels of generated images, train a surrogate on them, and invert the surrogate without a query.
 
     ::
@@ -41,16 +40,7 @@ class LabelSurrogate(SpaceAttacker):
     needs: ClassVar[Knowledge] = Knowledge.LABEL
     sends: ClassVar[str] = "samples of a latent prior, for all classes together"
 
-    space: Literal["autoencoder", "pca", "gan"] = Field(
-        "autoencoder", description="latent space of the auxiliary images"
-    )
-    size: int = Field(LATENT_COORDINATES, ge=1, le=1024, description="coordinates of the latent space")
     images: int = Field(500, ge=1, le=1_000_000, description="images that are queried, for each class of the model")
-    balance: float = Field(
-        0.9, ge=0, lt=1, description="β of the class-balanced weights of the labels; 0: all weigh the same"
-    )
-    networks: int = Field(3, ge=1, le=16, description="number of networks of the surrogate")
-    epochs: int = Field(16, ge=1, le=10_000, description="passes over the labels by which the surrogate is trained")
     turns: int = Field(200, ge=0, le=100_000, description="turns of the search of the surrogate, without queries")
     prior: float = Field(
         0.1,
@@ -58,23 +48,13 @@ class LabelSurrogate(SpaceAttacker):
         le=1000,
         description="weight of the prior's log density, which is added to the surrogate's log confidence",
     )
-    sigma: float = Field(
-        0.5,
-        gt=0,
-        allow_inf_nan=False,
-        description="standard deviation of the first points of the search; that of the prior is 1",
-    )
-    bound: float = Field(
-        2.5, gt=0, allow_inf_nan=False, description="latent coordinates are kept between -bound and bound"
-    )
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one attack on the class ``world.target``; returns the surrogate's image of that class."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
-        space = fit_latent(world.pool, world.shape, self.space, self.size, generator=self.generator)
-        count = self.images * world.classes
-        z = np.clip(space.sample(space.shared_rng("label-surrogate", count), count), -self.bound, self.bound)
+        space, count = self.latent_space(world), self.images * world.classes
+        z = self.points(space, "label-surrogate", count)
         labels: list[int] = []
         guess: Image | None = None
         for image in space.images(z):
@@ -90,22 +70,10 @@ class LabelSurrogate(SpaceAttacker):
             return guess
         asked = z[: len(labels)]
         answers = np.stack([distribution(Answer(label), world.classes) for label in labels])
-        surrogate = trained_surrogate(
-            space, asked, answers, balance=self.balance, networks=self.networks, epochs=self.epochs
-        )
+        surrogate = self.train(space, asked, answers)
         of_target = asked[np.flatnonzero(np.array(labels) == world.target)]
         search = space.shared_rng("label-surrogate", count, world.target)
         start = fittest(space, surrogate, world.target, of_target)
-        point = best_point(
-            space,
-            surrogate,
-            world.target,
-            start,
-            prior=self.prior,
-            sigma=self.sigma,
-            bound=self.bound,
-            turns=self.turns,
-            rng=search,
-        )
+        point = self.optimum(space, surrogate, world.target, start, search)
         found: Image = space.decode(point[None])[0]
         return found

@@ -7,20 +7,19 @@ Long-tailed Learning" (SMILE), CVPR 2025; the numbers are those of its published
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from mifsim.clients.attackers.cma import SeparableCMAES
-from mifsim.clients.attackers.latent import LatentSpace, fit_latent
 from mifsim.clients.attackers.scores import score
-from mifsim.clients.attackers.spaces import LATENT_COORDINATES, SpaceAttacker
-from mifsim.clients.attackers.surrogate import Float32s, Floats, best_point, distribution, trained_surrogate
+from mifsim.clients.attackers.surrogate import distribution
+from mifsim.clients.attackers.surrogate_attacker import SurrogateAttacker
 from mifsim.clients.protocol import Answer, ClientGenerator, Image, Knowledge, Query, Refusal, World
 
 
-class SurrogateSearch(SpaceAttacker):
+class SurrogateSearch(SurrogateAttacker):
     r"""Train a surrogate on the answers to a shared pool, maximise it, and continue with the model itself.
 
     ::
@@ -49,40 +48,15 @@ class SurrogateSearch(SpaceAttacker):
     needs: ClassVar[Knowledge] = Knowledge.CONFIDENCE
     sends: ClassVar[str] = "samples of a latent prior, then points around the optimum of a surrogate"
 
-    space: Literal["autoencoder", "pca", "gan"] = Field(
-        "autoencoder", description="latent space of the auxiliary images"
-    )
-    size: int = Field(LATENT_COORDINATES, ge=1, le=1024, description="coordinates of the latent space")
     pool: int = Field(2500, ge=2, le=1_000_000, description="points of the prior that are queried, for all classes")
-    balance: float = Field(
-        0.9, ge=0, lt=1, description="β of the class-balanced weights of the answers; 0: all weigh the same"
-    )
-    networks: int = Field(3, ge=1, le=16, description="number of networks of the surrogate")
-    epochs: int = Field(16, ge=1, le=10_000, description="passes over the answers by which the surrogate is trained")
-    turns: int = Field(100, ge=0, le=100_000, description="turns of the search of the surrogate, without queries")
-    prior: float = Field(
-        0.0,
-        ge=0,
-        le=1000,
-        description="weight of the prior's log density, which is added to the surrogate's log confidence",
-    )
     queries: int = Field(1000, ge=1, le=1_000_000, description="queries for one class, after the pool")
-    sigma: float = Field(
-        0.5,
-        gt=0,
-        allow_inf_nan=False,
-        description="standard deviation of the first points of a search; that of the prior is 1",
-    )
-    bound: float = Field(
-        2.5, gt=0, allow_inf_nan=False, description="latent coordinates are kept between -bound and bound"
-    )
 
     def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
         """Start one attack on the class ``world.target``; returns the image of the highest log-odds."""
         if world.target is None:
             raise ValueError("an attacker needs a class to attack: world.target is None")
-        space = fit_latent(world.pool, world.shape, self.space, self.size, generator=self.generator)
-        z = np.clip(space.sample(space.shared_rng("surrogate-search", self.pool), self.pool), -self.bound, self.bound)
+        space = self.latent_space(world)
+        z = self.points(space, "surrogate-search", self.pool)
         answers = np.empty((self.pool, world.classes), np.float32)
         best: Image | None = None
         highest, fittest = -math.inf, 0
@@ -94,7 +68,7 @@ class SurrogateSearch(SpaceAttacker):
             value = self._value(reply, world.target)
             if best is None or value > highest:
                 highest, best, fittest = value, image, number
-        point = self._optimum(space, z, answers, world.target, z[fittest], rng)
+        point = self.optimum(space, self.train(space, z, answers), world.target, z[fittest], rng)
         search = SeparableCMAES(point, self.sigma, rng)
         asked, spent = point[None], 0
         while spent < self.queries:
@@ -111,24 +85,6 @@ class SurrogateSearch(SpaceAttacker):
             spent += len(values)
             asked = np.clip(search.ask(), -self.bound, self.bound)
         return best
-
-    def _optimum(
-        self, space: LatentSpace, z: Floats, answers: Float32s, target: int, start: Floats, rng: np.random.Generator
-    ) -> Floats:
-        surrogate = trained_surrogate(
-            space, z, answers, balance=self.balance, networks=self.networks, epochs=self.epochs
-        )
-        return best_point(
-            space,
-            surrogate,
-            target,
-            start,
-            prior=self.prior,
-            sigma=self.sigma,
-            bound=self.bound,
-            turns=self.turns,
-            rng=rng,
-        )
 
     @staticmethod
     def _value(answer: Answer, target: int) -> float:
