@@ -1,12 +1,12 @@
-"""Durations in files, such as ``"8h"``."""
+"""Durations in ``guard.toml``, such as ``"8h"``, or a word that stands for no end."""
 
 from __future__ import annotations
 
 import math
-import re
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-ACCEPTED = 'a whole number and a unit, such as "45s", "30m", "8h" or "1d"'
+from mifsim.durations import duration
+
+ACCEPTED = 'a duration of at least a second, such as "45s", "30min", "8h" or "1 day"'
 
 
 def parse_duration(text: str, forever: str) -> float:
@@ -19,12 +19,15 @@ def parse_duration(text: str, forever: str) -> float:
 
     Examples
     --------
-    >>> parse_duration("8h", "forever"), parse_duration("forever", "forever")
-    (28800.0, inf)
+    >>> parse_duration("8h", "forever"), parse_duration("30min", "none"), parse_duration("forever", "forever")
+    (28800.0, 1800.0, inf)
     """
     if text == forever:
         return math.inf
-    match = re.fullmatch(r"(\d{1,9})([smhd])", text)
-    if not match or int(match[1]) == 0:
+    try:
+        seconds = duration(text)
+    except ValueError:
+        seconds = 0.0
+    if seconds < 1:
         raise ValueError(f'must be {ACCEPTED}, or "{forever}"')
-    return float(int(match[1]) * _SECONDS[match[2]])
+    return seconds

@@ -12,9 +12,9 @@ import numpy as np
 from mifsim.data.logs import LogSessions, arrange
 from mifsim.data.logs.copies import RETRY_SECONDS
 from mifsim.data.logs.ordering import FAR_YEARS
-from mifsim.data.logs.policy import duration_text
 from mifsim.data.logs.sessions import SUGGESTED_GAP
 from mifsim.data.preprocessing import Preprocessing, loss_messages
+from mifsim.durations import duration_text
 from mifsim.errors import DataError
 
 

@@ -33,7 +33,7 @@ HALF_AN_HOUR = {"workload": "may", "session_gap_seconds": 1800.0, "session_colum
     ("plain", "message"),
     [
         ({"sessions": {"perod": "1d"}}, "sessions.perod: unknown key; did you mean 'period'"),
-        ({"sessions": {"period": "1 day"}}, "sessions.period = '1 day': must be a whole number and a unit"),
+        ({"sessions": {"period": "a day"}}, "sessions.period = 'a day': must be a duration of at least a second"),
         ({"sessions": {"gap": "0s"}}, "sessions.gap = '0s': must be"),
         ({"sessions": {"max_queries": 0}}, "sessions.max_queries = 0: must be a whole number of at least 1"),
         ({"sessions": {"block": "week"}}, "sessions.block = 'week'"),
@@ -56,7 +56,7 @@ HALF_AN_HOUR = {"workload": "may", "session_gap_seconds": 1800.0, "session_colum
         ({"log": {"images": "some"}}, "log.images = 'some'"),
         ({"log": {"sessions": 0.0}}, "log.sessions = 0.0"),
         ({"log": {"sessions": 1.5}}, "log.sessions = 1.5"),
-        ({"log": {"retention": "a month"}}, "log.retention = 'a month': must be a whole number and a unit"),
+        ({"log": {"retention": "a month"}}, "log.retention = 'a month': must be a duration of at least a second"),
         ({"log": {"rotate": "0h"}}, "log.rotate = '0h': must be"),
         ({"log": {"rotate_mb": 0}}, "log.rotate_mb = 0"),
     ],

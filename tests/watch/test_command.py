@@ -75,7 +75,7 @@ def test_the_options_are_used(tmp_path: Path, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--age", "1 hour"), "--age 1 hour: must be a whole number and a unit"),
+        (("--age", "an hour"), "--age an hour: must be a duration of at least a second"),
         (("--age", "forever"), "--age forever: a session would never be decided"),
         (("--alpha", "1.5"), "--alpha 1.5: must be between 0 and 1"),
         (("--delta", "0"), "--delta 0.0: must be between 0 and 1"),

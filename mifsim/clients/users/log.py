@@ -12,8 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from mifsim.clients.protocol import ClientGenerator, Query, Refusal, User, World
 from mifsim.data.logs import LogFormat, LogSessions, SessionPolicy, arrange, open_log
 from mifsim.data.logs.format import ImageEncoding, TimeUnit
-from mifsim.data.logs.policy import duration
 from mifsim.data.logs.traffic import recognised
+from mifsim.durations import duration
 
 
 class Log(User):

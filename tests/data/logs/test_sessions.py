@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mifsim.data.logs import LogFormat, LogSessions, SessionPolicy, arrange, open_log
-from mifsim.data.logs.policy import duration, duration_text
 from mifsim.data.preprocessing import Preprocessing
+from mifsim.durations import duration, duration_text
 from mifsim.errors import DataError
 from tests.data.logs.small_logs import picture, png
 
