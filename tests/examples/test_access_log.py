@@ -15,6 +15,7 @@ import pytest
 from examples import access_log
 from mifsim import Study, read_run
 from mifsim.cli import main
+from tests.tuning.studies import serial_search
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -82,7 +83,8 @@ def test_the_study_reads_the_sessions_of_the_log(folder: Path) -> None:
     assert (log.found, log.incomplete) == (len(lengths) + 1, 1)  # that of the lost image
 
 
-def test_the_study_calibrates_on_the_log(folder: Path, digits_onnx: Path) -> None:
+def test_the_study_calibrates_on_the_log(folder: Path, digits_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuning.search.search", serial_search)  # starting Ray takes longer than these trials
     shutil.copy(digits_onnx, folder)
     changes = [
         "tuning.trials=12", "tuning.false_positive_limit=0.2", "leakage.enabled=false", "attacks.0.labels=[0,3]",
