@@ -2,7 +2,7 @@
 
     cp runs/log-*/filter.toml examples/
     python examples/fastapi_service.py examples/digits.onnx examples/guard.toml
-    curl -H 'x-user: ann' -F image=@digit.png http://127.0.0.1:8000/predict
+    curl -H 'x-user: ann' -F image=@$(find served/uploads -name '*.png' -print -quit) http://127.0.0.1:8000/predict
 
 The guard judges each uploaded image and answers 403 to a blocked user; a user who repeats one image is blocked soon.
 In a service of your own, only the line with `GuardMiddleware` is new. Needs ``pip install fastapi
