@@ -26,7 +26,7 @@ from mifsim.testing.streams import record_streams
 from tests.guard.guards import write_filter
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-CONFIG = FilterConfig(t_ssim=0.87, t_hash=0.19, n_b=4, l_sp=5, ssim="uniform")
+CONFIG = FilterConfig(t_ssim=0.87, t_hash=0.19, n_b=4, l_sp=5, ssim="uniform", count_rule="per_query")
 LOG = {"workload": "logged users", "session_gap_seconds": 1800.0, "session_column": ""}
 SECONDS = 120.0
 
