@@ -25,7 +25,7 @@ FIRST = (
     *LOCAL_RAY,
     "tests/chaos/",
     "tests/reports/test_paper.py",
-    "tests/examples/test_quota.py",
+    "tests/examples/",
     "tests/tuning/test_bench.py",
     "tests/cli/",
     "tests/server/ray/",
