@@ -163,7 +163,8 @@ def admit(run: Path, digest: str, replays: int) -> Admission:
     not_checked = [
         *(["digests: run.json records none, as in runs of earlier versions"] if files.digests != "equal" else []),
         *([lacking] if files.absent else []),
-        f"{total - replayed:,} of {total:,} replayed attackers did not run live again",
+        f"{total - replayed:,} of {total:,} replayed attackers did not run live again, nor did those who react to "
+        "refusals, who ran live in the run",
         "the recordings behind search, certification and replays are not in the folder: the counts of the "
         "certificates and the queries to block are taken from its tables",
         "leakage scores were not computed anew",

@@ -130,7 +130,7 @@ def _equal(one: Any, other: Any) -> bool:
     if pd.isna(one) or pd.isna(other):
         return bool(pd.isna(one) and pd.isna(other))
     if isinstance(one, float):
-        return abs(one - other) <= _RELATIVE * max(abs(one), abs(other))
+        return bool(abs(one - other) <= _RELATIVE * max(abs(one), abs(other)))
     return bool(one == other)
 
 

@@ -3,8 +3,8 @@
 The checks of its files, and of the tables that reports make from them, are in `reports.results_board`.
 """
 
+from tuning.admission.live_sample import replayable_outcomes, run_again
 from tuning.admission.parts import Parts, checked_parts
-from tuning.admission.run_again import replayable_outcomes, run_again
 from tuning.admission.splits import check_certificates, check_splits_of_users
 from tuning.admission.tables import check_attackers, check_detectors, check_live_sessions
 

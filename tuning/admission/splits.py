@@ -71,7 +71,7 @@ def _p_value(path: Path, study: Study, rows: list[dict[str, Any]]) -> float:
         for key, value in (("limit", limits[row["workload"]]), ("p_value", p)):
             if not _equal(row[key], value):
                 raise RunError(f"{path}: {row['workload']}: {key} = {row[key]!r} (accepted: {value!r})")
-    return max(row["p_value"] for row in rows)
+    return max(float(row["p_value"]) for row in rows)
 
 
 def _check_stated(path: Path, study: Study, rows: list[dict[str, Any]], p: float) -> None:
@@ -118,8 +118,8 @@ def check_splits_of_users(parts: Parts) -> int:
         odd = sorted(found.keys() ^ wanted.keys()) or [("", "", "", "")]
         named = ", ".join(f"{key} = {value!r}" for key, value in zip(_KEYS, odd[0], strict=True))
         raise RunError(
-            f"{path}: {named}: missing, or not of the study ({len(rows):,} rows; accepted: {len(wanted):,}, one for each "
-            "detector, workload, split and scope of the study)"
+            f"{path}: {named}: missing, or not of the study ({len(rows):,} rows; accepted: {len(wanted):,}, one for "
+            "each detector, workload, split and scope of the study)"
         )
     calibrated = {detector.name for detector in study.bench.detectors}
     for key, row in found.items():

@@ -125,8 +125,14 @@ def check_live_sessions(parts: Parts) -> int:
         folder = parts.calibration(detector)
         facts = read_facts(folder).get("tuning") or {}
         reacting = {attack.name for attack in parts.calibrations[detector].attacks if attack.closed_loop}
-        live = _live_figures(read_table(folder, "sessions", _COLUMNS), reacting)
+        rows = read_table(folder, "sessions", _COLUMNS)
+        live = _live_figures(rows, reacting)
         file = folder / "run.json"
+        for row in rows.to_pylist():
+            if row["outcome"] == "failed":
+                raise RunError(
+                    f"{folder / 'sessions'}: {row['session_id']}: outcome = 'failed' (accepted: none failed)"
+                )
         sessions = sum(found["sessions"] for found in live.values())
         if facts.get("confirmed_sessions") != sessions or facts.get("differing_sessions"):
             raise RunError(
