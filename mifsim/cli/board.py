@@ -100,7 +100,7 @@ def _number(text: str) -> int:
 def _add(options: argparse.Namespace) -> None:
     from mifsim.run.folder import read_facts
     from mifsim.tables.digests import run_digest
-    from reports.results_board.board import add_rows, check_place, is_on_board
+    from reports.results_board.board import add_rows, check_place, is_on_board, read_board, write_board
     from reports.results_board.rows import board_rows
 
     board: Path = options.board
@@ -109,7 +109,8 @@ def _add(options: argparse.Namespace) -> None:
         facts = read_facts(local)
         digest = run_digest(local)
         if is_on_board(board, digest):
-            print(f"{local}: is on the board already, with the digest {digest}; nothing was changed")
+            write_board(board, read_board(board))
+            print(f"{local}: is on the board already, with the digest {digest}; its rows stay as they are")
             continue
         place = (str(facts.get("study")), int(facts.get("seed", 0)), str(facts.get("study_fingerprint")))
         check_place(board, *place, replace=options.replace)

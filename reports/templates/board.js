@@ -64,16 +64,17 @@ const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 2
 const shown = (columns, name, row) => {
   const column = columns.find((found) => found.name === name);
   const value = cell(column, row);
+  const of = (key) => cell(columns.find((found) => found.name === key), row);
   if (value === null) return "–";
   if (column.kind === "yes") return yes(value);
   if (column.kind === "share") return percent(value);
   if (column.kind === "interval") {
-    return `${percent(value)} to ${percent(cell(columns.find((found) => found.name === "high"), row))}`;
+    return `${percent(value)} to ${percent(of("high"))}`;
   }
   if (column.kind === "leakage") return value.toFixed(2);
+  if (column.kind === "of attackers") return `${value.toLocaleString("en")} of ${of("attackers").toLocaleString("en")}`;
   if (column.kind === "number") return value.toLocaleString("en");
   if (column.kind === "queries") {
-    const of = (key) => cell(columns.find((found) => found.name === key), row);
     const text = value >= 100 || Number.isInteger(value) ? Math.round(value).toLocaleString("en") : value.toFixed(1);
     return of("blocked") < of("attackers") ? `> ${text}` : text;  // some were never blocked: they count as their budget
   }
@@ -102,12 +103,12 @@ const start = () => {
   const fields = choices.map((column) => {
     const label = element("label", column.title);
     const field = element("select", "", { name: column.name });
-    field.append(element("option", "all", { value: "\u0000" }));
+    field.append(element("option", "all", { value: "*" }));
     const values = column.kind === "yes" ? ["yes", "no"] : [...column.words].sort((a, b) => a.localeCompare(b, "en"));
     for (const value of values) field.append(element("option", value === "" ? "none" : value, { value }));
     field.addEventListener("change", () => {
       const { [column.name]: _, ...others } = state.filters;
-      change({ filters: field.value === "\u0000" ? others : { ...others, [column.name]: field.value } });
+      change({ filters: field.value === "*" ? others : { ...others, [column.name]: field.value } });
     });
     label.append(field);
     form.append(label);
@@ -170,7 +171,7 @@ const start = () => {
       title.setAttribute("aria-sort", sorted ? (state.descending ? "descending" : "ascending") : "none");
     });
     fields.forEach((field) => {
-      const value = state.filters[field.name] ?? "\u0000";
+      const value = state.filters[field.name] ?? "*";
       if (![...field.options].some((option) => option.value === value)) field.append(element("option", value, { value }));
       field.value = value;
     });

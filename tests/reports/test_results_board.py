@@ -212,4 +212,4 @@ def test_cells_are_shown_with_their_units(rows):
     names = ["blocked", "mean_queries", "low", "leakage_at_block", "stopped", "evasion"]
     found = node(rows, f"{json.dumps(names)}.map((name) => shown(columns, name, {place}))")
     # Two of four attackers are blocked at query 5, the others count as 100: the mean is 52.5, and more in truth.
-    assert found == ["2", "> 52.5", "6.76% to 93.2%", "0.50", "no", "none"]
+    assert found == ["2 of 4", "> 52.5", "6.76% to 93.2%", "0.50", "no", "none"]
