@@ -112,8 +112,7 @@ def _add(options: argparse.Namespace) -> None:
             write_board(board, read_board(board))
             print(f"{local}: is on the board already, with the digest {digest}; its rows stay as they are")
             continue
-        place = (str(facts.get("study")), int(facts.get("seed", 0)), str(facts.get("study_fingerprint")))
-        check_place(board, *place, replace=options.replace)
+        check_place(board, facts, replace=options.replace)
         rows = board_rows(local, admit(local, digest, options.replay))
         add_rows(board, rows)
         print(f"{local}: admitted; {len(rows):,} rows; the board is {board / 'index.html'}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,7 +16,6 @@ from reports.results_board.page import render_page, render_readme
 from reports.results_board.rows import COLUMNS
 
 TABLE = "board.parquet"
-_RUN = ["run_id", "study", "seed", "run_digest", "study_fingerprint"]
 
 
 def read_board(board: Path) -> pd.DataFrame:
@@ -39,8 +40,15 @@ def is_on_board(board: Path, digest: str) -> bool:
     return bool(read_board(board)["run_digest"].eq(digest).any())
 
 
-def check_place(board: Path, study: str, seed: int, fingerprint: str, *, replace: bool) -> None:
+def check_place(board: Path, facts: Mapping[str, Any], *, replace: bool) -> None:
     """Raise a `UserError` if a board has another run of a study of this name and seed, and `replace` is false.
+
+    Parameters
+    ----------
+    board : Path
+    facts : mapping
+        Content of the ``run.json`` of the run that is to be added.
+    replace : bool
 
     Raises
     ------
@@ -49,22 +57,22 @@ def check_place(board: Path, study: str, seed: int, fingerprint: str, *, replace
     """
     if board.exists() and not board.is_dir():
         raise UserError(f"--board {board}: is a file (accepted: a folder, which is created if it does not exist)")
-    table = read_board(board)
-    others = _same_study(table, study, seed)
+    others = _same_study(read_board(board), facts.get("study"), facts.get("seed"))
     if replace or others.empty:
         return
     other = others.iloc[0]
-    same = "the same study" if other["study_fingerprint"] == fingerprint else "a study with other values"
+    same = other["study_fingerprint"] == facts.get("study_fingerprint")
     raise UserError(
-        f"{board / TABLE}: study = {study!r}, seed = {seed}: the run {other['run_id']} of {same} is on the board "
-        "(accepted: --replace, or a study with another name or seed)"
+        f"{board / TABLE}: study = {other['study']!r}, seed = {other['seed']}: the run {other['run_id']} of "
+        f"{'the same study' if same else 'a study with other values'} is on the board (accepted: --replace, or a study "
+        "with another name or seed)"
     )
 
 
 def add_rows(board: Path, rows: pd.DataFrame) -> None:
     """Add the rows of a run in the place of those of the same study and seed, and write the pages."""
     table, first = read_board(board), rows.iloc[0]
-    kept = table.drop(_same_study(table, str(first["study"]), int(first["seed"])).index)
+    kept = table.drop(_same_study(table, first["study"], first["seed"]).index)
     together = rows if kept.empty else pd.concat([kept.astype(object), rows.astype(object)], ignore_index=True)
     write_board(board, together)
 
@@ -112,6 +120,6 @@ def runs_on(board: Path) -> pd.DataFrame:
     return runs
 
 
-def _same_study(table: pd.DataFrame, study: str, seed: int) -> pd.DataFrame:
+def _same_study(table: pd.DataFrame, study: Any, seed: Any) -> pd.DataFrame:
     found: pd.DataFrame = table[table["study"].eq(study) & table["seed"].eq(seed)]
     return found

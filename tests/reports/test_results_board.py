@@ -112,16 +112,15 @@ def test_runs_of_other_studies_stay_and_the_order_of_adding_has_no_effect(rows, 
 
 
 def test_another_run_of_the_same_study_and_seed_needs_to_be_asked_for(board, tmp_path):
-    fingerprint = FACTS["study_fingerprint"]
     with pytest.raises(UserError, match=r"study = 'small', seed = 7: the run r-1 of the same study is on the board"):
-        check_place(board, "small", 7, fingerprint, replace=False)
+        check_place(board, FACTS, replace=False)
     with pytest.raises(UserError, match="of a study with other values is on the board"):
-        check_place(board, "small", 7, "other", replace=False)
-    check_place(board, "small", 7, fingerprint, replace=True)
-    check_place(board, "small", 8, fingerprint, replace=False)
+        check_place(board, {**FACTS, "study_fingerprint": "other"}, replace=False)
+    check_place(board, FACTS, replace=True)
+    check_place(board, {**FACTS, "seed": 8}, replace=False)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--board .*file: is a file"):
-        check_place(tmp_path / "file", "small", 7, fingerprint, replace=False)
+        check_place(tmp_path / "file", FACTS, replace=False)
 
 
 def test_the_page_works_offline_and_escapes_what_it_shows(rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -107,6 +108,35 @@ def test_a_complete_run_is_admitted(complete: Path) -> None:
     assert f"5 of the {3 * 2 * classes * trials} replayed attackers" in found.checked
     assert "2 certificates" in found.checked
     assert "leakage scores were not computed anew" in found.not_checked
+
+
+def test_a_complete_run_records_the_digests_of_what_it_wrote(complete: Path) -> None:
+    recorded = json.loads((complete / "run.json").read_text())["digests"]
+    assert set(recorded) == {item.name + "/" * item.is_dir() for item in complete.iterdir()} - {
+        "run.json", "cells.parquet", "ablations.parquet"
+    }  # fmt: skip
+    assert recorded["study.toml"] == hashlib.sha256((complete / "study.toml").read_bytes()).hexdigest()
+    files = sorted(f"{file.relative_to(complete)}" for file in (complete / "closed-loop").rglob("*") if file.is_file())
+    lines = [f"{hashlib.sha256((complete / name).read_bytes()).hexdigest()}  {name}\n" for name in files]
+    assert recorded["closed-loop/"] == hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_a_run_without_its_data_is_not_run_again(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(study: Any) -> Any:
+        raise UserError("data.folder = 'x': no such folder")
+
+    monkeypatch.setattr(live, "load_inputs", absent)
+    with pytest.raises(UserError, match=r"no such folder; .* admitted with --replay 0 only"):
+        checked(complete, 1)
+
+
+def test_another_model_is_refused(run: Path) -> None:
+    victim = {**json.loads((run / "run.json").read_text())["victim"], "fingerprint": "another"}
+    for part in (*run.glob("*/*/run.json"), run / "run.json"):
+        alter_facts(part.parent, victim=victim)
+    as_recorded(run)
+    with pytest.raises(UserError, match=r"victim\.fingerprint = 'another': .* fingerprint = 'formula'"):
+        checked(run, 1)
 
 
 def test_a_run_without_digests_is_admitted_and_says_so(run: Path) -> None:
@@ -240,13 +270,14 @@ def test_unconfirmed_sessions_are_refused(run: Path) -> None:
 
 def test_a_replayed_attacker_that_is_blocked_elsewhere_live_is_refused(run: Path) -> None:
     path = run / "bench_outcomes.parquet"
-    rows = pq.read_table(path).to_pylist()
-    for place, row in enumerate(rows):
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    for row in rows:
         if row["detector"] == "two":
-            alter(path, place, queries=4, queries_to_block=4)
-    write_bench(run)  # the cells follow from the altered rows
+            row |= {"queries": 4, "queries_to_block": 4}
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    write_bench(run)  # the cells follow from the altered rows, so that only a live run can tell
     as_recorded(run)
-    checked(run)
     with pytest.raises(UserError, match=r"detector = 'two'.*: queries = 4 by replay, 3 in a live run here"):
         checked(run, len(rows))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mifsim.errors import RunError
+from mifsim.errors import RunError, UserError
 from mifsim.run.inputs import load_inputs
 from mifsim.server.client_specs import ClientSpec, client_specs
 from mifsim.study import Filter, Study
@@ -66,7 +66,10 @@ def _run(parts: Parts, crossed: Study, rows: list[dict[str, Any]]) -> None:
             "leakage": crossed.leakage.model_copy(update={"enabled": False}),
         }
     )
-    study, data, victim = load_inputs(wanted)
+    try:
+        study, data, victim = load_inputs(wanted)
+    except UserError as error:
+        raise RunError(f"{error}; without the data and the model, a run is admitted with --replay 0 only") from None
     recorded = parts.facts["victim"]["fingerprint"]
     if victim.fingerprint != recorded or not victim.deterministic:
         here = f"fingerprint = {victim.fingerprint!r}" if victim.deterministic else "answers are not deterministic"
