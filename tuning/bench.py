@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mifsim.data.base import DataSet
-from mifsim.defense import DetectorConfig, NoDefenseConfig, load_config
+from mifsim.defense import DetectorConfig, load_config
 from mifsim.errors import RunError, StudyError
 from mifsim.run.estimate import report_queries
 from mifsim.run.folder import RunFolder, check_free, default_path
@@ -33,9 +33,16 @@ from mifsim.tables.storage import Folder
 from mifsim.victims import checked_once
 from tuning.bench_costs import measure_costs
 from tuning.bench_outcomes import attack_text, evasion_text, outcome_rows
-from tuning.bench_studies import crossed_studies, queries_of_comparison, with_all_recorders, with_filters
+from tuning.bench_studies import (
+    calibration_study,
+    closed_loop_studies,
+    crossed_studies,
+    queries_of_comparison,
+    with_all_recorders,
+    with_filters,
+)
 from tuning.bench_workloads import UNSEEN, study_of_unseen, workload_rows
-from tuning.live import closed_loop, open_loop
+from tuning.live import open_loop
 from tuning.splits import calibration_images
 from tuning.study_check import check_calibration, check_images
 from tuning.trace_loading import load
@@ -175,15 +182,9 @@ class _Comparison:
     def _calibrate(self, number: int, detector: BenchDetector) -> Compared:
         folder = self._run.path / CALIBRATIONS / detector.name
         assert isinstance(folder, Path)
-        plain = self._study.to_toml()
-        plain.pop("bench", None)
-        plain["name"] = f"{self._study.name} {detector.name}"[:60]
-        plain["filters"] = []
-        # The search is the same without a reference front, which the page of a comparison does not show.
-        plain["tuning"] = {**self._study.tuning_of(detector).model_dump(exclude_none=True), "reference": False}
         if not (folder / "run.json").is_file():
             logger.info("calibrating %s (%d of %d)", detector.name, number, len(self._study.bench.detectors))
-            tune(Study.parse(plain, detector.name), folder, **self._where)
+            tune(calibration_study(self._study, detector), folder, **self._where)
         elif RunFolder.open(folder).facts["status"] != "complete":
             resume_tuning(folder, **self._where)
         file = folder / "filter.toml"
@@ -226,23 +227,11 @@ class _Comparison:
 
     def _run_closed_loop(self, compared: list[Compared]) -> None:
         """Simulate the closed-loop attackers against each detector in each scope, and without one."""
-        filters = [
-            Filter(name=f"{item.name}.{scope}", config=replace(item.config, scope=scope))
-            for item in compared
-            if item.config is not None and not isinstance(item.config, NoDefenseConfig)
-            for scope in self._study.bench.scopes
-        ]
-        filters.append(Filter(name="no filter", config=NoDefenseConfig()))
-        for knows, crossed in crossed_studies(self._study):
-            attackers = closed_loop(crossed)
-            if not attackers.attacks:
-                continue
-            plain = attackers.to_toml()
-            plain["filters"], plain["users"] = [item.to_toml() for item in filters], []
-            plain["leakage"] = crossed.to_toml()["leakage"]  # `closed_loop` switches it off
+        configs = {item.name: item.config for item in compared if item.config is not None}
+        for knows, study in closed_loop_studies(self._study, configs):
             folder = self._run.path / CLOSED_LOOP / ("knowing" if knows else "matrix")
             if not (folder / "run.json").is_file():
-                simulate(Study.parse(plain, crossed.name), folder, **self._where)
+                simulate(study, folder, **self._where)
             elif RunFolder.open(folder).facts["status"] != "complete":
                 resume_simulation(folder, **self._where)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
-from mifsim.defense import NoDefenseConfig
+from mifsim.defense import DetectorConfig, NoDefenseConfig
 from mifsim.run.estimate import queries_of
 from mifsim.study import Filter, Study
+from mifsim.study.bench import BenchDetector
 from mifsim.study.crossing import Matrix
 from tuning.bench_workloads import study_of_unseen
-from tuning.live import open_loop
+from tuning.live import closed_loop, open_loop
 
 ATTACKERS_PER_HOST = 96
 """Largest number of crossed attackers that a host runs at the same time."""
@@ -39,6 +41,44 @@ def crossed_studies(study: Study) -> Iterator[tuple[bool, Study]]:
             # These are few and take long: small shards lose less if the run is interrupted, and occupy all hosts.
             plain["server"]["sessions_per_host"] = min(study.server.sessions_per_host, ATTACKERS_PER_HOST)
             yield knows, Study.parse(plain, study.name).crossed()
+
+
+def calibration_study(study: Study, detector: BenchDetector) -> Study:
+    """Return the study with which a comparison calibrates one of its detectors."""
+    plain = study.to_toml()
+    plain.pop("bench", None)
+    plain["name"] = f"{study.name} {detector.name}"[:60]
+    plain["filters"] = []
+    # The search is the same without a reference front, which the page of a comparison does not show.
+    plain["tuning"] = {**study.tuning_of(detector).model_dump(exclude_none=True), "reference": False}
+    return Study.parse(plain, detector.name)
+
+
+def closed_loop_studies(study: Study, configs: Mapping[str, DetectorConfig]) -> Iterator[tuple[bool, Study]]:
+    """Yield the studies of the closed-loop attackers: of [matrix], then of attackers who know the detector.
+
+    They run against each detector in each scope, and without one.
+
+    Parameters
+    ----------
+    study : Study
+    configs : mapping of str to DetectorConfig
+        The compared configurations by name.
+    """
+    filters = [
+        Filter(name=f"{name}.{scope}", config=replace(config, scope=scope))
+        for name, config in configs.items()
+        if not isinstance(config, NoDefenseConfig)
+        for scope in study.bench.scopes
+    ]
+    filters.append(Filter(name="no filter", config=NoDefenseConfig()))
+    for knows, crossed in crossed_studies(study):
+        attackers = closed_loop(crossed)
+        if attackers.attacks:
+            plain = attackers.to_toml()
+            plain["filters"], plain["users"] = [item.to_toml() for item in filters], []
+            plain["leakage"] = crossed.to_toml()["leakage"]  # `closed_loop` switches it off
+            yield knows, Study.parse(plain, crossed.name)
 
 
 def with_filters(study: Study, filters: list[Filter]) -> Study:

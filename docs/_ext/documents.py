@@ -27,6 +27,7 @@ PAGES = {
     "reports/bench-digits/README.md": "bench_digits",
     "reports/bench-faces/README.md": "bench_faces",
     "reports/guarantee-mnist/README.md": "guarantee_mnist",
+    "reports/board/README.md": "results_board",
 }
 """Documents by path, with the names of their pages."""
 PARTS = {"README.md": ("results", "Which detector?", "which_detector")}

@@ -69,13 +69,14 @@ def guard() -> Iterator[str]:
 
 def tables() -> Iterator[str]:
     """Yield the page of the columns of the Parquet tables."""
+    from mifsim.cli.tables import all_schemas
     from mifsim.tables.columns import describe
-    from mifsim.tables.schemas import SCHEMAS
 
-    yield from _title("Tables", "The columns of the Parquet tables of a run folder, as `mifsim columns` prints them.")
-    for table in SCHEMAS:
+    schemas = all_schemas()
+    yield from _title("Tables", "The columns of the Parquet tables, as `mifsim columns` prints them.")
+    for table in schemas:
         yield from (f"## `{table}`", "")
-        rows = [(f"`{column}`", kind, text) for _, column, kind, text in describe(table)]
+        rows = [(f"`{column}`", kind, text) for _, column, kind, text in describe(table, schemas)]
         yield from _table(("column", "type", "meaning"), rows)
 
 
@@ -84,10 +85,16 @@ def command_line() -> Iterator[str]:
     from mifsim.cli.command import _parser
 
     yield from _title("Command line", "What `mifsim COMMAND --help` prints.")
-    (commands,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
-    for name, parser in commands.choices.items():
-        parser.formatter_class = _Wide
-        yield from (f"## `mifsim {name}`", "", "```text", parser.format_help().rstrip(), "```", "")
+    yield from _commands(_parser(), "mifsim")
+
+
+def _commands(parser: argparse.ArgumentParser, prefix: str) -> Iterator[str]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                command.formatter_class = _Wide
+                yield from (f"## `{prefix} {name}`", "", "```text", command.format_help().rstrip(), "```", "")
+                yield from _commands(command, f"{prefix} {name}")
 
 
 class _Wide(argparse.RawDescriptionHelpFormatter):

@@ -10,6 +10,7 @@ from mifsim._version import __version__
 from mifsim.addresses import allow_plain_http
 from mifsim.cli.attacks import add_attacks
 from mifsim.cli.bench import add_bench
+from mifsim.cli.board import add_board
 from mifsim.cli.completion import add_completion
 from mifsim.cli.deploy import add_guard
 from mifsim.cli.keys import add_keys
@@ -35,6 +36,7 @@ examples:
                                               test it against every attack with every evasion
   mifsim bench bench-digits                   compare several detectors with the same guarantee
   mifsim submit mine.toml                     run a study as a job on a Ray cluster
+  mifsim board add runs/bench-digits          check its run, and add the results to a board
   mifsim report runs/mine                     rebuild a run's page from its files
   mifsim compare runs/mine runs/other         compare runs
   mifsim attacks                              list the attacks and the model output that each needs
@@ -105,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add_submit(commands)
     add_report(commands)
     add_bench(commands)
+    add_board(commands)
     add_attacks(commands)
     add_guard(commands)
     add_watch(commands)

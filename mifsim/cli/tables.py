@@ -27,11 +27,12 @@ def add_columns(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def all_schemas() -> dict[str, pa.Schema]:
     """Return the schemas of all Parquet tables by name."""
     from mifsim.tables.bench_schemas import BENCH_SCHEMAS
+    from mifsim.tables.board_schema import BOARD_SCHEMAS
     from mifsim.tables.schemas import SCHEMAS
     from mifsim.tables.traffic_schema import TRAFFIC_SCHEMAS
     from reports.paper.schemas import PAPER_SCHEMAS
 
-    return {**SCHEMAS, **BENCH_SCHEMAS, **TRAFFIC_SCHEMAS, **PAPER_SCHEMAS}
+    return {**SCHEMAS, **BENCH_SCHEMAS, **BOARD_SCHEMAS, **TRAFFIC_SCHEMAS, **PAPER_SCHEMAS}
 
 
 def _columns(options: argparse.Namespace) -> None:

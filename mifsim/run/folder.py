@@ -25,6 +25,7 @@ from mifsim.run.logs import log_facts, write_log_tables
 from mifsim.server.shared_storage import remove_sentinels
 from mifsim.study import Study
 from mifsim.study.study import FITS
+from mifsim.tables.digests import result_digests
 from mifsim.tables.records import SCHEMA_VERSION, remove_partial_files
 from mifsim.tables.storage import Folder, remove
 
@@ -124,10 +125,17 @@ class RunFolder:
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps({**present, **facts}, indent=2, default=str) + "\n")
 
-    def finish(self, status: Status, **facts: Any) -> None:
-        """Record how the run ended, and remove incomplete and temporary files."""
+    def finish(self, status: Status, *, with_digests: bool = False, **facts: Any) -> None:
+        """Record how the run ended, and remove incomplete and temporary files.
+
+        With `with_digests`, a run in a local folder also records the digests of its files; see
+        `mifsim.tables.digests.result_digests`. Behind a URL it does not, because the driver would have to read back all
+        that the hosts have written.
+        """
         remove_partial_files(self.path)
         remove_sentinels(self.path)
+        if with_digests and isinstance(self.path, Path):
+            facts["digests"] = result_digests(self.path)
         self.update_facts(status=status, finished=datetime.now(UTC).isoformat(timespec="seconds"), **facts)
 
     def discard(self) -> None:

@@ -59,7 +59,7 @@ def record_status(run: RunFolder, resume_command: str) -> Iterator[None]:
     except BaseException:
         run.finish("failed")
         raise
-    run.finish("complete")
+    run.finish("complete", with_digests=True)
     for line in bad_row_messages(run.path, run.facts):
         logger.info(line)
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mifsim.cache import atomic_write
+from mifsim.tables.digests import digests
 from mifsim.tables.storage import Folder
 from reports.audit.attacking import ATTACK_COLUMNS, attack_rows, not_stopped, stopped_text
-from reports.audit.digests import digests
 from reports.audit.evidence import Evidence, evidence_of
 from reports.audit.expiry import EXPIRY_COLUMNS, expiry_notes, expiry_rows
 from reports.audit.honest import (

@@ -9,10 +9,10 @@ from scipy.stats import binomtest
 
 from mifsim.cli import main
 from mifsim.errors import RunError
+from mifsim.tables.digests import digests
 from mifsim.tables.storage import folder
 from reports.audit import render_audit, write_audit
 from reports.audit.attacking import not_stopped
-from reports.audit.digests import digests
 from reports.audit.evidence import evidence_of
 from reports.audit.expiry import expiry_notes, expiry_rows
 from reports.audit.honest import certified_rows, covered, measured_rows, not_covered

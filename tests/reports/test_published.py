@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from reports.results_board.board import read_board
+from reports.results_board.page import render_page, render_readme
+
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "reports" / "bench-digits"
 FACES = ROOT / "reports" / "bench-faces"
+
+
+BOARD = ROOT / "reports" / "board"
 
 
 def rows() -> list[str]:
@@ -70,3 +76,19 @@ def test_the_counts_on_faces_are_the_published_ones() -> None:
     knowing = of_client[of_client["knows_detector"] & (of_client["detector"] == "evidence")]
     assert len(knowing) == 20
     assert f"attackers who know it, `evidence` stops {knowing['stopped'].sum()}." in readme
+
+
+def test_the_board_has_the_published_cells() -> None:
+    table = read_board(BOARD)
+    assert len(table)
+    for study, met in table[table["attack"].notna()].groupby("study"):
+        cells = pd.read_parquet(ROOT / "reports" / str(study) / "cells.parquet")
+        columns = [name for name in cells.columns if name in table.columns]
+        plain = cells.astype(dict.fromkeys(cells.select_dtypes("category").columns, object))
+        pd.testing.assert_frame_equal(met[columns].reset_index(drop=True), plain[columns], check_dtype=False)
+
+
+def test_the_pages_of_the_board_are_made_from_its_table() -> None:
+    table = read_board(BOARD)
+    assert (BOARD / "index.html").read_text(encoding="utf-8") == render_page(table)
+    assert (BOARD / "README.md").read_text(encoding="utf-8") == render_readme(table, "reports/board")
