@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from mifsim.guard.core import GuardService
 from mifsim.guard.deadline import within
+from mifsim.guard.garbage import search_less
 from mifsim.guard.message import Headers, Reply, Request
 from mifsim.guard.metrics import reply_of
 from mifsim.guard.refusals import Refused
@@ -37,6 +38,8 @@ class GuardApp:
     guard : GuardService
     alone : bool
         Whether it only gives verdicts, and there is no model server.
+    own_process : bool
+        Whether its process does nothing else, so that it can decide how Python manages the memory.
 
     Attributes
     ----------
@@ -44,9 +47,9 @@ class GuardApp:
         Why the guard could not start; empty if it could.
     """
 
-    def __init__(self, guard: GuardService, alone: bool = False) -> None:
+    def __init__(self, guard: GuardService, alone: bool = False, own_process: bool = False) -> None:
         self.guard = guard
-        self._alone = alone
+        self._alone, self._own_process = alone, own_process
         self.failure = ""
         self._warming: asyncio.Task[None] | None = None
 
@@ -70,6 +73,8 @@ class GuardApp:
             await self.guard.warm_up()
         except Exception:
             logger.exception("the detector cannot be compiled; no request is taken")
+        if self._own_process:
+            search_less()
 
     async def shutdown(self) -> None:
         """Wait for open requests, and stop the guard."""

@@ -51,6 +51,7 @@ async def serve(folder: Path, upstream: str) -> None:
     from mifsim.guard import GuardConfig, GuardMiddleware
     from mifsim.guard.app import GuardApp
     from mifsim.guard.core import GuardService
+    from mifsim.guard.garbage import search_less
     from mifsim.guard.upstream import HttpUpstream
 
     CONFIG.save(folder / "filter.toml", {"data": {"shape": list(SHAPE)}})
@@ -82,6 +83,7 @@ async def serve(folder: Path, upstream: str) -> None:
     for guard in guards:
         await guard.start()
         await guard.warm_up()
+    search_less()  # as `mifsim guard` does
     config = uvicorn.Config(app, port=0, log_level="warning", access_log=False, lifespan="off", timeout_keep_alive=60)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
