@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.data.image_files import Pixels, decode_noting_transparency
+from mifsim.data.image_files import Decoded, Pixels, decode_noting_transparency
 
 Fit = Literal["cut", "squash", "pad"]
 Rgb = tuple[int, int, int]
@@ -75,15 +75,21 @@ class Preprocessing:
         ValueError
             If the data is not a valid image; see `mifsim.data.image_files.decode`.
         """
-        return self.prepare(data).pixels
+        return self.fitted(self._decoded(data).pixels)
 
     def prepare(self, data: bytes) -> Preprocessed:
         """Return the image of a file, and what preprocessing lost; see `read`."""
-        grey = len(self.shape) == 2
-        image, transparent = decode_noting_transparency(data, "grey" if grey else "rgb", self.background)
+        image, transparent = self._decoded(data)
+        cut_away = share_cut_away(image.shape[:2], (self.shape[0], self.shape[1])) if self.fit == "cut" else 0.0
+        return Preprocessed(self.fitted(image), cut_away, transparent)
+
+    def _decoded(self, data: bytes) -> Decoded:
+        return decode_noting_transparency(data, "grey" if len(self.shape) == 2 else "rgb", self.background)
+
+    def fitted(self, image: Pixels) -> Pixels:
+        """Return a decoded image brought to the height and width of `shape`; see `fit`."""
         height, width = self.shape[:2]
-        cut_away = share_cut_away(image.shape[:2], (height, width)) if self.fit == "cut" else 0.0
-        return Preprocessed(fit(image, height, width, self.fit, self.background or (0, 0, 0)), cut_away, transparent)
+        return fit(image, height, width, self.fit, self.background or (0, 0, 0))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain values, for digests and files."""

@@ -20,6 +20,8 @@ Pixels = npt.NDArray[np.float32]
 Planes = npt.NDArray[np.float32]
 """An image channel by channel: shape (C, H * W), the layout of the kernels."""
 
+_WHITE = np.float32(255)
+
 ACCEPTED = "an image is a numpy array of shape (H, W), (H, W, 1) or (H, W, 3), of uint8 or of floats in [0, 1]"
 
 
@@ -92,7 +94,8 @@ def admit(image: object, shape: tuple[int, ...] | None = None, smallest: int = 1
     pixels: Pixels
     kind, size = image.dtype.kind, image.dtype.itemsize
     if kind == "u" and size == 1:
-        pixels = np.divide(np.asarray(image), np.float32(255), dtype=np.float32, order="C")
+        pixels = image.astype(np.float32, order="C", subok=False)
+        pixels /= _WHITE
         return pixels
     if kind != "f" or size not in (2, 4, 8):
         raise InvalidImage(f"got dtype {image.dtype}; {ACCEPTED}")

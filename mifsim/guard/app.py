@@ -12,6 +12,8 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from mifsim.guard.core import GuardService
+from mifsim.guard.deadline import within
+from mifsim.guard.garbage import search_less
 from mifsim.guard.message import Headers, Reply, Request
 from mifsim.guard.metrics import reply_of
 from mifsim.guard.refusals import Refused
@@ -21,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 CHECK = "/check"
 ID_HEADER = "x-request-id"
+_RAW_ID_HEADER = ID_HEADER.encode()
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -35,6 +38,8 @@ class GuardApp:
     guard : GuardService
     alone : bool
         Whether it only gives verdicts, and there is no model server.
+    own_process : bool
+        Whether its process does nothing else, so that it can decide how Python manages the memory.
 
     Attributes
     ----------
@@ -42,9 +47,9 @@ class GuardApp:
         Why the guard could not start; empty if it could.
     """
 
-    def __init__(self, guard: GuardService, alone: bool = False) -> None:
+    def __init__(self, guard: GuardService, alone: bool = False, own_process: bool = False) -> None:
         self.guard = guard
-        self._alone = alone
+        self._alone, self._own_process = alone, own_process
         self.failure = ""
         self._warming: asyncio.Task[None] | None = None
 
@@ -68,6 +73,8 @@ class GuardApp:
             await self.guard.warm_up()
         except Exception:
             logger.exception("the detector cannot be compiled; no request is taken")
+        if self._own_process:
+            search_less()
 
     async def shutdown(self) -> None:
         """Wait for open requests, and stop the guard."""
@@ -97,9 +104,9 @@ class GuardApp:
             reply = await self._reply(request, receive)
         except Exception as error:
             reply = self.guard.failed(request, error)
-        headers = reply.headers.without(ID_HEADER, "content-length")
         body = b"" if request.method == "HEAD" else reply.body
-        fields = [*headers.to_asgi(), (ID_HEADER.encode(), request.id.encode()), (b"content-length", b"%d" % len(body))]
+        fields = reply.headers.without(ID_HEADER, "content-length").to_asgi()
+        fields += ((_RAW_ID_HEADER, request.id.encode()), (b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": reply.status, "headers": fields})
         await send({"type": "http.response.body", "body": body})
 
@@ -112,11 +119,10 @@ class GuardApp:
             raise Refused("not-judged")
         limits = self.guard.active.settings.limits
         try:
-            async with asyncio.timeout(limits.body_seconds):
-                body = await _read_body(request, receive, limits.body_bytes)
+            body = await within(limits.body_seconds, _read_body(request, receive, limits.body_bytes))
         except TimeoutError:
             raise Refused("slow-body") from None
-        request = request.with_body(body)
+        request.body = body
         if request.path == CHECK or request.path.startswith(f"{CHECK}/"):
             return await self.guard.check(original_of(request))
         if self._alone:
@@ -155,7 +161,7 @@ def request_of(scope: Scope) -> Request:
         scope["method"],
         quote(scope["path"]) if raw_path is None else raw_path.partition(b"?")[0].decode("latin-1"),
         scope.get("query_string", b"").decode("latin-1"),
-        Headers([*headers.without(ID_HEADER), (ID_HEADER, request_id)]),
+        headers.with_one(ID_HEADER, request_id),
         address=client[0] if client else "",
         certificate=tls.get("client_cert_name") or "",
         id=request_id,

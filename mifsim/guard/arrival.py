@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 from mifsim.defense.images import Pixels, admit
 from mifsim.errors import InvalidImage
+from mifsim.guard.plain_png import read_plain_png
+from mifsim.guard.png_kernels import pack_rows
 from mifsim.guard.refusals import Refused
 from mifsim.study.wire import Transport
 
@@ -85,7 +87,9 @@ class Arrival:
         if not (data.startswith((PNG, JPEG)) or (data.startswith(WEBP) and data[8:12] == b"WEBP")):
             raise Refused("wrong-type", "the image is neither PNG, JPEG nor WebP")
         try:
-            return self._arrived(self._preprocessing.read(data).reshape(self.shape))
+            plain = read_plain_png(data, self.shape[2:] == (3,))
+            image = self._preprocessing.read(data) if plain is None else self._preprocessing.fitted(plain)
+            return self._arrived(image.reshape(self.shape))
         except ValueError as error:  # InvalidImage is one
             raise Refused("no-image", f"the image cannot be read: {error}") from None
 
@@ -138,7 +142,14 @@ class Arrival:
 
     def to_file(self, pixels: Pixels) -> bytes:
         """Return a PNG file of pixels with 8 bits, which all pixels from files have."""
-        return write_png(np.rint(pixels * np.float32(255)).astype(np.uint8))
+        height = len(pixels)
+        rows = np.empty((height, 1 + pixels.size // height), np.uint8)
+        pack_rows(pixels, rows)
+        return _png_of(rows.tobytes(), pixels.shape)
+
+    def warm_up(self) -> None:
+        """Compile what reads and writes files."""
+        self.from_file(self.to_file(np.zeros(self.shape, np.float32)))
 
     def to_array(self, pixels: Pixels, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Numbers:
         """Return pixels in the shape and type in which the client sent them; integers become float32.
@@ -181,23 +192,36 @@ def write_png(image: npt.NDArray[np.uint8]) -> bytes:
     ----------
     image : ndarray of uint8, shape (H, W), (H, W, 1) or (H, W, 3)
     """
-    height, width = image.shape[:2]
-    colour = 2 if image.ndim == 3 and image.shape[2] == 3 else 0
+    height = len(image)
     rows = np.zeros((height, 1 + image.size // height), np.uint8)  # the first byte of each row: no filter
     rows[:, 1:] = image.reshape(height, -1)
-    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
-    parts = ((b"IHDR", header), (b"IDAT", _stored(rows.tobytes())), (b"IEND", b""))
-    return PNG + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
-    )
+    return _png_of(rows.tobytes(), image.shape)
+
+
+def _png_of(rows: bytes, shape: tuple[int, ...]) -> bytes:
+    """Return a PNG file with rows, each of which begins with the number of its filter."""
+    return b"".join((_png_start(shape), _chunk(b"IDAT", _stored(rows)), _PNG_END))
+
+
+@lru_cache(maxsize=16)
+def _png_start(shape: tuple[int, ...]) -> bytes:
+    colour = 2 if shape[2:] == (3,) else 0
+    return PNG + _chunk(b"IHDR", struct.pack(">IIBBBBB", shape[1], shape[0], 8, colour, 0, 0, 0))
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return b"".join((struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))))
+
+
+_PNG_END = _chunk(b"IEND", b"")
 
 
 def _stored(data: bytes) -> bytes:
     """Return data in zlib's format (RFC 1950), in blocks without compression."""
-    blocks = [data[start : start + _BLOCK] for start in range(0, len(data), _BLOCK)]
-    last = len(blocks) - 1
-    packed = [
-        struct.pack("<BHH", number == last, len(block), len(block) ^ 0xFFFF) + block
-        for number, block in enumerate(blocks)
-    ]
-    return b"\x78\x01" + b"".join(packed) + struct.pack(">I", zlib.adler32(data))
+    parts = [b"\x78\x01"]
+    last = len(data) - 1
+    for start in range(0, len(data), _BLOCK):
+        block = data[start : start + _BLOCK]
+        parts += (struct.pack("<BHH", start + _BLOCK > last, len(block), len(block) ^ 0xFFFF), block)
+    parts.append(struct.pack(">I", zlib.adler32(data)))
+    return b"".join(parts)

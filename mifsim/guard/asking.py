@@ -99,7 +99,9 @@ class Asker:
         start = time.perf_counter()
         try:
             request = asked.forwarded()
-            reply = await self._upstream.ask(request.with_body(request.body, request.headers.without(*_CONDITIONAL)))
+            if (headers := request.headers.without(*_CONDITIONAL)) is not request.headers:
+                request = request.with_body(request.body, headers)
+            reply = await self._upstream.ask(request)
         finally:
             self._metrics.upstream_seconds.observe(time.perf_counter() - start)
         if not reply.answered or (asked is submission and not needs_answers):

@@ -130,8 +130,7 @@ class GuardService:
 
     async def warm_up(self) -> None:
         """Compile the detector's kernels; until then, `problem` says that the guard is not ready."""
-        deployment = self.active.deployment
-        await asyncio.to_thread(warm_up, deployment.detector, deployment.arrival.shape)
+        await asyncio.to_thread(_compile, self.active)
         self._warm = True
         self.metrics.ready.set(1)
 
@@ -173,7 +172,7 @@ class GuardService:
             If the settings are not valid. The guard then continues with the present ones.
         """
         active = Active.of(settings.reloaded(self.active.settings), alone=self._upstream is None)
-        await asyncio.to_thread(warm_up, active.deployment.detector, active.deployment.arrival.shape)
+        await asyncio.to_thread(_compile, active)
         try:
             await self._use(active)
         except LedgerError as error:
@@ -250,7 +249,7 @@ class GuardService:
         """Have a request judged, by a task that a client that hangs up does not cancel, or by the client's owner."""
         client = self._identifier.client(request)
         if self.shard.owns(client):
-            return await asyncio.shield(self._begin(client, request, wire, alone))
+            return await self._begin(client, request, wire, alone)
         assert self.peers is not None
         if self._passed_on >= self.active.settings.limits.concurrent:
             raise Refused("overloaded")
@@ -260,7 +259,7 @@ class GuardService:
         finally:
             self._passed_on -= 1
 
-    def begin_own(self, client: bytes, request: Request, alone: bool) -> asyncio.Task[Reply]:
+    def begin_own(self, client: bytes, request: Request, alone: bool) -> asyncio.Future[Reply]:
         """Begin with a request that another process has passed on, because this one owns its client.
 
         Parameters
@@ -288,7 +287,13 @@ class GuardService:
         self.metrics.refused.labels(error.reason).inc()
         return error.reply()
 
-    def _begin(self, client: bytes, request: Request, wire: Wire, alone: bool) -> asyncio.Task[Reply]:
+    def _begin(self, client: bytes, request: Request, wire: Wire, alone: bool) -> asyncio.Future[Reply]:
         if not self._warm:
             raise Refused("overloaded")
         return self._responder.begin(client, request, wire, alone)
+
+
+def _compile(active: Active) -> None:
+    deployment = active.deployment
+    warm_up(deployment.detector, deployment.arrival.shape)
+    deployment.arrival.warm_up()

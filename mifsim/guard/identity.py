@@ -32,6 +32,7 @@ class Identifier:
         self._source, _, self._header = settings.source.partition(":")
         self._address_if_anonymous = settings.anonymous == "address"
         self._key = key
+        self._keyed = hmac.new(key, digestmod="sha256")  # copied for each identity, which does not read the key again
 
     @property
     def key_check(self) -> str:
@@ -55,7 +56,9 @@ class Identifier:
             kind, name = "address", _network(request.address)
         if not name:
             raise Refused("no-identity", f"the request has no identity (expected: {self._expected()})")
-        return hmac.digest(self._key, f"{kind}\0{name}".encode(), "sha256")[:CLIENT_BYTES]
+        digest = self._keyed.copy()
+        digest.update(f"{kind}\0{name}".encode())
+        return digest.digest()[:CLIENT_BYTES]
 
     def _identity(self, request: Request) -> str:
         if self._source == "address":

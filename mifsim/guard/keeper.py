@@ -160,12 +160,16 @@ class Keeper:
             If the ledger cannot be written, and the guard fails closed. The queries are then undone.
         """
         assert session.detector is not None
-        entry = before._replace(
+        entry = Entry(
+            before.client,
+            before.started,
             # The clock may have been set back while the guard did not run.
-            last=session.time / 1e6 if before.last > now else now,
-            queries=before.queries + judgement.queries,
-            counts=counts_of(session.detector),
-            blocked=now if judgement.unsafe else 0.0,
+            session.time / 1e6 if before.last > now else now,
+            before.queries + judgement.queries,
+            counts_of(session.detector),
+            now if judgement.unsafe else 0.0,
+            before.config,
+            before.epoch,
         )
         try:
             await self._ledger.put(entry)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 HOP_BY_HOP = frozenset(
@@ -37,8 +37,8 @@ class Headers:
         self._known: dict[str, list[str]] | None = None  # by name; made when a value is looked up
 
     @classmethod
-    def _of(cls, pairs: list[tuple[str, str]]) -> Headers:
-        """Return header fields whose names are in lower case already."""
+    def from_pairs(cls, pairs: list[tuple[str, str]]) -> Headers:
+        """Return header fields whose names are in lower case already; the list is not copied."""
         headers = cls.__new__(cls)
         headers._pairs, headers._known = pairs, None
         return headers
@@ -46,7 +46,10 @@ class Headers:
     @classmethod
     def from_asgi(cls, raw: Iterable[tuple[bytes, bytes]]) -> Headers:
         """Return the header fields of an ASGI scope or message."""
-        return cls._of([(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw])
+        headers = cls.__new__(cls)
+        headers._pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw]
+        headers._known = None
+        return headers
 
     def to_asgi(self) -> list[tuple[bytes, bytes]]:
         """Return the header fields for an ASGI scope or message."""
@@ -66,19 +69,28 @@ class Headers:
 
     def all(self, name: str) -> list[str]:
         """Return all values of a field."""
-        return list(self._values(name))
+        known = self._known
+        if known is None:
+            known = self._by_name()
+        return list(known.get(name.lower(), ()))
 
     def get(self, name: str) -> str | None:
         """Return the first value of a field, or None."""
-        values = self._values(name)
-        return values[0] if values else None
+        known = self._known
+        if known is None:
+            known = self._by_name()
+        values = known.get(name.lower())
+        return None if values is None else values[0]
 
-    def _values(self, name: str) -> Sequence[str]:
-        if self._known is None:
-            self._known = {}
-            for known, value in self._pairs:
-                self._known.setdefault(known, []).append(value)
-        return self._known.get(name.lower(), ())
+    def _by_name(self) -> dict[str, list[str]]:
+        known: dict[str, list[str]] = {}
+        for name, value in self._pairs:
+            if name in known:
+                known[name].append(value)
+            else:
+                known[name] = [value]
+        self._known = known
+        return known
 
     def media_type(self) -> str:
         """Return the media type of ``Content-Type`` in lower case, without parameters; empty if there is none."""
@@ -86,19 +98,37 @@ class Headers:
 
     def without(self, *names: str) -> Headers:
         """Return the fields but those with these names."""
-        return Headers._of([pair for pair in self._pairs if pair[0] not in names])
+        if self._known is not None and self._known.keys().isdisjoint(names):
+            return self
+        return Headers.from_pairs([pair for pair in self._pairs if pair[0] not in names])
 
     def with_(self, **values: str) -> Headers:
         """Return the fields with others in place of those with their names; ``_`` in a name stands for ``-``."""
         given = {name.replace("_", "-"): value for name, value in values.items()}
-        return Headers._of([*(pair for pair in self._pairs if pair[0] not in given), *given.items()])
+        return Headers.from_pairs([*(pair for pair in self._pairs if pair[0] not in given), *given.items()])
+
+    def with_one(self, name: str, value: str) -> Headers:
+        """Return the fields with one field of a name, which is in lower case; what `with_` does, for one field."""
+        known = self._known
+        if known is None:
+            known = self._by_name()
+        if name not in known:
+            headers = Headers.from_pairs([*self._pairs, (name, value)])
+            headers._known = {**known, name: [value]}
+            return headers
+        if known[name] == [value]:
+            return self
+        return Headers.from_pairs([*(pair for pair in self._pairs if pair[0] != name), (name, value)])
 
     def end_to_end(self) -> Headers:
         """Return the fields that are passed on: without those of one connection, and without the body's length."""
-        dropped = _DROPPED
-        if any(name == "connection" for name, _ in self._pairs):
-            dropped = dropped | {name.strip().lower() for value in self.all("connection") for name in value.split(",")}
-        return Headers._of([pair for pair in self._pairs if pair[0] not in dropped])
+        kept = [pair for pair in self._pairs if pair[0] not in _DROPPED]
+        if len(kept) == len(self._pairs):
+            return self
+        if connection := self.all("connection"):
+            named = {name.strip().lower() for value in connection for name in value.split(",")}
+            kept = [pair for pair in kept if pair[0] not in named]
+        return Headers.from_pairs(kept)
 
 
 @dataclass(slots=True)

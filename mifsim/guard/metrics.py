@@ -11,6 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
 from mifsim.guard.certified import Deployment
 from mifsim.guard.message import Headers, Reply
 from mifsim.guard.shards import Samples
+from mifsim.guard.tallies import Tallies, Times
 
 _SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -22,10 +23,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.queries = Counter(
-            "mifsim_guard_queries", "Queries by verdict; unanswered ones are safe, and were undone",
-            ["verdict"], registry=self.registry,
-        )  # fmt: skip
+        queries = Tallies(
+            "mifsim_guard_queries", "Queries by verdict; unanswered ones are safe, and were undone", "verdict", VERDICTS
+        )
+        self.safe, self.unsafe, self.invalid, self.unanswered = queries.by_value.values()
         self.refused = Counter(
             "mifsim_guard_refused", "Requests that were not passed on or not answered, by reason",
             ["reason"], registry=self.registry,
@@ -39,12 +40,10 @@ class Metrics:
             "mifsim_guard_sessions_forgotten", "Sessions whose images were forgotten; their counts were kept",
             registry=self.registry,
         )  # fmt: skip
-        self.check_seconds = Histogram(
-            "mifsim_guard_check_seconds", "Time of the verdicts of a request", buckets=_SECONDS, registry=self.registry
-        )
-        self.upstream_seconds = Histogram(
-            "mifsim_guard_upstream_seconds", "Time of the model server", buckets=_SECONDS, registry=self.registry
-        )
+        self.check_seconds = Times("mifsim_guard_check_seconds", "Time of the verdicts of a request", _SECONDS)
+        self.upstream_seconds = Times("mifsim_guard_upstream_seconds", "Time of the model server", _SECONDS)
+        for collector in (queries, self.check_seconds, self.upstream_seconds):
+            self.registry.register(collector)
         self.count_ratio = Histogram(
             "mifsim_guard_count_ratio", "Count of a session at its end, by the count that blocks",
             buckets=_RATIOS, registry=self.registry,
@@ -88,7 +87,6 @@ class Metrics:
             "mifsim_guard_images", "Images, answers and sessions, as the settings say", registry=self.registry
         )  # fmt: skip
         # Looked up once: labels() takes a lock.
-        self.safe, self.unsafe, self.invalid, self.unanswered = (self.queries.labels(name) for name in VERDICTS)
         self.watched_blocked, self.watched_open = (self.watched.labels(name) for name in ("blocked", "open"))
         self.open_sessions, self.blocked_clients = (self.sessions.labels(name) for name in ("open", "blocked"))
 

@@ -45,15 +45,17 @@ class Responder:
 
     def __init__(self, keeper: Keeper, asker: Asker, log: TrafficLog | None, metrics: Metrics) -> None:
         self._keeper, self._asker, self._log, self._metrics = keeper, asker, log, metrics
-        self.running: set[asyncio.Task[Reply]] = set()
+        self.running: set[asyncio.Task[None]] = set()
 
     async def wait(self, seconds: float) -> None:
         """Wait until all requests have their responses, but not longer."""
         if self.running:
             await asyncio.wait(self.running, timeout=seconds)
 
-    def begin(self, client: bytes, request: Request, wire: Wire, alone: bool) -> asyncio.Task[Reply]:
+    def begin(self, client: bytes, request: Request, wire: Wire, alone: bool) -> asyncio.Future[Reply]:
         """Begin with a request, in a task that goes on if its client hangs up.
+
+        The result is a future of its own: to cancel it does not cancel the task.
 
         Parameters
         ----------
@@ -72,22 +74,39 @@ class Responder:
         """
         if len(self.running) >= self._keeper.active.settings.limits.concurrent:
             raise Refused("overloaded")
-        if any(value.lower() != "identity" for value in request.headers.all("content-encoding") if value):
+        encodings = request.headers.all("content-encoding")
+        if encodings and any(value.lower() != "identity" for value in encodings if value):
             raise Refused("wrong-type", "compressed bodies are not accepted")
         if len(request.headers.all("content-type")) > 1:  # the model server could read the body by the other one
             raise Refused("wrong-type", "the request has two content types")
-        task = asyncio.create_task(self._respond(client, request, wire, alone))
-        self.running.add(task)
-        task.add_done_callback(self._finished)
-        return task
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[Reply] = loop.create_future()
+        self.running.add(loop.create_task(self._run(reply, client, request, wire, alone)))
+        return reply
 
-    def _finished(self, task: asyncio.Task[Reply]) -> None:
-        self.running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+    async def _run(
+        self, result: asyncio.Future[Reply], client: bytes, request: Request, wire: Wire, alone: bool
+    ) -> None:
+        """Respond, and tell who waits for the reply, if anybody still does."""
+        try:
+            reply = await self._respond(client, request, wire, alone)
+        except asyncio.CancelledError:
+            result.cancel()
+            raise
+        except Exception as error:
             if not isinstance(error, Refused):
                 logger.error("a request failed", exc_info=error)
             elif error.reason == "no-image":
                 self._metrics.invalid.inc()
+            if not result.done():
+                result.set_exception(error)
+        else:
+            if not result.done():
+                result.set_result(reply)
+        finally:
+            task = asyncio.current_task()
+            assert task is not None
+            self.running.discard(task)
 
     async def _respond(self, client: bytes, request: Request, wire: Wire, alone: bool) -> Reply:
         active = self._keeper.active

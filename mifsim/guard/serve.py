@@ -24,6 +24,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from mifsim.errors import GuardError, UserError
 from mifsim.guard.app import ID_HEADER, GuardApp
 from mifsim.guard.core import GuardService
+from mifsim.guard.garbage import search_less
 from mifsim.guard.identity import key_of
 from mifsim.guard.ledger import Entry, open_ledger
 from mifsim.guard.message import Reply, Request
@@ -90,6 +91,7 @@ class Replica:
         guard.peers = self._peers
         await guard.start()
         await guard.warm_up()
+        search_less()
         self.guard = guard
 
     def check_health(self) -> None:
@@ -148,7 +150,7 @@ class GuardReplica(Replica):
         """
         assert self.guard is not None
         try:
-            return await asyncio.shield(self.guard.begin_own(client, request, alone))
+            return await self.guard.begin_own(client, request, alone)
         except Exception as error:
             return self.guard.failed(request, error)
 

@@ -35,7 +35,7 @@ def serve(settings: GuardConfig, alone: bool, read_again: ReadAgain) -> None:
 
         supervise(settings, alone, read_again)
         return
-    app = GuardApp(GuardService(settings, None if alone else HttpUpstream(settings.upstream)), alone)
+    app = GuardApp(GuardService(settings, None if alone else HttpUpstream(settings.upstream)), alone, own_process=True)
     config = server_config(app, settings)
     run(config, _run(GuardServer(config, app), app, read_again))
 

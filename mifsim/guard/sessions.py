@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -197,13 +199,23 @@ def array_bytes(holder: Any, depth: int = _DEPTH) -> int:
         return holder.nbytes if holder.flags.writeable else 0
     if depth == 0 or holder is None or isinstance(holder, (str, bytes, int, float, type)):
         return 0
+    items: Iterable[Any]
     if isinstance(holder, (list, tuple)):
-        return sum(array_bytes(item, depth - 1) for item in holder)
-    if isinstance(holder, dict):
-        return sum(array_bytes(item, depth - 1) for item in holder.values())
-    names = [name for cls in type(holder).__mro__ for name in getattr(cls, "__slots__", ())]
-    values = [getattr(holder, name, None) for name in names] + list(getattr(holder, "__dict__", {}).values())
-    return sum(array_bytes(value, depth - 1) for value in values)
+        items = holder
+    elif isinstance(holder, dict):
+        items = holder.values()
+    else:
+        items = [getattr(holder, name, None) for name in _slots(holder.__class__)]
+        items += getattr(holder, "__dict__", {}).values()
+    total = 0
+    for item in items:
+        total += array_bytes(item, depth - 1)
+    return total
+
+
+@lru_cache(maxsize=256)
+def _slots(kind: Any) -> tuple[str, ...]:
+    return tuple(name for cls in kind.__mro__ for name in getattr(cls, "__slots__", ()))
 
 
 def idempotency_key(request: Request) -> str | None:

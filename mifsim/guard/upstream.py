@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Protocol
 from urllib.parse import unquote
 
 import aiohttp
 from yarl import URL
 
+from mifsim.guard.deadline import within
 from mifsim.guard.message import Headers, Reply, Request
 from mifsim.guard.refusals import Refused
 from mifsim.guard.tables import Upstream as Settings
@@ -126,7 +127,8 @@ class AsgiUpstream:
 
     async def ask(self, request: Request) -> Reply:
         """See `Upstream`."""
-        headers = request.headers.end_to_end().with_(content_length=str(len(request.body)))
+        headers = request.headers.end_to_end().to_asgi()  # without the client's length
+        headers.append((b"content-length", b"%d" % len(request.body)))
         inner: Scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -137,22 +139,25 @@ class AsgiUpstream:
             "raw_path": request.path.encode("latin-1"),
             "query_string": request.query.encode("latin-1"),
             "root_path": "",
-            "headers": headers.to_asgi(),
+            "headers": headers,
             "client": (request.address, 0) if request.address else None,
             "server": None,
             "state": {},
         }
         exchange = _Exchange(request.body)
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._app(inner, exchange.receive, exchange.send)
+            await within(self._timeout, _called(self._app, inner, exchange))
         except TimeoutError:
             raise Refused("upstream-slow") from None
         except Exception as error:
             raise Refused("upstream-failed") from error
         if not exchange.complete:
             raise Refused("upstream-failed", "the application sent no complete answer")
-        return Reply(exchange.status, exchange.headers.end_to_end(), bytes(exchange.body))
+        return exchange.reply()
+
+
+async def _called(app: AsgiApp, scope: Scope, exchange: _Exchange) -> None:
+    await app(scope, exchange.receive, exchange.send)
 
 
 class _Exchange:
@@ -160,7 +165,9 @@ class _Exchange:
 
     def __init__(self, body: bytes) -> None:
         self._sent, self._request = False, body
-        self.status, self.headers, self.body, self.complete = 500, Headers(), bytearray(), False
+        self.status, self.complete = 500, False
+        self._headers: Iterable[tuple[bytes, bytes]] = ()
+        self._parts: list[bytes] = []
 
     async def receive(self) -> Message:
         """Return the request's body, once."""
@@ -172,10 +179,14 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         """Collect the answer."""
         if message["type"] == "http.response.start":
-            self.status, self.headers = message["status"], Headers.from_asgi(message.get("headers", []))
+            self.status, self._headers = message["status"], message.get("headers", ())
         elif message["type"] == "http.response.body":
-            self.body += message.get("body", b"")
+            self._parts.append(message.get("body", b""))
             self.complete = not message.get("more_body", False)
+
+    def reply(self) -> Reply:
+        """Return the complete answer."""
+        return Reply(self.status, Headers.from_asgi(self._headers).end_to_end(), b"".join(self._parts))
 
 
 def _unquoted(path: str) -> str:

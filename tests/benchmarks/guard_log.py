@@ -37,6 +37,7 @@ def serve(folder: Path) -> None:
     import uvicorn
 
     from mifsim.guard import GuardConfig, GuardMiddleware
+    from mifsim.guard.garbage import search_less
 
     def guarded(name: str, log: str) -> Any:
         plain = {
@@ -62,6 +63,7 @@ def serve(folder: Path) -> None:
         for guard in guards.values():
             await guard.guard.start()
             await guard.guard.warm_up()
+        search_less()  # as `mifsim guard` does
         task = asyncio.create_task(server.serve())
         while not server.started:
             await asyncio.sleep(0.01)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -51,6 +52,7 @@ async def serve(folder: Path, upstream: str) -> None:
     from mifsim.guard import GuardConfig, GuardMiddleware
     from mifsim.guard.app import GuardApp
     from mifsim.guard.core import GuardService
+    from mifsim.guard.garbage import search_less
     from mifsim.guard.upstream import HttpUpstream
 
     CONFIG.save(folder / "filter.toml", {"data": {"shape": list(SHAPE)}})
@@ -82,6 +84,7 @@ async def serve(folder: Path, upstream: str) -> None:
     for guard in guards:
         await guard.start()
         await guard.warm_up()
+    search_less()  # as `mifsim guard` does
     config = uvicorn.Config(app, port=0, log_level="warning", access_log=False, lifespan="off", timeout_keep_alive=60)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
@@ -226,13 +229,18 @@ async def open_loop(opened: list[Connection], sent: list[bytes], rate: float, se
         latencies.append(time.perf_counter() - due)
         free.put_nowait(connection)
 
-    start, tasks = time.perf_counter(), []
-    for place in range(int(rate * seconds)):
-        due = start + place / rate
-        if (wait := due - time.perf_counter()) > 0:
-            await asyncio.sleep(wait)
-        tasks.append(asyncio.create_task(one(due, sent[place % len(sent)])))
-    await asyncio.gather(*tasks)
+    gc.collect()
+    gc.disable()  # a search for reference cycles in the sender would look like a server that stalls
+    try:
+        start, tasks = time.perf_counter(), []
+        for place in range(int(rate * seconds)):
+            due = start + place / rate
+            if (wait := due - time.perf_counter()) > 0:
+                await asyncio.sleep(wait)
+            tasks.append(asyncio.create_task(one(due, sent[place % len(sent)])))
+        await asyncio.gather(*tasks)
+    finally:
+        gc.enable()
     return latencies
 
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.benchmarks import guard_log
+from tests.benchmarks import guard_bound, guard_log
 from tests.benchmarks.guard_servers import (
     closed_loop,
     connections,
@@ -49,6 +49,10 @@ def test_embedded_guard(measured, tmp_path):
         value = costs["/echo"][place] / costs["/embedded"][place]
         measured(f"embedded guard, 28x28, n_b 10: rate against uvicorn alone, by {kind}", value, at_least=0.3)
     measured("  processor time of a request to the embedded guard", costs["/embedded"][0] * 1e6, unit="us")
+    needed = sum(guard_bound.parts(tmp_path).values())
+    measured("  of this, compiled work that each request needs", needed * 1e6, unit="us")
+    bound = costs["/echo"][0] / (costs["/echo"][0] + needed)
+    measured("  bound of the rate: without any Python in the guard", bound)
 
 
 def test_proxy(measured, tmp_path):

@@ -152,7 +152,9 @@ class Buffer:
         """
         shape, submitted, start, size = self.shape, self.submitted, self._start, self._size
         planes, hashes, statistics = self._planes, self._hashes, self._statistics
-        arrays = [planes, hashes, *(array for group in statistics.values() for array in group)]
+        arrays: list[npt.NDArray[Any]] = [planes, hashes]
+        for group in statistics.values():
+            arrays += group
         overwritten = [array[start].copy() for array in arrays] if size == self.capacity else []
 
         def undo() -> None:

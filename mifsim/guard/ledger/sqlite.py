@@ -50,6 +50,9 @@ _UPDATE = (
     "WHERE client = ? AND owner = ? AND epoch = ?"
 )
 
+_Waiting = tuple[tuple[Any, ...], asyncio.Future[None]]
+"""An entry as SQLite stores it, and what its request waits for."""
+
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -92,7 +95,9 @@ class SqliteLedger(Ledger):
         self._path, self._synchronous = path, synchronous
         self._owner = secrets.randbits(62)
         self._database: sqlite3.Connection | None = None
-        self._pending: list[tuple[tuple[Any, ...], asyncio.Future[None]]] = []
+        self._writer: sqlite3.Cursor | None = None  # a new one for each transaction takes longer
+        self._pending: list[_Waiting] = []
+        self._due: asyncio.AbstractEventLoop | None = None  # the loop that will call `_write_at_once`
         self._writing: asyncio.Task[None] | None = None
         self._copying: asyncio.Task[None] | None = None
         self._uncopied = 0
@@ -111,7 +116,7 @@ class SqliteLedger(Ledger):
         Path(self._path).parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         database = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        self._database = database
+        self._database, self._writer = database, None
         database.execute("PRAGMA journal_mode = WAL")
         database.execute(f"PRAGMA synchronous = {self._synchronous.upper()}")
         database.executescript(_SCHEMA)
@@ -123,12 +128,13 @@ class SqliteLedger(Ledger):
 
     async def close(self) -> None:
         """See `Ledger`."""
+        self._write_at_once()
         for task in (self._writing, self._copying):
             if task is not None and not task.done():
                 await task
         if self._database is not None:
             self._database.close()
-            self._database = None
+            self._database = self._writer = None
 
     @_translated
     async def take(self, client: bytes) -> Entry | None:
@@ -157,11 +163,26 @@ class SqliteLedger(Ledger):
             round(entry.started * 1e6), round(entry.last * 1e6), entry.queries, entry.counts,
             round(entry.blocked * 1e6), self._numbers[entry.config], entry.client, self._owner, entry.epoch,
         )  # fmt: skip
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        written: asyncio.Future[None] = loop.create_future()
         self._pending.append((row, written))
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write_pending())
+        if self._due is not loop and (self._writing is None or self._writing.done()):
+            self._due = loop
+            loop.call_soon(self._write_at_once)  # after the other requests that are ready, which have entries, too
         await written
+
+    def _write_at_once(self) -> None:
+        """Write the entries that wait; if this does not succeed, have a task repeat it, which can wait."""
+        pending, self._pending, self._due = self._pending, [], None
+        if not pending:
+            return
+        try:
+            outcomes = self._transaction([row for row, _ in pending])
+        except Exception:  # a transaction that was rolled back, or whose repetition changes nothing
+            self._pending = pending + self._pending
+            self._writing = asyncio.get_running_loop().create_task(self._write_pending())
+        else:
+            self._tell(pending, outcomes)
 
     async def _write_pending(self) -> None:
         """Write the entries that wait, those of one time all or none of them, and tell their requests."""
@@ -172,17 +193,20 @@ class SqliteLedger(Ledger):
                 outcomes = await self._written([row for row, _ in pending])
             except Exception as error:
                 outcomes = [error] * len(pending)
-            for (_, written), outcome in zip(pending, outcomes, strict=True):
-                if written.done():  # its request was cancelled
-                    continue
-                if outcome is None:
-                    written.set_result(None)
-                else:
-                    written.set_exception(outcome)
-            self._uncopied += len(pending)
-            if self._uncopied >= _CHECKPOINT and (self._copying is None or self._copying.done()):
-                self._uncopied = 0
-                self._copying = asyncio.create_task(asyncio.to_thread(self._copy_log))
+            self._tell(pending, outcomes)
+
+    def _tell(self, pending: Sequence[_Waiting], outcomes: Sequence[Exception | None]) -> None:
+        for (_, written), outcome in zip(pending, outcomes, strict=True):
+            if written.done():  # its request was cancelled
+                continue
+            if outcome is None:
+                written.set_result(None)
+            else:
+                written.set_exception(outcome)
+        self._uncopied += len(pending)
+        if self._uncopied >= _CHECKPOINT and (self._copying is None or self._copying.done()):
+            self._uncopied = 0
+            self._copying = asyncio.create_task(asyncio.to_thread(self._copy_log))
 
     def _copy_log(self) -> None:
         """Copy the write-ahead log to the file as far as possible without making anybody wait."""
@@ -195,16 +219,22 @@ class SqliteLedger(Ledger):
     @_translated
     async def _written(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[Superseded | None]:
         """Write entries, except those of clients that this process no longer owns, which are returned as errors."""
+        return self._transaction(rows)
+
+    def _transaction(self, rows: Sequence[tuple[Any, ...]]) -> Sequence[Superseded | None]:
         database = self._open
+        cursor = self._writer
+        if cursor is None:
+            cursor = self._writer = database.cursor()
         if len(rows) == 1:
-            return [_write(database, rows[0])]
-        database.execute("BEGIN IMMEDIATE")
+            return [_write(cursor, rows[0])]
+        cursor.execute("BEGIN IMMEDIATE")
         try:
-            outcomes = [_write(database, row) for row in rows]
-            database.execute("COMMIT")
+            outcomes = [_write(cursor, row) for row in rows]
+            cursor.execute("COMMIT")
         finally:
             if database.in_transaction:
-                database.execute("ROLLBACK")
+                cursor.execute("ROLLBACK")
         return outcomes
 
     @_translated
@@ -266,8 +296,8 @@ class SqliteLedger(Ledger):
         return self._open.execute("DELETE FROM clients WHERE blocked = 0 AND started < ?", where).rowcount
 
 
-def _write(database: sqlite3.Connection, row: tuple[Any, ...]) -> Superseded | None:
+def _write(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> Superseded | None:
     """Write an entry; return an error if the process no longer owns the client."""
-    if database.execute(_UPDATE, row).rowcount == 1 or (row[-1] == 0 and database.execute(_INSERT, row).rowcount == 1):
+    if cursor.execute(_UPDATE, row).rowcount == 1 or (row[-1] == 0 and cursor.execute(_INSERT, row).rowcount == 1):
         return None
     return Superseded("another owner has taken the client")

@@ -52,7 +52,7 @@ class RawSubmission(JsonAnswers):
         if self._wire.arrival.original:
             return self.request
         body = self._wire.arrival.to_file(self.images[0])
-        return self.request.with_body(body, self.request.headers.with_(content_type="image/png"))
+        return self.request.with_body(body, self.request.headers.with_one("content-type", "image/png"))
 
 
 class Raw(Wire):

@@ -112,4 +112,4 @@ def _split(payload: bytes) -> tuple[bytes, bytes]:
 
 
 def _headers(pairs: list[list[str]]) -> Headers:
-    return Headers((name, value) for name, value in pairs)
+    return Headers.from_pairs([(name, value) for name, value in pairs])

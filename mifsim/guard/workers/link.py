@@ -172,17 +172,17 @@ class Link(asyncio.Protocol):
         if time.monotonic() - sent > BEAT_SECONDS * MISSED_BEATS:
             return  # the other worker has refused it meanwhile, so the client may have sent it again
         try:
-            task = self._guard.begin_own(client, request, alone)
+            reply = self._guard.begin_own(client, request, alone)
         except Exception as error:
             self._reply(number, self._guard.failed(request, error))
         else:
-            task.add_done_callback(functools.partial(self._served, number, request))
+            reply.add_done_callback(functools.partial(self._served, number, request))
 
-    def _served(self, number: int, request: Request, task: asyncio.Task[Reply]) -> None:
-        if task.cancelled():
+    def _served(self, number: int, request: Request, reply: asyncio.Future[Reply]) -> None:
+        if reply.cancelled():
             return  # the process ends
-        error = task.exception()
-        self._reply(number, task.result() if error is None else self._guard.failed(request, error))
+        error = reply.exception()
+        self._reply(number, reply.result() if error is None else self._guard.failed(request, error))
 
     def _reply(self, number: int, reply: Reply) -> None:
         self._send(frame(REPLY, number, *reply_parts(reply)))

@@ -72,7 +72,7 @@ def run_worker(start: WorkerStart) -> None:
     active = _own_part(start.active, start.shard.workers)
     upstream = None if start.alone else HttpUpstream(active.settings.upstream)
     guard = GuardService(active.settings, upstream, clock=start.clock, shard=start.shard, active=active)
-    app = GuardApp(guard, start.alone)
+    app = GuardApp(guard, start.alone, own_process=True)
     config = server_config(app, active.settings)
     run(config, _run(_WorkerServer(config, app, start), app, start))
 
