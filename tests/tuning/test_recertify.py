@@ -220,7 +220,7 @@ def test_the_command(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         (("--log", log, "--from", "today", "--to", "2026-10-27", "--out", out), "--from today: not a date"),
         (("--log", log, "--from", "2026-10-27", "--to", "2026-10-27", "--out", out), "the period is empty"),
         ((*period, "--limit", "2"), "--limit 2.0: must be between 0 and 1"),
-        ((*period, "--session-period", "a day"), "--session-period a day: must be a whole number"),
+        ((*period, "--session-period", "a day"), "--session-period a day: must be a duration"),
     ):
         assert command(run, *options) == 2
         assert message in capsys.readouterr().err
