@@ -8,7 +8,8 @@ positions, neighbours and padding:
 * Graphs compiled by XLA differ between one and two threads, and run at a third of the speed.
 * Without oneDNN, the colour network differs between one and two threads, and runs at less than half the speed.
 
-The project therefore uses oneDNN (TensorFlow's default) and no XLA.
+The project therefore uses oneDNN and no XLA. TensorFlow turns oneDNN on only where the processor has AVX-512;
+`import_tensorflow` does so on all.
 """
 
 from __future__ import annotations

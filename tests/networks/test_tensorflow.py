@@ -43,6 +43,19 @@ def test_tensorflow_is_configured_to_be_deterministic():
     assert not tf.config.experimental.tensor_float_32_execution_enabled()
 
 
+@pytest.mark.parametrize("setting", ["1", "0", None])
+def test_onednn_is_on_whatever_the_processor_unless_the_user_turns_it_off(setting):
+    code = (
+        "from mifsim.networks import *; import_tensorflow()\n"
+        "from tensorflow.python.util._pywrap_util_port import IsMklEnabled\n"
+        "print(IsMklEnabled())"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "TF_ENABLE_ONEDNN_OPTS"}
+    environment |= {} if setting is None else {"TF_ENABLE_ONEDNN_OPTS": setting}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == str(setting != "0"), done.stderr
+
+
 def test_keras_on_another_backend_is_refused(monkeypatch):
     monkeypatch.setattr(import_tensorflow().keras.backend, "backend", lambda: "torch")
     with pytest.raises(VictimError, match=r"keras uses the backend 'torch'.*required: KERAS_BACKEND=tensorflow"):
