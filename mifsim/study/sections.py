@@ -42,7 +42,9 @@ class Server(Section):
         "confidence", description='what the server returns: "label", "top-K", "rounded-D" (D decimals), "confidence"'
     )
     hosts: Count = Field(
-        "auto", description="number of session host actors; auto: one for each CPU that the model does not use"
+        "auto",
+        description="number of session host actors; auto: one for each CPU that the copies of the model leave, or, on "
+        "fewer than 4 CPUs, for each CPU; does not change the rows",
     )
     model_replicas: Count = Field(
         "auto",

@@ -97,7 +97,7 @@ def place_actors(server: Server, nodes: Sequence[Node]) -> Placement:
             f"needs one; accepted on this cluster: 1 to {gpus(nodes)}"
         )
     cpus = sum(node.cpus for node in nodes)
-    hosts = max(1, math.floor(cpus) - replicas) if server.hosts == "auto" else server.hosts
+    hosts = _host_count(cpus, replicas) if server.hosts == "auto" else server.hosts
     replicas_on_cpus = 0 if on_gpus else replicas
     share = _largest_share(nodes, hosts + replicas_on_cpus)
     if share < MIN_CPUS:
@@ -126,6 +126,17 @@ def replica_count(server: Server, nodes: Sequence[Node]) -> int:
     with_gpu = sum(node.gpus >= 1 for node in nodes)
     suggested = with_gpu or sum(node.cpus >= MODEL_NODE_CPUS for node in nodes)
     return max(1, suggested if server.hosts == "auto" else min(suggested, server.hosts))
+
+
+def _host_count(cpus: float, replicas: int) -> int:
+    """Return the number of hosts for ``"auto"``: one for each CPU that the replicas of the model leave.
+
+    On fewer than `MODEL_NODE_CPUS` CPUs, it is one for each CPU: a CPU kept for the model is then a large share, and it
+    is idle while detectors take most of the time. On 2 CPUs, 2 hosts answered 1.08 times the queries of 1 with the
+    lightest filter, and about 1.8 times with the recorders of ten detectors.
+    """
+    whole = math.floor(cpus)
+    return max(1, whole - replicas if cpus >= MODEL_NODE_CPUS else whole)
 
 
 def assign_replicas(hosts: Sequence[str], models: Sequence[str]) -> list[int]:

@@ -25,8 +25,13 @@ from mifsim.study.sections import Server
 LAPTOP = [Node(2.0)]
 
 
-def test_a_laptop_runs_a_model_and_a_host() -> None:
-    assert place_actors(Server(), LAPTOP) == Placement(hosts=1, replicas=1, cpus=1.0, gpus=0)
+def test_a_laptop_runs_a_host_on_each_cpu_and_the_model_beside_them() -> None:
+    assert place_actors(Server(), LAPTOP) == Placement(hosts=2, replicas=1, cpus=0.6666, gpus=0)
+    assert place_actors(Server(), [Node(3.0)]).hosts == 3
+
+
+def test_with_four_cpus_or_more_the_model_has_one_of_them() -> None:
+    assert place_actors(Server(), [Node(4.0)]) == Placement(hosts=3, replicas=1, cpus=1.0, gpus=0)
 
 
 def test_fewer_cpus_than_actors_are_shared() -> None:
