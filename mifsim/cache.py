@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mifsim.tables.storage import Folder, RemotePath, folder, uploaded
+
+logger = logging.getLogger(__name__)
 
 
 def cache_dir() -> Path:
@@ -86,11 +89,12 @@ def atomic_write(path: Folder) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Let only one process of this machine compute a file of the cache; others wait, and should then look for it again.
+def exclusive(path: Path, task: str) -> Iterator[None]:
+    """Let only one process of this machine compute a part of the cache; others wait, and should then look for it again.
 
+    A process that must wait logs what it waits for: another process that `task`, such as ``"trains the same model"``.
     The lock is a hidden file beside `path`; it ends with the process that holds it. Where files cannot be locked, as on
-    some network file systems, several processes may compute the file; each then writes a complete one.
+    some network file systems, several processes may compute it; each then writes complete files.
 
     Raises
     ------
@@ -100,5 +104,9 @@ def exclusive(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as file:
         with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.info("waiting for another process of this machine that %s", task)
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield

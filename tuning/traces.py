@@ -8,16 +8,13 @@ users of each split draw from images of their own, the recording depends on the 
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mifsim.cache import cache_dir, digest, recordings_dir, source_digest
+from mifsim.cache import cache_dir, digest, exclusive, recordings_dir, source_digest
 from mifsim.data.base import DataSet
 from mifsim.defense import NoDefenseConfig
 from mifsim.defense.kinds import covers, specs_for
@@ -104,7 +101,8 @@ def record(study: Study, data: DataSet, victim: Victim, backend: Backend) -> Rec
     traced = study.model_copy(update={"filters": [Filter(name="recorder", config=NoDefenseConfig())]})
     content = _content_digest(traced, data, victim)
     recordings = recordings_dir() / content
-    with _exclusive_lock(content):
+    # Machines that share a store may record the same content at the same time: they write identical files.
+    with exclusive(cache_dir() / "traces" / content, "records the same sessions"):
         if (found := _find(recordings, specs)) is not None:
             return Recording(found, True)
         path = recordings / digest([spec.to_dict() for spec in specs])
@@ -166,19 +164,6 @@ def _open(path: Folder, traced: Study, specs: Specs, data: DataSet, victim: Vict
     remove(path)  # a cached folder without run.json is left from an interrupted creation
     plain = [spec.to_dict() for spec in specs]
     return RunFolder.create(path, traced, recording=plain, data=data_facts(data), victim=victim.facts)
-
-
-@contextmanager
-def _exclusive_lock(content: str) -> Iterator[None]:
-    """Let only one process of this machine record the same content; others wait, then find the recording.
-
-    Machines that share a store may record the same content at the same time: they write identical files.
-    """
-    lock = cache_dir() / "traces" / content / "lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _check_sessions(path: Folder) -> None:

@@ -36,7 +36,7 @@ def trained_network(
         return path, facts, True
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(exclusive(path))
+            stack.enter_context(exclusive(path, "trains the same model"))
         except OSError as error:
             raise _unwritable(path, error) from error
         if (facts := _read_facts(path)) is not None:  # another process has trained it meanwhile

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import zipfile
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 import mifsim.networks
-from mifsim.cache import atomic_write, cache_dir, digest
+from mifsim.cache import atomic_write, cache_dir, digest, exclusive
 from mifsim.clients.attackers.gan import Generator
 from mifsim.clients.attackers.onnx_generator import OnnxGenerator
 from mifsim.errors import StudyError
@@ -59,8 +57,7 @@ def trained_generator(images: Float32s, size: int, seed: int) -> Generator:
     if (found := _read(path, shape, size)) is not None:
         return found
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusive(path.with_suffix(".lock")):
+        with exclusive(path, "trains the same generator"):
             if (found := _read(path, shape, size)) is not None:
                 return found
             logger.info("training a GAN on %s auxiliary images of %s", f"{len(images):,}", "×".join(map(str, shape)))
@@ -85,16 +82,6 @@ def _read(path: Path, shape: tuple[int, ...], size: int) -> Generator | None:
             return Generator.of_weights([file[f"arr_{number}"] for number in range(len(file.files))], shape, size)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Let only one process of this machine use the context at a time."""
-    import fcntl
-
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def generator_file(path: Path, shape: tuple[int, ...]) -> OnnxGenerator:
