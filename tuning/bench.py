@@ -15,6 +15,7 @@ from typing import Any
 
 from mifsim.data.base import DataSet
 from mifsim.defense import DetectorConfig, load_config
+from mifsim.defense.verdict_recording import blocked_at, verdict_specs
 from mifsim.errors import RunError, StudyError
 from mifsim.run.estimate import report_queries
 from mifsim.run.folder import RunFolder, check_free, default_path
@@ -47,7 +48,7 @@ from tuning.splits import calibration_images
 from tuning.study_check import check_calibration, check_images
 from tuning.trace_loading import load
 from tuning.tracedata import TraceSet
-from tuning.traces import record, several_sessions
+from tuning.traces import Specs, record, several_sessions
 from tuning.tune import resume_tuning, tune
 
 logger = logging.getLogger(__name__)
@@ -172,12 +173,10 @@ class _Comparison:
         """Record the sessions of the calibrations with what all detectors need, so that none of them records again."""
         return self._traces(open_loop(with_all_recorders(self._study)))
 
-    def _traces(self, wanted: Study) -> TraceSet:
+    def _traces(self, wanted: Study, specs: Specs | None = None) -> TraceSet:
         study, data, victim = load_inputs(wanted)
-        recording = record(
-            study, data, victim, make_backend(self._where["backend"], self._where["address"], study.server)
-        )
-        return load(recording.path, study)
+        backend = make_backend(self._where["backend"], self._where["address"], study.server)
+        return load(record(study, data, victim, backend, specs).path, study, specs)
 
     def _calibrate(self, number: int, detector: BenchDetector) -> Compared:
         folder = self._run.path / CALIBRATIONS / detector.name
@@ -192,6 +191,9 @@ class _Comparison:
 
     def _write_outcomes(self, compared: list[Compared]) -> None:
         """Write each open-loop attacker under each detector, and under each detector without each of its parts."""
+        replayable = [(item.name, item.config) for item in compared if item.config and item.config.replayable()]
+        variants = [(name, part, one) for name, config in replayable for part, one in config.ablations().items()]
+        specs = verdict_specs([*(config for _, config in replayable), *(variant for _, _, variant in variants)])
         rows: list[dict[str, Any]] = []
         ablations: list[dict[str, Any]] = []
         for knows, crossed in crossed_studies(self._study):
@@ -200,14 +202,13 @@ class _Comparison:
                 continue
             plain = attacks.to_toml()
             plain["users"] = []
-            traces = self._traces(with_filters(Study.parse(plain, crossed.name), _filters(compared)))
+            traces = self._traces(with_filters(Study.parse(plain, crossed.name), _filters(compared)), specs)
             texts = {attack.name: (attack_text(attack), evasion_text(attack)) for attack in attacks.attacks}
-            for item in compared:
-                if item.config is not None and item.config.replayable():
-                    rows += outcome_rows(traces, texts, item.name, item.config, knows)
-                    for part, variant in item.config.ablations().items():
-                        found = outcome_rows(traces, texts, item.name, variant, knows)
-                        ablations += [{**row, "without": part} for row in found]
+            for name, config in replayable:
+                rows += outcome_rows(traces, texts, name, blocked_at(traces.recordings, config), knows)
+            for name, part, variant in variants:
+                found = outcome_rows(traces, texts, name, blocked_at(traces.recordings, variant), knows)
+                ablations += [{**row, "without": part} for row in found]
         _write_table(self._run, self._study, "bench_outcomes", rows)
         _write_table(self._run, self._study, "bench_ablations", ablations)
 

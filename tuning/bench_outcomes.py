@@ -6,11 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mifsim.defense import DetectorConfig
 from mifsim.study import Attacks
 from mifsim.study.populations import evasion_name
-from tuning.replay import replay
-from tuning.tracedata import TraceSet
+from tuning.tracedata import Ints, TraceSet
 
 
 def attack_text(attack: Attacks) -> str:
@@ -35,22 +33,23 @@ def evasion_text(attack: Attacks) -> str:
 
 
 def outcome_rows(
-    traces: TraceSet, texts: Mapping[str, tuple[str, str]], name: str, config: DetectorConfig, knows: bool
+    traces: TraceSet, texts: Mapping[str, tuple[str, str]], name: str, blocked_at: Ints, knows: bool
 ) -> list[dict[str, Any]]:
     """Return one row for each attacker: where a detector blocks it, and what has leaked by then.
 
     Parameters
     ----------
     traces : TraceSet
-        The recorded attackers.
+        The recorded attackers, one session each.
     texts : mapping of str to (str, str)
         Attack and evasions of each population, in the order of the rows.
-    name, config : str, DetectorConfig
+    name : str
         The detector.
+    blocked_at : ndarray of int64, shape (S,)
+        The query, from 1, at which it blocks each attacker, or 0.
     knows : bool
         Whether the attackers know the detector.
     """
-    blocked_at = replay(traces, config).blocked_at
     first, last = traces.offsets[:-1], traces.offsets[1:]
     places = {name: place for place, name in enumerate(texts)}
     rows = []

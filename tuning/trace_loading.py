@@ -23,7 +23,7 @@ from tuning.tracedata import Bools, TraceSet
 from tuning.traces import Specs, recording_specs
 
 
-def load(path: Folder, study: Study) -> TraceSet:
+def load(path: Folder, study: Study, specs: Specs | None = None) -> TraceSet:
     """Load a recording for a study, and assign its sessions to the splits.
 
     Parameters
@@ -31,7 +31,9 @@ def load(path: Folder, study: Study) -> TraceSet:
     path : Path or RemotePath
         The path of a `Recording`.
     study : Study
-        The study. Its ``[tuning]`` section determines the splits, and which columns and how much history are loaded.
+        The study. Its ``[tuning]`` section determines the splits.
+    specs : tuple of RecordingSpec, optional
+        Which columns and how much history are loaded; None: what the study's search space and filters need.
 
     Returns
     -------
@@ -59,7 +61,7 @@ def load(path: Folder, study: Study) -> TraceSet:
     is_attack = np.array([population.client.role == "attacker" for population in populations])[group]
     clients: list[str] = sessions["client_id"].to_pylist()
     strata = list(zip(group_names, sessions["target"].to_pylist(), strict=True))
-    valid, recordings = _observations(path, ids, offsets, recording_specs(study))
+    valid, recordings = _observations(path, ids, offsets, recording_specs(study) if specs is None else specs)
     return TraceSet(
         offsets=offsets,
         valid=valid,

@@ -64,7 +64,7 @@ def several_sessions(study: Study) -> bool:
     return any(log.most_sessions > 1 for users in study.users if (log := users.log()) is not None)
 
 
-def record(study: Study, data: DataSet, victim: Victim, backend: Backend) -> Recording:
+def record(study: Study, data: DataSet, victim: Victim, backend: Backend, specs: Specs | None = None) -> Recording:
     """Record a study's sessions, resume an interrupted recording, or find a complete one in the cache.
 
     Parameters
@@ -77,6 +77,8 @@ def record(study: Study, data: DataSet, victim: Victim, backend: Backend) -> Rec
         The study's victim.
     backend : Backend
         Where the sessions run.
+    specs : tuple of RecordingSpec, optional
+        What to record; None: what the study's search space and filters need.
 
     Returns
     -------
@@ -96,7 +98,7 @@ def record(study: Study, data: DataSet, victim: Victim, backend: Backend) -> Rec
                 f"{study.name}: {population.name!r} is closed-loop (it reacts to refusals): its sessions cannot be "
                 "replayed; remove it, or use mifsim simulate"
             )
-    specs = recording_specs(study)
+    specs = recording_specs(study) if specs is None else specs
     # A single placeholder filter, so that each client runs once; only the session ids use its name.
     traced = study.model_copy(update={"filters": [Filter(name="recorder", config=NoDefenseConfig())]})
     content = _content_digest(traced, data, victim)

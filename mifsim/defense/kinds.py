@@ -18,6 +18,7 @@ from mifsim.defense.config import DetectorConfig
 from mifsim.defense.config_file import DEFAULT_KIND, TABLE, parse_file, read_file
 from mifsim.defense.fitted import load_fit
 from mifsim.defense.recording import Column, Recorder, RecordingSpec
+from mifsim.defense.verdict_recording import VerdictRecorder, VerdictRecording
 from mifsim.defense.view import ViewedDetector
 from mifsim.errors import ConfigError, PluginError, UserError
 from mifsim.registry import Registry
@@ -133,13 +134,19 @@ def _config_of(table: dict[str, Any], path: object) -> DetectorConfig:
         raise ConfigError(f"{path}: [{TABLE}] {error}") from error
 
 
+def _recorded_class(kind: str) -> type[DetectorConfig] | type[VerdictRecording]:
+    return VerdictRecording if kind == VerdictRecording.kind else config_class(kind)
+
+
 def columns_of(spec: RecordingSpec) -> Mapping[str, Column]:
     """Return the columns that are recorded of each query under a spec."""
-    return config_class(spec.kind).columns(dict(spec.options))
+    return _recorded_class(spec.kind).columns(dict(spec.options))
 
 
 def recorder_of(spec: RecordingSpec) -> Recorder:
     """Return a new recorder for one session or client under a spec."""
+    if spec.kind == VerdictRecording.kind:
+        return VerdictRecorder([read_config(json.loads(text)) for text in dict(spec.options)["detectors"]])
     cls = config_class(spec.kind)
     options = {**dict(spec.options), "view": spec.view} if cls.views_itself else dict(spec.options)
     recorder = cls.recorder(options)
@@ -158,7 +165,7 @@ def merged(first: RecordingSpec, second: RecordingSpec) -> RecordingSpec | None:
     """Return a spec whose recording serves both specs; None if they need separate recordings."""
     if (first.kind, first.view, first.scope) != (second.kind, second.view, second.scope):
         return None
-    options = config_class(first.kind).merge(dict(first.options), dict(second.options))
+    options = _recorded_class(first.kind).merge(dict(first.options), dict(second.options))
     return None if options is None else replace(RecordingSpec.of(first.kind, options, first.view), scope=first.scope)
 
 

@@ -53,8 +53,9 @@ class Job:
         """Digests of the fits that hosts need; their files must be in the folder `FITS` of the run folder."""
         members = [member for item in self.study.filters for member in item.config.members()]
         found = {member.fit for member in members if isinstance(member, FittedConfig) and member.fit}
-        recorded = {str(dict(spec.options).get("fit", "")) for spec in self.recording or ()}
-        return sorted(found | recorded - {""})
+        for options in (dict(spec.options) for spec in self.recording or ()):
+            found.update((options.get("fit", ""), *options.get("fits", ())))
+        return sorted(found - {""})
 
     def __reduce__(self) -> Any:
         plain = self.study.to_toml(), self.study.name
