@@ -1,9 +1,10 @@
 """Calibrations with one workload left out: what users of a workload suffer that was not calibrated for.
 
 The guarantee of a calibration covers its own workloads only. For each workload, the calibration is therefore repeated
-as if the study did not contain it: a search of as many trials from the same seed, certification and choice on the
-sessions of the other workloads. The chosen configuration is then replayed on the sessions of the workload that was left
-out. Those of the search split are not counted: they show images that the search has seen in other workloads.
+as if the study did not contain it: a search from the same seed, of as many trials or ``tuning.leave_out_trials``,
+certification and choice on the sessions of the other workloads. The chosen configuration is then replayed on the
+sessions of the workload that was left out. Those of the search split are not counted: they show images that the search
+has seen in other workloads.
 """
 
 from __future__ import annotations
@@ -69,9 +70,15 @@ class LeftOut:
     why_none: str | None = None
 
 
+def trials_without(tuning: Tuning) -> int:
+    """Return the number of trials of a search with a workload left out."""
+    return tuning.leave_out_trials or tuning.trials
+
+
 def study_without(study: Study, workload: str) -> Study:
-    """Return the study without one of its workloads."""
-    tuning, limits = study.tuning, study.tuning.false_positive_limit
+    """Return the study without one of its workloads, with the number of trials of `trials_without`."""
+    tuning = study.tuning.model_copy(update={"trials": trials_without(study.tuning)})
+    limits = tuning.false_positive_limit
     if isinstance(limits, dict):
         kept = {name: limit for name, limit in limits.items() if name != workload}
         tuning = tuning.model_copy(update={"false_positive_limit": kept})

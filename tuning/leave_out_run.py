@@ -9,7 +9,7 @@ from typing import Any
 from mifsim.progress import Bar
 from mifsim.study import Study
 from mifsim.tables.storage import Folder, remove
-from tuning.leave_out import LeftOut, read_left_out, write_left_out
+from tuning.leave_out import LeftOut, read_left_out, trials_without, write_left_out
 from tuning.trials import Journal, Trial
 
 Calibrations = Callable[[Mapping[str, Sequence[Trial]]], Iterator[tuple[str, Trial | LeftOut]]]
@@ -44,7 +44,7 @@ def leave_out(run: Folder, facts: Mapping[str, str], study: Study, calibrations:
     """
     names = [users.name for users in study.users]
     results = {row.workload: row for row in read_left_out(run)}
-    space, trials = study.tuning.search_space, study.tuning.trials
+    space, trials = study.tuning.search_space, trials_without(study.tuning)
     journals = {
         name: Journal(run / "leave_out" / f"{number:02}", facts, space)
         for number, name in enumerate(names)

@@ -6,6 +6,7 @@ from mifsim.data.base import DataSet
 from mifsim.run.estimate import queries_of, report_queries
 from mifsim.study import Study
 from mifsim.victims import Victim
+from tuning.leave_out import trials_without
 from tuning.live import closed_loop
 
 
@@ -22,12 +23,13 @@ def live_queries(study: Study, classes: int) -> int:
         Number of classes of the data.
     """
     tuning = study.tuning
-    searches = [(tuning, 1 + len(study.users) * tuning.leave_out)]
-    searches += [(study.tuning_of(detector, "tuning.compare"), 1) for detector in tuning.compare]
+    left_out = len(study.users) * trials_without(tuning) if tuning.leave_out else 0
+    searches = [(tuning, tuning.trials + left_out)]
+    searches += [(one, one.trials) for one in (study.tuning_of(item, "tuning.compare") for item in tuning.compare)]
     attackers, total = closed_loop(study), 0
-    for searched, times in searches:
+    for searched, trials in searches:
         clients = attackers if searched.search_space.replayable else study
-        total += queries_of(clients, classes, searched.trials * times * tuning.splits.search)
+        total += queries_of(clients, classes, trials * tuning.splits.search)
     return total
 
 

@@ -171,9 +171,10 @@ def _study_of(study: Study, log: Path, configs: Sequence[DetectorConfig], limit:
     table = study.to_toml()
     for key in ("attacks", "matrix", "bench"):
         table.pop(key, None)
-    table["tuning"] = {
-        key: value for key, value in table["tuning"].items() if key not in ("compare", "leave_out", "grid")
-    } | {"false_positive_limit": limit}
+    dropped = ("compare", "leave_out", "leave_out_trials", "grid")
+    table["tuning"] = {key: value for key, value in table["tuning"].items() if key not in dropped} | {
+        "false_positive_limit": limit
+    }
     table["users"] = [
         {
             "user": "log",

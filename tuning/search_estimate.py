@@ -12,6 +12,7 @@ import numpy as np
 from mifsim.progress import duration
 from mifsim.run.estimate import LEAST_SECONDS
 from mifsim.study import Study
+from tuning.leave_out import trials_without
 from tuning.live import longest_budget, runs_live
 from tuning.proposals import Proposals
 from tuning.replay import honest_sessions
@@ -67,8 +68,8 @@ def report_searches(search: TraceSet, study: Study, compared: Sequence[Study] = 
         if runs_live(one):
             continue
         tuning = one.tuning
-        left_out = len(study.users) if one is study and tuning.leave_out else 0
-        number = tuning.trials * (1 + left_out)
+        left_out = len(study.users) * trials_without(tuning) if one is study and tuning.leave_out else 0
+        number = tuning.trials + left_out
         trials += number
         total += number * max(seconds_of_trial(search, one) / min(cpus, tuning.concurrent), 1 / TRIALS_PER_SECOND)
     if total > LEAST_SECONDS:

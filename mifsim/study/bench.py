@@ -26,6 +26,7 @@ class BenchDetector(Section):
     leave_out: bool | None = Field(
         None, description="as in [tuning], for this detector; absent: that of [tuning]; not accepted in tuning.compare"
     )
+    leave_out_trials: int | None = Field(None, ge=1, description="as in [tuning]; absent: that of [tuning]")
 
     def to_toml(self) -> dict[str, Any]:
         """Return the table; only the kind any-of has members."""

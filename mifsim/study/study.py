@@ -127,7 +127,7 @@ class Study(Section):
             "fit": "",
             "compare": [],
         }
-        for name in ("trials", "leave_out"):
+        for name in ("trials", "leave_out", "leave_out_trials"):
             if (value := getattr(detector, name)) is not None:
                 changes[name] = value
         try:

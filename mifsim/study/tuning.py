@@ -94,6 +94,9 @@ class Tuning(Section):
         description="after the calibration, calibrate again with each workload left out in turn, and report how many "
         "of its sessions are blocked",
     )
+    leave_out_trials: int | None = Field(
+        None, ge=1, description="number of trials of each search with a workload left out; absent: trials"
+    )
     reference: bool = Field(
         True, description="whether to measure the search with an exhaustive one, for kinds that have one; see grid"
     )

@@ -72,3 +72,16 @@ def test_outputs_are_unchanged_by_the_next_call(network):
     copy = first.copy()
     fixed(1 - images)
     np.testing.assert_array_equal(first, copy)
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"), [((), 8), ((8,), 12), ((8, 12), 4), ((8, 12, 4), 8)], ids=["8", "12", "4", "none"]
+)
+def test_a_batch_size_is_chosen_whose_rows_do_not_depend_on_each_other(bad, expected):
+    def shifted(rows):
+        import tensorflow as tf
+
+        size = rows.shape[0]
+        return (rows + tf.range(size, dtype=tf.float32)[:, None] * 1e-3 if size in bad else rows,)
+
+    assert FixedBatch.with_independent_rows(shifted, 8, [((3,), np.float32)]).batch_size == expected

@@ -107,6 +107,23 @@ def test_a_workload_without_which_nothing_is_certified_has_a_reason(calibrate: C
     assert (found["certified"], found["worst"], found["above_limit"]) == (1, "long", ["long"])
 
 
+def test_the_searches_without_a_workload_can_have_fewer_trials(
+    calibrate: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: dict[str, int] = {}
+
+    def counted(traces: TraceSet, study: Study, workload: str, *others: Any) -> Iterator[Trial | LeftOut]:
+        for event in calibrate_without(traces, study, workload, *others):
+            searched[workload] = searched.get(workload, 0) + isinstance(event, Trial)
+            yield event
+
+    monkeypatch.setattr("tests.tuning.studies.calibrate_without", counted)
+    run = calibrate(quota_study(tuning={**QUOTA, "leave_out": True, "leave_out_trials": 7}))
+    assert searched == {"short": 7, "long": 7}
+    assert len(pq.read_table(run / "trials")) == QUOTA["trials"]
+    assert list(rows_of(run)) == ["short", "long"]
+
+
 def test_a_calibration_does_not_leave_out_workloads_by_default(calibrate: Callable[..., Path]) -> None:
     run = calibrate(quota_study(tuning=QUOTA))
     assert not (run / "leave_out.parquet").exists()

@@ -35,7 +35,7 @@ class KerasEngine(Engine):
         Batch size of the function without gradients. Larger batches are faster up to about 256; a padded row takes as
         long as an image.
     gradient_batch_size : int
-        Batch size of the function with gradients.
+        Batch size of the function with gradients, or nearly: see `FixedBatch.with_independent_rows`.
     reading : Reading or None
         See `Engine`.
     traits : Traits
@@ -84,7 +84,9 @@ class KerasEngine(Engine):
 
         self._forward = FixedBatch(forward, batch_size, [(self.row, np.float32)])
         if self.gives_gradients:
-            self._gradient = FixedBatch(with_gradient, gradient_batch_size, [(self.row, np.float32), ((), np.int32)])
+            inputs = [(self.row, np.float32), ((), np.int32)]
+            self._gradient = FixedBatch.with_independent_rows(with_gradient, gradient_batch_size, inputs)
+            self.gradient_batch_size = self._gradient.batch_size
         self._parameters = model.count_params()
         self._check_rows()
 
