@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.distance import cdist
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Planes:
 
 
 def nearest_distance(queried: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the Euclidean distance of each row of `queried` (m, d) to the nearest row of `others` (n, d)."""
-    squared = (queried**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * queried @ others.T
-    return np.asarray(np.sqrt(np.maximum(squared.min(axis=1), 0)))
+    """Return the Euclidean distance of each row of `queried` (m, d) to the nearest row of `others` (n, d).
+
+    It is the same to the bit whatever the other rows are; in a matrix product, a row's place changes the last bits.
+    """
+    return np.asarray(cdist(queried, others).min(axis=1))

@@ -101,7 +101,9 @@ class ScoredSets:
 def last_sessions(run: Folder) -> list[tuple[str, str, str]]:
     """Return filter, population and the id of the last session of each attacker that did not fail.
 
-    The last session is the one with the attacker's last query: its reconstruction is the one that leaks.
+    The last session is the one with the attacker's last query: its reconstruction is the one that leaks. The sessions
+    are in the order of the client ids, because sums and resamples depend on it in the last bits; the order of the rows
+    depends on which clients ran together.
     """
     columns = ["session_id", "client_id", "role", "population", "filter", "outcome", "last_query"]
     last: dict[tuple[str, str], dict[str, Any]] = {}
@@ -111,4 +113,10 @@ def last_sessions(run: Folder) -> list[tuple[str, str, str]]:
         key = (row["filter"], row["client_id"])
         if key not in last or (row["last_query"] or 0) >= (last[key]["last_query"] or 0):
             last[key] = row
-    return [(row["filter"], row["population"], row["session_id"]) for row in last.values()]
+    ordered = sorted(last.values(), key=lambda row: (row["filter"], _numbers_and_text(row["client_id"])))
+    return [(row["filter"], row["population"], row["session_id"]) for row in ordered]
+
+
+def _numbers_and_text(client: str) -> list[tuple[int, str]]:
+    """Return a key that sorts ids such as ``mi-face/10/2`` by their numbers."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in client.split("/")]
