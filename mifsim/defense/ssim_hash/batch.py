@@ -50,12 +50,13 @@ class FilterBatch:
         judged = members
         if not valid.all():
             judged, images, hashes = members[valid], images[valid], hashes[valid]
-        # fmt: off
-        kernels.judge(
-            CODES[config.ssim], config.t_ssim, config.t_hash, config.l_sp, config.count_rule == "per_query",
-            config.leak, False, judged, planes_of_each(images), self._width, hashes,
-            self._planes, *self._statistics, self._hashes, self._places, self._counts
-        )
-        # fmt: on
+        if len(judged):
+            # fmt: off
+            kernels.judge(
+                CODES[config.ssim], config.t_ssim, config.t_hash, config.l_sp, config.count_rule == "per_query",
+                config.leak, False, judged, planes_of_each(images), self._width, hashes,
+                self._planes, *self._statistics, self._hashes, self._places, self._counts
+            )
+            # fmt: on
         counts = self._counts[members]
         return BatchVerdicts(valid, counts < config.l_sp, counts)
