@@ -135,11 +135,13 @@ class Environment:
             return Snapshots(self._grids[population.budget_queries])
 
         client, rng = population.client, client_rng(self.study.seed, spec.client_id)
-        streams = isinstance(client, ImageStream) and client.only_streams
+        open_stream = None
+        if isinstance(client, ImageStream) and client.only_streams:
+            open_stream = partial(client.open, world, rng)
         return ClientSession(
             spec=spec,
             generator=population.run(world, rng),
-            open_stream=partial(client.open, world, rng) if streams else None,
+            open_stream=open_stream,
             closed_loop=population.closed_loop,
             revisits=population.client.revisits,
             budget=population.budget_queries,

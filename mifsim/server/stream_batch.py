@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +18,12 @@ from mifsim.server.session import arrive
 from mifsim.server.session_rows import SessionEnd
 from mifsim.study.wire import Transport
 
-Floats = npt.NDArray[np.float32]
+Float32s = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
 
 
-class Ended(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Ended:
     """A client that has ended in a round; see `ClientSession.conclude`.
 
     Attributes
@@ -66,7 +66,7 @@ class StreamRound:
     """
 
     positions: Numbers
-    images: Floats
+    images: Float32s
     numbers: Numbers
     queries: Numbers
     counts: npt.NDArray[np.float64]
@@ -111,7 +111,7 @@ class StreamBatch:
         self._ended: list[tuple[int, Ended]] = []
         # What each client sends next: an image, or a position in `_stored`, the images of its pool as floats.
         self._sources: list[Iterator[Image | int]] = []
-        self._stored: Floats | None = None
+        self._stored: Float32s | None = None
         self._opened = False
 
     def advance(self) -> StreamRound:
@@ -154,7 +154,7 @@ class StreamBatch:
 
     def _open_all(self) -> None:
         """Start the clients. This draws their first random numbers."""
-        tables: dict[int, tuple[Floats, list[int]] | None] = {}
+        tables: dict[int, tuple[Float32s, list[int]] | None] = {}
         opened: list[int] = []
         for member, client in enumerate(self._clients):
             assert client.open_stream is not None
@@ -186,8 +186,9 @@ class StreamBatch:
             except Exception as error:
                 drawn.append(error)
         if self._stored is not None and self._transport.kind == "float32" and set(map(type, drawn)) == {int}:
+            places = np.array(drawn, dtype=np.int64)
             # "clip" only says that numpy need not check the positions, which come from a list.
-            np.take(self._stored, drawn, axis=0, out=self._images[: len(drawn)], mode="clip")
+            np.take(self._stored, places, axis=0, out=self._images[: len(places)], mode="clip")
             return members
         sent: list[int] = []
         for member, found in zip(members.tolist(), drawn, strict=True):
@@ -195,27 +196,29 @@ class StreamBatch:
                 self._end(member, "finished")
             elif isinstance(found, Exception):
                 self._end(member, "failed", found)
-            elif (error := self._arrive(found, self._images[len(sent)])) is None:
+            elif (refusal := self._arrive(found, self._images[len(sent)])) is None:
                 sent.append(member)
             elif self._queries[member] >= self._budgets[member]:  # the server does not receive the image any more
                 self._end(member, "exhausted")
             else:
                 self._queries[member] += 1
-                self._end(member, "failed", error, 1)
+                self._end(member, "failed", refusal, 1)
         return np.array(sent, dtype=np.int64)
 
-    def _arrive(self, sent: Image | int, place: Floats) -> InvalidImage | None:
+    def _arrive(self, sent: Image | int, place: Float32s) -> InvalidImage | None:
         """Write an image to `place` as it arrives; return an error if it is not an image of the right shape."""
         if isinstance(sent, int):
             assert self._stored is not None
-            sent = self._stored[sent]
-        usual = type(sent) is np.ndarray and sent.dtype == np.float32 and sent.shape == self._shape
+            image: Image = self._stored[sent]
+        else:
+            image = sent
+        usual = type(image) is np.ndarray and image.dtype == np.float32 and image.shape == self._shape
         if not usual or self._transport.kind != "float32":
             try:
-                sent = admit(arrive(sent, self._transport, self._shape))
+                image = admit(arrive(image, self._transport, self._shape))
             except InvalidImage as error:
                 return error
-        place[...] = sent
+        place[...] = image
         return None
 
     def _judge(self, members: Numbers) -> Numbers:
