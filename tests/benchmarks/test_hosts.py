@@ -17,7 +17,7 @@ from mifsim.server.shard_run import Reply, run_shard
 from mifsim.study import Study
 
 SESSIONS, QUERIES = 256, 50
-ROUNDS = 5
+ROUNDS = 3
 MOST = {"independent": 5.0}
 """Targets in µs a query; that of all other kinds is `SLOWEST`."""
 SLOWEST = 20.0
