@@ -19,9 +19,9 @@ import numpy.typing as npt
 from mifsim.data import load_data
 from mifsim.defense import DetectorConfig, NoDefenseConfig, Outcome
 from mifsim.errors import RunError, StudyError
-from mifsim.server.client_session import SessionRow
 from mifsim.server.client_specs import ClientSpec, client_specs
 from mifsim.server.environment import Environment
+from mifsim.server.session_rows import SessionRow
 from mifsim.server.shard_run import NullSink, Reply, run_clients
 from mifsim.statistics import queries_until_stopped
 from mifsim.study import Filter, Study

@@ -114,6 +114,22 @@ class SubsetPool:
         return self.pool.images(self.indices[np.asarray(indices, np.int64)])
 
 
+def stored_floats(pool: object) -> tuple[npt.NDArray[np.float32], list[int]] | None:
+    """Return the array that contains a pool's images as floats, and the position of each in it.
+
+    Returns
+    -------
+    (ndarray of float32, list of int) or None
+        None if the pool does not store its images so.
+    """
+    if isinstance(pool, ArrayPool):
+        return None if pool._floats is None else (pool._floats, list(range(len(pool))))
+    if isinstance(pool, SubsetPool) and (stored := stored_floats(pool.pool)) is not None:
+        floats, places = stored
+        return floats, [places[index] for index in pool.indices.tolist()]
+    return None
+
+
 @dataclass(frozen=True)
 class DataSet:
     """A data set, split into subsets by role.

@@ -6,7 +6,7 @@ only the modules `errors`, `limits` and `registry`. numba and OpenCV are importe
 
 from mifsim.defense.config import DetectorConfig
 from mifsim.defense.counting import CountingDetector
-from mifsim.defense.detector import Detector, DurableDetector, ModelAnswer, NoDefense, Verdict
+from mifsim.defense.detector import Detector, DetectorBatch, DurableDetector, ModelAnswer, NoDefense, Verdict
 from mifsim.defense.kinds import KINDS, config_class, load_config, read_config
 from mifsim.defense.measures import simple_hash, ssim
 from mifsim.defense.none import NoDefenseConfig
@@ -25,6 +25,7 @@ __all__ = [
     "CountRule",
     "CountingDetector",
     "Detector",
+    "DetectorBatch",
     "DetectorConfig",
     "DurableDetector",
     "FilterConfig",

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from mifsim.defense.detector import Detector, DurableDetector, NoDefense
+from mifsim.defense.detector import Detector, DetectorBatch, DurableDetector, NoDefense
 from mifsim.defense.param import Choice, Param
 from mifsim.defense.recording import (
     Column,
@@ -88,6 +88,22 @@ class DetectorConfig(Serializable, ABC):
     @abstractmethod
     def new_detector(self) -> Detector:
         """Return a detector in its initial state, for images to which the view has been applied."""
+
+    def batch(self, sessions: int, shape: tuple[int, ...]) -> DetectorBatch | None:
+        """Return the detectors of several new sessions, which judge an image of each in one call.
+
+        Parameters
+        ----------
+        sessions : int
+        shape : tuple of int
+            Shape of all images.
+
+        Returns
+        -------
+        DetectorBatch or None
+            None, the default, if each session needs a detector of its own.
+        """
+        return None
 
     def recording(self) -> Mapping[str, Any]:
         """Return the recorder options that this configuration needs, as plain JSON values."""

@@ -103,6 +103,43 @@ class DurableDetector(Detector, Protocol):
         """
 
 
+class BatchVerdicts(NamedTuple):
+    """Result of a `DetectorBatch` for one image of each of n sessions.
+
+    Attributes
+    ----------
+    valid : ndarray of bool, shape (n,)
+        Whether the image is valid; if not, the session's state did not change.
+    safe : ndarray of bool, shape (n,)
+        Whether the verdict of a valid image is SAFE.
+    counts : ndarray of float64, shape (n,)
+        `Detector.count` after the image.
+    """
+
+    valid: npt.NDArray[np.bool_]
+    safe: npt.NDArray[np.bool_]
+    counts: npt.NDArray[np.float64]
+
+
+class DetectorBatch(Protocol):
+    """The detectors of several sessions, which judge an image of each in one call.
+
+    Each session is judged as by a `Detector` of its own, to the bit. Only kinds that ignore the model's answers have
+    batches.
+    """
+
+    def check(self, members: npt.NDArray[np.int64], images: npt.NDArray[np.float32]) -> BatchVerdicts:
+        """Return the verdicts for one image of each of some sessions, and update their states.
+
+        Parameters
+        ----------
+        members : ndarray of int64, shape (n,)
+            The numbers of the sessions, each at most once. None of them is blocked.
+        images : ndarray of float32, shape (n, H, W) or (n, H, W, C), C-contiguous
+            An image of each.
+        """
+
+
 def expect_keys(counts: Mapping[str, Any], *names: str) -> None:
     """Raise a ValueError if the keys of saved counts are not these names."""
     if set(counts) != set(names):
@@ -172,3 +209,13 @@ class NoDefense:
 
     def __repr__(self) -> str:
         return "NoDefense()"
+
+
+class NoDefenseBatch:
+    """The null detectors of several sessions; see `DetectorBatch`."""
+
+    def check(self, members: npt.NDArray[np.int64], images: npt.NDArray[np.float32]) -> BatchVerdicts:
+        """Return SAFE for all valid images."""
+        from mifsim.defense.images import inside_each
+
+        return BatchVerdicts(inside_each(images), np.ones(len(members), np.bool_), np.zeros(len(members)))

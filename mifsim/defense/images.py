@@ -56,6 +56,22 @@ def _mean(values: Any) -> Any:
     return total / values.size
 
 
+@entry
+def _check_each(values: Any, shrunk: Any) -> Any:
+    """Return, for each row, whether all `values` are in [0, 1], and the mean of `shrunk` as `_mean` computes it."""
+    inside, means = np.empty(len(values), np.bool_), np.empty(len(values))
+    for k in range(len(values)):
+        row, valid = values[k], True
+        for i in range(len(row)):
+            valid &= (row[i] >= 0.0) & (row[i] <= 1.0)
+        inside[k] = valid
+        total = 0.0
+        for value in shrunk[k]:
+            total += np.float64(value)
+        means[k] = total / shrunk.shape[1]
+    return inside, means
+
+
 def admit(image: object, shape: tuple[int, ...] | None = None, smallest: int = 1) -> Pixels:
     """Validate an image and convert it to float32 in [0, 1].
 
@@ -131,3 +147,48 @@ def hash_of(pixels: Pixels, size: int) -> float:
     """Return the hash of a validated image, in [0, 1]; see `mifsim.defense.simple_hash`."""
     mean: float = _mean(cv2.resize(pixels, (size, size), None, 0, 0, cv2.INTER_AREA))
     return mean
+
+
+def admit_each(
+    images: npt.NDArray[np.float32], hash_size: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Validate several images of one shape, and return their hashes.
+
+    Parameters
+    ----------
+    images : ndarray of float32, shape (n, H, W) or (n, H, W, C), C-contiguous
+    hash_size : int
+        See `hash_of`.
+
+    Returns
+    -------
+    valid : ndarray of bool, shape (n,)
+        Whether all values of an image are in [0, 1].
+    hashes : ndarray of float64, shape (n,)
+        The hashes, equal to those of `hash_of`; without a meaning for images that are not valid.
+    """
+    count, height, width = images.shape[:3]
+    # OpenCV shrinks images that lie below each other in one call. The weights of the rows are those of a single image
+    # if the scale is a number without rounding error, and if no pixel contributes to two images.
+    scale = height / hash_size
+    if scale >= 1 and width >= hash_size and (scale * 2**16).is_integer():
+        rows = images.reshape(count * height, *images.shape[2:])
+        shrunk = cv2.resize(rows, (hash_size, count * hash_size), None, 0, 0, cv2.INTER_AREA)
+    else:
+        shrunk = np.stack([cv2.resize(image, (hash_size, hash_size), None, 0, 0, cv2.INTER_AREA) for image in images])
+    valid, hashes = _check_each(images.reshape(count, -1), shrunk.reshape(count, -1))
+    return valid, hashes
+
+
+def inside_each(images: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Return whether all values of an image are in [0, 1], for each of several; see `admit_each`."""
+    values = images.reshape(len(images), -1)
+    valid: npt.NDArray[np.bool_] = _check_each(values, values[:, :1])[0]
+    return valid
+
+
+def planes_of_each(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return several images channel by channel, shape (n, C, H * W); see `to_planes`."""
+    if images.ndim == 3 or images.shape[3] == 1:
+        return images.reshape(len(images), 1, -1)
+    return np.stack([to_planes(image) for image in images])

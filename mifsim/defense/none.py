@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from mifsim.defense.config import DetectorConfig
-from mifsim.defense.detector import NoDefense
+from mifsim.defense.detector import NoDefense, NoDefenseBatch
 from mifsim.defense.recording import Outcome, RecordedSessions
 
 
@@ -21,6 +21,11 @@ class NoDefenseConfig(DetectorConfig):
     def new_detector(self) -> NoDefense:
         """Return a null detector in its initial state."""
         return NoDefense()
+
+    def batch(self, sessions: int, shape: tuple[int, ...]) -> NoDefenseBatch | None:
+        """Return the null detectors of several sessions; see `DetectorConfig.batch`."""
+        whole = self.view is None and type(self).new_detector is NoDefenseConfig.new_detector
+        return NoDefenseBatch() if whole else None
 
     def replay(self, sessions: RecordedSessions) -> Outcome:
         """Return an outcome without blocks."""

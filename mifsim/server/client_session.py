@@ -5,38 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from mifsim.clients.protocol import Answer, ClientGenerator, Image, Query, Refusal
+from mifsim.clients.users.stream import OpenStream
 from mifsim.defense import Detector, ModelAnswer
 from mifsim.defense.config import Scope
 from mifsim.errors import DetectorError, InvalidImage
 from mifsim.leakage import Snapshots
 from mifsim.server.client_specs import ClientSpec
 from mifsim.server.session import Session
+from mifsim.server.session_rows import SessionEnd, SessionRow
 
-SessionEnd = Literal["blocked", "finished", "exhausted", "failed"]
 OnQuery = Callable[[int, str, int, float], None]
 """Called for every query that does not reach the model: (number of the session's row, verdict, query number, count)."""
-
-
-@dataclass
-class SessionRow:
-    """The result of one session, from which its row in the table ``sessions`` is written."""
-
-    session_id: str
-    spec: ClientSpec
-    client_number: int = 1
-    outcome: SessionEnd = "finished"
-    queries: int = 0
-    answered: int = 0
-    shared: int = 0
-    last_query: int = 0
-    queries_to_block: int | None = None
-    count: float = 0.0
-    target_confidence: float | None = None
-    error: str | None = None
-    snapshots: Snapshots | None = None
 
 
 @dataclass
@@ -89,6 +70,9 @@ class ClientSession:
         See `OnQuery`.
     revisits : bool
         See `Client.revisits`.
+    open_stream : callable or None
+        Starts the client in place of `generator`, for a client whose images do not depend on the answers. Only a
+        `StreamBatch` uses it; it runs the client's only session, and then calls `conclude`.
 
     Attributes
     ----------
@@ -110,6 +94,7 @@ class ClientSession:
     new_snapshots: Callable[[], Snapshots | None]
     on_query: OnQuery
     revisits: bool = False
+    open_stream: Callable[[], OpenStream] | None = None
     query: Query = field(init=False)
     spent: int = field(default=0, init=False)
     _opened: int = field(default=0, init=False)
@@ -185,6 +170,34 @@ class ClientSession:
         except Exception as error:  # a client may be a plug-in: an exception must end only its own sessions
             self._fail(error)
         return None
+
+    def conclude(
+        self, outcome: SessionEnd, queries: int, answered: int, count: float, error: Exception | None = None
+    ) -> None:
+        """Complete the row of a client whose session ran in a `StreamBatch`.
+
+        Parameters
+        ----------
+        outcome : SessionEnd
+        queries, answered : int
+            Numbers of images received, and of those passed on to the model. If they differ, the last image was unsafe
+            (if the session is blocked) or invalid.
+        count : float
+            The detector's count.
+        error : Exception or None
+            Why the session failed.
+        """
+        row, session = self.row, self.session
+        self.spent = row.last_query = session.queries = queries
+        session.answered, session.count = answered, count
+        if queries > answered:
+            self.on_query(self.number, "unsafe" if outcome == "blocked" else "invalid", queries, count)
+        if outcome == "blocked":
+            row.queries_to_block = queries
+        if error is None:
+            self._end_all(outcome)
+        else:
+            self._fail(error)
 
     def _keep(self, guess: Image) -> None:
         if self.row.snapshots is not None:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from mifsim.clients.protocol import ImagePool, World
+from mifsim.clients.users.stream import ImageStream
 from mifsim.data import load_data
 from mifsim.data.base import DataSet, Subset, SubsetPool
-from mifsim.defense import Detector
+from mifsim.defense import Detector, DetectorBatch
 from mifsim.defense.config import Scope
 from mifsim.defense.recording import RecordingSpec
 from mifsim.leakage import Snapshots, snapshot_grid
-from mifsim.server.client_session import ClientSession, OnQuery, SessionRow
+from mifsim.server.client_session import ClientSession, OnQuery
 from mifsim.server.client_specs import ClientSpec, client_rng, expected_queries, user_id
 from mifsim.server.observations import SessionRecorder
 from mifsim.server.session import Session
+from mifsim.server.session_rows import SessionRow
 from mifsim.study import Study, Users
 from mifsim.study.splitting import split_clients, split_images
 from mifsim.tables.storage import Folder
@@ -131,9 +134,14 @@ class Environment:
                 return None
             return Snapshots(self._grids[population.budget_queries])
 
+        client, rng = population.client, client_rng(self.study.seed, spec.client_id)
+        open_stream = None
+        if isinstance(client, ImageStream) and client.only_streams:
+            open_stream = partial(client.open, world, rng)
         return ClientSession(
             spec=spec,
-            generator=population.run(world, client_rng(self.study.seed, spec.client_id)),
+            generator=population.run(world, rng),
+            open_stream=open_stream,
             closed_loop=population.closed_loop,
             revisits=population.client.revisits,
             budget=population.budget_queries,
@@ -173,6 +181,16 @@ class Environment:
         if self.recording is not None:
             return SessionRecorder(self.recording, before if isinstance(before, SessionRecorder) else None)
         return self.study.filters[spec.filter].config.detector()
+
+    def detectors(self, filter_: int, sessions: int) -> DetectorBatch | None:
+        """Return new detectors for sessions under one filter, which judge an image of each in one call.
+
+        None if each session needs a detector of its own: if the kind has no others, in a recording, and in an
+        environment with other detectors.
+        """
+        if self.recording is not None or type(self).detector is not Environment.detector:
+            return None
+        return self.study.filters[filter_].config.batch(sessions, self.data.shape)
 
     def session(self, detector: Detector) -> Session:
         """Return a new session with a detector."""

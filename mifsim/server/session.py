@@ -10,6 +10,20 @@ from mifsim.errors import DetectorError, InvalidImage
 from mifsim.study.wire import Transport
 
 
+def arrive(image: Image, transport: Transport, shape: tuple[int, ...]) -> Image:
+    """Return an image as the server receives it.
+
+    Raises
+    ------
+    InvalidImage
+        If it is not valid, or if its shape is not the one that the model takes.
+    """
+    arrived = transport.arrive(image)
+    if arrived.shape != shape:
+        raise InvalidImage(f"the model takes images of shape {shape}, got {arrived.shape}")
+    return arrived
+
+
 class Session:
     """Algorithm 1, lines 1 to 10: receive an image, pass it to the detector, and end the session at UNSAFE.
 
@@ -69,9 +83,7 @@ class Session:
             If the detector raises an exception.
         """
         self.queries += 1
-        arrived = self._transport.arrive(image)
-        if arrived.shape != self._shape:
-            raise InvalidImage(f"the model takes images of shape {self._shape}, got {arrived.shape}")
+        arrived = arrive(image, self._transport, self._shape)
         try:
             verdict = self.detector.check(arrived)
         except InvalidImage:

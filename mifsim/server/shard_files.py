@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mifsim.server.client_session import ClientSession, SessionRow
 from mifsim.server.client_specs import Shard
 from mifsim.server.observations import ObservationRows, observation_schema
+from mifsim.server.rounds import AnsweredQueries
+from mifsim.server.session_rows import SessionRow
 from mifsim.study import Study, client_name
 from mifsim.tables.records import TableWriter
 
@@ -103,37 +104,24 @@ class ShardFiles:
         self._count(1)
 
     def answered(
-        self,
-        clients: Sequence[ClientSession],
-        labels: npt.NDArray[np.int64],
-        confidence: npt.NDArray[np.float32],
+        self, queries: AnsweredQueries, labels: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32]
     ) -> None:
-        """Add one answered query of each client.
-
-        Parameters
-        ----------
-        clients : sequence of ClientSession
-            The n clients.
-        labels : ndarray of int64, shape (n,)
-            The model's labels.
-        confidence : ndarray of float32, shape (n, classes)
-            The model's confidence vectors.
-        """
-        targets = np.array([-1 if client.spec.target is None else client.spec.target for client in clients])
-        each = np.arange(len(clients))
+        """Add the answered queries of one round; see `QuerySink.answered`."""
+        targets = queries.targets
+        each = np.arange(len(targets))
         self._answered.append(
             {
-                "number": np.array([client.number for client in clients], dtype=np.int32),
-                "query": np.array([client.session.queries for client in clients], dtype=np.int64),
-                "count": np.array([client.session.count for client in clients], dtype=np.float64),
+                "number": queries.numbers.astype(np.int32),
+                "query": queries.queries,
+                "count": queries.counts,
                 "label": labels.astype(np.int16),
                 "confidence": confidence[each, labels],
                 "target_confidence": np.where(targets < 0, np.float32(np.nan), confidence[each, targets]),
             }
         )
         if self._observations is not None:
-            self._observations.add(clients, [row.session_id for row in self._rows])
-        self._count(len(clients))
+            self._observations.add(queries.clients, [row.session_id for row in self._rows])
+        self._count(len(targets))
 
     def _count(self, rows: int) -> None:
         self._pending_rows += rows

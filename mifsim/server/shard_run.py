@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from mifsim.clients.protocol import Answer
 from mifsim.defense import ModelAnswer
-from mifsim.server.client_session import ClientSession, SessionRow
 from mifsim.server.client_specs import ClientSpec, Shard
 from mifsim.server.environment import Environment
+from mifsim.server.rounds import AnsweredQueries, Round, RunningClients
+from mifsim.server.session_rows import SessionRow
 from mifsim.server.shard_files import shard_files
 
 
@@ -87,9 +88,19 @@ class QuerySink(Protocol):
     """Receives the rows of queries."""
 
     def answered(
-        self, clients: Sequence[ClientSession], labels: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32]
+        self, queries: AnsweredQueries, labels: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32]
     ) -> None:
-        """Add one answered query of each client; see `ShardFiles.answered`."""
+        """Add the answered queries of one round.
+
+        Parameters
+        ----------
+        queries : AnsweredQueries
+            The n queries.
+        labels : ndarray of int64, shape (n,)
+            The model's labels.
+        confidence : ndarray of float32, shape (n, classes)
+            The model's confidence vectors.
+        """
 
     def unanswered(self, number: int, verdict: str, query: int, count: float) -> None:
         """Add a query that did not reach the model."""
@@ -99,7 +110,7 @@ class NullSink:
     """A sink that discards the rows of queries, for callers that need only the sessions."""
 
     def answered(
-        self, clients: Sequence[ClientSession], labels: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32]
+        self, queries: AnsweredQueries, labels: npt.NDArray[np.int64], confidence: npt.NDArray[np.float32]
     ) -> None:
         """Discard the rows."""
 
@@ -117,59 +128,31 @@ def run_clients(
         sink.unanswered(number, verdict, query, count)
         counters.queries += 1
 
-    clients = [environment.start(spec, rows, on_query) for spec in specs]
-    images = np.empty((len(clients), *environment.data.shape), dtype=np.float32)
-    # `waiting` lists the clients that wait for the model, in the order of their specs; images[i] belongs to waiting[i].
-    waiting = _advance([(client, None) for client in clients], images, environment)
-    policy = environment.study.policy
-    while waiting:
+    running = RunningClients([environment.start(spec, rows, on_query) for spec in specs], environment)
+    waiting = running.advance(None)
+    while len(waiting.images):
         if environment.stopping:
             raise Stopped
-        gradient_of = np.array(
-            [-1 if client.query.gradient_of is None else client.query.gradient_of for client in waiting],
-            dtype=np.int32,
-        )
-        reply = yield Batch(images[: len(waiting)], gradient_of)
+        reply = yield Batch(waiting.images, waiting.gradient_of)
         labels = reply.confidence.argmax(axis=1) if reply.labels is None else reply.labels
-        for client, label, shares in zip(waiting, labels.tolist(), reply.confidence, strict=True):
-            client.observe(ModelAnswer(label, shares))
-        sink.answered(waiting, labels, reply.confidence)
-        counters.queries += len(waiting)
-        for client, shares in zip(waiting, reply.confidence, strict=True):
-            if client.spec.target is not None:
-                share = float(shares[client.spec.target])
-                client.row.target_confidence = None if math.isnan(share) else share
-        shown = policy.shown(reply.confidence)
-        gradients = iter(reply.gradients)
-        answers: list[tuple[ClientSession, Answer | None]] = [
-            (
-                client,
-                Answer(
-                    int(labels[i]),
-                    None if shown is None else shown[i],
-                    next(gradients) if gradient_of[i] >= 0 else None,
-                ),
-            )
-            for i, client in enumerate(waiting)
-        ]
-        waiting = _advance(answers, images, environment)
+        answers = _answers(waiting, reply, labels, environment) if waiting.single else []
+        sink.answered(waiting.answered(), labels, reply.confidence)
+        counters.queries += len(waiting.images)
+        waiting = running.advance(answers)
 
 
-def _advance(
-    answers: list[tuple[ClientSession, Answer | None]], images: npt.NDArray[np.float32], environment: Environment
-) -> list[ClientSession]:
-    """Send every client its answer; return the clients with a next image, whose images are written to `images`."""
-    waiting: list[ClientSession] = []
-    for client, answer in answers:
-        spent_before = client.spent
-        image = client.advance(answer)
-        if image is not None:
-            environment.counters.work += client.spent - spent_before
-            images[len(waiting)] = image
-            waiting.append(client)
-            continue
-        environment.counters.sessions += 1
-        environment.counters.work += environment.weight(client.spec) - spent_before  # total: its weight
-        environment.counters.blocked += client.row.outcome == "blocked"
-        environment.counters.failed += client.row.outcome == "failed"
-    return waiting
+def _answers(waiting: Round, reply: Reply, labels: npt.NDArray[np.int64], environment: Environment) -> list[Answer]:
+    """Pass the reply to the detectors of the clients that are advanced one by one; return their answers."""
+    places = waiting.places
+    confidence, own_labels, asking = reply.confidence[places], labels[places].tolist(), waiting.gradient_of[places] >= 0
+    shown = environment.study.policy.shown(confidence)
+    gradients = iter(reply.gradients)
+    answers: list[Answer] = []
+    for k, (client, label, shares) in enumerate(zip(waiting.single, own_labels, confidence, strict=True)):
+        client.observe(ModelAnswer(label, shares))
+        if client.spec.target is not None:
+            share = float(shares[client.spec.target])
+            client.row.target_confidence = None if math.isnan(share) else share
+        gradient = next(gradients) if asking[k] else None
+        answers.append(Answer(label, None if shown is None else shown[k], gradient))
+    return answers

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import kstest
 
 from mifsim.clients import Image, User, World
-from mifsim.clients.users.camera import NOISE_TABLE, add_noise
+from mifsim.clients.users.camera import NOISE_TABLE, add_noise, drawn_noise
 from mifsim.clients.users.kiosk import Kiosk
 from mifsim.clients.users.video import Video
 from mifsim.testing.worlds import StrictPool, converse
@@ -39,8 +39,8 @@ class TestNoise:
         rng = np.random.default_rng(1)
         assert (np.prod(shape) > NOISE_TABLE // 16) == (shape[0] == 160)
         one, other = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        add_noise(one, 0.02, rng)
-        add_noise(other, 0.02, rng)
+        add_noise(one, drawn_noise(shape, rng), 0.02)
+        add_noise(other, drawn_noise(shape, rng), 0.02)
         assert one.dtype == np.float32
         assert one.shape == shape
         assert kstest(one.ravel()[:20000] / 0.02, "norm").pvalue > 1e-3
@@ -51,7 +51,7 @@ class TestNoise:
     def test_noise_is_added_to_the_image(self) -> None:
         plain, grey = np.zeros((8, 8, 3), np.float32), np.full((8, 8, 3), 0.25, np.float32)
         for image in (plain, grey):
-            add_noise(image, 0.02, np.random.default_rng(3))
+            add_noise(image, drawn_noise(image.shape, np.random.default_rng(3)), 0.02)
         np.testing.assert_allclose(grey - 0.25, plain, atol=1e-7)
 
 

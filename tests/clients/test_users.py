@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import groupby, islice, pairwise, permutations
+from collections.abc import Iterator
+from itertools import groupby, islice, pairwise, permutations, repeat
 from typing import Any
 
 import numpy as np
@@ -229,3 +230,30 @@ def test_every_item_is_equally_likely_to_come_first(count: int) -> None:
     firsts = [next(shuffled(np.arange(count), np.random.default_rng(seed))) for seed in range(3000)]
     sixths = np.bincount(np.array(firsts) * 6 // count, minlength=6)
     assert chisquare(sixths).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+@pytest.mark.parametrize("shape", [(28, 28), (12, 9, 3)], ids=["grey", "colour"])
+def test_images_drawn_ahead_and_places_are_the_images_that_are_drawn_one_by_one(
+    kind: type[ImageStream], shape: tuple[int, ...]
+) -> None:
+    user, world = kind(), World(shape, 4, StrictPool.random(shape, 4, each=6))
+    opened = user.open(world, np.random.default_rng(5))
+    rng = np.random.default_rng(5)
+    assert user.length.draw(rng) == opened.length
+    expected = [image.tobytes() for image in islice(user.images(world, rng), min(60, opened.length))]
+    assert [image.tobytes() for image in islice(opened.images, len(expected))] == expected
+    if opened.places is not None:
+        places = user.open(world, np.random.default_rng(5)).places
+        assert places is not None
+        assert [world.pool.image(place).tobytes() for place in islice(places, len(expected))] == expected
+
+
+def test_a_subclass_with_other_images_does_not_draw_those_of_its_base() -> None:
+    class Black(Independent):
+        def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
+            return repeat(np.zeros(world.shape, np.float32))
+
+    opened = Black().open(World((4, 4), 2, StrictPool.random((4, 4), 2, each=3)), np.random.default_rng(0))
+    assert opened.places is None
+    assert not next(opened.images).any()

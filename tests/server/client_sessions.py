@@ -11,9 +11,10 @@ from mifsim.clients.protocol import ClientGenerator
 from mifsim.defense import Detector, FilterConfig, ModelAnswer, QueryFilter
 from mifsim.defense.config import Scope
 from mifsim.leakage import Snapshots
-from mifsim.server.client_session import ClientSession, SessionRow
+from mifsim.server.client_session import ClientSession
 from mifsim.server.client_specs import ClientSpec
 from mifsim.server.session import Session
+from mifsim.server.session_rows import SessionRow
 from mifsim.study.wire import Transport
 
 SHAPE = (8, 8)

@@ -16,7 +16,7 @@ from mifsim.defense.config import Scope
 from mifsim.defense.quota import QuotaConfig
 from mifsim.run import simulate as simulation
 from mifsim.run.leakage import decode
-from mifsim.server.client_session import SessionRow
+from mifsim.server.session_rows import SessionRow
 from mifsim.study import Study
 from mifsim.tables.records import read_table
 from reports.tables import attack_table

@@ -8,9 +8,9 @@ from pathlib import Path
 from mifsim.data.base import DataSet
 from mifsim.defense import Detector, NoDefenseConfig
 from mifsim.errors import RunError
-from mifsim.server.client_session import SessionRow
 from mifsim.server.client_specs import ClientSpec, client_specs
 from mifsim.server.environment import Environment
+from mifsim.server.session_rows import SessionRow
 from mifsim.server.shard_run import NullSink, Reply, run_clients
 from mifsim.study import Filter, Study
 from mifsim.victims import Victim

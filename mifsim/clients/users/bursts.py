@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from mifsim.clients.protocol import Image, ImageNeed, World
-from mifsim.clients.users.camera import exposed, moved
+from mifsim.clients.users.camera import Shot, drawn_noise, rendered, shots_at_once
 from mifsim.clients.users.length import Length, Uniform
 from mifsim.clients.users.stream import ImageStream, shuffled
 
@@ -37,12 +37,24 @@ class Bursts(ImageStream):
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield shots of one subject after the other, the subjects in random order."""
+        return rendered(self._shots(world, rng), self.noise)
+
+    def ahead(self, world: World, rng: np.random.Generator, length: int) -> Iterator[Image]:
+        """See `ImageStream.ahead`."""
+        return rendered(self._shots(world, rng), self.noise, shots_at_once(world.shape), length)
+
+    def _shots(self, world: World, rng: np.random.Generator) -> Iterator[Shot]:
         for index in shuffled(np.arange(len(world.pool)), rng):
             subject = world.pool.image(index)
             for _ in range(self.shots.draw(rng)):
-                yield self._shot(subject, rng)
-
-    def _shot(self, subject: Image, rng: np.random.Generator) -> Image:
-        right, down, turn, brighter, lighter = rng.standard_normal(5)
-        still = moved(subject, self.shift_pixels * right, self.shift_pixels * down, self.rotation_degrees * turn)
-        return exposed(still, self.gain * brighter, self.offset * lighter, self.noise, rng)
+                right, down, turn, brighter, lighter = rng.standard_normal(5).tolist()
+                yield Shot(
+                    subject,
+                    self.shift_pixels * right,
+                    self.shift_pixels * down,
+                    self.rotation_degrees * turn,
+                    zoom=1.0,
+                    light=1 + self.gain * brighter,
+                    offset=self.offset * lighter,
+                    noise=drawn_noise(world.shape, rng),
+                )

@@ -22,4 +22,8 @@ class Independent(ImageStream):
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield the pool's images in random order."""
-        return map(world.pool.image, shuffled(np.arange(len(world.pool)), rng))
+        return map(world.pool.image, self.places(world, rng))
+
+    def places(self, world: World, rng: np.random.Generator) -> Iterator[int]:
+        """See `ImageStream.places`."""
+        return shuffled(np.arange(len(world.pool)), rng)

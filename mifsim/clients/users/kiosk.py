@@ -10,7 +10,16 @@ import numpy.typing as npt
 from pydantic import Field
 
 from mifsim.clients.protocol import Image, ImageNeed, World
-from mifsim.clients.users.camera import add_noise, clipped, moved
+from mifsim.clients.users.camera import (
+    Shot,
+    add_noise,
+    as_factors,
+    clipped,
+    drawn_noise,
+    in_blocks,
+    moved_each,
+    shots_at_once,
+)
 from mifsim.clients.users.length import Length, Uniform
 from mifsim.clients.users.stream import ImageStream, shuffled
 
@@ -53,31 +62,47 @@ class Kiosk(ImageStream):
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield shots of one subject after the other, the subjects in random order."""
+        return self._rendered(world, rng, 1, None)
+
+    def ahead(self, world: World, rng: np.random.Generator, length: int) -> Iterator[Image]:
+        """See `ImageStream.ahead`."""
+        return self._rendered(world, rng, shots_at_once(world.shape), length)
+
+    def _rendered(self, world: World, rng: np.random.Generator, at_once: int, length: int | None) -> Iterator[Image]:
         shape = world.shape
         mask = _oval(shape, self.subject)
         wall = _wall(shape, rng) * (1 - mask)
         pattern = np.float32(self.pattern) * rng.standard_normal(shape, np.float32)
         response = 1 + np.float32(self.response) * rng.standard_normal(shape, np.float32)
         mask, wall = mask * response, wall * response  # light and sensitivity scale both
+        for shots in in_blocks(self._shots(world, rng), at_once, length):
+            seen = moved_each(shots)
+            seen *= mask
+            seen += wall
+            seen *= as_factors([shot.light for shot in shots], seen)
+            seen += pattern
+            for shot, image in zip(shots, seen, strict=True):
+                add_noise(image, shot.noise, self.noise)
+            yield from clipped(seen)
+
+    def _shots(self, world: World, rng: np.random.Generator) -> Iterator[Shot]:
         kept = math.exp(-1 / self.memory_shots)
+        fresh = math.sqrt(1 - kept**2)
         brighter = rng.standard_normal()
         for index in shuffled(np.arange(len(world.pool)), rng):
             subject = world.pool.image(index)
             for _ in range(self.shots.draw(rng)):
                 right, down, larger, drift = rng.standard_normal(4).tolist()
-                brighter = kept * brighter + math.sqrt(1 - kept**2) * drift
-                seen = moved(
+                brighter = kept * brighter + fresh * drift
+                yield Shot(
                     subject,
                     self.shift_pixels * right,
                     self.shift_pixels * down,
+                    degrees=0.0,
                     zoom=math.exp(self.zoom * larger),
+                    light=1 + self.light * brighter,
+                    noise=drawn_noise(world.shape, rng),
                 )
-                seen *= mask
-                seen += wall
-                seen *= np.float32(1 + self.light * brighter)
-                seen += pattern
-                add_noise(seen, self.noise, rng)
-                yield clipped(seen)
 
 
 def _oval(shape: tuple[int, ...], share: float) -> npt.NDArray[np.float32]:

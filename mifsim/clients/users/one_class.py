@@ -23,6 +23,10 @@ class OneClass(ImageStream):
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield the images of one class in random order."""
+        return map(world.pool.image, self.places(world, rng))
+
+    def places(self, world: World, rng: np.random.Generator) -> Iterator[int]:
+        """See `ImageStream.places`."""
         labels = world.pool.labels
         chosen = rng.choice(np.flatnonzero(np.bincount(labels)))
-        return map(world.pool.image, shuffled(np.flatnonzero(labels == chosen), rng))
+        return shuffled(np.flatnonzero(labels == chosen), rng)

@@ -32,9 +32,13 @@ class Retries(ImageStream):
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield the pool's images in random order, and copies of recent ones between them."""
-        recent: deque[Image] = deque(maxlen=self.window)
+        return map(world.pool.image, self.places(world, rng))
+
+    def places(self, world: World, rng: np.random.Generator) -> Iterator[int]:
+        """See `ImageStream.places`."""
+        recent: deque[int] = deque(maxlen=self.window)
         for index in shuffled(np.arange(len(world.pool)), rng):
-            recent.append(world.pool.image(index))
-            yield recent[-1]
+            recent.append(index)
+            yield index
             while rng.random() < self.probability:
                 yield recent[rng.integers(len(recent))]

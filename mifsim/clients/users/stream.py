@@ -5,19 +5,43 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from itertools import cycle
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from mifsim.clients.protocol import ClientGenerator, Image, ImageNeed, Query, Refusal, User, World
+from mifsim.clients.protocol import ClientGenerator, Image, ImageNeed, ImagePool, Query, Refusal, User, World
 from mifsim.clients.users.length import Length
+
+
+class OpenStream(NamedTuple):
+    """The images of one session, none of which is drawn yet.
+
+    Attributes
+    ----------
+    length : int
+        Number of images that the user sends if none is refused.
+    images : Iterator of Image
+        The images.
+    places : Iterator of int or None
+        Positions of these images in the pool, if the user sends them unchanged. `images` reads it, so that only one of
+        the two may be used.
+    pool : ImagePool or None
+        The pool to which `places` refers.
+    """
+
+    length: int
+    images: Iterator[Image]
+    places: Iterator[int] | None = None
+    pool: ImagePool | None = None
 
 
 class ImageStream(User):
     """A user who sends `length` images and leaves, or leaves when refused.
 
-    A subclass defines the images in `images`; the answers do not influence them.
+    A subclass defines the images in `images`; the answers do not influence them. It can also define, for speed, the
+    same images as `places` or `ahead`.
     """
 
     length: Length = Field(
@@ -42,12 +66,50 @@ class ImageStream(User):
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield an unlimited number of images, float32 in [0, 1], of shape ``world.shape``."""
 
-    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
-        """Start one session; the generator returns None."""
+    def places(self, world: World, rng: np.random.Generator) -> Iterator[int]:
+        """Yield the positions in the pool of the images that `images` yields, from the same random numbers."""
+        raise NotImplementedError
+
+    def ahead(self, world: World, rng: np.random.Generator, length: int) -> Iterator[Image]:
+        """Yield the first `length` images that `images` yields, and draw several of them at once.
+
+        Nothing else may use `rng` meanwhile.
+        """
+        return self.images(world, rng)
+
+    def open(self, world: World, rng: np.random.Generator) -> OpenStream:
+        """Start one session.
+
+        Raises
+        ------
+        ValueError
+            If there are no images to send.
+        """
         if not len(world.pool):
             raise ValueError("a user needs images to send: the pool is empty")
         length = self.length.draw(rng)
-        for _, image in zip(range(length), self.images(world, rng), strict=False):
+        if self._follows_images("places"):
+            places = iter(self.places(world, rng))
+            return OpenStream(length, map(world.pool.image, places), places, world.pool)
+        if self._follows_images("ahead"):
+            return OpenStream(length, iter(self.ahead(world, rng, length)))
+        return OpenStream(length, iter(self.images(world, rng)))
+
+    def _follows_images(self, method: str) -> bool:
+        """Return whether a method is defined for the images of this class: not above the class that defines them."""
+        order = type(self).__mro__
+        defined, images = (next(c for c in order if name in c.__dict__) for name in (method, "images"))
+        return defined is not ImageStream and issubclass(defined, images)
+
+    @property
+    def only_streams(self) -> bool:
+        """Whether `open` says all that a client does; false for a subclass with a `run` or several sessions."""
+        return type(self).run is ImageStream.run and not self.revisits
+
+    def run(self, world: World, rng: np.random.Generator) -> ClientGenerator:
+        """Start one session; the generator returns None."""
+        opened = self.open(world, rng)
+        for _, image in zip(range(opened.length), opened.images, strict=False):
             if isinstance((yield Query(image)), Refusal):
                 break
         return None

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from mifsim.clients.protocol import Image, ImageNeed, World
-from mifsim.clients.users.camera import exposed, moved
+from mifsim.clients.users.camera import Shot, drawn_noise, rendered, shots_at_once
 from mifsim.clients.users.length import Geometric, Length
 from mifsim.clients.users.stream import ImageStream, shuffled
 
@@ -43,6 +43,13 @@ class Video(ImageStream):
 
     def images(self, world: World, rng: np.random.Generator) -> Iterator[Image]:
         """Yield the frames of one scene after the other, their subjects in random order."""
+        return rendered(self._shots(world, rng), self.noise)
+
+    def ahead(self, world: World, rng: np.random.Generator, length: int) -> Iterator[Image]:
+        """See `ImageStream.ahead`."""
+        return rendered(self._shots(world, rng), self.noise, shots_at_once(world.shape), length)
+
+    def _shots(self, world: World, rng: np.random.Generator) -> Iterator[Shot]:
         kept = math.exp(-1 / self.memory_frames)
         fresh = math.sqrt(1 - kept**2)  # keeps the variance at 1
         for index in shuffled(np.arange(len(world.pool)), rng):
@@ -50,12 +57,13 @@ class Video(ImageStream):
             state = rng.standard_normal(5)
             for _ in range(self.scene.draw(rng)):
                 right, down, turn, larger, brighter = state.tolist()
-                frame = moved(
+                yield Shot(
                     subject,
                     self.shift_pixels * right,
                     self.shift_pixels * down,
                     self.rotation_degrees * turn,
                     math.exp(self.zoom * larger),
+                    light=1 + self.gain * brighter,
+                    noise=drawn_noise(world.shape, rng),
                 )
-                yield exposed(frame, self.gain * brighter, 0.0, self.noise, rng)
                 state = kept * state + fresh * rng.standard_normal(5)

@@ -19,7 +19,24 @@ from mifsim.defense.view import View
 if TYPE_CHECKING:
     from mifsim.defense.ssim_hash.config import FilterConfig
 
-_CODE: dict[Form, int] = {"global": kernels.GLOBAL, "uniform": kernels.UNIFORM, "gaussian": kernels.GAUSSIAN}
+CODES: dict[Form, int] = {"global": kernels.GLOBAL, "uniform": kernels.UNIFORM, "gaussian": kernels.GAUSSIAN}
+"""The number of each form of SSIM in the kernels."""
+
+_ONLY = np.zeros(1, dtype=np.int64)
+"""The members of a batch of one session."""
+
+
+def statistics_arrays(
+    sessions: int, capacity: int, shape: tuple[int, ...], form: Form
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """Return arrays for the buffers of several sessions: means, contrasts, and whether they have been computed."""
+    height, width, channels = (*shape, 1)[:3]
+    described = np.zeros((sessions, capacity), dtype=np.bool_)
+    if form == "global":
+        each = sessions, capacity, channels
+        return np.empty(each), np.empty(each), described
+    places = sessions, capacity, channels, (height - WINDOW[form] + 1) * width
+    return np.empty(places, dtype=np.int32), np.empty(places, dtype=np.float32), described
 
 
 class Buffer:
@@ -47,6 +64,7 @@ class Buffer:
     """
 
     __slots__ = (
+        "_batches",
         "_hashes",
         "_planes",
         "_size",
@@ -73,6 +91,8 @@ class Buffer:
         self._hashes: npt.NDArray[np.float64] = np.empty(0)
         # For each form: means, contrasts, and whether they have been computed.
         self._statistics: dict[Form, tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.bool_]]] = {}
+        # For each form: all arrays of the buffer as those of a batch of one session, for `kernels.judge`.
+        self._batches: dict[Form, tuple[npt.NDArray[Any], ...]] = {}
 
     def __len__(self) -> int:
         return self._size
@@ -110,13 +130,11 @@ class Buffer:
         self._planes = np.empty((self.capacity, channels, height * width), dtype=np.float32)
         self._hashes = np.empty(self.capacity)
         for form in self.forms:
-            described = np.zeros(self.capacity, dtype=np.bool_)
-            if form == "global":
-                means, contrasts = np.empty((self.capacity, channels)), np.empty((self.capacity, channels))
-            else:
-                places = self.capacity, channels, (height - WINDOW[form] + 1) * width
-                means, contrasts = np.empty(places, dtype=np.int32), np.empty(places, dtype=np.float32)
-            self._statistics[form] = means, contrasts, described
+            group = statistics_arrays(1, self.capacity, shape, form)
+            means, contrasts, described = group
+            self._statistics[form] = means[0], contrasts[0], described[0]
+            place, count = np.zeros((1, 2), dtype=np.int64), np.zeros(1)
+            self._batches[form] = self._planes[None], *group, self._hashes[None], place, count
         self.shape = shape
 
     def judge(self, config: FilterConfig, count: float, planes: Planes, hash_: float) -> float:
@@ -128,16 +146,17 @@ class Buffer:
             The new count, at most ``config.l_sp``. The image is enqueued if the count is below ``config.l_sp``.
         """
         assert self.shape is not None
-        means, contrasts, described = self._statistics[config.ssim]
+        batch = self._batches[config.ssim]
+        place, counts = batch[-2:]
+        place[0, 0], place[0, 1], counts[0] = self._start, self._size, count
         # fmt: off
-        counted: float = kernels.judge(
-            _CODE[config.ssim], config.t_ssim, config.t_hash, config.l_sp, config.count_rule == "per_query",
-            config.leak, config.repeats > 0, float(count), planes, self.shape[1], hash_,
-            self._planes, means, contrasts, described, self._hashes, self._start, self._size
+        kernels.judge(
+            CODES[config.ssim], config.t_ssim, config.t_hash, config.l_sp, config.count_rule == "per_query",
+            config.leak, config.repeats > 0, _ONLY, planes[None], self.shape[1], np.array([hash_]), *batch
         )
         # fmt: on
-        if counted < config.l_sp:
-            self._advance()
+        self._start, self._size = place[0].tolist()
+        counted: float = counts[0].item()
         return counted
 
     def repeat_lag(self, planes: Planes, hash_: float) -> int:
@@ -182,7 +201,7 @@ class Buffer:
             if compare:
                 # fmt: off
                 kernels.compare_all(
-                    _CODE[form], planes, self.shape[1],
+                    CODES[form], planes, self.shape[1],
                     self._planes, means, contrasts, described, self._start, self._size, row
                 )
                 # fmt: on

@@ -13,10 +13,11 @@ import numpy as np
 from mifsim.defense.config import DetectorConfig
 from mifsim.defense.param import Choice, Param
 from mifsim.defense.recording import Column, Outcome, RecordedSessions, SessionWeights, SweptSums
-from mifsim.defense.similarity import FORMS, LARGEST_HASH, Form
+from mifsim.defense.similarity import FORMS, LARGEST_HASH, WINDOW, Form
 from mifsim.errors import ConfigError
 
 if TYPE_CHECKING:
+    from mifsim.defense.ssim_hash.batch import FilterBatch
     from mifsim.defense.ssim_hash.filter import QueryFilter
     from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
 
@@ -27,6 +28,9 @@ COUNT_RULES: tuple[CountRule, ...] = get_args(CountRule)
 
 MOST_LEAK = 0.99
 """Largest accepted `FilterConfig.leak`. It is below 1, so that a query with a match always raises the count."""
+
+MOST_BATCH_BYTES = 2**29
+"""Largest size of the buffered images of a `FilterBatch`, which reserves them for all its sessions."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,20 @@ class FilterConfig(DetectorConfig):
         from mifsim.defense.ssim_hash.filter import QueryFilter
 
         return QueryFilter(self)
+
+    def batch(self, sessions: int, shape: tuple[int, ...]) -> FilterBatch | None:
+        """Return the filters of several sessions; see `DetectorConfig.batch`.
+
+        None with a view, with repeats that are counted apart, for images that the filter refuses, and if the buffers
+        of all sessions together were larger than `MOST_BATCH_BYTES`.
+        """
+        from mifsim.defense.ssim_hash.batch import FilterBatch
+
+        plain = self.view is None and not self.repeats and type(self).new_detector is FilterConfig.new_detector
+        nbytes = 4 * sessions * self.n_b * math.prod(shape)
+        if not plain or min(shape[:2]) < WINDOW[self.ssim] or nbytes > MOST_BATCH_BYTES:
+            return None
+        return FilterBatch(self, sessions, shape)
 
     def recording(self) -> Mapping[str, Any]:
         """Return the number of previous images to compare with, the forms of SSIM, the hash size, and further data.

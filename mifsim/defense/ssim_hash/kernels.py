@@ -191,22 +191,13 @@ def repeat_lag(planes: Any, hash_: float, ring_planes: Any, ring_hashes: Any, st
     return 0
 
 
-# fmt: off
-@entry_using(windowed)
-def judge(
-    form: int, t_ssim: float, t_hash: float, l_sp: int, per_query: bool, leak: float, repeats_apart: bool, count: float,
-    planes: Any, width: int, hash_: float,
-    ring_planes: Any, ring_means: Any, ring_contrasts: Any, ring_described: Any, ring_hashes: Any,
-    start: int, size: int
-) -> float:
-    # fmt: on
-    """Run lines 4 to 12 of Algorithm 2: return the new count, and enqueue the image if the count is below `l_sp`.
-
-    A similarity is computed only if the hashes are close. The order of the two conditions does not change the result.
-    See `FilterConfig` for `leak` and, if `repeats_apart`, for buffered images that are equal to this one.
-    """
-    means, contrasts = np.empty_like(ring_means[0]), np.empty_like(ring_contrasts[0])
-    roots, scratch = _scratch_space(means, planes.shape[1], width)
+@inner
+def _judge_one(rule: Any, count: float, image: Any, ring: Any, work: Any) -> Any:
+    """Run lines 4 to 12 of Algorithm 2 for one image; see `judge`."""
+    form, t_ssim, t_hash, l_sp, per_query, leak, repeats_apart, width = rule
+    planes, hash_ = image
+    ring_planes, ring_means, ring_contrasts, ring_described, ring_hashes, start, size = ring
+    means, contrasts, roots, scratch = work
     described = False
     matches = 0
     for age in range(size):
@@ -237,3 +228,38 @@ def judge(
         ring_means[i] = means
         ring_contrasts[i] = contrasts
     return max(0.0, (count + matches) - leak)
+
+
+# fmt: off
+@entry_using(windowed)
+def judge(
+    form: int, t_ssim: float, t_hash: float, l_sp: int, per_query: bool, leak: float, repeats_apart: bool,
+    members: Any, planes: Any, width: int, hashes: Any,
+    ring_planes: Any, ring_means: Any, ring_contrasts: Any, ring_described: Any, ring_hashes: Any,
+    places: Any, counts: Any
+) -> None:
+    # fmt: on
+    """Run lines 4 to 12 of Algorithm 2 for one image of each of several sessions.
+
+    Image k, ``planes[k]`` with the hash ``hashes[k]``, belongs to the session ``s = members[k]``, whose buffer is
+    ``ring_planes[s]`` and so on, with ``places[s]`` as start and size. The new count is written to ``counts[s]``. If it
+    is below `l_sp`, the image is enqueued and ``places[s]`` updated.
+
+    A similarity is computed only if the hashes are close. The order of the two conditions does not change the result.
+    See `FilterConfig` for `leak` and, if `repeats_apart`, for buffered images that are equal to this one.
+    """
+    means, contrasts = np.empty_like(ring_means[0, 0]), np.empty_like(ring_contrasts[0, 0])
+    roots, scratch = _scratch_space(means, planes.shape[2], width)
+    rule = (form, t_ssim, t_hash, l_sp, per_query, leak, repeats_apart, width)
+    work = (means, contrasts, roots, scratch)
+    capacity = ring_planes.shape[1]
+    for k in range(len(members)):
+        s = members[k]
+        start, size = places[s, 0], places[s, 1]
+        ring = (ring_planes[s], ring_means[s], ring_contrasts[s], ring_described[s], ring_hashes[s], start, size)
+        counts[s] = _judge_one(rule, counts[s], (planes[k], hashes[k]), ring, work)
+        if counts[s] < l_sp:
+            if size < capacity:
+                places[s, 1] = size + 1
+            else:
+                places[s, 0] = (start + 1) % capacity
