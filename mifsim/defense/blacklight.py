@@ -235,12 +235,24 @@ class _Digests:
         height, width, channels = (*pixels.shape, 1)[:3]
         digest = np.empty(HASHES, dtype=np.uint64)
         salt = salt_of(self._salt, height, width, channels)
-        blacklight_kernels.digest_of(to_planes(pixels).reshape(-1), salt, self._window, self._stride, digest)
+        _digest_kernel()(to_planes(pixels).reshape(-1), salt, self._window, self._stride, digest)
         found = np.zeros(len(self._memories), dtype=np.int64)
         stored = self.history
         blacklight_kernels.most_shared(digest, stored.rows, stored.start, stored.size, self._memories, found)
         stored.push(digest)
         return found
+
+
+@lru_cache(maxsize=1)
+def _digest_kernel() -> Callable[..., None]:
+    """Return the kernel that computes digests, with the processor's instructions for SHA-256 if it has them."""
+    from mifsim.defense import blacklight_kernels, sha256_x86
+
+    if not sha256_x86.supported():
+        return blacklight_kernels.digest_of
+    from mifsim.defense import blacklight_x86_kernels
+
+    return blacklight_x86_kernels.digest_of
 
 
 @lru_cache(maxsize=64)

@@ -7,7 +7,8 @@ if their keys are. (Two different windows have the same key with a probability o
 descending order, filled with zeros, which stand for no hash.
 
 SHA-256 is computed for a tile of windows at once: each step is a loop over the tile, which is vectorised. All
-operations are on integers, or exact per pixel, so that the results do not depend on the machine.
+operations are on integers, or exact per pixel, so that the results do not depend on the machine. On x86 processors with
+instructions for SHA-256, `mifsim.defense.blacklight_x86_kernels` computes the same digests in a third of the time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from mifsim.defense.compiled import entry, inner
 
 _STEP = 50  # of the quantised intensities, of 255
 _TILE = 128  # windows: the state and the schedule of a tile fit into the first-level cache
-_SLOT_BITS = 12  # of the lookup table: 50 keys have places of their own with three of four multipliers
+_DIGITS, _BYTES, _PAIRS = np.uint64(0x0F0F0F0F0F0F0F0F), np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF)
+_SLOT_BITS = 10  # of the lookup table, which then takes a quarter of the first-level cache
 
 
 def _primes(count: int) -> list[int]:
@@ -43,8 +45,8 @@ def _cube_root(number: int) -> int:
 
 
 # FIPS 180-4, Sections 4.2.2 and 5.3.3: 32 bits of the fractional parts of roots of the first primes.
-_ROUND = np.array([_cube_root(p << 96) & 0xFFFFFFFF for p in _primes(64)], dtype=np.uint32)
-_START = np.array([math.isqrt(p << 64) & 0xFFFFFFFF for p in _primes(8)], dtype=np.uint32)
+ROUND = np.array([_cube_root(p << 96) & 0xFFFFFFFF for p in _primes(64)], dtype=np.uint32)
+START = np.array([math.isqrt(p << 64) & 0xFFFFFFFF for p in _primes(8)], dtype=np.uint32)
 
 
 # numba computes with 64 bits where numpy computes with 32, so results are converted back after each operation.
@@ -88,7 +90,7 @@ def _hash_tile(halves: Any, first: int, window: int, stride: int, work: Any, wor
     of bits.
     """
     for k in range(8):
-        state[k, :] = _START[k]
+        state[k, :] = START[k]
     blocks = (2 * window + 9 + 63) // 64
     for block in range(blocks):
         for t in range(16):
@@ -116,7 +118,7 @@ def _hash_tile(halves: Any, first: int, window: int, stride: int, work: Any, wor
             _round(
                 work[-t & 7], work[(1 - t) & 7], work[(2 - t) & 7], work[(3 - t) & 7],
                 work[(4 - t) & 7], work[(5 - t) & 7], work[(6 - t) & 7], work[(7 - t) & 7],
-                words[t & 15], _ROUND[t],
+                words[t & 15], ROUND[t],
             )  # fmt: skip
         for k in range(8):
             total, part = state[k], work[k]
@@ -125,18 +127,16 @@ def _hash_tile(halves: Any, first: int, window: int, stride: int, work: Any, wor
 
 
 @inner
-def _key(high: Any, low: Any) -> Any:
+def key_of(high: Any, low: Any) -> Any:
     """Return the key of a hash, whose last 8 bytes are given: its hexadecimal digits in reverse order."""
-    x = (np.uint64(high) << np.uint64(32)) | np.uint64(low)
-    key = np.uint64(0)
-    for _ in range(16):
-        key = (key << np.uint64(4)) | (x & np.uint64(15))
-        x >>= np.uint64(4)
-    return key
+    key = (np.uint64(high) << np.uint64(32)) | np.uint64(low)
+    for bits, mask in ((4, _DIGITS), (8, _BYTES), (16, _PAIRS)):  # swap neighbours of 4, 8 and 16 bits, then halves
+        key = ((key >> np.uint64(bits)) & mask) | ((key & mask) << np.uint64(bits))
+    return (key >> np.uint64(32)) | (key << np.uint64(32))
 
 
 @inner
-def _insert(key: Any, digest: Any, size: int) -> int:
+def insert(key: Any, digest: Any, size: int) -> int:
     """Insert a key into the largest keys so far, unless it is among them or too small; return their number."""
     if size == len(digest) and key <= digest[size - 1]:
         return size
@@ -152,13 +152,9 @@ def _insert(key: Any, digest: Any, size: int) -> int:
     return grown
 
 
-@entry
-def digest_of(pixels: Any, salt: Any, window: int, stride: int, digest: Any) -> None:
-    """Compute the digest of an image into `digest`, a uint64 vector whose length is the number of hashes to keep.
-
-    `pixels` are the float32 values in [0, 1], channel by channel, and `salt` a float32 vector of whole numbers from 0
-    to 254. The arithmetic is that of the published code: float32, and halves are rounded to the even neighbour.
-    """
+@inner
+def quantise(pixels: Any, salt: Any) -> Any:
+    """Return the quantised intensities of an image as 16-bit numbers in uint32; see `digest_of`."""
     halves = np.empty(len(pixels), np.uint32)
     for i in range(len(pixels)):
         value = np.float32(np.float32(pixels[i] * np.float32(255)) + salt[i])
@@ -166,6 +162,17 @@ def digest_of(pixels: Any, salt: Any, window: int, stride: int, digest: Any) -> 
             value = np.float32(value - np.float32(255))
         level = np.uint32(np.rint(np.float32(value / np.float32(_STEP)))) * np.uint32(_STEP)
         halves[i] = np.uint32(level << np.uint32(8))  # the bytes of an int16, the lower one first, the upper one 0
+    return halves
+
+
+@entry
+def digest_of(pixels: Any, salt: Any, window: int, stride: int, digest: Any) -> None:
+    """Compute the digest of an image into `digest`, a uint64 vector whose length is the number of hashes to keep.
+
+    `pixels` are the float32 values in [0, 1], channel by channel, and `salt` a float32 vector of whole numbers from 0
+    to 254. The arithmetic is that of the published code: float32, and halves are rounded to the even neighbour.
+    """
+    halves = quantise(pixels, salt)
     windows = (len(pixels) - window + 1) // stride
     work, words = np.empty((8, _TILE), np.uint32), np.empty((16, _TILE), np.uint32)
     state = np.empty((8, _TILE), np.uint32)
@@ -174,28 +181,49 @@ def digest_of(pixels: Any, salt: Any, window: int, stride: int, digest: Any) -> 
     for first in range(0, windows, _TILE):
         _hash_tile(halves, first, window, stride, work, words, state)
         for i in range(min(_TILE, windows - first)):
-            size = _insert(_key(state[6, i], state[7, i]), digest, size)
+            size = insert(key_of(state[6, i], state[7, i]), digest, size)
 
 
 @inner
-def _fill(digest: Any, table: Any) -> Any:
-    """Enter the keys of a digest into a table, each at a place of its own, and return the multiplier of `_slot`."""
-    multiplier = np.uint64(0x9E3779B97F4A7C15)  # an odd number with irregular bits, as Knuth recommends
-    while True:
+def _fill(digest: Any, table: Any) -> int:
+    """Enter the keys of a digest into a table, each at a place of its own, and return the shift of `_slot`; -1 if none.
+
+    Keys are hashes, so that one of three or four shifts gives 50 keys different places.
+    """
+    for shift in range(64 - _SLOT_BITS):
         table[:] = np.uint64(0)
+        # No key of slot 0 is equal to this number, whose slot is the last one: zeros stand for no hash.
+        table[0] = np.uint64(len(table) - 1) << np.uint64(shift)
+        empty = table[0]
         distinct = True
         for key in digest:
-            slot = _slot(key, multiplier)
-            distinct &= key == 0 or table[slot] == 0 or table[slot] == key
-            table[slot] = key if key else table[slot]
+            if key:
+                slot = _slot(key, np.uint64(shift))
+                distinct &= table[slot] == (empty if slot == 0 else np.uint64(0))
+                table[slot] = key
         if distinct:
-            return multiplier
-        multiplier += np.uint64(0x61C88646DEADBEE2)  # even, so that the sum is odd
+            return shift
+    return -1
 
 
 @inner
-def _slot(key: Any, multiplier: Any) -> Any:
-    return (key * multiplier) >> np.uint64(64 - _SLOT_BITS)
+def _slot(key: Any, shift: Any) -> Any:
+    return (key >> shift) & np.uint64(2**_SLOT_BITS - 1)
+
+
+@inner
+def _count(row: Any, table: Any, shift: Any, digest: Any) -> int:
+    """Return the number of keys that a stored row shares with the digest in the table."""
+    count = 0
+    if shift >= 0:
+        by = np.uint64(shift)
+        for i in range(len(row)):
+            count += table[_slot(row[i], by)] == row[i]  # one comparison, without a branch
+        return count
+    for key in row:
+        for other in digest:
+            count += (key == other) & (key != 0)
+    return count
 
 
 @entry
@@ -206,13 +234,12 @@ def most_shared(digest: Any, stored: Any, start: int, size: int, memories: Any, 
     rows; `memories` is ascending.
     """
     table = np.empty(2**_SLOT_BITS, np.uint64)
-    multiplier = _fill(digest, table)
+    shift = _fill(digest, table)
     most, lag = 0, 0
     for j in range(len(memories)):
         while lag < min(size, memories[j]):
-            count = 0
-            for key in stored[(start + size - 1 - lag) % len(stored)]:
-                count += (table[_slot(key, multiplier)] == key) & (key != 0)  # one comparison, without a branch
-            most = max(most, count)
+            place = start + size - 1 - lag  # below twice the length
+            row = stored[place - len(stored) if place >= len(stored) else place]
+            most = max(most, _count(row, table, shift, digest))
             lag += 1
         shared[j] = most

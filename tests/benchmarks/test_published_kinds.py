@@ -6,8 +6,11 @@ import hashlib
 from collections import deque
 
 import numpy as np
+import pytest
 from scipy import stats
 
+from mifsim.data import DataConfig, load_data
+from mifsim.defense import blacklight_kernels, blacklight_x86_kernels, sha256_x86
 from mifsim.defense.blacklight import HASHES, BlacklightConfig, salt_of
 from mifsim.defense.osd_l2 import OsdL2Config
 from mifsim.defense.shapiro import shapiro_w
@@ -58,6 +61,21 @@ def test_blacklight(ratio, measured):
         submit_in_turn(detector, IMAGES),
     )
     measured("blacklight, a remembered query", detector.state_dict()["memory"]["digests"].nbytes / MEMORY, 400, "bytes")
+
+
+@pytest.mark.skipif(not sha256_x86.supported(), reason="the processor has no instructions for SHA-256")
+def test_digest(ratio):
+    digit = load_data(DataConfig(set="mnist-5k")).subset("users").images(np.arange(1))[0].reshape(-1)
+    found = np.zeros((2, HASHES), np.uint64)
+
+    def portable():
+        blacklight_kernels.digest_of(digit, salt_of(0, 28, 28, 1), 20, 1, found[0])
+
+    def with_instructions():
+        blacklight_x86_kernels.digest_of(digit, salt_of(0, 28, 28, 1), 20, 1, found[1])
+
+    ratio("digest of blacklight, 28x28, with the processor's SHA-256, against vectors", portable, with_instructions)
+    assert found[0].tolist() == found[1].tolist()
 
 
 def test_osd_l2(ratio):

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mifsim.data import DataConfig, load_data
-from mifsim.defense import InvalidImage, Verdict, blacklight
+from mifsim.defense import (
+    InvalidImage,
+    Verdict,
+    blacklight,
+    blacklight_kernels,
+    blacklight_x86_kernels,
+    sha256_x86,
+)
 from mifsim.defense.blacklight import HASHES, BlacklightConfig, BlacklightRecorder, salt_of
 from mifsim.defense.kinds import merged, read_config
 from mifsim.errors import ConfigError
@@ -80,6 +87,44 @@ def test_a_digest_by_hand():
     levels = [50 * round(((255 + first) % 255) / 50), 50 * round((51 + second) % 255 / 50)]
     text = hashlib.sha256(bytes([levels[0], 0, levels[1], 0])).hexdigest()
     assert digest(image, 2, 1, 3) == [int(text[::-1][:16], 16)]
+
+
+@pytest.mark.skipif(not sha256_x86.supported(), reason="the processor has no instructions for SHA-256")
+@pytest.mark.parametrize("shape", [(28, 28), (10, 9, 3)], ids=str)
+def test_the_instructions_of_the_processor_give_the_same_digests(shape):
+    """Windows that end in every place of a block, also those of an odd number of values, and the last windows."""
+    rng = np.random.default_rng(0)
+    salt = salt_of(1, *(*shape, 1)[:3])
+    image = rng.random(int(np.prod(shape)), dtype=np.float32)
+    for window in [*range(1, 70), len(image) - 1, len(image)]:
+        for stride in (1, 2, 7):
+            if len(image) < window + stride - 1:
+                continue
+            expected, found = np.empty((2, HASHES), np.uint64)
+            blacklight_kernels.digest_of(image, salt, window, stride, expected)
+            blacklight_x86_kernels.digest_of(image, salt, window, stride, found)
+            assert found.tolist() == expected.tolist(), (window, stride)
+
+
+@pytest.mark.parametrize("crowded", [False, True])
+def test_shared_keys_are_counted_exactly(crowded):
+    """Also with zeros, which stand for no hash, and with keys that no shift of the lookup table separates."""
+    rng = np.random.default_rng(0)
+    keys = rng.integers(1, 2**64, 60, dtype=np.uint64)
+    keys[:4] = [2**63, 2**63 + 1, 2**63 + 2**10, 1023]
+    if crowded:
+        keys[4:6] = [2**50 + 2**40, 2**50]
+    rows = [np.resize(np.append(rng.permutation(keys)[: rng.integers(0, 51)], np.uint64(0)), HASHES) for _ in range(60)]
+    stored = np.zeros((60, HASHES), np.uint64)
+    for row, kept in zip(rows, stored, strict=True):
+        found = np.unique(row[row > 0])[::-1]
+        kept[: len(found)] = found
+    memories, shared = np.array([1, 7, 60, 99]), np.empty(4, np.int64)
+    for digest in stored:
+        blacklight_kernels.most_shared(digest, stored, 17, 60, memories, shared)
+        ordered = [set(stored[(17 + i) % 60].tolist()) - {0} for i in range(60)]
+        counts = [len(set(digest.tolist()) & other) for other in ordered]
+        assert shared.tolist() == [max(counts[-memory:]) for memory in (1, 7, 60, 60)]
 
 
 @settings(max_examples=40, deadline=None)
