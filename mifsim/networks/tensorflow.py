@@ -34,7 +34,7 @@ def import_tensorflow() -> Frameworks:
     - TensorFlow logs errors only, and nothing during start-up; set ``TF_CPP_MIN_LOG_LEVEL=0`` to see all messages.
     - oneDNN is on, which TensorFlow otherwise uses on processors with AVX-512 only; set ``TF_ENABLE_ONEDNN_OPTS=0`` to
       turn it off. Without it, rows depend on their position in a batch, in the last bits (see
-      `mifsim.networks.fixed_batch`), and LeNet-5 takes 3 times as long on a processor with AVX2.
+      `mifsim.networks.fixed_batch`), and small networks are several times slower on a processor with AVX2.
     - GPU memory is allocated as needed.
     - Operations are deterministic, and TF32 is disabled: the same seed gives the same weights, and the same image the
       same output. On a CPU, no slowdown was measurable.

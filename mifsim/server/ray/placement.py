@@ -132,8 +132,8 @@ def _host_count(cpus: float, replicas: int) -> int:
     """Return the number of hosts for ``"auto"``: one for each CPU that the replicas of the model leave.
 
     On fewer than `MODEL_NODE_CPUS` CPUs, it is one for each CPU: a CPU kept for the model is then a large share, and it
-    is idle while detectors take most of the time. On 2 CPUs, 2 hosts answered 1.08 times the queries of 1 with the
-    lightest filter, and about 1.8 times with the recorders of ten detectors.
+    is idle while detectors take most of the time. On 2 CPUs, 2 hosts are faster than 1 even with a light filter (see
+    ``cluster/README.md``), and far more so with the recorders of several detectors.
     """
     whole = math.floor(cpus)
     return max(1, whole - replicas if cpus >= MODEL_NODE_CPUS else whole)
