@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import re
 import sys
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from mifsim.errors import VictimError
+
+logger = logging.getLogger(__name__)
 
 Model = Any  # keras.Model; keras is imported where a model is built or loaded
 
@@ -39,13 +42,17 @@ def import_tensorflow() -> Frameworks:
     - Operations are deterministic, and TF32 is disabled: the same seed gives the same weights, and the same image the
       same output. On a CPU, no slowdown was measurable.
 
+    If TensorFlow was imported before with oneDNN turned off by its default, a warning says so: other processes of the run
+    compute other last bits.
+
     Raises
     ------
     VictimError
         If keras was already imported with another backend.
     """
     verbose = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") in ("0", "1")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # has no effect if TensorFlow is already imported
+    imported_before = "tensorflow" in sys.modules and "TF_ENABLE_ONEDNN_OPTS" not in os.environ
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "tensorflow"
     with contextlib.nullcontext() if verbose else _without_start_up_log():
@@ -64,6 +71,11 @@ def import_tensorflow() -> Frameworks:
         tf.config.experimental.enable_op_determinism()
         tf.config.experimental.enable_tensor_float_32_execution(False)
         tf.constant(0.0)  # starts the devices, which also logs messages
+    if imported_before:
+        logger.warning(
+            "TensorFlow was imported before mifsim, perhaps without oneDNN: answers of the model may differ in their last "
+            "bits from those in other processes; set TF_ENABLE_ONEDNN_OPTS=1"
+        )
     return Frameworks(tf, keras)
 
 

@@ -56,6 +56,15 @@ def test_onednn_is_on_whatever_the_processor_unless_the_user_turns_it_off(settin
     assert done.stdout.strip() == str(setting != "0"), done.stderr
 
 
+@pytest.mark.parametrize("setting", [None, "1"])
+def test_a_tensorflow_imported_before_is_reported_unless_onednn_was_chosen(setting):
+    code = "import logging, tensorflow; logging.basicConfig(); from mifsim.networks import *; import_tensorflow()"
+    environment = {key: value for key, value in os.environ.items() if key != "TF_ENABLE_ONEDNN_OPTS"}
+    environment |= {} if setting is None else {"TF_ENABLE_ONEDNN_OPTS": setting}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ("TensorFlow was imported before mifsim" in done.stderr) == (setting is None), done.stderr
+
+
 def test_keras_on_another_backend_is_refused(monkeypatch):
     monkeypatch.setattr(import_tensorflow().keras.backend, "backend", lambda: "torch")
     with pytest.raises(VictimError, match=r"keras uses the backend 'torch'.*required: KERAS_BACKEND=tensorflow"):
