@@ -17,7 +17,7 @@ settings.load_profile("mifsim")
 
 # By default Ray's workers have a low priority, so that the tests of other processes would stop them on a few CPUs.
 os.environ.setdefault("RAY_worker_niceness", "0")
-# Some test files import keras before mifsim does; this process would then compute other last bits than its session hosts.
+# Some test files import keras before mifsim does: this process would compute other last bits than its session hosts.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 

@@ -42,7 +42,7 @@ def import_tensorflow() -> Frameworks:
     - Operations are deterministic, and TF32 is disabled: the same seed gives the same weights, and the same image the
       same output. On a CPU, no slowdown was measurable.
 
-    If TensorFlow was imported before with oneDNN turned off by its default, a warning says so: other processes of the run
+    If TensorFlow was imported before, perhaps without oneDNN, a warning says so: other processes of the run may then
     compute other last bits.
 
     Raises
@@ -73,8 +73,8 @@ def import_tensorflow() -> Frameworks:
         tf.constant(0.0)  # starts the devices, which also logs messages
     if imported_before:
         logger.warning(
-            "TensorFlow was imported before mifsim, perhaps without oneDNN: answers of the model may differ in their last "
-            "bits from those in other processes; set TF_ENABLE_ONEDNN_OPTS=1"
+            "TensorFlow was imported before mifsim, perhaps without oneDNN: answers of the model may differ in their "
+            "last bits from those in other processes; set TF_ENABLE_ONEDNN_OPTS=1"
         )
     return Frameworks(tf, keras)
 
