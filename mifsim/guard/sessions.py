@@ -193,12 +193,20 @@ class SessionTable:
         return forgotten
 
 
-def array_bytes(holder: Any, depth: int = _DEPTH) -> int:
-    """Return the size of the arrays that an object holds. Read-only arrays do not count: sessions share them."""
+def array_bytes(holder: Any) -> int:
+    """Return the size of the arrays that an object holds, in bytes.
+
+    Read-only arrays do not count, because sessions share them. Several arrays over the same memory count once.
+    """
+    return sum(size for _, size in _memory(holder, _DEPTH))
+
+
+def _memory(holder: Any, depth: int) -> set[tuple[int, int]]:
+    """Return the address and the size of each writeable array that an object holds."""
     if isinstance(holder, np.ndarray):
-        return holder.nbytes if holder.flags.writeable else 0
+        return {(holder.__array_interface__["data"][0], holder.nbytes)} if holder.flags.writeable else set()
     if depth == 0 or holder is None or isinstance(holder, (str, bytes, int, float, type)):
-        return 0
+        return set()
     items: Iterable[Any]
     if isinstance(holder, (list, tuple)):
         items = holder
@@ -207,10 +215,10 @@ def array_bytes(holder: Any, depth: int = _DEPTH) -> int:
     else:
         items = [getattr(holder, name, None) for name in _slots(holder.__class__)]
         items += getattr(holder, "__dict__", {}).values()
-    total = 0
+    found: set[tuple[int, int]] = set()
     for item in items:
-        total += array_bytes(item, depth - 1)
-    return total
+        found |= _memory(item, depth - 1)
+    return found
 
 
 @lru_cache(maxsize=256)

@@ -102,7 +102,7 @@ OTHER_ATTACKERS: list[Case] = [
     ),
     Case(
         "surrogate-search",
-        {"size": 4, "pool": 12, "epochs": 5, "turns": 4, "queries": 20},
+        {"size": 4, "pool": 80, "epochs": 5, "turns": 4, "queries": 20},  # the answers to 80 points have several labels
         {
             "space": "pca",
             "size": 3,
