@@ -24,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.defense.counting import CountingDetector
-from mifsim.defense.detector import ModelAnswer, Verdict
+from mifsim.defense.detector import Verdict
 from mifsim.defense.fitted import FittedConfig, required_fit
 from mifsim.defense.param import Choice, Param
+from mifsim.defense.recorder import NonBlocking
 from mifsim.defense.recording import Column, Outcome, RecordedSessions
 from mifsim.errors import ConfigError
 
@@ -91,12 +92,8 @@ class NearestDetector(CountingDetector):
         self._distances.memory.restore(np.asarray(memory["queries"], np.float32))
 
 
-class NearestRecorder:
+class NearestRecorder(NonBlocking):
     """Records the mean distance of each query for each size of the memory; it never blocks."""
-
-    count = 0.0
-    limit = math.inf
-    blocked = False
 
     def __init__(self, fit: str, neighbours: int, memory: tuple[int, ...]) -> None:
         self._distances = {size: _Distances(fit, neighbours, size) for size in memory}
@@ -110,16 +107,9 @@ class NearestRecorder:
         self._row = {f"distance_{size}": found.next(pixels) for size, found in self._distances.items()}
         return Verdict.SAFE
 
-    def observe(self, answer: ModelAnswer) -> None:
-        """Ignore the model's answer."""
-
     def row(self) -> Mapping[str, Any]:
         """Return the values to record of the last valid query."""
         return self._row
-
-    def state_dict(self) -> dict[str, Any]:
-        """Raise NotImplementedError: recorders cannot be saved."""
-        raise NotImplementedError("a recorder cannot be saved or moved to another process")
 
 
 @dataclass(frozen=True)

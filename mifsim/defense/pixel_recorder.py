@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.defense.detector import ModelAnswer, Verdict
+from mifsim.defense.detector import Verdict
+from mifsim.defense.recorder import NonBlocking
 
 
-class PixelRecorder(ABC):
+class PixelRecorder(NonBlocking, ABC):
     """A recorder that passes each valid image to `measure`, and records what it returns.
 
     Attributes
@@ -21,10 +21,6 @@ class PixelRecorder(ABC):
     last_row : dict
         Values of the last valid image; empty before the first one.
     """
-
-    count = 0.0
-    limit = math.inf
-    blocked = False
 
     def __init__(self) -> None:
         from mifsim.defense.images import admit  # loads numba, which the import of this module must not
@@ -55,13 +51,6 @@ class PixelRecorder(ABC):
         self._shape = pixels.shape
         return Verdict.SAFE
 
-    def observe(self, answer: ModelAnswer) -> None:  # noqa: B027  # optional: most look at images alone
-        """Ignore the model's answer; a subclass may use it."""
-
     def row(self) -> Mapping[str, Any]:
         """Return the row of the last valid image."""
         return self.last_row
-
-    def state_dict(self) -> dict[str, Any]:
-        """Raise `NotImplementedError`: a recorder cannot be moved to another process."""
-        raise NotImplementedError("the state of a recorder cannot be saved; record each session in one process")

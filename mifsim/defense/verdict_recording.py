@@ -8,7 +8,6 @@ time and memory of full recordings where detectors block early, and gives the sa
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -18,6 +17,7 @@ import numpy as np
 from mifsim.defense.config import DetectorConfig
 from mifsim.defense.detector import Detector, ModelAnswer, NoDefense, Verdict
 from mifsim.defense.fitted import FittedConfig
+from mifsim.defense.recorder import NonBlocking
 from mifsim.defense.recording import Column, Ints, RecordedSessions, RecordingSpec
 from mifsim.errors import DetectorError, InvalidImage
 
@@ -46,7 +46,7 @@ class VerdictRecording:
         return merged if len(merged["detectors"]) <= MOST else None
 
 
-class VerdictRecorder:
+class VerdictRecorder(NonBlocking):
     """A recorder that runs detectors of several configurations, each until it blocks.
 
     Parameters
@@ -54,10 +54,6 @@ class VerdictRecorder:
     configs : sequence of DetectorConfig
         At most `MOST`.
     """
-
-    count = 0.0
-    limit = math.inf
-    blocked = False
 
     def __init__(self, configs: Sequence[DetectorConfig]) -> None:
         self._open: dict[int, Detector] = {place: config.detector() for place, config in enumerate(configs)}
@@ -93,10 +89,6 @@ class VerdictRecorder:
     def row(self) -> Mapping[str, Any]:
         """Return the verdicts so far, as the bits of an integer."""
         return {"blocked": self._blocked}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Raise NotImplementedError: recorders cannot be saved."""
-        raise NotImplementedError("a recorder cannot be saved or moved to another process")
 
 
 def verdict_specs(configs: Iterable[DetectorConfig]) -> tuple[RecordingSpec, ...]:

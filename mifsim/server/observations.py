@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 
 from mifsim.defense import Column, ModelAnswer, NoDefense, Recorder, Verdict
 from mifsim.defense.kinds import columns_of, recorder_of
+from mifsim.defense.recorder import NonBlocking
 from mifsim.defense.recording import RecordingSpec
 from mifsim.errors import DetectorError, InvalidImage
 from mifsim.tables.columns import with_columns
@@ -63,7 +63,7 @@ def observation_schema(specs: Sequence[RecordingSpec]) -> pa.Schema:
     return with_columns("observations", fields)
 
 
-class SessionRecorder:
+class SessionRecorder(NonBlocking):
     """The recorders of one session, combined into one detector that never blocks.
 
     Parameters
@@ -80,10 +80,6 @@ class SessionRecorder:
     """
 
     __slots__ = ("_recorders", "last_rows", "specs")
-
-    count = 0.0
-    limit = math.inf
-    blocked = False
 
     def __init__(self, specs: Sequence[RecordingSpec], before: SessionRecorder | None = None) -> None:
         self.specs = tuple(specs)
@@ -124,10 +120,6 @@ class SessionRecorder:
             recorder.observe(answer)
         if self.specs:
             self.last_rows = [recorder.row() for recorder in self._recorders]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Raise NotImplementedError: recorders cannot be saved."""
-        raise NotImplementedError("a recorder cannot be saved or moved to another process")
 
 
 class ObservationRows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,6 +12,7 @@ from mifsim.defense.detector import ModelAnswer, Verdict, expect_keys
 from mifsim.defense.evidence.memory import Memory
 from mifsim.defense.fit import Fit
 from mifsim.defense.fitted import check_shape, required_fit
+from mifsim.defense.recorder import NonBlocking
 from mifsim.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class EvidenceDetector:
         return restored
 
 
-class EvidenceRecorder:
+class EvidenceRecorder(NonBlocking):
     """Records the features of each query; it never blocks.
 
     Parameters
@@ -237,10 +237,6 @@ class EvidenceRecorder:
     naturalness : bool
         Whether the log-odds of the classifier are recorded.
     """
-
-    count = 0.0
-    limit = math.inf
-    blocked = False
 
     def __init__(self, fit: str, k: Sequence[int], memory: Sequence[int], naturalness: bool = False) -> None:
         from mifsim.defense.evidence import kernels
@@ -275,13 +271,6 @@ class EvidenceRecorder:
                 self._row[f"neighbours_{memory.capacity}_{k}"] = distances[k - 1]
         return Verdict.SAFE
 
-    def observe(self, answer: ModelAnswer) -> None:
-        """Ignore the model's answer."""
-
     def row(self) -> Mapping[str, Any]:
         """Return the values to record of the last valid query."""
         return self._row
-
-    def state_dict(self) -> dict[str, Any]:
-        """Raise NotImplementedError: recorders cannot be saved."""
-        raise NotImplementedError("a recorder cannot be saved or moved to another process")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.defense.detector import ModelAnswer, Verdict
+from mifsim.defense.detector import Verdict
+from mifsim.defense.recorder import NonBlocking
 from mifsim.defense.similarity import FORMS, LARGEST_HASH, Form
 from mifsim.defense.view import View
 
 
-class SsimHashRecorder:
+class SsimHashRecorder(NonBlocking):
     """Recorder for all configurations of the paper's filter with ``n_b <= n_b_max``.
 
     Every valid image is SAFE. The verdicts of these configurations follow exactly from the rows: the recorder computes
@@ -61,10 +61,6 @@ class SsimHashRecorder:
 
     __slots__ = ("_buffer", "_repeats", "last_hash", "last_repeat_lag", "last_similarities")
 
-    count = 0.0
-    limit = math.inf
-    blocked = False
-
     def __init__(
         self,
         n_b_max: int,
@@ -104,18 +100,11 @@ class SsimHashRecorder:
         self.last_hash = hash_
         return Verdict.SAFE
 
-    def observe(self, answer: ModelAnswer) -> None:
-        """Ignore the model's answer."""
-
     def row(self) -> Mapping[str, Any]:
         """Return the hash, the similarities and, if they are recorded, the repeats of the last valid image."""
         repeats = {"repeat_lag": self.last_repeat_lag} if self._repeats else {}
         forms = {f"ssim_{form}": row for form, row in self.last_similarities.items()}
         return {"hash": self.last_hash, **forms, **repeats}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Raise `NotImplementedError`: a recorder cannot be moved to another process."""
-        raise NotImplementedError("the state of a recorder cannot be saved; record each session in one process")
 
     def __repr__(self) -> str:
         buffer = self._buffer
