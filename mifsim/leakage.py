@@ -119,11 +119,11 @@ def png_file(image: npt.NDArray[np.float32]) -> bytes:
 class Evaluator(Protocol):
     """A classifier with another architecture than the victim's, trained on the victim's and additional images."""
 
-    def confidence(self, images: Images) -> npt.NDArray[np.floating[Any]]:
-        """Return the confidence in each class, shape (n, classes), in [0, 1]."""
+    def measure(self, images: Images) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.floating[Any]]]:
+        """Return the confidence in each class, in [0, 1], and the activations before the last layer.
 
-    def features(self, images: Images) -> npt.NDArray[np.floating[Any]]:
-        """Return the activations before the last layer, shape (n, features)."""
+        Their shapes are (n, classes) and (n, features).
+        """
 
 
 class ImageReader(Protocol):
@@ -219,8 +219,7 @@ class LeakageScorer:
         """
         if len(guesses) != len(targets):
             raise ValueError(f"{len(guesses)} guesses, but {len(targets)} targets")
-        confidence = np.asarray(self._evaluator.confidence(guesses), np.float64)
-        features = np.asarray(self._evaluator.features(guesses), np.float64)
+        confidence, features = (np.asarray(values, np.float64) for values in self._evaluator.measure(guesses))
         ssim, mse = (np.empty(len(guesses)) for _ in range(2))
         for target in np.unique(targets):
             rows = np.flatnonzero(targets == target)
@@ -256,7 +255,7 @@ class LeakageScorer:
     def private_features(self, target: int) -> npt.NDArray[np.float64]:
         """Return the evaluator's features of the n private images of a class, shape (n, features)."""
         if target not in self._features:
-            blocks = [np.asarray(self._evaluator.features(block)) for block in self._blocks(target, 1024)]
+            blocks = [np.asarray(self._evaluator.measure(block)[1]) for block in self._blocks(target, 1024)]
             self._features[target] = np.concatenate(blocks).astype(np.float64)
         return self._features[target]
 

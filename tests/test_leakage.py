@@ -27,21 +27,19 @@ SHAPES = [(15, 15), (15, 15, 3)]  # odd sizes, so that one window of scikit-imag
 
 
 class LinearEvaluator:
-    """An evaluator whose features are a random projection; it counts the images that `features` receives."""
+    """An evaluator whose features are a random projection; it counts the images that `measure` receives."""
 
     def __init__(self, shape: tuple[int, ...], classes: int = 3) -> None:
         rng = np.random.default_rng(1)
         self._to_features = rng.normal(size=(int(np.prod(shape)), 6))
         self._to_classes = rng.normal(size=(6, classes))
-        self.features_computed = 0
+        self.measured = 0
 
-    def features(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        self.features_computed += len(images)
-        return images.reshape(len(images), -1) @ self._to_features
-
-    def confidence(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        powers = np.exp(images.reshape(len(images), -1) @ self._to_features @ self._to_classes)
-        return powers / powers.sum(axis=1, keepdims=True)
+    def measure(self, images: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        self.measured += len(images)
+        features = images.reshape(len(images), -1) @ self._to_features
+        powers = np.exp(features @ self._to_classes)
+        return powers / powers.sum(axis=1, keepdims=True), features
 
 
 class RecordingPool(ArrayPool):
@@ -85,9 +83,9 @@ def test_scores_equal_those_of_a_loop_with_scikit_image(shape: tuple[int, ...]) 
     scores = LeakageScorer(evaluator, pool, pool.labels).score(guesses, targets)
     for row, (guess, target) in enumerate(zip(guesses, targets, strict=True)):
         members = pool.images(np.flatnonzero(pool.labels == target))
-        measured = evaluator.features(guess[None])
+        (confidence,), measured = evaluator.measure(guess[None])
         assert scores.feature_distance[row] == pytest.approx(
-            min(np.linalg.norm(measured - reference) for reference in evaluator.features(members))
+            min(np.linalg.norm(measured - reference) for reference in evaluator.measure(members)[1])
         )
         assert scores.ssim_nearest[row] == pytest.approx(
             max(whole_image_ssim(guess, member) for member in members), abs=1e-9
@@ -95,11 +93,10 @@ def test_scores_equal_those_of_a_loop_with_scikit_image(shape: tuple[int, ...]) 
         assert scores.psnr_nearest_db[row] == pytest.approx(
             max(peak_signal_noise_ratio(member.astype(float), guess.astype(float), data_range=1) for member in members)
         )
-        confidence = evaluator.confidence(guess[None])[0]
         assert scores.evaluator_confidence[row] == pytest.approx(confidence[target])
         assert scores.evaluator_hit[row] == (confidence.argmax() == target)
         assert scores.evaluator_rank[row] == 1 + sorted(confidence, reverse=True).index(confidence[target])
-        everything = evaluator.features(pool.images(np.arange(len(pool))))
+        _, everything = evaluator.measure(pool.images(np.arange(len(pool))))
         assert scores.nearest_class[row] == pool.labels[np.linalg.norm(everything - measured, axis=1).argmin()]
     assert {True, False} == set(scores.evaluator_hit.tolist())  # both cases occurred
 
@@ -175,7 +172,7 @@ def test_scoring_compares_pixels_with_the_target_classes_and_computes_features_o
     for _ in range(2):
         scorer.score(guesses, np.array([1, 1, 1, 1]))
     assert {int(pool.labels[i]) for indices in pool.__dict__["read"] for i in indices} == {1}
-    assert evaluator.features_computed == 36 + 3 * 4  # all private images once, the guesses in each call
+    assert evaluator.measured == 36 + 3 * 4  # all private images once, the guesses in each call
 
 
 def test_invalid_targets_are_refused() -> None:

@@ -44,15 +44,22 @@ class Evaluator:
         self._row = input_shape(shape)
         self._both = FixedBatch(call, BATCH_SIZE, [(self._row, np.float32)])
 
-    def confidence(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the confidence in each class, shape (n, classes), in [0, 1]."""
-        return self._predict(images)[0]
+    def measure(self, images: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return confidences and features of images of shape (n, *shape).
 
-    def features(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the activations of the penultimate layer, shape (n, 64), which are close for similar images."""
-        return self._predict(images)[1]
+        Returns
+        -------
+        confidence : ndarray of float32, shape (n, classes)
+            In [0, 1].
+        features : ndarray of float32, shape (n, 64)
+            The activations of the penultimate layer, which are close for similar images.
 
-    def _predict(self, images: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], ...]:
+        Raises
+        ------
+        ValueError
+            If the images have another shape, or if there are none.
+        """
         if images.shape[1:] != self.shape or not len(images):
             raise ValueError(f"images of shape {images.shape}; expected (n, {', '.join(map(str, self.shape))})")
-        return self._both(images.reshape(-1, *self._row))
+        confidence, features = self._both(images.reshape(-1, *self._row))
+        return confidence, features

@@ -171,23 +171,23 @@ def test_the_evaluator_gives_confidences_and_features_that_separate_classes(colo
     evaluator = prepared.load()
     users = colour.subset("users")
     images = users.images(np.arange(len(users)))
-    confidence, features = evaluator.confidence(images), evaluator.features(images)
+    confidence, features = evaluator.measure(images)
     assert np.mean(confidence.argmax(axis=1) == users.labels) == pytest.approx(prepared.test_accuracy)
     np.testing.assert_allclose(confidence.sum(axis=1), 1, atol=1e-5)
     distance = np.linalg.norm(features[:, None] - features[None], axis=2)
     same_class = users.labels[:, None] == users.labels[None]
     assert distance[same_class].mean() < 0.5 * distance[~same_class].mean()
     with pytest.raises(ValueError, match="expected"):
-        evaluator.features(images[..., 0])
+        evaluator.measure(images[..., 0])
 
 
 def test_the_results_of_the_evaluator_do_not_depend_on_the_batch(colour):
     evaluator = prepare_evaluator(colour).load()
     images = colour.subset("users").images(np.arange(40))
-    alone = evaluator.features(images[17:18])
-    batch = np.concatenate([images] * 8)
-    np.testing.assert_array_equal(evaluator.features(batch)[40 * 5 + 17], alone[0])
-    np.testing.assert_array_equal(evaluator.confidence(batch)[17], evaluator.confidence(images[17:18])[0])
+    confidence, features = evaluator.measure(images[17:18])
+    batched = evaluator.measure(np.concatenate([images] * 8))
+    np.testing.assert_array_equal(batched[1][40 * 5 + 17], features[0])
+    np.testing.assert_array_equal(batched[0][17], confidence[0])
 
 
 def test_lenet5_reaches_the_expected_accuracy_on_real_digits():
