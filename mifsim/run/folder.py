@@ -19,6 +19,7 @@ from mifsim._version import __version__
 from mifsim.cache import atomic_write
 from mifsim.errors import ClusterError, RunError
 from mifsim.plugins import plugin_facts
+from mifsim.processor import processor
 from mifsim.run.fits import save_fits
 from mifsim.run.generators import generator_facts
 from mifsim.run.logs import log_facts, write_log_tables
@@ -214,12 +215,13 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Return the CPUs, memory (GiB) and system of the driver's machine."""
+    """Return the CPUs, memory (GiB), system and processor of the driver's machine."""
     pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return {
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(pages * size / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from mifsim.errors import RunError
+from mifsim.processor import processor, report_processors
 from mifsim.server.backend import Job, OnProgress
 from mifsim.server.client_specs import SHARDS_AT_A_TIME, Shard
 from mifsim.server.environment import Counters, Environment
@@ -81,6 +82,11 @@ class SessionHost:
         return "" if sees_sentinel(sentinel) else str(ray.util.get_node_ip_address())
 
     @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    async def processor(self) -> str:
+        """Return the name of the processor of the host's node."""
+        return processor()
+
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
     async def pid(self) -> int:
         """Return the host's process id."""
         return os.getpid()
@@ -135,6 +141,7 @@ class OnRay:
         with sentinel_file(job.run) as sentinel:
             models, hosts, placement = start_actors(job, model)
             require_shared_folder(hosts, job.run, sentinel)
+            report_processors(ray.get([host.processor.remote() for host in hosts]))
             node_ids = models.node_ids()
 
             def start_replacement() -> tuple[Any, Any]:
