@@ -160,7 +160,9 @@ class _Comparison:
         self._where: dict[str, Any] = {"backend": backend, "address": address}
 
     def run_all(self) -> None:
-        with record_status(self._run, f"mifsim bench --resume {shlex.quote(str(self._run.path))}"):
+        from mifsim.server.ray.cluster import kept_connection  # imported here because it imports Ray
+
+        with record_status(self._run, f"mifsim bench --resume {shlex.quote(str(self._run.path))}"), kept_connection():
             traces = self._record_once()
             compared = [self._calibrate(*item) for item in enumerate(self._study.bench.detectors, start=1)]
             compared += [Compared(item.name, item.config, False) for item in self._study.filters]

@@ -76,7 +76,9 @@ class Calibration:
 
     def run_all(self) -> None:
         """Run all steps that are not complete."""
-        with record_status(self._run, f"mifsim tune --resume {shlex.quote(str(self._run.path))}"):
+        from mifsim.server.ray.cluster import kept_connection  # imported here because it imports Ray
+
+        with record_status(self._run, f"mifsim tune --resume {shlex.quote(str(self._run.path))}"), kept_connection():
             self._prepare_live()
             traces = self._traces()
             search, held_out, test = (traces.of_split(split) for split in SPLITS)

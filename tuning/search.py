@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.search import Searcher
 
 from mifsim.defense import DetectorConfig
 from mifsim.errors import RunError
 from mifsim.progress import Bar
-from mifsim.server.ray.cluster import autoscaled, connect, nodes, translate_errors, wait_for_cpu, wait_for_place
+from mifsim.server.ray.cluster import autoscaled, connected, nodes, translate_errors, wait_for_cpu, wait_for_place
 from mifsim.server.ray.models import Models, drop_divergent_replicas, start_models
 from mifsim.server.ray.placement import capacity, model_beside_trials
 from mifsim.study import Study
@@ -231,8 +230,7 @@ def trial_cluster(study: Study, address: str | None, model: ModelSource | None) 
     model : ModelSource or None
         The victim; None: no replica is started.
     """
-    started_here = connect(address)
-    try:
+    with connected(address):
         models = Models([], [])
         with autoscaled(study.server):
             # Check the resources first: trials would wait silently for resources that the cluster lacks.
@@ -243,9 +241,6 @@ def trial_cluster(study: Study, address: str | None, model: ModelSource | None) 
                 models = drop_divergent_replicas(models, study, model.deterministic, model.gradients)
             wait_for_cpu()
         yield list(zip(models.names, models.node_ids(), strict=True))
-    finally:
-        if started_here:
-            ray.shutdown()
 
 
 def _fit(

@@ -16,7 +16,7 @@ from mifsim.processor import processor, report_processors
 from mifsim.server.backend import Job, OnProgress
 from mifsim.server.client_specs import SHARDS_AT_A_TIME, Shard
 from mifsim.server.environment import Counters, Environment
-from mifsim.server.ray.cluster import autoscaled, connect, nodes, translate_errors, wait_for_place
+from mifsim.server.ray.cluster import autoscaled, connect, connected, nodes, translate_errors, wait_for_place
 from mifsim.server.ray.dispatch import dispatch
 from mifsim.server.ray.models import Models, drop_divergent_replicas, nearest_copy, node_id, start_models
 from mifsim.server.ray.placement import Placement, assign_replicas, place_actors
@@ -128,13 +128,8 @@ class OnRay:
 
     def run(self, job: Job, model: ModelSource, shards: Iterator[Shard], on_progress: OnProgress) -> None:
         """Run all shards; see `Backend.run`."""
-        started_here = connect(self._address)
-        try:
-            with translate_errors():
-                self._run(job, model, shards, on_progress)
-        finally:
-            if started_here:
-                ray.shutdown()
+        with connected(self._address), translate_errors():
+            self._run(job, model, shards, on_progress)
 
     def _run(self, job: Job, model: ModelSource, shards: Iterator[Shard], on_progress: OnProgress) -> None:
         # The driver's handles keep the models alive; the hosts' lookups by name do not.

@@ -30,6 +30,8 @@ START_SECONDS = 300.0
 """Time limit for actors to start; with free resources they start in far less."""
 CHECK_SECONDS = 2.0
 """Interval of the checks for lost nodes."""
+_kept = False
+"""Whether a connection stays until the end of `kept_connection`."""
 _growth_failed = False
 """Whether this process has waited for its cluster to grow, without success."""
 OBJECT_STORE_BYTES = 512 * 2**20
@@ -67,6 +69,35 @@ def _kept_termination() -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextlib.contextmanager
+def kept_connection() -> Iterator[None]:
+    """Keep the connection that the first of several runs makes until the last one has ended.
+
+    Starting a local Ray takes longer than many steps of a calibration. Nothing is started before a run needs it.
+    """
+    global _kept
+    before = _kept
+    ends_it = not before and not ray.is_initialized()
+    _kept = True
+    try:
+        yield
+    finally:
+        _kept = before
+        if ends_it:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Connect as `connect` does, and disconnect afterwards unless the process was connected or keeps the connection."""
+    started_here = connect(address)
+    try:
+        yield
+    finally:
+        if started_here and not _kept:
+            ray.shutdown()
 
 
 def connect(address: str | None) -> bool:

@@ -66,3 +66,57 @@ def test_the_handler_of_sigterm_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
         assert signal.getsignal(signal.SIGTERM) is handler
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+class FakeRay:
+    """Substitutes for ray's functions that record what starts and ends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, connected: bool) -> None:
+        self.connected = connected
+        self.calls: list[str] = []
+        monkeypatch.setattr(ray, "is_initialized", lambda: self.connected)
+        monkeypatch.setattr(ray, "init", lambda **_: self._to("start", True))
+        monkeypatch.setattr(ray, "shutdown", lambda: self._to("end", False))
+
+    def _to(self, call: str, connected: bool) -> None:
+        self.calls.append(call)
+        self.connected = connected
+
+
+def test_each_run_ends_the_cluster_that_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeRay(monkeypatch, connected=False)
+    for _ in range(2):
+        with ray_cluster.connected(None):
+            assert fake.connected
+    assert fake.calls == ["start", "end", "start", "end"]
+
+
+def test_runs_in_a_kept_connection_share_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeRay(monkeypatch, connected=False)
+    with ray_cluster.kept_connection():
+        assert not fake.calls  # nothing is started before a run needs it
+        for _ in range(2):
+            with ray_cluster.kept_connection(), ray_cluster.connected(None):
+                assert fake.calls == ["start"]
+        assert fake.connected
+    assert fake.calls == ["start", "end"]
+    with ray_cluster.connected(None):
+        pass
+    assert fake.calls == ["start", "end", "start", "end"]
+
+
+def test_the_cluster_ends_if_a_run_in_a_kept_connection_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeRay(monkeypatch, connected=False)
+    with pytest.raises(RunError), ray_cluster.kept_connection(), ray_cluster.connected(None):
+        raise RunError("failed")
+    assert fake.calls == ["start", "end"]
+
+
+def test_a_connection_that_was_there_before_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeRay(monkeypatch, connected=True)
+    with ray_cluster.kept_connection(), ray_cluster.connected(None):
+        pass
+    with ray_cluster.connected(None):
+        pass
+    assert fake.connected
+    assert not fake.calls
