@@ -114,6 +114,10 @@ class AnyOfConfig(DetectorConfig):
         """Return whether all members forget safely; see `DetectorConfig.forgets_safely`."""
         return all(member.forgets_safely(queries) for member in self.of)
 
+    def one_by_one(self) -> bool:
+        """Return whether it holds for all members; see `DetectorConfig.one_by_one`."""
+        return all(member.one_by_one() for member in self.of)
+
     def uses_answers(self) -> bool:
         """Return whether a member uses the model's answers."""
         return any(member.uses_answers() for member in self.of)

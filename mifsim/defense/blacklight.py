@@ -120,6 +120,10 @@ class BlacklightConfig(DetectorConfig):
             value = whole_number(name, getattr(self, name), accepted[0], accepted[-1])
             object.__setattr__(self, name, value)
 
+    def one_by_one(self) -> bool:
+        """Return true; see `DetectorConfig.one_by_one`."""
+        return True
+
     def new_detector(self) -> Blacklight:
         """Return a detector in its initial state."""
         return Blacklight(self)

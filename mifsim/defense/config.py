@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from mifsim.defense.detector import Detector, DetectorBatch, DurableDetector, NoDefense
+from mifsim.defense.one_by_one import OneByOneBatch
 from mifsim.defense.param import Choice, Param
 from mifsim.defense.recording import (
     Column,
@@ -101,9 +102,17 @@ class DetectorConfig(Serializable, ABC):
         Returns
         -------
         DetectorBatch or None
-            None, the default, if each session needs a detector of its own.
+            None if each session needs a detector of its own. By default the detectors judge their images in turn if
+            `one_by_one` allows it.
         """
-        return None
+        return OneByOneBatch([self.detector() for _ in range(sessions)]) if self.one_by_one() else None
+
+    def one_by_one(self) -> bool:
+        """Return whether `batch` may call the detectors of several sessions in turn; by default not.
+
+        They must ignore the model's answers, and raise no error but `InvalidImage`.
+        """
+        return False
 
     def recording(self) -> Mapping[str, Any]:
         """Return the recorder options that this configuration needs, as plain JSON values."""

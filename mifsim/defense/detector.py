@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+
+from mifsim.errors import InvalidImage
 
 
 class Verdict(Enum):
@@ -114,11 +117,14 @@ class BatchVerdicts(NamedTuple):
         Whether the verdict of a valid image is SAFE.
     counts : ndarray of float64, shape (n,)
         `Detector.count` after the image.
+    errors : mapping of int to InvalidImage
+        Why an image is not valid, by its place. May lack those that are invalid for every kind.
     """
 
     valid: npt.NDArray[np.bool_]
     safe: npt.NDArray[np.bool_]
     counts: npt.NDArray[np.float64]
+    errors: Mapping[int, InvalidImage] = MappingProxyType({})
 
 
 class DetectorBatch(Protocol):

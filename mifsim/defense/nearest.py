@@ -163,6 +163,10 @@ class NearestConfig(FittedConfig):
                 raise ConfigError(f"{name} = {value!r}: must be a whole number from 1 to {most}")
             object.__setattr__(self, name, int(value))
 
+    def one_by_one(self) -> bool:
+        """Return true; see `DetectorConfig.one_by_one`."""
+        return True
+
     def new_detector(self) -> NearestDetector:
         """Return a detector in its initial state."""
         return NearestDetector(self)

@@ -63,6 +63,10 @@ class QuotaConfig(DetectorConfig):
             raise ConfigError(f"queries = {given!r}: must be a whole number of at least 1")
         object.__setattr__(self, "queries", int(given))
 
+    def one_by_one(self) -> bool:
+        """Return true; see `DetectorConfig.one_by_one`."""
+        return True
+
     def new_detector(self) -> Quota:
         """Return a detector in its initial state."""
         return Quota(self.queries + 1)

@@ -235,7 +235,7 @@ class StreamBatch:
             if verdicts.valid[place]:
                 self._end(member, "blocked", None, 1)
             else:
-                self._end(member, "failed", refusal_of(images[place]), 1)
+                self._end(member, "failed", verdicts.errors.get(place) or refusal_of(images[place]), 1)
         self._images[: np.count_nonzero(answered)] = images[answered]
         return members[answered]
 

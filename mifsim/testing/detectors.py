@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mifsim.defense import KINDS, DetectorConfig, InvalidImage, Verdict, View
+from mifsim.defense import KINDS, DetectorConfig, InvalidImage, ModelAnswer, Verdict, View
 from mifsim.defense.fitted import FittedConfig
 from mifsim.defense.kinds import definition_problem, load_config, read_cells, read_config
 from mifsim.defense.recording import HonestSessions
@@ -194,6 +194,32 @@ class DetectorConformance(DurableConformance):
             config.restore({"nonsense": 1})
 
     # Requirements of a search.
+
+    def test_a_batch_judges_as_a_detector_of_each_session(self, config: DetectorConfig, pool: Images) -> None:
+        """Whatever the model answers, and beside images that are not valid."""
+        batch = config.batch(4, pool[0].shape)
+        if batch is None:
+            pytest.skip("each session needs a detector of its own")
+        alone, rng = [config.detector() for _ in range(4)], np.random.default_rng(5)
+        for _ in range(80):
+            members = np.array([n for n in range(4) if not alone[n].blocked and rng.random() < 0.8], np.int64)
+            images = np.array([pool[n] for n in rng.integers(len(pool), size=len(members))], np.float32)
+            if len(members) and rng.random() < 0.1:
+                images[0] = np.nan
+            if not len(members):
+                continue
+            found = batch.check(members, images)
+            for place, member in enumerate(members.tolist()):
+                try:
+                    verdict = alone[member].check(images[place])
+                except InvalidImage:
+                    assert not found.valid[place]
+                else:
+                    assert found.valid[place]
+                    assert found.safe[place] == (verdict is Verdict.SAFE)
+                    alone[member].observe(ModelAnswer(int(rng.integers(3)), rng.random(3, np.float32)))
+                assert found.counts[place] == alone[member].count
+            images[...] = 0  # the batch must not keep them
 
     def test_replay_equals_live_query_by_query(self, config: DetectorConfig, pool: Images) -> None:
         """The replay of a recording finds the same query of the block as a live session, for all its prefixes."""

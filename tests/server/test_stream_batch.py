@@ -115,6 +115,23 @@ def test_every_kind_of_user(tmp_path: Path) -> None:
     assert set(tables["sessions"]["outcome"].to_pylist()) == {"blocked", "finished", "exhausted"}
 
 
+def test_kinds_that_judge_one_image_in_a_call(tmp_path: Path) -> None:
+    users = [
+        {"user": kind, "sessions": 4, "length": {"min": 3, "max": 12}, "repeat_images": True}
+        for kind in ("independent", "retries", "kiosk")
+    ]
+    filters: list[dict[str, Any]] = [
+        {"name": "quota", "kind": "quota", "queries": 7},
+        {"name": "blacklight", "kind": "blacklight", "window": 20, "limit": 20, "memory": 4},
+        {"name": "osd-l2", "kind": "osd-l2", "threshold": 3.0, "k": 2, "limit": 3},
+        {"name": "both", "kind": "any-of", "of": [{"kind": "quota", "queries": 9}, {"kind": "ssim-hash", **LOOSE}]},
+        {"name": "small", **LOOSE, "view": {"size": 9}},
+    ]
+    study = small_study(users=users, attacks=[], filters=filters, server={"sessions_per_host": 120})
+    tables = assert_as_one_by_one(study, tmp_path)
+    assert set(tables["sessions"]["outcome"].to_pylist()) == {"blocked", "finished"}
+
+
 @pytest.mark.parametrize("transport", ["float32", "uint8", "jpeg-60"])
 def test_users_beside_attackers_whatever_the_transport(transport: str, tmp_path: Path) -> None:
     users = [{"user": kind, "sessions": 3, "length": 6} for kind in ("independent", "bursts")]

@@ -176,6 +176,10 @@ class EvidenceConfig(FittedConfig):
         """
         return not self.neighbours_limit and (not self.repeats_limit or queries <= self.memory)
 
+    def one_by_one(self) -> bool:
+        """Return true; see `DetectorConfig.one_by_one`."""
+        return True
+
     def new_detector(self) -> EvidenceDetector:
         """Return a detector in its initial state."""
         from mifsim.defense.evidence.detector import EvidenceDetector

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 import numpy as np
 
 from mifsim.defense.config import DetectorConfig
+from mifsim.defense.detector import DetectorBatch
 from mifsim.defense.param import Choice, Param
 from mifsim.defense.recording import Column, Outcome, RecordedSessions, SessionWeights, SweptSums
 from mifsim.defense.similarity import FORMS, LARGEST_HASH, WINDOW, Form
 from mifsim.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mifsim.defense.ssim_hash.batch import FilterBatch
     from mifsim.defense.ssim_hash.filter import QueryFilter
     from mifsim.defense.ssim_hash.recorder import SsimHashRecorder
 
@@ -149,19 +149,23 @@ class FilterConfig(DetectorConfig):
 
         return QueryFilter(self)
 
-    def batch(self, sessions: int, shape: tuple[int, ...]) -> FilterBatch | None:
+    def batch(self, sessions: int, shape: tuple[int, ...]) -> DetectorBatch | None:
         """Return the filters of several sessions; see `DetectorConfig.batch`.
 
-        None with a view, with repeats that are counted apart, for images that the filter refuses, and if the buffers
-        of all sessions together were larger than `MOST_BATCH_BYTES`.
+        The filters judge their images in turn with a view, with repeats that are counted apart, for images that they
+        refuse, and if the buffers of all sessions together were larger than `MOST_BATCH_BYTES`.
         """
         from mifsim.defense.ssim_hash.batch import FilterBatch
 
         plain = self.view is None and not self.repeats and type(self).new_detector is FilterConfig.new_detector
         nbytes = 4 * sessions * self.n_b * math.prod(shape)
         if not plain or min(shape[:2]) < WINDOW[self.ssim] or nbytes > MOST_BATCH_BYTES:
-            return None
+            return super().batch(sessions, shape)
         return FilterBatch(self, sessions, shape)
+
+    def one_by_one(self) -> bool:
+        """Return whether the class has the detectors of this one; see `DetectorConfig.one_by_one`."""
+        return type(self).new_detector is FilterConfig.new_detector
 
     def recording(self) -> Mapping[str, Any]:
         """Return the number of previous images to compare with, the forms of SSIM, the hash size, and further data.

@@ -9,6 +9,7 @@ import pytest
 
 from mifsim.defense import DetectorConfig, FilterConfig, InvalidImage, NoDefenseConfig, Verdict
 from mifsim.defense.images import admit_each, hash_of
+from mifsim.defense.one_by_one import OneByOneBatch
 from mifsim.defense.similarity import FORMS
 
 SESSIONS, QUERIES = 7, 14
@@ -44,7 +45,7 @@ def test_a_batch_judges_as_a_detector_for_each_session(config: DetectorConfig, s
         if not len(members):
             continue
         images = images_of(shape, rng)[members]
-        valid, safe, counts = batch.check(members, images)
+        valid, safe, counts, _ = batch.check(members, images)
         for place, member in enumerate(members):
             try:
                 expected = alone[member].check(images[place])
@@ -63,12 +64,12 @@ def test_a_batch_judges_as_a_detector_for_each_session(config: DetectorConfig, s
     ids=["repeats", "view"],
 )
 def test_some_configurations_need_a_filter_for_each_session(config: FilterConfig) -> None:
-    assert config.batch(2, (28, 28)) is None
+    assert isinstance(config.batch(2, (28, 28)), OneByOneBatch)
 
 
-def test_images_that_the_filter_refuses_and_buffers_that_are_too_large_have_no_batch() -> None:
-    assert FilterConfig(0.9, 0.02, 3, 4, ssim="gaussian").batch(2, (10, 28)) is None
-    assert FilterConfig(0.9, 0.02, 1000, 4).batch(1000, (64, 64, 3)) is None
+def test_images_that_the_filter_refuses_and_large_buffers_are_judged_one_by_one() -> None:
+    assert isinstance(FilterConfig(0.9, 0.02, 3, 4, ssim="gaussian").batch(2, (10, 28)), OneByOneBatch)
+    assert isinstance(FilterConfig(0.9, 0.02, 1000, 4).batch(1000, (64, 64, 3)), OneByOneBatch)
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 8, 16, 40])
