@@ -49,8 +49,9 @@ def calibration_study(study: Study, detector: BenchDetector) -> Study:
     plain.pop("bench", None)
     plain["name"] = f"{study.name} {detector.name}"[:60]
     plain["filters"] = []
-    # The search is the same without a reference front, which the page of a comparison does not show.
-    plain["tuning"] = {**study.tuning_of(detector).model_dump(exclude_none=True), "reference": False}
+    # The page of a comparison shows neither reference fronts nor the leakage of the calibrations' attackers.
+    shown = {"reference": False, "confirm_leakage": False}
+    plain["tuning"] = {**study.tuning_of(detector).model_dump(exclude_none=True), **shown}
     return Study.parse(plain, detector.name)
 
 

@@ -167,7 +167,9 @@ class Confirmation:
             If a session failed, or differs from the replay.
         """
         study = self.study
-        live_study = study.model_copy(update={"filters": list(filters)})
+        scored = study.leakage.enabled and study.tuning.confirm_leakage
+        leakage = study.leakage.model_copy(update={"enabled": scored})
+        live_study = study.model_copy(update={"filters": list(filters), "leakage": leakage})
         expected = predicted(test, filters, self.replay)
         job = Job(live_study, run.path.resolve(), self.facts, separate_images=study.tuning.separate_images)
         classes = len(self.data.class_names)
@@ -177,7 +179,7 @@ class Confirmation:
         # A service may combine requests differently in each run, which changes the last bits of its answers.
         exact = self.victim.deterministic and self.victim.config.kind != "url"
         confirmed = compare(run.path, expected, live_clients, exact)
-        if study.leakage.enabled:
+        if scored:
             evaluator = prepare_evaluator(self.data)
             run.update_facts(evaluator=evaluator.facts)
             score_run(run.path, live_study, self.data, self.victim, evaluator, self.facts)

@@ -145,6 +145,9 @@ class World:
         The class under attack, from 0; None for users.
     starts : tuple of int
         Positions in the pool at which the sessions of a client begin that revisits the server; the first is 0.
+    reconstructs : bool
+        Whether the reconstruction that an attacker returns is used. If not, it may return any image, and so save the
+        work that no query depends on.
     """
 
     shape: tuple[int, ...]
@@ -152,6 +155,7 @@ class World:
     pool: ImagePool
     target: int | None = None
     starts: tuple[int, ...] = (0,)
+    reconstructs: bool = True
 
 
 class Client(BaseModel, ABC):

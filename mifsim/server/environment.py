@@ -123,14 +123,15 @@ class Environment:
             pool, starts = logged, logged.starts
         elif role == "user" and self._users_pools:
             pool = self._users_pools[self._split(spec)]
-        world = World(self.data.shape, len(self.data.class_names), pool, spec.target, starts)
+        scored = self.study.leakage.enabled
+        world = World(self.data.shape, len(self.data.class_names), pool, spec.target, starts, reconstructs=scored)
 
         def new_row(row: SessionRow) -> int:
             rows.append(row)
             return len(rows) - 1
 
         def new_snapshots() -> Snapshots | None:
-            if role == "user" or not self.study.leakage.enabled:
+            if role == "user" or not scored:
                 return None
             return Snapshots(self._grids[population.budget_queries])
 

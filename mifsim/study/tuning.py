@@ -97,6 +97,10 @@ class Tuning(Section):
     leave_out_trials: int | None = Field(
         None, ge=1, description="number of trials of each search with a workload left out; absent: trials"
     )
+    confirm_leakage: bool = Field(
+        True,
+        description="whether the live confirmation also scores what its attackers have reconstructed when they end",
+    )
     reference: bool = Field(
         True, description="whether to measure the search with an exhaustive one, for kinds that have one; see grid"
     )

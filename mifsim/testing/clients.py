@@ -115,6 +115,15 @@ class AttackerConformance(ClientConformance):
             assert transcript.returned is not None
             assert_is_image(transcript.returned, world.shape)
 
+    def test_its_queries_do_not_depend_on_whether_its_reconstruction_is_used(
+        self, client: Client, world: World
+    ) -> None:
+        used, unused = (
+            converse(client, replace(world, reconstructs=flag), np.random.default_rng(1), queries=self.queries).sent
+            for flag in (True, False)
+        )
+        assert used == unused
+
     def test_without_a_target_it_is_an_error(self, client: Client, world: World) -> None:
         with pytest.raises(ValueError, match=r"world\.target"):
             next(client.run(replace(world, target=None), np.random.default_rng(1)))

@@ -67,7 +67,7 @@ class ErrorRate(Attacker):
                 break
             shares[int(index)] = label_shares(counts, self.prior)
             mean.add(image, float(shares[int(index)][world.target]))
-        if not shares:
+        if not shares or not world.reconstructs:
             return mean.image
         asked = sorted(shares)
         return reconstruct(

@@ -62,7 +62,7 @@ class InversionNetwork(Attacker):
                 break
             answers[int(index)] = _confidence(reply, world.classes)
             mean.add(image, float(answers[int(index)][world.target]))
-        if not answers:
+        if not answers or not world.reconstructs:
             return mean.image
         return self._trained(world, answers)
 
