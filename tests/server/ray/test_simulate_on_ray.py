@@ -311,7 +311,7 @@ def test_a_host_answers_the_driver_while_a_client_trains_a_network(local_ray: No
 
     model = Model.remote()
     attack = {"attack": "inversion-network", "images": 20, "steps": 300, "labels": [0]}
-    study = small_study(attacks=[attack], users=[], filters=[{"none": True}], leakage={"enabled": False})
+    study = small_study(attacks=[attack], users=[], filters=[{"none": True}])
     host = SessionHost.remote(Job(study, tmp_path, {}), ["ended", "unsure"])
     (shard,) = shards(study, 10)
     running = host.run_shard.remote(shard)
