@@ -128,6 +128,13 @@ class ContinuesWhenRefused(Walk):
                 query = running.send(reply)
 
 
+class DependsOnTheUse(Walk):
+    """Sends other images if its reconstruction is not used."""
+
+    def query(self, image: Image, reconstruction: Image, world: World) -> Query:
+        return Query(image if world.reconstructs else 1 - image, guess=reconstruction)
+
+
 class ReadsConfidences(Walk):
     """Declares that it needs only the label, but uses a confidence if there is one."""
 
