@@ -105,7 +105,13 @@ class DetectorConfig(Serializable, ABC):
             None if each session needs a detector of its own. By default the detectors judge their images in turn if
             `one_by_one` allows it.
         """
-        return OneByOneBatch([self.detector() for _ in range(sessions)]) if self.one_by_one() else None
+        return OneByOneBatch([self.detector() for _ in range(sessions)]) if self._in_turn() else None
+
+    def _in_turn(self) -> bool:
+        """Return whether `one_by_one` holds for the detectors of this class: not above the class that defines them."""
+        order = type(self).__mro__
+        stated, made = (next(c for c in order if name in c.__dict__) for name in ("one_by_one", "new_detector"))
+        return issubclass(stated, made) and self.one_by_one() and not self.uses_answers()
 
     def one_by_one(self) -> bool:
         """Return whether `batch` may call the detectors of several sessions in turn; by default not.

@@ -73,10 +73,6 @@ class OsdConfig(DetectorConfig):
         if self.memory < self.k:
             raise ConfigError(f"memory = {self.memory}: must be at least k = {self.k}, or no query could be flagged")
 
-    def one_by_one(self) -> bool:
-        """Return true; see `DetectorConfig.one_by_one`."""
-        return True
-
     def recording(self) -> Mapping[str, Any]:
         """Return the numbers of neighbours and of previous queries."""
         return {"ks": (self.k,), "memories": (self.memory,)}

@@ -66,6 +66,10 @@ class OsdL2Config(OsdConfig):
 
     kind: ClassVar[str] = "osd-l2"
 
+    def one_by_one(self) -> bool:
+        """Return true; see `DetectorConfig.one_by_one`."""
+        return True
+
     def new_detector(self) -> OsdDetector:
         """Return a detector in its initial state."""
         return OsdDetector(self)

@@ -58,6 +58,10 @@ class OsdPcaConfig(OsdConfig, FittedConfig):
 
     kind: ClassVar[str] = "osd-pca"
 
+    def one_by_one(self) -> bool:
+        """Return true; see `DetectorConfig.one_by_one`."""
+        return True
+
     def new_detector(self) -> OsdDetector:
         """Return a detector in its initial state."""
         return OsdDetector(self, _encoder(self.fit))

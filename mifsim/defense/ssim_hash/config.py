@@ -164,8 +164,8 @@ class FilterConfig(DetectorConfig):
         return FilterBatch(self, sessions, shape)
 
     def one_by_one(self) -> bool:
-        """Return whether the class has the detectors of this one; see `DetectorConfig.one_by_one`."""
-        return type(self).new_detector is FilterConfig.new_detector
+        """Return true; see `DetectorConfig.one_by_one`."""
+        return True
 
     def recording(self) -> Mapping[str, Any]:
         """Return the number of previous images to compare with, the forms of SSIM, the hash size, and further data.

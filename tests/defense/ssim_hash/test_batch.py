@@ -11,6 +11,7 @@ from mifsim.defense import DetectorConfig, FilterConfig, InvalidImage, NoDefense
 from mifsim.defense.images import admit_each, hash_of
 from mifsim.defense.one_by_one import OneByOneBatch
 from mifsim.defense.similarity import FORMS
+from mifsim.defense.ssim_hash.filter import QueryFilter
 
 SESSIONS, QUERIES = 7, 14
 
@@ -65,6 +66,16 @@ def test_a_batch_judges_as_a_detector_for_each_session(config: DetectorConfig, s
 )
 def test_some_configurations_need_a_filter_for_each_session(config: FilterConfig) -> None:
     assert isinstance(config.batch(2, (28, 28)), OneByOneBatch)
+
+
+def test_other_detectors_of_a_subclass_are_not_batched() -> None:
+    """They may use the answers: what the base class states does not hold for them."""
+
+    class Other(FilterConfig):
+        def new_detector(self) -> QueryFilter:
+            return QueryFilter(self)
+
+    assert Other(0.9, 0.02, 3, 4).batch(2, (28, 28)) is None
 
 
 def test_images_that_the_filter_refuses_and_large_buffers_are_judged_one_by_one() -> None:
