@@ -38,6 +38,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return LongestFileFirst(config, log)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Name failed and long tests at once, in the process that prints: a run that is stopped shows no summary."""
+    if not hasattr(config, "workerinput"):
+        from tests.announcing import Announcer
+
+        config.pluginmanager.register(Announcer(config))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _temporary_cache(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Use an empty cache folder; parallel test processes share trained models and prepared images."""

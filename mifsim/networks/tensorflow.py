@@ -30,6 +30,18 @@ class Frameworks(NamedTuple):
     keras: Any
 
 
+@contextlib.contextmanager
+def _hidden(*names: str) -> Iterator[None]:
+    """Let the import of these optional modules fail, unless they were imported before."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: the import raises an error
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
 @functools.cache
 def import_tensorflow() -> Frameworks:
     """Import and configure TensorFlow and keras, once per process.
@@ -39,6 +51,8 @@ def import_tensorflow() -> Frameworks:
       turn it off. Without it, rows depend on their position in a batch, in the last bits (see
       `mifsim.networks.fixed_batch`), and small networks are several times slower on a processor with AVX2.
     - GPU memory is allocated as needed.
+    - keras is imported without matplotlib and scikit-learn, a quarter of the time: ``keras.visualization`` and
+      ``keras.wrappers`` then need ``import keras`` before this function is called.
     - Operations are deterministic, and TF32 is disabled: the same seed gives the same weights, and the same image the
       same output. On a CPU, no slowdown was measurable.
 
@@ -56,7 +70,8 @@ def import_tensorflow() -> Frameworks:
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "tensorflow"
     with contextlib.nullcontext() if verbose else _without_start_up_log():
-        import keras
+        with _hidden("matplotlib", "sklearn"):
+            import keras
         import tensorflow as tf
 
         if keras.backend.backend() != "tensorflow":

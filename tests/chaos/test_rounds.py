@@ -20,7 +20,7 @@ from tests.small import small_study
 def baseline(tmp_path_factory: pytest.TempPathFactory) -> Baseline:
     """The run without faults, in one process."""
     folder = tmp_path_factory.mktemp("chaos")
-    study = small_study(**SIMULATE)
+    study = small_study(**SIMULATE, leakage={"enabled": False})  # each driver would import TensorFlow for it
     study.save(folder / "study.toml")
     run = simulate(study, folder / "baseline", backend="in-process")
     cache = Path(os.environ["MIFSIM_CACHE_DIR"])
@@ -28,7 +28,10 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Baseline:
     return Baseline("simulate", folder / "study.toml", run, cache)
 
 
-@pytest.mark.parametrize(("fault", "fraction"), [("driver", 0.2), ("writer", 0.0), ("second node", 0.1)])
+@pytest.mark.parametrize(
+    ("fault", "fraction"),
+    [("driver", 0.2), ("second node", 0.1), pytest.param("writer", 0.0, marks=pytest.mark.slow)],
+)
 def test_the_rows_equal_those_of_a_run_without_faults(
     fault: str, fraction: float, baseline: Baseline, tmp_path: Path
 ) -> None:
@@ -36,6 +39,7 @@ def test_the_rows_equal_those_of_a_run_without_faults(
     assert result.effect != NO_EFFECT
 
 
+@pytest.mark.slow
 def test_a_run_that_a_full_disk_has_stopped_can_be_resumed(baseline: Baseline, tmp_path: Path) -> None:
     try:
         result = run_with_fault(baseline, FAULTS["full disk"], 0.1, tmp_path / "round", random.Random(0))

@@ -152,7 +152,7 @@ def test_simulate_prints_a_summary_and_records_seed_and_backend(
     assert Study.load(tmp_path / "run" / "study.toml") == small_study(seed=8)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_run_is_marked_and_its_resume_command_is_printed(number: signal.Signals, tmp_path: Path) -> None:
     attack = {**SMALL["attacks"][0], "budget_queries": 1_000_000, "alpha": 1_000_000}
     study = write_study(tmp_path, attacks=[attack])

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mifsim.clients import Client, client_class, names
-from mifsim.clients.attackers import surrogate
+from mifsim.clients.attackers import latent, surrogate
+from mifsim.clients.attackers.networks import Autoencoder
 from mifsim.testing import AttackerConformance, UserConformance
 
 
@@ -119,7 +120,7 @@ OTHER_ATTACKERS: list[Case] = [
     ),
     Case(
         "label-surrogate",
-        {"size": 4, "images": 3, "epochs": 5, "turns": 4},
+        {"size": 4, "images": 12, "epochs": 5, "turns": 4},  # the answers to fewer images may have one label
         {
             "space": "pca",
             "size": 3,
@@ -159,9 +160,13 @@ OTHER_USERS: list[Case] = [
 ]
 
 
+QUICK: dict[str, Mapping[str, Any]] = {"inversion-network": {"steps": 20}, "error-rate": {"steps": 20}}
+"""Arguments in place of defaults with which one test would train networks for many seconds."""
+
+
 def cases(role: Literal["attacker", "user"], others: list[Case]) -> list[Case]:
-    """Return a case with default arguments for each client of a role, and then the other cases."""
-    return [*(Case(name, {}, CHANGES.get(name, {})) for name in names(role)), *others]
+    """Return a case with default arguments (but for `QUICK`) for each client of a role, and then the other cases."""
+    return [*(Case(name, QUICK.get(name, {}), CHANGES.get(name, {})) for name in names(role)), *others]
 
 
 ATTACKERS = cases("attacker", OTHER_ATTACKERS)
@@ -193,10 +198,12 @@ class LinearSurrogate:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _quick_surrogates() -> Iterator[None]:
+def _quick_networks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(surrogate, "Surrogate", LinearSurrogate)
         patch.setattr(surrogate, "_trained", OrderedDict())
+        patch.setattr(Autoencoder, "STEPS", 300)
+        patch.setattr(latent, "_fitted", {})
         yield
 
 

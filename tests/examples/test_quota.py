@@ -83,7 +83,12 @@ def test_a_calibration_certifies_and_confirms_the_quota_beside_other_detectors(t
 
 
 @pytest.mark.parametrize(
-    "filters", [[PAPER, QUOTA_OF_6, NO_DEFENSE], [NO_DEFENSE, QUOTA_OF_6, PAPER], [QUOTA_OF_6, PAPER, NO_DEFENSE]]
+    "filters",
+    [
+        pytest.param([PAPER, QUOTA_OF_6, NO_DEFENSE], marks=pytest.mark.slow),
+        pytest.param([NO_DEFENSE, QUOTA_OF_6, PAPER], marks=pytest.mark.slow),
+        [QUOTA_OF_6, PAPER, NO_DEFENSE],
+    ],
 )
 def test_the_matrix_includes_the_quota_for_any_order_of_the_filters(
     filters: list[dict[str, object]], tmp_path: Path

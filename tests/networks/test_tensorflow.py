@@ -27,42 +27,48 @@ def test_importing_the_package_does_not_import_tensorflow():
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_the_first_use_imports_tensorflow_without_messages():
-    code = "import sys; from mifsim.networks import *; import_tensorflow(); print('tensorflow' in sys.modules)"
-    done = run(code, TF_CPP_MIN_LOG_LEVEL="2")
-    assert (done.stdout.split(), done.stderr) == (["True"], "")
+ONEDNN = """\
+from tensorflow.python.util._pywrap_util_port import IsMklEnabled
+print(IsMklEnabled())
+"""
 
 
-def test_tensorflow_is_configured_to_be_deterministic():
+def run_with_setting(code, setting):
+    """Run a program with a value of the environment variable that turns oneDNN on or off; None: without it."""
+    environment = {key: value for key, value in os.environ.items() if key != "TF_ENABLE_ONEDNN_OPTS"}
+    environment |= {} if setting is None else {"TF_ENABLE_ONEDNN_OPTS": setting}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+
+
+def test_the_first_use_imports_tensorflow_with_onednn_and_without_messages_or_optional_modules():
+    code = "import sys; from mifsim.networks import *; import_tensorflow(); print('tensorflow' in sys.modules)\n"
+    optional = "print({'matplotlib', 'sklearn'} & set(sys.modules)); import matplotlib, sklearn.ensemble\n"
+    done = run_with_setting(code + optional + ONEDNN, None)
+    assert (done.stdout.split(), done.stderr) == (["True", "set()", "True"], "")
+
+
+def test_a_user_can_turn_onednn_off_and_operations_are_deterministic():
     """With deterministic operations, TensorFlow refuses to draw random numbers without a seed."""
-    done = run("from mifsim.networks import *; import_tensorflow().tf.random.uniform((1,))")
+    code = f"from mifsim.networks import *; tf = import_tensorflow().tf\n{ONEDNN}tf.random.uniform((1,))"
+    done = run_with_setting(code, "0")
+    assert done.stdout.strip() == "False", done.stderr
     assert "Random ops require a seed to be set when determinism is enabled" in done.stderr
+
+
+def test_tensorflow_is_imported_once_and_computes_in_full_precision():
     tf, keras = import_tensorflow()
     assert import_tensorflow() is import_tensorflow()
     assert keras.backend.backend() == "tensorflow"
     assert not tf.config.experimental.tensor_float_32_execution_enabled()
 
 
-@pytest.mark.parametrize("setting", ["1", "0", None])
-def test_onednn_is_on_whatever_the_processor_unless_the_user_turns_it_off(setting):
-    code = (
-        "from mifsim.networks import *; import_tensorflow()\n"
-        "from tensorflow.python.util._pywrap_util_port import IsMklEnabled\n"
-        "print(IsMklEnabled())"
-    )
-    environment = {key: value for key, value in os.environ.items() if key != "TF_ENABLE_ONEDNN_OPTS"}
-    environment |= {} if setting is None else {"TF_ENABLE_ONEDNN_OPTS": setting}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == str(setting != "0"), done.stderr
-
-
 @pytest.mark.parametrize("setting", [None, "1"])
 def test_a_tensorflow_imported_before_is_reported_unless_onednn_was_chosen(setting):
-    code = "import logging, tensorflow; logging.basicConfig(); from mifsim.networks import *; import_tensorflow()"
-    environment = {key: value for key, value in os.environ.items() if key != "TF_ENABLE_ONEDNN_OPTS"}
-    environment |= {} if setting is None else {"TF_ENABLE_ONEDNN_OPTS": setting}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    code = "import logging, tensorflow; logging.basicConfig(); from mifsim.networks import *; import_tensorflow()\n"
+    done = run_with_setting(code + ONEDNN, setting)
     assert ("TensorFlow was imported before mifsim" in done.stderr) == (setting is None), done.stderr
+    if setting is not None:
+        assert done.stdout.strip() == "True"
 
 
 def test_keras_on_another_backend_is_refused(monkeypatch):

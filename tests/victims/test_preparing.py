@@ -197,6 +197,7 @@ def test_lenet5_reaches_the_expected_accuracy_on_real_digits():
     assert victim.test_accuracy >= 0.93
 
 
+@pytest.mark.slow
 def test_the_evaluator_reaches_the_expected_accuracy_on_real_digits():
     """The accuracy is at least 96%, after training on the private and the evaluator subset."""
     assert prepare_evaluator(load_data(DataConfig())).test_accuracy >= 0.96
