@@ -56,6 +56,7 @@ def test_a_resumed_search_gives_the_same_trials(tmp_path: Path) -> None:
     assert min(kept[number] for number in (6, 7, 9)) > whole[8].elapsed_seconds
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_search_continues_after_tune_dropped_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = tiny_study(tuning={"trials": 6, "space": {"n_b": {"max": 7}}, "false_positive_budget": 0.5})
@@ -88,7 +89,7 @@ def test_a_search_continues_after_tune_dropped_a_trial(tmp_path: Path, monkeypat
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_failing_trial_ends_the_search_and_names_its_configuration(tmp_path: Path) -> None:
-    study = tiny_study(tuning={"trials": 4, "space": {"n_b": {"min": 9, "max": 10}}})
+    study = tiny_study(tuning={"trials": 1, "space": {"n_b": {"min": 9, "max": 10}}})
     traces = random_traces(np.random.default_rng(3), n_b_max=7)  # the recording is too short for n_b = 9
     with pytest.raises(RunError, match=r"trial \d failed: FilterConfig"):
         search(traces, study, open_journal(tmp_path))
