@@ -51,7 +51,7 @@ def import_tensorflow() -> Frameworks:
       turn it off. Without it, rows depend on their position in a batch, in the last bits (see
       `mifsim.networks.fixed_batch`), and small networks are several times slower on a processor with AVX2.
     - GPU memory is allocated as needed.
-    - keras is imported without matplotlib and scikit-learn, a quarter of the time: ``keras.visualization`` and
+    - keras is imported without matplotlib and scikit-learn, a fifth of the time: ``keras.visualization`` and
       ``keras.wrappers`` then need ``import keras`` before this function is called.
     - Operations are deterministic, and TF32 is disabled: the same seed gives the same weights, and the same image the
       same output. On a CPU, no slowdown was measurable.
