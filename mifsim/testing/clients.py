@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mifsim.clients import Attacker, Client, Knowledge, User, World
+from mifsim.testing.comparing import assert_same
 from mifsim.testing.conversations import WORLDS, ConversationConformance, has_an_effect
 from mifsim.testing.fields import assert_fields_are_documented, assert_survives_files_and_processes, with_value
 from mifsim.testing.worlds import StrictPool, assert_is_image, converse, small_world, uses_another_session
@@ -65,7 +66,7 @@ class ClientConformance(ConversationConformance):
             converse(client, world, np.random.default_rng(1), queries=60, knows=knows).digests
             for knows in (Knowledge.LABEL, Knowledge.CONFIDENCE)
         ]
-        assert transcripts[0] == transcripts[1]
+        assert_same(transcripts[1], transcripts[0], "transcript")
 
     @pytest.mark.parametrize("shown", [Knowledge.TOP_K, Knowledge.LABEL])
     def test_accepts_withheld_confidences(self, client: Client, world: World, shown: Knowledge) -> None:
@@ -122,7 +123,7 @@ class AttackerConformance(ClientConformance):
             converse(client, replace(world, reconstructs=flag), np.random.default_rng(1), queries=self.queries).sent
             for flag in (True, False)
         )
-        assert used == unused
+        assert_same(unused, used, "image")
 
     def test_without_a_target_it_is_an_error(self, client: Client, world: World) -> None:
         with pytest.raises(ValueError, match=r"world\.target"):

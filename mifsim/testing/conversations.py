@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mifsim.clients import Answer, Query, World
+from mifsim.testing.comparing import assert_same
 from mifsim.testing.worlds import (
     Runs,
     SoftmaxLinear,
@@ -69,27 +70,28 @@ class ConversationConformance:
             random.seed(unrelated)
             np.random.seed(unrelated)  # noqa: NPY002 - tests that the global generator has no influence
             transcripts.append(converse(runs, world, np.random.default_rng(7), queries=self.queries).digests)
-        assert transcripts[0] == transcripts[1]
+        assert_same(transcripts[1], transcripts[0], "transcript")
 
     def test_leaves_the_global_generators_alone(self, runs: Runs, world: World) -> None:
         random.seed(1)
         np.random.seed(1)  # noqa: NPY002 - a defined state, independent of other tests
         before = random.getstate(), _numpy_state()
         converse(runs, world, np.random.default_rng(7), queries=self.queries)
-        assert (random.getstate(), _numpy_state()) == before
+        assert_same((random.getstate(), _numpy_state()), before, "state of the global generators")
 
     def test_sessions_run_at_the_same_time_as_they_run_alone(self, runs: Runs, world: World) -> None:
         alone = [converse(runs, world, np.random.default_rng(seed), queries=self.queries).digests for seed in (3, 4)]
         both = converse_in_turns([(runs, world, np.random.default_rng(seed)) for seed in (3, 4)], queries=self.queries)
-        assert [transcript.digests for transcript in both] == alone
+        assert_same([transcript.digests for transcript in both], alone, "transcript")
 
     def test_what_was_sent_is_not_changed_afterwards(self, runs: Runs, world: World) -> None:
         transcript = converse(runs, world, np.random.default_rng(1), queries=self.queries)
         for query, sent, reconstruction in zip(
             transcript.queries, transcript.sent, transcript.reconstruction, strict=True
         ):
-            assert query.image.tobytes() == sent
-            assert query.guess is None or query.guess.tobytes() == reconstruction
+            assert_same(query.image.tobytes(), sent, "image")
+            if query.guess is not None:
+                assert_same(query.guess.tobytes(), reconstruction, "guess")
 
     @pytest.mark.parametrize("answers", [0, 5])
     def test_closing_it_releases_threads_and_images(self, runs: Runs, world: World, answers: int) -> None:

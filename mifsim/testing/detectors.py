@@ -18,6 +18,7 @@ from mifsim.defense.fitted import FittedConfig
 from mifsim.defense.kinds import definition_problem, load_config, read_cells, read_config
 from mifsim.defense.recording import HonestSessions
 from mifsim.defense.space import SearchSpace
+from mifsim.testing.comparing import assert_same
 from mifsim.testing.durable import DurableConformance
 from mifsim.testing.streams import (
     Images,
@@ -136,8 +137,8 @@ class DetectorConformance(DurableConformance):
                 with pytest.raises(InvalidImage):
                     detector.check(bad)
                 if before != comparable(config.detector().state_dict()):  # the first image fixes the shape
-                    assert comparable(detector.state_dict()) == before
-            assert judged(detector, [image]) == judged(other, [image])
+                    assert_same(comparable(detector.state_dict()), before, "state")
+            assert_same(judged(detector, [image]), judged(other, [image]), "verdict")
 
     def test_a_blocked_detector_stays_blocked(self, config: DetectorConfig, pool: Images) -> None:
         """After a block, every verdict is UNSAFE, even for invalid images, and the state does not change."""
@@ -151,7 +152,7 @@ class DetectorConformance(DurableConformance):
         before = comparable(detector.state_dict())
         for image in [*pool, np.full(3, np.nan), None]:
             assert detector.check(image) is Verdict.UNSAFE
-        assert comparable(detector.state_dict()) == before
+        assert_same(comparable(detector.state_dict()), before, "state")
 
     def test_later_changes_to_the_clients_array_have_no_effect(self, config: DetectorConfig, pool: Images) -> None:
         """A detector stores copies of images, not the client's arrays."""
@@ -171,7 +172,7 @@ class DetectorConformance(DurableConformance):
         for image_of_first, image_of_second in zip(first, second, strict=True):
             mixed[0].extend(judged(one, [image_of_first]))
             mixed[1].extend(judged(other, [image_of_second]))
-        assert mixed == alone
+        assert_same(mixed, alone, "verdict")
 
     def test_a_restored_state_continues_identically(self, config: DetectorConfig, pool: Images) -> None:
         """A detector restored at any point returns the same later verdicts as the original."""
@@ -184,7 +185,7 @@ class DetectorConformance(DurableConformance):
             judged(detector, stream[:cut])
             moved = config.restore(detector.state_dict())
             assert (moved.count, moved.blocked) == (detector.count, detector.blocked)
-            assert judged(moved, stream[cut:]) == judged(detector, stream[cut:])
+            assert_same(judged(moved, stream[cut:]), judged(detector, stream[cut:]), "verdict")
 
         check()
 
@@ -265,18 +266,19 @@ class DetectorConformance(DurableConformance):
         viewed = fitted(replace(config, view=view), shape)
         for stream in (list(pool) * 3, [pool[0]] * 20):
             reduced = [view.apply(np.asarray(image, np.float32)) for image in stream]
-            assert judged(viewed.detector(), stream) == judged(replace(viewed, view=None).detector(), reduced)
+            alone = judged(replace(viewed, view=None).detector(), reduced)
+            assert_same(judged(viewed.detector(), stream), alone, "verdict")
             if config.replayable():
                 found = viewed.replay(record_streams(viewed, [stream])).blocked_at[0]
                 assert int(found) == blocked_at(viewed, stream)
         detector = viewed.detector()
         judged(detector, list(pool)[:3])
         moved = viewed.restore(detector.state_dict())
-        assert judged(moved, list(pool)) == judged(detector, list(pool))
+        assert_same(judged(moved, list(pool)), judged(detector, list(pool)), "verdict")
 
     def test_scope_does_not_change_verdicts_within_a_session(self, config: DetectorConfig, pool: Images) -> None:
         """Detectors of both scopes return the same verdicts for one session."""
         streams = (list(pool) * 3, [pool[0]] * 20)
         for stream in streams:
             verdicts = [judged(replace(config, scope=scope).detector(), stream) for scope in ("session", "client")]
-            assert verdicts[0] == verdicts[1]
+            assert_same(verdicts[1], verdicts[0], "verdict")

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mifsim.defense import DetectorConfig, DurableDetector, Verdict
+from mifsim.testing.comparing import assert_same
 from mifsim.testing.streams import Images, answer_to, comparable, judged
 
 _FEW = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
@@ -28,7 +29,7 @@ class DurableConformance:
             assert isinstance(detector, DurableDetector)
             saved = json.loads(json.dumps(detector.durable_counts()))
             resumed = config.resume(saved)
-            assert resumed.durable_counts() == saved
+            assert_same(resumed.durable_counts(), saved, "counts")
             assert (resumed.count, resumed.blocked) == (detector.count, detector.blocked)
             if detector.blocked:
                 assert resumed.check(pool[0]) is Verdict.UNSAFE
@@ -83,9 +84,10 @@ class DurableConformance:
                     detector.observe(answer_to(pool[place]))
             for undo in reversed(undos):
                 undo()
-            assert comparable(detector.state_dict()) == comparable(other.state_dict())
-            assert detector.durable_counts() == other.durable_counts()  # type: ignore[attr-defined]
-            assert judged(detector, [pool[i] for i in after]) == judged(other, [pool[i] for i in after])
-            assert comparable(detector.state_dict()) == comparable(other.state_dict())
+            assert_same(comparable(detector.state_dict()), comparable(other.state_dict()), "state")
+            assert_same(detector.durable_counts(), other.durable_counts(), "counts")  # type: ignore[attr-defined]
+            later = [pool[i] for i in after]
+            assert_same(judged(detector, later), judged(other, later), "verdict")
+            assert_same(comparable(detector.state_dict()), comparable(other.state_dict()), "state")
 
         check()

@@ -126,7 +126,8 @@ class EvasionConformance(ConversationConformance):
 
     def test_another_seed_another_stream(self, runs: Evaded, world: World) -> None:
         one, other = (converse(runs, world, np.random.default_rng(seed), queries=self.queries).sent for seed in (7, 8))
-        assert one != other
+        same = one == other  # a diff of the images would take long
+        assert not same
 
     @pytest.mark.parametrize("refuse_at", [1, 2, 3, 4, 9])
     def test_a_refusal_ends_it_unless_it_is_closed_loop(self, runs: Evaded, world: World, refuse_at: int) -> None:

@@ -23,7 +23,8 @@ def test_the_queries_are_those_of_all_clients_under_every_filter():
 def test_the_memory_of_a_session_is_that_of_its_buffer():
     image = 28 * 28 * 4
     small, large = (bytes_of_session(FilterConfig(0.999999, 1e-9, n_b, 90).detector, DATA) for n_b in (5, 50))
-    assert 45 * image <= large - small <= 45 * image * 2.9
+    other = 8192  # what a process allocates once, such as caches; only the first of the two measurements has it
+    assert 45 * image - other <= large - small <= 45 * image * 2.9
 
 
 def victim(**facts):
