@@ -57,6 +57,18 @@ class Plugin:
 _loaded: dict[str, Plugin] = {}
 """Loaded plug-ins by digest, in loading order."""
 _loading: list[Plugin] = []
+_mifsim_started_it = False
+
+
+def declare_own_process() -> None:
+    """State that mifsim started this process, so that no code but mifsim and loaded plug-ins runs in it."""
+    global _mifsim_started_it
+    _mifsim_started_it = True
+
+
+def runs_only_mifsim() -> bool:
+    """Return whether no code of users runs in this process: mifsim started it, and it loaded no plug-in."""
+    return _mifsim_started_it and not _loaded
 
 
 def register(group: str, name: str) -> Callable[[Entry], Entry]:

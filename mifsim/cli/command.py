@@ -22,7 +22,7 @@ from mifsim.cli.submit import add_submit
 from mifsim.cli.tables import add_columns
 from mifsim.cli.watch_traffic import add_watch
 from mifsim.errors import UserError
-from mifsim.plugins import load_plugin
+from mifsim.plugins import declare_own_process, load_plugin
 from mifsim.progress import configure_logging
 
 _EXAMPLES = """\
@@ -74,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.print_help()
         sys.exit(2)
     configure_logging()
+    declare_own_process()
     try:
         allow_plain_http(getattr(options, "plain_victim", False))
         for path in getattr(options, "plugins", []):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from mifsim.errors import VictimError
+from mifsim.plugins import runs_only_mifsim
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ def import_tensorflow() -> Frameworks:
       turn it off. Without it, rows depend on their position in a batch, in the last bits (see
       `mifsim.networks.fixed_batch`), and small networks are several times slower on a processor with AVX2.
     - GPU memory is allocated as needed.
-    - keras is imported without matplotlib and scikit-learn, a fifth of the time: ``keras.visualization`` and
-      ``keras.wrappers`` then need ``import keras`` before this function is called.
+    - In processes that run only mifsim, keras is imported without matplotlib and scikit-learn, a fifth of the time.
+      In others, a user's code may need ``keras.visualization`` or ``keras.wrappers``.
     - Operations are deterministic, and TF32 is disabled: the same seed gives the same weights, and the same image the
       same output. On a CPU, no slowdown was measurable.
 
@@ -70,7 +71,7 @@ def import_tensorflow() -> Frameworks:
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "tensorflow"
     with contextlib.nullcontext() if verbose else _without_start_up_log():
-        with _hidden("matplotlib", "sklearn"):
+        with _hidden("matplotlib", "sklearn") if runs_only_mifsim() else contextlib.nullcontext():
             import keras
         import tensorflow as tf
 

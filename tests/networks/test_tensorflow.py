@@ -40,11 +40,25 @@ def run_with_setting(code, setting):
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
 
-def test_the_first_use_imports_tensorflow_with_onednn_and_without_messages_or_optional_modules():
-    code = "import sys; from mifsim.networks import *; import_tensorflow(); print('tensorflow' in sys.modules)\n"
-    optional = "print({'matplotlib', 'sklearn'} & set(sys.modules)); import matplotlib, sklearn.ensemble\n"
-    done = run_with_setting(code + optional + ONEDNN, None)
-    assert (done.stdout.split(), done.stderr) == (["True", "set()", "True"], "")
+OWN = "from mifsim.plugins import declare_own_process, load_plugin; declare_own_process()\n"
+FIRST_USE = "import sys; from mifsim.networks import *; import_tensorflow(); print('tensorflow' in sys.modules)\n"
+OPTIONAL = "print(sorted({'matplotlib', 'sklearn'} & set(sys.modules)))\n"
+
+
+def test_the_first_use_in_mifsims_processes_has_no_messages_and_leaves_optional_modules_out():
+    done = run_with_setting(OWN + FIRST_USE + OPTIONAL + "import matplotlib, sklearn.ensemble\n" + ONEDNN, None)
+    assert (done.stdout.split("\n")[:3], done.stderr) == (["True", "[]", "True"], "")
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_code_of_a_user_can_use_all_of_keras(own, tmp_path):
+    """A script that uses mifsim, and a plug-in in mifsim's process, find the optional parts of keras."""
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("import mifsim\n@mifsim.register('predictors', 'halves')\ndef halves(images): return images / 2")
+    code = f"{OWN}load_plugin({str(plugin)!r})\n" if own else ""
+    code += f"{FIRST_USE}{OPTIONAL}import keras\nkeras.wrappers.SKLearnClassifier(keras.Sequential())"
+    done = run_with_setting(code, None)
+    assert (done.stdout.split("\n")[:2], done.stderr) == (["True", "['matplotlib', 'sklearn']"], "")
 
 
 def test_a_user_can_turn_onednn_off_and_operations_are_deterministic():

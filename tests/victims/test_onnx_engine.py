@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from mifsim.errors import VictimError
-from mifsim.networks.onnx import execution_providers
+from mifsim.networks.onnx import _warn_that_cuda_failed, execution_providers
 from mifsim.testing.engines import EngineConformance
 from mifsim.victims import ModelSource, VictimConfig, prepare_victim
 from tests.victims.onnx_models import linear, linear_weights, node, save_graph
@@ -264,7 +264,9 @@ def test_the_cuda_provider_comes_first_where_the_process_may_use_a_gpu(monkeypat
         assert options[CUDA] == {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
 
 
-def test_the_engine_gives_these_providers_to_onnx_runtime_and_states_the_one_in_use(tmp_path, monkeypatch):
+def test_the_engine_gives_these_providers_to_onnx_runtime_and_states_the_one_in_use(
+    tmp_path, monkeypatch, caplog, capsys
+):
     import onnxruntime
 
     given = []
@@ -277,9 +279,29 @@ def test_the_engine_gives_these_providers_to_onnx_runtime_and_states_the_one_in_
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(onnxruntime, "InferenceSession", observed)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    engine = engine_of(linear(tmp_path / "m.onnx", ("n", *GREY), CLASSES, 168), GREY)
-    assert given == [execution_providers([CUDA, CPU])]
-    assert engine.facts()["provider"] == CPU  # what the session has, where the machine has no GPU
+    loaded = []
+
+    def preload_dlls(directory):
+        loaded.append(directory)
+        print("Failed to load libcudart.so.13")
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload_dlls, raising=False)
+    _warn_that_cuda_failed.cache_clear()
+    path = linear(tmp_path / "m.onnx", ("n", *GREY), CLASSES, 168)
+    for engine in (engine_of(path, GREY), engine_of(path, GREY)):
+        assert engine.facts()["provider"] == CPU  # what the session has, where the machine has no GPU
+    assert given == [execution_providers([CUDA, CPU])] * 2
+    assert loaded == [""] * 2
+    assert capsys.readouterr().out == ""
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "ONNX Runtime computes on the CPU, although its CUDA provider is installed"
+    ]
+
+
+def test_without_the_cuda_provider_there_is_nothing_to_say(tmp_path, caplog):
+    _warn_that_cuda_failed.cache_clear()
+    engine_of(linear(tmp_path / "m.onnx", ("n", *GREY), CLASSES, 168), GREY)
+    assert caplog.records == []
 
 
 def test_an_output_that_is_no_tensor_is_named_with_its_type(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from mifsim.errors import RunError
+from mifsim.plugins import declare_own_process
 from mifsim.processor import processor, report_processors
 from mifsim.server.backend import Job, OnProgress
 from mifsim.server.client_specs import SHARDS_AT_A_TIME, Shard
@@ -40,6 +41,7 @@ class SessionHost:
     """
 
     def __init__(self, job: Job, models: Sequence[str], node_ids: Sequence[str] = ()) -> None:
+        declare_own_process()
         # An actor that requests no GPU sees all of them. Hide them: an attacker may train a network on this host.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._environment = Environment.load(job.study, job.run, job.facts, job.recording, job.separate_images)

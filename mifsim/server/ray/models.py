@@ -15,6 +15,7 @@ import ray
 
 from mifsim.data import load_data
 from mifsim.errors import RunError
+from mifsim.plugins import declare_own_process
 from mifsim.server.model_server import ModelServer
 from mifsim.server.ray.placement import Placement
 from mifsim.study import Study
@@ -40,6 +41,7 @@ class ModelActor(ModelServer):
     def __init__(
         self, model: ModelSource, shape: tuple[int, ...], classes: int, batch_size: int, *pieces: bytes
     ) -> None:
+        declare_own_process()
         complete = replace(model, content=b"".join(pieces))
         super().__init__(complete.engine(shape, classes, batch_size))
 
