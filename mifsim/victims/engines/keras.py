@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from mifsim.networks import FixedBatch, Model, import_tensorflow
+from mifsim.networks import FixedBatch, Model, SmallerBatches, import_tensorflow
 from mifsim.victims.engines.base import BATCH_SIZE, GRADIENT_BATCH_SIZE, Engine, Float32s, Ints
 from mifsim.victims.layers import Traits
 from mifsim.victims.loading import open_victim
@@ -20,7 +20,8 @@ class KerasEngine(Engine):
     """A keras model.
 
     Rows with and without a gradient are evaluated by two functions, each with a fixed batch size, so that the function
-    that evaluates a row depends on that row only; see `mifsim.networks.fixed_batch`.
+    that evaluates a row depends on that row only; see `mifsim.networks.fixed_batch`. Few rows without a gradient are
+    evaluated in a smaller batch, if that gives the same bits.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ class KerasEngine(Engine):
                 gradient = tf.zeros_like(images)
             return confidence, gradient
 
-        self._forward = FixedBatch(forward, batch_size, [(self.row, np.float32)])
+        self._forward = SmallerBatches(forward, batch_size, [(self.row, np.float32)])
         if self.gives_gradients:
             inputs = [(self.row, np.float32), ((), np.int32)]
             self._gradient = FixedBatch.with_independent_rows(with_gradient, gradient_batch_size, inputs)
