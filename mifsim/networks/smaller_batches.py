@@ -2,8 +2,8 @@
 
 A padded row takes as long as an image. Towards the end of a run only a few sessions ask, and a batch of 256 is mostly
 padding. ``tests/benchmarks/test_smaller_batches.py`` measures the gain. On an AMD EPYC without AVX-512, LeNet-5 answers
-up to 64 images about 3 times as fast as in a batch of 256, and up to 128 about twice as fast. Smaller sizes gain little,
-and some of them have other last bits.
+up to 64 images about 3 times as fast as in a batch of 256, and up to 128 about twice as fast. Smaller sizes gain
+little, and some of them have other last bits.
 """
 
 from __future__ import annotations
