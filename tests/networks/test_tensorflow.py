@@ -50,12 +50,12 @@ def test_the_first_use_in_mifsims_processes_has_no_messages_and_leaves_optional_
     assert (done.stdout.split("\n")[:3], done.stderr) == (["True", "[]", "True"], "")
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_the_code_of_a_user_can_use_all_of_keras(own, tmp_path):
+@pytest.mark.parametrize("in_mifsims_process", [False, True])
+def test_the_code_of_a_user_can_use_all_of_keras(in_mifsims_process, tmp_path):
     """A script that uses mifsim, and a plug-in in mifsim's process, find the optional parts of keras."""
     plugin = tmp_path / "plugin.py"
     plugin.write_text("import mifsim\n@mifsim.register('predictors', 'halves')\ndef halves(images): return images / 2")
-    code = f"{OWN}load_plugin({str(plugin)!r})\n" if own else ""
+    code = f"{OWN}load_plugin({str(plugin)!r})\n" if in_mifsims_process else ""
     code += f"{FIRST_USE}{OPTIONAL}import keras\nkeras.wrappers.SKLearnClassifier(keras.Sequential())"
     done = run_with_setting(code, None)
     assert (done.stdout.split("\n")[:2], done.stderr) == (["True", "['matplotlib', 'sklearn']"], "")
