@@ -103,9 +103,20 @@ def shard_size(study: Study) -> int:
 
 
 def expected_queries(population: Population) -> float:
-    """Return the expected number of queries of one client of a population; its budget if the number is not known."""
+    """Return the expected number of queries of one client of a population; its budget if the number is not known.
+
+    The evasions of attackers are counted: decoys multiply the queries of the attack, and an entry comes before them.
+
+    Parameters
+    ----------
+    population : Attacks or Users
+    """
     expected = population.client.expected_queries
-    return population.budget_queries if expected is None else min(expected, population.budget_queries)
+    if expected is None:
+        return population.budget_queries
+    for evasion in population.evasions if isinstance(population, Attacks) else ():
+        expected = expected * evasion.cost + evasion.entry
+    return min(expected, population.budget_queries)
 
 
 def client_rng(seed: int, client_id: str) -> np.random.Generator:

@@ -20,6 +20,20 @@ def test_the_queries_are_those_of_all_clients_under_every_filter():
     assert queries_of(small_study(attacks=[attack], users=[]), 10, 1) == 10 * 2 * 7
 
 
+@pytest.mark.parametrize(
+    ("evasions", "budget", "queries"),
+    [
+        ([], 1_000, 20),
+        ([{"decoys": 10}], 1_000, 220),
+        ([{"decoys": 10}], 100, 100),
+        ([{"decoys": 1}, {"decoys": 2}], 1_000, 120),
+    ],
+)
+def test_the_queries_that_evasions_add_to_an_attack_of_known_length_are_counted(evasions, budget, queries):
+    attack = {"attack": "inversion-network", "images": 20, "budget_queries": budget, "evasions": evasions}
+    assert queries_of(small_study(attacks=[attack], users=[]), 10, 1) == 10 * queries
+
+
 def test_the_memory_of_a_session_is_that_of_its_buffer():
     image = 28 * 28 * 4
     small, large = (bytes_of_session(FilterConfig(0.999999, 1e-9, n_b, 90).detector, DATA) for n_b in (5, 50))
