@@ -132,7 +132,9 @@ def not_covered(run: Folder) -> str:
     for name in table.loc[table["certified"], "detector"] if len(table) else ():
         found = left_out(run, str(name))
         if found is not None:
-            measured.append(f"{name}: {found}")
+            measured.append(
+                f"With each workload left out of the calibration of {name} in turn: {found[:1].lower()}{found[1:]}"
+            )
     of_unseen = [row for row in table[table["certified"]].to_dict("records") if not missing(row["unseen_workload"])]
     unseen = [
         f"{row['detector']} blocks {percent(row['unseen_rate'])} of the sessions of {row['unseen_workload']}"
@@ -144,7 +146,7 @@ def not_covered(run: Folder) -> str:
     if unseen:
         text += f" Of the users that no detector was calibrated for, {'; '.join(unseen)}."
     if measured:
-        text += f" What others may suffer, measured with each workload left out in turn: {' '.join(measured)}"
+        text += f" {' '.join(measured)}"
     if not unseen and not measured:
         text += " What they would suffer is not measured by this run (tuning.leave_out = true measures it)."
     return text

@@ -64,8 +64,70 @@ def test_the_table_of_detectors_is_the_published_one() -> None:
     assert rest.partition("<!-- bench-digits:end -->")[0].splitlines()[2:] == rows()  # below the head
 
 
+def sentences() -> str:
+    """Return the text of the README without line breaks."""
+    return " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+
+def test_the_sentences_on_digits_are_the_published_ones() -> None:
+    readme = sentences()
+    cells = pd.read_parquet(PUBLISHED / "cells.parquet")
+    of_client = cells[cells["scope"] == "client"]
+    workloads = pd.read_parquet(PUBLISHED / "workloads.parquet")
+    certified = set(workloads.loc[workloads["certified"], "detector"])
+    unaware = of_client[of_client["detector"].isin(certified) & ~of_client["knows_detector"]]
+    best = unaware.groupby(["attack", "evasion"], observed=True)["stopped"].any()
+    assert f"**No certified detector stops** {(~best).sum()} of the {len(best)}: all but 3 of" in readme
+    assert best[["genetic", "inversion-network"]].sum() == 3
+    assert best.drop(["genetic", "inversion-network"]).all()
+    gains = of_client[of_client["leakage_undefended"] - of_client["leakage_without_queries"] >= 0.05]
+    counted = gains.groupby(["detector", "knows_detector"], observed=True)["stopped"].agg(["sum", "size"])
+    assert (of_client.groupby(["detector", "knows_detector"], observed=True).size() - counted["size"]).eq(4).all()
+    evidence, learned = (counted.loc[name]["sum"].tolist() for name in ("evidence", "evidence+naturalness"))
+    assert f"stops {evidence[0]} and {evidence[1]} of {counted['size'].max()}," in readme
+    assert f"`evidence+naturalness` {learned[0]} and {learned[1]}." in readme
+    assert (of_client["leakage_undefended"] - of_client["leakage_labelled"]).max() < 0.05
+    labelled = unaware.groupby("detector", observed=True)["stopped_labelled"].sum()
+    assert f"{labelled['evidence']} with `evidence`, {labelled['quota']} with the quota." in readme
+
+
+def test_the_sentences_on_flags_and_evasions_are_the_published_ones() -> None:
+    readme = sentences()
+    ablations = pd.read_parquet(PUBLISHED / "ablations.parquet")
+    without = ablations[~ablations["knows_detector"]].set_index(["detector", "without"])["stopped_without"]
+    stopped = ablations[~ablations["knows_detector"]].groupby("detector", observed=True)["stopped"].first()
+    assert (
+        f"`evidence` stops {stopped['evidence']}; without its limit of 375 queries {without['evidence', 'queries']}, "
+        f"without its flag `average` {without['evidence', 'average']}. `evidence+naturalness` stops "
+        f"{stopped['evidence+naturalness']}, without its trained classifier "
+        f"{without['evidence+naturalness', 'naturalness']}."
+    ) in readme
+    cells = pd.read_parquet(PUBLISHED / "cells.parquet")
+    gains = cells[
+        (cells["scope"] == "client") & (cells["leakage_undefended"] - cells["leakage_without_queries"] >= 0.05)
+    ]
+    evasions = gains["evasion"].astype(str)
+    found = {
+        name: gains[chosen].groupby("detector", observed=True)["stopped"].agg(["sum", "size"])
+        for name, chosen in (
+            ("penalty", evasions.str.contains("penalty")),
+            ("mimic", evasions.eq("mimic (share 0.25)")),
+        )
+    }
+    one, other = found["penalty"], found["mimic"]
+    assert one.loc[["evidence", "quota"], "sum"].eq(0).all()
+    assert f"of the {one['size'].max()} cells with `penalty` that gain anything, it stops none, as the quota;" in readme
+    assert f"`evidence+naturalness` stops {one.loc['evidence+naturalness', 'sum']}, but" in readme
+    shared = other.loc["evidence", "sum"]
+    assert shared == other.loc["quota", "sum"]
+    assert (
+        f"Of the {other['size'].max()} with `mimic`, `evidence` and the quota stop {shared}, `evidence+naturalness` "
+        f"{other.loc['evidence+naturalness', 'sum']}."
+    ) in readme
+
+
 def test_the_counts_on_faces_are_the_published_ones() -> None:
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    readme = sentences()
     cells = pd.read_parquet(FACES / "cells.parquet")
     of_client = cells[cells["scope"] == "client"]
     counts = of_client[~of_client["knows_detector"]].groupby("detector", observed=True)[["stopped", "within_quarter"]]
