@@ -127,9 +127,26 @@ def list_of(table: Any, key: str) -> list[Any]:
     return found
 
 
+def table_of(table: Any, key: str) -> dict[str, Any]:
+    """Return the table at a key, empty if it is absent or null, or raise a `ProtocolError`."""
+    found = table.get(key) if isinstance(table, dict) else None
+    if found is not None and not isinstance(found, dict):
+        raise ProtocolError(f"has no table {key!r}")
+    return found or {}
+
+
+def whole_number(value: Any, name: str) -> int:
+    """Return a whole number, also one that is written as text, as gRPC gateways do; or raise a `ProtocolError`."""
+    if isinstance(value, str) and value.removeprefix("-").isdecimal() and len(value) < 20:
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ProtocolError(f"has a {name} that is not a whole number: {json.dumps(value)[:40]}")
+    return value
+
+
 def numbers(values: Sequence[Any]) -> npt.NDArray[Any]:
     """Return nested lists of numbers as an array of float32, or raise a `ProtocolError`."""
     try:
         return np.asarray(values, np.float64).astype(np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ProtocolError("does not contain rows of equally many numbers") from None

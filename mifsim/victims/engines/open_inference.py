@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +18,10 @@ from mifsim.victims.engines.inference_protocol import (
     list_of,
     numbers,
     parsed,
+    table_of,
     to_json,
     value_of,
+    whole_number,
 )
 
 FLOATS = {"FP32": "<f4", "FP64": "<f8"}
@@ -61,7 +64,7 @@ class OpenInference(Protocol):
     @staticmethod
     def _tensor(item: Any) -> Tensor:
         shape = list_of(item, "shape")
-        sides = tuple(side if isinstance(side, int) and side >= 0 else None for side in shape)
+        sides = tuple(side if type(side) is int and side >= 0 else None for side in shape)
         return Tensor(str(value_of(item, "name")), str(value_of(item, "datatype")), sides)
 
     def request(self, images: npt.NDArray[Any], image: Tensor, output: str | None) -> tuple[bytes, dict[str, str]]:
@@ -85,9 +88,12 @@ class OpenInference(Protocol):
         end = len(response.body) if length is None else int(length)
         found: npt.NDArray[Any] | None = None
         for item in list_of(parsed(response.body[:end]), "outputs"):
-            size = item.get("parameters", {}).get("binary_data_size") if isinstance(item, dict) else None
-            content = None if size is None else response.body[end : end + int(size)]
-            end += int(size or 0)
+            stated = table_of(item, "parameters").get("binary_data_size")
+            size = 0 if stated is None else whole_number(stated, "binary_data_size")
+            if size < 0:
+                raise ProtocolError(f"has a binary_data_size of {size}")
+            content = None if stated is None else response.body[end : end + size]
+            end += size
             if value_of(item, "name") == output:
                 found = _array(item, content)
         if found is None:
@@ -100,9 +106,10 @@ _BINARY = FLOATS | HALVES
 
 def _array(item: Mapping[str, Any], content: bytes | None) -> npt.NDArray[Any]:
     """Return an output of the Open Inference Protocol; `content` is its binary form, or None for JSON."""
-    shape, datatype = [int(side) for side in list_of(item, "shape")], str(value_of(item, "datatype"))
+    shape = [whole_number(side, "shape") for side in list_of(item, "shape")]
+    datatype = str(value_of(item, "datatype"))
     if content is None:
-        values = numbers(np.ravel(list_of(item, "data")).tolist())
+        values = numbers(list_of(item, "data")).ravel()
     elif datatype == "BF16":  # the upper half of a float32
         values = (np.frombuffer(content, "<u2", len(content) // 2).astype(np.uint32) << 16).view(np.float32)
     elif datatype in _BINARY:
@@ -110,6 +117,6 @@ def _array(item: Mapping[str, Any], content: bytes | None) -> npt.NDArray[Any]:
         values = np.frombuffer(content, kind, len(content) // kind.itemsize).astype(np.float32)
     else:
         raise ProtocolError(f"has an output of type {datatype} (accepted: BF16, {', '.join(_BINARY)})")
-    if values.size != int(np.prod(shape)):
+    if min(shape, default=0) < 0 or values.size != math.prod(shape):
         raise ProtocolError(f"has {values.size} numbers for an output of shape {shape}")
     return values.reshape(shape)

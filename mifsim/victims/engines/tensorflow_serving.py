@@ -16,8 +16,10 @@ from mifsim.victims.engines.inference_protocol import (
     list_of,
     numbers,
     parsed,
+    table_of,
     to_json,
     value_of,
+    whole_number,
 )
 
 
@@ -51,8 +53,10 @@ class TensorFlowServing(Protocol):
     def _tensors(stated: Any) -> tuple[Tensor, ...]:
         found = []
         for name, item in stated.items() if isinstance(stated, dict) else ():
-            shape = value_of(item, "tensor_shape")
-            sides = [int(value_of(side, "size")) for side in shape.get("dim", [])]
+            value_of(item, "tensor_shape")
+            shape = table_of(item, "tensor_shape")
+            dimensions = list_of(shape, "dim") if shape.get("dim") is not None else []
+            sides = [whole_number(value_of(side, "size"), "size") for side in dimensions]
             known = None if shape.get("unknown_rank") else tuple(side if side >= 0 else None for side in sides)
             found.append(Tensor(name, str(value_of(item, "dtype")), known))
         return tuple(found)
