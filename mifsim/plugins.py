@@ -197,7 +197,7 @@ def _forget(plugin: Plugin) -> None:
         registry(group).forget(plugin.name)
 
 
-def _line(error: Exception, plugin: Plugin) -> str:
+def _line(error: BaseException, plugin: Plugin) -> str:
     """Return ``"line N: "``, the last line of the plug-in in the traceback, or an empty string."""
     if isinstance(error, SyntaxError) and error.filename == plugin.name:
         return f"line {error.lineno}: "
@@ -205,7 +205,7 @@ def _line(error: Exception, plugin: Plugin) -> str:
     return f"line {lines[-1]}: " if lines else ""
 
 
-def error_text(error: Exception) -> str:
+def error_text(error: BaseException) -> str:
     """Return an exception as one line, with the last line of a plug-in in its traceback."""
     files = {plugin.name: plugin for plugin in _loaded.values()}
     passed = [files[frame.filename] for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]

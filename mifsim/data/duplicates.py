@@ -1,9 +1,10 @@
 """Exact and near duplicates in a set of images.
 
 Two images are near duplicates if their thumbnails are almost equal: the root mean square difference of their values is
-at most `MOST_DIFFERENCE` of 255 levels and at most `MOST_RELATIVE` of the thumbnails' contrast. Copies in another
-format, quality (JPEG 75 and better) or size are near duplicates; crops, mirror images and other shots of a subject are
-not. The 60,000 training digits of MNIST and the 400 AT&T faces contain none; among 10,000 images of CelebA are three.
+at most `MOST_DIFFERENCE` of 255 levels (`MOST_DIFFERENCE_OF_SMALL` for small colour images) and at most
+`MOST_RELATIVE` of the thumbnails' contrast. Copies in another format, quality (JPEG 75 and better; 90 for small colour
+images) or size are near duplicates; crops, mirror images and other shots of a subject are not. The 60,000 training
+digits of MNIST and the 400 AT&T faces contain none; among 10,000 images of CelebA are three.
 """
 
 from __future__ import annotations
@@ -18,10 +19,19 @@ import numpy.typing as npt
 from mifsim.data.base import ArrayPool
 
 SIDE = 16
-"""Height and width of a thumbnail, in pixels; an image that is smaller is its own thumbnail."""
+"""Height and width of a thumbnail, in pixels. A grey image that is smaller is its own thumbnail; of a smaller colour
+image, at least two pixels by two are one, because JPEG and WebP store colours at half of the resolution."""
 
 MOST_DIFFERENCE = 4.0
 """Maximum root mean square difference of the thumbnails of two duplicates, in levels of 0 to 255."""
+
+MOST_DIFFERENCE_OF_SMALL = 5.0
+"""The same for colour images with a side below twice `SIDE`, in luminance and `CHROMA_WEIGHT` times the colours'
+differences from it: lossy files change the colours of so few pixels most. Of 3,000 faces of CelebA, reduced to 16 by 16
+pixels, no two are as similar."""
+CHROMA_WEIGHT = 0.2
+
+_LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 MOST_RELATIVE = 0.2
 """The same, as a share of the contrast (standard deviation): at 0.2, the correlation is about 0.98."""
@@ -54,7 +64,8 @@ def originals(pool: ArrayPool) -> npt.NDArray[np.int64]:
     coefficients, variance = _transformed(pool)
     values = coefficients.shape[1]
     # The transform is orthonormal: the squared distance of two thumbnails is that of their coefficients.
-    limits = np.minimum(MOST_DIFFERENCE**2, MOST_RELATIVE**2 * variance) * values
+    most = MOST_DIFFERENCE_OF_SMALL if _of_small_colours(pool) else MOST_DIFFERENCE
+    limits = np.minimum(most**2, MOST_RELATIVE**2 * variance) * values
     order = np.argsort(coefficients[:, 0], kind="stable")
     found = np.empty(len(order), np.int64)
     found[order] = order[leaders(coefficients[order], limits[order])]
@@ -99,12 +110,18 @@ class Copies:
         return cls(copies, others, table["exact"])
 
 
+def _of_small_colours(pool: ArrayPool) -> bool:
+    """Return whether the images are compared by luminance first; see `MOST_DIFFERENCE_OF_SMALL`."""
+    return pool.pixels.ndim == 4 and min(pool.pixels.shape[1:3]) < 2 * SIDE
+
+
 def _transformed(pool: ArrayPool) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
     """Return the coefficients of the thumbnails, low frequencies first, shape (n, values), and their variances (n,)."""
     import cv2
 
-    height, width = (min(SIDE, side) for side in pool.pixels.shape[1:3])
     channels = pool.pixels.shape[3] if pool.pixels.ndim == 4 else 1
+    colours = _of_small_colours(pool)
+    height, width = (min(SIDE, side if channels == 1 else -(-side // 2)) for side in pool.pixels.shape[1:3])
     basis = np.kron(_cosines(height), _cosines(width)).astype(np.float32)
     frequency = np.add.outer(np.arange(height), np.arange(width)).ravel()
     basis = basis[np.argsort(frequency, kind="stable")]
@@ -115,6 +132,12 @@ def _transformed(pool: ArrayPool) -> tuple[npt.NDArray[np.float32], npt.NDArray[
         small: Any = [cv2.resize(image, (width, height), None, 0, 0, cv2.INTER_AREA) for image in images]
         flat = np.asarray(small, np.float32).reshape(len(images), height * width, channels)
         variance[start : start + len(images)] = flat.var(axis=(1, 2))
+        if colours:
+            # Scaled so that the mean over three values is the sum of the squares.
+            luminance = flat @ _LUMINANCE
+            chroma = CHROMA_WEIGHT * (flat[..., ::2] - luminance[..., None])
+            flat = np.sqrt(3) * np.concatenate([luminance[..., None], chroma], axis=2)
+            variance[start : start + len(images)] = luminance.var(axis=1)
         # Frequency by frequency, and within one by colour; the first value is the mean of the first colour.
         coefficients[start : start + len(images)] = np.einsum("fp,npc->nfc", basis, flat, optimize=True).reshape(
             len(images), -1

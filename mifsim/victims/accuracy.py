@@ -21,6 +21,8 @@ LEAST_SKILL = 0.1
 """Share of the way from chance to 100% that a model must possibly have gone, or else its accuracy is that of chance."""
 LEAST_GAIN = 0.2
 """Increase of the mean recall by which another reading must be better, and largest loss of one class."""
+FEWEST_TO_TELL = 8
+"""Number of images below which no reading can be clearly better than another one, by `LEAST_EVIDENCE`."""
 LEAST_EVIDENCE = 0.005
 """Significance level of the comparison of two readings; eight images that only one of them classifies correctly."""
 

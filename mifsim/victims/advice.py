@@ -239,7 +239,8 @@ def toml(value: Any) -> str:
         return "{ " + ", ".join(f"{key} = {toml(part)}" for key, part in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(map(toml, value)) + "]"
-    return json.dumps(round(value, 6) if isinstance(value, float) else value, ensure_ascii=False)
+    text = json.dumps(round(value, 6) if isinstance(value, float) else value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007F")  # JSON allows this control character in text, TOML does not
 
 
 def _advice(given: Reading, reading: Reading, labels: Labels, before: Labels, after: Labels, classes: int) -> Advice:

@@ -21,8 +21,15 @@ from mifsim.cache import digest
 from mifsim.data.base import DataSet, ImagePool
 from mifsim.errors import VictimError
 from mifsim.networks import FixedBatch, Model, input_shape
-from mifsim.victims.accuracy import Accuracy, Labels, chosen_images
-from mifsim.victims.advice import LARGE_PIXELS, better_readings, for_layer, keys_text, range_text
+from mifsim.victims.accuracy import FEWEST_TO_TELL, Accuracy, Labels, chosen_images
+from mifsim.victims.advice import (
+    LARGE_PIXELS,
+    TRIED_IMAGES,
+    better_readings,
+    for_layer,
+    keys_text,
+    range_text,
+)
 from mifsim.victims.config import VictimConfig
 from mifsim.victims.engines.base import Engine, NotFinite
 from mifsim.victims.outputs import Output, wrong_output
@@ -162,13 +169,19 @@ def check_model(engine: Engine, data: DataSet, origin: str, output: Output = "so
 
     better, more = better_readings(given, ask, images, labels, answers, classes)
     layer = engine.traits.large_pixels
+    suits = layer is not None and max(map(abs, given.factors)) <= LARGE_PIXELS
+    if suits and accuracy.verdict == "better":
+        some = chosen_images(len(chosen), TRIED_IMAGES)
+        batch = pool.images(chosen[some])
+        suits = _likelier(engine.confidences(batch, _larger(given)), confidence[some], labels[some])
+        more += len(some)
     facts = {
         **accuracy.facts(),
         "images_per_second": round(len(chosen) / seconds, 1) if seconds >= LEAST_MEASURED else None,
         "asked_images": len(chosen) + more + (2 + len(raw)) * len(asked),
         "constant_outputs": bool(np.ptp(confidence, axis=0).max() <= CONSTANT) and len(chosen) > 1,
         "advice": [advice.text(data.class_names, layer) for advice in for_layer(better, layer)],
-        "layer": None if accuracy.verdict == "better" or better else _layer_text(engine, data),
+        "layer": None if better or not suits else _layer_text(given, layer, data),
         "gives_gradients": engine.gives_gradients,
         **given.facts(data.class_names),
         **engine.facts(),
@@ -276,26 +289,46 @@ def _problem(facts: Mapping[str, Any]) -> str | None:
         if not weak:
             parts.append(f"its accuracy on the users' images is {accuracy}, but another reading is clearly better")
         parts += [facts["advice"][0], *(f"or {other}" for other in facts["advice"][1:])]
-    if weak and not facts["advice"]:
-        if facts["layer"]:
-            parts.append(facts["layer"])
+        if len(facts["advice"]) > 1:
+            parts.append(
+                "at most one of these is right, which labels alone do not tell: choose what it was trained with"
+            )
+    elif facts["layer"]:
         parts.append(
-            "no other range of the pixels, order of the channels or order of the outputs that was tried is clearly "
-            "better"
+            facts["layer"]
+            if weak
+            else f"its accuracy on the users' images is {accuracy}, but {facts['layer']}: its labels are right, its "
+            "confidences are not what it was trained to give"
+        )
+    if weak and not facts["advice"]:
+        parts.append(
+            f"{accuracy.images} images are too few to tell whether another reading is better"
+            if accuracy.images < FEWEST_TO_TELL
+            else "no other range of the pixels, order of the channels or order of the outputs that was tried is "
+            "clearly better"
         )
     return "; ".join(parts) or None
 
 
-def _layer_text(engine: Engine, data: DataSet) -> str | None:
-    """Return the layer that is made for larger pixels than the model receives; None if there is none."""
-    layer, reading = engine.traits.large_pixels, engine.reading
-    if layer is None or max(map(abs, reading.factors)) > LARGE_PIXELS:
-        return None
-    larger = Reading((PIXEL_SCALE,), (0.0,), reading.reverse, reading.order)
+def _layer_text(reading: Reading, layer: str | None, data: DataSet) -> str:
+    """Return which layer is made for larger pixels than the model receives, and the keys that give it such."""
     return (
         f"its layer {layer} is made for pixels from 0 to 255, but receives them {range_text(reading)} (see "
-        f"{keys_text(reading, larger, data.class_names)})"
+        f"{keys_text(reading, _larger(reading), data.class_names)})"
     )
+
+
+def _larger(reading: Reading) -> Reading:
+    """Return a reading with pixels from 0 to 255."""
+    return Reading((PIXEL_SCALE,), (0.0,), reading.reverse, reading.order)
+
+
+def _likelier(other: Float32s, given: Float32s, labels: Labels) -> bool:
+    """Return whether other confidences fit the labels better: as many are right, and the log loss is lower."""
+    rows = np.arange(len(labels))
+    right = [np.sum(confidence.argmax(axis=1) == labels) for confidence in (other, given)]
+    loss = [-np.mean(np.log(np.maximum(confidence[rows, labels], 1e-12))) for confidence in (other, given)]
+    return bool(right[0] >= right[1] and loss[0] < loss[1])
 
 
 def _in_pieces(ask: Callable[[Float32s], Float32s], pool: ImagePool, indices: Labels) -> Float32s:

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from mifsim.data import ArrayPool, DataConfig, load_data
-from mifsim.data.duplicates import MOST_DIFFERENCE, MOST_RELATIVE, Copies, originals
+from mifsim.data.duplicates import (
+    CHROMA_WEIGHT,
+    MOST_DIFFERENCE,
+    MOST_DIFFERENCE_OF_SMALL,
+    MOST_RELATIVE,
+    Copies,
+    originals,
+)
 from mifsim.data.image_files import through_jpeg
 
 DIGITS = np.asarray(load_data(DataConfig(set="mnist-5k")).subset("private").pool.pixels[::25])
@@ -44,6 +51,29 @@ def test_copies_in_another_file_are_found(images, copy):
     np.testing.assert_array_equal(found[:count], found[count:])
 
 
+@pytest.mark.parametrize("side", [16, 24])
+@pytest.mark.parametrize("copy", [".jpg", ".webp", "enlarged"])
+def test_copies_of_small_colour_images_are_found(side, copy):
+    """Bright rectangles on dark speckles, of which a lossy file keeps the colours of two by two pixels only."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 60, (40, side, side, 3)).astype(np.uint8)
+    for image in images:
+        top, left, height, width = (*rng.integers(1, side // 2, 2), *rng.integers(3, side // 2, 2))
+        image[top : top + height, left : left + width] = rng.integers(150, 255, 3)
+    quality = {".jpg": cv2.IMWRITE_JPEG_QUALITY, ".webp": cv2.IMWRITE_WEBP_QUALITY}
+
+    def copied(image):
+        if copy == "enlarged":
+            return cv2.resize(
+                cv2.resize(image, None, None, 2, 2, cv2.INTER_CUBIC), (side, side), None, 0, 0, cv2.INTER_AREA
+            )
+        return cv2.imdecode(cv2.imencode(copy, image, [quality[copy], 90])[1], cv2.IMREAD_COLOR)
+
+    found = Copies.find(pool(images, np.stack([copied(image) for image in images])))
+    assert len(found) >= 38  # the edge of a strong colour can differ by more
+    assert (np.abs(found.copies - found.originals) == 40).all()
+
+
 @pytest.mark.parametrize("change", ["mirrored", "shifted", "inverted", "another shot"])
 def test_other_versions_of_an_image_are_no_duplicates(change):
     noise = np.random.default_rng(1).normal(0, 40, FACES.shape)
@@ -69,15 +99,22 @@ def test_images_of_little_contrast_are_compared_by_their_contrast():
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("shape", [(6, 9), (16, 16), (8, 8, 3)])
 def test_the_images_that_are_left_are_distinct_and_every_copy_has_an_original(seed, shape):
-    """Compared with all pairs; images have at most 16 x 16 pixels, so that a thumbnail is the image itself."""
+    """Compared with all pairs; a grey image of at most 16 x 16 pixels is its own thumbnail, colours are halved."""
     rng = np.random.default_rng(seed)
     centres = rng.integers(20, 230, (12, *shape))
-    amounts = rng.uniform(0.5, 6.0, (60, *[1] * len(shape)))
+    amounts = rng.uniform(0.5, 6.0 if len(shape) == 2 else 24.0, (60, *[1] * len(shape)))
     images = np.clip(centres[rng.integers(0, 12, 60)] + amounts * rng.standard_normal((60, *shape)), 0, 255)
     images = images.round().astype(np.uint8)
-    flat = images.reshape(60, -1).astype(float)
+    flat, most = images.reshape(60, -1).astype(float), MOST_DIFFERENCE
+    if len(shape) == 3:
+        # OpenCV rounds the means to whole levels.
+        means = np.floor(images.reshape(60, 4, 2, 4, 2, 3).mean(axis=(2, 4)) + 0.5)
+        grey = means @ [0.299, 0.587, 0.114]
+        parts = [grey, CHROMA_WEIGHT * (means[..., 0] - grey), CHROMA_WEIGHT * (means[..., 2] - grey)]
+        flat, most = np.sqrt(3) * np.stack(parts, axis=-1).reshape(60, -1), MOST_DIFFERENCE_OF_SMALL
     distance = np.sqrt(((flat[:, None] - flat) ** 2).mean(axis=2))
-    limit = np.minimum(MOST_DIFFERENCE, MOST_RELATIVE * np.maximum.outer(flat.std(axis=1), flat.std(axis=1)))
+    contrast = flat.std(axis=1) if len(shape) == 2 else grey.reshape(60, -1).std(axis=1)
+    limit = np.minimum(most, MOST_RELATIVE * np.maximum.outer(contrast, contrast))
     near = distance <= limit
     found = originals(pool(images))
     assert 12 <= len(np.unique(found)) < 60

@@ -142,7 +142,8 @@ class TestFiles:
         caplog.clear()
         for fit in ("squash", "pad"):
             assert load(tmp_path / "wide", size=16, fit=fit).facts["preprocessing"]["cut"] == 0
-        assert caplog.text == ""
+        # Padded, some are nearly equal: five rows of averaged noise on black.
+        assert "cuts away" not in caplog.text
 
     def test_transparency_is_told_unless_there_is_a_background(self, folder, caplog):
         clear = np.dstack([cv2.imread(str(folder / "cats" / "003.png")), np.zeros((12, 14), np.uint8)])

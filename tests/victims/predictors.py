@@ -1,6 +1,7 @@
 """A plug-in that registers predictors: sound ones, and others with one fault each."""
 
 import os
+import sys
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -62,3 +63,7 @@ faulty("raises", lambda images, classes: images.no_such_method())
 faulty("mixed", lambda images, classes: Linear(images.shape[1:], classes)(images + images.mean(axis=0)))
 faulty("logits", lambda images, classes: images.reshape(len(images), -1)[:, :classes] * 10 - 5)
 mifsim.register("predictors", "nothing")(lambda shape, classes: None)
+faulty("table", lambda images, classes: {"probs": np.full((len(images), classes), 1 / classes)})
+faulty("none", lambda images, classes: None)
+faulty("several", lambda images, classes: (np.full((len(images), classes), 1 / classes), images[:, 0]))
+faulty("exits", lambda images, classes: sys.exit(3))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mifsim.victims.advice import TRIED_IMAGES, better_readings, for_layer, keys_text, other_readings, range_text, toml
+from mifsim.victims.order import fitting_order
 from mifsim.victims.reading import Reading
 
 NAMES = ("dark", "red", "green")
@@ -145,6 +146,31 @@ def test_a_partly_wrong_order_in_the_study_is_completed():
     assert advice.reading.order == (1, 2, 0)
 
 
+@pytest.mark.parametrize(
+    ("classes", "each", "exchanged"),
+    [(2, 4, [(0, 1)]), (10, 3, [(0, 1)]), (4, 3, [(0, 1), (2, 3)]), (10, 3, [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)])],
+)
+def test_exchanged_outputs_are_found_with_few_images_of_a_class(classes, each, exchanged):
+    order = np.arange(classes)
+    for one, other in exchanged:
+        order[[one, other]] = other, one
+    labels = np.repeat(np.arange(classes), each)
+    assert fitting_order(labels, order[labels], classes).tolist() == order.tolist()
+
+
+def test_six_images_of_two_classes_are_too_few_for_an_order():
+    """A model that guesses is wrong on all of them in one of 64 cases."""
+    labels = np.repeat([0, 1], 3)
+    assert fitting_order(labels, 1 - labels, 2) is None
+
+
+@pytest.mark.parametrize("classes", [3, 10])
+def test_a_model_that_guesses_on_few_images_keeps_its_order(classes):
+    labels, rng = np.repeat(np.arange(classes), 3), np.random.default_rng(0)
+    found = [fitting_order(labels, rng.integers(0, classes, len(labels)), classes) for _ in range(300)]
+    assert sum(order is not None for order in found) <= 3
+
+
 @pytest.mark.parametrize("count", [6, 12, 36, 100, 1000])
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5, 0.8, 1.0])
 def test_a_model_that_is_read_correctly_gets_no_advice(count, share):
@@ -183,6 +209,8 @@ def test_ranges_are_described():
 
 def test_advised_keys_are_toml():
     import tomllib
+
+    assert tomllib.loads(f"a = {toml(chr(127) + chr(10))}") == {"a": chr(127) + chr(10)}
 
     value = {"scale": 255.0, "offset": [-1.0, 0.5, 2.0], "channels": "bgr"}
     assert tomllib.loads(f"input = {toml(value)}")["input"] == value

@@ -95,6 +95,25 @@ def test_a_model_made_for_larger_pixels_is_refused_by_the_name_of_its_layer(data
     assert prepare(data, model, tmp_path, input={"scale": 255}).test_accuracy == 1
 
 
+@pytest.mark.parametrize("kind", ["Rescaling", "Normalization", "BatchNormalization"])
+def test_a_model_whose_labels_are_right_in_the_wrong_range_is_accepted_with_the_name_of_its_layer(
+    data, tmp_path, keras, kind, caplog
+):
+    # Without a bias, the largest output is the same in any range; the confidences are almost equal in the wrong one.
+    homogeneous = {"weights": np.array([[-20.0, 20.0, 8.0], [20.0, -20.0, 8.0], [0.0, 0.0, 0.0]]), "bias": (0, 0, 0)}
+    model = tint_model(before=layer(keras, kind), **homogeneous)
+    victim = prepare(data, model, tmp_path)
+    assert victim.test_accuracy == 1
+    assert (
+        f"its layer 'pixels' ({kind}) is made for pixels from 0 to 255, but receives them in the range" in caplog.text
+    )
+    assert "its confidences are not what it was trained to give" in caplog.text
+    caplog.clear()
+    prepare(data, model, tmp_path, input={"scale": 255})
+    prepare(data, tint_model(**homogeneous), tmp_path)
+    assert "its layer" not in caplog.text
+
+
 def layer(keras, kind):
     if kind == "Rescaling":
         return keras.layers.Rescaling(1 / 255, name="pixels")

@@ -84,6 +84,10 @@ def test_a_model_with_a_method_close_is_closed_once(tmp_path):
         ("mixed", "depends on the other images of its batch"),
         ("logits", "logits"),
         ("nothing", "its function returns NoneType"),
+        ("table", r"its model returns a dict \('probs'\) \(accepted: one array, one row for each image\)"),
+        ("none", "its model returns None"),
+        ("several", "its model returns a tuple of 2 arrays"),
+        ("exits", r"predictors\.py, line \d+: SystemExit: 3"),
     ],
 )
 def test_faults_are_named(name, message):

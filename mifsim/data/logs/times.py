@@ -107,13 +107,13 @@ def parse(text: str) -> Time | Problem | None:
     text = text.strip()
     if not text or text.lower() in ("null", "none", "nan", "nat"):
         return None
+    found = _moment(_ZONE.sub("Z", text.upper()))
     # The compact form of a date (20261001) has 8 digits; other text of digits is a number.
-    if _NUMBER.fullmatch(text) and len(text) != 8:
+    if _NUMBER.fullmatch(text) and (len(text) != 8 or found is None):
         try:
             return _number(int(text) if text.lstrip("+-").isdigit() else float(text))
         except ValueError:  # Python limits the number of digits
             return Problem("the time is out of range")
-    found = _moment(_ZONE.sub("Z", text))
     if found is None:
         return Problem(f"{excerpt(text)}: the time is not ISO 8601, such as 2026-10-01T10:00:00+02:00")
     kind = TimeKind.LOCAL if found.tzinfo is None else TimeKind.INSTANT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ class PluginEngine(BlackBoxEngine):
         make = PREDICTORS.load(config.plugin)
         try:
             self._function = make(self.row, classes, **config.arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failed(error) from error
         if not callable(self._function):
             raise VictimError(
@@ -72,9 +73,13 @@ class PluginEngine(BlackBoxEngine):
     def _call(self, rows: Float32s) -> npt.NDArray[Any]:
         images = padded(rows, self.batch_size).copy()  # a plug-in may write to its argument
         try:
-            answers = np.asarray(self._function(images))
-        except Exception as error:
+            returned = self._function(images)
+            wrong = _unnamed(returned, self.batch_size)
+            answers = np.empty(0) if wrong else np.asarray(returned)
+        except (Exception, SystemExit) as error:
             raise self._failed(error) from error
+        if wrong:
+            raise VictimError(f"{self.where}: its model returns {wrong} (accepted: one array, one row for each image)")
         if not answers.ndim or len(answers) != self.batch_size:
             raise VictimError(
                 f"{self.where}: returns an array of shape {answers.shape} for {self.batch_size} images (accepted: "
@@ -82,8 +87,19 @@ class PluginEngine(BlackBoxEngine):
             )
         return answers[: len(rows)].copy()
 
-    def _failed(self, error: Exception) -> VictimError:
+    def _failed(self, error: BaseException) -> VictimError:
         return VictimError(f"{self.where}: {error_text(error)}")
+
+
+def _unnamed(returned: Any, images: int) -> str | None:
+    """Return what a model returns instead of one array, for a message; None if it may be one."""
+    if returned is None:
+        return "None"
+    if isinstance(returned, Mapping):
+        return f"a dict ({', '.join(map(repr, returned))})"
+    if isinstance(returned, (list, tuple)) and len(returned) != images and any(np.ndim(each) for each in returned[:1]):
+        return f"a {type(returned).__name__} of {len(returned)} arrays"
+    return None
 
 
 def _closed(images: Float32s) -> npt.NDArray[Any]:
