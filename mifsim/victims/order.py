@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from mifsim.victims.accuracy import LEAST_GAIN, Labels, clearly_better
+from mifsim.victims.accuracy import LEAST_GAIN, Bools, Labels, clearly_better
 
 LEAST_EXCHANGED = 6
 """Number of images from which a cycle of more than two classes is kept if all of them have its answers."""
@@ -17,9 +17,9 @@ def fitting_order(labels: Labels, answers: Labels, classes: int) -> npt.NDArray[
     The confusion matrix is assigned optimally: each answer to one class, so that the sum of the recalls is highest.
     Among so many orders, one fits any answers better by chance. The assignment is therefore made on each half of the
     images and judged by the other half; and each cycle of the permutation is judged by itself, on the images of its
-    classes, and kept only if it is clearly better (`clearly_better`), or if all of at least `LEAST_EXCHANGED` images
-    have the answers of that cycle. Cycles that have too few images to be judged alone are judged together. A model that
-    never answers some classes, or confuses some of them, keeps its order.
+    classes, and kept only if it is clearly better (`clearly_better`), or if all of at least `LEAST_EXCHANGED` images,
+    of this cycle or of those that are left together, have the permuted answers. A model that never answers some
+    classes, or confuses some of them, keeps its order.
 
     Parameters
     ----------
@@ -51,23 +51,27 @@ def fitting_order(labels: Labels, answers: Labels, classes: int) -> npt.NDArray[
     kept = np.arange(classes)
     cycles = _cycles(whole)
     for cycle in cycles:
-        if _fits(cycle, labels, answers, judged, classes):
+        before, after = _right(cycle, labels, answers, judged)
+        if clearly_better(labels[np.isin(labels, cycle)], before, after) or (classes > 2 and _exchanged(before, after)):
             kept[cycle] = whole[cycle]
     left = [cycle for cycle in cycles if kept[cycle[0]] == cycle[0]]
-    if len(left) > 1 and _fits(together := np.concatenate(left), labels, answers, judged, classes):
-        kept[together] = whole[together]
+    if len(left) > 1 and _exchanged(*_right(np.concatenate(left), labels, answers, judged)):
+        kept[np.concatenate(left)] = whole[np.concatenate(left)]
     return None if np.array_equal(kept, np.arange(classes)) else kept
 
 
-def _fits(cycle: npt.NDArray[np.int64], labels: Labels, answers: Labels, judged: Labels, classes: int) -> bool:
-    """Return whether the permuted answers to the images of some classes are clearly better than the given ones."""
+def _right(cycle: npt.NDArray[np.int64], labels: Labels, answers: Labels, judged: Labels) -> tuple[Bools, Bools]:
+    """Return which images of some classes the given and the permuted answers classify correctly."""
     members = np.isin(labels, cycle)
-    before, after = (given[members] == labels[members] for given in (answers, judged))
-    if clearly_better(labels[members], before, after):
-        return True
-    # Of two classes, a model that guesses is wrong on six images in 1 of 64 cases; of more classes, hardly ever in this
-    # way.
-    return classes > 2 and len(before) >= LEAST_EXCHANGED and not before.any() and bool(after.all())
+    return answers[members] == labels[members], judged[members] == labels[members]
+
+
+def _exchanged(before: Bools, after: Bools) -> bool:
+    """Return whether all of enough images have exactly the permuted answers.
+
+    Of two classes, a model that guesses is wrong on six images in 1 of 64 cases; of more, hardly ever in this way.
+    """
+    return len(before) >= LEAST_EXCHANGED and not before.any() and bool(after.all())
 
 
 def assignment(labels: Labels, answers: Labels, classes: int) -> npt.NDArray[np.int64]:

@@ -294,6 +294,9 @@ def test_what_left_out_users_suffer_is_part_of_the_warning(run, monkeypatch):
     (run / "calibrations" / "fast").mkdir(exist_ok=True)
     text = bench_text.not_covered(run)
     (run / "calibrations" / "fast").rmdir()
-    assert "fast: Users of a workload that was not calibrated for may be blocked far more often" in text
+    assert (
+        "calibration of fast in turn: users of a workload that was not calibrated for may be blocked far more often"
+        in text
+    )
     assert "30 of the 600 sessions of video, 5.00% (95% interval 3.40% to 7.10%)" in text
     assert "not measured" not in text
