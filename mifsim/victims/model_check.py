@@ -172,8 +172,11 @@ def check_model(engine: Engine, data: DataSet, origin: str, output: Output = "so
     suits = layer is not None and max(map(abs, given.factors)) <= LARGE_PIXELS
     if suits and accuracy.verdict == "better":
         some = chosen_images(len(chosen), TRIED_IMAGES)
-        batch = pool.images(chosen[some])
-        suits = _likelier(engine.confidences(batch, _larger(given)), confidence[some], labels[some])
+        try:
+            other = engine.confidences(pool.images(chosen[some]), _larger(given))
+            suits = _likelier(other, confidence[some], labels[some])
+        except VictimError:  # such pixels are not valid for this model
+            suits = False
         more += len(some)
     facts = {
         **accuracy.facts(),
