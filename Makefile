@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo guard-demo test test-slow lint format types docs bench chaos guard-chaos guard-fuzz cluster-test guarantee lock clean
+.PHONY: help setup demo guard-demo test test-slow lint format types docs bench chaos fuzz guard-chaos guard-fuzz cluster-test guarantee lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,10 @@ chaos: setup  ## 50 runs, each with a fault at a random moment (ROUNDS, SEED; ro
 guard-chaos: setup  ## 1,000 rounds of faults of the guard (ROUNDS, SEED): counts and blocks survive, no honest client is blocked
 	$(BIN)/python -m tests.guard.chaos.rounds --rounds $(or $(ROUNDS),1000) --seed $(or $(SEED),0)
 	$(BIN)/python -m tests.guard.chaos.processes --rounds 5 --seed $(or $(SEED),0)
+
+fuzz: setup  ## read 1,000,000 damaged log rows and 100,000 damaged images (ROWS, IMAGES): bad ones counted, memory flat
+	MIFSIM_FUZZ_ROWS=$(or $(ROWS),1000000) MIFSIM_FUZZED_IMAGES=$(or $(IMAGES),100000) \
+		$(BIN)/python -m pytest -s -n0 tests/data/logs/test_fuzz.py tests/data/test_fuzzed_images.py
 
 guard-fuzz: setup  ## 1,000,000 altered requests (BODIES, SEED) for each wire of the guard: each is read or refused
 	$(BIN)/python -m tests.guard.fuzz --bodies $(or $(BODIES),1000000) --seed $(or $(SEED),0)

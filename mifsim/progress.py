@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 LINE_SECONDS = 5.0
 """Minimum time between two log lines, in seconds."""
 
+LEAST_SECONDS = 60
+"""Work that may take longer is estimated before it starts, or by its first steps, in seconds."""
+
 ETA_MIN_SHARE, ETA_MIN_SECONDS = 0.005, 60.0
 """An ETA is shown after this share of the work or this time: the start of a run is slower than the rest of it."""
 

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mifsim.progress import duration
-from mifsim.run.estimate import LEAST_SECONDS
+from mifsim.progress import LEAST_SECONDS, duration
 from mifsim.study import Study
 from tuning.leave_out import trials_without
 from tuning.live import longest_budget, runs_live

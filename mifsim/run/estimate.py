@@ -10,7 +10,7 @@ import numpy as np
 
 from mifsim.data.base import DataSet
 from mifsim.defense import Detector, Verdict
-from mifsim.progress import duration
+from mifsim.progress import LEAST_SECONDS, duration
 from mifsim.server.client_specs import expected_queries
 from mifsim.study import Study, Users
 from mifsim.victims import Victim
@@ -21,7 +21,6 @@ QUERIES_PER_SECOND = (1_000, 10_000)
 """Range of the rate of a run: what the shipped studies reach with their small models on two CPUs. A user's model that
 answered fewer images a second when it was checked lowers it."""
 
-LEAST_SECONDS = 60
 LEAST_BYTES = 2**30
 _MEASURED_QUERIES = 100
 

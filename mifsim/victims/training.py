@@ -14,12 +14,15 @@ import numpy.typing as npt
 
 from mifsim.data.base import ImagePool
 from mifsim.networks import Model, import_tensorflow, input_shape
+from mifsim.progress import LEAST_SECONDS, duration
 from mifsim.victims.architectures import builder_of
 
 logger = logging.getLogger(__name__)
 
 LINE_SECONDS = 10.0
 """Time between two log lines, in seconds."""
+_MEASURED_STEPS = 10
+"""Number of steps that are measured for the estimate, after the first, which builds the computation."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +155,8 @@ def train(
     rate = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, decay_steps=epochs * steps)
     optimizer = keras.optimizers.Adam if recipe.optimizer == "adam" else keras.optimizers.SGD
     model.compile(optimizer(rate), "sparse_categorical_crossentropy")
-    started = last_line = time.monotonic()
-    loss = math.nan
+    started = last_line = measured_from = time.monotonic()
+    loss, total = math.nan, epochs * steps
     for epoch in range(1, epochs + 1):
         order = rng.permutation(len(labels))
         losses = []
@@ -161,9 +164,16 @@ def train(
             chosen = order[step * batch : (step + 1) * batch]
             images = mirrored(shifted(_read(pools, chosen), recipe.shift, rng), recipe.mirror, rng)
             losses.append(model.train_on_batch(images.reshape(batch, *input_shape(shape)), labels[chosen]))
+            number = (epoch - 1) * steps + step
+            if number == 0:
+                measured_from = time.monotonic()
+            elif number == _MEASURED_STEPS:
+                expected = (time.monotonic() - measured_from) / _MEASURED_STEPS * total
+                if expected > LEAST_SECONDS:
+                    logger.info("%s: the training takes about %s", name, duration(expected))
             if time.monotonic() - last_line >= LINE_SECONDS:
                 last_line = time.monotonic()
-                done = ((epoch - 1) * steps + step + 1) / (epochs * steps)
+                done = (number + 1) / total
                 left = (last_line - started) * (1 - done) / done
                 logger.info("%s: epoch %d of %d, loss %.3f, ETA %.0f s", name, epoch, epochs, np.mean(losses), left)
         loss = float(np.mean(losses))

@@ -33,6 +33,8 @@ from tuning.trials import Journal, TrialEvaluator
 
 BATCH = 50
 """Configurations that a process evaluates at a time."""
+STAGE = 10_000
+"""A result is printed each time that so many more configurations were evaluated."""
 _shared: Any = None
 
 
@@ -95,20 +97,27 @@ def main() -> None:
     tuning, budget = study.tuning, longest_budget(study)
     trials = Journal(options.run, {}, tuning.search_space).read()
     proposed = np.array([(trial.result.false_positive_rate, trial.result.queries) for trial in trials])
-    random = np.concatenate(list(batches(options.run, options.draws, options.processes)))
+    limit = min(tuning.limit(users.name) for users in study.users)
 
     def volume(points: npt.NDArray[np.float64]) -> float:
         return hypervolume(points, budget=budget, fpr_limit=tuning.false_positive_budget)
 
-    every = volume(np.concatenate([proposed, random]))
-    limit = min(tuning.limit(users.name) for users in study.users)
-    best = [points[points[:, 0] <= limit, 1].min(initial=np.inf) for points in (proposed, random)]
-    print(
-        f"{len(proposed)} trials reach {volume(proposed) / every:.2%} of the hypervolume of these and "
-        f"{len(random):,} random configurations, which alone reach {volume(random) / every:.2%}. Fewest mean queries "
-        f"at a false-positive rate of at most {limit:g} on the search split: {best[0]:.1f} by the trials, "
-        f"{best[1]:.1f} by the random ones ({time.monotonic() - started:.0f} s)."
-    )
+    def compare(random: npt.NDArray[np.float64]) -> None:
+        every = volume(np.concatenate([proposed, random]))
+        best = [points[points[:, 0] <= limit, 1].min(initial=np.inf) for points in (proposed, random)]
+        print(
+            f"{len(proposed)} trials reach {volume(proposed) / every:.2%} of the hypervolume of these and "
+            f"{len(random):,} random configurations, which alone reach {volume(random) / every:.2%}. Fewest mean "
+            f"queries at a false-positive rate of at most {limit:g} on the search split: {best[0]:.1f} by the trials, "
+            f"{best[1]:.1f} by the random ones ({time.monotonic() - started:.0f} s).",
+            flush=True,
+        )
+
+    found: list[npt.NDArray[np.float64]] = []
+    for one in batches(options.run, options.draws, options.processes):
+        found.append(one)
+        if len(found) % (STAGE // BATCH) == 0 or len(found) == options.draws // BATCH:
+            compare(np.concatenate(found))
 
 
 if __name__ == "__main__":

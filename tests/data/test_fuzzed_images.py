@@ -1,6 +1,6 @@
 """Any file is either preprocessed or refused with a reason; nothing crashes, and memory does not grow.
 
-``MIFSIM_FUZZED_IMAGES=100000`` tries that many files; the test prints the time and the memory with ``-s``.
+``make fuzz`` tries 100,000 files, and prints the time and the memory.
 """
 
 import collections

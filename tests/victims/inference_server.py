@@ -94,6 +94,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_json(self.state.counts)
         elif not self.allowed():
             self.send_json({"error": "no valid token"}, 401)
+        elif self.path == "/v2":
+            extensions = [] if self.model.options.no_binary else ["binary_tensor_data"]
+            self.send_json({"name": "test", "version": "1", "extensions": extensions})
         elif self.path == "/v2/models/digits":
             self.send_json(self.open_inference_metadata())
         elif self.path == "/v1/models/digits/metadata" and not self.model.options.without_metadata:
@@ -194,6 +197,7 @@ class Handler(BaseHTTPRequestHandler):
         kind, shape = tensor["datatype"], tensor["shape"]
         require(tensor["name"] == "pixels" and kind == self.model.options.datatype, f"{tensor['name']} {kind}")
         size = tensor.get("parameters", {}).get("binary_data_size")
+        require(size is None or not self.model.options.no_binary, "not JSON")
         if size is None:
             require(kind != "FP16", "FP16 in JSON")
             pixels = np.array(tensor["data"], KINDS[kind])
@@ -237,7 +241,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.0)
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--fixed-batch", type=int, default=0)
-    for flag in ("--second-output", "--json-only", "--without-metadata"):
+    for flag in ("--second-output", "--json-only", "--no-binary", "--without-metadata"):
         parser.add_argument(flag, action="store_true")
     options = parser.parse_args()
     Handler.model, Handler.state, Handler.token = Model(options), State(), os.environ.get("SERVICE_TOKEN", "")

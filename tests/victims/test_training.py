@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mifsim.data.base import ArrayPool
+from mifsim.victims import training
 from mifsim.victims.architectures import builder_of
 from mifsim.victims.model_check import network_accuracy
 from mifsim.victims.training import Recipe, mirrored, shifted, train
@@ -47,6 +48,15 @@ def test_accuracy_is_the_share_of_correct_answers(grey):
     found = network_accuracy(always_one, pool, (12, 14), 3)
     assert (found.right, found.images, found.chance) == (300, 1000, pytest.approx(0.3))
     assert network_accuracy(always_one, grey.subset("users"), grey.shape, 3).value == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("least", "told"), [(0, 1), (3600, 0)])
+def test_a_training_of_more_than_a_minute_says_how_long_it_takes(grey, caplog, monkeypatch, least, told):
+    monkeypatch.setattr(training, "LEAST_SECONDS", least)
+    caplog.set_level("INFO")
+    train("lenet5", [grey.subset("private")], grey.shape, 3, epochs=20)
+    lines = [line for line in caplog.messages if line.startswith("lenet5: the training takes about ")]
+    assert len(lines) == told
 
 
 def test_training_works_on_fewer_images_than_a_batch(grey):

@@ -76,6 +76,21 @@ def test_half_precision_and_json_outputs_of_the_binary_extension():
             engine_of(found, "oip-v2-json")
 
 
+def test_a_service_without_the_binary_extension_is_named_with_the_protocol_to_use():
+    advice = 'does not list the extension binary_tensor_data: try victim.protocol = "oip-v2-json"'
+    with service((*GREY, 1), CLASSES, "--no-binary") as found:
+        with pytest.raises(VictimError, match=f"answers HTTP 400: not JSON; the service {re.escape(advice)}$"):
+            engine_of(found, "oip-v2-binary")
+        with engine_of(found, "oip-v2-json") as engine:
+            np.testing.assert_allclose(answers(engine, noise(2)), closed_form(noise(2)), atol=1e-7)
+
+
+def test_a_failure_of_a_service_with_the_binary_extension_brings_no_advice(steady):
+    steady.faults(*[{"status": 400, "text": "wrong size"}])
+    with pytest.raises(VictimError, match=r"wrong size$"):
+        engine_of(steady, "oip-v2-binary")
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_whole_numbers_are_pixels_from_0_to_255(protocol):
     with service((*GREY, 1), CLASSES, "--datatype", "UINT8") as found, engine_of(found, protocol) as engine:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -97,6 +97,18 @@ class Protocol(ABC):
         ProtocolError
             If the response is not complete or not of this protocol.
         """
+
+    def advice(self, base: str, get: Callable[[str], Response | None]) -> str:
+        """Return what to change if the first answers were not right, to be added to a message; empty: not known.
+
+        Parameters
+        ----------
+        base : str
+            The model's address.
+        get : callable
+            Returns the response of a GET request, None for HTTP 404; raises a `VictimError` otherwise.
+        """
+        return ""
 
 
 def to_json(value: Any) -> bytes:

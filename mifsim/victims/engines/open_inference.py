@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mifsim.errors import VictimError
 from mifsim.victims.engines.http_client import Response
 from mifsim.victims.engines.inference_protocol import (
     Protocol,
@@ -29,6 +30,8 @@ HALVES = {"FP16": "<f2"}
 WHOLE_NUMBERS = {"UINT8": "u1", "INT8": "i1", "INT32": "<i4", "INT64": "<i8"}
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """HTTP header of the binary extension: the length of the JSON that precedes the tensors."""
+EXTENSION = "binary_tensor_data"
+"""Name of the binary extension where a service lists its extensions."""
 
 
 class OpenInference(Protocol):
@@ -99,6 +102,20 @@ class OpenInference(Protocol):
         if found is None:
             raise ProtocolError(f"has no output {output!r}")
         return found
+
+    def advice(self, base: str, get: Callable[[str], Response | None]) -> str:
+        """Advise JSON for a service whose list of extensions lacks that for binary tensors."""
+        if not self._binary:
+            return ""
+        server = base.rpartition("/models/")[0]  # http://host/v2
+        try:
+            response = get(server)
+            extensions = None if response is None else list_of(response.json(), "extensions")
+        except (VictimError, ValueError, RecursionError):
+            return ""
+        if extensions is None or EXTENSION in extensions:
+            return ""
+        return f'; the service does not list the extension {EXTENSION}: try victim.protocol = "oip-v2-json"'
 
 
 _BINARY = FLOATS | HALVES

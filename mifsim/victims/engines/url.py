@@ -97,7 +97,10 @@ class UrlEngine(BlackBoxEngine):
             self.reading = self.reading.for_type(self._dtype.name)
         except ValueError as error:
             raise VictimError(f"{self.where}: {error}") from None
-        self._check()
+        try:
+            self._check()
+        except VictimError as error:
+            raise VictimError(f"{error}{self._protocol.advice(self._base, self._client.get)}") from None
 
     def facts(self) -> dict[str, Any]:
         """Return the address, the protocol and the order of the axes."""
