@@ -1,27 +1,23 @@
-"""Parquet files of a log: one file, or a folder of them, possibly partitioned into sub-folders named ``key=value``."""
+"""The rows of one Parquet file of a log."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any
 
-from mifsim.data.image_files import SUFFIXES
 from mifsim.data.logs.cells import ACCEPTED_IMAGES, Problem, image_cells, is_image, npy_array, path_texts, stored_arrays
 from mifsim.data.logs.format import (
     BATCH_ROWS,
     MAX_ID_CHARACTERS,
-    PARQUET_SUFFIXES,
     READ_BYTES,
     LogFormat,
     excerpt,
-    is_parquet,
     one_line,
     plain_name,
 )
 from mifsim.data.logs.ids import ACCEPTED_IDS, id_cells, is_id
+from mifsim.data.logs.parts import TABLE_READERS, Part, table_kind
 from mifsim.data.logs.rows import Exact, Row, inside, measured, read_file
 from mifsim.data.logs.times import ACCEPTED_TIMES, Time, is_time, time_cells
 from mifsim.data.npy import MAGIC
@@ -30,9 +26,6 @@ from mifsim.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
-"""Value in the name of a partition's folder that stands for null."""
 
 _ANY = "any type"
 _ACCEPTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -45,75 +38,6 @@ _ACCEPTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "query": ("64-bit whole numbers", lambda kind: str(kind) == "int64"),
     "answered": ("true or false", lambda kind: str(kind) == "bool"),
 }
-
-
-class Part(NamedTuple):
-    """One Parquet file of a log.
-
-    Attributes
-    ----------
-    file : Path
-    folder : Path
-        The log's folder, to which the paths of images are relative.
-    values : mapping of str to (str or None)
-        The columns that the names of its folders state, such as ``day`` in ``day=2026-10-01``.
-    """
-
-    file: Path
-    folder: Path
-    values: dict[str, str | None]
-
-
-def parquet_parts(path: Path) -> list[Part] | None:
-    """Return the Parquet files of a log in the order of their names; None if it is a folder of images.
-
-    Raises
-    ------
-    DataError
-        If there is no such file or folder.
-    """
-    if path.is_file():
-        return [Part(path, path.parent, {})]
-    if not path.is_dir():
-        raise DataError(f"log {path}: no such file or folder")
-    if not holds_parquet(path):
-        return None
-    at_the_top = any(is_parquet(entry.name) for entry in path.iterdir() if entry.is_file())
-    return [Part(file, path, values) for file, values in _files(path, {}, only_partitions=at_the_top)]
-
-
-def holds_parquet(folder: Path) -> bool:
-    """Return whether a folder is a log of Parquet files: whether the first file by name that counts is one of them."""
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
-        for name in sorted(files):
-            suffix = os.path.splitext(name)[1].lower()
-            if not name.startswith((".", "_")) and suffix in (*PARQUET_SUFFIXES, *SUFFIXES):
-                # Images beside Parquet files at the top are those that its rows name.
-                return suffix in PARQUET_SUFFIXES or (place == str(folder) and any(map(is_parquet, files)))
-    return False
-
-
-def _files(
-    folder: Path, values: dict[str, str | None], only_partitions: bool
-) -> Iterator[tuple[Path, dict[str, str | None]]]:
-    for entry in sorted(folder.iterdir()):
-        if entry.is_file() and is_parquet(entry.name):
-            yield entry, values
-        elif entry.is_dir() and not entry.is_symlink() and not entry.name.startswith((".", "_")):
-            key, equals, text = entry.name.partition("=")
-            if equals:
-                named = None if text == NO_VALUE else unquote(text)
-                yield from _files(entry, {**values, plain_name(unquote(key)): named}, only_partitions)
-            elif not only_partitions:
-                yield from _files(entry, values, only_partitions)
-
-
-_READERS = {
-    "csv": "read_csv", "tsv": "read_csv", "txt": "read_csv", "json": "read_json", "jsonl": "read_json",
-    "ndjson": "read_json", "feather": "read_feather", "arrow": "read_feather", "orc": "read_orc",
-}  # fmt: skip
-"""Functions of pandas that read other files, by the ends of their names."""
 
 
 def open_part(path: Path) -> pq.ParquetFile:
@@ -130,7 +54,7 @@ def open_part(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
-        reader = _READERS.get(path.name.removesuffix(".gz").rpartition(".")[2].lower())
+        reader = TABLE_READERS.get(table_kind(path.name))
         way = "" if reader is None else f"; convert it, for example with pandas.{reader}(...).to_parquet(...)"
         raise DataError(f"log {path}: not a Parquet file: {one_line(error)}{way}") from None
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from mifsim.data.logs.folders import folder_rows, members
 from mifsim.data.logs.format import LogFormat
-from mifsim.data.logs.parquet import named_files, parquet_parts, part_rows
+from mifsim.data.logs.parquet import named_files, part_rows
+from mifsim.data.logs.parts import parquet_parts
 from mifsim.data.logs.rows import Row
 
 

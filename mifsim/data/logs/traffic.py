@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mifsim.data.logs.format import LogFormat
-from mifsim.data.logs.parquet import open_part, parquet_parts
+from mifsim.data.logs.parquet import open_part
+from mifsim.data.logs.parts import parquet_parts
 from mifsim.data.logs.policy import SessionPolicy
 from mifsim.errors import DataError
 
