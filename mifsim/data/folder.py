@@ -17,7 +17,7 @@ from mifsim.data.base import DataSet, Subset
 from mifsim.data.config import DataConfig
 from mifsim.data.duplicates import Copies
 from mifsim.data.folder_layout import check_sizes, class_files
-from mifsim.data.image_files import Pixels, read_bytes, read_size
+from mifsim.data.image_files import Pixels, plain_name, read_bytes, read_size
 from mifsim.data.prepared import Raw, prepare
 from mifsim.data.preprocessing import Losses, Preprocessing, loss_messages
 from mifsim.errors import DataError
@@ -82,7 +82,7 @@ def load(config: DataConfig) -> DataSet:
     split = split_by_class(labels[kept], SHARES, config.split_seed)
     left_out = f" {len(copies):,} copies of others are left out." if len(copies) else ""
     return assemble(
-        name=f"folder {folder.name}",
+        name=f"folder {plain_name(folder.name)}",
         shape=preprocessing.shape,
         class_names=tuple(files),
         pool=prepared.pool,

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from mifsim.data.image_files import SUFFIXES
+from mifsim.data.image_files import SUFFIXES, plain_name
 from mifsim.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def class_files(folder: Path) -> dict[str, list[Path]]:
             f"{len(top):,} images",
             top[0].name,
         )
-    return {path.name: _members(path) for path in folders}
+    return {plain_name(path.name): _members(path) for path in folders}
 
 
 def check_sizes(classes: Mapping[str, int], files: Mapping[str, int], least: int, folder: Path) -> None:

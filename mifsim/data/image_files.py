@@ -38,6 +38,11 @@ Colour = Literal["grey", "rgb"]
 Pixels = npt.NDArray[np.uint8]
 
 
+def plain_name(name: object) -> str:
+    """Return a file name as text that can be stored; bytes that are not UTF-8 are escaped."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
+
+
 class Decoded(NamedTuple):
     """A decoded image.
 

@@ -27,6 +27,12 @@ def test_a_sub_folder_is_a_class(folder):
     assert [len(data.subset(subset)) for subset in ("private", "auxiliary", "users", "evaluator")] == [30, 6, 18, 6]
 
 
+def test_bytes_of_a_class_name_that_are_not_utf_8_are_escaped(folder):
+    """Tables and pages are UTF-8; without this, a run ended when its page was written."""
+    os.rename(os.fsencode(folder / "cats"), os.fsencode(folder) + b"/caf\xe9")
+    assert load(folder).class_names == (r"caf\udce9", "dogs", "fish")
+
+
 def test_the_study_sets_size_and_colour(folder):
     data = load(folder, size=(10, 8), colour="grey")
     assert data.shape == (10, 8)

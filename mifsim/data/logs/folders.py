@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mifsim.data.image_files import SUFFIXES
-from mifsim.data.logs.format import is_parquet, plain_name
+from mifsim.data.image_files import SUFFIXES, plain_name
+from mifsim.data.logs.format import is_parquet
 from mifsim.data.logs.rows import Row, TimeKind, read_file
 
 

@@ -84,11 +84,6 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def plain_name(name: object) -> str:
-    """Return a file name as text that can be stored; bytes that are not UTF-8 are escaped."""
-    return str(name).encode("utf-8", "backslashreplace").decode()
-
-
 def is_parquet(name: str) -> bool:
     """Return whether a file name is that of a Parquet file which is not hidden."""
     return name.lower().endswith(PARQUET_SUFFIXES) and not name.startswith((".", "_"))

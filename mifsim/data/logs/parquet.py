@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mifsim.data.image_files import plain_name
 from mifsim.data.logs.cells import ACCEPTED_IMAGES, Problem, image_cells, is_image, npy_array, path_texts, stored_arrays
 from mifsim.data.logs.format import (
     BATCH_ROWS,
@@ -14,7 +15,6 @@ from mifsim.data.logs.format import (
     LogFormat,
     excerpt,
     one_line,
-    plain_name,
 )
 from mifsim.data.logs.ids import ACCEPTED_IDS, id_cells, is_id
 from mifsim.data.logs.parts import TABLE_READERS, Part, table_kind

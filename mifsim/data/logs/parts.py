@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from mifsim.data.image_files import SUFFIXES
-from mifsim.data.logs.format import is_parquet, plain_name
+from mifsim.data.image_files import SUFFIXES, plain_name
+from mifsim.data.logs.format import is_parquet
 from mifsim.errors import DataError
 
 logger = logging.getLogger(__name__)

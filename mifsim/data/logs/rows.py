@@ -6,7 +6,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from mifsim.data.logs.format import MAX_IMAGE_BYTES, excerpt, plain_name
+from mifsim.data.image_files import plain_name
+from mifsim.data.logs.format import MAX_IMAGE_BYTES, excerpt
 
 
 class TimeKind(IntEnum):
