@@ -138,6 +138,11 @@ def test_the_counts_on_faces_are_the_published_ones() -> None:
     knowing = of_client[of_client["knows_detector"] & (of_client["detector"] == "evidence")]
     assert len(knowing) == 20
     assert f"attackers who know it, `evidence` stops {knowing['stopped'].sum()}." in readme
+    unaware = of_client[~of_client["knows_detector"]]
+    some = unaware.groupby(["attack", "evasion"], observed=True)["stopped"].any()
+    left = (~some).groupby("attack", observed=True).sum()
+    assert left[left > 0].to_dict() == {"genetic": 4, "brep": 3}
+    assert "No detector stops `genetic` in 4 of its 5 cells, nor `brep` in 3." in readme
 
 
 def test_the_board_has_the_published_cells() -> None:
