@@ -19,7 +19,7 @@ from mifsim.run.simulate import resume_simulation, simulate
 from mifsim.study import Study
 from mifsim.victims import ModelSource, VictimConfig
 from reports.page import write_page
-from tests.run.victims import label_study, rows, two_files
+from tests.run.victims import black_box_study, label_study, rows, two_files
 from tests.small import small_study
 from tests.tuning.studies import serial_search
 from tests.victims.onnx_models import linear_weights, node, save_graph
@@ -38,7 +38,7 @@ def calibrations(files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tuning.search.search", serial_search)
-        return [tune(label_study(file=file), folder / file.suffix[1:], backend="in-process") for file in files]
+        return [tune(black_box_study(file=file), folder / file.suffix[1:], backend="in-process") for file in files]
 
 
 def test_the_onnx_file_gives_the_labels_of_the_keras_file_for_all_digits(files: tuple[Path, Path]) -> None:
@@ -57,6 +57,14 @@ def test_a_calibration_against_black_box_attacks_has_the_same_outcome(calibratio
     trials = [pd.read_parquet(run / "trials").drop(columns="elapsed_seconds") for run in calibrations]
     pd.testing.assert_frame_equal(*trials, check_exact=True)
     assert len(trials[0]) == 12
+    assert set(rows(calibrations[0], "sessions")["population"]) >= {
+        "error-rate",
+        "brep",
+        "nes",
+        "spsa",
+        "genetic",
+        "mi-face-numeric",
+    }
     for table in ("sessions", "queries"):
         one, two = (rows(run, table) for run in calibrations)
         same = [name for name in one if "confidence" not in name]

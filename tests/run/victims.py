@@ -51,6 +51,20 @@ def label_study(**victim: Any) -> Study:
     )  # fmt: skip
 
 
+def black_box_study(**victim: Any) -> Study:
+    """Return a study with all kinds of black-box attacks, whose attackers see confidences of two decimals.
+
+    Rounded confidences of two engines are equal, so that attacks that follow them take the same path.
+    """
+    kinds = ("error-rate", "brep", "nes", "spsa", "genetic", "mi-face-numeric")
+    space = {"nes": {"space": "pca"}, "genetic": {"space": "pca"}, "mi-face-numeric": {"space": "dct"}}
+    attacks = [
+        {"attack": kind, "labels": [0, 3], "trials": 3, "budget_queries": 40, **space.get(kind, {})} for kind in kinds
+    ]
+    server = {"response": "rounded-2", "batch_size": 16}
+    return Study.parse({**label_study(**victim).to_toml(), "server": server, "attacks": attacks})
+
+
 def study_of(victim: dict[str, Any], **server: Any) -> Study:
     """Return a small study of two filters, one kind of user, and an attack that follows the victim's confidences."""
     plain = label_study(**victim, accept_any_accuracy=True).to_toml()  # the weights are random
