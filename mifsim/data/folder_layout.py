@@ -45,7 +45,10 @@ def class_files(folder: Path) -> dict[str, list[Path]]:
             f"{len(top):,} images",
             top[0].name,
         )
-    return {plain_name(path.name): _members(path) for path in folders}
+    classes = {plain_name(path.name): _members(path) for path in folders}
+    if len(classes) < len(folders):
+        raise DataError(f"data.folder = {folder}: has classes whose names differ only in bytes that are not UTF-8")
+    return classes
 
 
 def check_sizes(classes: Mapping[str, int], files: Mapping[str, int], least: int, folder: Path) -> None:

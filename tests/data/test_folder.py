@@ -31,6 +31,9 @@ def test_bytes_of_a_class_name_that_are_not_utf_8_are_escaped(folder):
     """Tables and pages are UTF-8; without this, a run ended when its page was written."""
     os.rename(os.fsencode(folder / "cats"), os.fsencode(folder) + b"/caf\xe9")
     assert load(folder).class_names == (r"caf\udce9", "dogs", "fish")
+    os.rename(folder / "dogs", folder / r"caf\udce9")
+    with pytest.raises(DataError, match="differ only in bytes that are not UTF-8"):
+        load(folder)
 
 
 def test_the_study_sets_size_and_colour(folder):

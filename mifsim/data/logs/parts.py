@@ -27,6 +27,9 @@ TABLE_READERS = {
 ROWS_ELSEWHERE = frozenset(TABLE_READERS) - {"txt", "json"}
 """Ends of names of files that have rows; a .txt or .json beside data is often a description of it."""
 
+TABLE_FORMATS = {"_delta_log": "a Delta Lake table", ".hoodie": "a Hudi table", "metadata": "an Iceberg table"}
+"""Folders that tell that not every Parquet file beside them, or all of its rows, is part of a table; its name."""
+
 
 def table_kind(name: str) -> str:
     """Return the end of a file name without a dot, in lower case; that before ``.gz``."""
@@ -64,6 +67,7 @@ def parquet_parts(path: Path) -> list[Part] | None:
         raise DataError(f"log {path}: no such file or folder")
     if not holds_parquet(path):
         return None
+    _refuse_table_formats(path)
     at_the_top = any(_is_part(entry) for entry in path.iterdir() if entry.is_file())
     return [Part(file, path, values) for file, values in _files(path, {}, only_partitions=at_the_top)]
 
@@ -79,6 +83,17 @@ def holds_parquet(folder: Path) -> bool:
                 # Images beside Parquet files at the top are those that its rows name.
                 return place == str(folder) and any(_is_part(Path(place, other)) for other in files)
     return False
+
+
+def _refuse_table_formats(folder: Path) -> None:
+    """Raise an error for a folder in which a log of changes says which files, and which of their rows, are valid."""
+    for name, kind in TABLE_FORMATS.items():
+        found = folder / name
+        if found.is_dir() and (name != "metadata" or any(found.glob("*.metadata.json"))):
+            raise DataError(
+                f"log {folder}: {kind}, whose files may have rows that were deleted or replaced (accepted: Parquet "
+                "files alone; write the present rows of the table to one)"
+            )
 
 
 @cache

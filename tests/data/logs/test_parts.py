@@ -75,6 +75,24 @@ def test_links_are_followed_to_files_and_refused_to_folders(tmp_path: Path) -> N
         read(tmp_path / "log")
 
 
+@pytest.mark.parametrize(
+    ("inside", "kind"),
+    [
+        ("_delta_log/00000000000000000000.json", "a Delta Lake table"),
+        (".hoodie/hoodie.properties", "a Hudi table"),
+        ("metadata/v1.metadata.json", "an Iceberg table"),
+    ],
+)
+def test_tables_whose_files_have_deleted_rows_are_refused(inside: str, kind: str, tmp_path: Path) -> None:
+    written(tmp_path / "log" / "part-0.parquet", 1, 2)
+    (tmp_path / "log" / "metadata").mkdir()
+    assert read(tmp_path / "log") == [1, 2]
+    (tmp_path / "log" / inside).parent.mkdir(exist_ok=True)
+    (tmp_path / "log" / inside).write_text("{}")
+    with pytest.raises(DataError, match=f"log: {kind}, whose files may have rows that were deleted or replaced"):
+        read(tmp_path / "log")
+
+
 def test_a_named_pipe_does_not_stop_the_reading(tmp_path: Path) -> None:
     written(tmp_path / "log" / "a.parquet", 1, 2)
     os.mkfifo(tmp_path / "log" / "pipe")
