@@ -137,6 +137,8 @@ def _list_bytes(cell: pa.Scalar) -> bytes | Problem | None:
     if values.null_count:
         return Problem("a list of bytes with nulls")
     numbers: npt.NDArray[Any] = values.to_numpy(zero_copy_only=False)
+    if numbers.dtype == np.int8:  # Java's bytes, from -128 to 127
+        numbers = numbers.view(np.uint8)
     if numbers.dtype != np.uint8 and numbers.size and not (numbers.min() >= 0 and numbers.max() <= 255):
         return Problem("a list of numbers that are not bytes (accepted: 0 to 255)")
     return numbers.astype(np.uint8).tobytes()

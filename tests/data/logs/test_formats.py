@@ -88,6 +88,7 @@ STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         images(list_of, pa.list_(pa.uint8())),
         images(list_of, pa.large_list(pa.uint8())),
         images(lambda level: list_of(level).tolist(), pa.list_(pa.int64())),
+        images(lambda level: list_of(level).view(np.int8).tolist(), pa.list_(pa.int8())),
         images(lambda level: list(pgm(level)), pa.list_(pa.uint8(), len(pgm(0)))),
         images(lambda level: png(picture(level)), pa.binary_view()),
         images(lambda level: png(picture(level)), pa.large_binary()),
@@ -95,7 +96,7 @@ STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         images(lambda level: png(picture(level)), pa.binary()).dictionary_encode(),
     ],
     ids=["struct", "struct with a path", "large struct", "struct of a view", "list", "large list", "list of int64",
-         "fixed list", "view", "large binary", "fixed binary", "dictionary"],
+         "list of signed bytes", "fixed list", "view", "large binary", "fixed binary", "dictionary"],
 )  # fmt: skip
 def test_images_may_be_stored_in_many_types(image: pa.Array, tmp_path: Path) -> None:
     pq.write_table(pa.table(columns(image=image)), tmp_path / "log.parquet")
