@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import threading
+import zlib
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -66,7 +67,7 @@ def decode_noting_transparency(data: bytes, colour: Colour, background: tuple[in
     """Decode one image as it is shown, and find out whether it has transparent pixels.
 
     The image is turned as its EXIF orientation says. Of 16 bits, the upper 8 are kept. Of an animation, the first frame
-    is read.
+    is read; of an animated PNG whose own image is no frame, that image.
 
     Parameters
     ----------
@@ -88,7 +89,19 @@ def decode_noting_transparency(data: bytes, colour: Colour, background: tuple[in
     if count > MAX_PIXELS:
         raise ValueError(f"{header.columns} x {header.rows} pixels; accepted: at most {MAX_PIXELS:,} pixels")
     with _one_large if count > LARGE_PIXELS else contextlib.nullcontext():
-        return _decoded(data, header, colour, background)
+        return _decoded(_still(data), header, colour, background)
+
+
+def _still(data: bytes) -> bytes:
+    """Return a PNG file without its animation: its own image need not be a frame of it, and OpenCV reads a frame."""
+    if not data.startswith(PNG) or b"acTL" not in data:
+        return data
+    kept = [PNG]
+    for kind, content in png_chunks(data):
+        if kind not in (b"acTL", b"fcTL", b"fdAT"):
+            checksum = zlib.crc32(content, zlib.crc32(kind))
+            kept += [struct.pack(">I", len(content)), kind, content, struct.pack(">I", checksum)]
+    return b"".join(kept)
 
 
 def _decoded(data: bytes, header: Header, colour: Colour, background: tuple[int, int, int] | None) -> Decoded:

@@ -54,6 +54,9 @@ FILES = {
     "webp with alpha": stored(RGBA, "WEBP", quality=80),
     "animated webp": stored(RGB, "WEBP", lossless=True, save_all=True, append_images=[ImageOps.invert(RGB)]),
     "animated png": stored(RGB, "PNG", save_all=True, append_images=[ImageOps.invert(RGB)]),
+    "animated png whose image is no frame": stored(
+        RGB, "PNG", save_all=True, default_image=True, append_images=[ImageOps.invert(RGB), RGB]
+    ),
     "pgm": stored(RGB.convert("L"), "PPM"),
 }
 TRANSPARENT = {
