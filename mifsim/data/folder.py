@@ -31,7 +31,7 @@ SHARES: dict[Subset, float] = {"private": 0.5, "auxiliary": 0.1, "users": 0.3, "
 FEWEST = 10
 """Minimum number of distinct images per class: with fewer, a subset of 10% could be empty."""
 COPIES_VERSION = 3
-"""Version of the definition of a duplicate; part of the key of the cached images."""
+"""Version of the reading of images and of the definition of a duplicate; part of the key of the cached images."""
 NAMED = 5
 """Number of unusable files that an error message names; a file lists all of them."""
 _BATCH = 64

@@ -67,7 +67,6 @@ def parquet_parts(path: Path) -> list[Part] | None:
         raise DataError(f"log {path}: no such file or folder")
     if not holds_parquet(path):
         return None
-    _refuse_table_formats(path)
     at_the_top = any(_is_part(entry) for entry in path.iterdir() if entry.is_file())
     return [Part(file, path, values) for file, values in _files(path, {}, only_partitions=at_the_top)]
 
@@ -121,6 +120,7 @@ def _files(
     folder: Path, values: dict[str, str | None], only_partitions: bool
 ) -> Iterator[tuple[Path, dict[str, str | None]]]:
     """Yield the Parquet files of a folder; refuse what may have rows and would not be read."""
+    _refuse_table_formats(folder)
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith((".", "_")):
             continue

@@ -91,6 +91,10 @@ def test_tables_whose_files_have_deleted_rows_are_refused(inside: str, kind: str
     (tmp_path / "log" / inside).write_text("{}")
     with pytest.raises(DataError, match=f"log: {kind}, whose files may have rows that were deleted or replaced"):
         read(tmp_path / "log")
+    (tmp_path / "outer").mkdir()
+    shutil.move(tmp_path / "log", tmp_path / "outer" / "table")
+    with pytest.raises(DataError, match=f"table: {kind}, whose files may have rows"):
+        read(tmp_path / "outer")
 
 
 def test_a_named_pipe_does_not_stop_the_reading(tmp_path: Path) -> None:
